@@ -1,0 +1,56 @@
+//! What can go wrong between Strongroom and a token, by what the operator can do about it.
+
+/// An error of the token or of what it was asked.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HsmError {
+    /// The token is gone or not answering; it is being reconnected. Try again later.
+    #[error("the HSM is not available: {0}")]
+    Unavailable(String),
+    /// The queue is full. Try again later.
+    #[error("the HSM is busy: {0} jobs are waiting")]
+    Busy(usize),
+    /// A call did not come back in time.
+    #[error("the HSM did not answer within {0:?}")]
+    Deadline(std::time::Duration),
+    /// Data or a wrapped key did not authenticate, or could not be unwrapped.
+    #[error("authentication failed: the data was altered, or was made with another key")]
+    Authentication,
+    /// The token has no such mechanism.
+    #[error("the token does not support {0}")]
+    Unsupported(String),
+    /// `CKR_PIN_INCORRECT` and its kin: never retried.
+    #[error(
+        "the token refused the PIN ({0}); it was tried once and will not be tried again: correct the PIN and restart"
+    )]
+    Pin(String),
+    /// A key is missing or has an attribute that it must not have.
+    #[error("the {key} on the token is not acceptable: {attribute} {problem}")]
+    KeyPolicy {
+        /// Which key, e.g. "master key".
+        key: String,
+        /// The attribute, e.g. `CKA_EXTRACTABLE`.
+        attribute: String,
+        /// What is wrong and what it must be.
+        problem: String,
+    },
+    /// A key that is to be made is there already.
+    #[error("the token already holds a {0}; nothing was changed")]
+    KeyExists(String),
+    /// A known-answer test failed.
+    #[error(
+        "the power-on self-test of {0} failed: the token gives wrong answers and must not be used"
+    )]
+    SelfTest(String),
+    /// The module, the token or the PIN file can't be found or read as configured.
+    #[error("{0}")]
+    Config(String),
+    /// Any other answer of the token.
+    #[error("{function} returned {code}")]
+    Pkcs11 {
+        /// `C_Decrypt`, ...
+        function: String,
+        /// `CKR_...`
+        code: String,
+    },
+}

@@ -1,0 +1,174 @@
+//! PKCS#11 as Strongroom needs it.
+//!
+//! This crate turns a PKCS#11 token into the few operations of the appliance: it makes and checks the
+//! keys, unwraps key-encryption keys (KEKs) into session objects, runs AES-GCM, HMAC, ECDSA and RSA-OAEP
+//! in the token, and comes back by itself when the token does. It knows nothing of HTTP or of the store.
+//!
+//! A caller holds an [`Hsm`], a cheap handle to a pool of operating-system threads, each with its own
+//! PKCS#11 session, behind a bounded queue. A [`WrappedKey`] is all that a caller keeps of a KEK; each
+//! thread unwraps it once, on first use, into a non-extractable session object, and does so again after
+//! a reconnection, so callers never see handles.
+
+mod config;
+mod error;
+mod types;
+
+pub use config::{HsmConfig, PinSource, TokenSelector};
+pub use error::HsmError;
+pub use types::{
+    GcmItem, HashAlgorithm, HsmState, KeyUsage, MacItem, MasterKind, OaepHash, Profile,
+    TokenIdentity, WrappedKey,
+};
+
+use std::sync::Arc;
+use zeroize::Zeroizing;
+
+/// A handle to the token: cheap to clone, usable from any thread.
+#[derive(Clone)]
+pub struct Hsm {}
+
+/// One result per item of a batch, or one error for the batch as a whole.
+pub type Batch<T> = Result<Vec<Result<T, HsmError>>, HsmError>;
+
+#[allow(unused_variables, clippy::todo, clippy::unused_async)]
+impl Hsm {
+    /// Loads the module, finds the token, logs in, checks every key's attributes, runs the power-on
+    /// self-tests and starts the threads. Blocks; call it before the async runtime serves anyone.
+    pub fn start(config: HsmConfig) -> Result<Self, HsmError> {
+        todo!()
+    }
+
+    /// Makes the appliance's keys and the epoch object on an empty token. `progress` is told what is
+    /// being made ("RSA-4096 master key", ...). Fails with [`HsmError::KeyExists`] if one is there.
+    /// `memory_master`: also make the second master key that `memory` residency needs.
+    pub fn provision(
+        config: &HsmConfig,
+        memory_master: bool,
+        progress: &mut dyn FnMut(&str),
+    ) -> Result<(), HsmError> {
+        todo!()
+    }
+
+    /// Ready, reconnecting since when and why, or stopped for good.
+    pub fn state(&self) -> HsmState {
+        todo!()
+    }
+
+    /// What the mechanism list allowed, chosen once at start.
+    pub fn profile(&self) -> Profile {
+        todo!()
+    }
+
+    /// Label, serial, model of the token in use.
+    pub fn token(&self) -> TokenIdentity {
+        todo!()
+    }
+
+    /// Generates a key in the token, wraps it under the master key of that kind, and destroys the
+    /// extractable original.
+    pub async fn generate_key(
+        &self,
+        usage: KeyUsage,
+        master: MasterKind,
+    ) -> Result<WrappedKey, HsmError> {
+        todo!()
+    }
+
+    /// AES-256-GCM encryption in the token: each answer is ciphertext || 16-byte tag, in the items' order.
+    pub async fn encrypt(&self, items: Vec<GcmItem>) -> Batch<Vec<u8>> {
+        todo!()
+    }
+
+    /// AES-256-GCM decryption in the token; `GcmItem::data` is ciphertext || tag. An item that does not
+    /// authenticate answers [`HsmError::Authentication`].
+    pub async fn decrypt(&self, items: Vec<GcmItem>) -> Batch<Zeroizing<Vec<u8>>> {
+        todo!()
+    }
+
+    /// HMAC in the token with keys of usage [`KeyUsage::Mac`].
+    pub async fn hmac(&self, items: Vec<MacItem>) -> Batch<Zeroizing<Vec<u8>>> {
+        todo!()
+    }
+
+    /// `len` bytes of the token's generator.
+    pub async fn random(&self, len: usize) -> Result<Zeroizing<Vec<u8>>, HsmError> {
+        todo!()
+    }
+
+    /// Decrypts a [`MasterKind::Memory`] key into host memory (32 bytes). The only way a KEK's bytes leave the token.
+    pub async fn unwrap_to_memory(
+        &self,
+        key: Arc<WrappedKey>,
+    ) -> Result<Zeroizing<Vec<u8>>, HsmError> {
+        todo!()
+    }
+
+    /// ECDSA P-256 over a SHA-256 digest with the audit signing key: r || s, 64 bytes.
+    pub async fn sign(&self, digest: [u8; 32]) -> Result<[u8; 64], HsmError> {
+        todo!()
+    }
+
+    /// The signing key's public half, SubjectPublicKeyInfo, DER.
+    pub fn signing_public_key(&self) -> Vec<u8> {
+        todo!()
+    }
+
+    /// Encrypts and authenticates a store record with the store key (AES-256-GCM): ciphertext || tag.
+    pub async fn store_seal(
+        &self,
+        iv: [u8; 12],
+        aad: Vec<u8>,
+        data: Zeroizing<Vec<u8>>,
+    ) -> Result<Vec<u8>, HsmError> {
+        todo!()
+    }
+
+    /// The reverse of [`Hsm::store_seal`]; [`HsmError::Authentication`] if the record was altered.
+    pub async fn store_open(
+        &self,
+        iv: [u8; 12],
+        aad: Vec<u8>,
+        data: Vec<u8>,
+    ) -> Result<Zeroizing<Vec<u8>>, HsmError> {
+        todo!()
+    }
+
+    /// The value of the epoch data object (empty right after provisioning).
+    pub async fn read_epoch(&self) -> Result<Vec<u8>, HsmError> {
+        todo!()
+    }
+
+    /// Replaces the value of the epoch data object; durable when this returns.
+    pub async fn write_epoch(&self, value: Vec<u8>) -> Result<(), HsmError> {
+        todo!()
+    }
+
+    /// The BYOK wrapping key's public half (RSA-4096), SubjectPublicKeyInfo, DER.
+    pub fn wrapping_public_key(&self) -> Vec<u8> {
+        todo!()
+    }
+
+    /// BYOK: unwraps, in the token, an AES-256 key by RSA-OAEP with the wrapping key and with it the target key
+    /// by AES-KWP (RFC 5649), and wraps the target under the master key. [`HsmError::Unsupported`]
+    /// names the mechanism where the token can't; [`HsmError::Authentication`] if either does not unwrap.
+    pub async fn import_key(
+        &self,
+        oaep: OaepHash,
+        encrypted_aes_key: Vec<u8>,
+        wrapped_target: Vec<u8>,
+        usage: KeyUsage,
+        master: MasterKind,
+    ) -> Result<WrappedKey, HsmError> {
+        todo!()
+    }
+
+    /// Drops the session objects of these keys (after a key is deleted or trimmed).
+    pub async fn forget(&self, ids: Vec<[u8; 16]>) -> Result<(), HsmError> {
+        todo!()
+    }
+
+    /// One small round trip through the queue and the token: for health checks and the watchdog.
+    pub async fn probe(&self) -> Result<(), HsmError> {
+        todo!()
+    }
+}

@@ -1,0 +1,138 @@
+//! What callers hand to the token and get from it.
+
+use std::fmt;
+use std::sync::Arc;
+use zeroize::Zeroizing;
+
+/// The hash of RSA-OAEP (both the label hash and MGF1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum OaepHash {
+    /// SHA-1: all that SoftHSM 2.6 offers. OAEP's security does not rest on collision resistance.
+    Sha1,
+    /// SHA-256.
+    Sha256,
+}
+
+/// The hash of an HMAC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum HashAlgorithm {
+    /// SHA-224.
+    Sha224,
+    /// SHA-256.
+    Sha256,
+    /// SHA-384.
+    Sha384,
+    /// SHA-512.
+    Sha512,
+}
+
+/// What an unwrapped key may do; one purpose per key (SP 800-57 part 1, 5.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum KeyUsage {
+    /// AES-256, `CKA_ENCRYPT` and `CKA_DECRYPT`.
+    Aead,
+    /// 256-bit generic secret, `CKA_SIGN` and `CKA_VERIFY`.
+    Mac,
+}
+
+/// Which master key wraps a KEK, and so where its plaintext may exist.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MasterKind {
+    /// Unwrap-only: the KEK exists in the token only.
+    Hsm,
+    /// Decrypt-only: the KEK is used in locked host memory.
+    Memory,
+}
+
+/// A KEK as it is kept: wrapped by a master key, with all that is needed to unwrap it again.
+#[derive(Clone, PartialEq, Eq)]
+pub struct WrappedKey {
+    /// Random, unique; names the key in session-object caches.
+    pub id: [u8; 16],
+    /// What it may do once unwrapped.
+    pub usage: KeyUsage,
+    /// The master key that wraps it.
+    pub master: MasterKind,
+    /// First 16 bytes of SHA-256 over the master's SubjectPublicKeyInfo: tells masters apart after a rotation.
+    pub master_fingerprint: [u8; 16],
+    /// The OAEP hash it was wrapped with.
+    pub oaep: OaepHash,
+    /// RSA-OAEP ciphertext, 512 bytes for RSA-4096.
+    pub blob: Vec<u8>,
+}
+
+impl fmt::Debug for WrappedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WrappedKey")
+            .field("usage", &self.usage)
+            .field("master", &self.master)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One AES-GCM operation of a batch.
+pub struct GcmItem {
+    /// The key, of usage [`KeyUsage::Aead`].
+    pub key: Arc<WrappedKey>,
+    /// 96-bit nonce.
+    pub iv: [u8; 12],
+    /// Additional authenticated data, may be empty.
+    pub aad: Vec<u8>,
+    /// Plaintext, or ciphertext || tag.
+    pub data: Zeroizing<Vec<u8>>,
+}
+
+/// One HMAC of a batch.
+pub struct MacItem {
+    /// The key, of usage [`KeyUsage::Mac`].
+    pub key: Arc<WrappedKey>,
+    /// The hash.
+    pub hash: HashAlgorithm,
+    /// The message.
+    pub data: Zeroizing<Vec<u8>>,
+}
+
+/// What the token's mechanism list allowed; chosen once at start, printed, recorded in wrapped keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Profile {
+    /// For wrapping new keys: SHA-256 where the token offers it, else SHA-1.
+    pub oaep: OaepHash,
+    /// Every OAEP hash the token accepts.
+    pub oaep_accepted: Vec<OaepHash>,
+    /// `CKM_AES_KEY_WRAP_PAD` / `CKM_AES_KEY_WRAP_KWP` (RFC 5649): BYOK is possible.
+    pub aes_kwp: bool,
+    /// HMAC hashes on offer.
+    pub hmac: Vec<HashAlgorithm>,
+    /// The second master key is there: `memory` residency is possible.
+    pub memory_master: bool,
+}
+
+/// Which token answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenIdentity {
+    /// `CK_TOKEN_INFO.label`, trimmed.
+    pub label: String,
+    /// `CK_TOKEN_INFO.serialNumber`, trimmed.
+    pub serial: String,
+    /// `CK_TOKEN_INFO.manufacturerID`, trimmed.
+    pub manufacturer: String,
+    /// `CK_TOKEN_INFO.model`, trimmed.
+    pub model: String,
+}
+
+/// The pool's state as health checks report it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HsmState {
+    /// Serving.
+    Ready,
+    /// The token was lost; it is being tried again with backoff.
+    Reconnecting {
+        /// Why, for the operator.
+        reason: String,
+    },
+    /// Stopped for good (wrong PIN, a key whose attributes changed): a restart by a person is needed.
+    Stopped {
+        /// Why, for the operator.
+        reason: String,
+    },
+}

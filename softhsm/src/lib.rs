@@ -1,0 +1,1 @@
+//! A throwaway SoftHSM2 token for tests and the demo.

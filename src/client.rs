@@ -1,0 +1,1 @@
+//! `strongroom client …`: the appliance seen from the other side.

@@ -1,0 +1,207 @@
+//! What the keyring is asked and what it answers.
+
+use std::time::Duration;
+use strongroom_hsm::HsmError;
+use zeroize::Zeroizing;
+
+use crate::store::StoreError;
+
+/// Where a key is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Residency {
+    /// In the token: the KEK's bytes are never in host memory.
+    #[default]
+    Hsm,
+    /// In locked, zeroized host memory, dropped when idle.
+    Memory,
+}
+
+/// Options of a new key.
+#[derive(Clone, Debug, Default)]
+pub struct CreateOptions {
+    /// `None`: the keyring's default.
+    pub residency: Option<Residency>,
+    /// Each operation needs a context; keys are derived from it (HKDF-Expand, RFC 5869).
+    pub derived: bool,
+    /// Equal plaintexts give equal ciphertexts under one context; needs `derived`.
+    pub convergent: bool,
+    /// Zero: no automatic rotation.
+    pub auto_rotate_period: Duration,
+}
+
+/// Options of an imported key.
+#[derive(Clone, Debug, Default)]
+pub struct ImportOptions {
+    /// As for a new key.
+    pub create: CreateOptions,
+    /// Whether `rotate` may add versions made in the token.
+    pub allow_rotation: bool,
+}
+
+/// Settings to change; `None` leaves one as it is.
+#[derive(Clone, Debug, Default)]
+pub struct ConfigChange {
+    /// Versions below don't decrypt.
+    pub min_decryption_version: Option<u32>,
+    /// Versions below don't encrypt; 0: the latest only by default, any allowed.
+    pub min_encryption_version: Option<u32>,
+    /// Whether the key may be deleted.
+    pub deletion_allowed: Option<bool>,
+    /// Zero turns automatic rotation off; else at least one hour.
+    pub auto_rotate_period: Option<Duration>,
+}
+
+/// A key as `read` shows it.
+#[derive(Clone, Debug)]
+pub struct KeyInfo {
+    /// Its name.
+    pub name: String,
+    /// Where it is used.
+    pub residency: Residency,
+    /// Needs a context.
+    pub derived: bool,
+    /// Convergent.
+    pub convergent: bool,
+    /// Came in by BYOK.
+    pub imported: bool,
+    /// For imported keys: may be rotated.
+    pub allow_rotation: bool,
+    /// May be deleted.
+    pub deletion_allowed: bool,
+    /// Zero: none.
+    pub auto_rotate_period: Duration,
+    /// Versions below are destroyed; 0: none were.
+    pub min_available_version: u32,
+    /// Versions below don't decrypt.
+    pub min_decryption_version: u32,
+    /// Versions below don't encrypt; 0: no limit.
+    pub min_encryption_version: u32,
+    /// The newest.
+    pub latest_version: u32,
+    /// The versions that exist, oldest first.
+    pub versions: Vec<VersionInfo>,
+}
+
+/// One version as `read` shows it.
+#[derive(Clone, Debug)]
+pub struct VersionInfo {
+    /// From 1.
+    pub version: u32,
+    /// Seconds since 1970, UTC.
+    pub created: i64,
+}
+
+/// One plaintext to encrypt.
+#[derive(Default)]
+pub struct EncryptItem {
+    /// The plaintext.
+    pub plaintext: Zeroizing<Vec<u8>>,
+    /// Additional authenticated data.
+    pub associated_data: Vec<u8>,
+    /// For derived keys.
+    pub context: Vec<u8>,
+    /// `None`: the latest.
+    pub key_version: Option<u32>,
+}
+
+/// One ciphertext to decrypt or rewrap.
+pub struct DecryptItem {
+    /// The ciphertext.
+    pub ciphertext: Ciphertext,
+    /// Additional authenticated data.
+    pub associated_data: Vec<u8>,
+    /// For derived keys.
+    pub context: Vec<u8>,
+}
+
+/// What stands behind `vault:v<version>:` — nonce (12 bytes) || AES-256-GCM ciphertext || tag (16 bytes).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ciphertext {
+    /// The key version.
+    pub version: u32,
+    /// nonce || ciphertext || tag.
+    pub bytes: Vec<u8>,
+}
+
+/// A fresh data key.
+pub struct DataKey {
+    /// 16, 32 or 64 bytes.
+    pub plaintext: Zeroizing<Vec<u8>>,
+    /// The same, encrypted.
+    pub ciphertext: Ciphertext,
+}
+
+/// One message to authenticate.
+pub struct HmacInput {
+    /// The message.
+    pub input: Zeroizing<Vec<u8>>,
+}
+
+/// An HMAC and the version that made it.
+pub struct HmacTag {
+    /// The key version.
+    pub version: u32,
+    /// The tag, as long as the hash.
+    pub tag: Vec<u8>,
+}
+
+/// Hashes, by Vault's names (`sha2-256`, ...).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Algorithm {
+    Sha2_224,
+    Sha2_256,
+    Sha2_384,
+    Sha2_512,
+    Sha3_224,
+    Sha3_256,
+    Sha3_384,
+    Sha3_512,
+}
+
+/// Where random bytes come from (`source` of Vault's `random`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RandomSource {
+    /// The kernel's generator.
+    Platform,
+    /// The token's generator.
+    Seal,
+    /// Both, XORed.
+    All,
+}
+
+/// What can go wrong with keys; the API maps each to Vault's status and words.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeyringError {
+    /// No such key.
+    #[error("encryption key not found")]
+    NotFound,
+    /// `import` of a name that exists.
+    #[error("the key {0:?} already exists")]
+    Exists(String),
+    /// The request can't be met as it stands; the message says why and what to do.
+    #[error("{0}")]
+    Invalid(String),
+    /// The version is below `min_decryption_version`.
+    #[error("ciphertext or signature version is disallowed by policy (too old)")]
+    VersionTooOld,
+    /// The version does not exist.
+    #[error("invalid ciphertext: version is too new")]
+    VersionTooNew,
+    /// Does not authenticate, or is too short.
+    #[error("invalid ciphertext: unable to decrypt")]
+    Decrypt,
+    /// 2^32 random-nonce encryptions are reached (NIST SP 800-38D) and automatic rotation is off.
+    #[error(
+        "this key version has made as many encryptions as are safe with random nonces (2^32, NIST SP 800-38D): rotate the key"
+    )]
+    Exhausted,
+    /// The token.
+    #[error(transparent)]
+    Hsm(#[from] HsmError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}

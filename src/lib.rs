@@ -1,0 +1,17 @@
+//! Strongroom: an HSM-backed key appliance.
+//!
+//! A request walks one way, `api` → `policy` → `keyring` → `strongroom_hsm`, and the answer walks back. Nothing below
+//! `api` knows of HTTP, nothing above `strongroom_hsm` knows of PKCS#11, only `store` knows of sled.
+
+pub mod api;
+pub mod audit;
+pub mod cli;
+pub mod client;
+pub mod config;
+pub mod identity;
+pub mod keyring;
+pub mod policy;
+pub mod serve;
+pub mod store;
+pub mod tls;
+pub mod tokens;
