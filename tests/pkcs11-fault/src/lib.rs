@@ -1,0 +1,14 @@
+//! A PKCS#11 2.40 module for tests. It forwards every call to a real module and misbehaves as a control file tells it to: see `README.md`.
+//!
+//! - `functions`: the C functions, each one a call of `inject::call`
+//! - `inject`: what happens before a call is forwarded
+//! - `control`: the control file's language;  `watch`: when it is read, and what a lost token does
+//! - `real`: the module behind this one;  `log`: the log file;  `codes`: names of return values
+
+mod codes;
+mod control;
+mod functions;
+mod inject;
+mod log;
+mod real;
+mod watch;
