@@ -179,13 +179,30 @@ fn enact(was: &Version, now: &Version) {
     if was_absent && !absent {
         log::line("token-present");
     }
-    match (asks(was, |c| c.count), asks(now, |c| c.count)) {
-        (false, true) => drop(inject::take_counts()),
-        (true, false) => log::line(&format!("counts {}", inject::take_counts())),
-        _ => {}
+    if asks(was, |c| c.count) && !asks(now, |c| c.count) {
+        log::line(&format!("counts {}", inject::take_counts()));
     }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_that_is_not_the_latest_may_not_enter() {
+        let latest = Version::default();
+        let of = |number| Version {
+            control: latest.control.clone(),
+            number,
+        };
+        assert!(enter(&latest).is_some());
+        assert!(enter(&of(1)).is_none());
+        WATCH.number.store(2, Ordering::SeqCst);
+        assert!(enter(&of(1)).is_none());
+        assert!(enter(&of(2)).is_some());
+    }
 }

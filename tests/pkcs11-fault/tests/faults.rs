@@ -345,7 +345,16 @@ fn logins_are_logged_without_their_pin() {
 #[test]
 fn it_can_be_initialized_again() {
     in_child("it_can_be_initialized_again", |rig| {
+        let watched = || {
+            let mut threads = fs::read_dir("/proc/self/task").unwrap().flatten();
+            threads.any(|thread| {
+                fs::read_to_string(thread.path().join("comm"))
+                    .is_ok_and(|name| name.trim() == "pkcs11-fault")
+            })
+        };
+        assert!(watched());
         rig.pkcs11.clone().finalize().unwrap();
+        assert!(!watched());
         rig.control("fail C_Initialize CKR_DEVICE_ERROR 1");
         let init = || {
             rig.pkcs11
@@ -365,24 +374,30 @@ fn it_can_be_initialized_again() {
 fn calls_are_counted_on_demand() {
     in_child("calls_are_counted_on_demand", |rig| {
         let (session, key) = rig.session_with_key();
-        rig.control("count");
-        for _ in 0..3 {
-            session.generate_random_vec(8).unwrap();
-        }
-        let sealed = encrypt(&session, key).unwrap();
-        decrypt(&session, key, &sealed).unwrap();
-        rig.control("");
-        rig.wait_for("counts ");
-        let log = rig.log();
-        let counts = log
-            .lines()
-            .find_map(|line| line.split_once("counts "))
-            .unwrap()
-            .1;
-        // cryptoki asks for the length of the output first, so these are called twice.
+        let counts = |work: &dyn Fn()| {
+            rig.control("count");
+            let before = rig.logged("counts ");
+            work();
+            rig.control("");
+            rig.wait_for_another("counts ", before);
+            let log = rig.log();
+            let (_, counts) = log.lines().last().unwrap().split_once("counts ").unwrap();
+            counts.to_owned()
+        };
+        let random = || drop(session.generate_random_vec(8).unwrap());
         assert_eq!(
-            counts,
-            "C_EncryptInit=1 C_Encrypt=2 C_DecryptInit=1 C_Decrypt=2 C_GenerateRandom=3"
+            counts(&|| (0..3).for_each(|_| random())),
+            "C_GenerateRandom=3"
+        );
+        random();
+        let round_trip = counts(&|| {
+            let sealed = encrypt(&session, key).unwrap();
+            decrypt(&session, key, &sealed).unwrap();
+        });
+        // cryptoki asks for the length of the output first, so two of these are called twice.
+        assert_eq!(
+            round_trip,
+            "C_EncryptInit=1 C_Encrypt=2 C_DecryptInit=1 C_Decrypt=2"
         );
     });
 }
@@ -445,6 +460,11 @@ fn in_child(test: &str, body: impl FnOnce(&Rig)) {
 /// Runs `body` in a child process with an empty folder for tokens, and `real` as the module behind the fault module.
 fn in_process(test: &str, real: Option<&str>, body: impl FnOnce(PathBuf)) {
     if let Some(folder) = std::env::var_os("PKCS11_FAULT_TEST_FOLDER") {
+        thread::spawn(|| {
+            thread::sleep(Duration::from_mins(1));
+            eprintln!("hangs for a minute");
+            std::process::exit(1);
+        });
         return body(folder.into());
     }
     let folder = tempfile::tempdir().unwrap();
@@ -528,8 +548,13 @@ impl Rig {
     }
 
     fn wait_for(&self, event: &str) {
+        self.wait_for_another(event, 0);
+    }
+
+    /// Waits until the log has more than `before` lines that contain `event`.
+    fn wait_for_another(&self, event: &str, before: usize) {
         let started = Instant::now();
-        while self.logged(event) == 0 {
+        while self.logged(event) <= before {
             assert!(
                 started.elapsed() < Duration::from_secs(10),
                 "no `{event}` in the log"
