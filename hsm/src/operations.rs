@@ -176,6 +176,10 @@ impl Conn {
         let Some(kwp) = self.abilities.kwp else {
             return Err(HsmError::Unsupported("CKM_AES_KEY_WRAP_KWP (RFC 5649)".to_owned()).into());
         };
+        // RFC 5649: the key, padded to 8 bytes, and 8 more.
+        if wrapped_target.len() != session_key::len(usage).next_multiple_of(8) + 8 {
+            return Err(wrong_length(session_key::len(usage)));
+        }
         let ephemeral = session_key::unwrap_ephemeral(
             &self.line,
             oaep,
@@ -343,22 +347,19 @@ impl Conn {
         }
     }
 
+    /// SoftHSM says 0 of any unwrapped key: then the length is left to the self-comparison and, for imports, to the wrapped form.
     fn check_length(&self, key: ObjectHandle, usage: KeyUsage) -> Result<()> {
-        let wanted = session_key::len(usage);
         let length = self
             .line
             .raw()
             .attribute(self.line.session(), key, CKA_VALUE_LEN)?
             .and_then(|bytes| bytes.try_into().ok())
-            .map(cryptoki_sys::CK_ULONG::from_ne_bytes);
-        if length.and_then(|length| usize::try_from(length).ok()) == Some(wanted) {
+            .map_or(0, cryptoki_sys::CK_ULONG::from_ne_bytes);
+        let wanted = session_key::len(usage);
+        if length == 0 || usize::try_from(length) == Ok(wanted) {
             return Ok(());
         }
-        let found = length.map_or_else(
-            || "of unknown length".to_owned(),
-            |l| format!("{l} bytes long"),
-        );
-        Err(HsmError::InvalidKey(format!("it is {found} and must be {wanted} bytes long")).into())
+        Err(wrong_length(wanted))
     }
 
     fn wrap_and_compare(
@@ -548,6 +549,10 @@ impl Canary {
             Err(HsmError::SelfTest("AES-GCM".to_owned()).into())
         }
     }
+}
+
+fn wrong_length(wanted: usize) -> Fault {
+    HsmError::InvalidKey(format!("it must be {wanted} bytes long")).into()
 }
 
 fn odd_length(function: &str) -> Fault {

@@ -13,13 +13,13 @@ use strongroom_hsm::{Hsm, HsmConfig, PinSource, TokenSelector};
 use strongroom_softhsm::Throwaway;
 
 /// SoftHSM sees tokens made by other processes only when it is initialized: tests that make one take turns.
-pub fn turn() -> MutexGuard<'static, ()> {
+pub(crate) fn turn() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The shared token, with all keys on it.
-pub fn token() -> &'static Throwaway {
+pub(crate) fn token() -> &'static Throwaway {
     static TOKEN: OnceLock<Throwaway> = OnceLock::new();
     TOKEN.get_or_init(|| {
         let token = Throwaway::in_process().unwrap();
@@ -28,7 +28,7 @@ pub fn token() -> &'static Throwaway {
     })
 }
 
-pub fn config(token: &Throwaway) -> HsmConfig {
+pub(crate) fn config(token: &Throwaway) -> HsmConfig {
     HsmConfig {
         module: token.module().to_owned(),
         token: TokenSelector::Label(token.label().to_owned()),
