@@ -18,6 +18,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde::de::DeserializeOwned;
+use serde::Serialize;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
@@ -84,6 +85,14 @@ pub enum ClientError {
         address: String,
         /// Every cause, outermost first.
         problem: String,
+    },
+    /// The appliance refused the client certificate, or the lack of one, with a TLS alert.
+    #[error("{address} refused the client certificate: {alert}")]
+    Certificate {
+        /// Whom.
+        address: String,
+        /// The alert's name (RFC 8446, section 6.2).
+        alert: String,
     },
     /// No whole answer in time.
     #[error("no answer from {address} within {timeout:?}")]
@@ -176,6 +185,40 @@ impl Answer {
     }
 }
 
+/// Text that is secret, base64 of plaintext mostly: zeroized, and not shown by `Debug`.
+#[derive(Clone)]
+pub struct SecretText(Zeroizing<String>);
+
+impl SecretText {
+    /// Takes the text.
+    pub fn new(text: String) -> Self {
+        Self(Zeroizing::new(text))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for SecretText {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
+}
+
+impl Serialize for SecretText {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for SecretText {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(Self::new)
+    }
+}
+
 /// A client of one appliance; keeps its connections. Cheap to clone.
 #[derive(Clone)]
 pub struct Client {
@@ -263,6 +306,24 @@ impl Client {
         answer.data().map_err(|error| self.not_ours(&error))
     }
 
+    /// As [`Client::data`], for a body that holds a secret: its JSON is zeroized after it was sent.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub async fn data_for<T: DeserializeOwned>(
+        &self,
+        method: &str,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ClientError> {
+        let json = secret_json(body).map_err(|error| self.not_ours(&error))?;
+        let answer = self
+            .send(method, &format!("/v1/{path}"), Bytes::from_owner(json))
+            .await?
+            .accepted()?;
+        answer.data().map_err(|error| self.not_ours(&error))
+    }
+
     /// Sends any bytes to any path of the server: what a well-behaved client would not send, for tests.
     ///
     /// # Errors
@@ -295,21 +356,17 @@ impl Client {
     }
 
     async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Answer, ClientError> {
-        let broken = |problem| ClientError::Connection {
-            address: self.address.to_string(),
-            problem,
-        };
         let response = self
             .http
             .request(request)
             .await
-            .map_err(|error| broken(causes(&error)))?;
+            .map_err(|error| self.broken(&error))?;
         let (head, mut stream) = response
             .map(|body| Limited::new(body, MAX_ANSWER))
             .into_parts();
         let mut body = Zeroizing::new(Vec::new());
         while let Some(frame) = stream.frame().await {
-            let frame = frame.map_err(|error| broken(causes(&*error)))?;
+            let frame = frame.map_err(|error| self.broken(&*error))?;
             if let Some(data) = frame.data_ref() {
                 body.extend_from_slice(data);
             }
@@ -319,6 +376,17 @@ impl Client {
             headers: head.headers,
             body: Body(body),
         })
+    }
+
+    fn broken(&self, error: &(dyn std::error::Error + 'static)) -> ClientError {
+        let address = self.address.to_string();
+        match alert(error) {
+            Some(alert) => ClientError::Certificate { address, alert },
+            None => ClientError::Connection {
+                address,
+                problem: causes(error),
+            },
+        }
     }
 
     fn not_ours(&self, error: &serde_json::Error) -> ClientError {
@@ -341,6 +409,41 @@ pub fn causes(error: &(dyn std::error::Error + 'static)) -> String {
         next = cause.source();
     }
     text
+}
+
+/// Written twice, to know its length first: a buffer that grows leaves copies behind that nobody zeroizes.
+fn secret_json(body: &impl Serialize) -> Result<Zeroizing<Vec<u8>>, serde_json::Error> {
+    struct Length(usize);
+    impl std::io::Write for Length {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut length = Length(0);
+    serde_json::to_writer(&mut length, body)?;
+    let mut json = Zeroizing::new(Vec::with_capacity(length.0));
+    serde_json::to_writer(&mut *json, body)?;
+    Ok(json)
+}
+
+/// The TLS alert that the server sent, if one is behind this error. `io::Error` hides what it wraps from `source`.
+fn alert(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        let wrapped = cause
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::get_ref)
+            .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        if let Some(rustls::Error::AlertReceived(alert)) = wrapped {
+            return Some(format!("{alert:?}"));
+        }
+        next = cause.source();
+    }
+    None
 }
 
 fn refusal(status: StatusCode, errors: &[String]) -> String {
@@ -385,12 +488,10 @@ fn read_token(path: &Path) -> Result<HeaderValue, ClientError> {
 fn tls_config(options: &ClientOptions) -> Result<rustls::ClientConfig, ClientError> {
     let mut roots = rustls::RootCertStore::empty();
     for certificate in certificates(&options.ca)? {
-        roots
-            .add(certificate)
-            .map_err(|error| ClientError::File {
-                path: options.ca.clone(),
-                problem: format!("a certificate in it can't be used as a CA: {error}"),
-            })?;
+        roots.add(certificate).map_err(|error| ClientError::File {
+            path: options.ca.clone(),
+            problem: format!("a certificate in it can't be used as a CA: {error}"),
+        })?;
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(provider)
@@ -405,7 +506,10 @@ fn tls_config(options: &ClientOptions) -> Result<rustls::ClientConfig, ClientErr
     };
     let private_key = PrivateKeyDer::from_pem_file(key).map_err(|error| ClientError::File {
         path: key.clone(),
-        problem: format!("expected a PEM private key, PKCS#8 or SEC1: {}", causes(&error)),
+        problem: format!(
+            "expected a PEM private key, PKCS#8 or SEC1: {}",
+            causes(&error)
+        ),
     })?;
     builder
         .with_client_auth_cert(certificates(certificate)?, private_key)

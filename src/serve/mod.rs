@@ -199,7 +199,10 @@ async fn serve(
     })?;
     // With the token gone nothing can be signed; the chain still holds, so a stop is not held up by it.
     if let Err(error) = app.audit.checkpoint().await {
-        tracing::warn!(error = causes(&error), "the end of the audit log is not signed");
+        tracing::warn!(
+            error = causes(&error),
+            "the end of the audit log is not signed"
+        );
     }
     tracing::info!("stopped");
     Ok(())
