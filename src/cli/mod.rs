@@ -8,6 +8,7 @@ mod generate;
 mod import;
 mod key;
 mod output;
+pub mod pki;
 mod remote;
 mod rewrap;
 mod seal;
