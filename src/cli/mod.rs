@@ -2,6 +2,7 @@
 
 mod audit;
 mod crypt;
+mod demo;
 mod exit;
 mod files;
 mod generate;
@@ -77,6 +78,12 @@ enum Command {
     Store(store::StoreArgs),
     /// Verify the audit log
     Audit(audit::AuditArgs),
+    /// See it all work: a throwaway token, a server, a seal, an unseal; nothing is left behind
+    #[command(
+        after_help = "Examples:\n  strongroom demo\n  strongroom demo --dir /tmp/strongroom --keep\n\n\
+        Needs SoftHSM2. The seal is made by Vault's own seal client if STRONGROOM_SEAL_CLIENT names its executable."
+    )]
+    Demo(demo::DemoArgs),
     /// Print a completion script for a shell
     #[command(
         after_help = "Example:\n  strongroom completions bash > /usr/share/bash-completion/completions/strongroom"
@@ -115,6 +122,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Client(args) => crypt::run(args, format),
         Command::Store(args) => store::run(args, format),
         Command::Audit(args) => audit::run(args, format),
+        Command::Demo(args) => demo::run(args, format),
         Command::Completions(args) => generate::completions(args, Cli::command()),
         Command::Man(args) => generate::man(args, Cli::command()),
     }

@@ -50,6 +50,9 @@ pub(super) struct ServeArgs {
     /// Write the address that is listened on into this file, for a configured port of 0
     #[arg(long, value_name = "FILE")]
     addr_file: Option<PathBuf>,
+    /// Stop as on SIGTERM when standard input closes: for whoever starts it and must not leave it behind
+    #[arg(long)]
+    stop_with_stdin: bool,
     /// How the log on standard error looks
     #[arg(long, default_value = "text")]
     log_format: LogFormat,
@@ -73,10 +76,32 @@ pub(super) fn serve(args: &ServeArgs) -> Result<(), Failure> {
     start_log(args)?;
     private_files();
     let config = args.config.load()?;
+    if args.stop_with_stdin {
+        stop_with_stdin()?;
+    }
     let options = ServeOptions {
         addr_file: args.addr_file.clone(),
     };
     Ok(serve::run(config, &options)?)
+}
+
+/// Watches standard input in a thread; its end becomes a SIGTERM to this process, which the server knows how to handle.
+fn stop_with_stdin() -> Result<(), Failure> {
+    let watch = || {
+        // Whatever is written there is of no interest; an error is an end too.
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        if let Err(error) =
+            nix::sys::signal::kill(nix::unistd::Pid::this(), nix::sys::signal::SIGTERM)
+        {
+            tracing::error!(%error, "standard input is closed, but the server can't be stopped");
+        }
+    };
+    std::thread::Builder::new()
+        .name("stdin".into())
+        .stack_size(64 * 1024)
+        .spawn(watch)
+        .map(drop)
+        .map_err(|error| Failure::new(Exit::Failed, format!("no thread: {error}")))
 }
 
 fn start_log(args: &ServeArgs) -> Result<(), Failure> {
