@@ -1,0 +1,45 @@
+# Strongroom. `make help` lists the targets.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+CARGO ?= cargo
+export CARGO_TERM_COLOR ?= auto
+
+.PHONY: help demo test lint unit interop bench fuzz soak image clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1 \t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+demo: ## a token, a master key in it, a server, and a real transit seal sealed and unsealed against it
+	@.ci/install demo
+	@$(CARGO) build --release --quiet --bin strongroom
+	@seal=; if command -v go >/dev/null; then \
+		seal=$$(tests/interop/build.sh seal | sed -n 's/^seal //p'); \
+	fi; STRONGROOM_SEAL_CLIENT=$$seal target/release/strongroom demo
+
+test: ## every test (installs what it needs; under CI=true a missing tool fails instead of skipping)
+	@.ci/install test
+	@$(MAKE) --no-print-directory lint
+	@tests/run
+
+lint: ## fmt, clippy, cargo-deny, rustdoc
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
+	$(CARGO) deny --offline --log-level error check bans licenses sources
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --quiet
+
+bench: ## benchmarks; ratios are printed and saved under target/bench/
+	@.ci/install demo
+	$(CARGO) bench --bench appliance
+
+fuzz: ## each parser fuzzed for FUZZ_SECONDS (default 60)
+	@FUZZ_SECONDS=$${FUZZ_SECONDS:-60} tests/fuzz
+
+soak: ## the server under load and token losses for SOAK_SECONDS (default 600)
+	@.ci/install demo
+	SOAK_SECONDS=$${SOAK_SECONDS:-600} $(CARGO) test --release --test recovery -- --ignored --nocapture soak
+
+image: ## the bootable image (not there yet)
+	@echo "make image: the bootable image is not built yet; see CHANGELOG.md" >&2; exit 1
+
+clean: ## removes build output and caches
+	rm -rf target .cache
