@@ -76,15 +76,12 @@ pub(super) fn run(args: &AuditArgs, format: Format) -> Result<(), Failure> {
 
 pub(super) fn verify(files: &[PathBuf], public_key: &Path) -> Result<Verification, Failure> {
     let text = files::read(public_key)?;
-    let key = match pem::decode_vec(&text) {
-        Ok((LABEL, key)) => key,
-        _ => {
-            return Err(Failure::new(
-                Exit::Usage,
-                format!("{} holds no PEM public key", public_key.display()),
-            )
-            .next("get it from the appliance: strongroom audit public-key"));
-        }
+    let Ok((LABEL, key)) = pem::decode_vec(&text) else {
+        return Err(Failure::new(
+            Exit::Usage,
+            format!("{} holds no PEM public key", public_key.display()),
+        )
+        .next("get it from the appliance: strongroom audit public-key"));
     };
     let files: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
     Ok(Audit::verify(&files, &key)?)

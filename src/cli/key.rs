@@ -148,7 +148,7 @@ pub(super) fn run(args: &KeyArgs, format: Format) -> Result<(), Failure> {
             if let Some(period) = auto_rotate_period {
                 body.insert("auto_rotate_period".into(), period.as_str().into());
             }
-            show(remote, format, "POST", &keys(name), Some(body.into()))
+            show(remote, format, "POST", &keys(name), Some(&body.into()))
         }
         Action::Read { name } => show(remote, format, "GET", &keys(name), None),
         Action::List => list(remote, format),
@@ -157,7 +157,7 @@ pub(super) fn run(args: &KeyArgs, format: Format) -> Result<(), Failure> {
             format,
             "POST",
             &format!("{}/rotate", keys(name)),
-            Some(json!({})),
+            Some(&json!({})),
         ),
         Action::Config { name, change } => {
             let body = change.body();
@@ -166,7 +166,7 @@ pub(super) fn run(args: &KeyArgs, format: Format) -> Result<(), Failure> {
                 format,
                 "POST",
                 &format!("{}/config", keys(name)),
-                Some(body),
+                Some(&body),
             )
         }
         Action::Trim {
@@ -179,7 +179,7 @@ pub(super) fn run(args: &KeyArgs, format: Format) -> Result<(), Failure> {
                 format,
                 "POST",
                 &format!("{}/trim", keys(name)),
-                Some(body),
+                Some(&body),
             )
         }
         Action::Delete { name } => {
@@ -249,7 +249,7 @@ fn show(
     format: Format,
     method: &str,
     path: &str,
-    body: Option<Value>,
+    body: Option<&Value>,
 ) -> Result<(), Failure> {
     let mut answer = request(remote, method, path, body)?;
     let data = answer.get_mut("data").map(Value::take).unwrap_or_default();
@@ -260,13 +260,11 @@ fn request(
     remote: &Remote,
     method: &str,
     path: &str,
-    body: Option<Value>,
+    body: Option<&Value>,
 ) -> Result<Value, Failure> {
     block_on(async {
         let client = remote.client()?;
-        let answer = client
-            .request(method, &remote.path(path), body.as_ref())
-            .await?;
+        let answer = client.request(method, &remote.path(path), body).await?;
         // Vault answers the read of a key that is not there with 404 and no words.
         if answer.status == hyper::StatusCode::NOT_FOUND && answer.errors().is_empty() {
             return Err(Failure::new(

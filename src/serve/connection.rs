@@ -23,7 +23,7 @@ use crate::tls::Peer;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// HTTP/1.1: from one answer to the end of the next request's headers, so also how long a connection may idle.
 /// Longer than the 90 s of Go's and hyper's pools, so that it is the client that closes and no request meets a closing connection.
-const IDLE: Duration = Duration::from_secs(120);
+const IDLE: Duration = Duration::from_mins(2);
 /// HTTP/2: a ping this often, and the connection is dropped if it is not answered.
 const PING: Duration = Duration::from_secs(30);
 const PING_ANSWER: Duration = Duration::from_secs(10);

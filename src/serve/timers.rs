@@ -12,7 +12,7 @@ use crate::api::App;
 use crate::audit::Entry;
 use crate::client::causes;
 
-const ROTATION: Duration = Duration::from_secs(60);
+const ROTATION: Duration = Duration::from_mins(1);
 const IDLE_KEYS: Duration = Duration::from_secs(10);
 
 /// Starts every timer; dropping the set stops them.

@@ -1,5 +1,6 @@
 //! `strongroom demo`: the whole appliance on a throwaway token, sealed and unsealed against, in one command.
 
+mod pki;
 mod server;
 mod site;
 

@@ -7,10 +7,10 @@ use std::process::Command;
 
 use strongroom_softhsm::Throwaway;
 
+use super::pki::Authority;
 use super::{KEY, MOUNT, server};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::files;
-use crate::cli::pki::{Authority, Name, Validity};
 use crate::cli::remote::Remote;
 
 /// The demo client's name; its certificate carries it, the policy allows it.
@@ -76,10 +76,10 @@ impl Site {
         let made = || {
             let ca = Authority::new("Strongroom demo CA")?;
             let server = ca.server(&["localhost", "127.0.0.1"])?;
-            let client = ca.client(&Name::Dns(CLIENT.into()), Validity::Now)?;
+            let client = ca.client(CLIENT)?;
             Ok((ca.certificate(), server, client))
         };
-        let (ca, server, client) = made().map_err(|error: crate::cli::pki::Error| {
+        let (ca, server, client) = made().map_err(|error: rcgen::Error| {
             Failure::new(Exit::Failed, format!("certificates can't be made: {error}"))
         })?;
         files::replace(&self.ca(), ca.as_bytes())?;
@@ -152,12 +152,46 @@ impl Site {
     }
 
     fn toml(&self, port: u16) -> String {
-        format!("{port}")
+        let path = |name: &str| self.path(name).display().to_string();
+        let quote = |text: String| toml::Value::String(text).to_string();
+        format!(
+            "[server]\n\
+             listen = \"127.0.0.1:{port}\"\n\n\
+             [tls]\n\
+             certificate = {}\n\
+             private_key = {}\n\
+             client_ca = {}\n\n\
+             [hsm]\n\
+             module = {}\n\
+             label = {}\n\
+             pin_file = {}\n\n\
+             [store]\n\
+             path = {}\n\n\
+             [policy]\n\
+             path = {}\n\n\
+             [audit]\n\
+             path = {}\n",
+            quote(path("server.pem")),
+            quote(path("server.key")),
+            quote(path("ca.pem")),
+            quote(self.token.module().display().to_string()),
+            quote(self.label().to_owned()),
+            quote(self.token.pin_file().display().to_string()),
+            quote(path("store")),
+            quote(path("policy.toml")),
+            quote(path("audit.log")),
+        )
     }
 }
 
 fn policy() -> String {
-    String::new()
+    format!(
+        "# Who may do what with which key; everything else is denied.\n\
+         [[rule]]\n\
+         identities = [\"dns:{CLIENT}\"]\n\
+         keys = [\"{KEY}\"]\n\
+         operations = [\"create\", \"read\", \"rotate\", \"encrypt\", \"decrypt\"]\n"
+    )
 }
 
 fn executable() -> Result<PathBuf, Failure> {
