@@ -23,7 +23,7 @@ use strongroom_hsm::{Hsm, HsmError, OaepHash};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
-use crate::api::App;
+use crate::api::{App, Gate};
 use crate::audit::{Audit, AuditError, Entry};
 use crate::client::causes;
 use crate::config::Config;
@@ -143,6 +143,7 @@ fn start(runtime: &Runtime, config: Config, started: Instant) -> Result<Arc<App>
             None => Tokens::default(),
         };
         let tls = Arc::new(Tls::load(config.tls.clone())?);
+        let gate = Gate::new(&config);
         Ok(Arc::new(App {
             config,
             hsm,
@@ -153,6 +154,7 @@ fn start(runtime: &Runtime, config: Config, started: Instant) -> Result<Arc<App>
             audit,
             tls,
             started,
+            gate,
         }))
     })
 }
