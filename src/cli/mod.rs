@@ -18,6 +18,7 @@ mod seal;
 mod server;
 mod status;
 mod store;
+mod token;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -80,6 +81,8 @@ enum Command {
     Store(store::StoreArgs),
     /// Verify the audit log
     Audit(audit::AuditArgs),
+    /// Make tokens, for rules of the policy that ask for one
+    Token(token::TokenArgs),
     /// See it all work: a throwaway token, a server, a seal, an unseal; nothing is left behind
     #[command(
         after_help = "Examples:\n  strongroom demo\n  strongroom demo --dir /tmp/strongroom --keep\n\n\
@@ -124,6 +127,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Client(args) => crypt::run(args, format),
         Command::Store(args) => store::run(args, format),
         Command::Audit(args) => audit::run(args, format),
+        Command::Token(args) => token::run(args, format),
         Command::Demo(args) => demo::run(args, format),
         Command::Completions(args) => generate::completions(args, Cli::command()),
         Command::Man(args) => generate::man(args, Cli::command()),

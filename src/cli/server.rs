@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use base16ct::lower::encode_string;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use strongroom_hsm::Hsm;
@@ -14,7 +15,7 @@ use super::remote::block_on;
 use crate::audit::{Audit, Entry};
 use crate::config::Config;
 use crate::policy::Policy;
-use crate::serve::{self, ServeOptions, hex};
+use crate::serve::{self, ServeOptions};
 use crate::store::{Store, StoreError};
 use crate::tls::Tls;
 use crate::tokens::Tokens;
@@ -185,14 +186,14 @@ pub(super) fn init(args: &InitArgs, format: Format) -> Result<(), Failure> {
     format.either(
         &format!(
             "the appliance is ready: store {} at {}, {:.1} s",
-            hex(&status.store_id),
+            encode_string(&status.store_id),
             config.store.display(),
             started.elapsed().as_secs_f64()
         ),
         &json!({
             "made": made,
             "store": config.store,
-            "store_id": hex(&status.store_id),
+            "store_id": encode_string(&status.store_id),
             "epoch": status.epoch,
         }),
     )

@@ -1,5 +1,6 @@
 //! `strongroom store …`: the sealed store, while the server is stopped.
 
+use base16ct::lower::encode_string;
 use clap::{Args, Subcommand};
 use serde_json::json;
 use strongroom_hsm::Hsm;
@@ -8,7 +9,6 @@ use super::exit::{Exit, Failure};
 use super::output::Format;
 use super::remote::block_on;
 use super::server::{ConfigFile, create_store, record};
-use crate::serve::hex;
 use crate::store::Store;
 
 #[derive(Args, Debug)]
@@ -53,8 +53,8 @@ pub(super) fn run(args: &StoreArgs, format: Format) -> Result<(), Failure> {
         Action::Create { config } => {
             let status = create_store(&config.load()?, "cli:store-create")?;
             format.either(
-                &format!("made store {}", hex(&status.store_id)),
-                &json!({"store_id": hex(&status.store_id), "epoch": status.epoch}),
+                &format!("made store {}", encode_string(&status.store_id)),
+                &json!({"store_id": encode_string(&status.store_id), "epoch": status.epoch}),
             )
         }
         Action::AcceptRollback { config, yes } => {
@@ -76,7 +76,7 @@ fn status(config: &ConfigFile, format: Format) -> Result<(), Failure> {
     let status = block_on(async { Ok(Store::open(&config.store, hsm).await?.status()) })?;
     format.result(&json!({
         "path": config.store,
-        "store_id": hex(&status.store_id),
+        "store_id": encode_string(&status.store_id),
         "epoch": status.epoch,
         "records": status.records,
     }))

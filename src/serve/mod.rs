@@ -125,7 +125,7 @@ fn start(runtime: &Runtime, config: Config, started: Instant) -> Result<Arc<App>
         let store = Arc::new(Store::open(&config.store, hsm.clone()).await?);
         let status = store.status();
         tracing::info!(
-            store = %hex(&status.store_id),
+            store = %base16ct::lower::encode_string(&status.store_id),
             epoch = status.epoch,
             records = status.records,
             "store opened"
@@ -262,12 +262,4 @@ fn write_address(path: &Path, address: SocketAddr) -> Result<(), ServeError> {
             path: path.to_owned(),
             source,
         })
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
