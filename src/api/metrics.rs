@@ -144,7 +144,7 @@ impl Metrics {
         }
     }
 
-    /// The whole exposition, in the OpenMetrics text format.
+    /// The whole exposition, in the `OpenMetrics` text format.
     pub(super) fn render(&self, app: &App, in_flight: usize) -> String {
         let gauge = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.in_flight.set(gauge(in_flight));

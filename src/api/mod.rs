@@ -49,7 +49,7 @@ use error::ApiError;
 use metrics::Metrics;
 use routes::{Captures, Limit, Route, Target, Verb};
 
-/// The OpenAPI 3.1 document that describes every route; served, and checked against the route table by a test.
+/// The `OpenAPI` 3.1 document that describes every route; served, and checked against the route table by a test.
 pub const OPENAPI: &str = include_str!("openapi.json");
 
 /// A body must have come in whole after this long.

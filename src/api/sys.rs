@@ -18,6 +18,7 @@ const NAME: &str = "strongroom";
 /// `GET`, `HEAD sys/health`: 200 when requests are served, else 503 with the reason.
 pub(super) async fn health(call: Call<'_>) -> Result<Answer, ApiError> {
     #[derive(Serialize)]
+    #[allow(clippy::struct_excessive_bools)]
     struct Health {
         initialized: bool,
         sealed: bool,
@@ -69,6 +70,7 @@ pub(super) async fn health(call: Call<'_>) -> Result<Answer, ApiError> {
 /// `GET sys/seal-status`. Sealed: the HSM is not there.
 pub(super) async fn seal_status(call: Call<'_>) -> Result<Answer, ApiError> {
     #[derive(Serialize)]
+    #[allow(clippy::struct_excessive_bools)]
     struct SealStatus {
         r#type: &'static str,
         initialized: bool,
@@ -116,6 +118,7 @@ pub(super) async fn init(_: Call<'_>) -> Result<Answer, ApiError> {
 /// `GET sys/leader`: one appliance, no cluster. Vault's CLI asks for it after `sys/seal-status`.
 pub(super) async fn leader(_: Call<'_>) -> Result<Answer, ApiError> {
     #[derive(Serialize)]
+    #[allow(clippy::struct_field_names)]
     struct Leader {
         ha_enabled: bool,
         is_self: bool,
@@ -137,7 +140,7 @@ pub(super) async fn leader(_: Call<'_>) -> Result<Answer, ApiError> {
     Ok(json(200, &body))
 }
 
-/// `GET sys/metrics`: OpenMetrics text, whatever `format` says of Prometheus.
+/// `GET sys/metrics`: `OpenMetrics` text, whatever `format` says of Prometheus.
 pub(super) async fn metrics(call: Call<'_>) -> Result<Answer, ApiError> {
     match call.params.text("format")?.as_deref() {
         None | Some("" | "prometheus" | "openmetrics") => {}

@@ -100,9 +100,8 @@ pub(in crate::api) async fn datakey_wrapped(call: Call<'_>) -> Result<Answer, Ap
 
 async fn datakey(mut call: Call<'_>, with_plaintext: bool) -> Result<Answer, ApiError> {
     let bits = match call.params.int("bits")? {
-        None => 256,
         Some(128) => 128,
-        Some(256) => 256,
+        None | Some(256) => 256,
         Some(512) => 512,
         Some(_) => return Err(ApiError::bad_request("invalid bit length")),
     };

@@ -125,6 +125,7 @@ fn version(call: &Call<'_>, name: &str, words: &str) -> Result<Option<u32>, ApiE
 
 /// A key as Vault describes it, with this appliance's `residency` besides.
 #[derive(Serialize)]
+#[allow(clippy::struct_excessive_bools)]
 struct Description {
     name: String,
     r#type: &'static str,
