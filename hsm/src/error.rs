@@ -34,6 +34,19 @@ pub enum HsmError {
         /// What is wrong and what it must be.
         problem: String,
     },
+    /// A wrapped key belongs to another master key than the token's.
+    #[error(
+        "the key is wrapped by the master key {wanted}, but the token holds {here}: use the token that the key was made with"
+    )]
+    OtherMaster {
+        /// Fingerprint of the master key that wraps it, hexadecimal.
+        wanted: String,
+        /// Fingerprint of the token's.
+        here: String,
+    },
+    /// A key to be imported is of no use.
+    #[error("the key can't be used: {0}")]
+    InvalidKey(String),
     /// A key that is to be made is there already.
     #[error("the token already holds a {0}; nothing was changed")]
     KeyExists(String),

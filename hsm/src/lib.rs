@@ -9,8 +9,23 @@
 //! thread unwraps it once, on first use, into a non-extractable session object, and does so again after
 //! a reconnection, so callers never see handles.
 
+pub mod bench;
 mod config;
+mod epoch;
 mod error;
+mod fault;
+mod ffi;
+mod keys;
+mod line;
+mod module;
+mod operations;
+mod pin;
+mod pool;
+mod provision;
+mod selector;
+mod selftest;
+mod session_key;
+mod template;
 mod types;
 
 pub use config::{HsmConfig, PinSource, TokenSelector};
@@ -21,21 +36,30 @@ pub use types::{
 };
 
 use std::sync::Arc;
+
 use zeroize::Zeroizing;
+
+use crate::pool::Pool;
 
 /// A handle to the token: cheap to clone, usable from any thread.
 #[derive(Clone)]
-pub struct Hsm {}
+pub struct Hsm {
+    pool: Arc<Pool>,
+    epoch_writer: Arc<tokio::sync::Mutex<()>>,
+}
 
 /// One result per item of a batch, or one error for the batch as a whole.
 pub type Batch<T> = Result<Vec<Result<T, HsmError>>, HsmError>;
 
-#[allow(unused_variables, clippy::todo, clippy::unused_async)]
 impl Hsm {
     /// Loads the module, finds the token, logs in, checks every key's attributes, runs the power-on
     /// self-tests and starts the threads. Blocks; call it before the async runtime serves anyone.
     pub fn start(config: HsmConfig) -> Result<Self, HsmError> {
-        todo!()
+        let pool = Arc::new(Pool::start(config)?);
+        Ok(Self {
+            pool,
+            epoch_writer: Arc::default(),
+        })
     }
 
     /// Makes the appliance's keys and the epoch object on an empty token. `progress` is told what is
@@ -46,22 +70,22 @@ impl Hsm {
         memory_master: bool,
         progress: &mut dyn FnMut(&str),
     ) -> Result<(), HsmError> {
-        todo!()
+        provision::provision(config, memory_master, progress)
     }
 
     /// Ready, reconnecting since when and why, or stopped for good.
     pub fn state(&self) -> HsmState {
-        todo!()
+        self.pool.state()
     }
 
     /// What the mechanism list allowed, chosen once at start.
     pub fn profile(&self) -> Profile {
-        todo!()
+        self.pool.facts().abilities.profile.clone()
     }
 
     /// Label, serial, model of the token in use.
     pub fn token(&self) -> TokenIdentity {
-        todo!()
+        self.pool.facts().token.clone()
     }
 
     /// Generates a key in the token, wraps it under the master key of that kind, and destroys the
@@ -71,28 +95,30 @@ impl Hsm {
         usage: KeyUsage,
         master: MasterKind,
     ) -> Result<WrappedKey, HsmError> {
-        todo!()
+        self.pool
+            .submit(move |conn| conn.generate_key(usage, master))
+            .await
     }
 
     /// AES-256-GCM encryption in the token: each answer is ciphertext || 16-byte tag, in the items' order.
     pub async fn encrypt(&self, items: Vec<GcmItem>) -> Batch<Vec<u8>> {
-        todo!()
+        self.pool.submit(move |conn| conn.encrypt(&items)).await
     }
 
     /// AES-256-GCM decryption in the token; `GcmItem::data` is ciphertext || tag. An item that does not
     /// authenticate answers [`HsmError::Authentication`].
     pub async fn decrypt(&self, items: Vec<GcmItem>) -> Batch<Zeroizing<Vec<u8>>> {
-        todo!()
+        self.pool.submit(move |conn| conn.decrypt(&items)).await
     }
 
     /// HMAC in the token with keys of usage [`KeyUsage::Mac`].
     pub async fn hmac(&self, items: Vec<MacItem>) -> Batch<Zeroizing<Vec<u8>>> {
-        todo!()
+        self.pool.submit(move |conn| conn.hmac(&items)).await
     }
 
     /// `len` bytes of the token's generator.
     pub async fn random(&self, len: usize) -> Result<Zeroizing<Vec<u8>>, HsmError> {
-        todo!()
+        self.pool.submit(move |conn| conn.random(len)).await
     }
 
     /// Decrypts a [`MasterKind::Memory`] key into host memory (32 bytes). The only way a KEK's bytes leave the token.
@@ -100,17 +126,19 @@ impl Hsm {
         &self,
         key: Arc<WrappedKey>,
     ) -> Result<Zeroizing<Vec<u8>>, HsmError> {
-        todo!()
+        self.pool
+            .submit(move |conn| conn.unwrap_to_memory(&key))
+            .await
     }
 
     /// ECDSA P-256 over a SHA-256 digest with the audit signing key: r || s, 64 bytes.
     pub async fn sign(&self, digest: [u8; 32]) -> Result<[u8; 64], HsmError> {
-        todo!()
+        self.pool.submit(move |conn| conn.sign(&digest)).await
     }
 
     /// The signing key's public half, SubjectPublicKeyInfo, DER.
     pub fn signing_public_key(&self) -> Vec<u8> {
-        todo!()
+        self.pool.facts().signing_public_key.clone()
     }
 
     /// Encrypts and authenticates a store record with the store key (AES-256-GCM): ciphertext || tag.
@@ -120,7 +148,9 @@ impl Hsm {
         aad: Vec<u8>,
         data: Zeroizing<Vec<u8>>,
     ) -> Result<Vec<u8>, HsmError> {
-        todo!()
+        self.pool
+            .submit(move |conn| conn.store_seal(&iv, &aad, &data))
+            .await
     }
 
     /// The reverse of [`Hsm::store_seal`]; [`HsmError::Authentication`] if the record was altered.
@@ -130,22 +160,28 @@ impl Hsm {
         aad: Vec<u8>,
         data: Vec<u8>,
     ) -> Result<Zeroizing<Vec<u8>>, HsmError> {
-        todo!()
+        self.pool
+            .submit(move |conn| conn.store_open(&iv, &aad, &data))
+            .await
     }
 
     /// The value of the epoch data object (empty right after provisioning).
     pub async fn read_epoch(&self) -> Result<Vec<u8>, HsmError> {
-        todo!()
+        self.pool.submit(|conn| epoch::read(&conn.line)).await
     }
 
     /// Replaces the value of the epoch data object; durable when this returns.
     pub async fn write_epoch(&self, value: Vec<u8>) -> Result<(), HsmError> {
-        todo!()
+        // One at a time: two writers would take the same sequence number.
+        let _alone = self.epoch_writer.lock().await;
+        self.pool
+            .submit(move |conn| epoch::write(&conn.line, &value))
+            .await
     }
 
     /// The BYOK wrapping key's public half (RSA-4096), SubjectPublicKeyInfo, DER.
     pub fn wrapping_public_key(&self) -> Vec<u8> {
-        todo!()
+        self.pool.facts().wrapping_public_key.clone()
     }
 
     /// BYOK: unwraps, in the token, an AES-256 key by RSA-OAEP with the wrapping key and with it the target key
@@ -159,16 +195,20 @@ impl Hsm {
         usage: KeyUsage,
         master: MasterKind,
     ) -> Result<WrappedKey, HsmError> {
-        todo!()
+        self.pool
+            .submit(move |conn| {
+                conn.import_key(oaep, &encrypted_aes_key, &wrapped_target, usage, master)
+            })
+            .await
     }
 
     /// Drops the session objects of these keys (after a key is deleted or trimmed).
     pub async fn forget(&self, ids: Vec<[u8; 16]>) -> Result<(), HsmError> {
-        todo!()
+        self.pool.forget(ids).await
     }
 
     /// One small round trip through the queue and the token: for health checks and the watchdog.
     pub async fn probe(&self) -> Result<(), HsmError> {
-        todo!()
+        self.pool.submit(|conn| conn.probe()).await
     }
 }

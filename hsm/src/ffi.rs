@@ -1,0 +1,465 @@
+//! The calls that cryptoki 0.12 can't express or makes too dear, straight through `cryptoki-sys`.
+//!
+//! Two reasons: cryptoki knows no attribute whose value is a template (`CKA_UNWRAP_TEMPLATE`), and its `encrypt` and `decrypt` call the
+//! module once more to ask for the output's length. This is the only file of the project that holds `unsafe`. It opens the same
+//! library again; the dynamic linker hands out the same instance, so sessions and handles made by cryptoki are valid here.
+
+#![allow(unsafe_code)]
+
+use std::ffi::c_void;
+use std::path::Path;
+use std::ptr;
+
+use cryptoki::context::Function;
+use cryptoki::error::{Error, Rv, RvError};
+use cryptoki::object::ObjectHandle;
+use cryptoki::session::Session;
+use cryptoki_sys::{
+    CK_ATTRIBUTE, CK_ATTRIBUTE_TYPE, CK_FUNCTION_LIST, CK_GCM_PARAMS, CK_MECHANISM,
+    CK_MECHANISM_TYPE, CK_RV, CK_ULONG, CK_UNAVAILABLE_INFORMATION, CKA_UNWRAP_TEMPLATE,
+    CKM_AES_GCM,
+};
+
+use crate::template::{Rule, Value};
+
+/// The GCM tag of everything this product makes: 128 bits.
+pub(crate) const TAG_LEN: usize = 16;
+/// More than any attribute that is asked for; a length above it is a module's fault.
+const ATTRIBUTE_LIMIT: usize = 64 * 1024;
+
+type Result<T> = std::result::Result<T, Error>;
+
+/// The function list of a loaded module.
+pub(crate) struct Raw {
+    list: CK_FUNCTION_LIST,
+    // Keeps the library mapped as long as `list` points into it.
+    _library: cryptoki_sys::Pkcs11,
+}
+
+/// Calls a function of the list and turns its `CK_RV` into a result.
+macro_rules! call {
+    ($raw:expr, $field:ident, $function:ident, $($argument:expr),+) => {
+        match $raw.list.$field {
+            Some(function) => checked(function($($argument),+), Function::$function),
+            None => Err(Error::NullFunctionPointer),
+        }
+    };
+}
+
+impl Raw {
+    /// Opens the library a second time (after cryptoki did) and fetches its function list.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        // SAFETY: loading runs the library's initializers. cryptoki has loaded the same file before, so they ran already.
+        let library = unsafe { cryptoki_sys::Pkcs11::new(path) }.map_err(Error::LibraryLoading)?;
+        let Ok(get_function_list) = library.C_GetFunctionList.as_ref() else {
+            return Err(Error::MissingSymbol("C_GetFunctionList"));
+        };
+        let mut list = ptr::null_mut();
+        // SAFETY: the symbol has the type that PKCS#11 gives it, and `list` is valid for one pointer.
+        checked(
+            unsafe { get_function_list(&raw mut list) },
+            Function::GetFunctionList,
+        )?;
+        if list.is_null() {
+            return Err(Error::NullFunctionPointer);
+        }
+        Ok(Self {
+            // SAFETY: on success the module stored a pointer to its list, which lives as long as the library.
+            list: unsafe { *list },
+            _library: library,
+        })
+    }
+
+    /// `C_GenerateKeyPair` with rules as templates, nested ones included: (public, private).
+    pub(crate) fn generate_key_pair<'a>(
+        &self,
+        session: &Session,
+        mechanism: CK_MECHANISM_TYPE,
+        public: impl Iterator<Item = &'a Rule>,
+        private: impl Iterator<Item = &'a Rule>,
+    ) -> Result<(ObjectHandle, ObjectHandle)> {
+        let mut mechanism = plain_mechanism(mechanism);
+        let mut public = Template::new(public);
+        let mut private = Template::new(private);
+        let (mut public_key, mut private_key) = (0, 0);
+        // SAFETY: both templates own or borrow everything they point to until after the call; lengths are the vectors' own.
+        unsafe {
+            call!(
+                self,
+                C_GenerateKeyPair,
+                GenerateKeyPair,
+                session.handle(),
+                &raw mut mechanism,
+                public.pointer(),
+                public.len(),
+                private.pointer(),
+                private.len(),
+                &raw mut public_key,
+                &raw mut private_key
+            )
+        }?;
+        // SAFETY: the module has just made these two objects and named their handles.
+        Ok(unsafe {
+            (
+                ObjectHandle::new_from_raw(public_key),
+                ObjectHandle::new_from_raw(private_key),
+            )
+        })
+    }
+
+    /// `C_GenerateKey` with rules as the template.
+    pub(crate) fn generate_key<'a>(
+        &self,
+        session: &Session,
+        mechanism: CK_MECHANISM_TYPE,
+        rules: impl Iterator<Item = &'a Rule>,
+    ) -> Result<ObjectHandle> {
+        let mut mechanism = plain_mechanism(mechanism);
+        let mut template = Template::new(rules);
+        let mut key = 0;
+        // SAFETY: as in `generate_key_pair`.
+        unsafe {
+            call!(
+                self,
+                C_GenerateKey,
+                GenerateKey,
+                session.handle(),
+                &raw mut mechanism,
+                template.pointer(),
+                template.len(),
+                &raw mut key
+            )
+        }?;
+        // SAFETY: the module has just made this object and named its handle.
+        Ok(unsafe { ObjectHandle::new_from_raw(key) })
+    }
+
+    /// `C_UnwrapKey` by a mechanism without parameters, with rules as the template.
+    pub(crate) fn unwrap_key<'a>(
+        &self,
+        session: &Session,
+        mechanism: CK_MECHANISM_TYPE,
+        unwrapping_key: ObjectHandle,
+        wrapped: &[u8],
+        rules: impl Iterator<Item = &'a Rule>,
+    ) -> Result<ObjectHandle> {
+        let mut mechanism = plain_mechanism(mechanism);
+        let mut template = Template::new(rules);
+        let length = CK_ULONG::try_from(wrapped.len())?;
+        let mut key = 0;
+        // SAFETY: as in `generate_key_pair`; the module does not write to `wrapped`.
+        unsafe {
+            call!(
+                self,
+                C_UnwrapKey,
+                UnwrapKey,
+                session.handle(),
+                &raw mut mechanism,
+                unwrapping_key.handle(),
+                wrapped.as_ptr().cast_mut(),
+                length,
+                template.pointer(),
+                template.len(),
+                &raw mut key
+            )
+        }?;
+        // SAFETY: the module has just made this object and named its handle.
+        Ok(unsafe { ObjectHandle::new_from_raw(key) })
+    }
+
+    /// One attribute's bytes; `None` if the object has no such attribute or does not tell it.
+    pub(crate) fn attribute(
+        &self,
+        session: &Session,
+        object: ObjectHandle,
+        attribute: CK_ATTRIBUTE_TYPE,
+    ) -> Result<Option<Vec<u8>>> {
+        let mut query = empty_attribute(attribute);
+        if !self.get_attributes(session, object, std::slice::from_mut(&mut query))? {
+            return Ok(None);
+        }
+        let Some(mut value) = buffer(query.ulValueLen)? else {
+            return Ok(None);
+        };
+        query.pValue = value.as_mut_ptr().cast();
+        if !self.get_attributes(session, object, std::slice::from_mut(&mut query))? {
+            return Ok(None);
+        }
+        Ok(shortened(value, query.ulValueLen))
+    }
+
+    /// `CKA_UNWRAP_TEMPLATE` as (attribute, bytes) pairs; `None` if the key has none.
+    pub(crate) fn unwrap_template(
+        &self,
+        session: &Session,
+        object: ObjectHandle,
+    ) -> Result<Option<Vec<(CK_ATTRIBUTE_TYPE, Vec<u8>)>>> {
+        const SIZE: usize = size_of::<CK_ATTRIBUTE>();
+        let mut query = empty_attribute(CKA_UNWRAP_TEMPLATE);
+        if !self.get_attributes(session, object, std::slice::from_mut(&mut query))? {
+            return Ok(None);
+        }
+        let length = usize::try_from(query.ulValueLen)?;
+        if length > ATTRIBUTE_LIMIT || !length.is_multiple_of(SIZE) {
+            return Err(Error::InvalidValue);
+        }
+        if length == 0 {
+            return Ok(Some(Vec::new()));
+        }
+        // Asked a second time with null pointers inside, the module tells each attribute's type and length ...
+        let mut inner = vec![empty_attribute(0); length / SIZE];
+        query.pValue = inner.as_mut_ptr().cast();
+        if !self.get_attributes(session, object, std::slice::from_mut(&mut query))? {
+            return Ok(None);
+        }
+        // ... and a third time with room for it, the value.
+        let mut values = Vec::with_capacity(inner.len());
+        for attribute in &mut inner {
+            let Some(mut value) = buffer(attribute.ulValueLen)? else {
+                return Err(Error::InvalidValue);
+            };
+            attribute.pValue = value.as_mut_ptr().cast();
+            values.push(value);
+        }
+        query.pValue = inner.as_mut_ptr().cast();
+        if !self.get_attributes(session, object, std::slice::from_mut(&mut query))? {
+            return Ok(None);
+        }
+        inner
+            .iter()
+            .zip(values)
+            .map(|(attribute, value)| {
+                shortened(value, attribute.ulValueLen)
+                    .map(|value| (attribute.type_, value))
+                    .ok_or(Error::InvalidValue)
+            })
+            .collect::<Result<Vec<_>>>()
+            .map(Some)
+    }
+
+    /// AES-GCM encryption in one `C_Encrypt`: appends ciphertext || tag to `output`, which must be empty.
+    pub(crate) fn gcm_encrypt(
+        &self,
+        session: &Session,
+        key: ObjectHandle,
+        iv: &[u8; 12],
+        aad: &[u8],
+        data: &[u8],
+        output: &mut Vec<u8>,
+    ) -> Result<()> {
+        output.resize(data.len() + TAG_LEN, 0);
+        let mut parameters = gcm_parameters(iv, aad)?;
+        let mut mechanism = gcm_mechanism(&mut parameters);
+        let mut length = CK_ULONG::try_from(output.len())?;
+        let data_length = CK_ULONG::try_from(data.len())?;
+        // SAFETY: the mechanism points to `parameters`, which points to `iv` and `aad`; all of them, `data` and `output`, outlive
+        // both calls. `length` is the room in `output`. PKCS#11 takes inputs as `*mut` but does not write to them.
+        unsafe {
+            call!(
+                self,
+                C_EncryptInit,
+                EncryptInit,
+                session.handle(),
+                &raw mut mechanism,
+                key.handle()
+            )?;
+            call!(
+                self,
+                C_Encrypt,
+                Encrypt,
+                session.handle(),
+                data.as_ptr().cast_mut(),
+                data_length,
+                output.as_mut_ptr(),
+                &raw mut length
+            )
+        }?;
+        output.truncate(usize::try_from(length)?);
+        Ok(())
+    }
+
+    /// AES-GCM decryption in one `C_Decrypt`; `data` is ciphertext || tag, the plaintext goes to `output`, which must be empty.
+    ///
+    /// A failure of `C_DecryptInit` and one of `C_Decrypt` can be told apart by the error's `Function`.
+    pub(crate) fn gcm_decrypt(
+        &self,
+        session: &Session,
+        key: ObjectHandle,
+        iv: &[u8; 12],
+        aad: &[u8],
+        data: &[u8],
+        output: &mut Vec<u8>,
+    ) -> Result<()> {
+        // Room for the tag too: some modules check the buffer against the input's length.
+        output.resize(data.len(), 0);
+        let mut parameters = gcm_parameters(iv, aad)?;
+        let mut mechanism = gcm_mechanism(&mut parameters);
+        let mut length = CK_ULONG::try_from(output.len())?;
+        let data_length = length;
+        // SAFETY: as in `gcm_encrypt`.
+        unsafe {
+            call!(
+                self,
+                C_DecryptInit,
+                DecryptInit,
+                session.handle(),
+                &raw mut mechanism,
+                key.handle()
+            )?;
+            call!(
+                self,
+                C_Decrypt,
+                Decrypt,
+                session.handle(),
+                data.as_ptr().cast_mut(),
+                data_length,
+                output.as_mut_ptr(),
+                &raw mut length
+            )
+        }?;
+        output.truncate(usize::try_from(length)?);
+        Ok(())
+    }
+
+    /// `false` if the object has no such attribute or keeps it to itself.
+    fn get_attributes(
+        &self,
+        session: &Session,
+        object: ObjectHandle,
+        attributes: &mut [CK_ATTRIBUTE],
+    ) -> Result<bool> {
+        let count = CK_ULONG::try_from(attributes.len())?;
+        // SAFETY: each attribute's pointer is null or valid for the length beside it; the caller keeps the buffers alive.
+        let answer = unsafe {
+            call!(
+                self,
+                C_GetAttributeValue,
+                GetAttributeValue,
+                session.handle(),
+                object.handle(),
+                attributes.as_mut_ptr(),
+                count
+            )
+        };
+        match answer {
+            Ok(()) => Ok(true),
+            Err(Error::Pkcs11(RvError::AttributeTypeInvalid | RvError::AttributeSensitive, _)) => {
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// A `CK_ATTRIBUTE` array built from rules, with the nested arrays it points to.
+struct Template {
+    attributes: Vec<CK_ATTRIBUTE>,
+    // Never touched again, but `attributes` points into them; moving a `Template` does not move their heap memory.
+    _nested: Vec<Template>,
+}
+
+impl Template {
+    fn new<'a>(rules: impl Iterator<Item = &'a Rule>) -> Self {
+        let mut nested = Vec::new();
+        let attributes = rules
+            .map(|rule| {
+                let (pointer, length) = match &rule.value {
+                    // Rust's bool is one byte, 0 or 1, as CK_BBOOL is.
+                    Value::Bool(value) => (ptr::from_ref(value).cast(), 1),
+                    Value::Ulong(value) => (ptr::from_ref(value).cast(), size_of_val(value)),
+                    Value::Bytes(value) => (value.as_ptr().cast(), value.len()),
+                    Value::Mechanisms(value) => (value.as_ptr().cast(), size_of_val(*value)),
+                    Value::Template(rules) => {
+                        let inner = Self::new(rules.iter());
+                        let place: *const c_void = inner.attributes.as_ptr().cast();
+                        let length = size_of_val(inner.attributes.as_slice());
+                        nested.push(inner);
+                        (place, length)
+                    }
+                };
+                CK_ATTRIBUTE {
+                    type_: rule.attribute,
+                    pValue: pointer.cast_mut(),
+                    // A template written in this program's source fits: usize and CK_ULONG have the same width on every Unix.
+                    ulValueLen: length as CK_ULONG,
+                }
+            })
+            .collect();
+        Self {
+            attributes,
+            _nested: nested,
+        }
+    }
+
+    fn pointer(&mut self) -> *mut CK_ATTRIBUTE {
+        self.attributes.as_mut_ptr()
+    }
+
+    fn len(&self) -> CK_ULONG {
+        self.attributes.len() as CK_ULONG
+    }
+}
+
+fn checked(answer: CK_RV, function: Function) -> Result<()> {
+    Rv::from(answer).into_result(function)
+}
+
+fn plain_mechanism(mechanism: CK_MECHANISM_TYPE) -> CK_MECHANISM {
+    CK_MECHANISM {
+        mechanism,
+        pParameter: ptr::null_mut(),
+        ulParameterLen: 0,
+    }
+}
+
+fn gcm_parameters(iv: &[u8; 12], aad: &[u8]) -> Result<CK_GCM_PARAMS> {
+    Ok(CK_GCM_PARAMS {
+        pIv: iv.as_ptr().cast_mut(),
+        ulIvLen: 12,
+        ulIvBits: 96,
+        pAAD: if aad.is_empty() {
+            ptr::null_mut()
+        } else {
+            aad.as_ptr().cast_mut()
+        },
+        ulAADLen: CK_ULONG::try_from(aad.len())?,
+        ulTagBits: 128,
+    })
+}
+
+fn gcm_mechanism(parameters: &mut CK_GCM_PARAMS) -> CK_MECHANISM {
+    CK_MECHANISM {
+        mechanism: CKM_AES_GCM,
+        pParameter: ptr::from_mut(parameters).cast(),
+        ulParameterLen: size_of::<CK_GCM_PARAMS>() as CK_ULONG,
+    }
+}
+
+fn empty_attribute(attribute: CK_ATTRIBUTE_TYPE) -> CK_ATTRIBUTE {
+    CK_ATTRIBUTE {
+        type_: attribute,
+        pValue: ptr::null_mut(),
+        ulValueLen: 0,
+    }
+}
+
+/// Room for a value of the length that the module named; `None` if it names none.
+fn buffer(length: CK_ULONG) -> Result<Option<Vec<u8>>> {
+    if length == CK_UNAVAILABLE_INFORMATION {
+        return Ok(None);
+    }
+    let length = usize::try_from(length)?;
+    if length > ATTRIBUTE_LIMIT {
+        return Err(Error::InvalidValue);
+    }
+    Ok(Some(vec![0; length]))
+}
+
+/// The value without what the module did not fill; `None` if it claims more than there was room for.
+fn shortened(mut value: Vec<u8>, length: CK_ULONG) -> Option<Vec<u8>> {
+    let length = usize::try_from(length)
+        .ok()
+        .filter(|length| *length <= value.len())?;
+    value.truncate(length);
+    Some(value)
+}

@@ -1,0 +1,158 @@
+//! One session, each of whose calls is seen by the watchdog, and the login behind it.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cryptoki::context::Function;
+use cryptoki::error::{Error, RvError};
+use cryptoki::object::{Attribute, ObjectHandle};
+use cryptoki::session::{Session, SessionState, UserType};
+use cryptoki::slot::Slot;
+use cryptoki::types::RawAuthPin;
+
+use crate::config::PinSource;
+use crate::error::HsmError;
+use crate::fault::{Fault, code_name};
+use crate::ffi::Raw;
+use crate::module::Library;
+use crate::pin;
+
+/// A thread's sign of life: it counts up with each PKCS#11 call.
+#[derive(Default)]
+pub(crate) struct Watch {
+    calls: AtomicU64,
+    abandoned: AtomicBool,
+}
+
+impl Watch {
+    /// Called right before each PKCS#11 call.
+    pub(crate) fn tick(&self) {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn calls(&self) -> u64 {
+        self.calls.load(Ordering::Relaxed)
+    }
+
+    /// The thread is given up: whatever it finds is not wanted any more.
+    pub(crate) fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Acquire)
+    }
+}
+
+/// A read/write session.
+pub(crate) struct Line {
+    library: Arc<Library>,
+    session: Session,
+    watch: Arc<Watch>,
+}
+
+impl Line {
+    pub(crate) fn open(
+        library: Arc<Library>,
+        slot: Slot,
+        watch: Arc<Watch>,
+    ) -> Result<Self, Fault> {
+        watch.tick();
+        // Closed by `close` only: a handle that the token has forgotten may by now be somebody else's.
+        let session = library.context.open_rw_session_no_drop(slot)?;
+        Ok(Self {
+            library,
+            session,
+            watch,
+        })
+    }
+
+    /// The session, for one call.
+    pub(crate) fn session(&self) -> &Session {
+        self.watch.tick();
+        &self.session
+    }
+
+    /// The calls that cryptoki lacks, for one call with [`Line::session`].
+    pub(crate) fn raw(&self) -> &Raw {
+        &self.library.raw
+    }
+
+    pub(crate) fn watch(&self) -> &Arc<Watch> {
+        &self.watch
+    }
+
+    pub(crate) fn library(&self) -> &Arc<Library> {
+        &self.library
+    }
+
+    /// All objects of a class and label.
+    pub(crate) fn find(
+        &self,
+        class: cryptoki_sys::CK_ULONG,
+        label: &str,
+    ) -> Result<Vec<ObjectHandle>, Fault> {
+        let template = [
+            Attribute::Class(class.try_into()?),
+            Attribute::Label(label.as_bytes().to_vec()),
+        ];
+        Ok(self.session().find_objects(&template)?)
+    }
+
+    /// An orderly end. Not for a session that the token has lost.
+    pub(crate) fn close(self) {
+        self.watch.tick();
+        if let Err(error) = self.session.close() {
+            tracing::debug!(%error, "a session did not close");
+        }
+    }
+}
+
+/// Who may log in, and whether that was refused before.
+pub(crate) struct Access {
+    pin: PinSource,
+    refused: Mutex<Option<HsmError>>,
+}
+
+impl Access {
+    pub(crate) fn new(pin: PinSource) -> Self {
+        Self {
+            pin,
+            refused: Mutex::new(None),
+        }
+    }
+
+    /// Logs the process in, unless it is. A refused PIN is remembered: `C_Login` is never called again.
+    pub(crate) fn login(&self, line: &Line) -> Result<(), Fault> {
+        // Held over the call, so that of several threads only one tries a PIN that may be wrong.
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(error) = &*refused {
+            return Err(error.clone().into());
+        }
+        if line.session().get_session_info()?.session_state() == SessionState::RwUser {
+            return Ok(());
+        }
+        let pin = pin::read(&self.pin)?;
+        let raw_pin = RawAuthPin::new(Box::new(pin.to_vec()));
+        let fault = match line.session().login_with_raw(UserType::User, &raw_pin) {
+            Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => return Ok(()),
+            Err(error) => Fault::from(error),
+        };
+        match fault {
+            Fault::Token(
+                code @ (RvError::PinIncorrect
+                | RvError::PinInvalid
+                | RvError::PinLenRange
+                | RvError::PinExpired
+                | RvError::PinLocked
+                | RvError::UserPinNotInitialized),
+                Function::Login,
+            ) => {
+                let error = HsmError::Pin(code_name(code));
+                *refused = Some(error.clone());
+                Err(error.into())
+            }
+            other => Err(other),
+        }
+    }
+}

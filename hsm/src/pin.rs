@@ -1,0 +1,123 @@
+//! Reading the PIN.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+use crate::config::PinSource;
+use crate::error::HsmError;
+
+/// No token takes a longer PIN; a longer file is some other file.
+const LIMIT: usize = 1024;
+
+/// The PIN's bytes, without the newline that an editor leaves at the end.
+pub(crate) fn read(source: &PinSource) -> Result<Zeroizing<Vec<u8>>, HsmError> {
+    let path = match source {
+        PinSource::File(path) => path.clone(),
+        PinSource::Credential(name) => credential(name)?,
+    };
+    read_file(&path)
+}
+
+fn credential(name: &str) -> Result<PathBuf, HsmError> {
+    if name.is_empty() || name.contains('/') || name == ".." {
+        return Err(HsmError::Config(format!(
+            "{name:?} is not the name of a systemd credential: it must be a plain file name"
+        )));
+    }
+    // Only the folder's name comes from the environment, never the PIN.
+    std::env::var_os("CREDENTIALS_DIRECTORY")
+        .map(|folder| PathBuf::from(folder).join(name))
+        .ok_or_else(|| {
+            HsmError::Config(format!(
+                "the PIN is to come from the systemd credential {name:?}, but CREDENTIALS_DIRECTORY is not set: \
+                 start through systemd with LoadCredential={name}:…, or name a PIN file"
+            ))
+        })
+}
+
+fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, HsmError> {
+    let unreadable = |error: std::io::Error| {
+        HsmError::Config(format!(
+            "the PIN file {} can't be read: {error}",
+            path.display()
+        ))
+    };
+    let file = File::open(path).map_err(unreadable)?;
+    let metadata = file.metadata().map_err(unreadable)?;
+    // A group may read (systemd's credentials are 0440 in places), nobody else may, and only the owner may write.
+    if metadata.permissions().mode() & 0o027 != 0 {
+        return Err(HsmError::Config(format!(
+            "the PIN file {0} is open to others (mode {1:04o}): run `chmod 0400 {0}`",
+            path.display(),
+            metadata.permissions().mode() & 0o7777
+        )));
+    }
+    // Room for all of it at once: a vector that grows leaves copies behind.
+    let mut pin = Zeroizing::new(Vec::with_capacity(LIMIT + 1));
+    file.take(LIMIT as u64 + 1)
+        .read_to_end(&mut pin)
+        .map_err(unreadable)?;
+    if pin.ends_with(b"\n") {
+        pin.pop();
+        if pin.ends_with(b"\r") {
+            pin.pop();
+        }
+    }
+    if pin.is_empty() || pin.len() > LIMIT {
+        return Err(HsmError::Config(format!(
+            "the PIN file {} holds no PIN: it must hold the PIN and nothing else",
+            path.display()
+        )));
+    }
+    Ok(pin)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::fs::{self, Permissions};
+
+    fn file(mode: u32, text: &str) -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pin");
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+        (folder, path)
+    }
+
+    #[test]
+    fn one_newline_is_dropped() {
+        for text in ["12 34", "12 34\n", "12 34\r\n"] {
+            let (_folder, path) = file(0o400, text);
+            assert_eq!(&**read(&PinSource::File(path)).unwrap(), b"12 34");
+        }
+        let (_folder, path) = file(0o440, "1234\n\n");
+        assert_eq!(&**read(&PinSource::File(path)).unwrap(), b"1234\n");
+    }
+
+    #[test]
+    fn a_file_that_others_may_read_is_refused() {
+        for mode in [0o444, 0o404, 0o460] {
+            let (_folder, path) = file(mode, "1234");
+            let error = read(&PinSource::File(path)).unwrap_err().to_string();
+            assert!(error.contains("chmod 0400"), "{error}");
+            assert!(!error.contains("1234"), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_empty_or_huge_file_is_no_pin() {
+        for text in ["", "\n", &"1".repeat(LIMIT + 1)] {
+            let (_folder, path) = file(0o400, text);
+            assert!(read(&PinSource::File(path)).is_err());
+        }
+        for name in ["", "..", "a/b"] {
+            assert!(read(&PinSource::Credential(name.to_owned())).is_err());
+        }
+    }
+}

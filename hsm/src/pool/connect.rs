@@ -1,0 +1,141 @@
+//! One attempt to reach the token: find it, log in, check every key, test it.
+
+use std::sync::Arc;
+
+use cryptoki::slot::Slot;
+
+use super::{Facts, Shared};
+use crate::error::HsmError;
+use crate::fault::Fault;
+use crate::keys::Keys;
+use crate::line::{Line, Watch};
+use crate::module::{Library, Module};
+use crate::operations::Conn;
+use crate::selftest;
+use crate::types::MasterKind;
+
+/// A connection that works.
+pub(super) struct Connected {
+    pub(super) module: Arc<Module>,
+    pub(super) conn: Conn,
+    pub(super) slot: Slot,
+    pub(super) facts: Arc<Facts>,
+}
+
+/// `known`: what the first connection found, for every later one.
+pub(super) fn connect(
+    shared: &Shared,
+    module: Arc<Module>,
+    known: Option<&Arc<Facts>>,
+    watch: &Arc<Watch>,
+) -> Result<Connected, Fault> {
+    let library = module.library();
+    let mut wanted = shared.wanted.clone();
+    if let Some(facts) = known {
+        wanted = wanted.and_serial(&facts.token.serial);
+    }
+    watch.tick();
+    let found = wanted.find(&library.context)?;
+    if found.info.user_pin_locked() {
+        return Err(HsmError::Pin("CKF_USER_PIN_LOCKED".to_owned()).into());
+    }
+    if found.info.user_pin_final_try() {
+        tracing::warn!(
+            "the token says that one PIN attempt is left: somebody has tried a wrong PIN"
+        );
+    }
+    let line = Line::open(library, found.slot, Arc::clone(watch))?;
+    let result = log_in_and_test(shared, &line, found.slot, known);
+    let (keys, abilities) = match result {
+        Ok(done) => done,
+        Err(fault) => {
+            line.close();
+            return Err(fault);
+        }
+    };
+    let facts = if let Some(facts) = known {
+        Arc::clone(facts)
+    } else {
+        Arc::new(Facts {
+            token: found.identity,
+            abilities: Arc::clone(&abilities),
+            signing_public_key: keys.audit.spki.clone(),
+            wrapping_public_key: keys.wrapping.spki.clone(),
+            masters: masters(&keys),
+        })
+    };
+    let conn = Conn::new(line, keys, abilities, shared.config.session_keys)?;
+    Ok(Connected {
+        module,
+        conn,
+        slot: found.slot,
+        facts,
+    })
+}
+
+/// One more session beside those that are connected.
+pub(super) fn open_another(
+    shared: &Shared,
+    library: &Arc<Library>,
+    slot: Slot,
+    facts: &Facts,
+    watch: &Arc<Watch>,
+) -> Result<Conn, Fault> {
+    let line = Line::open(Arc::clone(library), slot, Arc::clone(watch))?;
+    let keys = shared
+        .access
+        .login(&line)
+        .and_then(|()| check_keys(&line, Some(facts)));
+    match keys {
+        Ok(keys) => Conn::new(
+            line,
+            keys,
+            Arc::clone(&facts.abilities),
+            shared.config.session_keys,
+        ),
+        Err(fault) => {
+            line.close();
+            Err(fault)
+        }
+    }
+}
+
+fn log_in_and_test(
+    shared: &Shared,
+    line: &Line,
+    slot: Slot,
+    known: Option<&Arc<Facts>>,
+) -> Result<(Keys, Arc<selftest::Abilities>), Fault> {
+    shared.access.login(line)?;
+    let keys = check_keys(line, known.map(AsRef::as_ref))?;
+    let abilities = if let Some(facts) = known {
+        selftest::run_short(line, &keys, &facts.abilities)?;
+        Arc::clone(&facts.abilities)
+    } else {
+        line.watch().tick();
+        let mechanisms = line.library().context.get_mechanism_list(slot)?;
+        Arc::new(selftest::run(line, &keys, &mechanisms)?)
+    };
+    Ok((keys, abilities))
+}
+
+fn check_keys(line: &Line, known: Option<&Facts>) -> Result<Keys, Fault> {
+    let keys = Keys::check(line)?;
+    if known.is_some_and(|facts| facts.masters != masters(&keys)) {
+        return Err(HsmError::KeyPolicy {
+            key: "master key".to_owned(),
+            attribute: "CKA_MODULUS".to_owned(),
+            problem: "is not the one that was there at start".to_owned(),
+        }
+        .into());
+    }
+    Ok(keys)
+}
+
+fn masters(keys: &Keys) -> Vec<[u8; 16]> {
+    [MasterKind::Hsm, MasterKind::Memory]
+        .into_iter()
+        .filter_map(|kind| keys.master(kind).ok())
+        .map(crate::keys::Pair::fingerprint)
+        .collect()
+}

@@ -1,0 +1,250 @@
+//! The threads behind [`crate::Hsm`]: workers, each with a session, and a supervisor who watches them and brings the token back.
+//!
+//! ```text
+//! caller ──try_send──▶ bounded queue ──▶ worker 1..N ──▶ PKCS#11
+//!    ▲                                        │ loss of the token
+//!    └───────────── oneshot answer ◀──────────┤
+//!                                        supervisor: closes the gate, reconnects, opens it
+//! ```
+//!
+//! Each connection has a queue and workers of its own. When the token is lost the queue is closed, so workers end by themselves, and
+//! callers are refused at once; a new connection gets a new queue and new workers.
+
+mod connect;
+mod job;
+mod supervisor;
+mod worker;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::{Sender, TrySendError};
+
+use crate::config::HsmConfig;
+use crate::error::HsmError;
+use crate::fault::Fault;
+use crate::line::Access;
+use crate::operations::Conn;
+use crate::selector::Wanted;
+use crate::selftest::Abilities;
+use crate::types::{HsmState, TokenIdentity};
+
+pub(crate) use job::Job;
+
+/// What a connection learned about the token, for callers.
+pub(crate) struct Facts {
+    pub(crate) token: TokenIdentity,
+    pub(crate) abilities: Arc<Abilities>,
+    pub(crate) signing_public_key: Vec<u8>,
+    pub(crate) wrapping_public_key: Vec<u8>,
+    /// Fingerprints of the master keys: a token that comes back with others is not the one that left.
+    masters: Vec<[u8; 16]>,
+}
+
+/// The running pool; dropping it stops the threads and leaves the token.
+pub(crate) struct Pool {
+    shared: Arc<Shared>,
+    facts: Arc<Facts>,
+    events: Sender<Event>,
+    supervisor: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What all threads of a pool share.
+struct Shared {
+    config: HsmConfig,
+    wanted: Wanted,
+    access: Access,
+    gate: RwLock<Gate>,
+    /// Threads that may be inside the module: workers, a connection attempt, hung ones.
+    inside: AtomicUsize,
+    forgotten: Forgotten,
+}
+
+/// Whether jobs are let in.
+enum Gate {
+    Open { queue: Sender<Job>, connection: u64 },
+    Closed(HsmState),
+}
+
+/// What the supervisor is told.
+enum Event {
+    /// A worker lost the token.
+    Lost { connection: u64, reason: String },
+    /// The PIN was refused or a key changed: never again.
+    Fatal(HsmError),
+    /// An attempt to connect ended.
+    Attempt {
+        number: u64,
+        result: Result<Box<connect::Connected>, Fault>,
+    },
+    /// The last handle was dropped.
+    Stop,
+}
+
+impl Pool {
+    pub(crate) fn start(config: HsmConfig) -> Result<Self, HsmError> {
+        if !(1..=64).contains(&config.sessions) || config.queue == 0 || config.session_keys == 0 {
+            return Err(HsmError::Config(
+                "the HSM needs 1 to 64 sessions, and at least one place in the queue and for session keys"
+                    .to_owned(),
+            ));
+        }
+        if config.call_deadline < Duration::from_millis(10) {
+            return Err(HsmError::Config(
+                "the HSM's call deadline is below 10 ms".to_owned(),
+            ));
+        }
+        let wanted = Wanted::new(&config.token)?;
+        let access = Access::new(config.pin.clone());
+        let gate = RwLock::new(Gate::Closed(HsmState::Reconnecting {
+            reason: "starting".to_owned(),
+        }));
+        let shared = Arc::new(Shared {
+            config,
+            wanted,
+            access,
+            gate,
+            inside: AtomicUsize::new(0),
+            forgotten: Forgotten::default(),
+        });
+        let (events, supervisor, facts) = supervisor::start(&shared)?;
+        Ok(Self {
+            shared,
+            facts,
+            events,
+            supervisor: Mutex::new(Some(supervisor)),
+        })
+    }
+
+    pub(crate) fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    pub(crate) fn state(&self) -> HsmState {
+        match &*self
+            .shared
+            .gate
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+        {
+            Gate::Open { .. } => HsmState::Ready,
+            Gate::Closed(state) => state.clone(),
+        }
+    }
+
+    /// Queues an operation and waits for its answer.
+    pub(crate) async fn submit<T: Send + 'static>(
+        &self,
+        operation: impl FnMut(&mut Conn) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, HsmError> {
+        let (job, answer) = Job::new(operation);
+        self.shared.admit(job)?;
+        // No answer: the connection ended with the job still in its queue.
+        answer.await.unwrap_or_else(|_| {
+            Err(HsmError::Unavailable(
+                "the connection to it was lost".to_owned(),
+            ))
+        })
+    }
+}
+
+impl Pool {
+    /// Every worker drops these keys' session objects: one at once, each other before its next job.
+    pub(crate) async fn forget(&self, ids: Vec<[u8; 16]>) -> Result<(), HsmError> {
+        self.shared.forgotten.add(&ids);
+        self.submit(|conn| conn.probe()).await
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        let _ = self.events.send(Event::Stop);
+        let supervisor = self
+            .supervisor
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(supervisor) = supervisor {
+            // Bounded: the supervisor itself makes no PKCS#11 call but C_Finalize, and that only with no thread inside.
+            let _ = supervisor.join();
+        }
+    }
+}
+
+impl Shared {
+    fn admit(&self, job: Job) -> Result<(), HsmError> {
+        match &*self.gate.read().unwrap_or_else(PoisonError::into_inner) {
+            Gate::Open { queue, .. } => queue.try_send(job).map_err(|error| match error {
+                TrySendError::Full(_) => HsmError::Busy(self.config.queue),
+                TrySendError::Disconnected(_) => {
+                    HsmError::Unavailable("the connection to it was lost".to_owned())
+                }
+            }),
+            Gate::Closed(HsmState::Stopped { reason } | HsmState::Reconnecting { reason }) => {
+                Err(HsmError::Unavailable(reason.clone()))
+            }
+            Gate::Closed(HsmState::Ready) => Err(HsmError::Unavailable("starting".to_owned())),
+        }
+    }
+
+    fn set_gate(&self, gate: Gate) {
+        *self.gate.write().unwrap_or_else(PoisonError::into_inner) = gate;
+    }
+
+    /// Closes the gate of a connection that a worker has found lost, before its caller hears of it.
+    fn close_gate(&self, connection: u64, reason: &str) {
+        let mut gate = self.gate.write().unwrap_or_else(PoisonError::into_inner);
+        if matches!(*gate, Gate::Open { connection: open, .. } if open == connection) {
+            *gate = Gate::Closed(HsmState::Reconnecting {
+                reason: reason.to_owned(),
+            });
+        }
+    }
+
+    fn threads_inside(&self) -> usize {
+        self.inside.load(Ordering::Acquire)
+    }
+}
+
+/// Keys whose session objects are to go, for all workers.
+#[derive(Default)]
+struct Forgotten {
+    /// How many there ever were; read without the lock before each job.
+    count: AtomicUsize,
+    ids: Mutex<Vec<[u8; 16]>>,
+}
+
+impl Forgotten {
+    fn add(&self, new: &[[u8; 16]]) {
+        let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        ids.extend_from_slice(new);
+        self.count.store(ids.len(), Ordering::Release);
+    }
+
+    /// Those that came after the first `seen`, and their new number. 16 bytes for each key that was ever deleted: it is not worth a bound.
+    fn since(&self, seen: usize) -> (usize, Vec<[u8; 16]>) {
+        if self.count.load(Ordering::Acquire) == seen {
+            return (seen, Vec::new());
+        }
+        let ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        (ids.len(), ids.get(seen..).unwrap_or_default().to_vec())
+    }
+}
+
+/// Counts a thread as inside the module as long as it lives.
+struct Inside(Arc<Shared>);
+
+impl Inside {
+    fn new(shared: &Arc<Shared>) -> Self {
+        shared.inside.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(shared))
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        self.0.inside.fetch_sub(1, Ordering::AcqRel);
+    }
+}

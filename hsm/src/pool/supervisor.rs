@@ -1,0 +1,471 @@
+//! The thread that watches the workers and brings the token back.
+
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
+use cryptoki::slot::Slot;
+
+use super::connect::{Connected, connect};
+use super::worker::{Post, Worker};
+use super::{Event, Facts, Gate, Inside, Job, Shared};
+use crate::error::HsmError;
+use crate::fault::Fault;
+use crate::line::Watch;
+use crate::module::Module;
+use crate::operations::Conn;
+use crate::types::HsmState;
+
+/// Wait after the first failed attempt to connect; doubled after each further one ...
+const FIRST_WAIT: Duration = Duration::from_millis(50);
+/// ... up to this, so that serving resumes within 2 s of the token's return.
+const LONGEST_WAIT: Duration = Duration::from_millis(500);
+/// Threads that may hang in the module before no more are risked.
+const HUNG_LIMIT: usize = 8;
+/// A failed attempt is logged at most this often.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+/// How long a stop waits for calls that have not come back.
+const STOP_WAIT: Duration = Duration::from_secs(2);
+
+/// Connects, and starts the supervisor, who keeps it so: (where to send events, its thread, what was found).
+pub(super) fn start(
+    shared: &Arc<Shared>,
+) -> Result<(Sender<Event>, JoinHandle<()>, Arc<Facts>), HsmError> {
+    let (events, incoming) = unbounded();
+    let (first, found) = bounded(1);
+    let supervisor = Supervisor {
+        shared: Arc::clone(shared),
+        events: events.clone(),
+        module: None,
+        facts: None,
+        slot: None,
+        first: Some(first),
+        connection: 0,
+        queue: None,
+        posts: Vec::new(),
+        hung: Vec::new(),
+        attempt: None,
+        attempts: 0,
+        retry: Some(Retry {
+            at: Instant::now(),
+            wait: FIRST_WAIT,
+            failures: 0,
+        }),
+        lost_at: None,
+        logged: None,
+    };
+    let thread = spawn("hsm-supervisor", move || supervisor.run(&incoming))?;
+    match found.recv() {
+        Ok(Ok(facts)) => Ok((events, thread, facts)),
+        Ok(Err(error)) => {
+            let _ = thread.join();
+            Err(error)
+        }
+        Err(_) => Err(HsmError::Unavailable("its supervisor ended".to_owned())),
+    }
+}
+
+struct Supervisor {
+    shared: Arc<Shared>,
+    events: Sender<Event>,
+    module: Option<Arc<Module>>,
+    facts: Option<Arc<Facts>>,
+    /// The token's slot in the current connection; it may differ in the next.
+    slot: Option<Slot>,
+    /// Who waits for the first connection; none once that is there.
+    first: Option<Sender<Result<Arc<Facts>, HsmError>>>,
+    /// Counts connections; the workers of an older one are on their way out.
+    connection: u64,
+    /// A view of the current connection's queue: for new workers, and to empty it when the connection is lost.
+    queue: Option<Receiver<Job>>,
+    posts: Vec<Watched>,
+    hung: Vec<Weak<Watch>>,
+    attempt: Option<Watched>,
+    attempts: u64,
+    /// When to try to connect; none while connected or stopped.
+    retry: Option<Retry>,
+    lost_at: Option<Instant>,
+    logged: Option<Instant>,
+}
+
+#[derive(Clone, Copy)]
+struct Retry {
+    at: Instant,
+    wait: Duration,
+    failures: u32,
+}
+
+/// A thread and when it was last seen to move.
+struct Watched {
+    post: Arc<Post>,
+    connection: u64,
+    /// Calls at that time; none while idle.
+    seen: Option<(u64, Instant)>,
+}
+
+impl Supervisor {
+    fn run(mut self, incoming: &Receiver<Event>) {
+        loop {
+            match incoming.recv_timeout(self.patience()) {
+                Ok(Event::Lost { connection, reason }) => {
+                    if connection == self.connection && self.queue.is_some() {
+                        self.lost(&reason);
+                    }
+                }
+                Ok(Event::Fatal(error)) => self.stop_for_good(&error),
+                Ok(Event::Attempt { number, result }) => {
+                    // A late answer of an attempt that was given up is dropped, its session with it.
+                    if number == self.attempts && self.attempt.take().is_some() {
+                        self.attempted(result);
+                    }
+                }
+                Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            self.watch_attempt();
+            self.watch_workers();
+            self.try_again();
+            if self.first.is_none() && self.facts.is_none() {
+                // The first attempt failed and the caller of `start` knows.
+                break;
+            }
+        }
+        self.leave();
+    }
+
+    /// Until when nothing needs to be looked at.
+    fn patience(&self) -> Duration {
+        let look = (self.shared.config.call_deadline / 4)
+            .clamp(Duration::from_millis(2), Duration::from_secs(1));
+        match self.retry {
+            Some(retry) if self.attempt.is_none() => {
+                look.min(retry.at.saturating_duration_since(Instant::now()))
+            }
+            _ => look,
+        }
+    }
+
+    fn try_again(&mut self) {
+        let Some(retry) = self.retry else { return };
+        if self.attempt.is_some() || Instant::now() < retry.at {
+            return;
+        }
+        self.hung.retain(|watch| watch.strong_count() > 0);
+        if self.hung.len() >= HUNG_LIMIT {
+            self.failed(&format!("{HUNG_LIMIT} calls hang in the PKCS#11 module"));
+            return;
+        }
+        self.attempts += 1;
+        let number = self.attempts;
+        let post = Post::opening();
+        let watch = Arc::clone(&post.watch);
+        let inside = Inside::new(&self.shared);
+        let shared = Arc::clone(&self.shared);
+        let module = self.module.clone();
+        let facts = self.facts.clone();
+        let events = self.events.clone();
+        // The first attempt after a loss is made at once and gently; if it fails, the module is started anew where possible.
+        let restart = retry.failures > 0;
+        let thread = spawn("hsm-connect", move || {
+            let result = attempt(&shared, module, facts.as_ref(), &watch, restart);
+            if watch.is_abandoned() {
+                if let Ok(connected) = result {
+                    connected.conn.line.close();
+                }
+            } else {
+                let _ = events.send(Event::Attempt {
+                    number,
+                    result: result.map(Box::new),
+                });
+            }
+            drop(inside);
+        });
+        match thread {
+            Ok(_) => {
+                self.attempt = Some(Watched {
+                    post,
+                    connection: 0,
+                    seen: None,
+                })
+            }
+            Err(error) => self.failed(&error.to_string()),
+        }
+    }
+
+    fn attempted(&mut self, result: Result<Box<Connected>, Fault>) {
+        match result {
+            Ok(connected) => self.connected(*connected),
+            Err(fault) => {
+                if let Some(first) = self.first.take() {
+                    self.retry = None;
+                    let _ = first.send(Err(fault.into_error()));
+                    return;
+                }
+                match fault {
+                    Fault::Own(
+                        error @ (HsmError::Pin(_)
+                        | HsmError::KeyPolicy { .. }
+                        | HsmError::SelfTest(_)),
+                    ) => self.stop_for_good(&error),
+                    fault => self.failed(&fault.to_string()),
+                }
+            }
+        }
+    }
+
+    fn connected(&mut self, connected: Connected) {
+        let Connected {
+            module,
+            conn,
+            slot,
+            facts,
+        } = connected;
+        self.retry = None;
+        self.connection += 1;
+        self.module = Some(module);
+        self.slot = Some(slot);
+        self.facts = Some(Arc::clone(&facts));
+        let (sender, queue) = bounded(self.shared.config.queue);
+        self.queue = Some(queue);
+        let mut conn = Some(conn);
+        for _ in 0..self.shared.config.sessions {
+            if let Err(error) = self.add_worker(conn.take()) {
+                tracing::warn!(%error, "working with fewer HSM sessions");
+                break;
+            }
+        }
+        self.shared.set_gate(Gate::Open {
+            queue: sender,
+            connection: self.connection,
+        });
+        if let Some(lost_at) = self.lost_at.take() {
+            tracing::info!(
+                token = facts.token.label,
+                after_ms = lost_at.elapsed().as_millis(),
+                "the HSM is back"
+            );
+        }
+        if let Some(first) = self.first.take() {
+            let _ = first.send(Ok(facts));
+        }
+    }
+
+    fn add_worker(&mut self, conn: Option<Conn>) -> Result<(), HsmError> {
+        let (Some(module), Some(facts), Some(queue), Some(slot)) =
+            (&self.module, &self.facts, &self.queue, self.slot)
+        else {
+            return Ok(());
+        };
+        let post = conn
+            .as_ref()
+            .map_or_else(Post::opening, |conn| Post::of(conn.line.watch()));
+        let worker = Worker {
+            shared: Arc::clone(&self.shared),
+            library: module.library(),
+            slot,
+            facts: Arc::clone(facts),
+            queue: queue.clone(),
+            events: self.events.clone(),
+            connection: self.connection,
+            post: Arc::clone(&post),
+            inside: Inside::new(&self.shared),
+        };
+        spawn("hsm-worker", move || worker.run(conn))?;
+        self.posts.push(Watched {
+            post,
+            connection: self.connection,
+            seen: None,
+        });
+        Ok(())
+    }
+
+    /// Gives up an attempt that hangs.
+    fn watch_attempt(&mut self) {
+        let deadline = self.shared.config.call_deadline;
+        let hangs = self
+            .attempt
+            .as_mut()
+            .is_some_and(|attempt| attempt.hangs(deadline));
+        if !hangs {
+            return;
+        }
+        if let Some(attempt) = self.attempt.take() {
+            attempt.post.abandon(HsmError::Deadline(deadline));
+            self.hung.push(Arc::downgrade(&attempt.post.watch));
+        }
+        if let Some(first) = self.first.take() {
+            self.retry = None;
+            let _ = first.send(Err(HsmError::Deadline(deadline)));
+        } else {
+            self.failed("a call hangs");
+        }
+    }
+
+    /// Gives up workers that hang and puts others in their place.
+    fn watch_workers(&mut self) {
+        let deadline = self.shared.config.call_deadline;
+        // Nobody but this list holds the post of a thread that has ended.
+        self.posts
+            .retain(|watched| Arc::strong_count(&watched.post) > 1);
+        let mut replace = Vec::new();
+        let hung = &mut self.hung;
+        self.posts.retain_mut(|watched| {
+            if !watched.hangs(deadline) || !watched.post.abandon(HsmError::Deadline(deadline)) {
+                return true;
+            }
+            hung.push(Arc::downgrade(&watched.post.watch));
+            replace.push(watched.connection);
+            false
+        });
+        let lost = replace
+            .iter()
+            .filter(|connection| **connection == self.connection)
+            .count();
+        if lost == 0 || self.queue.is_none() {
+            return;
+        }
+        tracing::warn!(calls = lost, ?deadline, "calls to the HSM hang");
+        let others = self
+            .posts
+            .iter()
+            .any(|watched| watched.connection == self.connection);
+        self.hung.retain(|watch| watch.strong_count() > 0);
+        if !others || self.hung.len() >= HUNG_LIMIT {
+            self.lost(&format!("a call did not come back within {deadline:?}"));
+            return;
+        }
+        for _ in 0..lost {
+            if let Err(error) = self.add_worker(None) {
+                tracing::warn!(%error, "working with fewer HSM sessions");
+            }
+        }
+    }
+
+    fn lost(&mut self, reason: &str) {
+        tracing::warn!(reason, "the HSM is lost; reconnecting");
+        self.lost_at.get_or_insert_with(Instant::now);
+        self.close(
+            HsmState::Reconnecting {
+                reason: reason.to_owned(),
+            },
+            reason,
+        );
+        self.retry = Some(Retry {
+            at: Instant::now(),
+            wait: FIRST_WAIT,
+            failures: 0,
+        });
+        self.logged = None;
+    }
+
+    fn failed(&mut self, reason: &str) {
+        let previous = self.retry.unwrap_or(Retry {
+            at: Instant::now(),
+            wait: FIRST_WAIT,
+            failures: 0,
+        });
+        self.retry = Some(Retry {
+            at: Instant::now() + previous.wait,
+            wait: (previous.wait * 2).min(LONGEST_WAIT),
+            failures: previous.failures.saturating_add(1),
+        });
+        self.shared.set_gate(Gate::Closed(HsmState::Reconnecting {
+            reason: reason.to_owned(),
+        }));
+        if self
+            .logged
+            .is_none_or(|logged| logged.elapsed() >= LOG_INTERVAL)
+        {
+            self.logged = Some(Instant::now());
+            tracing::warn!(reason, "the HSM is still away");
+        }
+    }
+
+    fn stop_for_good(&mut self, error: &HsmError) {
+        tracing::error!(%error, "the HSM is not used any more");
+        let reason = error.to_string();
+        self.close(
+            HsmState::Stopped {
+                reason: reason.clone(),
+            },
+            &reason,
+        );
+        self.retry = None;
+    }
+
+    /// Lets no more jobs in and refuses those that wait. Workers end when they find their queue closed.
+    fn close(&mut self, state: HsmState, reason: &str) {
+        self.shared.set_gate(Gate::Closed(state));
+        if let Some(queue) = self.queue.take() {
+            for job in queue.try_iter() {
+                job.answer.refuse(HsmError::Unavailable(reason.to_owned()));
+            }
+        }
+    }
+
+    /// The orderly end, bounded in time.
+    fn leave(mut self) {
+        const REASON: &str = "it is being stopped";
+        self.close(
+            HsmState::Stopped {
+                reason: REASON.to_owned(),
+            },
+            REASON,
+        );
+        let until = Instant::now() + STOP_WAIT.min(self.shared.config.call_deadline);
+        while self.shared.threads_inside() > 0 && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if let Some(module) = self.module.take() {
+            module.release(self.shared.threads_inside() > 0);
+        }
+    }
+}
+
+impl Watched {
+    fn hangs(&mut self, deadline: Duration) -> bool {
+        match (self.post.busy(), self.seen) {
+            (None, _) => {
+                self.seen = None;
+                false
+            }
+            (Some(calls), Some((seen, since))) if calls == seen => since.elapsed() >= deadline,
+            (Some(calls), _) => {
+                self.seen = Some((calls, Instant::now()));
+                false
+            }
+        }
+    }
+}
+
+/// Runs in a thread of its own, as any of its calls may hang.
+fn attempt(
+    shared: &Shared,
+    module: Option<Arc<Module>>,
+    known: Option<&Arc<Facts>>,
+    watch: &Arc<Watch>,
+    restart: bool,
+) -> Result<Connected, Fault> {
+    watch.tick();
+    if let Some(module) = module {
+        // One thread: this one.
+        if restart && shared.threads_inside() == 1 {
+            module.restart()?;
+        }
+        return connect(shared, module, known, watch);
+    }
+    let module = Arc::new(Module::acquire(&shared.config.module)?);
+    let result = connect(shared, Arc::clone(&module), known, watch);
+    if result.is_err() || watch.is_abandoned() {
+        module.release(false);
+    }
+    result
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, HsmError> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(body)
+        .map_err(|error| HsmError::Unavailable(format!("no thread for it: {error}")))
+}

@@ -1,0 +1,216 @@
+//! A thread with a session: takes jobs from its connection's queue until the queue is closed.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crossbeam_channel::{Receiver, Sender};
+use cryptoki::slot::Slot;
+
+use super::connect::open_another;
+use super::job::{Answer, Job};
+use super::{Event, Facts, Inside, Shared};
+use crate::error::HsmError;
+use crate::fault::{Fault, Reach};
+use crate::line::Watch;
+use crate::module::Library;
+use crate::operations::Conn;
+
+/// What a worker and its supervisor share.
+#[derive(Default)]
+pub(super) struct Post {
+    pub(super) watch: Arc<Watch>,
+    current: Mutex<Work>,
+}
+
+/// What the worker does right now.
+#[derive(Default)]
+enum Work {
+    /// It waits for a job.
+    #[default]
+    Idle,
+    /// It opens its session.
+    Opening,
+    /// It works for this caller.
+    Job(Arc<dyn Answer>),
+}
+
+impl Post {
+    /// A worker's post, watched from before its first call on.
+    pub(super) fn opening() -> Arc<Self> {
+        Arc::new(Self {
+            watch: Arc::default(),
+            current: Mutex::new(Work::Opening),
+        })
+    }
+
+    /// The post of a worker whose session is open already.
+    pub(super) fn of(watch: &Arc<Watch>) -> Arc<Self> {
+        Arc::new(Self {
+            watch: Arc::clone(watch),
+            current: Mutex::new(Work::Opening),
+        })
+    }
+
+    /// The calls so far, if the thread is in the middle of something.
+    pub(super) fn busy(&self) -> Option<u64> {
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        (!matches!(*current, Work::Idle)).then(|| self.watch.calls())
+    }
+
+    /// Gives the thread up and tells its caller. `false` if it has just finished.
+    pub(super) fn abandon(&self, error: HsmError) -> bool {
+        // The lock is the decision: either the worker has put its work down, or it finds itself abandoned when it wants to.
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        match std::mem::take(&mut *current) {
+            Work::Idle => return false,
+            Work::Opening => {}
+            Work::Job(answer) => answer.refuse(error),
+        }
+        self.watch.abandon();
+        true
+    }
+
+    fn begin(&self, answer: Arc<dyn Answer>) {
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Work::Job(answer);
+    }
+
+    /// `false` if the thread has been given up meanwhile.
+    fn end(&self) -> bool {
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Work::Idle;
+        !self.watch.is_abandoned()
+    }
+}
+
+/// All that a worker needs.
+pub(super) struct Worker {
+    pub(super) shared: Arc<Shared>,
+    pub(super) library: Arc<Library>,
+    pub(super) slot: Slot,
+    pub(super) facts: Arc<Facts>,
+    pub(super) queue: Receiver<Job>,
+    pub(super) events: Sender<Event>,
+    pub(super) connection: u64,
+    pub(super) post: Arc<Post>,
+    /// Counted before the thread starts, so that nobody thinks the module empty in between.
+    pub(super) inside: Inside,
+}
+
+impl Worker {
+    /// The thread's body. `conn`: a session that is open already.
+    pub(super) fn run(mut self, conn: Option<Conn>) {
+        let conn = match conn {
+            Some(conn) => conn,
+            None => match self.open() {
+                Ok(conn) => conn,
+                Err(fault) => {
+                    if !self.post.watch.is_abandoned() {
+                        self.could_not_open(fault);
+                    }
+                    self.post.end();
+                    return;
+                }
+            },
+        };
+        if let Some(conn) = self.work(conn) {
+            conn.line.close();
+        }
+        // Until here the thread counted as inside the module.
+        drop(self.inside);
+    }
+
+    /// The session, if it is still good at the end.
+    fn work(&mut self, mut conn: Conn) -> Option<Conn> {
+        if !self.post.end() {
+            // It hung while opening and came back too late; another has its place.
+            return Some(conn);
+        }
+        let mut forgotten = 0;
+        while let Ok(mut job) = self.queue.recv() {
+            if !job.answer.is_wanted() {
+                continue;
+            }
+            self.post.begin(Arc::clone(&job.answer));
+            let (seen, ids) = self.shared.forgotten.since(forgotten);
+            forgotten = seen;
+            let outcome = conn
+                .forget(&ids)
+                .or_else(|fault| self.reopen(&mut conn, &fault))
+                .and_then(|()| self.attempt(&mut conn, &mut job));
+            if !self.post.end() {
+                // The caller has been told already, and another thread has taken over.
+                return matches!(outcome, Ok(())).then_some(conn);
+            }
+            if let Err(fault) = outcome {
+                self.give_up(&job, fault);
+                return None;
+            }
+        }
+        Some(conn)
+    }
+
+    /// Runs a job; a session that was merely forgotten costs no failed job.
+    fn attempt(&self, conn: &mut Conn, job: &mut Job) -> Result<(), Fault> {
+        match job.run(conn) {
+            Err(fault) if matches!(fault.reach(), Reach::Session | Reach::Object) => {
+                self.reopen(conn, &fault)?;
+                job.run(conn)
+            }
+            other => other,
+        }
+    }
+
+    fn reopen(&self, conn: &mut Conn, fault: &Fault) -> Result<(), Fault> {
+        tracing::info!(%fault, "a session with the HSM was lost; opening another");
+        // The old session's handle may be somebody else's by now: it is not closed.
+        *conn = self.open()?;
+        Ok(())
+    }
+
+    fn open(&self) -> Result<Conn, Fault> {
+        open_another(
+            &self.shared,
+            &self.library,
+            self.slot,
+            &self.facts,
+            &self.post.watch,
+        )
+    }
+
+    fn give_up(&self, job: &Job, fault: Fault) {
+        let event = match fault {
+            Fault::Own(
+                error @ (HsmError::Pin(_) | HsmError::KeyPolicy { .. } | HsmError::SelfTest(_)),
+            ) => Event::Fatal(error),
+            fault => Event::Lost {
+                connection: self.connection,
+                reason: fault.to_string(),
+            },
+        };
+        let reason = match &event {
+            Event::Fatal(error) => error.to_string(),
+            Event::Lost { reason, .. } => reason.clone(),
+            Event::Attempt { .. } | Event::Stop => String::new(),
+        };
+        // Before the caller is told, so that one who tries again at once finds the gate closed.
+        self.shared.close_gate(self.connection, &reason);
+        let _ = self.events.send(event);
+        job.answer.refuse(HsmError::Unavailable(reason));
+    }
+
+    fn could_not_open(&self, fault: Fault) {
+        let event = match fault {
+            Fault::Own(error @ (HsmError::Pin(_) | HsmError::KeyPolicy { .. })) => {
+                Event::Fatal(error)
+            }
+            fault if fault.reach() == Reach::Item => {
+                // Too many sessions for the token, say. The others work.
+                tracing::warn!(%fault, "one of the configured HSM sessions could not be opened; working with fewer");
+                return;
+            }
+            fault => Event::Lost {
+                connection: self.connection,
+                reason: fault.to_string(),
+            },
+        };
+        let _ = self.events.send(event);
+    }
+}

@@ -1,0 +1,369 @@
+//! Power-on self-tests: a known answer for each mechanism in use, before any of them is trusted, and the profile that follows from them.
+
+mod vectors;
+
+use cryptoki::error::RvError;
+use cryptoki::mechanism::Mechanism;
+use cryptoki::mechanism::MechanismType;
+use cryptoki::object::{Attribute, KeyType, ObjectClass, ObjectHandle};
+use cryptoki_sys::{
+    CK_MECHANISM_TYPE, CKA_VALUE, CKM_AES_GCM, CKM_AES_KEY_GEN, CKM_AES_KEY_WRAP_KWP,
+    CKM_AES_KEY_WRAP_PAD, CKM_ECDSA, CKM_GENERIC_SECRET_KEY_GEN, CKM_RSA_PKCS_OAEP,
+    CKM_SHA224_HMAC, CKM_SHA256_HMAC, CKM_SHA384_HMAC, CKM_SHA512_HMAC,
+};
+use p256::ecdsa::signature::hazmat::PrehashVerifier;
+use p256::ecdsa::{Signature, VerifyingKey};
+use p256::pkcs8::DecodePublicKey;
+use sha2::{Digest, Sha256};
+
+use crate::error::HsmError;
+use crate::fault::Fault;
+use crate::keys::Keys;
+use crate::line::Line;
+use crate::session_key;
+use crate::template::KWP_TEST_TARGET;
+use crate::types::{HashAlgorithm, KeyUsage, OaepHash, Profile};
+
+/// What the token was found able to do.
+#[derive(Clone, Debug)]
+pub(crate) struct Abilities {
+    pub(crate) profile: Profile,
+    /// The mechanism that is RFC 5649 here.
+    pub(crate) kwp: Option<CK_MECHANISM_TYPE>,
+    /// Session keys may carry `CKA_ALLOWED_MECHANISMS`.
+    pub(crate) narrow_session_keys: bool,
+}
+
+type Result<T> = std::result::Result<T, Fault>;
+
+const REQUIRED: [(CK_MECHANISM_TYPE, &str); 6] = [
+    (CKM_RSA_PKCS_OAEP, "CKM_RSA_PKCS_OAEP"),
+    (CKM_AES_GCM, "CKM_AES_GCM"),
+    (CKM_AES_KEY_GEN, "CKM_AES_KEY_GEN"),
+    (CKM_GENERIC_SECRET_KEY_GEN, "CKM_GENERIC_SECRET_KEY_GEN"),
+    (CKM_ECDSA, "CKM_ECDSA"),
+    (CKM_SHA256_HMAC, "CKM_SHA256_HMAC"),
+];
+
+/// Tests everything and chooses the profile. `mechanisms`: the token's list.
+pub(crate) fn run(line: &Line, keys: &Keys, mechanisms: &[MechanismType]) -> Result<Abilities> {
+    let offered = |wanted: CK_MECHANISM_TYPE| mechanisms.iter().any(|m| **m == wanted);
+    let missing: Vec<_> = REQUIRED
+        .iter()
+        .filter(|(m, _)| !offered(*m))
+        .map(|(_, name)| *name)
+        .collect();
+    if !missing.is_empty() {
+        return Err(HsmError::Unsupported(missing.join(", ")).into());
+    }
+    random(line)?;
+    gcm(line)?;
+    let mut hmac = Vec::new();
+    for (hash, mechanism) in [
+        (HashAlgorithm::Sha224, CKM_SHA224_HMAC),
+        (HashAlgorithm::Sha256, CKM_SHA256_HMAC),
+        (HashAlgorithm::Sha384, CKM_SHA384_HMAC),
+        (HashAlgorithm::Sha512, CKM_SHA512_HMAC),
+    ] {
+        if offered(mechanism) && hmac_answer(line, hash)? {
+            hmac.push(hash);
+        }
+    }
+    let oaep_accepted = oaep(line)?;
+    let preferred = if oaep_accepted.contains(&OaepHash::Sha256) {
+        OaepHash::Sha256
+    } else {
+        OaepHash::Sha1
+    };
+    let mut kwp = None;
+    for mechanism in [CKM_AES_KEY_WRAP_KWP, CKM_AES_KEY_WRAP_PAD] {
+        if kwp.is_none() && offered(mechanism) && kwp_is_rfc5649(line, mechanism)? {
+            kwp = Some(mechanism);
+        }
+    }
+    ecdsa(line, keys)?;
+    let narrow_session_keys = master(line, keys, preferred)?;
+    Ok(Abilities {
+        profile: Profile {
+            oaep: preferred,
+            oaep_accepted,
+            aes_kwp: kwp.is_some(),
+            hmac,
+            memory_master: keys.memory_master.is_some(),
+        },
+        kwp,
+        narrow_session_keys,
+    })
+}
+
+/// After a reconnection: the mechanisms of the hot path and the keys themselves.
+pub(crate) fn run_short(line: &Line, keys: &Keys, abilities: &Abilities) -> Result<()> {
+    random(line)?;
+    gcm(line)?;
+    ecdsa(line, keys)?;
+    master(line, keys, abilities.profile.oaep)?;
+    Ok(())
+}
+
+fn random(line: &Line) -> Result<()> {
+    let mut outputs = [[0_u8; 32]; 2];
+    for output in &mut outputs {
+        line.session().generate_random_slice(output)?;
+    }
+    let [first, second] = outputs;
+    demand(
+        first != second && first != [0; 32] && second != [0; 32],
+        "the random number generator",
+    )
+}
+
+fn gcm(line: &Line) -> Result<()> {
+    const NAME: &str = "AES-GCM";
+    let key = import(
+        line,
+        NAME,
+        &[
+            Attribute::Class(ObjectClass::SECRET_KEY),
+            Attribute::KeyType(KeyType::AES),
+            Attribute::Encrypt(true),
+            Attribute::Decrypt(true),
+            Attribute::Value(vectors::GCM_KEY.to_vec()),
+        ],
+    )?;
+    let (session, raw) = (line.session(), line.raw());
+    let (iv, aad) = (&vectors::GCM_IV, &vectors::GCM_AAD);
+    let (mut ciphertext, mut plaintext) = (Vec::new(), Vec::new());
+    raw.gcm_encrypt(
+        session,
+        key,
+        iv,
+        aad,
+        &vectors::GCM_PLAINTEXT,
+        &mut ciphertext,
+    )?;
+    raw.gcm_decrypt(
+        line.session(),
+        key,
+        iv,
+        aad,
+        &vectors::GCM_CIPHERTEXT,
+        &mut plaintext,
+    )?;
+    demand(
+        ciphertext == vectors::GCM_CIPHERTEXT && plaintext == vectors::GCM_PLAINTEXT,
+        NAME,
+    )?;
+    // A token that skips the tag would pass all of the above.
+    let mut altered = vectors::GCM_CIPHERTEXT;
+    altered[0] ^= 1;
+    let mut output = Vec::new();
+    let accepted = raw
+        .gcm_decrypt(line.session(), key, iv, aad, &altered, &mut output)
+        .is_ok();
+    line.session().destroy_object(key)?;
+    demand(!accepted, NAME)
+}
+
+/// `false` if the token lists the mechanism but won't do it.
+fn hmac_answer(line: &Line, hash: HashAlgorithm) -> Result<bool> {
+    let (name, expected): (&str, &[u8]) = match hash {
+        HashAlgorithm::Sha224 => ("HMAC-SHA-224", &vectors::HMAC_SHA224),
+        HashAlgorithm::Sha256 => ("HMAC-SHA-256", &vectors::HMAC_SHA256),
+        HashAlgorithm::Sha384 => ("HMAC-SHA-384", &vectors::HMAC_SHA384),
+        HashAlgorithm::Sha512 => ("HMAC-SHA-512", &vectors::HMAC_SHA512),
+    };
+    let key = import(
+        line,
+        name,
+        &[
+            Attribute::Class(ObjectClass::SECRET_KEY),
+            Attribute::KeyType(KeyType::GENERIC_SECRET),
+            Attribute::Sign(true),
+            Attribute::Value(vectors::HMAC_KEY.to_vec()),
+        ],
+    )?;
+    let answer = line
+        .session()
+        .sign(&session_key::hmac(hash), key, vectors::HMAC_MESSAGE);
+    line.session().destroy_object(key)?;
+    demand(answer? == expected, name)?;
+    // The keys of this product are shorter than the vector's; some tokens refuse keys shorter than the hash.
+    let key = session_key::generate(line, KeyUsage::Mac)?;
+    let answer = line
+        .session()
+        .sign(&session_key::hmac(hash), key, vectors::HMAC_MESSAGE);
+    line.session().destroy_object(key)?;
+    match answer.map_err(Fault::from) {
+        Ok(_) => Ok(true),
+        Err(Fault::Token(RvError::KeySizeRange, _)) if hash != HashAlgorithm::Sha256 => Ok(false),
+        Err(fault) => Err(fault),
+    }
+}
+
+/// The OAEP hashes that truly work: the mechanism list does not tell.
+fn oaep(line: &Line) -> Result<Vec<OaepHash>> {
+    const NAME: &str = "RSA-OAEP";
+    let key = import(
+        line,
+        NAME,
+        &[
+            Attribute::Class(ObjectClass::PRIVATE_KEY),
+            Attribute::KeyType(KeyType::RSA),
+            Attribute::Decrypt(true),
+            Attribute::Modulus(vectors::RSA_MODULUS.to_vec()),
+            Attribute::PublicExponent(vectors::RSA_PUBLIC_EXPONENT.to_vec()),
+            Attribute::PrivateExponent(vectors::RSA_PRIVATE_EXPONENT.to_vec()),
+            Attribute::Prime1(vectors::RSA_PRIME_1.to_vec()),
+            Attribute::Prime2(vectors::RSA_PRIME_2.to_vec()),
+            Attribute::Exponent1(vectors::RSA_EXPONENT_1.to_vec()),
+            Attribute::Exponent2(vectors::RSA_EXPONENT_2.to_vec()),
+            Attribute::Coefficient(vectors::RSA_COEFFICIENT.to_vec()),
+        ],
+    )?;
+    let mut accepted = Vec::new();
+    for (hash, ciphertext) in [
+        (OaepHash::Sha1, &vectors::OAEP_SHA1),
+        (OaepHash::Sha256, &vectors::OAEP_SHA256),
+    ] {
+        match line
+            .session()
+            .decrypt(&session_key::oaep(hash), key, ciphertext)
+            .map_err(Fault::from)
+        {
+            Ok(plaintext) => {
+                demand(plaintext == vectors::OAEP_PLAINTEXT, NAME)?;
+                accepted.push(hash);
+            }
+            // SoftHSM says ARGUMENTS_BAD to any hash but SHA-1.
+            Err(Fault::Token(
+                RvError::ArgumentsBad | RvError::MechanismParamInvalid | RvError::MechanismInvalid,
+                _,
+            )) => {}
+            Err(fault) => return Err(fault),
+        }
+    }
+    line.session().destroy_object(key)?;
+    if accepted.is_empty() {
+        return Err(HsmError::Unsupported("RSA-OAEP with SHA-256 or SHA-1".to_owned()).into());
+    }
+    Ok(accepted)
+}
+
+/// Whether a key wrap mechanism is that of RFC 5649: `CKM_AES_KEY_WRAP_PAD` is not, in some tokens.
+fn kwp_is_rfc5649(line: &Line, mechanism: CK_MECHANISM_TYPE) -> Result<bool> {
+    let key = import(
+        line,
+        "AES key wrap",
+        &[
+            Attribute::Class(ObjectClass::SECRET_KEY),
+            Attribute::KeyType(KeyType::AES),
+            Attribute::Unwrap(true),
+            Attribute::Value(vectors::KWP_KEY.to_vec()),
+        ],
+    )?;
+    let unwrapped = line.raw().unwrap_key(
+        line.session(),
+        mechanism,
+        key,
+        &vectors::KWP_WRAPPED,
+        KWP_TEST_TARGET.iter(),
+    );
+    line.session().destroy_object(key)?;
+    let target = match unwrapped.map_err(Fault::from) {
+        Ok(target) => target,
+        Err(fault @ Fault::Token(..)) if fault.reach() == crate::fault::Reach::Device => {
+            return Err(fault);
+        }
+        Err(fault) => {
+            tracing::debug!(%fault, mechanism, "a key wrap mechanism is not RFC 5649 here");
+            return Ok(false);
+        }
+    };
+    let value = line.raw().attribute(line.session(), target, CKA_VALUE)?;
+    line.session().destroy_object(target)?;
+    Ok(value.as_deref() == Some(&vectors::KWP_PLAINTEXT[..]))
+}
+
+/// Pairwise: the token signs, this program verifies.
+fn ecdsa(line: &Line, keys: &Keys) -> Result<()> {
+    let digest = Sha256::digest(b"Strongroom power-on self-test");
+    let signature = line
+        .session()
+        .sign(&Mechanism::Ecdsa, keys.audit.private, &digest)?;
+    let good = VerifyingKey::from_public_key_der(&keys.audit.spki)
+        .ok()
+        .zip(Signature::from_slice(&signature).ok())
+        .is_some_and(|(key, signature)| key.verify_prehash(&digest, &signature).is_ok());
+    demand(good, "ECDSA with the audit signing key")
+}
+
+/// Pairwise: a key wrapped by the master key's public half comes back through its private half.
+/// Answers whether session keys may carry `CKA_ALLOWED_MECHANISMS`.
+fn master(line: &Line, keys: &Keys, hash: OaepHash) -> Result<bool> {
+    const NAME: &str = "wrapping with the master key";
+    let original = session_key::generate(line, KeyUsage::Aead)?;
+    let blob = line
+        .session()
+        .wrap_key(&session_key::oaep(hash), keys.master.public, original)?;
+    let unwrap = |narrow| {
+        session_key::unwrap(
+            line,
+            hash,
+            keys.master.private,
+            &blob,
+            KeyUsage::Aead,
+            narrow,
+        )
+    };
+    let (copy, narrow) = match unwrap(true) {
+        Ok(copy) => (copy, true),
+        Err(fault) if session_key::narrowing_refused(&fault) => (unwrap(false)?, false),
+        Err(fault) => return Err(fault),
+    };
+    let answer = |key: ObjectHandle| -> Result<Vec<u8>> {
+        let mut output = Vec::new();
+        line.raw()
+            .gcm_encrypt(line.session(), key, &[0; 12], &[], &[0; 16], &mut output)?;
+        Ok(output)
+    };
+    let same = answer(original)? == answer(copy)?;
+    line.session().destroy_object(original)?;
+    line.session().destroy_object(copy)?;
+    demand(same, NAME)?;
+    Ok(narrow)
+}
+
+/// A test key as a session object. A token that takes no keys from outside can't be tested this way: that is an error, not a silent skip.
+fn import(line: &Line, name: &str, attributes: &[Attribute]) -> Result<ObjectHandle> {
+    let mut template = vec![
+        Attribute::Token(false),
+        Attribute::Private(true),
+        Attribute::Sensitive(false),
+    ];
+    template.extend_from_slice(attributes);
+    line.session()
+        .create_object(&template)
+        .map_err(|error| match Fault::from(error) {
+            Fault::Token(
+                code @ (RvError::ActionProhibited
+                | RvError::FunctionNotSupported
+                | RvError::TemplateInconsistent
+                | RvError::AttributeValueInvalid
+                | RvError::FunctionRejected),
+                _,
+            ) => HsmError::Unsupported(format!(
+                "a test key from outside (C_CreateObject returned {}), so {name} was not tested",
+                crate::fault::code_name(code)
+            ))
+            .into(),
+            other => other,
+        })
+}
+
+fn demand(good: bool, name: &str) -> Result<()> {
+    if good {
+        Ok(())
+    } else {
+        Err(HsmError::SelfTest(name.to_owned()).into())
+    }
+}

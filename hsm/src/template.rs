@@ -1,0 +1,377 @@
+//! Every object of the appliance as data: what provisioning asks the token for, and what each start demands of it.
+//!
+//! One table serves both, so that a check can't forget an attribute which provisioning sets. See PKCS#11 3.1, sections 4.4 to 4.10.
+
+use cryptoki_sys::{
+    CK_ATTRIBUTE_TYPE, CK_MECHANISM_TYPE, CK_ULONG, CKA_ALLOWED_MECHANISMS, CKA_ALWAYS_SENSITIVE,
+    CKA_CLASS, CKA_COPYABLE, CKA_DECRYPT, CKA_DERIVE, CKA_EC_PARAMS, CKA_ENCRYPT, CKA_EXTRACTABLE,
+    CKA_ID, CKA_KEY_TYPE, CKA_LABEL, CKA_LOCAL, CKA_MODIFIABLE, CKA_MODULUS_BITS,
+    CKA_NEVER_EXTRACTABLE, CKA_PRIVATE, CKA_PUBLIC_EXPONENT, CKA_SENSITIVE, CKA_SIGN,
+    CKA_SIGN_RECOVER, CKA_TOKEN, CKA_UNWRAP, CKA_UNWRAP_TEMPLATE, CKA_VALUE_LEN, CKA_VERIFY,
+    CKA_VERIFY_RECOVER, CKA_WRAP, CKK_AES, CKK_EC, CKK_GENERIC_SECRET, CKK_RSA, CKM_AES_GCM,
+    CKM_AES_KEY_GEN, CKM_EC_KEY_PAIR_GEN, CKM_ECDSA, CKM_RSA_PKCS_KEY_PAIR_GEN, CKM_RSA_PKCS_OAEP,
+    CKO_PRIVATE_KEY, CKO_PUBLIC_KEY, CKO_SECRET_KEY,
+};
+
+/// One attribute and the value it must have.
+pub(crate) struct Rule {
+    pub(crate) attribute: CK_ATTRIBUTE_TYPE,
+    /// As PKCS#11 spells it, for error messages.
+    pub(crate) name: &'static str,
+    pub(crate) value: Value,
+    pub(crate) when: When,
+}
+
+/// An attribute's value.
+pub(crate) enum Value {
+    Bool(bool),
+    Ulong(CK_ULONG),
+    Bytes(&'static [u8]),
+    Mechanisms(&'static [CK_MECHANISM_TYPE]),
+    /// An attribute that is itself a template: the object must have at least these.
+    Template(&'static [Rule]),
+}
+
+/// When a rule is given to the token.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum When {
+    /// Asked for and checked.
+    Always,
+    /// Asked for and checked, but left out for a token that does not know the attribute.
+    IfKnown,
+    /// Set by the token itself: only checked.
+    CheckOnly,
+}
+
+/// A key (or key pair) that lives on the token.
+pub(crate) struct KeySpec {
+    /// For people: "master key".
+    pub(crate) name: &'static str,
+    /// What the ceremony's progress line says.
+    pub(crate) making: &'static str,
+    /// `CKA_LABEL` of all its objects.
+    pub(crate) label: &'static str,
+    /// `CKM_…_KEY_GEN`.
+    pub(crate) mechanism: CK_MECHANISM_TYPE,
+    /// The public key of a pair.
+    pub(crate) public: Option<&'static [Rule]>,
+    /// The private or secret key.
+    pub(crate) private: &'static [Rule],
+}
+
+impl KeySpec {
+    /// Class of the private half or secret key.
+    pub(crate) fn private_class(&self) -> CK_ULONG {
+        if self.public.is_some() {
+            CKO_PRIVATE_KEY
+        } else {
+            CKO_SECRET_KEY
+        }
+    }
+}
+
+impl Rule {
+    /// Whether the rule goes into a creation template.
+    pub(crate) fn asked(&self, with_optional: bool) -> bool {
+        match self.when {
+            When::Always => true,
+            When::IfKnown => with_optional,
+            When::CheckOnly => false,
+        }
+    }
+
+    /// Whether an attribute's bytes, as the token gave them, satisfy the rule. Templates are compared elsewhere.
+    pub(crate) fn admits(&self, bytes: &[u8]) -> bool {
+        match &self.value {
+            // CK_TRUE is 1, but "not zero" counts as true in C.
+            Value::Bool(value) => bytes.len() == 1 && bytes.iter().all(|b| (*b != 0) == *value),
+            Value::Ulong(value) => bytes == value.to_ne_bytes(),
+            Value::Bytes(value) => bytes == *value,
+            Value::Mechanisms(value) => {
+                let (chunks, rest) = bytes.as_chunks::<{ size_of::<CK_MECHANISM_TYPE>() }>();
+                rest.is_empty()
+                    && chunks.len() == value.len()
+                    && chunks
+                        .iter()
+                        .all(|c| value.contains(&CK_MECHANISM_TYPE::from_ne_bytes(*c)))
+            }
+            Value::Template(_) => false,
+        }
+    }
+
+    /// The demanded value for an error message.
+    pub(crate) fn wanted(&self) -> String {
+        match &self.value {
+            Value::Bool(value) => value.to_string(),
+            Value::Ulong(value) => value.to_string(),
+            Value::Bytes(value) => value.iter().map(|byte| format!("{byte:02x}")).collect(),
+            Value::Mechanisms(value) => value
+                .iter()
+                .map(|mechanism| mechanism_name(*mechanism))
+                .collect::<Vec<_>>()
+                .join(", "),
+            Value::Template(rules) => rules
+                .iter()
+                .map(|rule| format!("{}={}", rule.name, rule.wanted()))
+                .collect::<Vec<_>>()
+                .join(", "),
+        }
+    }
+}
+
+/// The label and application of the epoch data object.
+pub(crate) const EPOCH_LABEL: &str = "strongroom-epoch";
+
+macro_rules! rule {
+    ($when:ident $name:ident = $value:expr) => {
+        Rule {
+            attribute: $name,
+            name: stringify!($name),
+            value: $value,
+            when: When::$when,
+        }
+    };
+}
+
+macro_rules! rules {
+    ($($when:ident $name:ident = $value:expr;)+) => { &[$(rule!($when $name = $value)),+] };
+}
+
+const YES: Value = Value::Bool(true);
+const NO: Value = Value::Bool(false);
+const OAEP_ONLY: Value = Value::Mechanisms(&[CKM_RSA_PKCS_OAEP]);
+const F4: &[u8] = &[1, 0, 1];
+/// DER of the object identifier prime256v1 (1.2.840.10045.3.1.7).
+const P256_OID: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
+
+/// What the master key forces on every key it unwraps. A call must repeat these (SoftHSM) or leave them out.
+pub(crate) const MASTER_UNWRAP_TEMPLATE: &[Rule] = rules! {
+    Always CKA_EXTRACTABLE = NO;
+    Always CKA_SENSITIVE = YES;
+    Always CKA_WRAP = NO;
+    Always CKA_UNWRAP = NO;
+};
+
+/// What the BYOK wrapping key forces on the ephemeral AES key: it may unwrap the target and nothing else.
+pub(crate) const WRAPPING_UNWRAP_TEMPLATE: &[Rule] = rules! {
+    Always CKA_EXTRACTABLE = NO;
+    Always CKA_SENSITIVE = YES;
+    Always CKA_WRAP = NO;
+    Always CKA_ENCRYPT = NO;
+    Always CKA_DECRYPT = NO;
+};
+
+/// The public half of an RSA key: `$wrap` says whether the token may wrap with it.
+macro_rules! rsa_public {
+    ($label:literal, wrap: $wrap:expr) => {
+        rules! {
+            Always CKA_CLASS = Value::Ulong(CKO_PUBLIC_KEY);
+            Always CKA_KEY_TYPE = Value::Ulong(CKK_RSA);
+            Always CKA_LABEL = Value::Bytes($label);
+            Always CKA_ID = Value::Bytes($label);
+            Always CKA_TOKEN = YES;
+            Always CKA_PRIVATE = NO;
+            Always CKA_WRAP = $wrap;
+            Always CKA_ENCRYPT = NO;
+            Always CKA_VERIFY = NO;
+            Always CKA_VERIFY_RECOVER = NO;
+            Always CKA_DERIVE = NO;
+            Always CKA_MODIFIABLE = NO;
+            IfKnown CKA_COPYABLE = NO;
+            CheckOnly CKA_LOCAL = YES;
+            Always CKA_PUBLIC_EXPONENT = Value::Bytes(F4);
+            Always CKA_MODULUS_BITS = Value::Ulong(4096);
+        }
+    };
+}
+
+/// The private half of an RSA key.
+macro_rules! rsa_private {
+    ($label:literal, unwrap: $unwrap:expr, decrypt: $decrypt:expr $(, $rest:ident = $value:expr)*) => {
+        rules! {
+            Always CKA_CLASS = Value::Ulong(CKO_PRIVATE_KEY);
+            Always CKA_KEY_TYPE = Value::Ulong(CKK_RSA);
+            Always CKA_LABEL = Value::Bytes($label);
+            Always CKA_ID = Value::Bytes($label);
+            Always CKA_TOKEN = YES;
+            Always CKA_PRIVATE = YES;
+            Always CKA_SENSITIVE = YES;
+            Always CKA_EXTRACTABLE = NO;
+            Always CKA_UNWRAP = $unwrap;
+            Always CKA_DECRYPT = $decrypt;
+            Always CKA_SIGN = NO;
+            Always CKA_SIGN_RECOVER = NO;
+            Always CKA_DERIVE = NO;
+            Always CKA_MODIFIABLE = NO;
+            IfKnown CKA_COPYABLE = NO;
+            Always CKA_ALLOWED_MECHANISMS = OAEP_ONLY;
+            $(Always $rest = $value;)*
+            CheckOnly CKA_ALWAYS_SENSITIVE = YES;
+            CheckOnly CKA_NEVER_EXTRACTABLE = YES;
+            CheckOnly CKA_LOCAL = YES;
+        }
+    };
+}
+
+/// Wraps KEKs (public half) and unwraps them (private half), as session objects only.
+pub(crate) const MASTER: KeySpec = KeySpec {
+    name: "master key",
+    making: "RSA-4096 master key",
+    label: "strongroom-master",
+    mechanism: CKM_RSA_PKCS_KEY_PAIR_GEN,
+    public: Some(rsa_public!(b"strongroom-master", wrap: YES)),
+    private: rsa_private!(
+        b"strongroom-master", unwrap: YES, decrypt: NO,
+        CKA_UNWRAP_TEMPLATE = Value::Template(MASTER_UNWRAP_TEMPLATE)
+    ),
+};
+
+/// Wraps KEKs of `memory` residency and decrypts them into the host; can't unwrap.
+pub(crate) const MEMORY_MASTER: KeySpec = KeySpec {
+    name: "memory master key",
+    making: "RSA-4096 master key for memory residency",
+    label: "strongroom-memory-master",
+    mechanism: CKM_RSA_PKCS_KEY_PAIR_GEN,
+    public: Some(rsa_public!(b"strongroom-memory-master", wrap: YES)),
+    private: rsa_private!(b"strongroom-memory-master", unwrap: NO, decrypt: YES),
+};
+
+/// Unwraps the ephemeral AES key of an imported key (BYOK). Its public half is for others, never for the token.
+pub(crate) const WRAPPING: KeySpec = KeySpec {
+    name: "BYOK wrapping key",
+    making: "RSA-4096 wrapping key for imports",
+    label: "strongroom-wrapping",
+    mechanism: CKM_RSA_PKCS_KEY_PAIR_GEN,
+    public: Some(rsa_public!(b"strongroom-wrapping", wrap: NO)),
+    private: rsa_private!(
+        b"strongroom-wrapping", unwrap: YES, decrypt: NO,
+        CKA_UNWRAP_TEMPLATE = Value::Template(WRAPPING_UNWRAP_TEMPLATE)
+    ),
+};
+
+/// Authenticates and encrypts the sealed store's records.
+pub(crate) const STORE: KeySpec = KeySpec {
+    name: "store key",
+    making: "AES-256 store key",
+    label: "strongroom-store",
+    mechanism: CKM_AES_KEY_GEN,
+    public: None,
+    private: rules! {
+        Always CKA_CLASS = Value::Ulong(CKO_SECRET_KEY);
+        Always CKA_KEY_TYPE = Value::Ulong(CKK_AES);
+        Always CKA_LABEL = Value::Bytes(b"strongroom-store");
+        Always CKA_ID = Value::Bytes(b"strongroom-store");
+        Always CKA_TOKEN = YES;
+        Always CKA_PRIVATE = YES;
+        Always CKA_SENSITIVE = YES;
+        Always CKA_EXTRACTABLE = NO;
+        Always CKA_ENCRYPT = YES;
+        Always CKA_DECRYPT = YES;
+        Always CKA_SIGN = NO;
+        Always CKA_VERIFY = NO;
+        Always CKA_WRAP = NO;
+        Always CKA_UNWRAP = NO;
+        Always CKA_DERIVE = NO;
+        Always CKA_MODIFIABLE = NO;
+        IfKnown CKA_COPYABLE = NO;
+        Always CKA_ALLOWED_MECHANISMS = Value::Mechanisms(&[CKM_AES_GCM]);
+        Always CKA_VALUE_LEN = Value::Ulong(32);
+        CheckOnly CKA_ALWAYS_SENSITIVE = YES;
+        CheckOnly CKA_NEVER_EXTRACTABLE = YES;
+        CheckOnly CKA_LOCAL = YES;
+    },
+};
+
+/// Signs the audit log and other transcripts.
+pub(crate) const AUDIT: KeySpec = KeySpec {
+    name: "audit signing key",
+    making: "P-256 audit signing key",
+    label: "strongroom-audit",
+    mechanism: CKM_EC_KEY_PAIR_GEN,
+    public: Some(rules! {
+        Always CKA_CLASS = Value::Ulong(CKO_PUBLIC_KEY);
+        Always CKA_KEY_TYPE = Value::Ulong(CKK_EC);
+        Always CKA_LABEL = Value::Bytes(b"strongroom-audit");
+        Always CKA_ID = Value::Bytes(b"strongroom-audit");
+        Always CKA_TOKEN = YES;
+        Always CKA_PRIVATE = NO;
+        Always CKA_VERIFY = YES;
+        Always CKA_WRAP = NO;
+        Always CKA_ENCRYPT = NO;
+        Always CKA_DERIVE = NO;
+        Always CKA_MODIFIABLE = NO;
+        IfKnown CKA_COPYABLE = NO;
+        CheckOnly CKA_LOCAL = YES;
+        Always CKA_EC_PARAMS = Value::Bytes(P256_OID);
+    }),
+    private: rules! {
+        Always CKA_CLASS = Value::Ulong(CKO_PRIVATE_KEY);
+        Always CKA_KEY_TYPE = Value::Ulong(CKK_EC);
+        Always CKA_LABEL = Value::Bytes(b"strongroom-audit");
+        Always CKA_ID = Value::Bytes(b"strongroom-audit");
+        Always CKA_TOKEN = YES;
+        Always CKA_PRIVATE = YES;
+        Always CKA_SENSITIVE = YES;
+        Always CKA_EXTRACTABLE = NO;
+        Always CKA_SIGN = YES;
+        Always CKA_SIGN_RECOVER = NO;
+        Always CKA_DECRYPT = NO;
+        Always CKA_UNWRAP = NO;
+        Always CKA_DERIVE = NO;
+        Always CKA_MODIFIABLE = NO;
+        IfKnown CKA_COPYABLE = NO;
+        Always CKA_ALLOWED_MECHANISMS = Value::Mechanisms(&[CKM_ECDSA]);
+        CheckOnly CKA_ALWAYS_SENSITIVE = YES;
+        CheckOnly CKA_NEVER_EXTRACTABLE = YES;
+        CheckOnly CKA_LOCAL = YES;
+    },
+};
+
+/// An imported AES key between its unwrapping and its wrapping under the master key: a session object of milliseconds.
+pub(crate) const TARGET_AEAD: &[Rule] = rules! {
+    Always CKA_CLASS = Value::Ulong(CKO_SECRET_KEY);
+    Always CKA_KEY_TYPE = Value::Ulong(CKK_AES);
+    Always CKA_TOKEN = NO;
+    Always CKA_PRIVATE = YES;
+    Always CKA_SENSITIVE = YES;
+    Always CKA_EXTRACTABLE = YES;
+    Always CKA_WRAP = NO;
+    Always CKA_UNWRAP = NO;
+    Always CKA_ENCRYPT = YES;
+    Always CKA_DECRYPT = NO;
+};
+
+/// The same for an HMAC key.
+pub(crate) const TARGET_MAC: &[Rule] = rules! {
+    Always CKA_CLASS = Value::Ulong(CKO_SECRET_KEY);
+    Always CKA_KEY_TYPE = Value::Ulong(CKK_GENERIC_SECRET);
+    Always CKA_TOKEN = NO;
+    Always CKA_PRIVATE = YES;
+    Always CKA_SENSITIVE = YES;
+    Always CKA_EXTRACTABLE = YES;
+    Always CKA_WRAP = NO;
+    Always CKA_UNWRAP = NO;
+    Always CKA_SIGN = YES;
+};
+
+/// What the self-test of RFC 5649 unwraps a public test vector into: readable, to compare its bytes.
+pub(crate) const KWP_TEST_TARGET: &[Rule] = rules! {
+    Always CKA_CLASS = Value::Ulong(CKO_SECRET_KEY);
+    Always CKA_KEY_TYPE = Value::Ulong(CKK_GENERIC_SECRET);
+    Always CKA_TOKEN = NO;
+    Always CKA_PRIVATE = YES;
+    Always CKA_SENSITIVE = NO;
+    Always CKA_EXTRACTABLE = YES;
+};
+
+/// The keys that every appliance has, in the order of their making; [`MEMORY_MASTER`] comes on request.
+pub(crate) const REQUIRED: [&KeySpec; 4] = [&MASTER, &STORE, &AUDIT, &WRAPPING];
+
+fn mechanism_name(mechanism: CK_MECHANISM_TYPE) -> String {
+    match mechanism {
+        CKM_RSA_PKCS_OAEP => "CKM_RSA_PKCS_OAEP".to_owned(),
+        CKM_AES_GCM => "CKM_AES_GCM".to_owned(),
+        CKM_ECDSA => "CKM_ECDSA".to_owned(),
+        other => format!("mechanism {other:#x}"),
+    }
+}
