@@ -1,22 +1,61 @@
-//! HTTP: one file per protocol spoken; no cryptography in here.
+//! HTTP: Vault's Transit API and what its clients ask besides. No cryptography in here.
+//!
+//! Each request walks through [`handle`] once: a place is taken, the path is matched against the one table in
+//! [`routes`], certificate, token and policy are asked, the audit log is asked whether it can be written, the body is
+//! read, the handler runs, the decision is recorded, and only then does the answer leave.
 
+mod answer;
+mod auth;
+mod body;
+mod error;
+mod metrics;
+pub mod routes;
+mod sys;
+mod transit;
+pub mod wire;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt::Display;
+use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::Instant;
+use std::task::Poll;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http_body_util::Full;
-use hyper::body::Incoming;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Body;
+use hyper::header::{self, HeaderMap};
+use hyper::http::request::Parts;
 use hyper::{Request, Response};
 use strongroom_hsm::Hsm;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use zeroize::{Zeroize, Zeroizing};
 
-use crate::audit::Audit;
+use crate::audit::{Audit, Entry};
 use crate::config::Config;
 use crate::keyring::Keyring;
-use crate::policy::Policy;
+use crate::policy::{Decision, Policy};
 use crate::store::Store;
 use crate::tls::{Peer, Tls};
-use crate::tokens::Tokens;
+use crate::tokens::{TokenInfo, Tokens};
+
+use answer::{Answer, RequestId};
+use body::Params;
+use error::ApiError;
+use metrics::Metrics;
+use routes::{Captures, Limit, Route, Target, Verb};
+
+/// The `OpenAPI` 3.1 document that describes every route; served, and checked against the route table by a test.
+pub const OPENAPI: &str = include_str!("openapi.json");
+
+/// A body must have come in whole after this long.
+const BODY_DEADLINE: Duration = Duration::from_secs(30);
+/// [`Limit::Small`], bytes.
+const SMALL_BODY: usize = 64 * 1024;
 
 /// Everything a request may need.
 pub struct App {
@@ -38,14 +77,549 @@ pub struct App {
     pub tls: Arc<Tls>,
     /// When the server started.
     pub started: Instant,
+    /// How many requests may be in flight, and what was counted.
+    pub gate: Gate,
+}
+
+/// Bounds the requests in flight, and counts them.
+pub struct Gate {
+    places: Arc<Semaphore>,
+    max_requests: usize,
+    metrics: Metrics,
+}
+
+impl Gate {
+    /// With `max_requests` places.
+    pub fn new(config: &Config) -> Self {
+        let max_requests = config.max_requests.clamp(1, Semaphore::MAX_PERMITS);
+        Self {
+            places: Arc::new(Semaphore::new(max_requests)),
+            max_requests,
+            metrics: Metrics::new(),
+        }
+    }
+
+    /// Requests being answered now.
+    pub fn in_flight(&self) -> usize {
+        self.max_requests - self.places.available_permits()
+    }
 }
 
 /// Answers one request of one authenticated client. Never fails, never panics: what goes wrong is an answer.
-#[allow(unused_variables, clippy::todo, clippy::unused_async)]
-pub async fn handle(
+pub async fn handle<B>(app: Arc<App>, peer: Arc<Peer>, request: Request<B>) -> Response<Full<Bytes>>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Display,
+{
+    let begun = Instant::now();
+    let Ok(place) = Arc::clone(&app.gate.places).try_acquire_owned() else {
+        app.gate.metrics.overloaded.inc();
+        return ApiError::unavailable("too many requests are in flight: try again later")
+            .into_response();
+    };
+    let work = AssertUnwindSafe(answer(Arc::clone(&app), peer, request, place, begun));
+    match catch_panic(work).await {
+        Some(Ok(answer)) => answer.into_response(),
+        Some(Err(error)) => error.into_response(),
+        None => panicked(&app).into_response(),
+    }
+}
+
+/// A good token, and its text for `lookup-self`.
+struct Presented {
+    info: TokenInfo,
+    text: Zeroizing<String>,
+}
+
+/// What a handler is given.
+struct Call<'a> {
+    app: &'a Arc<App>,
+    peer: &'a Peer,
+    id: &'a RequestId,
+    /// The key's name, empty where the path has none.
+    name: &'a str,
+    /// The path's other captures.
+    captures: [Option<&'a str>; 2],
+    params: Params<'a>,
+    token: Option<&'a Presented>,
+}
+
+async fn answer<B>(
     app: Arc<App>,
     peer: Arc<Peer>,
-    request: Request<Incoming>,
-) -> Response<Full<Bytes>> {
-    todo!()
+    request: Request<B>,
+    place: OwnedSemaphorePermit,
+    begun: Instant,
+) -> Result<Answer, ApiError>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Display,
+{
+    let id = RequestId::random();
+    let (head, body) = request.into_parts();
+    let path = routes::decode_path(head.uri.path());
+    let (verb, route, captures) =
+        find_route(&app, &head, path.as_deref()).inspect_err(|error| {
+            let took = begun.elapsed();
+            app.gate
+                .metrics
+                .request("none", "error", error.status, 0, took);
+        })?;
+    let key = captures.name.unwrap_or_default();
+    let mut trail = Trail::begin(&app, &peer, &id, route, key, begun);
+    let admitted = admit(&app, &peer, &head.headers, route, captures.name, &mut trail);
+    let token = trail.refuse_on_error(admitted)?;
+    let limit = match route.limit {
+        Limit::Small => SMALL_BODY.min(app.config.max_body),
+        Limit::Data => app.config.max_body,
+    };
+    let read = read_body(body, limit).await;
+    let body = trail.refuse_on_error(read)?;
+    let source = match head.uri.query() {
+        Some(query) if verb != Verb::Update => Source::Query(query),
+        _ if is_form(&head.headers) => Source::Form,
+        _ => Source::Json,
+    };
+    if !route.mutates {
+        return carry_out(&app, trail, captures, source, token.as_ref(), body).await;
+    }
+    // Once begun, a change is carried out and recorded whether or not the client waits for it.
+    let form = matches!(source, Source::Form);
+    trail.hand_over();
+    let path = path.map(std::borrow::Cow::into_owned).unwrap_or_default();
+    let change = async move {
+        let _place = place;
+        let captures = match routes::resolve(&path, verb, &app.config.mounts) {
+            Target::Route(_, captures) => captures,
+            // The same path led to a route a moment ago.
+            _ => Captures::default(),
+        };
+        let key = captures.name.unwrap_or_default();
+        let mut trail = Trail::begin(&app, &peer, &id, route, key, begun);
+        trail.token = token.as_ref().map(|t| t.info.id.clone());
+        let source = if form { Source::Form } else { Source::Json };
+        carry_out(&app, trail, captures, source, token.as_ref(), body).await
+    };
+    // `carry_out` catches a handler's panic; a task that is lost all the same was aborted by the runtime's end.
+    tokio::spawn(change)
+        .await
+        .unwrap_or_else(|_| Err(ApiError::unavailable("the server is stopping")))
+}
+
+/// Where the parameters are.
+enum Source<'a> {
+    Query(&'a str),
+    Form,
+    Json,
+}
+
+/// Runs the handler and records what came of it.
+async fn carry_out(
+    app: &Arc<App>,
+    mut trail: Trail<'_>,
+    captures: Captures<'_>,
+    source: Source<'_>,
+    token: Option<&Presented>,
+    body: Bytes,
+) -> Result<Answer, ApiError> {
+    let route = trail.route;
+    let parsed = match source {
+        Source::Query(query) => Params::from_form(route.params, captures.names, query.as_bytes()),
+        Source::Form => Params::from_form(route.params, captures.names, &body),
+        Source::Json => Params::from_json(route.params, captures.names, &body),
+    };
+    let result = match parsed {
+        Ok(params) => {
+            let call = Call {
+                app,
+                peer: trail.peer,
+                id: trail.id,
+                name: trail.key,
+                captures: captures.others,
+                params,
+                token,
+            };
+            catch_panic(AssertUnwindSafe((route.handler)(call)))
+                .await
+                .unwrap_or_else(|| Err(panicked(app)))
+        }
+        Err(error) => Err(error),
+    };
+    wipe(body);
+    match &result {
+        Ok(answer) => trail.record(answer)?,
+        Err(error) => trail.refuse(error)?,
+    }
+    result
+}
+
+/// What method and path lead to.
+fn find_route<'a>(
+    app: &App,
+    head: &Parts,
+    path: Option<&'a str>,
+) -> Result<(Verb, &'static Route, Captures<'a>), ApiError> {
+    let verb = verb(head)?;
+    let path = path.ok_or_else(|| ApiError::empty(404))?;
+    match routes::resolve(path, verb, &app.config.mounts) {
+        Target::Route(route, captures) => Ok((verb, route, captures)),
+        Target::WrongMethod(allow) => Err(wrong_method(path, allow)),
+        Target::UnknownPath => Err(ApiError::unsupported_path()),
+        Target::NoMount => Err(ApiError::new(
+            404,
+            format!("no handler for route {path:?}. route entry not found."),
+        )),
+    }
+}
+
+fn is_form(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|t| {
+        t.as_bytes()
+            .starts_with(b"application/x-www-form-urlencoded")
+    })
+}
+
+/// The method's meaning; GET with `list` is LIST.
+fn verb(head: &Parts) -> Result<Verb, ApiError> {
+    let mut list = false;
+    if head.method == hyper::Method::GET
+        && let Some(query) = head.uri.query()
+        && let Some((_, value)) =
+            form_urlencoded::parse(query.as_bytes()).find(|(n, _)| n == "list")
+    {
+        list = match value.as_ref() {
+            "1" | "t" | "T" | "true" | "TRUE" | "True" => true,
+            "" | "0" | "f" | "F" | "false" | "FALSE" | "False" => false,
+            _ => return Err(ApiError::empty(400)),
+        };
+    }
+    routes::verb(&head.method, list).ok_or_else(|| ApiError {
+        allow: Some("GET, LIST, POST, PUT, DELETE, HEAD".to_owned()),
+        ..ApiError::empty(405)
+    })
+}
+
+/// Vault's core answers its own paths without words.
+fn wrong_method(path: &str, allow: String) -> ApiError {
+    if path.starts_with("sys/") || path == "openapi.json" {
+        return ApiError {
+            allow: Some(allow),
+            ..ApiError::empty(405)
+        };
+    }
+    ApiError::unsupported_operation(allow)
+}
+
+/// Certificate, headers that change a request's meaning, token, policy, and whether the audit log can be written.
+fn admit(
+    app: &App,
+    peer: &Peer,
+    headers: &HeaderMap,
+    route: &Route,
+    key: Option<&str>,
+    trail: &mut Trail<'_>,
+) -> Result<Option<Presented>, ApiError> {
+    if let Err(why) = app.tls.still_valid(peer) {
+        return Err(ApiError {
+            close: true,
+            ..ApiError::denied(format!("the client certificate is no longer good: {why}"))
+        });
+    }
+    let token = match presented_token(headers) {
+        None => None,
+        Some(text) => {
+            let info = app
+                .tokens
+                .load()
+                .check(text, &peer.identity)
+                .ok_or_else(|| {
+                    ApiError::bad_token("the token is unknown or bound to another certificate")
+                })?;
+            trail.token = Some(info.id.clone());
+            Some(Presented {
+                info,
+                text: Zeroizing::new(text.to_owned()),
+            })
+        }
+    };
+    if let Some(operation) = route.operation {
+        match app.policy.load().decide(&peer.identity, operation, key) {
+            Decision::Allowed => {}
+            Decision::AllowedWithToken if token.is_some() => {}
+            Decision::AllowedWithToken => {
+                return Err(ApiError::bad_token(
+                    "the policy asks for a token and none was sent",
+                ));
+            }
+            Decision::Denied => return Err(ApiError::denied("no policy rule allows it")),
+        }
+    }
+    // Asked after the policy: who is denied learns nothing of what the appliance supports.
+    refuse_headers(headers)?;
+    if route.audited
+        && let Err(error) = app.audit.check()
+    {
+        tracing::error!(%error, "refusing requests: they can't be audited");
+        app.gate.metrics.audit_failures.inc();
+        return Err(ApiError::unavailable(
+            "the audit log can't be written, so the request is refused",
+        ));
+    }
+    Ok(token)
+}
+
+/// `X-Vault-Token`, else `Authorization: Bearer`.
+fn presented_token(headers: &HeaderMap) -> Option<&str> {
+    let own = headers.get("x-vault-token").map(|v| v.to_str());
+    let bearer = || {
+        headers.get(header::AUTHORIZATION).map(|v| {
+            v.to_str()
+                .map(|v| v.strip_prefix("Bearer ").unwrap_or_default())
+        })
+    };
+    match own.or_else(bearer)? {
+        Ok("") => None,
+        Ok(token) => Some(token),
+        // Not ASCII, so no token of ours: it is looked up, and refused, as any other unknown one.
+        Err(_) => Some("\u{fffd}"),
+    }
+}
+
+/// Headers that ask for what would silently not happen.
+fn refuse_headers(headers: &HeaderMap) -> Result<(), ApiError> {
+    if let Some(namespace) = headers.get("x-vault-namespace")
+        && !matches!(namespace.as_bytes(), b"" | b"/" | b"root" | b"root/")
+    {
+        return Err(ApiError::bad_request(
+            "namespaces are not supported: leave X-Vault-Namespace out",
+        ));
+    }
+    if let Some(ttl) = headers.get("x-vault-wrap-ttl")
+        && !matches!(ttl.as_bytes(), b"" | b"0" | b"0s")
+    {
+        return Err(ApiError::bad_request(
+            "response wrapping is not supported: leave X-Vault-Wrap-TTL out",
+        ));
+    }
+    Ok(())
+}
+
+/// The whole body, within the limit and in time.
+async fn read_body<B>(mut body: B, limit: usize) -> Result<Bytes, ApiError>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Display,
+{
+    let too_large = || ApiError {
+        // What is left of the body is not read.
+        close: true,
+        ..ApiError::new(
+            413,
+            format!("the request body is larger than {limit} bytes: send less at once"),
+        )
+    };
+    if usize::try_from(body.size_hint().lower()).map_or(true, |n| n > limit) {
+        return Err(too_large());
+    }
+    let whole = async {
+        let mut first = Bytes::new();
+        // Only for a body that comes in several pieces.
+        let mut joined: Option<Zeroizing<Vec<u8>>> = None;
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| {
+                ApiError::bad_request("the request body broke off").because(error.to_string())
+            })?;
+            let Ok(piece) = frame.into_data() else {
+                continue;
+            };
+            if first.is_empty() && joined.is_none() {
+                if piece.len() > limit {
+                    return Err(too_large());
+                }
+                first = piece;
+                continue;
+            }
+            let joined = joined.get_or_insert_with(|| {
+                let expected = usize::try_from(body.size_hint().lower()).unwrap_or(limit);
+                let room = first.len() + piece.len() + expected.min(limit);
+                let mut all = Zeroizing::new(Vec::with_capacity(room));
+                all.extend_from_slice(&first);
+                wipe(std::mem::take(&mut first));
+                all
+            });
+            if joined.len() + piece.len() > limit {
+                return Err(too_large());
+            }
+            joined.extend_from_slice(&piece);
+            wipe(piece);
+        }
+        Ok(joined.map_or(first, Bytes::from_owner))
+    };
+    match tokio::time::timeout(BODY_DEADLINE, whole).await {
+        Ok(result) => result,
+        Err(_) => Err(ApiError {
+            close: true,
+            ..ApiError::new(408, "the request body did not come in time")
+        }),
+    }
+}
+
+/// Overwrites a buffer that nobody else holds. hyper's read buffer may be shared with the next request's
+/// head; then it is left to be overwritten by what is read next.
+fn wipe(body: Bytes) {
+    if let Ok(mut own) = body.try_into_mut() {
+        own.as_mut().zeroize();
+    }
+}
+
+/// What becomes of a request, told to the audit log and the metrics exactly once: also when the client goes away and
+/// the request is dropped half-way.
+struct Trail<'a> {
+    app: &'a App,
+    peer: &'a Peer,
+    id: &'a RequestId,
+    route: &'static Route,
+    key: &'a str,
+    token: Option<String>,
+    begun: Instant,
+    done: bool,
+}
+
+impl<'a> Trail<'a> {
+    fn begin(
+        app: &'a App,
+        peer: &'a Peer,
+        id: &'a RequestId,
+        route: &'static Route,
+        key: &'a str,
+        begun: Instant,
+    ) -> Self {
+        Self {
+            app,
+            peer,
+            id,
+            route,
+            key,
+            token: None,
+            begun,
+            done: false,
+        }
+    }
+
+    /// Another trail goes on from here.
+    fn hand_over(mut self) {
+        self.done = true;
+    }
+
+    /// A decision that was made. `Err`: it could not be recorded, so its answer must not leave.
+    fn record(&mut self, answer: &Answer) -> Result<(), ApiError> {
+        let failed = answer.batch > 0 && answer.batch == answer.batch_failed;
+        let outcome = if failed { "error" } else { "ok" };
+        let reason = if failed {
+            "every item of the batch failed"
+        } else {
+            ""
+        };
+        self.write(outcome, answer.status, reason, Some(answer))
+    }
+
+    /// A request that was denied or failed.
+    fn refuse(&mut self, error: &ApiError) -> Result<(), ApiError> {
+        let outcome = if error.status == 403 {
+            "denied"
+        } else {
+            "error"
+        };
+        self.write(outcome, error.status, error.reason(), None)
+    }
+
+    fn refuse_on_error<T>(&mut self, result: Result<T, ApiError>) -> Result<T, ApiError> {
+        match result {
+            Ok(value) => Ok(value),
+            // It can't be recorded either: the client gets the one error or the other.
+            Err(error) => Err(self.refuse(&error).err().unwrap_or(error)),
+        }
+    }
+
+    fn write(
+        &mut self,
+        outcome: &'static str,
+        status: u16,
+        reason: &str,
+        answer: Option<&Answer>,
+    ) -> Result<(), ApiError> {
+        self.done = true;
+        let metrics = &self.app.gate.metrics;
+        let batch = answer.map_or(0, |a| a.batch);
+        let took = self.begun.elapsed();
+        metrics.request(self.route.label, outcome, status, batch, took);
+        if !self.route.audited {
+            return Ok(());
+        }
+        let remote = self.peer.remote.to_string();
+        let entry = Entry {
+            request_id: self.id.as_str(),
+            identity: self.peer.identity.as_str(),
+            token_id: self.token.as_deref().unwrap_or_default(),
+            remote: &remote,
+            operation: self.route.label,
+            key: self.key,
+            key_version: answer.map_or(0, |a| a.key_version),
+            batch,
+            batch_failed: answer.map_or(0, |a| a.batch_failed),
+            outcome,
+            status,
+            reason,
+        };
+        self.app.audit.record(&entry).map_err(|error| {
+            tracing::error!(%error, "an answer is withheld: it can't be audited");
+            metrics.audit_failures.inc();
+            ApiError::unavailable("the audit log can't be written, so the answer is withheld; the operation may have been carried out")
+        })
+    }
+}
+
+/// Records that `encrypt` made its key: a decision of its own, before the encryption's.
+fn record_creation(call: &Call<'_>, result: Result<(), &ApiError>) -> Result<(), ApiError> {
+    let mut trail = Trail::begin(
+        call.app,
+        call.peer,
+        call.id,
+        &routes::UPSERT,
+        call.name,
+        Instant::now(),
+    );
+    trail.token = call.token.map(|t| t.info.id.clone());
+    match result {
+        Ok(()) => trail.record(&Answer::no_content()),
+        Err(error) => trail.refuse(error),
+    }
+}
+
+impl Drop for Trail<'_> {
+    fn drop(&mut self) {
+        if !self.done {
+            // Nobody is left to be answered; the failure to record it is counted.
+            let _ = self.write("error", 499, "the client went away before the answer", None);
+        }
+    }
+}
+
+/// The future's value, or `None` if it panicked: a defect must cost one answer, not the server.
+async fn catch_panic<F: Future>(work: AssertUnwindSafe<F>) -> Option<F::Output> {
+    let mut work = pin!(work.0);
+    std::future::poll_fn(move |cx| {
+        match std::panic::catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {
+            Ok(Poll::Ready(value)) => Poll::Ready(Some(value)),
+            Ok(Poll::Pending) => Poll::Pending,
+            Err(_) => Poll::Ready(None),
+        }
+    })
+    .await
+}
+
+fn panicked(app: &App) -> ApiError {
+    app.gate.metrics.panics.inc();
+    tracing::error!("a request's handler panicked: this is a defect, please report it");
+    ApiError::new(500, "internal error: see the server's log")
 }

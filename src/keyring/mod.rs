@@ -1,17 +1,37 @@
 //! Named keys, their versions, where they are used (residency), and their rotation: what the API calls.
+//!
+//! A request takes a snapshot of its key without waiting for anybody; changes replace the snapshot after they are durable.
 
+mod cipher;
+mod counter;
+mod derive;
+mod key;
+mod manage;
+mod memory;
 mod types;
 
 pub use types::{
     Algorithm, Ciphertext, ConfigChange, CreateOptions, DataKey, DecryptItem, EncryptItem,
-    HmacInput, HmacTag, ImportOptions, KeyInfo, KeyringError, RandomSource, Residency, VersionInfo,
+    HmacInput, HmacTag, ImportOptions, Kdf, KeyInfo, KeyringError, RandomSource, Residency,
+    VersionInfo,
 };
 
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use strongroom_hsm::{Hsm, OaepHash};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use strongroom_hsm::{HashAlgorithm, Hsm, MacItem, OaepHash};
+use subtle::ConstantTimeEq;
+use tokio::sync::Mutex;
 use zeroize::Zeroizing;
 
-use crate::store::Store;
+use crate::store::{RecordKind, Store};
+use cipher::{Answers, Job};
+use counter::Take;
+use key::{Key, Version, id, invalid, read_settings, unreadable};
 
 /// Settings of the keyring as a whole.
 #[derive(Clone, Debug)]
@@ -19,33 +39,82 @@ pub struct KeyringOptions {
     /// For keys created without a residency of their own.
     pub default_residency: Residency,
     /// A key in `memory` residency is dropped from memory after this long without use.
-    pub memory_idle: std::time::Duration,
+    pub memory_idle: Duration,
     /// `memory` residency is refused.
     pub fips: bool,
+    /// Encryptions with random nonces that one key version may make (NIST SP 800-38D, 8.3: at most 2^32).
+    pub nonce_limit: u64,
+    /// How many of them are reserved in the store at a time; a restart counts what was reserved as used.
+    pub counter_block: u64,
+}
+
+impl Default for KeyringOptions {
+    fn default() -> Self {
+        Self {
+            default_residency: Residency::Hsm,
+            memory_idle: Duration::from_secs(300),
+            fips: false,
+            nonce_limit: 1 << 32,
+            counter_block: 1 << 20,
+        }
+    }
 }
 
 /// The named keys of this appliance.
-pub struct Keyring {}
+pub struct Keyring {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Arc<Store>,
+    hsm: Hsm,
+    options: KeyringOptions,
+    /// Replaced as a whole by a change.
+    keys: ArcSwap<HashMap<String, Arc<Key>>>,
+    /// Held for the length of a change.
+    writer: Mutex<()>,
+    /// Seconds since 1970, UTC.
+    clock: fn() -> i64,
+}
 
 type PerItem<T> = Result<Vec<Result<T, KeyringError>>, KeyringError>;
 
-#[allow(unused_variables, clippy::todo, clippy::unused_async)]
 impl Keyring {
     /// Loads every key's settings and wrapped KEKs from the store.
+    ///
+    /// # Errors
+    /// [`KeyringError::Store`] if a record is missing, altered or of an unknown format; [`KeyringError::Hsm`].
     pub async fn open(
         store: Arc<Store>,
         hsm: Hsm,
         options: KeyringOptions,
     ) -> Result<Self, KeyringError> {
-        todo!()
+        let keys = load(&store).await?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                store,
+                hsm,
+                options,
+                keys: ArcSwap::from_pointee(keys),
+                writer: Mutex::new(()),
+                clock: unix_seconds,
+            }),
+        })
     }
 
     /// Creates a key at version 1. Creating one that exists changes nothing and answers `false`, as Vault does.
+    ///
+    /// # Errors
+    /// [`KeyringError::Invalid`] for a name or options that can't be; [`KeyringError::Hsm`], [`KeyringError::Store`].
     pub async fn create(&self, name: &str, options: CreateOptions) -> Result<bool, KeyringError> {
-        todo!()
+        let (inner, name) = self.owned(name);
+        detached(async move { inner.create(&name, options).await }).await
     }
 
-    /// BYOK: creates a key from wrapped material (`ciphertext` = RSA-OAEP(AES key) || AES-KWP(target)).
+    /// BYOK: creates a key from wrapped material (`ciphertext` = RSA-OAEP(AES key), 512 bytes, || AES-KWP(target)).
+    ///
+    /// # Errors
+    /// [`KeyringError::Exists`]; [`KeyringError::Invalid`] if it does not unwrap to a 256-bit key, or the token can't.
     pub async fn import(
         &self,
         name: &str,
@@ -53,98 +122,200 @@ impl Keyring {
         oaep: OaepHash,
         options: ImportOptions,
     ) -> Result<(), KeyringError> {
-        todo!()
+        let (inner, name) = self.owned(name);
+        let ciphertext = ciphertext.to_vec();
+        detached(async move { inner.import(&name, &ciphertext, oaep, options).await }).await
     }
 
-    /// BYOK: adds a version to an imported key.
+    /// BYOK: adds a version to an imported key; returns it.
+    ///
+    /// # Errors
+    /// As [`Keyring::import`], and [`KeyringError::Invalid`] if the key is not an imported one.
     pub async fn import_version(
         &self,
         name: &str,
         ciphertext: &[u8],
         oaep: OaepHash,
     ) -> Result<u32, KeyringError> {
-        todo!()
+        let (inner, name) = self.owned(name);
+        let ciphertext = ciphertext.to_vec();
+        detached(async move { inner.import_version(&name, &ciphertext, oaep).await }).await
     }
 
-    /// The BYOK wrapping key's public half, PEM.
+    /// The BYOK wrapping key's public half, PEM (SubjectPublicKeyInfo, RFC 7468).
     pub fn wrapping_key_pem(&self) -> String {
-        todo!()
+        let text = STANDARD.encode(self.inner.hsm.wrapping_public_key());
+        let mut pem = "-----BEGIN PUBLIC KEY-----\n".to_owned();
+        let mut rest = text.as_str();
+        while !rest.is_empty() {
+            let (line, after) = rest.split_at(rest.len().min(64));
+            pem.push_str(line);
+            pem.push('\n');
+            rest = after;
+        }
+        pem.push_str("-----END PUBLIC KEY-----\n");
+        pem
     }
 
     /// A key's settings and versions.
+    ///
+    /// # Errors
+    /// [`KeyringError::NotFound`].
     pub fn read(&self, name: &str) -> Result<KeyInfo, KeyringError> {
-        todo!()
+        Ok(self.inner.key(name)?.info())
     }
 
     /// Whether a key of that name exists.
     pub fn exists(&self, name: &str) -> bool {
-        todo!()
+        self.inner.find(name).is_some()
     }
 
     /// Every key's name, sorted.
     pub fn list(&self) -> Vec<String> {
-        todo!()
+        let mut names: Vec<_> = self.inner.keys.load().keys().cloned().collect();
+        names.sort_unstable();
+        names
     }
 
     /// Adds a version and makes it the latest; returns it.
+    ///
+    /// # Errors
+    /// [`KeyringError::Invalid`] if there is no such key or it was imported without `allow_rotation`.
     pub async fn rotate(&self, name: &str) -> Result<u32, KeyringError> {
-        todo!()
+        let (inner, name) = self.owned(name);
+        detached(async move { inner.rotate(&name, None).await }).await
     }
 
     /// Changes settings, all or none.
+    ///
+    /// # Errors
+    /// [`KeyringError::Invalid`] with Vault's words.
     pub async fn configure(
         &self,
         name: &str,
         change: ConfigChange,
     ) -> Result<KeyInfo, KeyringError> {
-        todo!()
+        let (inner, name) = self.owned(name);
+        let key = detached(async move { inner.configure(&name, change).await }).await?;
+        Ok(key.info())
     }
 
     /// Destroys the versions below `min_available_version`.
+    ///
+    /// # Errors
+    /// [`KeyringError::Invalid`] with Vault's words.
     pub async fn trim(&self, name: &str, min_available_version: u32) -> Result<(), KeyringError> {
-        todo!()
+        let (inner, name) = self.owned(name);
+        detached(async move { inner.trim(&name, min_available_version).await }).await
     }
 
     /// Destroys a key, if its `deletion_allowed` is set.
+    ///
+    /// # Errors
+    /// [`KeyringError::Invalid`] with Vault's words.
     pub async fn delete(&self, name: &str) -> Result<(), KeyringError> {
-        todo!()
+        let (inner, name) = self.owned(name);
+        detached(async move { inner.delete(&name).await }).await
     }
 
     /// Encrypts with each item's version, else the latest.
+    ///
+    /// # Errors
+    /// [`KeyringError::NotFound`], [`KeyringError::Hsm`] for the whole; else one per item.
     pub async fn encrypt(&self, name: &str, items: Vec<EncryptItem>) -> PerItem<Ciphertext> {
-        todo!()
+        self.inner.encrypt(name, items).await
     }
 
     /// Decrypts each item with the version that it names.
+    ///
+    /// # Errors
+    /// [`KeyringError::NotFound`], [`KeyringError::Hsm`] for the whole; else one per item.
     pub async fn decrypt(
         &self,
         name: &str,
         items: Vec<DecryptItem>,
     ) -> PerItem<Zeroizing<Vec<u8>>> {
-        todo!()
+        self.inner.decrypt(name, items).await
     }
 
     /// Decrypts and encrypts again with `target` (else the latest) version; the plaintext stays in here.
+    ///
+    /// # Errors
+    /// As [`Keyring::decrypt`], then as [`Keyring::encrypt`].
     pub async fn rewrap(
         &self,
         name: &str,
         items: Vec<DecryptItem>,
         target: Option<u32>,
     ) -> PerItem<Ciphertext> {
-        todo!()
+        let bound: Vec<_> = items
+            .iter()
+            .map(|item| (item.associated_data.clone(), item.context.clone()))
+            .collect();
+        let opened = self.inner.decrypt(name, items).await?;
+        let mut results = Vec::with_capacity(opened.len());
+        let mut again = Vec::with_capacity(opened.len());
+        let mut places = Vec::with_capacity(opened.len());
+        for (index, (opened, (associated_data, context))) in
+            opened.into_iter().zip(bound).enumerate()
+        {
+            match opened {
+                Ok(plaintext) => {
+                    places.push(index);
+                    again.push(EncryptItem {
+                        plaintext,
+                        associated_data,
+                        context,
+                        key_version: target,
+                    });
+                }
+                Err(error) => results.push((index, Err(error))),
+            }
+        }
+        if !again.is_empty() {
+            let sealed = self.inner.encrypt(name, again).await?;
+            results.extend(places.into_iter().zip(sealed));
+        }
+        Ok(in_order(results))
     }
 
-    /// A fresh random key of 128, 256 or 512 bits, in plaintext and encrypted.
+    /// A fresh random key of 128, 256 or 512 bits, in plaintext and encrypted; `template`'s plaintext is not used.
+    ///
+    /// # Errors
+    /// [`KeyringError::Invalid`] for another length; else as [`Keyring::encrypt`].
     pub async fn data_key(
         &self,
         name: &str,
         bits: u32,
         template: EncryptItem,
     ) -> Result<DataKey, KeyringError> {
-        todo!()
+        let length = match bits {
+            128 => 16,
+            256 => 32,
+            512 => 64,
+            _ => return Err(invalid("invalid bit length")),
+        };
+        let plaintext = kernel_random(length)?;
+        let item = EncryptItem {
+            plaintext: plaintext.clone(),
+            ..template
+        };
+        let ciphertext = self
+            .inner
+            .encrypt(name, vec![item])
+            .await?
+            .pop()
+            .ok_or_else(|| KeyringError::System("no answer for an item".to_owned()))??;
+        Ok(DataKey {
+            plaintext,
+            ciphertext,
+        })
     }
 
-    /// HMAC of each input with the version's HMAC key.
+    /// HMAC of each input with the version's HMAC key, in the token.
+    ///
+    /// # Errors
+    /// [`KeyringError::Invalid`] for a version or hash that can't be; [`KeyringError::NotFound`], [`KeyringError::Hsm`].
     pub async fn hmac(
         &self,
         name: &str,
@@ -152,35 +323,363 @@ impl Keyring {
         version: Option<u32>,
         inputs: Vec<HmacInput>,
     ) -> PerItem<HmacTag> {
-        todo!()
+        let version = self.inner.key(name)?.authenticating(version)?;
+        let hash = self.inner.hash(algorithm)?;
+        let items = inputs
+            .into_iter()
+            .map(|input| mac_item(&version, hash, input));
+        let tags = self.inner.hsm.hmac(items.collect()).await?;
+        let tagged = tags.into_iter().map(|tag| {
+            Ok(HmacTag {
+                version: version.number,
+                tag: tag?.to_vec(),
+            })
+        });
+        Ok(tagged.collect())
     }
 
     /// Whether each tag is the HMAC of its input; constant-time.
+    ///
+    /// # Errors
+    /// [`KeyringError::Invalid`] per item for a version that can't be; for the whole as [`Keyring::hmac`].
     pub async fn verify_hmac(
         &self,
         name: &str,
         algorithm: Algorithm,
         inputs: Vec<(HmacInput, HmacTag)>,
     ) -> PerItem<bool> {
-        todo!()
+        let key = self.inner.key(name)?;
+        let hash = self.inner.hash(algorithm)?;
+        let mut results = Vec::with_capacity(inputs.len());
+        let mut expected = Vec::with_capacity(inputs.len());
+        let mut items = Vec::with_capacity(inputs.len());
+        for (index, (input, tag)) in inputs.into_iter().enumerate() {
+            match key.verifying(tag.version) {
+                Ok(version) => {
+                    items.push(mac_item(&version, hash, input));
+                    expected.push((index, tag.tag));
+                }
+                Err(error) => results.push((index, Err(error))),
+            }
+        }
+        if !items.is_empty() {
+            let tags = self.inner.hsm.hmac(items).await?;
+            results.extend(expected.into_iter().zip(tags).map(|((index, given), tag)| {
+                let valid = tag.map(|tag| bool::from(tag.as_slice().ct_eq(&given)));
+                (index, valid.map_err(KeyringError::from))
+            }));
+        }
+        Ok(in_order(results))
     }
 
-    /// Random bytes.
+    /// `len` random bytes.
+    ///
+    /// # Errors
+    /// [`KeyringError::System`] or [`KeyringError::Hsm`], by source.
     pub async fn random(
         &self,
         len: usize,
         source: RandomSource,
     ) -> Result<Zeroizing<Vec<u8>>, KeyringError> {
-        todo!()
+        match source {
+            RandomSource::Platform => kernel_random(len),
+            RandomSource::Seal => Ok(self.inner.hsm.random(len).await?),
+            RandomSource::All => {
+                let mut bytes = kernel_random(len)?;
+                let others = self.inner.hsm.random(len).await?;
+                for (byte, other) in bytes.iter_mut().zip(others.iter()) {
+                    *byte ^= other;
+                }
+                Ok(bytes)
+            }
+        }
     }
 
     /// Rotates every key whose `auto_rotate_period` has passed; returns their names. Called by a timer.
     pub async fn rotate_due(&self) -> Vec<(String, Result<u32, KeyringError>)> {
-        todo!()
+        let now = (self.inner.clock)();
+        let mut rotated = Vec::new();
+        let keys = self.inner.keys.load_full();
+        for key in keys.values().filter(|key| key.is_due(now)) {
+            let (inner, name) = self.owned(&key.name);
+            let latest = key.settings.latest_version;
+            let outcome = detached(async move { inner.rotate(&name, Some(latest)).await }).await;
+            rotated.push((key.name.clone(), outcome));
+        }
+        rotated.sort_by(|(a, _), (b, _)| a.cmp(b));
+        rotated
     }
 
     /// Drops `memory` keys idle for too long. Called by a timer.
     pub fn drop_idle(&self) {
-        todo!()
+        for key in self.inner.keys.load().values() {
+            for version in key.versions.values() {
+                version.memory.drop_idle(self.inner.options.memory_idle);
+            }
+        }
+    }
+
+    fn owned(&self, name: &str) -> (Arc<Inner>, String) {
+        (Arc::clone(&self.inner), name.to_owned())
     }
 }
+
+impl Inner {
+    fn find(&self, name: &str) -> Option<Arc<Key>> {
+        self.keys.load().get(name).cloned()
+    }
+
+    fn key(&self, name: &str) -> Result<Arc<Key>, KeyringError> {
+        self.find(name).ok_or(KeyringError::NotFound)
+    }
+
+    /// Puts a key's new state in force; the writer's lock is held.
+    fn publish(&self, key: Arc<Key>) {
+        let mut keys = HashMap::clone(&self.keys.load());
+        keys.insert(key.name.clone(), key);
+        self.keys.store(Arc::new(keys));
+    }
+
+    fn unpublish(&self, name: &str) {
+        let mut keys = HashMap::clone(&self.keys.load());
+        keys.remove(name);
+        self.keys.store(Arc::new(keys));
+    }
+
+    async fn encrypt(
+        self: &Arc<Self>,
+        name: &str,
+        items: Vec<EncryptItem>,
+    ) -> PerItem<Ciphertext> {
+        let mut key = self.key(name)?;
+        self.check_residency(key.settings.residency)?;
+        // Items of an exhausted latest version are planned a second time, with the version that its rotation made.
+        let mut plan = self.plan(&key, &items).await?;
+        if plan.rotate {
+            let inner = Arc::clone(self);
+            let (name, latest) = (name.to_owned(), key.settings.latest_version);
+            detached(async move { inner.rotate(&name, Some(latest)).await }).await?;
+            key = self.key(&key.name)?;
+            plan = self.plan(&key, &items).await?;
+        }
+        let mut results = Vec::with_capacity(items.len());
+        let mut versions = Vec::with_capacity(items.len());
+        let mut jobs = Vec::with_capacity(items.len());
+        for (index, (item, version)) in items.into_iter().zip(plan.versions).enumerate() {
+            match version.and_then(|version| key.check_context(&item.context).map(|()| version)) {
+                Ok(version) => {
+                    versions.push((index, version.number));
+                    jobs.push(Job {
+                        index,
+                        version,
+                        context: item.context,
+                        aad: item.associated_data,
+                        data: item.plaintext,
+                    });
+                }
+                Err(error) => results.push((index, Err(error))),
+            }
+        }
+        if !jobs.is_empty() {
+            let sealed = cipher::encrypt(&self.hsm, &key, jobs).await?;
+            // Encryption answers in the order of its jobs.
+            results.extend(sealed.into_iter().zip(versions).map(
+                |((index, bytes), (_, version))| {
+                    (index, bytes.map(|bytes| Ciphertext { version, bytes }))
+                },
+            ));
+        }
+        Ok(in_order(results))
+    }
+
+    async fn decrypt(
+        &self,
+        name: &str,
+        items: Vec<DecryptItem>,
+    ) -> PerItem<Zeroizing<Vec<u8>>> {
+        let key = self.key(name)?;
+        self.check_residency(key.settings.residency)?;
+        let mut results = Vec::with_capacity(items.len());
+        let mut jobs = Vec::with_capacity(items.len());
+        for (index, item) in items.into_iter().enumerate() {
+            let version = key
+                .decrypting(item.ciphertext.version)
+                .and_then(|version| key.check_context(&item.context).map(|()| version));
+            match version {
+                Ok(version) => jobs.push(Job {
+                    index,
+                    version,
+                    context: item.context,
+                    aad: item.associated_data,
+                    data: Zeroizing::new(item.ciphertext.bytes),
+                }),
+                Err(error) => results.push((index, Err(error))),
+            }
+        }
+        if !jobs.is_empty() {
+            results.extend(cipher::decrypt(&self.hsm, &key, jobs).await?);
+        }
+        Ok(in_order(results))
+    }
+
+    /// Chooses each item's version and counts its use.
+    async fn plan(&self, key: &Arc<Key>, items: &[EncryptItem]) -> Result<Plan, KeyringError> {
+        let mut versions: Vec<_> = items
+            .iter()
+            .map(|item| key.encrypting(item.key_version))
+            .collect();
+        // Convergent nonces aren't random: equal ones belong to equal plaintexts.
+        if key.settings.convergent {
+            return Ok(Plan {
+                versions,
+                rotate: false,
+            });
+        }
+        let mut counts: BTreeMap<u32, (Arc<Version>, u64)> = BTreeMap::new();
+        for version in versions.iter().flatten() {
+            counts
+                .entry(version.number)
+                .or_insert_with(|| (Arc::clone(version), 0))
+                .1 += 1;
+        }
+        let mut exhausted = HashSet::new();
+        for (version, count) in counts.into_values() {
+            if !self.count(key, &version, count).await? {
+                exhausted.insert(version.number);
+            }
+        }
+        let latest = key.settings.latest_version;
+        let mut rotate = false;
+        for (version, item) in versions.iter_mut().zip(items) {
+            if version
+                .as_ref()
+                .is_ok_and(|version| exhausted.contains(&version.number))
+            {
+                *version = Err(KeyringError::Exhausted);
+                rotate |= item.key_version.unwrap_or(0) == 0
+                    && exhausted.contains(&latest)
+                    && key.settings.auto_rotate_period > 0;
+            }
+        }
+        Ok(Plan { versions, rotate })
+    }
+
+    /// Whether `count` more encryptions may be made.
+    async fn count(
+        &self,
+        key: &Key,
+        version: &Arc<Version>,
+        count: u64,
+    ) -> Result<bool, KeyringError> {
+        let KeyringOptions {
+            nonce_limit,
+            counter_block,
+            ..
+        } = self.options;
+        loop {
+            match version.counter.take(count, nonce_limit, counter_block) {
+                Take::Taken => return Ok(true),
+                Take::Exhausted => return Ok(false),
+                Take::Reserve(total) => self.reserve(&key.name, version, total).await?,
+            }
+        }
+    }
+
+    fn hash(&self, algorithm: Algorithm) -> Result<HashAlgorithm, KeyringError> {
+        let hash = match algorithm {
+            Algorithm::Sha2_224 => Some(HashAlgorithm::Sha224),
+            Algorithm::Sha2_256 => Some(HashAlgorithm::Sha256),
+            Algorithm::Sha2_384 => Some(HashAlgorithm::Sha384),
+            Algorithm::Sha2_512 => Some(HashAlgorithm::Sha512),
+            _ => None,
+        };
+        hash.filter(|hash| self.hsm.profile().hmac.contains(hash))
+            .ok_or_else(|| {
+                invalid("unsupported algorithm: this token makes no HMAC with that hash; use sha2-256")
+            })
+    }
+}
+
+/// What an encryption request will use.
+struct Plan {
+    /// One per item.
+    versions: Vec<Result<Arc<Version>, KeyringError>>,
+    /// The latest version is exhausted, is asked for, and may be rotated.
+    rotate: bool,
+}
+
+async fn load(store: &Store) -> Result<HashMap<String, Arc<Key>>, KeyringError> {
+    let mut keys = HashMap::new();
+    for place in store.ids() {
+        if place.kind != RecordKind::Key {
+            continue;
+        }
+        let name = place.name.as_str();
+        let missing = |kind, version| unreadable(kind, name, version);
+        let record = store
+            .get(&place)
+            .await?
+            .ok_or_else(|| missing(RecordKind::Key, 0))?;
+        let settings = read_settings(name, &record)?;
+        let mut versions = BTreeMap::new();
+        for number in settings.min_available_version.max(1)..=settings.latest_version {
+            let record = store
+                .get(&id(RecordKind::KeyVersion, name, number))
+                .await?
+                .ok_or_else(|| missing(RecordKind::KeyVersion, number))?;
+            let counter = store
+                .get(&id(RecordKind::UseCounter, name, number))
+                .await?
+                .ok_or_else(|| missing(RecordKind::UseCounter, number))?;
+            let version = Version::read(name, number, &record, &counter)?;
+            versions.insert(number, Arc::new(version));
+        }
+        let key = Key {
+            name: name.to_owned(),
+            settings,
+            versions,
+        };
+        keys.insert(name.to_owned(), Arc::new(key));
+    }
+    Ok(keys)
+}
+
+/// Runs a change to its end even if the request that asked for it is gone: one that stopped in the middle would leave memory behind the store.
+async fn detached<T: Send + 'static>(
+    change: impl Future<Output = Result<T, KeyringError>> + Send + 'static,
+) -> Result<T, KeyringError> {
+    tokio::spawn(change)
+        .await
+        .map_err(|error| KeyringError::System(format!("a change was cut off: {error}")))?
+}
+
+fn in_order<T>(mut results: Answers<T>) -> Vec<Result<T, KeyringError>> {
+    results.sort_unstable_by_key(|(index, _)| *index);
+    results.into_iter().map(|(_, result)| result).collect()
+}
+
+fn mac_item(version: &Arc<Version>, hash: HashAlgorithm, input: HmacInput) -> MacItem {
+    MacItem {
+        key: Arc::clone(&version.mac),
+        hash,
+        data: input.input,
+    }
+}
+
+fn kernel_random(len: usize) -> Result<Zeroizing<Vec<u8>>, KeyringError> {
+    let mut bytes = Zeroizing::new(vec![0; len]);
+    getrandom::fill(&mut bytes).map_err(|error| {
+        KeyringError::System(format!("no random bytes from the kernel: {error}"))
+    })?;
+    Ok(bytes)
+}
+
+fn unix_seconds() -> i64 {
+    let elapsed = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    i64::try_from(elapsed.as_secs()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -17,6 +17,28 @@ pub enum Residency {
     Memory,
 }
 
+/// How a derived key's data-encryption keys come from its version's key and the context.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum Kdf {
+    /// HKDF-Expand with SHA-256 (RFC 5869, 2.3); the version's key is the pseudorandom key.
+    #[default]
+    #[serde(rename = "hkdf_sha256")]
+    HkdfSha256,
+    /// The KDF in counter mode with HMAC-SHA256 (NIST SP 800-108), one block: what Vault uses for imported keys.
+    #[serde(rename = "hmac-sha256-counter")]
+    HmacSha256Counter,
+}
+
+impl Kdf {
+    /// Vault's name for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::HkdfSha256 => "hkdf_sha256",
+            Self::HmacSha256Counter => "hmac-sha256-counter",
+        }
+    }
+}
+
 /// Options of a new key.
 #[derive(Clone, Debug, Default)]
 pub struct CreateOptions {
@@ -63,7 +85,9 @@ pub struct KeyInfo {
     pub derived: bool,
     /// Convergent.
     pub convergent: bool,
-    /// Came in by BYOK.
+    /// How keys are derived, if `derived`.
+    pub kdf: Kdf,
+    /// Came in by BYOK, and not rotated in the token since.
     pub imported: bool,
     /// For imported keys: may be rotated.
     pub allow_rotation: bool,
@@ -179,7 +203,9 @@ pub enum KeyringError {
     #[error("encryption key not found")]
     NotFound,
     /// `import` of a name that exists.
-    #[error("the key {0:?} already exists")]
+    #[error(
+        "the import path cannot be used with an existing key; use import-version to rotate an existing imported key"
+    )]
     Exists(String),
     /// The request can't be met as it stands; the message says why and what to do.
     #[error("{0}")]
@@ -190,14 +216,17 @@ pub enum KeyringError {
     /// The version does not exist.
     #[error("invalid ciphertext: version is too new")]
     VersionTooNew,
-    /// Does not authenticate, or is too short.
-    #[error("invalid ciphertext: unable to decrypt")]
+    /// Does not authenticate: altered, or another key, context or associated data.
+    #[error("cipher: message authentication failed")]
     Decrypt,
     /// 2^32 random-nonce encryptions are reached (NIST SP 800-38D) and automatic rotation is off.
     #[error(
         "this key version has made as many encryptions as are safe with random nonces (2^32, NIST SP 800-38D): rotate the key"
     )]
     Exhausted,
+    /// The operating system refused random bytes, locked memory, or a task.
+    #[error("{0}")]
+    System(String),
     /// The token.
     #[error(transparent)]
     Hsm(#[from] HsmError),

@@ -1,18 +1,266 @@
-//! Start and stop: the listener, signals, reload, timers, `sd_notify`.
+//! Start and stop: the order in which the parts come up, the listener, signals, reload, timers, `sd_notify`.
+//!
+//! | event | what happens |
+//! |---|---|
+//! | SIGTERM, SIGINT | stop accepting, finish what is in flight (10 s at most), sign the audit log, leave; a second one leaves at once |
+//! | SIGHUP, a watched file changes | read TLS files, policy and tokens again, each as a whole or not at all |
+//! | SIGUSR1 | open the audit log anew |
 
+mod connection;
+mod notify;
+mod reload;
+mod signals;
+mod timers;
+mod watch;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use strongroom_hsm::{Hsm, HsmError, OaepHash};
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+
+use crate::api::{App, Gate};
+use crate::audit::{Audit, AuditError, Entry};
+use crate::client::causes;
 use crate::config::Config;
+use crate::keyring::{Keyring, KeyringError};
+use crate::policy::{Policy, PolicyError};
+use crate::store::{Store, StoreError};
+use crate::tls::{Tls, TlsError};
+use crate::tokens::{Tokens, TokensError};
 
-/// Why the server did not start or stopped.
+/// Requests in flight at a stop get this long to finish.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// What the command line adds to the configuration.
+#[derive(Clone, Debug, Default)]
+pub struct ServeOptions {
+    /// Write the address that is listened on into this file, one line: for a configured port of 0.
+    pub addr_file: Option<PathBuf>,
+}
+
+/// Why the server did not start, or stopped by itself.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServeError {
+    /// The token.
+    #[error(transparent)]
+    Hsm(#[from] HsmError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The keyring.
+    #[error(transparent)]
+    Keyring(#[from] KeyringError),
+    /// The audit log.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// TLS files.
     #[error(transparent)]
-    Tls(#[from] crate::tls::TlsError),
+    Tls(#[from] TlsError),
+    /// The policy file.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// The tokens file.
+    #[error(transparent)]
+    Tokens(#[from] TokensError),
+    /// The address can't be listened on.
+    #[error("can't listen on {address}: {source}")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file of `--addr-file` can't be written.
+    #[error("the address can't be written to {path}: {source}")]
+    AddrFile {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The operating system refused something the server can't do without.
+    #[error("{what}: {source}")]
+    System {
+        /// What was asked for.
+        what: &'static str,
+        /// Why it was refused.
+        source: io::Error,
+    },
 }
 
 /// Runs the server until SIGTERM or SIGINT.
-#[allow(unused_variables, clippy::todo)]
-pub fn run(config: Config) -> Result<(), ServeError> {
-    todo!()
+///
+/// # Errors
+/// Whatever keeps a part from starting: nothing is served unless every part is up.
+pub fn run(config: Config, options: &ServeOptions) -> Result<(), ServeError> {
+    let started = Instant::now();
+    forbid_core_dumps();
+    // Signals that come while the parts start must not kill a half-started server in the middle of a write.
+    let runtime = runtime()?;
+    let mut signals = {
+        let _inside = runtime.enter();
+        signals::Signals::new().map_err(|source| ServeError::System {
+            what: "signals can't be caught",
+            source,
+        })?
+    };
+    let app = start(&runtime, config, started)?;
+    let served = runtime.block_on(serve(&app, options, &mut signals));
+    // Whatever still runs after the drain is cut off here.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    served
+}
+
+/// Makes the parts in order; each fails closed before the next one sees the light.
+fn start(runtime: &Runtime, config: Config, started: Instant) -> Result<Arc<App>, ServeError> {
+    let hsm = Hsm::start(config.hsm.clone())?;
+    log_token(&hsm);
+    runtime.block_on(async {
+        let store = Arc::new(Store::open(&config.store, hsm.clone()).await?);
+        let status = store.status();
+        tracing::info!(
+            store = %base16ct::lower::encode_string(&status.store_id),
+            epoch = status.epoch,
+            records = status.records,
+            "store opened"
+        );
+        let keyring = Keyring::open(store.clone(), hsm.clone(), config.keyring.clone()).await?;
+        let audit = Audit::open(config.audit.clone(), hsm.clone()).await?;
+        audit.record(&Entry {
+            operation: "server:start",
+            outcome: "ok",
+            ..Entry::default()
+        })?;
+        let policy = Policy::load(&config.policy)?;
+        let tokens = match &config.tokens {
+            Some(path) => Tokens::load(path)?,
+            None => Tokens::default(),
+        };
+        let tls = Arc::new(Tls::load(config.tls.clone())?);
+        let gate = Gate::new(&config);
+        Ok(Arc::new(App {
+            config,
+            hsm,
+            keyring,
+            store,
+            policy: ArcSwap::from_pointee(policy),
+            tokens: ArcSwap::from_pointee(tokens),
+            audit,
+            tls,
+            started,
+            gate,
+        }))
+    })
+}
+
+async fn serve(
+    app: &Arc<App>,
+    options: &ServeOptions,
+    signals: &mut signals::Signals,
+) -> Result<(), ServeError> {
+    let listen_error = |source| ServeError::Listen {
+        address: app.config.listen,
+        source,
+    };
+    let listener = TcpListener::bind(app.config.listen)
+        .await
+        .map_err(listen_error)?;
+    let address = listener.local_addr().map_err(listen_error)?;
+    if let Some(path) = &options.addr_file {
+        write_address(path, address)?;
+    }
+    tracing::info!(%address, start_ms = app.started.elapsed().as_millis(), "listening");
+
+    let acceptor = connection::Acceptor::new(app.clone(), listener);
+    let reloader = Arc::new(reload::Reloader::new(app.clone()));
+    let timers = timers::start(app, &reloader);
+    notify::ready(&format!("serving on {address}"));
+
+    tokio::select! {
+        () = acceptor.run() => {}
+        () = signals.until_stop(app, &reloader) => {}
+    }
+
+    notify::stopping();
+    tracing::info!("stopping: requests in flight get {DRAIN:?} to finish");
+    drop(timers);
+    tokio::select! {
+        () = acceptor.drain(DRAIN) => {}
+        () = signals.stop_again() => tracing::warn!("told again to stop: leaving at once"),
+    }
+    app.audit.record(&Entry {
+        operation: "server:stop",
+        outcome: "ok",
+        ..Entry::default()
+    })?;
+    // With the token gone nothing can be signed; the chain still holds, so a stop is not held up by it.
+    if let Err(error) = app.audit.checkpoint().await {
+        tracing::warn!(
+            error = causes(&error),
+            "the end of the audit log is not signed"
+        );
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn runtime() -> Result<Runtime, ServeError> {
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(cores)
+        // Only sled's flushes and file reloads block; each thread would cost memory for nothing.
+        .max_blocking_threads(4)
+        .thread_keep_alive(Duration::from_secs(2))
+        .thread_name("strongroom")
+        .enable_all()
+        .build()
+        .map_err(|source| ServeError::System {
+            what: "the async runtime can't start",
+            source,
+        })
+}
+
+/// A core dump of this process could hold the bytes of a key in `memory` residency.
+fn forbid_core_dumps() {
+    use nix::sys::resource::{Resource, setrlimit};
+    if let Err(error) = setrlimit(Resource::RLIMIT_CORE, 0, 0) {
+        tracing::warn!(%error, "core dumps can't be turned off");
+    }
+}
+
+fn log_token(hsm: &Hsm) {
+    let token = hsm.token();
+    let profile = hsm.profile();
+    let oaep = match profile.oaep {
+        OaepHash::Sha1 => "sha1",
+        OaepHash::Sha256 => "sha256",
+    };
+    tracing::info!(
+        label = token.label,
+        serial = token.serial,
+        manufacturer = token.manufacturer,
+        model = token.model,
+        oaep,
+        aes_kwp = profile.aes_kwp,
+        memory_master = profile.memory_master,
+        "token ready"
+    );
+}
+
+/// Written aside and renamed: whoever waits for the file never reads half a line.
+fn write_address(path: &Path, address: SocketAddr) -> Result<(), ServeError> {
+    let aside = path.with_extension("tmp");
+    std::fs::write(&aside, format!("{address}\n"))
+        .and_then(|()| std::fs::rename(&aside, path))
+        .map_err(|source| ServeError::AddrFile {
+            path: path.to_owned(),
+            source,
+        })
 }

@@ -2,10 +2,34 @@
 //! and to an epoch that the HSM keeps, so that an altered, swapped or rolled-back store is never used.
 //!
 //! The format is published in `docs/store-format.md`.
+//!
+//! A commit goes to the disc first (records and header in one atomic batch, then fsync) and to the token's epoch object second; only
+//! then is it acknowledged. Whatever stops it in between, the store opens again: it is then either at the token's epoch, without the
+//! change, or one ahead of it, with the whole change, and the token follows.
 
-use std::path::Path;
+mod engine;
+mod open;
+mod record;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
 use strongroom_hsm::{Hsm, HsmError};
+use tokio::sync::Mutex;
 use zeroize::Zeroizing;
+
+use engine::{Engine, EngineError, Write};
+use record::{Anchor, Digests, Envelope};
+
+/// Seals that one store key may make: random 96-bit nonces are safe for 2^32 (NIST SP 800-38D, 8.3); the rest is room for
+/// seals that a crash kept from being counted.
+const MAX_SEALS: u64 = (1 << 32) - (1 << 20);
+/// A database call longer than this counts as hung.
+const ENGINE_DEADLINE: Duration = Duration::from_secs(60);
+/// Pauses between tries to write the token's epoch.
+const EPOCH_RETRIES: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(400)];
 
 /// What a record is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -39,12 +63,38 @@ pub enum Change {
 }
 
 /// The store, open and verified.
-pub struct Store {}
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    engine: Arc<Engine>,
+    hsm: Hsm,
+    /// What is on the disc; replaced as a whole, so that readers never wait for a commit.
+    view: ArcSwap<View>,
+    /// Held for the length of a commit.
+    commits: Mutex<Committer>,
+}
+
+struct View {
+    anchor: Anchor,
+    digests: Digests,
+}
+
+struct Committer {
+    /// Seals made so far, written or not.
+    seals: u64,
+    /// The token has not been told of the epoch that is on the disc.
+    epoch_pending: bool,
+    /// The disc failed in the middle of a write: what it holds is known only after opening it again.
+    broken: Option<String>,
+}
 
 /// What `strongroom store accept-rollback` did, for the audit log.
 #[derive(Clone, Debug)]
 pub struct AcceptedRollback {
-    /// The epoch the HSM held.
+    /// The epoch the HSM held; 0 if it held none.
     pub hsm_epoch: u64,
     /// The epoch the store held.
     pub store_epoch: u64,
@@ -69,13 +119,21 @@ pub struct StoreStatus {
 pub enum StoreError {
     /// There is no store at this path.
     #[error("no store at {0}: make one with `strongroom init`")]
-    Missing(std::path::PathBuf),
+    Missing(PathBuf),
     /// There is one already.
     #[error("{0} already holds a store; nothing was changed")]
-    Exists(std::path::PathBuf),
+    Exists(PathBuf),
+    /// The token already anchors a store.
+    #[error(
+        "the token already belongs to the store {store_id}; nothing was changed. Open that store, or use a token of its own for the new one"
+    )]
+    TokenInUse {
+        /// In hexadecimal.
+        store_id: String,
+    },
     /// Store and token disagree on the epoch.
     #[error(
-        "the store was rolled back or replaced: {detail}. Nothing was changed. If a backup was restored on purpose, run `strongroom store accept-rollback`"
+        "the store was rolled back or replaced: {detail}. It is not used. If a backup was restored on purpose, run `strongroom store accept-rollback`"
     )]
     RolledBack {
         /// Both epochs, or both ids.
@@ -89,6 +147,16 @@ pub enum StoreError {
         /// kind/name/version
         record: String,
     },
+    /// The change is on the disc and in force, but the token could not be told; the next commit or start does that first.
+    #[error(
+        "the change is on the disc and in force, but the HSM did not take the store's new epoch ({0}); it is told with the next change or at the next start"
+    )]
+    EpochPending(HsmError),
+    /// The store key has made as many seals as are safe.
+    #[error(
+        "the store key has sealed 2^32 records (NIST SP 800-38D): move the keys to a new token and store"
+    )]
+    SealsExhausted,
     /// The disc or the database failed.
     #[error("the store failed: {0}")]
     Io(String),
@@ -97,40 +165,285 @@ pub enum StoreError {
     Hsm(#[from] HsmError),
 }
 
-#[allow(unused_variables, clippy::todo, clippy::unused_async)]
+impl StoreError {
+    /// Whether the change that failed with this is in force all the same.
+    pub fn is_applied(&self) -> bool {
+        matches!(self, Self::EpochPending(_))
+    }
+}
+
+impl From<EngineError> for StoreError {
+    fn from(error: EngineError) -> Self {
+        Self::Io(error.to_string())
+    }
+}
+
 impl Store {
-    /// Makes an empty store at epoch 1, and sets the token's epoch object. Refuses a path or a token that has one.
+    /// Makes an empty store at epoch 1 in a folder of mode 0700, and sets the token's epoch object.
+    ///
+    /// # Errors
+    /// [`StoreError::Exists`] or [`StoreError::TokenInUse`] if the path or the token has one, [`StoreError::Io`], [`StoreError::Hsm`].
     pub async fn create(path: &Path, hsm: Hsm) -> Result<Self, StoreError> {
-        todo!()
+        open::create(path, hsm).await
     }
 
     /// Opens and verifies the whole store: header, epoch against the token's, every record's place in the root.
+    ///
+    /// A store that is one epoch ahead of the token was cut off between its two writes: all its records are verified, and the
+    /// token follows.
+    ///
+    /// # Errors
+    /// [`StoreError::Missing`], [`StoreError::RolledBack`], [`StoreError::Tampered`], [`StoreError::Io`], [`StoreError::Hsm`].
     pub async fn open(path: &Path, hsm: Hsm) -> Result<Self, StoreError> {
-        todo!()
+        open::open(path, hsm).await
     }
 
-    /// Takes the store as it is and moves both epochs past the greater of the two.
+    /// Takes the store as it is, after authenticating every record, and moves both epochs past the greater of the two.
+    ///
+    /// # Errors
+    /// [`StoreError::Tampered`] if it is not one whole store that this token sealed; else as [`Store::open`].
     pub async fn accept_rollback(path: &Path, hsm: Hsm) -> Result<AcceptedRollback, StoreError> {
-        todo!()
+        open::accept_rollback(path, hsm).await
     }
 
-    /// One record's payload.
+    /// One record's payload, or `None` if there is no such record.
+    ///
+    /// # Errors
+    /// [`StoreError::Tampered`] if the disc does not hold what was committed; [`StoreError::Io`], [`StoreError::Hsm`].
     pub async fn get(&self, id: &RecordId) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
-        todo!()
+        let inner = &self.inner;
+        if let Some(found) = inner.read(id).await? {
+            return inner.open(id, found).await;
+        }
+        // Disc and view disagree: either a commit is between the two, so wait for it, or somebody wrote to the disc.
+        let committer = inner.commits.lock().await;
+        if let Some(why) = &committer.broken {
+            return Err(StoreError::Io(why.clone()));
+        }
+        match inner.read(id).await? {
+            Some(found) => inner.open(id, found).await,
+            None => Err(tampered(id)),
+        }
     }
 
-    /// Every record's place, in order.
+    /// Every record's place, in order of kind, name, version.
     pub fn ids(&self) -> Vec<RecordId> {
-        todo!()
+        self.inner.view.load().digests.keys().cloned().collect()
     }
 
     /// Applies all changes or none; durable on disc and in the token's epoch when this returns. Returns the new epoch.
+    ///
+    /// A commit that has begun runs to its end even if the caller goes away. Of two changes of one record the later counts.
+    ///
+    /// # Errors
+    /// [`StoreError::EpochPending`]: the change is in force, but not acknowledged. After any other error it is not in force;
+    /// if it was [`StoreError::Io`] the disc may hold it all the same (never half of it), and further commits are refused until the store is opened again.
     pub async fn commit(&self, changes: Vec<Change>) -> Result<u64, StoreError> {
-        todo!()
+        let inner = Arc::clone(&self.inner);
+        tokio::spawn(async move { inner.commit(changes).await })
+            .await
+            .map_err(|error| StoreError::Io(format!("a commit was cut off: {error}")))?
     }
 
     /// Id, epoch, number of records.
     pub fn status(&self) -> StoreStatus {
-        todo!()
+        let view = self.inner.view.load();
+        StoreStatus {
+            store_id: view.anchor.store_id,
+            epoch: view.anchor.epoch,
+            records: view.digests.len(),
+        }
     }
 }
+
+impl Inner {
+    /// `None`: disc and view disagree. `Some(None)`: there is no such record.
+    async fn read(&self, id: &RecordId) -> Result<Option<Option<Vec<u8>>>, StoreError> {
+        let Some(key) = record::encode_id(id) else {
+            return Ok(Some(None));
+        };
+        let expected = self.view.load().digests.get(id).copied();
+        let found = blocking(&self.engine, move |engine| engine.get(&key)).await?;
+        let same = found.as_deref().map(record::digest) == expected;
+        Ok(same.then_some(found))
+    }
+
+    async fn open(
+        &self,
+        id: &RecordId,
+        sealed: Option<Vec<u8>>,
+    ) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
+        let Some(sealed) = sealed else {
+            return Ok(None);
+        };
+        let store_id = self.view.load().anchor.store_id;
+        open_record(&self.hsm, &store_id, id, &sealed)
+            .await
+            .map(Some)
+    }
+
+    async fn commit(&self, changes: Vec<Change>) -> Result<u64, StoreError> {
+        let mut committer = self.commits.lock().await;
+        if let Some(why) = &committer.broken {
+            return Err(StoreError::Io(format!(
+                "an earlier write failed ({why}): no change is taken until the server is restarted"
+            )));
+        }
+        let before = self.view.load_full();
+        if committer.epoch_pending {
+            self.write_epoch(&before.anchor).await?;
+            committer.epoch_pending = false;
+        }
+
+        let mut digests = before.digests.clone();
+        let mut writes: Vec<Write> = Vec::with_capacity(changes.len() + 1);
+        for change in changes {
+            let (id, payload) = match change {
+                Change::Put(id, payload) => (id, Some(payload)),
+                Change::Delete(id) => (id, None),
+            };
+            let key = record::encode_id(&id).ok_or_else(|| {
+                StoreError::Io(format!("a name of {} bytes is too long", id.name.len()))
+            })?;
+            if let Some(payload) = payload {
+                let sealed = self
+                    .seal(&mut committer, &before.anchor.store_id, &key, payload)
+                    .await?;
+                digests.insert(id, record::digest(&sealed));
+                writes.push((key, Some(sealed)));
+            } else {
+                digests.remove(&id);
+                writes.push((key, None));
+            }
+        }
+        let anchor = Anchor {
+            store_id: before.anchor.store_id,
+            epoch: before.anchor.epoch + 1,
+            root: record::root(&digests),
+            seals: committer.seals + 1,
+        };
+        let header = self
+            .seal(
+                &mut committer,
+                &anchor.store_id,
+                &record::HEADER_KEY,
+                Zeroizing::new(anchor.encode()),
+            )
+            .await?;
+        writes.push((record::HEADER_KEY.to_vec(), Some(header)));
+
+        if let Err(error) = blocking(&self.engine, move |engine| engine.write(writes)).await {
+            committer.broken = Some(error.to_string());
+            return Err(error);
+        }
+        self.view.store(Arc::new(View { anchor, digests }));
+        if let Err(error) = self.write_epoch(&anchor).await {
+            committer.epoch_pending = true;
+            return Err(StoreError::EpochPending(error));
+        }
+        Ok(anchor.epoch)
+    }
+
+    async fn seal(
+        &self,
+        committer: &mut Committer,
+        store_id: &[u8; 16],
+        place: &[u8],
+        payload: Zeroizing<Vec<u8>>,
+    ) -> Result<Vec<u8>, StoreError> {
+        if committer.seals >= MAX_SEALS {
+            return Err(StoreError::SealsExhausted);
+        }
+        committer.seals += 1;
+        seal_record(&self.hsm, store_id, place, payload).await
+    }
+
+    async fn write_epoch(&self, anchor: &Anchor) -> Result<(), HsmError> {
+        let value = anchor.encode_for_token();
+        for pause in EPOCH_RETRIES {
+            if self.hsm.write_epoch(value.clone()).await.is_ok() {
+                return Ok(());
+            }
+            tokio::time::sleep(pause).await;
+        }
+        self.hsm.write_epoch(value).await
+    }
+}
+
+/// Seals a payload for its place (a database key) with a fresh random nonce.
+async fn seal_record(
+    hsm: &Hsm,
+    store_id: &[u8; 16],
+    place: &[u8],
+    payload: Zeroizing<Vec<u8>>,
+) -> Result<Vec<u8>, StoreError> {
+    let mut nonce = [0; 12];
+    getrandom::fill(&mut nonce)
+        .map_err(|error| StoreError::Io(format!("no random bytes from the kernel: {error}")))?;
+    let sealed = hsm
+        .store_seal(nonce, record::aad(store_id, place), payload)
+        .await?;
+    let envelope = Envelope {
+        kind: place.first().copied().unwrap_or_default(),
+        store_id: *store_id,
+        nonce,
+        sealed,
+    };
+    Ok(envelope.encode())
+}
+
+async fn open_record(
+    hsm: &Hsm,
+    store_id: &[u8; 16],
+    id: &RecordId,
+    sealed: &[u8],
+) -> Result<Zeroizing<Vec<u8>>, StoreError> {
+    let envelope = Envelope::decode(sealed)
+        .filter(|envelope| envelope.kind == id.kind as u8 && envelope.store_id == *store_id);
+    let (Some(envelope), Some(place)) = (envelope, record::encode_id(id)) else {
+        return Err(tampered(id));
+    };
+    match hsm
+        .store_open(
+            envelope.nonce,
+            record::aad(store_id, &place),
+            envelope.sealed,
+        )
+        .await
+    {
+        Err(HsmError::Authentication) => Err(tampered(id)),
+        other => Ok(other?),
+    }
+}
+
+fn tampered(id: &RecordId) -> StoreError {
+    let kind = match id.kind {
+        RecordKind::Key => "key",
+        RecordKind::KeyVersion => "key-version",
+        RecordKind::UseCounter => "use-counter",
+    };
+    StoreError::Tampered {
+        record: format!("{kind}/{}/{}", id.name.escape_debug(), id.version),
+    }
+}
+
+/// Runs a database call where it may block.
+async fn blocking<T: Send + 'static>(
+    engine: &Arc<Engine>,
+    call: impl FnOnce(&Engine) -> Result<T, EngineError> + Send + 'static,
+) -> Result<T, StoreError> {
+    let engine = Arc::clone(engine);
+    let task = tokio::task::spawn_blocking(move || call(&engine));
+    match tokio::time::timeout(ENGINE_DEADLINE, task).await {
+        Ok(Ok(result)) => Ok(result?),
+        Ok(Err(error)) => Err(StoreError::Io(format!(
+            "a database call was cut off: {error}"
+        ))),
+        Err(_) => Err(StoreError::Io(format!(
+            "the disc did not answer within {ENGINE_DEADLINE:?}"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests;

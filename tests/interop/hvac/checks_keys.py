@@ -190,7 +190,7 @@ def delete(server: Server) -> None:
 
 @check("paths: unknown path 404, unsupported operation 405, both in Vault's shape")
 def paths(server: Server) -> None:
-    with refused("reading a key that is not there", InvalidPath) as _:
+    with refused("reading a key that is not there", InvalidPath):
         server.read(server.name())
     answer = server.client.adapter.request("get", f"/v1/{server.mount}/keys/{server.name()}", raise_exception=False)
     equal("its body", {"errors": []}, answer.json())

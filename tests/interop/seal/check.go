@@ -276,6 +276,10 @@ func concurrent(ctx context.Context, s settings) error {
 		return err
 	}
 	defer w.Finalize(ctx)
+	before, err := version(ctx, w)
+	if err != nil {
+		return err
+	}
 	failures := make(chan error, goroutines+1)
 	var all sync.WaitGroup
 	for g := range goroutines {
@@ -308,6 +312,16 @@ func concurrent(ctx context.Context, s settings) error {
 	}
 	if len(found) > 0 {
 		return fmt.Errorf("%d goroutines failed, the first with: %w", len(found), found[0])
+	}
+	if _, err := w.Encrypt(ctx, []byte("a")); err != nil {
+		return err
+	}
+	after, err := version(ctx, w)
+	if err != nil {
+		return err
+	}
+	if after != before+rotationsMeanwhile {
+		return fmt.Errorf("expected key version %d after %d rotations, got %d", before+rotationsMeanwhile, rotationsMeanwhile, after)
 	}
 	return nil
 }

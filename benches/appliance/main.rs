@@ -1,0 +1,160 @@
+//! `make bench`: what the appliance costs beside the token itself, and beside HTTPS itself.
+//!
+//! Every figure is a ratio of two things measured in turns in one run, since absolute figures do not travel between machines. The token is SoftHSM2, which
+//! runs on the same two cores as the server and the load: a hardware HSM changes the balance.
+//!
+//! | name | what it is |
+//! |---|---|
+//! | raw | `C_DecryptInit` and `C_Decrypt` in a loop, one thread, a session key on the same token |
+//! | keyring | `Keyring::decrypt` in a loop, no network |
+//! | https | `POST transit/decrypt/<key>` over mutual TLS 1.3, HTTP/1.1 keep-alive |
+//! | hello | a bare hyper + rustls server with mutual TLS, request and answer of the same size |
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss
+)]
+
+mod hello;
+mod load;
+mod report;
+mod site;
+mod tls;
+
+#[path = "../../tests/support/mod.rs"]
+mod support;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::json;
+
+use load::Load;
+use report::Report;
+use site::Site;
+
+/// How many times each pair is measured; the median of the ratios is reported.
+const ROUNDS: usize = 3;
+
+/// The plaintext's size: a 256-bit key, as a seal's.
+const PLAINTEXT: usize = 32;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|word| word != "--bench")
+        .collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    match words.as_slice() {
+        ["child", "raw", config] => site::raw(config.as_ref()),
+        ["child", "keyring", config, batch] => {
+            runtime.block_on(site::keyring(config.as_ref(), batch.parse().unwrap()))
+        }
+        ["child", "hello", ca, certificate, key, bytes] => {
+            runtime.block_on(hello::serve(
+                ca.as_ref(),
+                certificate.as_ref(),
+                key.as_ref(),
+                bytes.parse().unwrap(),
+            ));
+        }
+        _ => runtime.block_on(run(words.contains(&"--quick"))),
+    }
+}
+
+async fn run(quick: bool) {
+    let time = Duration::from_millis(if quick { 300 } else { 4000 });
+    let rounds = if quick { 1 } else { ROUNDS };
+    let mut report = Report::default();
+
+    let mut site = Site::start().await;
+    report.note(
+        "start to first answer, ms",
+        site.start_to_answer().await.as_secs_f64() * 1e3,
+    );
+    report.note("RSS idle, MiB", site.rss_mib());
+
+    for residency in ["hsm", "memory"] {
+        for batch in [1, 10, 256] {
+            let body = site.decrypt_body(residency, batch).await;
+            for connections in [1, 64] {
+                let name = format!("{residency} batch {batch} x{connections}");
+                let mut rates = report::Pair::default();
+                let mut against_raw = report::Pair::default();
+                for _ in 0..rounds {
+                    let https = site.https(residency, &body, connections).run(time).await;
+                    let hello = site.hello(&body, batch, connections).await.run(time).await;
+                    rates.add(https.per_second, hello.per_second);
+                    if residency == "hsm" {
+                        against_raw.add(https.per_second * batch as f64, site.raw_rate());
+                    }
+                    report.latency(&name, &https);
+                }
+                report.pair(
+                    &format!("{name}: https requests/s vs hello requests/s"),
+                    &rates,
+                );
+                if residency == "hsm" {
+                    report.pair(
+                        &format!("{name}: https items/s vs raw C_Decrypt/s"),
+                        &against_raw,
+                    );
+                }
+            }
+        }
+    }
+    report.note("RSS after load, MiB", site.rss_mib());
+    report.note("RSS peak, MiB", site.rss_peak_mib());
+
+    site.stop();
+    for batch in [1, 256] {
+        let mut pair = report::Pair::default();
+        for _ in 0..rounds {
+            pair.add(site.keyring_rate(batch), site.raw_rate());
+        }
+        report.pair(
+            &format!("hsm batch {batch}: keyring items/s vs raw C_Decrypt/s"),
+            &pair,
+        );
+    }
+    report.finish();
+}
+
+impl Site {
+    fn https(&self, residency: &str, body: &Bytes, connections: usize) -> Load {
+        Load {
+            address: self.address(),
+            tls: self.client_tls(),
+            path: format!("/v1/transit/decrypt/bench-{residency}"),
+            body: body.clone(),
+            connections,
+        }
+    }
+
+    async fn hello(&mut self, body: &Bytes, batch: usize, connections: usize) -> Load {
+        Load {
+            address: self.hello_server(batch).await,
+            tls: self.client_tls(),
+            path: "/".to_owned(),
+            body: body.clone(),
+            connections,
+        }
+    }
+}
+
+/// The body of a request that decrypts these.
+fn body_of(ciphertexts: &[String]) -> Bytes {
+    let value = match ciphertexts {
+        [one] => json!({ "ciphertext": one }),
+        many => {
+            json!({ "batch_input": many.iter().map(|text| json!({ "ciphertext": text })).collect::<Vec<_>>() })
+        }
+    };
+    Bytes::from(value.to_string())
+}

@@ -1,0 +1,95 @@
+//! Figures, printed as they come and saved under `target/bench/`.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use super::load::Rate;
+
+/// All figures of one run.
+#[derive(Default)]
+pub struct Report {
+    figures: Map<String, Value>,
+    text: String,
+}
+
+/// Two things measured in turns.
+#[derive(Default)]
+pub struct Pair {
+    ours: Vec<f64>,
+    theirs: Vec<f64>,
+}
+
+impl Pair {
+    /// One turn of each.
+    pub fn add(&mut self, ours: f64, theirs: f64) {
+        self.ours.push(ours);
+        self.theirs.push(theirs);
+    }
+
+    fn ratio(&self) -> f64 {
+        median(
+            self.ours
+                .iter()
+                .zip(&self.theirs)
+                .map(|(ours, theirs)| ours / theirs)
+                .collect(),
+        )
+    }
+}
+
+impl Report {
+    /// A single figure.
+    pub fn note(&mut self, name: &str, value: f64) {
+        self.line(&format!("{name:<64} {value:>12.1}"));
+        self.figures.insert(name.to_owned(), json!(value));
+    }
+
+    /// A ratio, with the medians it came from.
+    pub fn pair(&mut self, name: &str, pair: &Pair) {
+        let (ours, theirs, ratio) = (
+            median(pair.ours.clone()),
+            median(pair.theirs.clone()),
+            pair.ratio(),
+        );
+        self.line(&format!(
+            "{name:<64} {ours:>12.0} / {theirs:>8.0} = {:>6.1} %",
+            ratio * 100.0
+        ));
+        self.figures.insert(
+            name.to_owned(),
+            json!({ "ours": ours, "theirs": theirs, "ratio": ratio }),
+        );
+    }
+
+    /// Latencies, saved only.
+    pub fn latency(&mut self, name: &str, rate: &Rate) {
+        let value = json!({ "median_us": rate.median.as_micros() as u64, "p99_us": rate.p99.as_micros() as u64 });
+        self.figures.insert(format!("{name}: latency"), value);
+    }
+
+    /// Saves everything.
+    pub fn finish(self) {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench");
+        fs::create_dir_all(&folder).expect("target/bench");
+        fs::write(
+            folder.join("appliance.json"),
+            Value::Object(self.figures).to_string(),
+        )
+        .expect("the JSON report");
+        fs::write(folder.join("appliance.txt"), &self.text).expect("the text report");
+        println!("saved as {}/appliance.{{txt,json}}", folder.display());
+    }
+
+    fn line(&mut self, line: &str) {
+        println!("{line}");
+        let _ = writeln!(self.text, "{line}");
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}

@@ -1,0 +1,196 @@
+//! What goes wrong, as the client sees it: Vault's statuses and Vault's shape, `{"errors":[…]}`. The only place where
+//! the errors of the layers below become HTTP.
+
+use std::borrow::Cow;
+
+use strongroom_hsm::HsmError;
+
+use crate::keyring::KeyringError;
+use crate::store::StoreError;
+
+/// Vault's words for a policy that says no.
+pub(super) const PERMISSION_DENIED: &str = "1 error occurred:\n\t* permission denied\n\n";
+
+/// An answer that is an error.
+#[derive(Debug)]
+pub(super) struct ApiError {
+    /// The HTTP status.
+    pub(super) status: u16,
+    /// `errors`; empty where Vault leaves it empty.
+    pub(super) messages: Vec<Cow<'static, str>>,
+    /// For the audit log where it may know more than the client; never from a plaintext.
+    pub(super) reason: Option<Cow<'static, str>>,
+    /// `Allow`, for 405.
+    pub(super) allow: Option<String>,
+    /// The connection is closed after the answer.
+    pub(super) close: bool,
+}
+
+impl ApiError {
+    /// 400 with one message.
+    pub(super) fn bad_request(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(400, message)
+    }
+
+    /// Any status with one message.
+    pub(super) fn new(status: u16, message: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            messages: vec![message.into()],
+            ..Self::empty(status)
+        }
+    }
+
+    /// Any status with `{"errors":[]}`.
+    pub(super) fn empty(status: u16) -> Self {
+        Self {
+            status,
+            messages: Vec::new(),
+            reason: None,
+            allow: None,
+            close: false,
+        }
+    }
+
+    /// 403 as Vault's policies answer.
+    pub(super) fn denied(reason: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(403, PERMISSION_DENIED).because(reason)
+    }
+
+    /// 403 as Vault answers a missing or unknown token.
+    pub(super) fn bad_token(reason: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(403, "permission denied").because(reason)
+    }
+
+    /// 503: try again later.
+    pub(super) fn unavailable(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(503, message)
+    }
+
+    /// 404 for a path that no route has inside a mount.
+    pub(super) fn unsupported_path() -> Self {
+        Self::new(404, "1 error occurred:\n\t* unsupported path\n\n")
+    }
+
+    /// 405 for a path that is known with other methods.
+    pub(super) fn unsupported_operation(allow: String) -> Self {
+        Self {
+            allow: Some(allow),
+            ..Self::new(405, "1 error occurred:\n\t* unsupported operation\n\n")
+        }
+    }
+
+    /// What the audit log says of it.
+    pub(super) fn because(mut self, reason: impl Into<Cow<'static, str>>) -> Self {
+        self.reason = Some(reason.into());
+        self
+    }
+
+    /// The words for the audit log.
+    pub(super) fn reason(&self) -> &str {
+        match (&self.reason, self.messages.first()) {
+            (Some(reason), _) => reason,
+            (None, Some(message)) => message,
+            (None, None) if self.status == 404 => "not found",
+            (None, None) => "refused",
+        }
+    }
+}
+
+/// What was being done: the same fact has other words in other places of Vault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Doing {
+    Create,
+    Read,
+    Configure,
+    Rotate,
+    Trim,
+    Delete,
+    Import,
+    Encrypt,
+    Decrypt,
+    Hmac,
+    VerifyHmac,
+    Random,
+}
+
+impl ApiError {
+    /// An error of the keyring about the key `name`.
+    pub(super) fn from_keyring(error: KeyringError, doing: Doing, name: &str) -> Self {
+        match error {
+            KeyringError::NotFound => match doing {
+                Doing::Read => Self::empty(404),
+                Doing::Configure => {
+                    Self::bad_request(format!("no existing key named {name} could be found"))
+                }
+                Doing::Rotate => Self::bad_request("key not found"),
+                Doing::Trim => Self::bad_request("invalid key name"),
+                Doing::Delete => Self::bad_request(format!(
+                    "error deleting policy {name}: could not delete key; not found"
+                )),
+                Doing::Import => Self::bad_request(format!(
+                    "no key found with name {name}; to import a new key, use the import/ endpoint"
+                )),
+                _ => Self::bad_request("encryption key not found"),
+            },
+            KeyringError::Exists(_) => Self::bad_request(
+                "the import path cannot be used with an existing key; use import-version to rotate an existing imported key",
+            ),
+            KeyringError::Invalid(why) if doing == Doing::Delete => {
+                Self::bad_request(format!("error deleting policy {name}: {why}"))
+            }
+            KeyringError::Store(error) if !matches!(error, StoreError::Hsm(_)) => {
+                tracing::error!(%error, "the store failed");
+                Self::unavailable("the key store failed: see the server's log")
+                    .because(error.to_string())
+            }
+            error if is_outage(&error) => Self::unavailable(error.to_string()),
+            // The request's own mistake: the client can mend it.
+            error => Self::bad_request(item_text(error, doing)),
+        }
+    }
+}
+
+/// Go's words for a GCM tag that doesn't fit.
+const AUTHENTICATION: &str = "cipher: message authentication failed";
+
+/// Whether an item's error is the appliance's state, so that the batch as a whole is answered 503.
+pub(super) fn is_outage(error: &KeyringError) -> bool {
+    match error {
+        KeyringError::Hsm(error) | KeyringError::Store(StoreError::Hsm(error)) => {
+            !matches!(error, HsmError::Authentication | HsmError::Unsupported(_))
+        }
+        KeyringError::Store(_) => true,
+        _ => false,
+    }
+}
+
+/// The words for one item's error.
+pub(super) fn item_text(error: KeyringError, doing: Doing) -> Cow<'static, str> {
+    match (error, doing) {
+        (KeyringError::VersionTooOld, Doing::Encrypt) => {
+            "requested version for encryption is less than the minimum encryption key version".into()
+        }
+        (KeyringError::VersionTooNew, Doing::Encrypt) => {
+            "requested version for encryption is higher than the latest key version".into()
+        }
+        (KeyringError::VersionTooOld, Doing::Hmac) => {
+            "cannot generate HMAC: version is too old (disallowed by policy)".into()
+        }
+        (KeyringError::VersionTooOld, Doing::VerifyHmac) => {
+            "cannot verify HMAC: version is too old (disallowed by policy)".into()
+        }
+        (KeyringError::VersionTooNew, Doing::Hmac) => {
+            "key version does not exist: it is higher than the latest key version".into()
+        }
+        (KeyringError::VersionTooNew, Doing::VerifyHmac) => {
+            "invalid HMAC: version is too new".into()
+        }
+        (KeyringError::Decrypt | KeyringError::Hsm(HsmError::Authentication), Doing::Import) => {
+            "the wrapped key can't be unwrapped: it must be RSA-OAEP(wrapping key, 32-byte AES key) followed by AES-KWP(that AES key, the key), with the same hash_function for OAEP and MGF1".into()
+        }
+        (KeyringError::Decrypt | KeyringError::Hsm(HsmError::Authentication), _) => {
+            AUTHENTICATION.into()
+        }
+        (error, _) => error.to_string().into(),
+    }
+}

@@ -1,0 +1,166 @@
+//! Counters and latencies, as Prometheus reads them.
+
+use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+use strongroom_hsm::HsmState;
+
+use super::App;
+
+/// Everything that is counted. Labels come from the route table only, so their number is bounded.
+pub(super) struct Metrics {
+    registry: Registry,
+    requests: Family<RequestLabels, Counter<u64, AtomicU64>>,
+    latency: Family<OperationLabel, Histogram, fn() -> Histogram>,
+    items: Family<OperationLabel, Counter<u64, AtomicU64>>,
+    /// Requests refused because too many were in flight.
+    pub(super) overloaded: Counter<u64, AtomicU64>,
+    /// Answers withheld because the audit log could not be written.
+    pub(super) audit_failures: Counter<u64, AtomicU64>,
+    /// Handlers that panicked: each one is a defect.
+    pub(super) panics: Counter<u64, AtomicU64>,
+    in_flight: Gauge<i64, AtomicI64>,
+    hsm_up: Gauge<i64, AtomicI64>,
+    keys: Gauge<i64, AtomicI64>,
+    store_epoch: Gauge<i64, AtomicI64>,
+    uptime: Gauge<i64, AtomicI64>,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct RequestLabels {
+    operation: &'static str,
+    outcome: &'static str,
+    status: u16,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OperationLabel {
+    operation: &'static str,
+}
+
+impl Metrics {
+    pub(super) fn new() -> Self {
+        let mut registry = Registry::with_prefix("strongroom");
+        let new_histogram: fn() -> Histogram =
+            // 50 µs to 6.5 s.
+            || Histogram::new(exponential_buckets(50e-6, 2.0, 18));
+        let metrics = Self {
+            requests: Family::default(),
+            latency: Family::new_with_constructor(new_histogram),
+            items: Family::default(),
+            overloaded: Counter::default(),
+            audit_failures: Counter::default(),
+            panics: Counter::default(),
+            in_flight: Gauge::default(),
+            hsm_up: Gauge::default(),
+            keys: Gauge::default(),
+            store_epoch: Gauge::default(),
+            uptime: Gauge::default(),
+            registry: Registry::default(),
+        };
+        registry.register(
+            "requests",
+            "Requests by operation, outcome and HTTP status",
+            metrics.requests.clone(),
+        );
+        registry.register_with_unit(
+            "request_duration",
+            "Time from the request's head to its answer",
+            Unit::Seconds,
+            metrics.latency.clone(),
+        );
+        registry.register(
+            "batch_items",
+            "Items of batches by operation",
+            metrics.items.clone(),
+        );
+        registry.register(
+            "overloaded",
+            "Requests refused because max_requests were in flight",
+            metrics.overloaded.clone(),
+        );
+        registry.register(
+            "audit_failures",
+            "Answers withheld because the audit log could not be written",
+            metrics.audit_failures.clone(),
+        );
+        registry.register("panics", "Handlers that panicked", metrics.panics.clone());
+        registry.register(
+            "requests_in_flight",
+            "Requests being answered",
+            metrics.in_flight.clone(),
+        );
+        registry.register(
+            "hsm_up",
+            "1: the token is ready; 0: it is being reconnected; -1: stopped for good",
+            metrics.hsm_up.clone(),
+        );
+        registry.register("keys", "Named keys", metrics.keys.clone());
+        registry.register(
+            "store_epoch",
+            "Commits to the store since its birth",
+            metrics.store_epoch.clone(),
+        );
+        registry.register_with_unit(
+            "uptime",
+            "Time since the start",
+            Unit::Seconds,
+            metrics.uptime.clone(),
+        );
+        Self {
+            registry,
+            ..metrics
+        }
+    }
+
+    /// One request is answered.
+    pub(super) fn request(
+        &self,
+        operation: &'static str,
+        outcome: &'static str,
+        status: u16,
+        batch: usize,
+        took: Duration,
+    ) {
+        let labels = RequestLabels {
+            operation,
+            outcome,
+            status,
+        };
+        self.requests.get_or_create(&labels).inc();
+        let label = OperationLabel { operation };
+        self.latency
+            .get_or_create(&label)
+            .observe(took.as_secs_f64());
+        if batch > 0 {
+            self.items.get_or_create(&label).inc_by(batch as u64);
+        }
+    }
+
+    /// The whole exposition, in the `OpenMetrics` text format.
+    pub(super) fn render(&self, app: &App, in_flight: usize) -> String {
+        let gauge = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        self.in_flight.set(gauge(in_flight));
+        self.keys.set(gauge(app.keyring.list().len()));
+        self.hsm_up.set(match app.hsm.state() {
+            HsmState::Ready => 1,
+            HsmState::Reconnecting { .. } => 0,
+            HsmState::Stopped { .. } => -1,
+        });
+        self.store_epoch
+            .set(i64::try_from(app.store.status().epoch).unwrap_or(i64::MAX));
+        self.uptime
+            .set(i64::try_from(app.started.elapsed().as_secs()).unwrap_or(i64::MAX));
+        let mut text = String::with_capacity(16 * 1024);
+        // Writing to memory can't fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}

@@ -1,0 +1,454 @@
+//! The one route table: what is answered, who may ask, what it may carry, whether it is audited.
+
+use std::borrow::Cow;
+use std::future::Future;
+use std::pin::Pin;
+
+use hyper::Method;
+
+use super::answer::Answer;
+use super::body::BATCH;
+use super::error::ApiError;
+use super::transit::{cipher, import, keys, mac, random, unsupported};
+use super::{Call, auth, sys, wire};
+use crate::policy::Operation;
+
+/// What a method means, as Vault sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// GET.
+    Read,
+    /// LIST, or GET with `?list=true`.
+    List,
+    /// POST and PUT.
+    Update,
+    /// DELETE.
+    Delete,
+    /// HEAD.
+    Head,
+}
+
+/// How much body is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// 64 KiB: settings, no data.
+    Small,
+    /// `max_body` of the configuration.
+    Data,
+}
+
+pub(super) type Handler =
+    for<'a> fn(Call<'a>) -> Pin<Box<dyn Future<Output = Result<Answer, ApiError>> + Send + 'a>>;
+
+/// One row of the table.
+pub struct Route {
+    /// The method's meaning.
+    pub verb: Verb,
+    /// Segments below the mount (or below `/v1/` for the system's own); `{…}` captures one.
+    pub path: &'static str,
+    /// What the policy is asked; `None`: any client whose certificate is good may.
+    pub operation: Option<Operation>,
+    /// Its name in metrics and in the audit log: the policy's word where there is one.
+    pub label: &'static str,
+    /// The parameters taken from the body (from the query for GET).
+    pub params: &'static [&'static str],
+    /// How much body is taken.
+    pub limit: Limit,
+    /// One line in the audit log for each request.
+    pub audited: bool,
+    /// Changes keys: once begun it is carried out and audited even if the client goes away.
+    pub mutates: bool,
+    pub(super) handler: Handler,
+}
+
+/// `route!(Verb "path" label, Some(Operation) …)` keeps each row on few lines.
+macro_rules! route {
+    ($verb:ident $path:literal, $label:literal, $operation:expr, $limit:ident, $audited:literal, $mutates:literal, [$($param:expr),*], $handler:path) => {
+        Route {
+            verb: Verb::$verb,
+            path: $path,
+            operation: $operation,
+            label: $label,
+            params: &[$($param),*],
+            limit: Limit::$limit,
+            audited: $audited,
+            mutates: $mutates,
+            handler: |call| Box::pin($handler(call)),
+        }
+    };
+}
+
+use Operation as O;
+
+/// Transit, below a mount.
+#[rustfmt::skip]
+pub static TRANSIT: &[Route] = &[
+    //     verb   path                            label               operation                   limit  audited mutates
+    route!(Update "encrypt/{name}",               "encrypt",           Some(O::Encrypt),           Data,  true,  false, ["plaintext", "context", "nonce", "key_version", "associated_data", "type", "convergent_encryption", "partial_failure_response_code", BATCH], cipher::encrypt),
+    route!(Update "decrypt/{name}",               "decrypt",           Some(O::Decrypt),           Data,  true,  false, ["ciphertext", "context", "nonce", "associated_data", "partial_failure_response_code", BATCH], cipher::decrypt),
+    route!(Update "rewrap/{name}",                "rewrap",            Some(O::Rewrap),            Data,  true,  false, ["ciphertext", "context", "nonce", "key_version", BATCH], cipher::rewrap),
+    route!(Update "datakey/plaintext/{name}",     "datakey-plaintext", Some(O::DatakeyPlaintext),  Small, true,  false, ["bits", "context", "nonce", "key_version"], cipher::datakey_plaintext),
+    route!(Update "datakey/wrapped/{name}",       "datakey-wrapped",   Some(O::DatakeyWrapped),    Small, true,  false, ["bits", "context", "nonce", "key_version"], cipher::datakey_wrapped),
+    route!(List   "keys",                         "list",              Some(O::List),              Small, true,  false, [], keys::list),
+    route!(Update "keys/{name}",                  "create",            Some(O::Create),            Small, true,  true,  ["type", "derived", "convergent_encryption", "exportable", "allow_plaintext_backup", "auto_rotate_period", "key_size", "context", "managed_key_name", "managed_key_id", "residency"], keys::create),
+    route!(Read   "keys/{name}",                  "read",              Some(O::Read),              Small, true,  false, ["context"], keys::read),
+    route!(Delete "keys/{name}",                  "delete",            Some(O::Delete),            Small, true,  true,  [], keys::delete),
+    route!(Update "keys/{name}/config",           "configure",         Some(O::Configure),         Small, true,  true,  ["min_decryption_version", "min_encryption_version", "deletion_allowed", "exportable", "allow_plaintext_backup", "auto_rotate_period"], keys::configure),
+    route!(Update "keys/{name}/rotate",           "rotate",            Some(O::Rotate),            Small, true,  true,  ["managed_key_name", "managed_key_id"], keys::rotate),
+    route!(Update "keys/{name}/trim",             "trim",              Some(O::Trim),              Small, true,  true,  ["min_available_version"], keys::trim),
+    route!(Update "keys/{name}/import",           "import",            Some(O::Import),            Small, true,  true,  ["ciphertext", "hash_function", "type", "derived", "allow_rotation", "exportable", "allow_plaintext_backup", "auto_rotate_period", "context", "public_key", "residency"], import::import),
+    route!(Update "keys/{name}/import_version",   "import",            Some(O::Import),            Small, true,  true,  ["ciphertext", "hash_function", "public_key", "version"], import::import_version),
+    route!(Read   "wrapping_key",                 "wrapping-key",      Some(O::WrappingKey),       Small, true,  false, [], import::wrapping_key),
+    route!(Update "random",                       "random",            Some(O::Random),            Small, true,  false, ["bytes", "format", "source"], random::random),
+    route!(Update "random/{urlbytes}",            "random",            Some(O::Random),            Small, true,  false, ["bytes", "format", "source"], random::random),
+    route!(Update "random/{source}/{urlbytes}",   "random",            Some(O::Random),            Small, true,  false, ["bytes", "format"], random::random),
+    route!(Update "hash",                         "hash",              Some(O::Hash),              Data,  true,  false, ["input", "algorithm", "format"], random::hash),
+    route!(Update "hash/{urlalgorithm}",          "hash",              Some(O::Hash),              Data,  true,  false, ["input", "algorithm", "format"], random::hash),
+    route!(Update "hmac/{name}",                  "hmac",              Some(O::Hmac),              Data,  true,  false, ["input", "algorithm", "key_version", BATCH], mac::hmac),
+    route!(Update "hmac/{name}/{urlalgorithm}",   "hmac",              Some(O::Hmac),              Data,  true,  false, ["input", "algorithm", "key_version", BATCH], mac::hmac),
+    route!(Update "verify/{name}",                "verify",            Some(O::Verify),            Data,  true,  false, ["input", "hmac", "signature", "algorithm", "hash_algorithm", "signature_algorithm", "marshaling_algorithm", "prehashed", "salt_length", "context", BATCH], mac::verify),
+    route!(Update "verify/{name}/{urlalgorithm}", "verify",            Some(O::Verify),            Data,  true,  false, ["input", "hmac", "signature", "algorithm", "hash_algorithm", "signature_algorithm", "marshaling_algorithm", "prehashed", "salt_length", "context", BATCH], mac::verify),
+    // Known to Vault, not to this appliance: each says so.
+    route!(Update "datakey/{plaintext}/{name}",   "unsupported",       None,                       Small, true,  false, [], unsupported::datakey),
+    route!(Update "sign/{name}",                  "unsupported",       None,                       Small, true,  false, [], unsupported::sign),
+    route!(Update "sign/{name}/{urlalgorithm}",   "unsupported",       None,                       Small, true,  false, [], unsupported::sign),
+    route!(Read   "export/{type}/{name}",         "unsupported",       None,                       Small, true,  false, [], unsupported::export),
+    route!(Read   "export/{type}/{name}/{version}", "unsupported",     None,                       Small, true,  false, [], unsupported::export),
+    route!(Read   "backup/{name}",                "unsupported",       None,                       Small, true,  false, [], unsupported::backup),
+    route!(Update "restore",                      "unsupported",       None,                       Small, true,  false, [], unsupported::restore),
+    route!(Update "restore/{name}",               "unsupported",       None,                       Small, true,  false, [], unsupported::restore),
+];
+
+/// The system's own, below `/v1/`.
+#[rustfmt::skip]
+pub static SYSTEM: &[Route] = &[
+    route!(Update "auth/token/renew-self",        "renew-self",        None,                       Small, true,  false, ["increment"], auth::renew_self),
+    route!(Read   "auth/token/lookup-self",       "lookup-self",       None,                       Small, true,  false, [], auth::lookup_self),
+    route!(Read   "sys/health",                   "health",            None,                       Small, false, false, ["standbyok", "perfstandbyok", "activecode", "standbycode", "sealedcode", "uninitcode", "drsecondarycode", "performancestandbycode"], sys::health),
+    route!(Head   "sys/health",                   "health",            None,                       Small, false, false, ["standbyok", "perfstandbyok", "activecode", "standbycode", "sealedcode", "uninitcode", "drsecondarycode", "performancestandbycode"], sys::health),
+    route!(Read   "sys/seal-status",              "seal-status",       None,                       Small, false, false, [], sys::seal_status),
+    route!(Read   "sys/init",                     "init",              None,                       Small, false, false, [], sys::init),
+    route!(Read   "sys/leader",                   "leader",            None,                       Small, false, false, [], sys::leader),
+    route!(Read   "sys/metrics",                  "metrics",           Some(O::Metrics),           Small, false, false, ["format"], sys::metrics),
+    route!(Read   "sys/internal/specs/openapi",   "openapi",           None,                       Small, false, false, ["generic_mount_paths"], sys::openapi),
+    route!(Read   "openapi.json",                 "openapi",           None,                       Small, false, false, [], sys::openapi),
+];
+
+/// Not a path: the creation that an `encrypt` of an unknown key is, for the audit log.
+#[rustfmt::skip]
+pub(super) static UPSERT: Route =
+    route!(Update "",                             "create",            Some(O::Create),            Small, true,  true,  [], keys::create);
+
+/// Values that a path gave.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Captures<'a> {
+    /// The key.
+    pub name: Option<&'a str>,
+    /// The other ones, in the path's order.
+    pub others: [Option<&'a str>; 2],
+    /// The names of those that a parameter of the body may not replace.
+    pub names: &'static [&'static str],
+}
+
+/// What a path leads to.
+pub enum Target<'a> {
+    /// A route.
+    Route(&'static Route, Captures<'a>),
+    /// A known path with another method; these are allowed.
+    WrongMethod(String),
+    /// A mount that has no such path.
+    UnknownPath,
+    /// Not below any mount.
+    NoMount,
+}
+
+/// The method's meaning. `Err`: 405, Vault knows no such method.
+pub fn verb(method: &Method, list: bool) -> Option<Verb> {
+    match *method {
+        Method::GET if list => Some(Verb::List),
+        Method::GET => Some(Verb::Read),
+        Method::POST | Method::PUT => Some(Verb::Update),
+        Method::DELETE => Some(Verb::Delete),
+        Method::HEAD => Some(Verb::Head),
+        _ if method.as_str() == "LIST" => Some(Verb::List),
+        _ => None,
+    }
+}
+
+/// The path with its percent signs decoded, without `/v1/`. `None`: not Vault's, or not UTF-8.
+pub fn decode_path(path: &str) -> Option<Cow<'_, str>> {
+    let rest = path.strip_prefix("/v1/")?;
+    percent_encoding::percent_decode_str(rest)
+        .decode_utf8()
+        .ok()
+}
+
+/// Finds the route of a decoded path. `mounts` empty: whatever stands before a known path is its mount, and the shortest
+/// such mount wins.
+pub fn resolve<'a>(path: &'a str, verb: Verb, mounts: &[String]) -> Target<'a> {
+    let first = path.split('/').next().unwrap_or_default();
+    if matches!(first, "sys" | "auth" | "openapi.json") {
+        return lookup(SYSTEM, path, verb).unwrap_or(Target::UnknownPath);
+    }
+    if mounts.is_empty() {
+        let mut split = 0;
+        while let Some(next) = path.get(split..).and_then(|rest| rest.find('/')) {
+            if next == 0 {
+                break;
+            }
+            split += next + 1;
+            let below = path.get(split..).unwrap_or_default();
+            if let Some(found) = lookup(TRANSIT, below, verb) {
+                return found;
+            }
+        }
+        return if split == 0 {
+            Target::NoMount
+        } else {
+            Target::UnknownPath
+        };
+    }
+    let mut mounted = false;
+    for mount in mounts {
+        let below = path
+            .strip_prefix(mount.trim_matches('/'))
+            .and_then(|rest| rest.strip_prefix('/'));
+        if let Some(below) = below {
+            mounted = true;
+            if let Some(found) = lookup(TRANSIT, below, verb) {
+                return found;
+            }
+        }
+    }
+    if mounted {
+        Target::UnknownPath
+    } else {
+        Target::NoMount
+    }
+}
+
+fn lookup<'a>(table: &'static [Route], path: &'a str, verb: Verb) -> Option<Target<'a>> {
+    let (first, captures) = table
+        .iter()
+        .find_map(|route| capture(route.path, path).map(|captures| (route, captures)))?;
+    let same_path = || table.iter().filter(|route| route.path == first.path);
+    if let Some(route) = same_path().find(|route| route.verb == verb) {
+        return Some(Target::Route(route, captures));
+    }
+    let methods: Vec<&str> = same_path()
+        .map(|route| match route.verb {
+            Verb::Read => "GET",
+            Verb::List => "LIST, GET",
+            Verb::Update => "POST, PUT",
+            Verb::Delete => "DELETE",
+            Verb::Head => "HEAD",
+        })
+        .collect();
+    Some(Target::WrongMethod(methods.join(", ")))
+}
+
+/// The captures, if the path has the pattern's shape.
+fn capture<'a>(pattern: &'static str, path: &'a str) -> Option<Captures<'a>> {
+    // Vault's own clients end the path of a list with a slash.
+    let path = if pattern == "keys" {
+        path.strip_suffix('/').unwrap_or(path)
+    } else {
+        path
+    };
+    let mut captures = Captures::default();
+    let mut others = captures.others.iter_mut();
+    let mut segments = path.split('/');
+    for expected in pattern.split('/') {
+        let segment = segments.next()?;
+        match expected {
+            "{name}" if wire::is_key_name(segment) => captures.name = Some(segment),
+            "{name}" => return None,
+            "{source}" | "{urlbytes}" | "{urlalgorithm}" | "{plaintext}" | "{type}"
+            | "{version}" => {
+                if segment.is_empty() {
+                    return None;
+                }
+                if let Some(slot) = others.next() {
+                    *slot = Some(segment);
+                }
+            }
+            literal if literal == segment => {}
+            _ => return None,
+        }
+    }
+    if segments.next().is_some() {
+        return None;
+    }
+    captures.names = match (captures.name, pattern.starts_with("random/{source}")) {
+        (Some(_), _) => &["name"],
+        (None, true) => &["source"],
+        (None, false) => &[],
+    };
+    Some(captures)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn found<'a>(path: &'a str, verb: Verb, mounts: &[String]) -> (&'static str, Captures<'a>) {
+        match resolve(path, verb, mounts) {
+            Target::Route(route, captures) => (route.path, captures),
+            Target::WrongMethod(_) => panic!("{path}: wrong method"),
+            Target::UnknownPath => panic!("{path}: unknown"),
+            Target::NoMount => panic!("{path}: no mount"),
+        }
+    }
+
+    #[test]
+    fn any_mount_is_taken_where_none_is_configured() {
+        for (path, verb, route, name) in [
+            (
+                "transit/encrypt/k",
+                Verb::Update,
+                "encrypt/{name}",
+                Some("k"),
+            ),
+            ("a/b/c/encrypt/k", Verb::Update, "encrypt/{name}", Some("k")),
+            (
+                "transit/keys/k.1/config",
+                Verb::Update,
+                "keys/{name}/config",
+                Some("k.1"),
+            ),
+            ("transit/keys", Verb::List, "keys", None),
+            ("transit/keys/", Verb::List, "keys", None),
+            ("encrypt/keys/x", Verb::Read, "keys/{name}", Some("x")),
+            (
+                "transit/datakey/wrapped/k",
+                Verb::Update,
+                "datakey/wrapped/{name}",
+                Some("k"),
+            ),
+            (
+                "transit/datakey/x/k",
+                Verb::Update,
+                "datakey/{plaintext}/{name}",
+                Some("k"),
+            ),
+            // The shortest mount wins.
+            (
+                "transit/hmac/random/sha2-256",
+                Verb::Update,
+                "hmac/{name}/{urlalgorithm}",
+                Some("random"),
+            ),
+        ] {
+            let (pattern, captures) = found(path, verb, &[]);
+            assert_eq!((pattern, captures.name), (route, name), "{path}");
+        }
+        let (_, captures) = found("t/random/seal/8", Verb::Update, &[]);
+        assert_eq!(captures.others, [Some("seal"), Some("8")]);
+        assert_eq!(captures.names, ["source"]);
+    }
+
+    #[test]
+    fn configured_mounts_are_the_only_ones() {
+        let mounts = ["transit".to_owned(), "/team/kms/".to_owned()];
+        assert_eq!(
+            found("transit/encrypt/k", Verb::Update, &mounts).0,
+            "encrypt/{name}"
+        );
+        assert_eq!(
+            found("team/kms/encrypt/k", Verb::Update, &mounts).0,
+            "encrypt/{name}"
+        );
+        for path in [
+            "other/encrypt/k",
+            "transitx/encrypt/k",
+            "team/encrypt/k",
+            "transit",
+        ] {
+            assert!(
+                matches!(resolve(path, Verb::Update, &mounts), Target::NoMount),
+                "{path}"
+            );
+        }
+        assert!(matches!(
+            resolve("transit/x/encrypt/k", Verb::Update, &mounts),
+            Target::UnknownPath
+        ));
+    }
+
+    #[test]
+    fn what_is_no_path_is_told_apart() {
+        for path in [
+            "transit/encrypt",
+            "transit/encrypt/",
+            "transit/encrypt/-k",
+            "transit/encrypt/k/",
+            "transit/nope/k",
+            "sys/nope",
+            "auth/token/create",
+            "sys/encrypt/k",
+        ] {
+            assert!(
+                matches!(resolve(path, Verb::Update, &[]), Target::UnknownPath),
+                "{path}"
+            );
+        }
+        for path in ["", "transit", "/encrypt/k", "/"] {
+            assert!(
+                matches!(resolve(path, Verb::Update, &[]), Target::NoMount),
+                "{path}"
+            );
+        }
+        let Target::WrongMethod(allow) = resolve("transit/keys/k", Verb::List, &[]) else {
+            panic!()
+        };
+        assert_eq!(allow, "POST, PUT, GET, DELETE");
+        assert!(decode_path("/v2/x").is_none() && decode_path("/v1/%ff").is_none());
+        assert_eq!(decode_path("/v1/t%2Fkeys/a%20b").unwrap(), "t/keys/a b");
+    }
+
+    #[test]
+    fn the_table_is_sound() {
+        for route in TRANSIT.iter().chain(SYSTEM) {
+            assert!(
+                route.params.len() <= super::super::body::MAX_PARAMS,
+                "{}",
+                route.path
+            );
+            if let Some(operation) = route.operation {
+                assert_eq!(
+                    serde_json::to_value(operation).unwrap(),
+                    route.label,
+                    "{}",
+                    route.path
+                );
+            }
+            let global = route.operation.is_none_or(Operation::is_global);
+            let named = route.path.contains("{name}");
+            assert!(
+                global != named || route.operation.is_none(),
+                "{}",
+                route.path
+            );
+            assert!(
+                !route.mutates || route.audited && route.verb != Verb::Read,
+                "{}",
+                route.path
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_panics(path in "\\PC{0,60}", parts in proptest::collection::vec("[a-z0-9._/-]{0,8}|encrypt|keys|random|config", 0..8)) {
+            for path in [path, parts.join("/")] {
+                for verb in [Verb::Read, Verb::List, Verb::Update, Verb::Delete, Verb::Head] {
+                    let _ = resolve(&path, verb, &[]);
+                    let _ = resolve(&path, verb, &["a".to_owned(), String::new()]);
+                }
+                let _ = decode_path(&path);
+            }
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! `sys`: health, seal status, metrics, and the API's own description. None of these is enveloped, as in Vault.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use serde::Serialize;
+use strongroom_hsm::HsmState;
+
+use super::answer::Answer;
+use super::error::ApiError;
+use super::{App, Call, OPENAPI};
+
+/// What stands for Vault's version: this program's, marked as its own.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "+strongroom");
+/// What stands for Vault's cluster name.
+const NAME: &str = "strongroom";
+
+/// `GET`, `HEAD sys/health`: 200 when requests are served, else 503 with the reason.
+pub(super) async fn health(call: Call<'_>) -> Result<Answer, ApiError> {
+    #[derive(Serialize)]
+    #[allow(clippy::struct_excessive_bools)]
+    struct Health {
+        initialized: bool,
+        sealed: bool,
+        standby: bool,
+        performance_standby: bool,
+        replication_performance_mode: &'static str,
+        replication_dr_mode: &'static str,
+        server_time_utc: u64,
+        version: &'static str,
+        cluster_name: &'static str,
+        cluster_id: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    }
+    let reason = not_serving(call.app);
+    let (parameter, default) = match reason {
+        None => ("activecode", 200),
+        Some(_) => ("sealedcode", 503),
+    };
+    let status = match call.params.int(parameter)? {
+        None => default,
+        Some(code) => match u16::try_from(code) {
+            Ok(code @ 200..=599) => code,
+            _ => {
+                return Err(ApiError::bad_request(format!(
+                    "{parameter} must be an HTTP status between 200 and 599"
+                )));
+            }
+        },
+    };
+    let body = Health {
+        initialized: true,
+        sealed: reason.is_some(),
+        standby: false,
+        performance_standby: false,
+        replication_performance_mode: "disabled",
+        replication_dr_mode: "disabled",
+        server_time_utc: SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs()),
+        version: VERSION,
+        cluster_name: NAME,
+        cluster_id: cluster_id(call.app),
+        reason,
+    };
+    Ok(json(status, &body))
+}
+
+/// `GET sys/seal-status`. Sealed: the HSM is not there.
+pub(super) async fn seal_status(call: Call<'_>) -> Result<Answer, ApiError> {
+    #[derive(Serialize)]
+    #[allow(clippy::struct_excessive_bools)]
+    struct SealStatus {
+        r#type: &'static str,
+        initialized: bool,
+        sealed: bool,
+        t: u32,
+        n: u32,
+        progress: u32,
+        nonce: &'static str,
+        version: &'static str,
+        build_date: &'static str,
+        migration: bool,
+        cluster_name: &'static str,
+        cluster_id: String,
+        recovery_seal: bool,
+        storage_type: &'static str,
+    }
+    let body = SealStatus {
+        r#type: "pkcs11",
+        initialized: true,
+        sealed: not_serving(call.app).is_some(),
+        t: 0,
+        n: 0,
+        progress: 0,
+        nonce: "",
+        version: VERSION,
+        build_date: "",
+        migration: false,
+        cluster_name: NAME,
+        cluster_id: cluster_id(call.app),
+        recovery_seal: false,
+        storage_type: NAME,
+    };
+    Ok(json(200, &body))
+}
+
+/// `GET sys/init`.
+pub(super) async fn init(_: Call<'_>) -> Result<Answer, ApiError> {
+    #[derive(Serialize)]
+    struct Init {
+        initialized: bool,
+    }
+    Ok(json(200, &Init { initialized: true }))
+}
+
+/// `GET sys/leader`: one appliance, no cluster. Vault's CLI asks for it after `sys/seal-status`.
+pub(super) async fn leader(_: Call<'_>) -> Result<Answer, ApiError> {
+    #[derive(Serialize)]
+    #[allow(clippy::struct_field_names)]
+    struct Leader {
+        ha_enabled: bool,
+        is_self: bool,
+        active_time: &'static str,
+        leader_address: &'static str,
+        leader_cluster_address: &'static str,
+        performance_standby: bool,
+        performance_standby_last_remote_wal: u32,
+    }
+    let body = Leader {
+        ha_enabled: false,
+        is_self: false,
+        active_time: "0001-01-01T00:00:00Z",
+        leader_address: "",
+        leader_cluster_address: "",
+        performance_standby: false,
+        performance_standby_last_remote_wal: 0,
+    };
+    Ok(json(200, &body))
+}
+
+/// `GET sys/metrics`: `OpenMetrics` text, whatever `format` says of Prometheus.
+pub(super) async fn metrics(call: Call<'_>) -> Result<Answer, ApiError> {
+    match call.params.text("format")?.as_deref() {
+        None | Some("" | "prometheus" | "openmetrics") => {}
+        Some(other) => {
+            return Err(ApiError::bad_request(format!(
+                "metric response format {other:?} is not supported: use \"prometheus\""
+            )));
+        }
+    }
+    let text = call
+        .app
+        .gate
+        .metrics
+        .render(call.app, call.app.gate.in_flight());
+    Ok(Answer::raw(
+        200,
+        "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        text.into(),
+    ))
+}
+
+/// `GET sys/internal/specs/openapi`, `GET openapi.json`.
+pub(super) async fn openapi(_: Call<'_>) -> Result<Answer, ApiError> {
+    Ok(Answer::raw(
+        200,
+        "application/json",
+        Bytes::from_static(OPENAPI.as_bytes()),
+    ))
+}
+
+/// Why requests are not served now, if they aren't.
+fn not_serving(app: &App) -> Option<String> {
+    match app.hsm.state() {
+        HsmState::Ready => {}
+        HsmState::Reconnecting { reason } => {
+            return Some(format!("the HSM is being reconnected: {reason}"));
+        }
+        HsmState::Stopped { reason } => {
+            return Some(format!("the HSM is stopped, restart the server: {reason}"));
+        }
+    }
+    app.audit
+        .check()
+        .err()
+        .map(|_| "the audit log can't be written, so requests are refused".to_owned())
+}
+
+/// The store's id: what tells one appliance's keys from another's.
+fn cluster_id(app: &App) -> String {
+    uuid::Uuid::from_bytes(app.store.status().store_id).to_string()
+}
+
+fn json<T: Serialize>(status: u16, body: &T) -> Answer {
+    // The types above have no map with keys that aren't strings, so nothing can fail.
+    let mut text = serde_json::to_vec(body).unwrap_or_default();
+    text.push(b'\n');
+    Answer::raw(status, "application/json", text.into())
+}

@@ -1,0 +1,464 @@
+//! `encrypt`, `decrypt`, `rewrap`, `datakey`: the hot path.
+
+use std::collections::BTreeMap;
+
+use super::{
+    ItemError, Sorted, close, decode_optional, in_order, only, refuse_nonce, refuse_type,
+    wanted_version,
+};
+use crate::api::answer::{Answer, Envelope, room};
+use crate::api::body::{Item, Text};
+use crate::api::error::{ApiError, Doing};
+use crate::api::wire::{self, WireError};
+use crate::api::{Call, record_creation};
+use crate::keyring::{Ciphertext, CreateOptions, DecryptItem, EncryptItem};
+use crate::policy::{Decision, Operation};
+
+/// `encrypt/:name`.
+pub(in crate::api) async fn encrypt(mut call: Call<'_>) -> Result<Answer, ApiError> {
+    if let Some(items) = call.params.batch.take() {
+        return encrypt_batch(call, items).await;
+    }
+    let plaintext = call.params.text("plaintext")?;
+    let context = call.params.text("context")?;
+    let associated_data = call.params.text("associated_data")?;
+    let item = encrypt_item(
+        plaintext.as_deref(),
+        context.as_deref(),
+        associated_data.as_deref(),
+        call.params.is_set("nonce"),
+        call.params.int("key_version")?.unwrap_or(0),
+    )
+    .map_err(ApiError::bad_request)?;
+    upsert(&call, !item.context.is_empty()).await?;
+    let results = call.app.keyring.encrypt(call.name, vec![item]).await;
+    let made = results
+        .map_err(|e| ApiError::from_keyring(e, Doing::Encrypt, call.name))
+        .and_then(|results| only(results, Doing::Encrypt, call.name))?;
+    Ok(ciphertext_answer(&mut call, &made))
+}
+
+/// `decrypt/:name`.
+pub(in crate::api) async fn decrypt(mut call: Call<'_>) -> Result<Answer, ApiError> {
+    if let Some(items) = call.params.batch.take() {
+        return decrypt_batch(call, items).await;
+    }
+    let ciphertext = call.params.text("ciphertext")?;
+    let context = call.params.text("context")?;
+    let associated_data = call.params.text("associated_data")?;
+    let item = decrypt_item(
+        ciphertext.as_deref(),
+        context.as_deref(),
+        associated_data.as_deref(),
+        call.params.is_set("nonce"),
+    )
+    .map_err(ApiError::bad_request)?;
+    let version = item.ciphertext.version;
+    let results = call.app.keyring.decrypt(call.name, vec![item]).await;
+    let plaintext = results
+        .map_err(|e| ApiError::from_keyring(e, Doing::Decrypt, call.name))
+        .and_then(|results| only(results, Doing::Decrypt, call.name))?;
+    let mut envelope = Envelope::open(call.id, room(plaintext.len()));
+    envelope.raw("{\"plaintext\":\"");
+    envelope.base64(&plaintext);
+    envelope.raw("\"}");
+    Ok(close(&mut call, envelope, &[]).with_version(version))
+}
+
+/// `rewrap/:name`.
+pub(in crate::api) async fn rewrap(mut call: Call<'_>) -> Result<Answer, ApiError> {
+    if let Some(items) = call.params.batch.take() {
+        return rewrap_batch(call, items).await;
+    }
+    let ciphertext = call.params.text("ciphertext")?;
+    let context = call.params.text("context")?;
+    let item = decrypt_item(
+        ciphertext.as_deref(),
+        context.as_deref(),
+        None,
+        call.params.is_set("nonce"),
+    )
+    .map_err(ApiError::bad_request)?;
+    let target = wanted_version(call.params.int("key_version")?.unwrap_or(0))
+        .map_err(ApiError::bad_request)?;
+    let results = call.app.keyring.rewrap(call.name, vec![item], target).await;
+    let made = results
+        .map_err(|e| ApiError::from_keyring(e, Doing::Decrypt, call.name))
+        .and_then(|results| only(results, Doing::Decrypt, call.name))?;
+    Ok(ciphertext_answer(&mut call, &made))
+}
+
+/// `datakey/plaintext/:name`.
+pub(in crate::api) async fn datakey_plaintext(call: Call<'_>) -> Result<Answer, ApiError> {
+    datakey(call, true).await
+}
+
+/// `datakey/wrapped/:name`.
+pub(in crate::api) async fn datakey_wrapped(call: Call<'_>) -> Result<Answer, ApiError> {
+    datakey(call, false).await
+}
+
+async fn datakey(mut call: Call<'_>, with_plaintext: bool) -> Result<Answer, ApiError> {
+    let bits = match call.params.int("bits")? {
+        Some(128) => 128,
+        None | Some(256) => 256,
+        Some(512) => 512,
+        Some(_) => return Err(ApiError::bad_request("invalid bit length")),
+    };
+    refuse_nonce(call.params.is_set("nonce")).map_err(ApiError::bad_request)?;
+    let template = EncryptItem {
+        context: decode_optional(call.params.text("context")?.as_deref())
+            .map_err(|_| ApiError::bad_request("failed to base64-decode context"))?,
+        key_version: wanted_version(call.params.int("key_version")?.unwrap_or(0))
+            .map_err(ApiError::bad_request)?,
+        ..EncryptItem::default()
+    };
+    let key = call
+        .app
+        .keyring
+        .data_key(call.name, bits, template)
+        .await
+        .map_err(|e| ApiError::from_keyring(e, Doing::Encrypt, call.name))?;
+    let mut envelope = Envelope::open(call.id, 256 + room(key.ciphertext.bytes.len()));
+    envelope.raw("{\"ciphertext\":");
+    envelope.versioned(key.ciphertext.version, &key.ciphertext.bytes);
+    envelope.raw(",\"key_version\":");
+    envelope.number(key.ciphertext.version);
+    if with_plaintext {
+        envelope.raw(",\"plaintext\":\"");
+        envelope.base64(&key.plaintext);
+        envelope.raw("\"");
+    }
+    envelope.raw("}");
+    Ok(close(&mut call, envelope, &[]).with_version(key.ciphertext.version))
+}
+
+async fn encrypt_batch(mut call: Call<'_>, items: Vec<Item<'_>>) -> Result<Answer, ApiError> {
+    let wanted = call.params.int("partial_failure_response_code")?;
+    let contexts = check_batch(&items)?;
+    if let Some(at) = items.iter().position(|item| item.plaintext.is_none()) {
+        return Err(ApiError::bad_request(format!(
+            "failed to parse batch input: '[{at}].plaintext' missing plaintext to encrypt"
+        )));
+    }
+    let sorted = Sorted::sort(&items, |item| {
+        encrypt_item(
+            item.plaintext.as_deref(),
+            item.context.as_deref(),
+            item.associated_data.as_deref(),
+            has(item.nonce.as_ref()),
+            item.key_version.unwrap_or(0),
+        )
+    });
+    upsert(&call, contexts).await?;
+    let results = call.app.keyring.encrypt(call.name, sorted.good).await;
+    let results = results.map_err(|e| ApiError::from_keyring(e, Doing::Encrypt, call.name))?;
+    let results = in_order(sorted.places, results, Doing::Encrypt, call.name)?;
+    let (status, warnings) = batch_status(wanted, &results);
+    let mut answer = ciphertexts_answer(&mut call, &items, &results, warnings);
+    answer.status = status;
+    Ok(answer)
+}
+
+async fn decrypt_batch(mut call: Call<'_>, items: Vec<Item<'_>>) -> Result<Answer, ApiError> {
+    let wanted = call.params.int("partial_failure_response_code")?;
+    check_batch(&items)?;
+    if let Some(at) = items.iter().position(|item| item.ciphertext.is_none()) {
+        return Err(ApiError::bad_request(format!(
+            "failed to parse batch input: '[{at}].ciphertext' missing ciphertext to decrypt"
+        )));
+    }
+    let sorted = Sorted::sort(&items, |item| {
+        decrypt_item(
+            item.ciphertext.as_deref(),
+            item.context.as_deref(),
+            item.associated_data.as_deref(),
+            has(item.nonce.as_ref()),
+        )
+    });
+    let version = sorted
+        .good
+        .first()
+        .map_or(0, |item| item.ciphertext.version);
+    let results = call.app.keyring.decrypt(call.name, sorted.good).await;
+    let results = results.map_err(|e| ApiError::from_keyring(e, Doing::Decrypt, call.name))?;
+    let results = in_order(sorted.places, results, Doing::Decrypt, call.name)?;
+    let bytes: usize = results
+        .iter()
+        .map(|r| match r {
+            Ok(plaintext) => room(plaintext.len()),
+            Err(why) => 96 + why.len(),
+        })
+        .sum();
+    let mut envelope = Envelope::open(call.id, bytes + references(&items));
+    write_batch(&mut envelope, &items, &results, |envelope, result| {
+        envelope.raw("\"plaintext\":\"");
+        if let Ok(plaintext) = result {
+            envelope.base64(plaintext);
+        }
+        envelope.raw("\"");
+    });
+    let (status, warnings) = batch_status(wanted, &results);
+    let mut answer = close(&mut call, envelope, warnings).with_version(version);
+    answer.status = status;
+    count(&mut answer, &results);
+    Ok(answer)
+}
+
+async fn rewrap_batch(mut call: Call<'_>, items: Vec<Item<'_>>) -> Result<Answer, ApiError> {
+    check_batch(&items)?;
+    let mut sorted = Sorted::sort(&items, |item| {
+        let target = wanted_version(item.key_version.unwrap_or(0))?;
+        let item = decrypt_item(
+            item.ciphertext.as_deref(),
+            item.context.as_deref(),
+            None,
+            has(item.nonce.as_ref()),
+        )?;
+        Ok((target, item))
+    });
+    // The keyring takes one target version per call; most batches have one.
+    let mut groups: BTreeMap<Option<u32>, (Vec<usize>, Vec<DecryptItem>)> = BTreeMap::new();
+    for (at, (target, item)) in sorted.good.drain(..).enumerate() {
+        let (places, items) = groups.entry(target).or_default();
+        places.push(at);
+        items.push(item);
+    }
+    let mut made = BTreeMap::new();
+    if groups.is_empty() {
+        groups.insert(None, (Vec::new(), Vec::new()));
+    }
+    for (target, (places, items)) in groups {
+        let results = call.app.keyring.rewrap(call.name, items, target).await;
+        let results = results.map_err(|e| ApiError::from_keyring(e, Doing::Decrypt, call.name))?;
+        made.extend(places.into_iter().zip(results));
+    }
+    let results = made.into_values().collect();
+    let results = in_order(sorted.places, results, Doing::Decrypt, call.name)?;
+    Ok(ciphertexts_answer(&mut call, &items, &results, &[]))
+}
+
+/// Makes the key if it isn't there, where configuration and policy allow it.
+async fn upsert(call: &Call<'_>, derived: bool) -> Result<(), ApiError> {
+    let app = call.app;
+    if !app.config.upsert || app.keyring.exists(call.name) {
+        return Ok(());
+    }
+    let identity = &call.peer.identity;
+    let decision = app
+        .policy
+        .load()
+        .decide(identity, Operation::Create, Some(call.name));
+    match decision {
+        Decision::Allowed => {}
+        Decision::AllowedWithToken if call.token.is_some() => {}
+        Decision::AllowedWithToken => {
+            return Err(ApiError::bad_token(
+                "the policy asks for a token to create keys and none was sent",
+            ));
+        }
+        Decision::Denied => {
+            return Err(ApiError::denied(
+                "the key does not exist, and no policy rule allows to create it",
+            ));
+        }
+    }
+    refuse_type(&call.params)?;
+    let options = CreateOptions {
+        derived,
+        convergent: call.params.flag("convergent_encryption")?.unwrap_or(false),
+        ..CreateOptions::default()
+    };
+    if options.convergent && !options.derived {
+        return Err(ApiError::bad_request(
+            "convergent encryption requires derivation to be enabled, so context is required",
+        ));
+    }
+    // In a task of its own: a key that is half made must be finished though the client goes away.
+    let (app, name) = (std::sync::Arc::clone(app), call.name.to_owned());
+    let made = tokio::spawn(async move { app.keyring.create(&name, options).await }).await;
+    let result = match made {
+        Ok(result) => result.map_err(|e| ApiError::from_keyring(e, Doing::Create, call.name)),
+        Err(_) => Err(ApiError::unavailable("the key could not be made")),
+    };
+    record_creation(call, result.as_ref().map(|_| ()))?;
+    result.map(|_| ())
+}
+
+fn encrypt_item(
+    plaintext: Option<&str>,
+    context: Option<&str>,
+    associated_data: Option<&str>,
+    nonce: bool,
+    key_version: i64,
+) -> Result<EncryptItem, ItemError> {
+    let plaintext = plaintext.ok_or("missing plaintext to encrypt")?;
+    refuse_nonce(nonce)?;
+    Ok(EncryptItem {
+        plaintext: wire::decode_base64(plaintext).map_err(|e| e.to_string())?,
+        associated_data: associated(associated_data)?,
+        context: decode_optional(context).map_err(|e| e.to_string())?,
+        key_version: wanted_version(key_version)?,
+    })
+}
+
+fn decrypt_item(
+    ciphertext: Option<&str>,
+    context: Option<&str>,
+    associated_data: Option<&str>,
+    nonce: bool,
+) -> Result<DecryptItem, ItemError> {
+    let ciphertext = match ciphertext {
+        None | Some("") => return Err("missing ciphertext to decrypt".into()),
+        Some(text) => text,
+    };
+    refuse_nonce(nonce)?;
+    Ok(DecryptItem {
+        ciphertext: wire::parse_ciphertext(ciphertext).map_err(ciphertext_error)?,
+        associated_data: associated(associated_data)?,
+        context: decode_optional(context).map_err(|e| e.to_string())?,
+    })
+}
+
+fn ciphertext_error(error: WireError) -> ItemError {
+    match error {
+        WireError::TooOld => {
+            "ciphertext or signature version is disallowed by policy (too old)".into()
+        }
+        WireError::Length => "invalid ciphertext length".into(),
+        error => format!("invalid ciphertext: {error}").into(),
+    }
+}
+
+fn associated(text: Option<&str>) -> Result<Vec<u8>, ItemError> {
+    decode_optional(text).map_err(|e| {
+        format!("unable to get associated_data/additional_data from factory[0]: {e}").into()
+    })
+}
+
+fn has(text: Option<&Text<'_>>) -> bool {
+    text.is_some_and(|t| !t.is_empty())
+}
+
+/// Refuses a batch without items, and one in which only some items have a context. Answers whether they have.
+fn check_batch(items: &[Item<'_>]) -> Result<bool, ApiError> {
+    let Some(first) = items.first() else {
+        return Err(ApiError::bad_request("missing batch input to process"));
+    };
+    let contexts = has(first.context.as_ref());
+    if items
+        .iter()
+        .any(|item| has(item.context.as_ref()) != contexts)
+    {
+        return Err(ApiError::bad_request(
+            "context should be set either in all the request blocks or in none",
+        ));
+    }
+    Ok(contexts)
+}
+
+fn ciphertext_answer(call: &mut Call<'_>, made: &Ciphertext) -> Answer {
+    let mut envelope = Envelope::open(call.id, room(made.bytes.len()));
+    envelope.raw("{\"ciphertext\":");
+    envelope.versioned(made.version, &made.bytes);
+    envelope.raw(",\"key_version\":");
+    envelope.number(made.version);
+    envelope.raw("}");
+    close(call, envelope, &[]).with_version(made.version)
+}
+
+fn ciphertexts_answer(
+    call: &mut Call<'_>,
+    items: &[Item<'_>],
+    results: &[Result<Ciphertext, ItemError>],
+    warnings: &[&str],
+) -> Answer {
+    let bytes: usize = results
+        .iter()
+        .map(|r| match r {
+            Ok(made) => room(made.bytes.len()),
+            Err(why) => 96 + why.len(),
+        })
+        .sum();
+    let mut envelope = Envelope::open(call.id, bytes + references(items));
+    write_batch(&mut envelope, items, results, |envelope, result| {
+        if let Ok(made) = result {
+            envelope.raw("\"ciphertext\":");
+            envelope.versioned(made.version, &made.bytes);
+            envelope.raw(",\"key_version\":");
+            envelope.number(made.version);
+        }
+    });
+    let mut answer = close(call, envelope, warnings);
+    answer.key_version = results
+        .iter()
+        .find_map(|r| r.as_ref().ok())
+        .map_or(0, |made| made.version);
+    count(&mut answer, results);
+    answer
+}
+
+/// `batch_results`, each with its error if there is one, and its reference.
+pub(super) fn write_batch<R>(
+    envelope: &mut Envelope,
+    items: &[Item<'_>],
+    results: &[Result<R, ItemError>],
+    write: impl Fn(&mut Envelope, &Result<R, ItemError>),
+) {
+    envelope.raw("{\"batch_results\":[");
+    for (at, (item, result)) in items.iter().zip(results).enumerate() {
+        envelope.raw(if at == 0 { "{" } else { ",{" });
+        let before = envelope.len();
+        write(envelope, result);
+        let comma = if envelope.len() > before { "," } else { "" };
+        envelope.raw(comma);
+        if let Err(why) = result {
+            envelope.raw("\"error\":");
+            envelope.string(why);
+            envelope.raw(",");
+        }
+        envelope.raw("\"reference\":");
+        envelope.string(item.reference.as_deref().unwrap_or_default());
+        envelope.raw("}");
+    }
+    envelope.raw("]}");
+}
+
+/// Room for the references, escapes included.
+pub(super) fn references(items: &[Item<'_>]) -> usize {
+    items
+        .iter()
+        .map(|item| item.reference.as_deref().map_or(0, |r| 6 * r.len()))
+        .sum()
+}
+
+/// What the audit log says of a batch.
+pub(super) fn count<R>(answer: &mut Answer, results: &[Result<R, ItemError>]) {
+    answer.batch = results.len();
+    answer.batch_failed = results.iter().filter(|r| r.is_err()).count();
+}
+
+/// 400 if an item failed, or what the client asked for instead; the body is the same. And what to warn of.
+fn batch_status<R>(
+    wanted: Option<i64>,
+    results: &[Result<R, ItemError>],
+) -> (u16, &'static [&'static str]) {
+    let failed = results.iter().filter(|r| r.is_err()).count();
+    if failed == 0 {
+        return (200, &[]);
+    }
+    match wanted {
+        None | Some(0) => (400, &[]),
+        Some(_) if failed == results.len() => (400, &[]),
+        // HTTP gives 1xx, 204, 205 and 304 no body, so the results could not be told.
+        Some(code) => match u16::try_from(code) {
+            Ok(code @ 200..=599) if !matches!(code, 204 | 205 | 304) => (code, &[]),
+            _ => (
+                400,
+                &[
+                    "invalid HTTP response code override from partial_failure_response_code, reverting to 400",
+                ],
+            ),
+        },
+    }
+}

@@ -1,0 +1,96 @@
+//! BYOK: `wrapping_key`, `import`, `import_version`.
+
+use serde::Serialize;
+use strongroom_hsm::OaepHash;
+
+use super::{answer, create_options};
+use crate::api::answer::Answer;
+use crate::api::error::{ApiError, Doing};
+use crate::api::{Call, wire};
+use crate::keyring::ImportOptions;
+
+/// `GET wrapping_key`.
+pub(in crate::api) async fn wrapping_key(mut call: Call<'_>) -> Result<Answer, ApiError> {
+    #[derive(Serialize)]
+    struct WrappingKey {
+        public_key: String,
+    }
+    let mut public_key = call.app.keyring.wrapping_key_pem();
+    if !public_key.ends_with('\n') {
+        public_key.push('\n');
+    }
+    Ok(answer(&mut call, &WrappingKey { public_key }, &[]))
+}
+
+/// `POST keys/:name/import`.
+pub(in crate::api) async fn import(call: Call<'_>) -> Result<Answer, ApiError> {
+    let derived = call.params.flag("derived")?.unwrap_or(false);
+    let options = ImportOptions {
+        create: create_options(&call.params, derived)?,
+        allow_rotation: call.params.flag("allow_rotation")?.unwrap_or(false),
+    };
+    if !options.create.auto_rotate_period.is_zero() && !options.allow_rotation {
+        return Err(ApiError::bad_request(
+            "allow_rotation must be set to true if auto-rotation is enabled",
+        ));
+    }
+    let (ciphertext, hash) = wrapped(&call)?;
+    let imported = call
+        .app
+        .keyring
+        .import(call.name, &ciphertext, hash, options)
+        .await;
+    imported.map_err(|e| ApiError::from_keyring(e, Doing::Import, call.name))?;
+    Ok(Answer::no_content().with_version(1))
+}
+
+/// `POST keys/:name/import_version`.
+pub(in crate::api) async fn import_version(call: Call<'_>) -> Result<Answer, ApiError> {
+    if call.params.is_set("version") {
+        return Err(ApiError::bad_request(
+            "version is not supported: an imported version becomes the latest one",
+        ));
+    }
+    let (ciphertext, hash) = wrapped(&call)?;
+    let imported = call
+        .app
+        .keyring
+        .import_version(call.name, &ciphertext, hash)
+        .await;
+    let version = imported.map_err(|e| ApiError::from_keyring(e, Doing::Import, call.name))?;
+    Ok(Answer::no_content().with_version(version))
+}
+
+/// The wrapped key and the hash that wrapped it.
+fn wrapped(call: &Call<'_>) -> Result<(Vec<u8>, OaepHash), ApiError> {
+    if call.params.is_set("public_key") {
+        return Err(ApiError::bad_request(
+            "provided type does not support public_key import",
+        ));
+    }
+    let name = call.params.text("hash_function")?.unwrap_or_default();
+    let hash = match name.to_ascii_uppercase().as_str() {
+        "" | "SHA256" => OaepHash::Sha256,
+        "SHA1" => OaepHash::Sha1,
+        "SHA224" | "SHA384" | "SHA512" => {
+            return Err(ApiError::bad_request(format!(
+                "hash function {name} is not supported: wrap with SHA256 or SHA1"
+            )));
+        }
+        _ => {
+            return Err(ApiError::bad_request(format!(
+                "unknown hash function: {name}"
+            )));
+        }
+    };
+    let text = call
+        .params
+        .text("ciphertext")?
+        .filter(|text| !text.is_empty())
+        .ok_or_else(|| ApiError::bad_request("missing ciphertext: the wrapped key"))?;
+    let mut bytes = wire::decode_base64(&text).map_err(|e| ApiError::bad_request(e.to_string()))?;
+    if bytes.len() <= 512 {
+        return Err(ApiError::bad_request("provided ciphertext is too short"));
+    }
+    Ok((std::mem::take(&mut *bytes), hash))
+}

@@ -1,0 +1,200 @@
+//! `keys`: create, read, list, delete, config, rotate, trim.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::{KEY_TYPE, answer, check_period, create_options, decode_optional, refuse_exports};
+use crate::api::Call;
+use crate::api::answer::Answer;
+use crate::api::error::{ApiError, Doing};
+use crate::keyring::{ConfigChange, KeyInfo, Residency};
+
+/// `POST keys/:name`: makes a key; one that exists is described and left as it is.
+pub(in crate::api) async fn create(mut call: Call<'_>) -> Result<Answer, ApiError> {
+    if call.params.is_set("managed_key_name") || call.params.is_set("managed_key_id") {
+        return Err(managed_keys());
+    }
+    let derived = call.params.flag("derived")?.unwrap_or(false);
+    let mut options = create_options(&call.params, derived)?;
+    options.convergent = call.params.flag("convergent_encryption")?.unwrap_or(false);
+    if options.convergent && !derived {
+        return Err(ApiError::bad_request(
+            "convergent encryption requires derivation to be enabled",
+        ));
+    }
+    if call.params.int("key_size")?.unwrap_or(0) != 0 {
+        return Err(ApiError::bad_request(format!(
+            "key_size is not valid for algorithm {KEY_TYPE}"
+        )));
+    }
+    let made = call.app.keyring.create(call.name, options).await;
+    made.map_err(|e| ApiError::from_keyring(e, Doing::Create, call.name))?;
+    describe(&mut call, &[])
+}
+
+/// `GET keys/:name`.
+pub(in crate::api) async fn read(mut call: Call<'_>) -> Result<Answer, ApiError> {
+    decode_optional(call.params.text("context")?.as_deref())
+        .map_err(|_| ApiError::bad_request("failed to base64-decode context"))?;
+    describe(&mut call, &[])
+}
+
+/// `LIST keys`.
+pub(in crate::api) async fn list(mut call: Call<'_>) -> Result<Answer, ApiError> {
+    #[derive(Serialize)]
+    struct Names {
+        keys: Vec<String>,
+    }
+    let keys = call.app.keyring.list();
+    if keys.is_empty() {
+        return Err(ApiError::empty(404));
+    }
+    Ok(answer(&mut call, &Names { keys }, &[]))
+}
+
+/// `DELETE keys/:name`.
+pub(in crate::api) async fn delete(call: Call<'_>) -> Result<Answer, ApiError> {
+    let deleted = call.app.keyring.delete(call.name).await;
+    deleted.map_err(|e| ApiError::from_keyring(e, Doing::Delete, call.name))?;
+    Ok(Answer::no_content())
+}
+
+/// `POST keys/:name/config`.
+pub(in crate::api) async fn configure(mut call: Call<'_>) -> Result<Answer, ApiError> {
+    let mut warnings: &[&str] = &[];
+    let mut min_decryption_version =
+        version(&call, "min_decryption_version", "min decryption version")?;
+    if min_decryption_version == Some(0) {
+        min_decryption_version = Some(1);
+        warnings = &["since Vault 0.3, transit key numbering starts at 1; forcing minimum to 1"];
+    }
+    refuse_exports(&call.params)?;
+    let change = ConfigChange {
+        min_decryption_version,
+        min_encryption_version: version(&call, "min_encryption_version", "min encryption version")?,
+        deletion_allowed: call.params.flag("deletion_allowed")?,
+        auto_rotate_period: call.params.duration("auto_rotate_period")?,
+    };
+    if let Some(period) = change.auto_rotate_period {
+        check_period(period)?;
+    }
+    let changed = call.app.keyring.configure(call.name, change).await;
+    changed.map_err(|e| ApiError::from_keyring(e, Doing::Configure, call.name))?;
+    describe(&mut call, warnings)
+}
+
+/// `POST keys/:name/rotate`.
+pub(in crate::api) async fn rotate(mut call: Call<'_>) -> Result<Answer, ApiError> {
+    if call.params.is_set("managed_key_name") || call.params.is_set("managed_key_id") {
+        return Err(managed_keys());
+    }
+    let rotated = call.app.keyring.rotate(call.name).await;
+    let version = rotated.map_err(|e| ApiError::from_keyring(e, Doing::Rotate, call.name))?;
+    Ok(describe(&mut call, &[])?.with_version(version))
+}
+
+/// `POST keys/:name/trim`.
+pub(in crate::api) async fn trim(mut call: Call<'_>) -> Result<Answer, ApiError> {
+    if !call.app.keyring.exists(call.name) {
+        return Err(ApiError::bad_request("invalid key name"));
+    }
+    let wanted = call
+        .params
+        .int("min_available_version")?
+        .ok_or_else(|| ApiError::bad_request("missing min_available_version"))?;
+    // A version that no key can have is refused by the keyring as greater than any.
+    let wanted = u32::try_from(wanted.max(0)).unwrap_or(u32::MAX);
+    let trimmed = call.app.keyring.trim(call.name, wanted).await;
+    trimmed.map_err(|e| ApiError::from_keyring(e, Doing::Trim, call.name))?;
+    describe(&mut call, &[])
+}
+
+fn managed_keys() -> ApiError {
+    ApiError::bad_request("managed keys are not supported: every key is held by the HSM")
+}
+
+/// A version that a setting names. What no key can have is left to the keyring to refuse, by a number it can't reach.
+fn version(call: &Call<'_>, name: &str, words: &str) -> Result<Option<u32>, ApiError> {
+    match call.params.int(name)? {
+        None => Ok(None),
+        Some(n) if n < 0 => Err(ApiError::bad_request(format!("{words} cannot be negative"))),
+        Some(n) => Ok(Some(u32::try_from(n).unwrap_or(u32::MAX))),
+    }
+}
+
+/// A key as Vault describes it, with this appliance's `residency` besides.
+#[derive(Serialize)]
+#[allow(clippy::struct_excessive_bools)]
+struct Description {
+    name: String,
+    r#type: &'static str,
+    residency: Residency,
+    derived: bool,
+    deletion_allowed: bool,
+    min_available_version: u32,
+    min_decryption_version: u32,
+    min_encryption_version: u32,
+    latest_version: u32,
+    exportable: bool,
+    allow_plaintext_backup: bool,
+    supports_encryption: bool,
+    supports_decryption: bool,
+    supports_signing: bool,
+    supports_derivation: bool,
+    auto_rotate_period: u64,
+    imported_key: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    imported_key_allow_rotation: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kdf: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    convergent_encryption: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    convergent_encryption_version: Option<i8>,
+    keys: BTreeMap<u32, i64>,
+}
+
+impl From<KeyInfo> for Description {
+    fn from(key: KeyInfo) -> Self {
+        Self {
+            name: key.name,
+            r#type: KEY_TYPE,
+            residency: key.residency,
+            derived: key.derived,
+            deletion_allowed: key.deletion_allowed,
+            min_available_version: key.min_available_version,
+            min_decryption_version: key.min_decryption_version,
+            min_encryption_version: key.min_encryption_version,
+            latest_version: key.latest_version,
+            exportable: false,
+            allow_plaintext_backup: false,
+            supports_encryption: true,
+            supports_decryption: true,
+            supports_signing: false,
+            supports_derivation: true,
+            auto_rotate_period: key.auto_rotate_period.as_secs(),
+            imported_key: key.imported,
+            imported_key_allow_rotation: key.imported.then_some(key.allow_rotation),
+            kdf: key.derived.then_some("hkdf_sha256"),
+            convergent_encryption: key.derived.then_some(key.convergent),
+            convergent_encryption_version: (key.derived && key.convergent).then_some(-1),
+            // Vault lists those that decrypt; older ones are archived.
+            keys: key
+                .versions
+                .iter()
+                .filter(|v| v.version >= key.min_decryption_version)
+                .map(|v| (v.version, v.created))
+                .collect(),
+        }
+    }
+}
+
+fn describe(call: &mut Call<'_>, warnings: &[&str]) -> Result<Answer, ApiError> {
+    let key = call
+        .app
+        .keyring
+        .read(call.name)
+        .map_err(|e| ApiError::from_keyring(e, Doing::Read, call.name))?;
+    Ok(answer(call, &Description::from(key), warnings))
+}

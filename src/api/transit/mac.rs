@@ -1,0 +1,208 @@
+//! `hmac`, and `verify` of HMACs.
+
+use super::cipher::{count, references, write_batch};
+use super::{ItemError, Sorted, answer, close, in_order, only};
+use crate::api::Call;
+use crate::api::answer::{Answer, Envelope, room};
+use crate::api::body::Item;
+use crate::api::error::{ApiError, Doing};
+use crate::api::wire::{self, WireError};
+use crate::keyring::{Algorithm, HmacInput, HmacTag};
+
+/// `hmac/:name[/:algorithm]`.
+pub(in crate::api) async fn hmac(mut call: Call<'_>) -> Result<Answer, ApiError> {
+    let algorithm = algorithm(&call)?;
+    let version = match call.params.int("key_version")?.unwrap_or(0) {
+        0 => None,
+        v if v < 0 => {
+            return Err(ApiError::bad_request(
+                "key version does not exist (cannot be negative)",
+            ));
+        }
+        v => Some(u32::try_from(v).unwrap_or(u32::MAX)),
+    };
+    let keyring = &call.app.keyring;
+    let failed = |e| ApiError::from_keyring(e, Doing::Hmac, call.name);
+    if let Some(items) = call.params.batch.take() {
+        refuse_empty(&items)?;
+        let sorted = Sorted::sort(&items, |item| {
+            hmac_input(Some(item.input.as_deref().ok_or("missing input for HMAC")?))
+        });
+        let results = keyring
+            .hmac(call.name, algorithm, version, sorted.good)
+            .await;
+        let results = in_order(
+            sorted.places,
+            results.map_err(failed)?,
+            Doing::Hmac,
+            call.name,
+        )?;
+        let bytes = results.len() * room(96) + references(&items);
+        let mut envelope = Envelope::open(call.id, bytes);
+        write_batch(&mut envelope, &items, &results, |envelope, result| {
+            if let Ok(made) = result {
+                envelope.raw("\"hmac\":");
+                envelope.versioned(made.version, &made.tag);
+            }
+        });
+        let mut answer = close(&mut call, envelope, &[]);
+        answer.key_version = results
+            .iter()
+            .find_map(|r| r.as_ref().ok())
+            .map_or(0, |made| made.version);
+        count(&mut answer, &results);
+        return Ok(answer);
+    }
+    let input = call
+        .params
+        .text("input")?
+        .ok_or_else(|| ApiError::bad_request("missing input for HMAC"))?;
+    let input = hmac_input(Some(&input)).map_err(ApiError::bad_request)?;
+    let results = keyring
+        .hmac(call.name, algorithm, version, vec![input])
+        .await;
+    let made = only(results.map_err(failed)?, Doing::Hmac, call.name)?;
+    let mut envelope = Envelope::open(call.id, room(made.tag.len()));
+    envelope.raw("{\"hmac\":");
+    envelope.versioned(made.version, &made.tag);
+    envelope.raw("}");
+    Ok(close(&mut call, envelope, &[]).with_version(made.version))
+}
+
+/// `verify/:name[/:algorithm]`: HMACs only.
+pub(in crate::api) async fn verify(mut call: Call<'_>) -> Result<Answer, ApiError> {
+    #[derive(serde::Serialize)]
+    struct Valid {
+        valid: bool,
+    }
+    // `hash_algorithm` is for signatures: Vault doesn't look at it for an HMAC either.
+    let algorithm = algorithm(&call)?;
+    let keyring = &call.app.keyring;
+    let failed = |e| ApiError::from_keyring(e, Doing::VerifyHmac, call.name);
+    if let Some(items) = call.params.batch.take() {
+        check_batch(&items)?;
+        let sorted = Sorted::sort(&items, |item| {
+            check(
+                item.input.as_deref(),
+                item.hmac.as_deref().unwrap_or_default(),
+            )
+        });
+        let version = sorted.good.first().map_or(0, |(_, tag)| tag.version);
+        let results = keyring.verify_hmac(call.name, algorithm, sorted.good).await;
+        let results = in_order(
+            sorted.places,
+            results.map_err(failed)?,
+            Doing::VerifyHmac,
+            call.name,
+        )?;
+        let bytes = results.len() * 160 + references(&items);
+        let mut envelope = Envelope::open(call.id, bytes);
+        write_batch(&mut envelope, &items, &results, |envelope, result| {
+            if let Ok(valid) = result {
+                envelope.raw(if *valid {
+                    "\"valid\":true"
+                } else {
+                    "\"valid\":false"
+                });
+            }
+        });
+        let mut answer = close(&mut call, envelope, &[]).with_version(version);
+        count(&mut answer, &results);
+        return Ok(answer);
+    }
+    let given = (call.params.is_set("hmac"), call.params.is_set("signature"));
+    match given {
+        (true, true) => {
+            return Err(ApiError::bad_request(
+                "provide one of 'signature' or 'hmac'",
+            ));
+        }
+        (false, true) => return Err(ApiError::bad_request(NO_SIGNATURES)),
+        (false, false) => {
+            return Err(ApiError::bad_request(
+                "neither a 'signature' nor an 'hmac' were given to verify",
+            ));
+        }
+        (true, false) => {}
+    }
+    let input = call.params.text("input")?;
+    let tag = call.params.text("hmac")?.unwrap_or_default();
+    let item = check(input.as_deref(), &tag).map_err(ApiError::bad_request)?;
+    let version = item.1.version;
+    let results = keyring.verify_hmac(call.name, algorithm, vec![item]).await;
+    let valid = only(results.map_err(failed)?, Doing::VerifyHmac, call.name)?;
+    Ok(answer(&mut call, &Valid { valid }, &[]).with_version(version))
+}
+
+const NO_SIGNATURES: &str = "key type aes256-gcm96 does not support verification";
+
+/// From the path, else the body, else SHA-256.
+fn algorithm(call: &Call<'_>) -> Result<Algorithm, ApiError> {
+    let [from_path, _] = call.captures;
+    let from_body = call.params.text("algorithm")?;
+    named_algorithm(from_path.or(from_body.as_deref()).unwrap_or_default())
+}
+
+/// By Vault's name; empty: SHA-256.
+pub(super) fn named_algorithm(name: &str) -> Result<Algorithm, ApiError> {
+    Ok(match name {
+        "" | "sha2-256" => Algorithm::Sha2_256,
+        "sha2-224" => Algorithm::Sha2_224,
+        "sha2-384" => Algorithm::Sha2_384,
+        "sha2-512" => Algorithm::Sha2_512,
+        "sha3-224" => Algorithm::Sha3_224,
+        "sha3-256" => Algorithm::Sha3_256,
+        "sha3-384" => Algorithm::Sha3_384,
+        "sha3-512" => Algorithm::Sha3_512,
+        _ => {
+            return Err(ApiError::bad_request(format!(
+                "unsupported algorithm {name}"
+            )));
+        }
+    })
+}
+
+fn hmac_input(text: Option<&str>) -> Result<HmacInput, ItemError> {
+    let input = wire::decode_base64(text.unwrap_or_default())
+        .map_err(|e| format!("unable to decode input as base64: {e}"))?;
+    Ok(HmacInput { input })
+}
+
+/// What to check: a missing input is an empty one, as in Vault.
+fn check(input: Option<&str>, tag: &str) -> Result<(HmacInput, HmacTag), ItemError> {
+    let tag = wire::parse_hmac(tag).map_err(|error| -> ItemError {
+        match error {
+            WireError::NoPrefix => "invalid HMAC to verify: no prefix".into(),
+            WireError::TooOld => {
+                "cannot verify HMAC: version is too old (disallowed by policy)".into()
+            }
+            WireError::Base64(e) => {
+                format!("unable to decode verification HMAC as base64: {e}").into()
+            }
+            error => format!("invalid HMAC: {error}").into(),
+        }
+    })?;
+    Ok((hmac_input(input)?, tag))
+}
+
+fn refuse_empty(items: &[Item<'_>]) -> Result<(), ApiError> {
+    if items.is_empty() {
+        return Err(ApiError::bad_request("missing batch input to process"));
+    }
+    Ok(())
+}
+
+/// Every item an HMAC, or none a signature.
+fn check_batch(items: &[Item<'_>]) -> Result<(), ApiError> {
+    refuse_empty(items)?;
+    let hmacs = items.iter().filter(|item| item.hmac.is_some()).count();
+    let signatures = items.iter().filter(|item| item.signature.is_some()).count();
+    let why = match (hmacs, signatures) {
+        (0, 0) => "no batch_input elements have 'signature' or 'hmac'",
+        (0, _) => NO_SIGNATURES,
+        (_, 0) if hmacs == items.len() => return Ok(()),
+        (_, 0) => "some elements of batch_input are missing 'hmac'",
+        _ => "elements of batch_input must all provide 'signature' or all provide 'hmac'",
+    };
+    Err(ApiError::bad_request(why))
+}

@@ -1,0 +1,193 @@
+//! Vault's Transit: one file per family of endpoints.
+
+pub(super) mod cipher;
+pub(super) mod import;
+pub(super) mod keys;
+pub(super) mod mac;
+pub(super) mod random;
+pub(super) mod unsupported;
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use super::answer::{Answer, Envelope};
+use super::body::{Item, Params};
+use super::error::{ApiError, Doing, is_outage, item_text};
+use super::{Call, wire};
+use crate::keyring::{CreateOptions, KeyringError, Residency};
+
+/// The only key type.
+const KEY_TYPE: &str = "aes256-gcm96";
+/// Vault's other types: known, and refused as not supported.
+const OTHER_TYPES: &[&str] = &[
+    "aes128-gcm96",
+    "chacha20-poly1305",
+    "ed25519",
+    "ecdsa-p256",
+    "ecdsa-p384",
+    "ecdsa-p521",
+    "rsa-2048",
+    "rsa-3072",
+    "rsa-4096",
+    "hmac",
+    "managed_key",
+];
+
+/// An item's error, as text.
+type ItemError = Cow<'static, str>;
+
+/// The items of one request: those that can be carried out, and why the others can't, in the request's order.
+struct Sorted<T> {
+    good: Vec<T>,
+    /// `None`: the next of `good`.
+    places: Vec<Option<ItemError>>,
+}
+
+impl<T> Sorted<T> {
+    fn sort<'a, 'b: 'a>(
+        items: &'a [Item<'b>],
+        read: impl Fn(&'a Item<'b>) -> Result<T, ItemError>,
+    ) -> Self {
+        let mut good = Vec::with_capacity(items.len());
+        let places = items
+            .iter()
+            .map(|item| match read(item) {
+                Ok(item) => {
+                    good.push(item);
+                    None
+                }
+                Err(why) => Some(why),
+            })
+            .collect();
+        Self { good, places }
+    }
+}
+
+/// Puts the keyring's results back in their places. A result that is an outage fails the whole request.
+fn in_order<R>(
+    places: Vec<Option<ItemError>>,
+    results: Vec<Result<R, KeyringError>>,
+    doing: Doing,
+    name: &str,
+) -> Result<Vec<Result<R, ItemError>>, ApiError> {
+    let mut results = results.into_iter();
+    let mut ordered = Vec::with_capacity(places.len());
+    for place in places {
+        ordered.push(match place {
+            Some(why) => Err(why),
+            None => match results.next() {
+                Some(Ok(result)) => Ok(result),
+                Some(Err(error)) if is_outage(&error) => {
+                    return Err(ApiError::from_keyring(error, doing, name));
+                }
+                Some(Err(error)) => Err(item_text(error, doing)),
+                None => return Err(ApiError::unavailable("the keyring lost a result")),
+            },
+        });
+    }
+    Ok(ordered)
+}
+
+/// The only result of a request without a batch.
+fn only<R>(results: Vec<Result<R, KeyringError>>, doing: Doing, name: &str) -> Result<R, ApiError> {
+    match results.into_iter().next() {
+        Some(result) => result.map_err(|error| ApiError::from_keyring(error, doing, name)),
+        None => Err(ApiError::unavailable("the keyring lost a result")),
+    }
+}
+
+/// `data` as a value, with the request's warnings.
+fn answer<T: serde::Serialize>(call: &mut Call<'_>, data: &T, more: &[&str]) -> Answer {
+    let mut envelope = Envelope::open(call.id, 512);
+    envelope.json(data);
+    close(call, envelope, more)
+}
+
+fn close(call: &mut Call<'_>, envelope: Envelope, more: &[&str]) -> Answer {
+    let mut warnings = call.params.warnings();
+    warnings.extend(more.iter().map(|&w| w.to_owned()));
+    Answer::ok(envelope.close(&warnings, None::<&()>))
+}
+
+/// A key version that a client may ask for: `None` for 0, the latest.
+fn wanted_version(version: i64) -> Result<Option<u32>, ItemError> {
+    match version {
+        0 => Ok(None),
+        v if v < 0 => Err("requested version for encryption is negative".into()),
+        v => u32::try_from(v).map(Some).map_err(|_| {
+            "requested version for encryption is higher than the latest key version".into()
+        }),
+    }
+}
+
+/// Refuses a `nonce`: it served convergent keys of version 1, which nobody makes any more, and was CVE-2023-4680.
+fn refuse_nonce(given: bool) -> Result<(), ItemError> {
+    if given {
+        return Err("provided nonce not allowed for this key".into());
+    }
+    Ok(())
+}
+
+/// Settings of a new key: what this appliance doesn't do is refused, not ignored.
+fn create_options(params: &Params<'_>, derived: bool) -> Result<CreateOptions, ApiError> {
+    refuse_type(params)?;
+    refuse_exports(params)?;
+    let period = params.duration("auto_rotate_period")?.unwrap_or_default();
+    check_period(period)?;
+    let residency = match params.text("residency")?.as_deref() {
+        None | Some("") => None,
+        Some("hsm") => Some(Residency::Hsm),
+        Some("memory") => Some(Residency::Memory),
+        Some(other) => {
+            return Err(ApiError::bad_request(format!(
+                "unknown residency {other:?}; must be \"hsm\" or \"memory\""
+            )));
+        }
+    };
+    Ok(CreateOptions {
+        residency,
+        derived,
+        convergent: false,
+        auto_rotate_period: period,
+    })
+}
+
+/// A key type other than the only one.
+fn refuse_type(params: &Params<'_>) -> Result<(), ApiError> {
+    match params.text("type")?.as_deref() {
+        None | Some("" | KEY_TYPE) => Ok(()),
+        Some(known) if OTHER_TYPES.contains(&known) => Err(ApiError::bad_request(format!(
+            "key type {known} is not supported: the only type is {KEY_TYPE}"
+        ))),
+        Some(unknown) => Err(ApiError::bad_request(format!("unknown key type {unknown}"))),
+    }
+}
+
+fn refuse_exports(params: &Params<'_>) -> Result<(), ApiError> {
+    for name in ["exportable", "allow_plaintext_backup"] {
+        if params.flag(name)? == Some(true) {
+            return Err(ApiError::bad_request(format!(
+                "{name} is not supported: keys never leave the appliance in plaintext"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Zero, or at least an hour.
+fn check_period(period: Duration) -> Result<(), ApiError> {
+    if period.is_zero() || period >= Duration::from_hours(1) {
+        return Ok(());
+    }
+    Err(ApiError::bad_request(
+        "auto rotate period must be 0 to disable or at least an hour",
+    ))
+}
+
+/// Base64 of a parameter that may be missing.
+fn decode_optional(text: Option<&str>) -> Result<Vec<u8>, wire::Base64Error> {
+    match text {
+        None | Some("") => Ok(Vec::new()),
+        Some(text) => wire::decode_base64(text).map(|mut bytes| std::mem::take(&mut *bytes)),
+    }
+}

@@ -1,0 +1,125 @@
+//! `random` and `hash`: what needs no key.
+
+use sha2::{Digest as _, Sha224, Sha256, Sha384, Sha512};
+use sha3::{Sha3_224, Sha3_256, Sha3_384, Sha3_512};
+
+use super::close;
+use super::mac::named_algorithm;
+use crate::api::answer::{Answer, Envelope, room};
+use crate::api::error::{ApiError, Doing};
+use crate::api::{Call, wire};
+use crate::keyring::{Algorithm, RandomSource};
+
+/// The most bytes of one answer.
+const MAX_RANDOM: i64 = 128 * 1024;
+
+/// `random[/:source][/:bytes]`.
+pub(in crate::api) async fn random(mut call: Call<'_>) -> Result<Answer, ApiError> {
+    let (source, bytes) = match call.captures {
+        [Some(source), Some(bytes)] => (Some(source), Some(bytes)),
+        [Some(source @ ("platform" | "seal" | "all")), None] => (Some(source), None),
+        [bytes, _] => (None, bytes),
+    };
+    let len = match bytes {
+        None => call.params.int("bytes")?.unwrap_or(32),
+        Some(text) => text.parse().map_err(|_| {
+            ApiError::bad_request(format!(
+                "error parsing url-set byte count: strconv.Atoi: parsing {text:?}: invalid syntax"
+            ))
+        })?,
+    };
+    if len < 1 {
+        return Err(ApiError::bad_request("\"bytes\" cannot be less than 1"));
+    }
+    if len > MAX_RANDOM {
+        return Err(ApiError::bad_request(format!(
+            "\"bytes\" should be less than {MAX_RANDOM}"
+        )));
+    }
+    let hex = format_is_hex(&call, "base64", |other| {
+        format!("unsupported encoding format {other:?}; must be \"hex\" or \"base64\"")
+    })?;
+    // The path wins; only a route without it in its path takes it from the body.
+    let from_body = match source {
+        None => call.params.text("source")?,
+        Some(_) => None,
+    };
+    let source = match source.or(from_body.as_deref()) {
+        None | Some("" | "platform") => RandomSource::Platform,
+        Some("seal") => RandomSource::Seal,
+        Some("all") => RandomSource::All,
+        Some(other) => {
+            return Err(ApiError::bad_request(format!(
+                "unsupported entropy source {other:?}; must be \"platform\" or \"seal\", or \"all\""
+            )));
+        }
+    };
+    // Between 1 and MAX_RANDOM.
+    let len = usize::try_from(len).unwrap_or(1);
+    let bytes = call.app.keyring.random(len, source).await;
+    let bytes = bytes.map_err(|e| ApiError::from_keyring(e, Doing::Random, ""))?;
+    Ok(encoded(&mut call, "random_bytes", &bytes, hex))
+}
+
+/// `hash[/:algorithm]`.
+pub(in crate::api) async fn hash(mut call: Call<'_>) -> Result<Answer, ApiError> {
+    let [from_path, _] = call.captures;
+    let from_body = call.params.text("algorithm")?;
+    let algorithm = named_algorithm(from_path.or(from_body.as_deref()).unwrap_or_default())?;
+    let hex = format_is_hex(&call, "hex", |other| {
+        format!("unsupported encoding format {other}; must be \"hex\" or \"base64\"")
+    })?;
+    let input = call
+        .params
+        .text("input")?
+        .ok_or_else(|| ApiError::bad_request("input missing"))?;
+    let input = wire::decode_base64(&input)
+        .map_err(|e| ApiError::bad_request(format!("unable to decode input as base64: {e}")))?;
+    let sum = digest(algorithm, &input);
+    Ok(encoded(&mut call, "sum", &sum, hex))
+}
+
+fn digest(algorithm: Algorithm, input: &[u8]) -> Vec<u8> {
+    match algorithm {
+        Algorithm::Sha2_224 => Sha224::digest(input).to_vec(),
+        Algorithm::Sha2_256 => Sha256::digest(input).to_vec(),
+        Algorithm::Sha2_384 => Sha384::digest(input).to_vec(),
+        Algorithm::Sha2_512 => Sha512::digest(input).to_vec(),
+        Algorithm::Sha3_224 => Sha3_224::digest(input).to_vec(),
+        Algorithm::Sha3_256 => Sha3_256::digest(input).to_vec(),
+        Algorithm::Sha3_384 => Sha3_384::digest(input).to_vec(),
+        Algorithm::Sha3_512 => Sha3_512::digest(input).to_vec(),
+    }
+}
+
+fn format_is_hex(
+    call: &Call<'_>,
+    default: &'static str,
+    unsupported: impl Fn(&str) -> String,
+) -> Result<bool, ApiError> {
+    let format = call.params.text("format")?;
+    match format
+        .as_deref()
+        .filter(|f| !f.is_empty())
+        .unwrap_or(default)
+    {
+        "hex" => Ok(true),
+        "base64" => Ok(false),
+        other => Err(ApiError::bad_request(unsupported(other))),
+    }
+}
+
+/// `{"<name>":"<bytes>"}`.
+fn encoded(call: &mut Call<'_>, name: &str, bytes: &[u8], hex: bool) -> Answer {
+    let mut envelope = Envelope::open(call.id, room(bytes.len()) + 2 * bytes.len());
+    envelope.raw("{\"");
+    envelope.raw(name);
+    envelope.raw("\":\"");
+    if hex {
+        envelope.hex(bytes);
+    } else {
+        envelope.base64(bytes);
+    }
+    envelope.raw("\"}");
+    close(call, envelope, &[])
+}

@@ -1,0 +1,230 @@
+//! `strongroom demo`: the whole appliance on a throwaway token, sealed and unsealed against, in one command.
+
+mod pki;
+mod server;
+mod site;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use self::server::Server;
+use self::site::Site;
+use super::audit;
+use super::exit::{Exit, Failure};
+use super::output::Format;
+use super::remote::{Remote, block_on};
+use super::seal;
+use crate::client::Client;
+
+/// The key that Vault's `seal "transit"` names in its documentation's example.
+const KEY: &str = "vault-unseal";
+const MOUNT: &str = "transit";
+/// Names the executable of Vault's own seal client; `tests/interop/build.sh seal` makes one.
+const SEAL_CLIENT: &str = "STRONGROOM_SEAL_CLIENT";
+
+#[derive(Args, Debug)]
+pub(super) struct DemoArgs {
+    /// Work in this folder, made if it is not there, instead of a temporary one
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Keep token, configuration and certificates, and say how to start the appliance again
+    #[arg(long)]
+    keep: bool,
+}
+
+pub(super) fn run(args: &DemoArgs, format: Format) -> Result<(), Failure> {
+    let mut story = Story::new(format);
+    let site = Site::new(args.dir.as_deref())?;
+    story.step(
+        "token",
+        &format!("a throwaway SoftHSM2 token, {}", site.label()),
+    )?;
+    // Ctrl-C must not leave a token or a server behind: it ends the work, and the drops below clean up.
+    let told = block_on(async {
+        tokio::select! {
+            told = tell(&site, args.keep, &mut story) => told,
+            _ = tokio::signal::ctrl_c() => Err(Failure::new(Exit::Failed, "interrupted")),
+        }
+    });
+    if args.keep {
+        let folder = site.keep();
+        story.note(&format!("everything is kept in {}", folder.display()));
+    }
+    let stanza = told?;
+    story.end(&stanza)
+}
+
+async fn tell(site: &Site, keep: bool, story: &mut Story) -> Result<String, Failure> {
+    site.write_certificates()?;
+    story.step("certificates", "a CA, a server and a client certificate")?;
+    site.write_configuration(keep)?;
+    site.run(&["check-config"]).await?;
+    story.step("configuration", &site.configuration().display().to_string())?;
+    site.run(&["init"]).await?;
+    story.step(
+        "init",
+        "master key RSA-4096, store and signing keys, made in the token",
+    )?;
+
+    let mut server = Server::start(site).await?;
+    let remote = site.remote(&server.address);
+    let client = remote.client()?;
+    server.wait_until_healthy(&client).await?;
+    story.step("serve", &server.address)?;
+
+    create(&client).await?;
+    story.step("key", &format!("{KEY}, version 1"))?;
+    let old = seal_round_trip(site, &remote, &client, story).await?;
+    story.step("audit", &last_line(&site.audit_log())?)?;
+    rotate(&remote, &client, &old, story).await?;
+
+    server.stop().await?;
+    let public_key = site.run(&["audit", "public-key"]).await?;
+    std::fs::write(site.audit_key(), public_key)
+        .map_err(|error| Failure::file(&site.audit_key(), &error))?;
+    let found = audit::verify(&[site.audit_log()], &site.audit_key())?;
+    if !found.problems.is_empty() {
+        return Err(Failure::new(Exit::Audit, found.problems.join("\n")));
+    }
+    story.step("audit verify", &audit::summary(&found))?;
+    Ok(site.stanza(&server.address))
+}
+
+async fn create(client: &Client) -> Result<(), Failure> {
+    let path = format!("{MOUNT}/keys/{KEY}");
+    client.call("POST", &path, Some(&json!({}))).await?;
+    Ok(())
+}
+
+/// By the real seal client where there is one; the ciphertext that comes back is for after the rotation.
+async fn seal_round_trip(
+    site: &Site,
+    remote: &Remote,
+    client: &Client,
+    story: &mut Story,
+) -> Result<String, Failure> {
+    let executable = std::env::var_os(SEAL_CLIENT).filter(|path| !path.is_empty());
+    if let Some(executable) = executable {
+        real_seal_client(Path::new(&executable), site, remote).await?;
+        story.seal_client = "the seal client of Vault and OpenBao";
+        story.step(
+            "seal",
+            "sealed and unsealed by the real transit seal client (go-kms-wrapping)",
+        )?;
+    }
+    let trip = seal::round_trip(client, remote, KEY).await?;
+    let by = "sealed and unsealed by `strongroom client seal`, which sends the same requests";
+    story.step(
+        "seal",
+        &format!("{by}, {:.1} ms", trip.took.as_secs_f64() * 1e3),
+    )?;
+    Ok(trip.ciphertext)
+}
+
+async fn real_seal_client(executable: &Path, site: &Site, remote: &Remote) -> Result<(), Failure> {
+    let mut command = Command::new(executable);
+    command
+        .arg("roundtrip")
+        .env("STRONGROOM_ADDR", &remote.addr)
+        .env("STRONGROOM_CA", site.ca())
+        .env("STRONGROOM_CERT", site.client_certificate())
+        .env("STRONGROOM_KEY", site.client_key())
+        .env("STRONGROOM_MOUNT", MOUNT)
+        .env("STRONGROOM_KEY_NAME", KEY);
+    server::output(command).await.map(drop)
+}
+
+async fn rotate(
+    remote: &Remote,
+    client: &Client,
+    old: &str,
+    story: &mut Story,
+) -> Result<(), Failure> {
+    client
+        .call(
+            "POST",
+            &format!("{MOUNT}/keys/{KEY}/rotate"),
+            Some(&json!({})),
+        )
+        .await?;
+    let new = seal::round_trip(client, remote, KEY).await?;
+    seal::unseal(client, remote, KEY, old).await?;
+    let text = format!(
+        "new seals use version {}, and what version 1 sealed still unseals",
+        new.key_version()
+    );
+    story.step("rotate", &text)
+}
+
+fn last_line(log: &Path) -> Result<String, Failure> {
+    let text = std::fs::read_to_string(log).map_err(|error| Failure::file(log, &error))?;
+    let line = text
+        .lines()
+        .rfind(|line| line.contains("\"decrypt\""))
+        .ok_or_else(|| Failure::new(Exit::Failed, "the decryption is not in the audit log"))?;
+    Ok(line.to_owned())
+}
+
+/// What was done, and how long each step took.
+struct Story {
+    format: Format,
+    begun: Instant,
+    last: Instant,
+    steps: Vec<Value>,
+    seal_client: &'static str,
+}
+
+impl Story {
+    fn new(format: Format) -> Self {
+        let now = Instant::now();
+        Self {
+            format,
+            begun: now,
+            last: now,
+            steps: Vec::new(),
+            seal_client: "strongroom client seal",
+        }
+    }
+
+    /// Tells a step that is done.
+    fn step(&mut self, name: &str, detail: &str) -> Result<(), Failure> {
+        let now = Instant::now();
+        let seconds = now.duration_since(self.last).as_secs_f64();
+        self.last = now;
+        self.steps
+            .push(json!({"step": name, "seconds": seconds, "detail": detail}));
+        if self.format == Format::Json {
+            return Ok(());
+        }
+        let (green, dim) = (
+            anstyle::AnsiColor::Green.on_default(),
+            anstyle::Style::new().dimmed(),
+        );
+        let text = format!("{green}ok{green:#} {dim}{seconds:6.2} s{dim:#}  {name:13} {detail}");
+        self.format.either(&text, &Value::Null)
+    }
+
+    fn note(&self, text: &str) {
+        self.format.note(text);
+    }
+
+    fn end(&self, stanza: &str) -> Result<(), Failure> {
+        let seconds = self.begun.elapsed().as_secs_f64();
+        let text = format!(
+            "\nDone in {seconds:.1} s; the seal was made by {}.\n\
+             A Vault or OpenBao with this in its configuration unseals by itself:\n\n{stanza}",
+            self.seal_client
+        );
+        let value = json!({
+            "seconds": seconds,
+            "seal_client": self.seal_client,
+            "steps": self.steps,
+            "stanza": stanza,
+        });
+        self.format.either(&text, &value)
+    }
+}

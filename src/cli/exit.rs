@@ -1,0 +1,266 @@
+//! How a command ends when it fails: an exit code, one sentence, and what to do next.
+
+use std::process::ExitCode;
+
+use hyper::StatusCode;
+use serde_json::json;
+use strongroom_hsm::HsmError;
+
+use crate::audit::AuditError;
+use crate::client::{ClientError, causes};
+use crate::config::ConfigError;
+use crate::keyring::KeyringError;
+use crate::policy::PolicyError;
+use crate::serve::ServeError;
+use crate::store::StoreError;
+use crate::tls::TlsError;
+use crate::tokens::TokensError;
+
+/// The exit codes, as `docs/cli.md` lists them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Exit {
+    /// Anything that has no code of its own.
+    Failed = 1,
+    /// The command line, or a file that it names.
+    Usage = 2,
+    /// Configuration, policy, tokens or TLS files.
+    Config = 3,
+    /// The token is not there, not answering, or not fit for the command.
+    Hsm = 4,
+    /// The store is missing, altered or rolled back.
+    Store = 5,
+    /// The appliance refused the certificate, the token or the operation.
+    Denied = 6,
+    /// The appliance can't be reached or can't serve now.
+    Unavailable = 7,
+    /// An audit log does not verify.
+    Audit = 8,
+    /// The token refused the PIN, fails its self-test, or holds keys that are not acceptable: starting again can't help.
+    HsmRefused = 9,
+}
+
+impl Exit {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Failed => "failed",
+            Self::Usage => "usage",
+            Self::Config => "config",
+            Self::Hsm => "hsm",
+            Self::Store => "store",
+            Self::Denied => "denied",
+            Self::Unavailable => "unavailable",
+            Self::Audit => "audit",
+            Self::HsmRefused => "hsm-refused",
+        }
+    }
+}
+
+/// Why a command failed.
+#[derive(Debug)]
+pub(super) struct Failure {
+    exit: Exit,
+    message: String,
+    next: Option<String>,
+}
+
+impl Failure {
+    pub(super) fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self {
+            exit,
+            message: message.into(),
+            next: None,
+        }
+    }
+
+    /// From any error, with all its sources.
+    pub(super) fn caused(exit: Exit, error: &(dyn std::error::Error + 'static)) -> Self {
+        Self::new(exit, causes(error))
+    }
+
+    /// From a file that the command line names.
+    pub(super) fn file(path: &std::path::Path, error: &std::io::Error) -> Self {
+        Self::new(Exit::Usage, format!("{}: {error}", path.display()))
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub(super) fn next(mut self, next: impl Into<String>) -> Self {
+        self.next = Some(next.into());
+        self
+    }
+
+    /// Prints it on standard error and gives the exit code.
+    pub(super) fn report(&self, json: bool) -> ExitCode {
+        use std::io::Write as _;
+        let mut stderr = anstream::stderr();
+        // Nothing can be done about a standard error that is closed.
+        let _ = if json {
+            let error = json!({"error": {
+                "kind": self.exit.name(),
+                "exit_code": self.exit as u8,
+                "message": self.message,
+                "next": self.next,
+            }});
+            writeln!(stderr, "{error}")
+        } else {
+            let bold_red = anstyle::AnsiColor::Red.on_default().bold();
+            let message = self.message.replace('\n', "\n  ");
+            let next = self
+                .next
+                .iter()
+                .fold(String::new(), |_, next| format!("\n{}{next}", "next: "));
+            writeln!(stderr, "{bold_red}error:{bold_red:#} {message}{next}")
+        };
+        ExitCode::from(self.exit as u8)
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::new(Exit::Config, error.to_string())
+            .next("correct the configuration; `strongroom check-config` checks it without starting anything")
+    }
+}
+
+impl From<PolicyError> for Failure {
+    fn from(error: PolicyError) -> Self {
+        Self::caused(Exit::Config, &error)
+    }
+}
+
+impl From<TokensError> for Failure {
+    fn from(error: TokensError) -> Self {
+        Self::caused(Exit::Config, &error)
+    }
+}
+
+impl From<TlsError> for Failure {
+    fn from(error: TlsError) -> Self {
+        Self::caused(Exit::Config, &error)
+    }
+}
+
+impl From<HsmError> for Failure {
+    fn from(error: HsmError) -> Self {
+        let exit = match error {
+            HsmError::Pin(_) | HsmError::KeyPolicy { .. } | HsmError::SelfTest(_) => {
+                Exit::HsmRefused
+            }
+            _ => Exit::Hsm,
+        };
+        let failure = Self::caused(exit, &error);
+        match error {
+            HsmError::KeyExists(_) => failure.next(
+                "if these are this appliance's keys and only the store is missing, run `strongroom store create`; else name an empty token in [hsm]",
+            ),
+            HsmError::KeyPolicy { .. } => {
+                failure.next("make the appliance's keys with `strongroom init`, on a token that holds no others")
+            }
+            HsmError::Config(_) | HsmError::Unavailable(_) => failure
+                .next("check module, token and PIN file in the configuration's [hsm], and that the token is plugged in (`pkcs11-tool --list-slots`)"),
+            _ => failure,
+        }
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Hsm(error) => error.into(),
+            error => Self::caused(Exit::Store, &error),
+        }
+    }
+}
+
+impl From<KeyringError> for Failure {
+    fn from(error: KeyringError) -> Self {
+        match error {
+            KeyringError::Hsm(error) => error.into(),
+            KeyringError::Store(error) => error.into(),
+            error => Self::caused(Exit::Failed, &error),
+        }
+    }
+}
+
+impl From<AuditError> for Failure {
+    fn from(error: AuditError) -> Self {
+        Self::caused(Exit::Failed, &error)
+    }
+}
+
+impl From<ServeError> for Failure {
+    fn from(error: ServeError) -> Self {
+        match error {
+            ServeError::Hsm(error) => error.into(),
+            ServeError::Store(error) => error.into(),
+            ServeError::Keyring(error) => error.into(),
+            ServeError::Audit(error) => error.into(),
+            ServeError::Tls(error) => error.into(),
+            ServeError::Policy(error) => error.into(),
+            ServeError::Tokens(error) => error.into(),
+            error @ ServeError::Listen { .. } => Self::caused(Exit::Failed, &error)
+                .next("choose another `listen` in the configuration, or stop what listens there"),
+            error => Self::caused(Exit::Failed, &error),
+        }
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        let text = causes(&error);
+        match error {
+            ClientError::Address(_) => Self::new(Exit::Usage, text)
+                .next("give it with --addr or STRONGROOM_ADDR"),
+            ClientError::File { .. } => Self::new(Exit::Usage, text),
+            ClientError::Certificate { .. } => Self::new(Exit::Denied, text).next(
+                "give a client certificate and key of a CA that the appliance trusts, neither expired nor revoked, with --client-cert and --client-key",
+            ),
+            ClientError::Connection { .. } | ClientError::Timeout { .. } => {
+                Self::new(Exit::Unavailable, text)
+                    .next("check the address, that `strongroom serve` runs there, and that --cacert is the CA of its certificate")
+            }
+            ClientError::Refused { status, .. } => match status {
+                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Self::new(Exit::Denied, text)
+                    .next("allow the operation to this certificate's identity in the appliance's policy file; the audit log names the identity"),
+                StatusCode::SERVICE_UNAVAILABLE => Self::new(Exit::Unavailable, text)
+                    .next("`strongroom status` says what is wrong; try again when it is healthy"),
+                _ => Self::new(Exit::Failed, text),
+            },
+            ClientError::Answer { .. } => Self::new(Exit::Failed, text)
+                .next("check that --addr and --mount name a Strongroom"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_pin_has_a_code_of_its_own_wherever_it_comes_from() {
+        let pin = || HsmError::Pin("CKR_PIN_INCORRECT".into());
+        for failure in [
+            Failure::from(pin()),
+            Failure::from(StoreError::Hsm(pin())),
+            Failure::from(ServeError::Keyring(KeyringError::Hsm(pin()))),
+        ] {
+            assert_eq!(failure.exit, Exit::HsmRefused);
+        }
+        assert_eq!(
+            Failure::from(HsmError::Unavailable("gone".into())).exit,
+            Exit::Hsm
+        );
+    }
+
+    #[test]
+    fn a_refusal_is_denied_or_unavailable_by_its_status() {
+        let exit = |status| {
+            let errors = vec![];
+            Failure::from(ClientError::Refused { status, errors }).exit
+        };
+        assert_eq!(exit(StatusCode::FORBIDDEN), Exit::Denied);
+        assert_eq!(exit(StatusCode::SERVICE_UNAVAILABLE), Exit::Unavailable);
+        assert_eq!(exit(StatusCode::BAD_REQUEST), Exit::Failed);
+    }
+}

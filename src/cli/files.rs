@@ -1,0 +1,136 @@
+//! Input and output of commands: files, and `-` for standard input and output. Never a secret in argv.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+use super::exit::{Exit, Failure};
+
+/// No plaintext or ciphertext that an appliance takes is larger, bytes.
+const MAX_INPUT: u64 = 32 * 1024 * 1024;
+
+/// The whole of a file, or of standard input for `-`.
+pub(super) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    let fail = |error: &io::Error| Failure::file(path, error);
+    let mut bytes = Zeroizing::new(Vec::new());
+    let read = if path == Path::new("-") {
+        io::stdin()
+            .lock()
+            .take(MAX_INPUT + 1)
+            .read_to_end(&mut bytes)
+    } else {
+        let file = fs::File::open(path).map_err(|error| fail(&error))?;
+        // Reserved at once: a buffer that grows leaves copies behind that nobody zeroizes.
+        let size = file.metadata().map_err(|error| fail(&error))?.len();
+        bytes.reserve_exact(usize::try_from(size.min(MAX_INPUT)).unwrap_or(0) + 1);
+        file.take(MAX_INPUT + 1).read_to_end(&mut bytes)
+    };
+    read.map_err(|error| fail(&error))?;
+    if bytes.len() as u64 > MAX_INPUT {
+        return Err(Failure::new(
+            Exit::Usage,
+            format!("{} is larger than {MAX_INPUT} bytes", path.display()),
+        )
+        .next("encrypt large data with a data key: `strongroom client datakey --help`"));
+    }
+    Ok(bytes)
+}
+
+/// As [`read`], for text; white space around it is dropped.
+pub(super) fn read_text(path: &Path) -> Result<String, Failure> {
+    let bytes = read(path)?;
+    match std::str::from_utf8(&bytes) {
+        Ok(text) => Ok(text.trim().to_owned()),
+        Err(_) => Err(Failure::new(
+            Exit::Usage,
+            format!("{} is not text", path.display()),
+        )),
+    }
+}
+
+/// Writes a secret to a file that only its owner may read, and that must not be there yet, or to standard output for `-`.
+pub(super) fn write_secret(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let written = if path == Path::new("-") {
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(bytes).and_then(|()| stdout.flush())
+    } else {
+        OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path)
+            .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+    };
+    written.map_err(|error| Failure::file(path, &error))
+}
+
+/// Replaces a file in one step: aside, synced, renamed. Keeps the mode of the one that was there, else 0600.
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let fail = |error: &io::Error| Failure::file(path, error);
+    let aside = aside(path);
+    let result = (|| {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&aside)?;
+        if let Ok(old) = fs::metadata(path) {
+            file.set_permissions(old.permissions())?;
+        }
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&aside, path)?;
+        let folder = match path.parent() {
+            Some(folder) if folder != Path::new("") => folder,
+            _ => Path::new("."),
+        };
+        fs::File::open(folder)?.sync_all()
+    })();
+    result.map_err(|error| {
+        if error.kind() != io::ErrorKind::AlreadyExists {
+            // What is left of a failed write is of no use; the error is what counts.
+            let _ = fs::remove_file(&aside);
+        }
+        fail(&error)
+    })
+}
+
+fn aside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{}.tmp", std::process::id()));
+    name.into()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_secret_is_its_owners_and_overwrites_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secret");
+        write_secret(&path, b"one").unwrap();
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert!(write_secret(&path, b"two").is_err());
+        assert_eq!(fs::read(&path).unwrap(), b"one");
+    }
+
+    #[test]
+    fn a_replaced_file_keeps_its_mode() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("list");
+        fs::write(&path, "old").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        replace(&path, b"new").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o640);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+}

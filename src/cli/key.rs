@@ -1,0 +1,281 @@
+//! `strongroom key …`: the named keys of a running appliance.
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::{Map, Value, json};
+
+use super::exit::{Exit, Failure};
+use super::output::Format;
+use super::remote::{Remote, block_on};
+use super::{import, rewrap};
+
+#[derive(Args, Debug)]
+pub(super) struct KeyArgs {
+    #[command(subcommand)]
+    action: Action,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+#[derive(Subcommand, Debug)]
+enum Action {
+    /// Create a key; one that exists is left as it is
+    #[command(after_help = "Examples:\n  strongroom key create vault-unseal\n  \
+        strongroom key create tenant-a --derived --auto-rotate-period 30d\n  \
+        strongroom key create bulk --residency memory")]
+    Create {
+        /// Its name: letters, digits, _ - .
+        name: String,
+        /// Where it is used; the configuration's default if not given
+        #[arg(long)]
+        residency: Option<Residency>,
+        /// Every operation names a context, from which the actual key is derived
+        #[arg(long)]
+        derived: bool,
+        /// Equal plaintexts give equal ciphertexts under one context
+        #[arg(long, requires = "derived")]
+        convergent: bool,
+        /// Rotate by itself this often, e.g. 30d or 720h; at least 1h
+        #[arg(long, value_name = "PERIOD")]
+        auto_rotate_period: Option<String>,
+    },
+    /// Show a key's settings and versions
+    #[command(
+        after_help = "Example:\n  strongroom key read vault-unseal --output json | jq .latest_version"
+    )]
+    Read {
+        /// Its name
+        name: String,
+    },
+    /// Show the names of all keys
+    #[command(after_help = "Example:\n  strongroom key list")]
+    List,
+    /// Add a version and make it the latest; older ones still decrypt
+    #[command(after_help = "Example:\n  strongroom key rotate vault-unseal")]
+    Rotate {
+        /// Its name
+        name: String,
+    },
+    /// Change a key's settings
+    #[command(
+        after_help = "Examples:\n  strongroom key config tenant-a --min-decryption-version 3\n  \
+        strongroom key config tenant-a --deletion-allowed true"
+    )]
+    Config {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        change: Change,
+    },
+    /// Destroy old versions for good: what they encrypted is lost
+    #[command(
+        after_help = "Example:\n  strongroom key trim tenant-a --min-available-version 3\n\n\
+        The versions must be below min_decryption_version and min_encryption_version: strongroom key config --help"
+    )]
+    Trim {
+        /// Its name
+        name: String,
+        /// Versions below this one are destroyed
+        #[arg(long, value_name = "N")]
+        min_available_version: u32,
+    },
+    /// Destroy a key for good, if its deletion_allowed is set: what it encrypted is lost
+    #[command(
+        after_help = "Example:\n  strongroom key config tenant-a --deletion-allowed true\n  strongroom key delete tenant-a"
+    )]
+    Delete {
+        /// Its name
+        name: String,
+    },
+    /// Bring your own key: 32 raw bytes, wrapped for the token before they leave this process
+    #[command(
+        after_help = "Examples:\n  strongroom key import legacy --in legacy.key\n  \
+        openssl rand 32 | strongroom key import legacy --in - --allow-rotation"
+    )]
+    Import(import::ImportArgs),
+    /// Encrypt a file of ciphertexts, one a line, again with the latest key version
+    #[command(
+        after_help = "Examples:\n  strongroom key rewrap-all tenant-a secrets.txt --in-place\n  \
+        strongroom key rewrap-all tenant-a secrets.txt --out rewrapped.txt"
+    )]
+    RewrapAll(rewrap::RewrapArgs),
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Residency {
+    /// In the token only
+    Hsm,
+    /// In locked memory of the appliance, for bulk traffic
+    Memory,
+}
+
+#[derive(Args, Debug)]
+#[group(required = true, multiple = true)]
+struct Change {
+    /// Versions below don't decrypt
+    #[arg(long, value_name = "N")]
+    min_decryption_version: Option<u32>,
+    /// Versions below don't encrypt; 0 is no limit
+    #[arg(long, value_name = "N")]
+    min_encryption_version: Option<u32>,
+    /// Whether the key may be deleted
+    #[arg(long, value_name = "BOOL")]
+    deletion_allowed: Option<bool>,
+    /// Rotate by itself this often; 0 turns it off
+    #[arg(long, value_name = "PERIOD")]
+    auto_rotate_period: Option<String>,
+}
+
+pub(super) fn run(args: &KeyArgs, format: Format) -> Result<(), Failure> {
+    let remote = &args.remote;
+    match &args.action {
+        Action::Create {
+            name,
+            residency,
+            derived,
+            convergent,
+            auto_rotate_period,
+        } => {
+            let mut body = Map::new();
+            if let Some(residency) = residency {
+                let residency = match residency {
+                    Residency::Hsm => "hsm",
+                    Residency::Memory => "memory",
+                };
+                body.insert("residency".into(), residency.into());
+            }
+            body.insert("derived".into(), (*derived).into());
+            body.insert("convergent_encryption".into(), (*convergent).into());
+            if let Some(period) = auto_rotate_period {
+                body.insert("auto_rotate_period".into(), period.as_str().into());
+            }
+            show(remote, format, "POST", &keys(name), Some(&body.into()))
+        }
+        Action::Read { name } => show(remote, format, "GET", &keys(name), None),
+        Action::List => list(remote, format),
+        Action::Rotate { name } => show(
+            remote,
+            format,
+            "POST",
+            &format!("{}/rotate", keys(name)),
+            Some(&json!({})),
+        ),
+        Action::Config { name, change } => {
+            let body = change.body();
+            show(
+                remote,
+                format,
+                "POST",
+                &format!("{}/config", keys(name)),
+                Some(&body),
+            )
+        }
+        Action::Trim {
+            name,
+            min_available_version,
+        } => {
+            let body = json!({"min_available_version": min_available_version});
+            show(
+                remote,
+                format,
+                "POST",
+                &format!("{}/trim", keys(name)),
+                Some(&body),
+            )
+        }
+        Action::Delete { name } => {
+            request(remote, "DELETE", &keys(name), None)?;
+            format.either(&format!("{name} is destroyed"), &json!({"deleted": name}))
+        }
+        Action::Import(import) => import::run(import, remote, format),
+        Action::RewrapAll(rewrap) => rewrap::run(rewrap, remote, format),
+    }
+}
+
+impl Change {
+    fn body(&self) -> Value {
+        let mut body = Map::new();
+        let mut add = |name: &str, value: Option<Value>| {
+            if let Some(value) = value {
+                body.insert(name.into(), value);
+            }
+        };
+        add(
+            "min_decryption_version",
+            self.min_decryption_version.map(Value::from),
+        );
+        add(
+            "min_encryption_version",
+            self.min_encryption_version.map(Value::from),
+        );
+        add("deletion_allowed", self.deletion_allowed.map(Value::from));
+        add(
+            "auto_rotate_period",
+            self.auto_rotate_period.clone().map(Value::from),
+        );
+        body.into()
+    }
+}
+
+fn keys(name: &str) -> String {
+    format!("keys/{name}")
+}
+
+fn list(remote: &Remote, format: Format) -> Result<(), Failure> {
+    block_on(async {
+        let client = remote.client()?;
+        let answer = client.request("LIST", &remote.path("keys"), None).await?;
+        // Vault answers an empty list with 404 and no error.
+        let empty = answer.status == hyper::StatusCode::NOT_FOUND && answer.errors().is_empty();
+        let names = if empty {
+            json!([])
+        } else {
+            let mut data: Value = answer.accepted()?.data().map_err(|error| {
+                Failure::new(Exit::Failed, format!("the answer is not Vault's: {error}"))
+            })?;
+            data.get_mut("keys").map(Value::take).unwrap_or_default()
+        };
+        match format {
+            Format::Text if names == json!([]) => {
+                format.note("there are no keys");
+                Ok(())
+            }
+            _ => format.result(&names),
+        }
+    })
+}
+
+fn show(
+    remote: &Remote,
+    format: Format,
+    method: &str,
+    path: &str,
+    body: Option<&Value>,
+) -> Result<(), Failure> {
+    let mut answer = request(remote, method, path, body)?;
+    let data = answer.get_mut("data").map(Value::take).unwrap_or_default();
+    format.result(&data)
+}
+
+fn request(
+    remote: &Remote,
+    method: &str,
+    path: &str,
+    body: Option<&Value>,
+) -> Result<Value, Failure> {
+    block_on(async {
+        let client = remote.client()?;
+        let answer = client.request(method, &remote.path(path), body).await?;
+        // Vault answers the read of a key that is not there with 404 and no words.
+        if answer.status == hyper::StatusCode::NOT_FOUND && answer.errors().is_empty() {
+            return Err(Failure::new(
+                Exit::Failed,
+                format!("there is no {path} under {}", remote.mount),
+            )
+            .next("`strongroom key list` shows the keys that there are"));
+        }
+        answer
+            .accepted()?
+            .json()
+            .map_err(|error| Failure::new(Exit::Failed, format!("the answer is not JSON: {error}")))
+    })
+}

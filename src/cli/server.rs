@@ -1,0 +1,241 @@
+//! `serve`, `check-config`, `init`: what runs on the appliance itself.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use base16ct::lower::encode_string;
+use clap::{Args, ValueEnum};
+use serde_json::json;
+use strongroom_hsm::Hsm;
+
+use super::exit::{Exit, Failure};
+use super::output::Format;
+use super::remote::block_on;
+use crate::audit::{Audit, Entry};
+use crate::config::Config;
+use crate::policy::Policy;
+use crate::serve::{self, ServeOptions};
+use crate::store::{Store, StoreError};
+use crate::tls::Tls;
+use crate::tokens::Tokens;
+
+/// The file that every command on the appliance itself reads.
+#[derive(Args, Clone, Debug)]
+pub(super) struct ConfigFile {
+    /// The configuration
+    #[arg(
+        long,
+        short,
+        value_name = "FILE",
+        env = "STRONGROOM_CONFIG",
+        default_value = "/etc/strongroom/strongroom.toml"
+    )]
+    config: PathBuf,
+}
+
+impl ConfigFile {
+    pub(super) fn load(&self) -> Result<Config, Failure> {
+        Ok(Config::load(&self.config)?)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.config
+    }
+}
+
+#[derive(Args, Debug)]
+pub(super) struct ServeArgs {
+    #[command(flatten)]
+    config: ConfigFile,
+    /// Write the address that is listened on into this file, for a configured port of 0
+    #[arg(long, value_name = "FILE")]
+    addr_file: Option<PathBuf>,
+    /// Stop as on SIGTERM when standard input closes: for whoever starts it and must not leave it behind
+    #[arg(long)]
+    stop_with_stdin: bool,
+    /// How the log on standard error looks
+    #[arg(long, default_value = "text")]
+    log_format: LogFormat,
+    /// What is logged: error, warn, info, debug, trace, or filters like strongroom=debug,hyper=warn
+    #[arg(
+        long,
+        value_name = "FILTER",
+        env = "STRONGROOM_LOG",
+        default_value = "info"
+    )]
+    log: String,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+pub(super) fn serve(args: &ServeArgs) -> Result<(), Failure> {
+    start_log(args)?;
+    private_files();
+    let config = args.config.load()?;
+    if args.stop_with_stdin {
+        stop_with_stdin()?;
+    }
+    let options = ServeOptions {
+        addr_file: args.addr_file.clone(),
+    };
+    Ok(serve::run(config, &options)?)
+}
+
+/// Watches standard input in a thread; its end becomes a SIGTERM to this process, which the server knows how to handle.
+fn stop_with_stdin() -> Result<(), Failure> {
+    let watch = || {
+        // Whatever is written there is of no interest; an error is an end too.
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        if let Err(error) =
+            nix::sys::signal::kill(nix::unistd::Pid::this(), nix::sys::signal::SIGTERM)
+        {
+            tracing::error!(%error, "standard input is closed, but the server can't be stopped");
+        }
+    };
+    std::thread::Builder::new()
+        .name("stdin".into())
+        .stack_size(64 * 1024)
+        .spawn(watch)
+        .map(drop)
+        .map_err(|error| Failure::new(Exit::Failed, format!("no thread: {error}")))
+}
+
+fn start_log(args: &ServeArgs) -> Result<(), Failure> {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_new(&args.log).map_err(|error| {
+        Failure::new(Exit::Usage, format!("--log {:?}: {error}", args.log))
+            .next("give a level such as info, or filters like strongroom=debug,hyper=warn")
+    })?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    let coloured = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let started = match args.log_format {
+        LogFormat::Text => builder.with_ansi(coloured).try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    };
+    started
+        .map_err(|error| Failure::new(Exit::Failed, format!("the log can't be started: {error}")))
+}
+
+/// Whatever is made from here on (store, audit log) is its owner's alone.
+fn private_files() {
+    use nix::sys::stat::{Mode, umask};
+    umask(Mode::S_IRWXG | Mode::S_IRWXO);
+}
+
+#[derive(Args, Debug)]
+pub(super) struct CheckConfigArgs {
+    #[command(flatten)]
+    config: ConfigFile,
+}
+
+pub(super) fn check_config(args: &CheckConfigArgs, format: Format) -> Result<(), Failure> {
+    let config = args.config.load()?;
+    let policy = Policy::load(&config.policy);
+    let tokens = config.tokens.as_deref().map(Tokens::load).transpose();
+    let tls = Tls::load(config.tls.clone());
+    // As with the configuration itself: every problem at once.
+    let mut problems: Vec<String> = Vec::new();
+    problems.extend(policy.err().map(|error| error.to_string()));
+    problems.extend(tokens.err().map(|error| error.to_string()));
+    problems.extend(tls.err().map(|error| error.to_string()));
+    if !problems.is_empty() {
+        return Err(Failure::new(Exit::Config, problems.join("\n")));
+    }
+    format.either(
+        &format!("{} is valid", args.config.path().display()),
+        &json!({"valid": true, "config": args.config.path(), "listen": config.listen}),
+    )
+}
+
+#[derive(Args, Debug)]
+pub(super) struct InitArgs {
+    #[command(flatten)]
+    config: ConfigFile,
+    /// Also make the second master key, which keys in `memory` residency need
+    #[arg(long)]
+    memory_master: bool,
+}
+
+pub(super) fn init(args: &InitArgs, format: Format) -> Result<(), Failure> {
+    private_files();
+    let config = args.config.load()?;
+    // Asked before the token is touched: keys without a store are half an appliance.
+    if holds_something(&config.store) {
+        return Err(StoreError::Exists(config.store).into());
+    }
+    let started = Instant::now();
+    let spinner = format.spinner();
+    let mut made = Vec::new();
+    let provisioned = Hsm::provision(&config.hsm, args.memory_master, &mut |what| {
+        spinner.set_message(what.to_owned());
+        made.push(what.to_owned());
+    });
+    spinner.finish_and_clear();
+    provisioned?;
+    for what in &made {
+        format.note(&format!("made: {what}"));
+    }
+    let status = create_store(&config, "cli:init")?;
+    format.either(
+        &format!(
+            "the appliance is ready: store {} at {}, {:.1} s",
+            encode_string(&status.store_id),
+            config.store.display(),
+            started.elapsed().as_secs_f64()
+        ),
+        &json!({
+            "made": made,
+            "store": config.store,
+            "store_id": encode_string(&status.store_id),
+            "epoch": status.epoch,
+        }),
+    )
+}
+
+/// Makes an empty store for the keys on the token; written into the audit log as `operation`.
+pub(super) fn create_store(
+    config: &Config,
+    operation: &str,
+) -> Result<crate::store::StoreStatus, Failure> {
+    private_files();
+    let hsm = Hsm::start(config.hsm.clone())?;
+    block_on(async {
+        let store = Store::create(&config.store, hsm.clone()).await?;
+        let status = store.status();
+        record(config, hsm, operation, "").await?;
+        Ok(status)
+    })
+}
+
+/// Writes one line for an act on the appliance itself, and signs it.
+pub(super) async fn record(
+    config: &Config,
+    hsm: Hsm,
+    operation: &str,
+    reason: &str,
+) -> Result<(), Failure> {
+    let audit = Audit::open(config.audit.clone(), hsm).await?;
+    let user = format!("uid:{}", nix::unistd::getuid());
+    audit.record(&Entry {
+        identity: &user,
+        operation,
+        outcome: "ok",
+        reason,
+        ..Entry::default()
+    })?;
+    Ok(audit.checkpoint().await?)
+}
+
+fn holds_something(folder: &Path) -> bool {
+    match std::fs::read_dir(folder) {
+        Ok(mut entries) => entries.next().is_some(),
+        Err(error) => error.kind() != std::io::ErrorKind::NotFound,
+    }
+}

@@ -1,0 +1,340 @@
+//! `/etc/strongroom/strongroom.toml`: typed, and validated whole before anything starts.
+//!
+//! Every setting is in `docs/configuration.md`, and with its default in `examples/strongroom.toml`.
+
+mod reader;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use strongroom_hsm::{HsmConfig, PinSource, TokenSelector};
+
+use crate::audit::AuditOptions;
+use crate::keyring::{KeyringOptions, Residency};
+use crate::tls::TlsFiles;
+use reader::{Reader, Section};
+
+/// The whole configuration, after validation.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// Serve no request body larger than this, bytes.
+    pub max_body: usize,
+    /// Requests in flight at once; one more is answered 503.
+    pub max_requests: usize,
+    /// Connections at once.
+    pub max_connections: usize,
+    /// TLS.
+    pub tls: TlsFiles,
+    /// The token.
+    pub hsm: HsmConfig,
+    /// The store's folder.
+    pub store: PathBuf,
+    /// The policy file.
+    pub policy: PathBuf,
+    /// The tokens file, if tokens are used.
+    pub tokens: Option<PathBuf>,
+    /// The audit log.
+    pub audit: AuditOptions,
+    /// The keyring.
+    pub keyring: KeyringOptions,
+    /// Mount paths under which Transit is spoken (none: any).
+    pub mounts: Vec<String>,
+    /// Create a key on `encrypt` of an unknown name, as Vault does for a token with the `create` capability (also needs the policy's `create`).
+    pub upsert: bool,
+}
+
+/// Everything that is wrong with a configuration, at once.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub struct ConfigError(pub Vec<String>);
+
+impl Config {
+    /// Reads and validates the whole file; every problem is reported, not the first alone.
+    ///
+    /// Relative paths are taken from the file's own folder.
+    ///
+    /// # Errors
+    /// Each problem names the file and the setting, and says what is expected.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            ConfigError(vec![format!(
+                "the configuration {} can't be read: {error}; name another with --config",
+                path.display()
+            )])
+        })?;
+        Self::parse(&text, path)
+    }
+
+    /// As [`Config::load`], from its text; `path` is for messages and relative paths.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let mut reader = Reader::new(text, path).map_err(|problem| ConfigError(vec![problem]))?;
+
+        let mut server = reader.section("server");
+        let listen = server.parsed("listen", "an address and port like \"0.0.0.0:8200\"");
+        let max_body = server.size("max_body", 4 << 20, 1 << 10..=256 << 20);
+        let max_requests = server.size("max_requests", 1024, 1..=1 << 20);
+        let max_connections = server.size("max_connections", 1024, 1..=1 << 20);
+        let mounts = mounts(&mut server);
+        let upsert = server.boolean("upsert", false);
+        reader.close(server);
+
+        let tls = tls(&mut reader);
+        let hsm = hsm(&mut reader);
+        let store = one_path(&mut reader, "store");
+        let policy = one_path(&mut reader, "policy");
+        let tokens = reader
+            .has("tokens")
+            .then(|| one_path(&mut reader, "tokens"));
+        let audit = audit(&mut reader);
+        let keyring = keyring(&mut reader);
+
+        reader.finish().map_err(ConfigError)?;
+        // Every required value is there: what a reader could not find is among the problems that just ended this.
+        let missing = || ConfigError(vec![format!("{}: a value is missing", path.display())]);
+        Ok(Self {
+            listen: listen.ok_or_else(missing)?,
+            max_body,
+            max_requests,
+            max_connections,
+            tls: tls.ok_or_else(missing)?,
+            hsm: hsm.ok_or_else(missing)?,
+            store: store.ok_or_else(missing)?,
+            policy: policy.ok_or_else(missing)?,
+            tokens: tokens.flatten(),
+            audit: audit.ok_or_else(missing)?,
+            keyring,
+            mounts,
+            upsert,
+        })
+    }
+}
+
+fn mounts(server: &mut Section) -> Vec<String> {
+    let mounts = server.strings("mounts");
+    for mount in &mounts {
+        if mount.trim_matches('/').is_empty() {
+            server.problem("mounts", "a mount is a path like \"transit\", not empty");
+        }
+    }
+    mounts
+        .iter()
+        .map(|mount| mount.trim_matches('/').to_owned())
+        .collect()
+}
+
+fn tls(reader: &mut Reader) -> Option<TlsFiles> {
+    let mut section = reader.section("tls");
+    let certificate = section.path("certificate");
+    let private_key = section.path("private_key");
+    let client_ca = section.path("client_ca");
+    let crls = section.paths("crls");
+    reader.close(section);
+    Some(TlsFiles {
+        certificate: certificate?,
+        private_key: private_key?,
+        client_ca: client_ca?,
+        crls,
+    })
+}
+
+fn hsm(reader: &mut Reader) -> Option<HsmConfig> {
+    let mut section = reader.section("hsm");
+    let module = section.path("module");
+    let token = section
+        .one_of(&["label", "serial", "uri"])
+        .map(|(name, value)| match name {
+            "label" => TokenSelector::Label(value),
+            "serial" => TokenSelector::Serial(value),
+            _ => TokenSelector::Uri(value),
+        });
+    let pin = section
+        .one_of(&["pin_file", "pin_credential"])
+        .map(|(name, value)| match name {
+            "pin_file" => PinSource::File(section.resolve(&value)),
+            _ => PinSource::Credential(value),
+        });
+    let sessions = section.size("sessions", 1, 1..=64);
+    let queue = section.size("queue", 1024, 1..=1 << 16);
+    let call_deadline = section.duration(
+        "call_deadline",
+        Duration::from_secs(10),
+        Duration::from_millis(100),
+    );
+    let session_keys = section.size("session_keys", 1024, 4..=1 << 20);
+    reader.close(section);
+    Some(HsmConfig {
+        module: module?,
+        token: token?,
+        pin: pin?,
+        sessions,
+        queue,
+        call_deadline,
+        session_keys,
+    })
+}
+
+fn one_path(reader: &mut Reader, name: &'static str) -> Option<PathBuf> {
+    let mut section = reader.section(name);
+    let path = section.path("path");
+    reader.close(section);
+    path
+}
+
+fn audit(reader: &mut Reader) -> Option<AuditOptions> {
+    let mut section = reader.section("audit");
+    let path = section.path("path");
+    let checkpoint_lines = section.size("checkpoint_lines", 1000, 1..=1 << 30);
+    let checkpoint_interval = section.duration(
+        "checkpoint_interval",
+        Duration::from_secs(10),
+        Duration::from_millis(100),
+    );
+    reader.close(section);
+    Some(AuditOptions {
+        path: path?,
+        checkpoint_lines: checkpoint_lines as u64,
+        checkpoint_interval,
+    })
+}
+
+fn keyring(reader: &mut Reader) -> KeyringOptions {
+    let defaults = KeyringOptions::default();
+    let mut section = reader.section("keyring");
+    let default_residency = match section.string("residency").as_deref() {
+        None | Some("hsm") => Residency::Hsm,
+        Some("memory") => Residency::Memory,
+        Some(_) => {
+            section.problem("residency", "expected \"hsm\" or \"memory\"");
+            Residency::Hsm
+        }
+    };
+    let memory_idle = section.duration("memory_idle", defaults.memory_idle, Duration::from_secs(1));
+    let fips = section.boolean("fips", false);
+    if fips && default_residency == Residency::Memory {
+        section.problem(
+            "residency",
+            "\"memory\" is refused with fips = true: remove one of the two",
+        );
+    }
+    reader.close(section);
+    KeyringOptions {
+        default_residency,
+        memory_idle,
+        fips,
+        ..defaults
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const GOOD: &str = r#"
+[server]
+listen = "127.0.0.1:8200"
+[tls]
+certificate = "server.pem"
+private_key = "/keys/server.key"
+client_ca = "ca.pem"
+[hsm]
+module = "/usr/lib/softhsm/libsofthsm2.so"
+label = "strongroom"
+pin_file = "pin"
+call_deadline = "2m"
+[store]
+path = "store"
+[policy]
+path = "policy.toml"
+[audit]
+path = "audit.log"
+checkpoint_interval = 5
+"#;
+
+    fn parse(text: &str) -> Result<Config, ConfigError> {
+        Config::parse(text, Path::new("/etc/strongroom/strongroom.toml"))
+    }
+
+    #[test]
+    fn a_plain_file_gets_defaults_and_whole_paths() {
+        let config = parse(GOOD).unwrap();
+        assert_eq!(
+            config.tls.certificate,
+            Path::new("/etc/strongroom/server.pem")
+        );
+        assert_eq!(config.tls.private_key, Path::new("/keys/server.key"));
+        assert_eq!(
+            config.hsm.pin,
+            PinSource::File("/etc/strongroom/pin".into())
+        );
+        assert_eq!(config.hsm.call_deadline, Duration::from_secs(120));
+        assert_eq!(config.audit.checkpoint_interval, Duration::from_secs(5));
+        assert_eq!(
+            (config.max_body, config.hsm.sessions, config.upsert),
+            (4 << 20, 1, false)
+        );
+        assert_eq!(config.tokens, None);
+    }
+
+    #[test]
+    fn the_shipped_example_is_good() {
+        parse(include_str!("../../examples/strongroom.toml")).unwrap();
+    }
+
+    #[test]
+    fn every_problem_is_reported_at_once() {
+        let text = GOOD
+            .replace(
+                "listen = \"127.0.0.1:8200\"",
+                "listen = \"nowhere\"\nmax_body = \"big\"\ntypo = 1",
+            )
+            .replace("label = \"strongroom\"", "label = \"a\"\nserial = \"b\"")
+            .replace(
+                "call_deadline = \"2m\"",
+                "call_deadline = \"2 fortnights\"\nsessions = 0",
+            )
+            .replace("[policy]\npath = \"policy.toml\"", "[tokens]\n[unheard]");
+        let ConfigError(problems) = parse(&text).unwrap_err();
+        for expected in [
+            "server.listen",
+            "server.max_body",
+            "server.typo",
+            "hsm.label",
+            "hsm.call_deadline",
+            "hsm.sessions",
+            "policy.path",
+            "tokens.path",
+            "[unheard]",
+        ] {
+            assert!(
+                problems.iter().any(|problem| problem.contains(expected)),
+                "{expected} is not in {problems:#?}"
+            );
+        }
+        assert_eq!(problems.len(), 9, "{problems:#?}");
+    }
+
+    #[test]
+    fn fips_mode_refuses_memory_residency() {
+        let text = format!("{GOOD}\n[keyring]\nfips = true\nresidency = \"memory\"\n");
+        assert!(
+            parse(&text)
+                .unwrap_err()
+                .to_string()
+                .contains("keyring.residency")
+        );
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_makes_it_panic(text in "(?s).{0,200}") {
+            let _ = parse(&text);
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! Takes values out of a TOML table and collects what is wrong, so that one run shows every problem.
+
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use toml::{Table, Value};
+
+/// The whole file.
+pub(super) struct Reader {
+    file: PathBuf,
+    folder: PathBuf,
+    table: Table,
+    problems: Vec<String>,
+}
+
+/// One `[section]`; what is left in it at [`Reader::close`] is unknown.
+pub(super) struct Section {
+    name: &'static str,
+    folder: PathBuf,
+    table: Table,
+    problems: Vec<String>,
+}
+
+impl Reader {
+    /// Fails only if the text is not TOML at all.
+    pub(super) fn new(text: &str, file: &Path) -> Result<Self, String> {
+        let table = text
+            .parse()
+            .map_err(|error| format!("{}: {error}", file.display()))?;
+        let folder = file.parent().map(Path::to_owned).unwrap_or_default();
+        Ok(Self {
+            file: file.to_owned(),
+            folder,
+            table,
+            problems: Vec::new(),
+        })
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.table.contains_key(name)
+    }
+
+    /// A section that is missing is empty: the values it must have are reported one by one.
+    pub(super) fn section(&mut self, name: &'static str) -> Section {
+        let mut section = Section {
+            name,
+            folder: self.folder.clone(),
+            table: Table::new(),
+            problems: Vec::new(),
+        };
+        match self.table.remove(name) {
+            None => {}
+            Some(Value::Table(table)) => section.table = table,
+            Some(_) => section
+                .problems
+                .push(format!("{name} must be a section, [{name}]")),
+        }
+        section
+    }
+
+    pub(super) fn close(&mut self, section: Section) {
+        self.problems.extend(section.problems);
+        let name = section.name;
+        self.problems.extend(
+            section
+                .table
+                .keys()
+                .map(|key| format!("{name}.{key} is not a setting: see docs/configuration.md")),
+        );
+    }
+
+    /// Every problem, with the file's name before it.
+    pub(super) fn finish(mut self) -> Result<(), Vec<String>> {
+        self.problems.extend(
+            self.table
+                .keys()
+                .map(|name| format!("[{name}] is not a section: see docs/configuration.md")),
+        );
+        if self.problems.is_empty() {
+            return Ok(());
+        }
+        let file = self.file.display();
+        Err(self
+            .problems
+            .iter()
+            .map(|problem| format!("{file}: {problem}"))
+            .collect())
+    }
+}
+
+impl Section {
+    /// Records what is wrong with a setting.
+    pub(super) fn problem(&mut self, key: &str, problem: &str) {
+        self.problems
+            .push(format!("{}.{key}: {problem}", self.name));
+    }
+
+    pub(super) fn string(&mut self, key: &str) -> Option<String> {
+        match self.table.remove(key)? {
+            Value::String(text) if !text.is_empty() => Some(text),
+            other => {
+                self.problem(
+                    key,
+                    &format!("expected a text that is not empty, found {other}"),
+                );
+                None
+            }
+        }
+    }
+
+    pub(super) fn boolean(&mut self, key: &str, default: bool) -> bool {
+        match self.table.remove(key) {
+            None => default,
+            Some(Value::Boolean(value)) => value,
+            Some(other) => {
+                self.problem(key, &format!("expected true or false, found {other}"));
+                default
+            }
+        }
+    }
+
+    /// A required value that is written as text.
+    pub(super) fn parsed<T: FromStr>(&mut self, key: &str, expected: &str) -> Option<T> {
+        let text = self.required(key, expected)?;
+        let value = text.parse().ok();
+        if value.is_none() {
+            self.problem(key, &format!("expected {expected}, found {text:?}"));
+        }
+        value
+    }
+
+    pub(super) fn size(
+        &mut self,
+        key: &str,
+        default: usize,
+        range: RangeInclusive<usize>,
+    ) -> usize {
+        let Some(value) = self.table.remove(key) else {
+            return default;
+        };
+        let size = value
+            .as_integer()
+            .and_then(|number| usize::try_from(number).ok());
+        match size {
+            Some(size) if range.contains(&size) => size,
+            _ => {
+                let (low, high) = (range.start(), range.end());
+                self.problem(
+                    key,
+                    &format!("expected a whole number from {low} to {high}, found {value}"),
+                );
+                default
+            }
+        }
+    }
+
+    /// `"250ms"`, `"10s"`, `"5m"`, `"2h"`, `"30d"`, or a number of seconds.
+    pub(super) fn duration(&mut self, key: &str, default: Duration, least: Duration) -> Duration {
+        let Some(value) = self.table.remove(key) else {
+            return default;
+        };
+        let duration = match &value {
+            Value::Integer(seconds) => u64::try_from(*seconds).ok().map(Duration::from_secs),
+            Value::String(text) => parse_duration(text),
+            _ => None,
+        };
+        match duration {
+            Some(duration) if duration >= least => duration,
+            Some(_) => {
+                self.problem(key, &format!("expected at least {least:?}, found {value}"));
+                default
+            }
+            None => {
+                self.problem(
+                    key,
+                    &format!("expected a duration like \"250ms\", \"10s\", \"5m\", \"2h\" or \"30d\", found {value}"),
+                );
+                default
+            }
+        }
+    }
+
+    /// A required path.
+    pub(super) fn path(&mut self, key: &str) -> Option<PathBuf> {
+        self.required(key, "a path").map(|text| self.resolve(&text))
+    }
+
+    pub(super) fn paths(&mut self, key: &str) -> Vec<PathBuf> {
+        self.strings(key)
+            .iter()
+            .map(|text| self.resolve(text))
+            .collect()
+    }
+
+    pub(super) fn strings(&mut self, key: &str) -> Vec<String> {
+        let Some(value) = self.table.remove(key) else {
+            return Vec::new();
+        };
+        let texts: Option<Vec<String>> = value.as_array().and_then(|array| {
+            array
+                .iter()
+                .map(|item| item.as_str().map(str::to_owned))
+                .collect()
+        });
+        texts.unwrap_or_else(|| {
+            self.problem(key, &format!("expected a list of texts, found {value}"));
+            Vec::new()
+        })
+    }
+
+    /// Exactly one of these settings: which, and its value.
+    pub(super) fn one_of(&mut self, keys: &[&'static str]) -> Option<(&'static str, String)> {
+        let given: Vec<&'static str> = keys
+            .iter()
+            .copied()
+            .filter(|key| self.table.contains_key(*key))
+            .collect();
+        let values: Vec<Option<String>> = given.iter().map(|key| self.string(key)).collect();
+        match (given.as_slice(), values.as_slice()) {
+            ([key], [value]) => value.clone().map(|value| (*key, value)),
+            _ => {
+                let all = keys.join(", ");
+                self.problem(
+                    keys.first().copied().unwrap_or_default(),
+                    &format!("exactly one of {all} is needed"),
+                );
+                None
+            }
+        }
+    }
+
+    /// A path as the file means it: a relative one stands beside the file.
+    pub(super) fn resolve(&self, text: &str) -> PathBuf {
+        self.folder.join(text)
+    }
+
+    fn required(&mut self, key: &str, expected: &str) -> Option<String> {
+        if !self.table.contains_key(key) {
+            self.problem(key, &format!("is missing: expected {expected}"));
+            return None;
+        }
+        self.string(key)
+    }
+}
+
+fn parse_duration(text: &str) -> Option<Duration> {
+    let digits = text.find(|c: char| !c.is_ascii_digit())?;
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().ok()?;
+    let seconds = match unit {
+        "ms" => return Some(Duration::from_millis(number)),
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return None,
+    };
+    number.checked_mul(seconds).map(Duration::from_secs)
+}

@@ -1,0 +1,402 @@
+//! One named key: its settings, its versions, and their records in the store.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+use strongroom_hsm::{KeyUsage, MasterKind, OaepHash, WrappedKey};
+use zeroize::Zeroizing;
+
+use super::counter::UseCounter;
+use super::memory::MemorySlot;
+use super::{Kdf, KeyInfo, KeyringError, Residency, VersionInfo};
+use crate::store::{Change, RecordId, RecordKind, StoreError};
+
+/// Vault allows any length; a bound keeps records and audit lines small.
+pub(super) const MAX_NAME: usize = 128;
+
+/// The payload of a `Key` record, as JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Settings {
+    pub(super) residency: Residency,
+    pub(super) derived: bool,
+    pub(super) convergent: bool,
+    pub(super) kdf: Kdf,
+    pub(super) imported: bool,
+    pub(super) allow_rotation: bool,
+    pub(super) deletion_allowed: bool,
+    /// Seconds; 0: none.
+    pub(super) auto_rotate_period: u64,
+    pub(super) min_available_version: u32,
+    pub(super) min_decryption_version: u32,
+    pub(super) min_encryption_version: u32,
+    pub(super) latest_version: u32,
+}
+
+impl Settings {
+    /// What its versions' keys are used for: a derived key's are HMAC keys, from which others are derived.
+    pub(super) fn usage(&self) -> KeyUsage {
+        if self.derived {
+            KeyUsage::Mac
+        } else {
+            KeyUsage::Aead
+        }
+    }
+
+    pub(super) fn master(&self) -> MasterKind {
+        match self.residency {
+            Residency::Hsm => MasterKind::Hsm,
+            Residency::Memory => MasterKind::Memory,
+        }
+    }
+}
+
+/// A named key at one moment; a change makes a new one that shares the versions.
+#[derive(Clone)]
+pub(super) struct Key {
+    pub(super) name: String,
+    pub(super) settings: Settings,
+    pub(super) versions: BTreeMap<u32, Arc<Version>>,
+}
+
+/// One version of a key.
+pub(super) struct Version {
+    pub(super) number: u32,
+    /// Seconds since 1970, UTC.
+    pub(super) created: i64,
+    /// Encrypts, or has encryption keys derived from it.
+    pub(super) kek: Arc<WrappedKey>,
+    /// For `hmac`: a key of its own, always used in the token.
+    pub(super) mac: Arc<WrappedKey>,
+    pub(super) counter: UseCounter,
+    pub(super) memory: MemorySlot,
+}
+
+impl Key {
+    pub(super) fn info(&self) -> KeyInfo {
+        let settings = &self.settings;
+        KeyInfo {
+            name: self.name.clone(),
+            residency: settings.residency,
+            derived: settings.derived,
+            convergent: settings.convergent,
+            kdf: settings.kdf,
+            imported: settings.imported,
+            allow_rotation: settings.allow_rotation,
+            deletion_allowed: settings.deletion_allowed,
+            auto_rotate_period: Duration::from_secs(settings.auto_rotate_period),
+            min_available_version: settings.min_available_version,
+            min_decryption_version: settings.min_decryption_version,
+            min_encryption_version: settings.min_encryption_version,
+            latest_version: settings.latest_version,
+            versions: self
+                .versions
+                .values()
+                .map(|version| VersionInfo {
+                    version: version.number,
+                    created: version.created,
+                })
+                .collect(),
+        }
+    }
+
+    /// The version to encrypt with; `None` and 0 ask for the latest.
+    pub(super) fn encrypting(&self, asked: Option<u32>) -> Result<Arc<Version>, KeyringError> {
+        let settings = &self.settings;
+        let number = match asked.unwrap_or(0) {
+            0 => settings.latest_version,
+            number if number > settings.latest_version => {
+                return Err(invalid(
+                    "requested version for encryption is higher than the latest key version",
+                ));
+            }
+            number if number < settings.min_encryption_version => {
+                return Err(invalid(
+                    "requested version for encryption is less than the minimum encryption key version",
+                ));
+            }
+            number => number,
+        };
+        self.unarchived(number)
+    }
+
+    /// The version to decrypt with; 0 means 1, as in the first of Vault's ciphertexts.
+    pub(super) fn decrypting(&self, asked: u32) -> Result<Arc<Version>, KeyringError> {
+        let number = asked.max(1);
+        if number > self.settings.latest_version {
+            Err(KeyringError::VersionTooNew)
+        } else if number < self.settings.min_decryption_version {
+            Err(KeyringError::VersionTooOld)
+        } else {
+            self.unarchived(number)
+        }
+    }
+
+    /// The version to make an HMAC with; `None` and 0 ask for the latest.
+    pub(super) fn authenticating(&self, asked: Option<u32>) -> Result<Arc<Version>, KeyringError> {
+        let settings = &self.settings;
+        let number = match asked.unwrap_or(0) {
+            0 => settings.latest_version,
+            number if number == settings.latest_version => number,
+            number if number < settings.min_encryption_version => {
+                return Err(invalid(
+                    "cannot generate HMAC: version is too old (disallowed by policy)",
+                ));
+            }
+            number if number > settings.latest_version => {
+                return Err(KeyringError::Invalid(format!(
+                    "key version does not exist; latest key version is {}",
+                    settings.latest_version
+                )));
+            }
+            number => number,
+        };
+        self.unarchived(number)
+    }
+
+    /// The version to check an HMAC with.
+    pub(super) fn verifying(&self, asked: u32) -> Result<Arc<Version>, KeyringError> {
+        if asked > self.settings.latest_version {
+            Err(invalid("invalid HMAC: version is too new"))
+        } else if asked < self.settings.min_decryption_version {
+            Err(invalid(
+                "cannot verify HMAC: version is too old (disallowed by policy)",
+            ))
+        } else {
+            self.unarchived(asked)
+        }
+    }
+
+    /// A derived key needs a context; others ignore one, as Vault does.
+    pub(super) fn check_context(&self, context: &[u8]) -> Result<(), KeyringError> {
+        if self.settings.derived && context.is_empty() {
+            Err(invalid(
+                "missing 'context' for key derivation; the key was created using a derived key, which means additional, per-request information must be included in order to perform operations with the key",
+            ))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Whether its latest version is as old as automatic rotation allows.
+    pub(super) fn is_due(&self, now: i64) -> bool {
+        let settings = &self.settings;
+        let period = i64::try_from(settings.auto_rotate_period).unwrap_or(i64::MAX);
+        let latest = self.versions.get(&settings.latest_version);
+        period > 0
+            && (!settings.imported || settings.allow_rotation)
+            && latest.is_some_and(|version| now.saturating_sub(version.created) >= period)
+    }
+
+    fn unarchived(&self, number: u32) -> Result<Arc<Version>, KeyringError> {
+        self.versions
+            .get(&number)
+            .filter(|_| number >= self.settings.min_decryption_version)
+            .cloned()
+            .ok_or_else(|| invalid("no such key version"))
+    }
+
+    /// The change that writes the settings.
+    pub(super) fn put(&self) -> Result<Change, KeyringError> {
+        Ok(Change::Put(
+            id(RecordKind::Key, &self.name, 0),
+            json(&self.settings)?,
+        ))
+    }
+}
+
+impl Version {
+    /// The change that writes this version's keys.
+    pub(super) fn put(&self, name: &str) -> Result<Change, KeyringError> {
+        let record = VersionRecord {
+            created: self.created,
+            kek: WrappedRecord::from(&*self.kek),
+            mac: WrappedRecord::from(&*self.mac),
+        };
+        Ok(Change::Put(
+            id(RecordKind::KeyVersion, name, self.number),
+            json(&record)?,
+        ))
+    }
+
+    /// Reads what [`Version::put`] and [`put_counter`] wrote.
+    pub(super) fn read(
+        name: &str,
+        number: u32,
+        record: &[u8],
+        counter: &[u8],
+    ) -> Result<Self, KeyringError> {
+        let parsed: Option<VersionRecord> = serde_json::from_slice(record).ok();
+        let keys = parsed.and_then(|record| {
+            Some((record.created, record.kek.decode()?, record.mac.decode()?))
+        });
+        let Some((created, kek, mac)) = keys else {
+            return Err(unreadable(RecordKind::KeyVersion, name, number));
+        };
+        let reserved = u64::from_be_bytes(
+            counter
+                .try_into()
+                .map_err(|_| unreadable(RecordKind::UseCounter, name, number))?,
+        );
+        Ok(Self {
+            number,
+            created,
+            kek: Arc::new(kek),
+            mac: Arc::new(mac),
+            counter: UseCounter::recovered(reserved),
+            memory: MemorySlot::new(),
+        })
+    }
+}
+
+/// The change that writes how many encryptions are reserved for a version: 8 bytes, big-endian.
+pub(super) fn put_counter(name: &str, version: u32, reserved: u64) -> Change {
+    Change::Put(
+        id(RecordKind::UseCounter, name, version),
+        Zeroizing::new(reserved.to_be_bytes().to_vec()),
+    )
+}
+
+pub(super) fn id(kind: RecordKind, name: &str, version: u32) -> RecordId {
+    RecordId {
+        kind,
+        name: name.to_owned(),
+        version,
+    }
+}
+
+/// Reads a `Key` record.
+pub(super) fn read_settings(name: &str, record: &[u8]) -> Result<Settings, KeyringError> {
+    serde_json::from_slice(record).map_err(|_| unreadable(RecordKind::Key, name, 0))
+}
+
+/// An authentic record that can't be read: written by a newer version of this program.
+pub(super) fn unreadable(kind: RecordKind, name: &str, version: u32) -> KeyringError {
+    KeyringError::Store(StoreError::Io(format!(
+        "the record {kind:?}/{name}/{version} is missing or of a format that this version does not read: use the version of Strongroom that wrote the store"
+    )))
+}
+
+/// Vault's names (`framework.GenericNameRegex`): ASCII letters, digits and `_` at both ends, `-` and `.` inside too.
+pub(super) fn check_name(name: &str) -> Result<(), KeyringError> {
+    let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    let bytes = name.as_bytes();
+    let ends = [bytes.first(), bytes.last()];
+    let good = ends.iter().all(|end| end.is_some_and(|byte| word(*byte)))
+        && bytes
+            .iter()
+            .all(|byte| word(*byte) || matches!(byte, b'-' | b'.'))
+        && bytes.len() <= MAX_NAME;
+    if good {
+        Ok(())
+    } else {
+        Err(KeyringError::Invalid(format!(
+            "a key's name is 1 to {MAX_NAME} letters, digits, '_', '-' and '.', and does not begin or end with '-' or '.'"
+        )))
+    }
+}
+
+pub(super) fn invalid(text: &str) -> KeyringError {
+    KeyringError::Invalid(text.to_owned())
+}
+
+/// The payload of a `KeyVersion` record, as JSON.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct VersionRecord {
+    created: i64,
+    kek: WrappedRecord,
+    mac: WrappedRecord,
+}
+
+/// A [`WrappedKey`] in JSON; byte strings are base64.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrappedRecord {
+    id: String,
+    usage: String,
+    master: String,
+    master_fingerprint: String,
+    oaep: String,
+    blob: String,
+}
+
+impl From<&WrappedKey> for WrappedRecord {
+    fn from(key: &WrappedKey) -> Self {
+        let usage = match key.usage {
+            KeyUsage::Aead => "aead",
+            KeyUsage::Mac => "mac",
+        };
+        let master = match key.master {
+            MasterKind::Hsm => "hsm",
+            MasterKind::Memory => "memory",
+        };
+        let oaep = match key.oaep {
+            OaepHash::Sha1 => "sha1",
+            OaepHash::Sha256 => "sha256",
+        };
+        Self {
+            id: STANDARD.encode(key.id),
+            usage: usage.to_owned(),
+            master: master.to_owned(),
+            master_fingerprint: STANDARD.encode(key.master_fingerprint),
+            oaep: oaep.to_owned(),
+            blob: STANDARD.encode(&key.blob),
+        }
+    }
+}
+
+impl WrappedRecord {
+    fn decode(&self) -> Option<WrappedKey> {
+        let bytes16 = |text: &str| STANDARD.decode(text).ok()?.try_into().ok();
+        Some(WrappedKey {
+            id: bytes16(&self.id)?,
+            usage: match self.usage.as_str() {
+                "aead" => KeyUsage::Aead,
+                "mac" => KeyUsage::Mac,
+                _ => return None,
+            },
+            master: match self.master.as_str() {
+                "hsm" => MasterKind::Hsm,
+                "memory" => MasterKind::Memory,
+                _ => return None,
+            },
+            master_fingerprint: bytes16(&self.master_fingerprint)?,
+            oaep: match self.oaep.as_str() {
+                "sha1" => OaepHash::Sha1,
+                "sha256" => OaepHash::Sha256,
+                _ => return None,
+            },
+            blob: STANDARD.decode(&self.blob).ok()?,
+        })
+    }
+}
+
+fn json(value: &impl Serialize) -> Result<Zeroizing<Vec<u8>>, KeyringError> {
+    serde_json::to_vec(value)
+        .map(Zeroizing::new)
+        .map_err(|error| KeyringError::System(format!("a record could not be written: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_vaults() {
+        for good in ["a", "_", "ab", "a-b", "a.b", "a..b", "tenant_1", "A9", "a--b"] {
+            assert!(check_name(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "", "-", ".", "a-", "-a", "a.", ".a", "a/b", "a b", "ä", "a\0b", "a\n", "..",
+        ] {
+            assert!(check_name(bad).is_err(), "{bad:?}");
+        }
+        assert!(check_name(&"n".repeat(MAX_NAME)).is_ok());
+        assert!(check_name(&"n".repeat(MAX_NAME + 1)).is_err());
+    }
+}

@@ -1,0 +1,457 @@
+//! Changes of keys: made under one lock, durable before they are in force, and run to their end even if the caller goes away.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use strongroom_hsm::{HsmError, KeyUsage, MasterKind, OaepHash, WrappedKey};
+
+use super::counter::UseCounter;
+use super::key::{Key, Settings, Version, check_name, id, invalid, put_counter};
+use super::memory::MemorySlot;
+use super::{ConfigChange, CreateOptions, ImportOptions, Inner, Kdf, KeyringError, Residency};
+use crate::store::{Change, RecordKind};
+
+/// Vault's shortest.
+const MIN_AUTO_ROTATE: Duration = Duration::from_secs(3600);
+/// The RSA-4096 part of an import's ciphertext, bytes.
+const IMPORT_RSA: usize = 512;
+
+impl Inner {
+    pub(super) async fn create(
+        &self,
+        name: &str,
+        options: CreateOptions,
+    ) -> Result<bool, KeyringError> {
+        check_name(name)?;
+        check_auto_rotate(options.auto_rotate_period)?;
+        let _turn = self.writer.lock().await;
+        if self.find(name).is_some() {
+            return Ok(false);
+        }
+        if options.convergent && !options.derived {
+            return Err(invalid(
+                "convergent encryption requires derivation to be enabled",
+            ));
+        }
+        let settings = self.settings(&options, false, false)?;
+        let version = self.generate(&settings, 1).await?;
+        self.add(name, settings, version).await?;
+        Ok(true)
+    }
+
+    pub(super) async fn import(
+        &self,
+        name: &str,
+        ciphertext: &[u8],
+        oaep: OaepHash,
+        options: ImportOptions,
+    ) -> Result<(), KeyringError> {
+        check_name(name)?;
+        check_auto_rotate(options.create.auto_rotate_period)?;
+        if !options.create.auto_rotate_period.is_zero() && !options.allow_rotation {
+            return Err(invalid(
+                "allow_rotation must be set to true if auto-rotation is enabled",
+            ));
+        }
+        if options.create.convergent {
+            return Err(invalid(
+                "import cannot be used on keys with convergent encryption enabled",
+            ));
+        }
+        let _turn = self.writer.lock().await;
+        if self.find(name).is_some() {
+            return Err(KeyringError::Exists(name.to_owned()));
+        }
+        let settings = self.settings(&options.create, true, options.allow_rotation)?;
+        let version = self
+            .unwrap_import(&settings, 1, ciphertext, oaep)
+            .await?;
+        self.add(name, settings, version).await
+    }
+
+    pub(super) async fn import_version(
+        &self,
+        name: &str,
+        ciphertext: &[u8],
+        oaep: OaepHash,
+    ) -> Result<u32, KeyringError> {
+        let _turn = self.writer.lock().await;
+        let key = self.find(name).ok_or_else(|| {
+            KeyringError::Invalid(format!(
+                "no key found with name {name}; to import a new key, use the import/ endpoint"
+            ))
+        })?;
+        if !key.settings.imported {
+            return Err(invalid(
+                "the import_version endpoint can only be used with an imported key",
+            ));
+        }
+        self.check_residency(key.settings.residency)?;
+        let number = next_version(&key.settings)?;
+        let version = self
+            .unwrap_import(&key.settings, number, ciphertext, oaep)
+            .await?;
+        self.append(&key, version, true).await
+    }
+
+    /// `expected`: rotate only if this is still the latest version.
+    pub(super) async fn rotate(
+        &self,
+        name: &str,
+        expected: Option<u32>,
+    ) -> Result<u32, KeyringError> {
+        let _turn = self.writer.lock().await;
+        let key = self.find(name).ok_or_else(|| invalid("key not found"))?;
+        let latest = key.settings.latest_version;
+        if expected.is_some_and(|expected| expected != latest) {
+            return Ok(latest);
+        }
+        if key.settings.imported && !key.settings.allow_rotation {
+            return Err(KeyringError::Invalid(format!(
+                "imported key {name} does not allow rotation within Vault"
+            )));
+        }
+        self.check_residency(key.settings.residency)?;
+        let number = next_version(&key.settings)?;
+        let version = self.generate(&key.settings, number).await?;
+        self.append(&key, version, false).await
+    }
+
+    pub(super) async fn configure(
+        &self,
+        name: &str,
+        change: ConfigChange,
+    ) -> Result<Arc<Key>, KeyringError> {
+        let _turn = self.writer.lock().await;
+        let key = self.find(name).ok_or_else(|| {
+            KeyringError::Invalid(format!("no existing key named {name} could be found"))
+        })?;
+        let settings = configured(&key.settings, &change)?;
+        if settings == key.settings {
+            return Ok(key);
+        }
+        let changed = Arc::new(Key {
+            settings,
+            ..Key::clone(&key)
+        });
+        self.commit(vec![changed.put()?], || self.publish(Arc::clone(&changed)))
+            .await?;
+        Ok(changed)
+    }
+
+    pub(super) async fn trim(&self, name: &str, min: u32) -> Result<(), KeyringError> {
+        let _turn = self.writer.lock().await;
+        let key = self
+            .find(name)
+            .ok_or_else(|| invalid("invalid key name"))?;
+        check_trim(&key.settings, min)?;
+        let mut changed = Key::clone(&key);
+        changed.settings.min_available_version = min;
+        let kept = changed.versions.split_off(&min);
+        let gone = std::mem::replace(&mut changed.versions, kept);
+        let mut changes = vec![changed.put()?];
+        changes.extend(gone.keys().flat_map(|number| delete_version(name, *number)));
+        self.commit(changes, || self.publish(Arc::new(changed)))
+            .await?;
+        self.forget(&gone).await;
+        Ok(())
+    }
+
+    pub(super) async fn delete(&self, name: &str) -> Result<(), KeyringError> {
+        let _turn = self.writer.lock().await;
+        let refused =
+            |why: &str| KeyringError::Invalid(format!("error deleting policy {name}: {why}"));
+        let key = self
+            .find(name)
+            .ok_or_else(|| refused("could not delete key; not found"))?;
+        if !key.settings.deletion_allowed {
+            return Err(refused("deletion is not allowed for this key"));
+        }
+        let mut changes = vec![Change::Delete(id(RecordKind::Key, name, 0))];
+        let versions = key.versions.keys();
+        changes.extend(versions.flat_map(|number| delete_version(name, *number)));
+        self.commit(changes, || self.unpublish(name)).await?;
+        self.forget(&key.versions).await;
+        Ok(())
+    }
+
+    /// Makes `total` encryptions of a version durable as reserved.
+    pub(super) async fn reserve(
+        &self,
+        name: &str,
+        version: &Arc<Version>,
+        total: u64,
+    ) -> Result<(), KeyringError> {
+        let _turn = self.writer.lock().await;
+        // Only of a version that still is: a reservation must not bring back the record of a deleted key.
+        let current = self.find(name).ok_or(KeyringError::NotFound)?;
+        if !current
+            .versions
+            .get(&version.number)
+            .is_some_and(|current| Arc::ptr_eq(current, version))
+        {
+            return Err(invalid("no such key version"));
+        }
+        if version.counter.is_reserved(total) {
+            return Ok(());
+        }
+        let change = put_counter(name, version.number, total);
+        self.commit(vec![change], || version.counter.reserved(total))
+            .await
+    }
+
+    fn settings(
+        &self,
+        options: &CreateOptions,
+        imported: bool,
+        allow_rotation: bool,
+    ) -> Result<Settings, KeyringError> {
+        let residency = options.residency.unwrap_or(self.options.default_residency);
+        self.check_residency(residency)?;
+        Ok(Settings {
+            residency,
+            derived: options.derived,
+            convergent: options.convergent,
+            // As Vault has it: the key of an import is not known to be uniformly random in the way HKDF-Expand wants it.
+            kdf: if imported && options.derived {
+                Kdf::HmacSha256Counter
+            } else {
+                Kdf::HkdfSha256
+            },
+            imported,
+            allow_rotation,
+            deletion_allowed: false,
+            auto_rotate_period: options.auto_rotate_period.as_secs(),
+            min_available_version: 0,
+            min_decryption_version: 1,
+            min_encryption_version: 0,
+            latest_version: 0,
+        })
+    }
+
+    async fn generate(&self, settings: &Settings, number: u32) -> Result<Version, KeyringError> {
+        let kek = self
+            .hsm
+            .generate_key(settings.usage(), settings.master())
+            .await?;
+        self.version(number, kek).await
+    }
+
+    async fn unwrap_import(
+        &self,
+        settings: &Settings,
+        number: u32,
+        ciphertext: &[u8],
+        oaep: OaepHash,
+    ) -> Result<Version, KeyringError> {
+        let (rsa, target) = ciphertext
+            .split_at_checked(IMPORT_RSA)
+            .filter(|(_, target)| !target.is_empty())
+            .ok_or_else(|| invalid("provided ciphertext is too short"))?;
+        let (usage, master) = (settings.usage(), settings.master());
+        let imported = self
+            .hsm
+            .import_key(oaep, rsa.to_vec(), target.to_vec(), usage, master)
+            .await;
+        let kek = imported.map_err(|error| match error {
+            HsmError::Authentication => invalid(
+                "crypto/rsa: decryption error: the ciphertext must be RSA-OAEP(AES-256 key) by the wrapping key, then AES-KWP(256-bit key)",
+            ),
+            HsmError::Unsupported(what) => KeyringError::Invalid(format!(
+                "this token can't import that: it does not support {what}"
+            )),
+            other => KeyringError::Hsm(other),
+        })?;
+        self.version(number, kek).await
+    }
+
+    async fn version(&self, number: u32, kek: WrappedKey) -> Result<Version, KeyringError> {
+        let mac = self
+            .hsm
+            .generate_key(KeyUsage::Mac, MasterKind::Hsm)
+            .await?;
+        Ok(Version {
+            number,
+            created: (self.clock)(),
+            kek: Arc::new(kek),
+            mac: Arc::new(mac),
+            counter: UseCounter::fresh(self.first_reservation()),
+            memory: MemorySlot::new(),
+        })
+    }
+
+    /// A new key with its first version.
+    async fn add(
+        &self,
+        name: &str,
+        settings: Settings,
+        version: Version,
+    ) -> Result<(), KeyringError> {
+        let empty = Key {
+            name: name.to_owned(),
+            settings,
+            versions: BTreeMap::new(),
+        };
+        let imported = empty.settings.imported;
+        self.append(&empty, version, imported).await.map(drop)
+    }
+
+    async fn append(
+        &self,
+        key: &Key,
+        version: Version,
+        imported: bool,
+    ) -> Result<u32, KeyringError> {
+        let number = version.number;
+        let mut changed = key.clone();
+        changed.settings.latest_version = number;
+        changed.settings.imported = imported;
+        let changes = vec![
+            changed.put()?,
+            version.put(&key.name)?,
+            put_counter(&key.name, number, self.first_reservation()),
+        ];
+        changed.versions.insert(number, Arc::new(version));
+        self.commit(changes, || self.publish(Arc::new(changed)))
+            .await?;
+        Ok(number)
+    }
+
+    fn first_reservation(&self) -> u64 {
+        self.options.counter_block.min(self.options.nonce_limit)
+    }
+
+    /// Commits, and puts the change in force when the disc has it: also if the token could not be told of it, because a
+    /// restart would bring it into force in any case.
+    async fn commit(
+        &self,
+        changes: Vec<Change>,
+        apply: impl FnOnce(),
+    ) -> Result<(), KeyringError> {
+        let outcome = self.store.commit(changes).await;
+        if outcome.as_ref().err().is_none_or(|error| error.is_applied()) {
+            apply();
+        }
+        outcome?;
+        Ok(())
+    }
+
+    /// Drops what the token holds of these versions; if it can't be reached its session objects are gone with the session.
+    async fn forget(&self, versions: &BTreeMap<u32, Arc<Version>>) {
+        let ids = versions
+            .values()
+            .flat_map(|version| [version.kek.id, version.mac.id])
+            .collect();
+        if let Err(error) = self.hsm.forget(ids).await {
+            tracing::warn!(%error, "the session objects of destroyed keys stay until they are the least used");
+        }
+    }
+
+    pub(super) fn check_residency(&self, residency: Residency) -> Result<(), KeyringError> {
+        if residency == Residency::Hsm {
+            Ok(())
+        } else if self.options.fips {
+            Err(invalid(
+                "memory residency is refused in FIPS mode: use residency hsm",
+            ))
+        } else if !self.hsm.profile().memory_master {
+            Err(invalid(
+                "memory residency needs a second master key, which this token does not hold: make the token with `strongroom init --memory-master`, or use residency hsm",
+            ))
+        } else {
+            Ok(())
+        }
+    }
+}
+
+fn check_auto_rotate(period: Duration) -> Result<(), KeyringError> {
+    if period.is_zero() || period >= MIN_AUTO_ROTATE {
+        Ok(())
+    } else {
+        Err(invalid(
+            "auto rotate period must be 0 to disable or at least an hour",
+        ))
+    }
+}
+
+fn next_version(settings: &Settings) -> Result<u32, KeyringError> {
+    settings
+        .latest_version
+        .checked_add(1)
+        .ok_or_else(|| invalid("this key has had 2^32-1 versions"))
+}
+
+fn delete_version(name: &str, number: u32) -> [Change; 2] {
+    [RecordKind::KeyVersion, RecordKind::UseCounter]
+        .map(|kind| Change::Delete(id(kind, name, number)))
+}
+
+/// Vault's rules and words of `keys/:name/config`.
+fn configured(current: &Settings, change: &ConfigChange) -> Result<Settings, KeyringError> {
+    let mut new = current.clone();
+    let latest = current.latest_version;
+    if let Some(min) = change.min_decryption_version {
+        if min > latest {
+            return Err(KeyringError::Invalid(format!(
+                "cannot set min decryption version of {min}, latest key version is {latest}"
+            )));
+        }
+        new.min_decryption_version = min.max(1);
+    }
+    if let Some(min) = change.min_encryption_version {
+        if min > latest {
+            return Err(KeyringError::Invalid(format!(
+                "cannot set min encryption version of {min}, latest key version is {latest}"
+            )));
+        }
+        new.min_encryption_version = min;
+    }
+    let (encryption, decryption) = (new.min_encryption_version, new.min_decryption_version);
+    if encryption > 0 && encryption < decryption {
+        return Err(KeyringError::Invalid(format!(
+            "cannot set min encryption/decryption values; min encryption version of {encryption} must be greater than or equal to min decryption version of {decryption}"
+        )));
+    }
+    if let Some(allowed) = change.deletion_allowed {
+        new.deletion_allowed = allowed;
+    }
+    if let Some(period) = change.auto_rotate_period {
+        check_auto_rotate(period)?;
+        if !period.is_zero() && current.imported && !current.allow_rotation {
+            return Err(invalid(
+                "allow_rotation must be set to true if auto-rotation is enabled",
+            ));
+        }
+        new.auto_rotate_period = period.as_secs();
+    }
+    if new.min_available_version > encryption {
+        return Err(invalid(
+            "min encryption version should not be less than min available version",
+        ));
+    }
+    if new.min_available_version > decryption {
+        return Err(invalid(
+            "min decryption version should not be less then min available version",
+        ));
+    }
+    Ok(new)
+}
+
+/// Vault's rules and words of `keys/:name/trim`.
+fn check_trim(settings: &Settings, min: u32) -> Result<(), KeyringError> {
+    let why = if min < settings.min_available_version {
+        "minimum available version cannot be decremented"
+    } else if settings.min_encryption_version == 0 {
+        "minimum available version cannot be set when minimum encryption version is not set"
+    } else if min > settings.min_encryption_version {
+        "minimum available version cannot be greater than minmum encryption version"
+    } else if min > settings.min_decryption_version {
+        "minimum available version cannot be greater than minimum decryption version"
+    } else if min == 0 {
+        "minimum available version should be positive"
+    } else {
+        return Ok(());
+    };
+    Err(invalid(why))
+}

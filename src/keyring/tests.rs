@@ -1,0 +1,1 @@
+//! Tests of the keyring on a real token.

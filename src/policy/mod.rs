@@ -1,0 +1,563 @@
+//! Who may do what with which key: identities × key globs × operations; what is not allowed is denied.
+//!
+//! `docs/policy.md` describes the file. A rule that denies wins over any that allow, so the order of rules has no meaning.
+
+mod glob;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use self::glob::Glob;
+use crate::identity::Identity;
+
+/// What a request asks to do; the names in the policy file are these in kebab case.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs)]
+pub enum Operation {
+    Create,
+    Read,
+    List,
+    Rotate,
+    Configure,
+    Trim,
+    Delete,
+    Import,
+    WrappingKey,
+    Encrypt,
+    Decrypt,
+    Rewrap,
+    DatakeyPlaintext,
+    DatakeyWrapped,
+    Random,
+    Hash,
+    Hmac,
+    Verify,
+    Metrics,
+}
+
+impl Operation {
+    /// Every operation, in the order of the documentation.
+    pub const ALL: [Self; 19] = [
+        Self::Create,
+        Self::Read,
+        Self::List,
+        Self::Rotate,
+        Self::Configure,
+        Self::Trim,
+        Self::Delete,
+        Self::Import,
+        Self::WrappingKey,
+        Self::Encrypt,
+        Self::Decrypt,
+        Self::Rewrap,
+        Self::DatakeyPlaintext,
+        Self::DatakeyWrapped,
+        Self::Random,
+        Self::Hash,
+        Self::Hmac,
+        Self::Verify,
+        Self::Metrics,
+    ];
+
+    /// Whether it concerns the appliance as a whole and no key in particular.
+    pub const fn is_global(self) -> bool {
+        matches!(
+            self,
+            Self::List | Self::WrappingKey | Self::Random | Self::Hash | Self::Metrics
+        )
+    }
+}
+
+/// What a policy says to one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// No rule allows it, or one denies it.
+    Denied,
+    /// It is allowed.
+    Allowed,
+    /// It is allowed to whoever also presents a token.
+    AllowedWithToken,
+}
+
+/// A whole policy, parsed and validated.
+#[derive(Debug)]
+pub struct Policy {
+    rules: Vec<Rule>,
+    /// The rules that name an identity literally: found without looking at the others, however many tenants there are.
+    by_identity: HashMap<String, Vec<usize>>,
+    /// The rules with an identity pattern, and the pattern.
+    by_pattern: Vec<(Glob, usize)>,
+}
+
+/// Why a policy file was refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PolicyError {
+    /// Can't be read.
+    #[error("the policy file {path} can't be read: {source}")]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Can't be understood.
+    #[error("the policy file {path} is not valid: {problem}")]
+    Invalid {
+        /// Which.
+        path: PathBuf,
+        /// What and where.
+        problem: String,
+    },
+}
+
+impl Policy {
+    /// Reads and validates the whole file, or says what is wrong with it.
+    pub fn load(path: &Path) -> Result<Self, PolicyError> {
+        let text = std::fs::read_to_string(path).map_err(|source| PolicyError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::parse(&text).map_err(|problem| PolicyError::Invalid {
+            path: path.to_owned(),
+            problem,
+        })
+    }
+
+    /// As [`Policy::load`], from the file's text; the error names the line.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let file: File = toml::from_str(text).map_err(|error| error.to_string())?;
+        let mut by_identity: HashMap<String, Vec<usize>> = HashMap::new();
+        let mut by_pattern = Vec::new();
+        for (index, rule) in file.rules.iter().enumerate() {
+            for IdentityGlob(glob) in &rule.identities {
+                match glob.literal() {
+                    Some(identity) => by_identity
+                        .entry(identity.to_owned())
+                        .or_default()
+                        .push(index),
+                    None => by_pattern.push((glob.clone(), index)),
+                }
+            }
+        }
+        Ok(Self {
+            rules: file.rules,
+            by_identity,
+            by_pattern,
+        })
+    }
+
+    /// Everything the policy says to `identity` doing `operation` with `key`. For an operation on the appliance as a whole
+    /// ([`Operation::is_global`]) the key is not looked at; any other without a key is denied.
+    pub fn decide(&self, identity: &Identity, operation: Operation, key: Option<&str>) -> Decision {
+        let key = match (operation.is_global(), key) {
+            (true, _) => None,
+            (false, Some(key)) => Some(key),
+            (false, None) => return Decision::Denied,
+        };
+        let literal = self
+            .by_identity
+            .get(identity.as_str())
+            .map_or(&[][..], Vec::as_slice)
+            .iter()
+            .copied();
+        let operation = Operations::only(operation);
+        // The cheap questions first: the operation is one bit, patterns cost more.
+        let patterns = self.by_pattern.iter().filter_map(|(glob, index)| {
+            let rule = self.rules.get(*index)?;
+            (rule.operations.overlaps(operation) && glob.matches(identity.as_str()))
+                .then_some(*index)
+        });
+        let mut decision = Decision::Denied;
+        for rule in literal
+            .chain(patterns)
+            .filter_map(|index| self.rules.get(index))
+            .filter(|rule| rule.operations.overlaps(operation))
+            .filter(|rule| {
+                key.is_none_or(|key| rule.keys.iter().any(|KeyGlob(glob)| glob.matches(key)))
+            })
+        {
+            decision = match (rule.effect, decision) {
+                (Effect::Deny, _) => return Decision::Denied,
+                (Effect::AllowWithToken, _) | (_, Decision::AllowedWithToken) => {
+                    Decision::AllowedWithToken
+                }
+                (Effect::Allow, _) => Decision::Allowed,
+            };
+        }
+        decision
+    }
+
+    /// Whether `identity` may do `operation` with `key` (`None` for operations without a key).
+    pub fn allows(&self, identity: &Identity, operation: Operation, key: Option<&str>) -> bool {
+        self.decide(identity, operation, key) != Decision::Denied
+    }
+
+    /// Whether any rule that allows it for this identity also asks for a token.
+    pub fn needs_token(
+        &self,
+        identity: &Identity,
+        operation: Operation,
+        key: Option<&str>,
+    ) -> bool {
+        self.decide(identity, operation, key) == Decision::AllowedWithToken
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(rename = "rule", default)]
+    rules: Vec<Rule>,
+}
+
+/// A rule as the file has it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRule {
+    identities: Vec<IdentityGlob>,
+    #[serde(default)]
+    keys: Vec<KeyGlob>,
+    operations: Vec<OperationName>,
+    #[serde(default)]
+    deny: bool,
+    #[serde(default)]
+    require_token: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "RawRule")]
+struct Rule {
+    identities: Vec<IdentityGlob>,
+    keys: Vec<KeyGlob>,
+    operations: Operations,
+    effect: Effect,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Effect {
+    Allow,
+    AllowWithToken,
+    Deny,
+}
+
+impl TryFrom<RawRule> for Rule {
+    type Error = String;
+
+    fn try_from(raw: RawRule) -> Result<Self, String> {
+        if raw.identities.is_empty() {
+            return Err("`identities` is empty: a rule for nobody has no meaning".into());
+        }
+        let operations = raw
+            .operations
+            .iter()
+            .fold(Operations(0), |all, OperationName(some)| all.with(*some));
+        if operations == Operations(0) {
+            return Err("`operations` is empty: a rule for nothing has no meaning".into());
+        }
+        if raw.keys.is_empty() && operations.overlaps(Operations::on_keys()) {
+            return Err(
+                "`keys` is missing or empty, and an operation of this rule needs a key: write keys = [\"*\"] for all keys"
+                    .into(),
+            );
+        }
+        let effect = match (raw.deny, raw.require_token) {
+            (true, true) => {
+                return Err("`deny` and `require_token` exclude each other: remove one".into());
+            }
+            (true, false) => Effect::Deny,
+            (false, true) => Effect::AllowWithToken,
+            (false, false) => Effect::Allow,
+        };
+        Ok(Self {
+            identities: raw.identities,
+            keys: raw.keys,
+            operations,
+            effect,
+        })
+    }
+}
+
+/// A pattern that at least can be met by an identity.
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "String")]
+struct IdentityGlob(Glob);
+
+impl TryFrom<String> for IdentityGlob {
+    type Error = String;
+
+    fn try_from(pattern: String) -> Result<Self, String> {
+        let glob = Glob::new(&pattern)?;
+        if let Some(literal) = glob.literal() {
+            let identity: Identity = literal
+                .parse()
+                .map_err(|error: crate::identity::IdentityError| error.to_string())?;
+            if identity.as_str() != literal {
+                return Err(format!(
+                    "{literal:?} is never met: identities are in lower case, write {identity}"
+                ));
+            }
+        } else if !pattern.starts_with('*')
+            && !["spiffe://", "dns:", "spki:sha256:"]
+                .iter()
+                .any(|kind| pattern.starts_with(kind))
+        {
+            return Err(format!(
+                "{pattern:?} is never met: an identity begins with spiffe://, dns: or spki:sha256:"
+            ));
+        }
+        Ok(Self(glob))
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "String")]
+struct KeyGlob(Glob);
+
+impl TryFrom<String> for KeyGlob {
+    type Error = String;
+
+    fn try_from(pattern: String) -> Result<Self, String> {
+        Glob::new(&pattern).map(Self)
+    }
+}
+
+/// A set of operations, one bit each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Operations(u32);
+
+impl Operations {
+    fn only(operation: Operation) -> Self {
+        Self(1 << operation as u32)
+    }
+
+    fn all_that(wanted: impl Fn(Operation) -> bool) -> Self {
+        Operation::ALL
+            .into_iter()
+            .filter(|operation| wanted(*operation))
+            .fold(Self(0), |all, operation| all.with(Self::only(operation)))
+    }
+
+    fn on_keys() -> Self {
+        Self::all_that(|operation| !operation.is_global())
+    }
+
+    const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    const fn overlaps(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+}
+
+/// An operation's name, or a group's.
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "String")]
+struct OperationName(Operations);
+
+impl TryFrom<String> for OperationName {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        let operations = match name.as_str() {
+            "*" => Operations::on_keys(),
+            "seal" => {
+                Operations::only(Operation::Encrypt).with(Operations::only(Operation::Decrypt))
+            }
+            "global" => Operations::all_that(Operation::is_global),
+            name => {
+                let name: serde::de::value::StrDeserializer<'_, serde::de::value::Error> =
+                    serde::de::IntoDeserializer::into_deserializer(name);
+                Operations::only(Operation::deserialize(name).map_err(|error| {
+                    format!("{error}, or one of the groups `*`, `seal`, `global`")
+                })?)
+            }
+        };
+        Ok(Self(operations))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    const SEAL: &str = r#"
+        [[rule]]
+        identities = ["spiffe://example.org/vault/*"]
+        keys = ["vault-*"]
+        operations = ["seal"]
+    "#;
+
+    fn identity(text: &str) -> Identity {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn nothing_is_allowed_without_a_rule() {
+        let policy = Policy::parse("").unwrap();
+        for operation in Operation::ALL {
+            assert!(!policy.allows(&identity("dns:a.example"), operation, Some("k")));
+            assert!(!policy.allows(&identity("dns:a.example"), operation, None));
+        }
+    }
+
+    #[test]
+    fn a_rule_allows_exactly_what_it_names() {
+        let policy = Policy::parse(SEAL).unwrap();
+        let vault = identity("spiffe://example.org/vault/0");
+        for operation in Operation::ALL {
+            let expected = matches!(operation, Operation::Encrypt | Operation::Decrypt);
+            assert_eq!(policy.allows(&vault, operation, Some("vault-eu")), expected);
+            assert!(!policy.allows(&vault, operation, Some("other")));
+            assert!(!policy.allows(&vault, operation, None));
+            for other in [
+                "spiffe://example.org/vault/0/x",
+                "spiffe://example.org/v",
+                "dns:vault",
+            ] {
+                assert!(!policy.allows(&identity(other), operation, Some("vault-eu")));
+            }
+        }
+    }
+
+    #[test]
+    fn deny_wins_wherever_it_stands() {
+        let deny = r#"
+            [[rule]]
+            identities = ["spiffe://example.org/vault/7"]
+            keys = ["**"]
+            operations = ["*"]
+            deny = true
+        "#;
+        for text in [format!("{SEAL}{deny}"), format!("{deny}{SEAL}")] {
+            let policy = Policy::parse(&text).unwrap();
+            let allows = |name| policy.allows(&identity(name), Operation::Decrypt, Some("vault-a"));
+            assert!(allows("spiffe://example.org/vault/0"));
+            assert!(!allows("spiffe://example.org/vault/7"));
+        }
+    }
+
+    #[test]
+    fn a_token_is_needed_if_any_matching_rule_asks_for_it() {
+        let text = format!(
+            r#"{SEAL}
+            [[rule]]
+            identities = ["**"]
+            keys = ["vault-eu"]
+            operations = ["decrypt"]
+            require_token = true
+            "#
+        );
+        let policy = Policy::parse(&text).unwrap();
+        let vault = identity("spiffe://example.org/vault/0");
+        assert!(policy.needs_token(&vault, Operation::Decrypt, Some("vault-eu")));
+        assert!(!policy.needs_token(&vault, Operation::Encrypt, Some("vault-eu")));
+        assert!(!policy.needs_token(&vault, Operation::Decrypt, Some("vault-us")));
+        assert!(!policy.needs_token(&vault, Operation::Rotate, Some("vault-eu")));
+    }
+
+    #[test]
+    fn star_does_not_reveal_other_tenants_key_names() {
+        let policy = Policy::parse(
+            r#"
+            [[rule]]
+            identities = ["dns:a.example"]
+            keys = ["tenant-a-*"]
+            operations = ["*"]
+            [[rule]]
+            identities = ["dns:b.example"]
+            operations = ["global"]
+            "#,
+        )
+        .unwrap();
+        for operation in Operation::ALL {
+            let key = (!operation.is_global()).then_some("tenant-a-1");
+            let global = operation.is_global();
+            assert_eq!(
+                policy.allows(&identity("dns:a.example"), operation, key),
+                !global
+            );
+            assert_eq!(
+                policy.allows(&identity("dns:b.example"), operation, key),
+                global
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_not_understood_is_refused_with_its_line() {
+        for (line, broken) in [
+            (
+                2,
+                "[[rule]]\nidentites = [\"**\"]\nkeys = [\"*\"]\noperations = [\"*\"]",
+            ),
+            (
+                4,
+                "[[rule]]\nidentities = [\"**\"]\nkeys = [\"*\"]\noperations = [\"decript\"]",
+            ),
+            (
+                3,
+                "[[rule]]\nidentities = [\"**\"]\nkeys = [\"a[0-9]\"]\noperations = [\"*\"]",
+            ),
+            (
+                2,
+                "[[rule]]\nidentities = [\"vault\"]\nkeys = [\"*\"]\noperations = [\"*\"]",
+            ),
+            (
+                2,
+                "[[rule]]\nidentities = [\"dns:A.example\"]\nkeys = [\"*\"]\noperations = [\"*\"]",
+            ),
+            (
+                2,
+                "[[rule]]\nidentities = [\"a.example*\"]\nkeys = [\"*\"]\noperations = [\"*\"]",
+            ),
+            (
+                1,
+                "[[rule]]\nidentities = [\"**\"]\noperations = [\"decrypt\"]",
+            ),
+            (1, "[[rule]]\nidentities = []\noperations = [\"list\"]"),
+            (1, "[[rule]]\nidentities = [\"**\"]\noperations = []"),
+            (
+                1,
+                "[[rule]]\nidentities = [\"**\"]\noperations = [\"list\"]\ndeny = true\nrequire_token = true",
+            ),
+            (1, "[[rules]]\n"),
+            (2, "[[rule]]\nidentities = [\"**\""),
+        ] {
+            let error = Policy::parse(broken).unwrap_err();
+            assert!(
+                error.contains(&format!("line {line},")),
+                "{broken}\n{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_misspelt_operation_is_answered_with_the_list() {
+        let error =
+            Policy::parse("[[rule]]\nidentities=['**']\nkeys=['*']\noperations=['decript']")
+                .unwrap_err();
+        assert!(
+            error.contains("decript") && error.contains("`datakey-plaintext`"),
+            "{error}"
+        );
+        assert!(error.contains("`seal`"), "{error}");
+    }
+
+    #[test]
+    fn the_shipped_example_is_valid() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/policy.toml");
+        let policy = Policy::load(&path).unwrap();
+        let vault = identity("spiffe://example.org/vault/0");
+        assert!(policy.allows(&vault, Operation::Decrypt, Some("vault-unseal")));
+        assert!(!policy.allows(&vault, Operation::Delete, Some("vault-unseal")));
+    }
+}

@@ -1,0 +1,91 @@
+//! What happens without a request: rotation, idle keys, audit signatures, the watchdog, changed files.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use super::notify;
+use super::reload::Reloader;
+use super::watch::watch;
+use crate::api::App;
+use crate::audit::Entry;
+use crate::client::causes;
+
+const ROTATION: Duration = Duration::from_mins(1);
+const IDLE_KEYS: Duration = Duration::from_secs(10);
+
+/// Starts every timer; dropping the set stops them.
+pub(super) fn start(app: &Arc<App>, reloader: &Arc<Reloader>) -> JoinSet<()> {
+    let mut timers = JoinSet::new();
+    timers.spawn(rotate(app.clone()));
+    timers.spawn(drop_idle(app.clone()));
+    let signing = app.clone();
+    timers.spawn(async move { signing.audit.run_checkpoints().await });
+    timers.spawn(watch(app.clone(), reloader.clone()));
+    if let Some(limit) = sd_notify::watchdog_enabled() {
+        timers.spawn(watchdog(app.clone(), limit));
+    }
+    timers
+}
+
+async fn rotate(app: Arc<App>) {
+    let mut ticks = every(ROTATION);
+    loop {
+        ticks.tick().await;
+        for (key, rotated) in app.keyring.rotate_due().await {
+            let (version, outcome, reason) = match rotated {
+                Ok(version) => (version, "ok", String::new()),
+                Err(error) => (0, "error", causes(&error)),
+            };
+            tracing::info!(key, version, outcome, reason, "automatic rotation");
+            let entry = Entry {
+                operation: "auto-rotate",
+                key: &key,
+                key_version: version,
+                outcome,
+                reason: &reason,
+                ..Entry::default()
+            };
+            if let Err(error) = app.audit.record(&entry) {
+                tracing::error!(
+                    key,
+                    error = causes(&error),
+                    "the rotation is not in the audit log"
+                );
+            }
+        }
+    }
+}
+
+async fn drop_idle(app: Arc<App>) {
+    let mut ticks = every(IDLE_KEYS);
+    loop {
+        ticks.tick().await;
+        app.keyring.drop_idle();
+    }
+}
+
+/// Feeds systemd's watchdog as long as a job comes back from the token's queue, with whatever answer.
+///
+/// A token that is gone, or that refused the PIN, is no reason to be killed: the pool reconnects by itself, and a restart would try a
+/// wrong PIN again. Only a pool that gives no answer at all, or a runtime that does not come round to asking, is.
+async fn watchdog(app: Arc<App>, limit: Duration) {
+    let mut ticks = every(limit / 2);
+    loop {
+        ticks.tick().await;
+        if timeout(limit / 2, app.hsm.probe()).await.is_ok() {
+            notify::watchdog();
+        } else {
+            tracing::error!("the token's queue gives no answer: the watchdog is not fed");
+        }
+    }
+}
+
+fn every(period: Duration) -> tokio::time::Interval {
+    // A period of zero would panic.
+    let mut ticks = interval(period.max(Duration::from_millis(10)));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}

@@ -1,0 +1,210 @@
+//! A throwaway public-key infrastructure: a CA, a server, and clients good and bad.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevocationReason,
+    RevokedCertParams, SanType, SerialNumber, date_time_ymd,
+};
+
+/// The clients of the infrastructure; each has `<name>.pem` and `<name>.key`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// `dns:operator.test`: the policy lets it do everything.
+    Operator,
+    /// `dns:vault.test`: encrypt and decrypt with `vault-*`, nothing else.
+    Vault,
+    /// `spiffe://test/app/one`: everything with keys `app-*`.
+    App,
+    /// A good certificate that no rule of the policy names.
+    Stranger,
+    /// Expired in 2021.
+    Expired,
+    /// On the CRL.
+    Revoked,
+    /// Of another CA, with the operator's name.
+    OtherCa,
+}
+
+impl Who {
+    const ALL: [Who; 7] = [
+        Who::Operator,
+        Who::Vault,
+        Who::App,
+        Who::Stranger,
+        Who::Expired,
+        Who::Revoked,
+        Who::OtherCa,
+    ];
+
+    /// The files' stem.
+    pub fn name(self) -> &'static str {
+        match self {
+            Who::Operator => "operator",
+            Who::Vault => "vault",
+            Who::App => "app",
+            Who::Stranger => "stranger",
+            Who::Expired => "expired",
+            Who::Revoked => "revoked",
+            Who::OtherCa => "other-ca",
+        }
+    }
+
+    fn serial(self) -> u64 {
+        100 + Self::ALL.iter().position(|who| *who == self).unwrap() as u64
+    }
+
+    fn alternative_name(self) -> SanType {
+        match self {
+            Who::App => SanType::URI("spiffe://test/app/one".try_into().unwrap()),
+            Who::OtherCa | Who::Expired | Who::Revoked => {
+                SanType::DnsName("operator.test".try_into().unwrap())
+            }
+            _ => SanType::DnsName(format!("{}.test", self.name()).try_into().unwrap()),
+        }
+    }
+}
+
+/// Certificates in a folder.
+#[derive(Clone, Debug)]
+pub struct Pki {
+    folder: PathBuf,
+}
+
+impl Pki {
+    /// Makes everything. The CRL names [`Who::Revoked`] only.
+    pub fn new(folder: &Path) -> Self {
+        fs::create_dir_all(folder).unwrap();
+        let pki = Self {
+            folder: folder.to_owned(),
+        };
+        let ca = authority("Strongroom test CA");
+        let other = authority("Another test CA");
+        write(&pki.ca(), ca.0.as_bytes());
+        write(
+            &folder.join("ca.key"),
+            ca.1.key().serialize_pem().as_bytes(),
+        );
+        write(&folder.join("other-ca-root.pem"), other.0.as_bytes());
+
+        let mut server = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        server
+            .subject_alt_names
+            .push(SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST)));
+        server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        issue(&pki.server_certificate(), &pki.server_key(), server, &ca.1);
+
+        for who in Who::ALL {
+            let mut params = CertificateParams::default();
+            params
+                .distinguished_name
+                .push(DnType::CommonName, who.name());
+            params.subject_alt_names = vec![who.alternative_name()];
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+            params.serial_number = Some(SerialNumber::from(who.serial()));
+            if who == Who::Expired {
+                params.not_before = date_time_ymd(2020, 1, 1);
+                params.not_after = date_time_ymd(2021, 1, 1);
+            }
+            let issuer = if who == Who::OtherCa { &other.1 } else { &ca.1 };
+            issue(&pki.certificate(who), &pki.key(who), params, issuer);
+        }
+        pki.revoke(&[Who::Revoked]);
+        pki
+    }
+
+    /// Replaces the CRL: only these are revoked.
+    pub fn revoke(&self, revoked: &[Who]) {
+        let key =
+            KeyPair::from_pem(&fs::read_to_string(self.folder.join("ca.key")).unwrap()).unwrap();
+        let issuer =
+            Issuer::from_ca_cert_pem(&fs::read_to_string(self.ca()).unwrap(), key).unwrap();
+        let list = CertificateRevocationListParams {
+            this_update: date_time_ymd(2024, 1, 1),
+            next_update: date_time_ymd(2060, 1, 1),
+            crl_number: SerialNumber::from(1_u64),
+            issuing_distribution_point: None,
+            revoked_certs: revoked
+                .iter()
+                .map(|who| RevokedCertParams {
+                    serial_number: SerialNumber::from(who.serial()),
+                    revocation_time: date_time_ymd(2024, 1, 1),
+                    reason_code: Some(RevocationReason::KeyCompromise),
+                    invalidity_date: None,
+                })
+                .collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        write(
+            &self.crl(),
+            list.signed_by(&issuer).unwrap().pem().unwrap().as_bytes(),
+        );
+    }
+
+    /// The CA's certificate, for both sides.
+    pub fn ca(&self) -> PathBuf {
+        self.folder.join("ca.pem")
+    }
+
+    /// The CRL.
+    pub fn crl(&self) -> PathBuf {
+        self.folder.join("crl.pem")
+    }
+
+    /// The server's certificate.
+    pub fn server_certificate(&self) -> PathBuf {
+        self.folder.join("server.pem")
+    }
+
+    /// The server's private key.
+    pub fn server_key(&self) -> PathBuf {
+        self.folder.join("server.key")
+    }
+
+    /// A client's certificate.
+    pub fn certificate(&self, who: Who) -> PathBuf {
+        self.folder.join(format!("{}.pem", who.name()))
+    }
+
+    /// A client's private key.
+    pub fn key(&self, who: Who) -> PathBuf {
+        self.folder.join(format!("{}.key", who.name()))
+    }
+}
+
+fn authority(name: &str) -> (String, Issuer<'static, KeyPair>) {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    let key = KeyPair::generate().unwrap();
+    let certificate = params.self_signed(&key).unwrap();
+    (certificate.pem(), Issuer::new(params, key))
+}
+
+fn issue(certificate: &Path, key: &Path, params: CertificateParams, issuer: &Issuer<'_, KeyPair>) {
+    let pair = KeyPair::generate().unwrap();
+    write(
+        certificate,
+        params.signed_by(&pair, issuer).unwrap().pem().as_bytes(),
+    );
+    write(key, pair.serialize_pem().as_bytes());
+}
+
+/// Written aside and renamed, as a careful operator's tool does: a server that watches the file never sees half of it.
+fn write(path: &Path, bytes: &[u8]) {
+    let aside = path.with_extension("new");
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&aside)
+        .unwrap();
+    std::io::Write::write_all(&mut file, bytes).unwrap();
+    fs::rename(&aside, path).unwrap();
+}
