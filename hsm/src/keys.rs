@@ -31,7 +31,7 @@ pub(crate) struct Keys {
 pub(crate) struct Pair {
     pub(crate) public: ObjectHandle,
     pub(crate) private: ObjectHandle,
-    /// SubjectPublicKeyInfo, DER.
+    /// `SubjectPublicKeyInfo`, DER.
     pub(crate) spki: Vec<u8>,
 }
 
@@ -67,7 +67,7 @@ impl Keys {
 }
 
 impl Pair {
-    /// The first 16 bytes of SHA-256 over the SubjectPublicKeyInfo.
+    /// The first 16 bytes of SHA-256 over the `SubjectPublicKeyInfo`.
     pub(crate) fn fingerprint(&self) -> [u8; 16] {
         let digest: [u8; 32] = Sha256::digest(&self.spki).into();
         let mut fingerprint = [0; 16];

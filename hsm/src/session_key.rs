@@ -46,6 +46,7 @@ pub(crate) fn generate(line: &Line, usage: KeyUsage) -> Result<ObjectHandle> {
     };
     let mut template = common(usage, true);
     template.push(Attribute::ValueLen(value_len(usage)));
+    template.push(Attribute::Modifiable(false));
     Ok(line.session().generate_key(&mechanism, &template)?)
 }
 
@@ -53,6 +54,7 @@ pub(crate) fn generate(line: &Line, usage: KeyUsage) -> Result<ObjectHandle> {
 pub(crate) fn canary(line: &Line) -> Result<ObjectHandle> {
     let mut template = common(KeyUsage::Aead, false);
     template.push(Attribute::ValueLen(value_len(KeyUsage::Aead)));
+    template.push(Attribute::Modifiable(false));
     Ok(line
         .session()
         .generate_key(&Mechanism::AesKeyGen, &template)?)
@@ -97,6 +99,7 @@ pub(crate) fn narrowing_refused(fault: &Fault) -> bool {
 pub(crate) fn create(line: &Line, usage: KeyUsage, value: &[u8]) -> Result<ObjectHandle> {
     let mut template = common(usage, false);
     template.push(Attribute::Value(value.to_vec()));
+    template.push(Attribute::Modifiable(false));
     let result = line.session().create_object(&template);
     for attribute in &mut template {
         if let Attribute::Value(value) = attribute {

@@ -1,5 +1,9 @@
 //! A start refuses a token, a PIN or a selection that is not as it must be, and says what is wrong. Each single rule of the
 //! templates is broken in `src/keys/tests.rs`; these are whole starts.
+#![allow(
+    clippy::await_holding_lock,
+    reason = "the turn lasts for the whole test"
+)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
@@ -17,13 +21,17 @@ use strongroom_hsm::{Hsm, HsmConfig, HsmError, PinSource, TokenSelector};
 use strongroom_softhsm::Throwaway;
 
 #[test]
+#[allow(
+    clippy::too_many_lines,
+    reason = "one token, made worse step by step: making one takes seconds"
+)]
 fn a_token_with_a_bad_key_does_not_start() {
     let _turn = turn();
     let token = Throwaway::in_process().unwrap();
     assert_policy(&token, "master key", "CKA_LABEL");
     let mut steps = Vec::new();
     Hsm::provision(&config(&token), false, &mut |step| {
-        steps.push(step.to_owned())
+        steps.push(step.to_owned());
     })
     .unwrap();
     assert!(
