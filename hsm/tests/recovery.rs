@@ -359,7 +359,13 @@ fn in_child_with(test: &str, sessions: usize, body: impl AsyncFnOnce(Rig)) {
             .enable_all()
             .build()
             .unwrap();
-        return runtime.block_on(async { body(Rig::new(folder.into(), sessions).await).await });
+        return runtime.block_on(async {
+            let whole = async { body(Rig::new(folder.into(), sessions).await).await };
+            let limit = Duration::from_mins(1);
+            tokio::time::timeout(limit, whole)
+                .await
+                .expect("hangs for a minute");
+        });
     }
     let folder = folder();
     // A copy for each test: SoftHSM rewrites the token's file at a login, and a process that starts just then sees no token.
