@@ -21,8 +21,9 @@ pub(super) fn start(app: &Arc<App>, reloader: &Arc<Reloader>) -> JoinSet<()> {
     let mut timers = JoinSet::new();
     timers.spawn(rotate(app.clone()));
     timers.spawn(drop_idle(app.clone()));
-    timers.spawn(checkpoint(app.clone()));
     timers.spawn(watch(app.clone(), reloader.clone()));
+    let signing = app.clone();
+    timers.spawn(async move { signing.audit.run_checkpoints().await });
     if let Some(limit) = sd_notify::watchdog_enabled() {
         timers.spawn(watchdog(app.clone(), limit));
     }
@@ -63,19 +64,6 @@ async fn drop_idle(app: Arc<App>) {
     loop {
         ticks.tick().await;
         app.keyring.drop_idle();
-    }
-}
-
-async fn checkpoint(app: Arc<App>) {
-    let mut ticks = every(app.config.audit.checkpoint_interval);
-    loop {
-        ticks.tick().await;
-        if let Err(error) = app.audit.checkpoint().await {
-            tracing::warn!(
-                error = causes(&error),
-                "the audit log's latest lines are not signed yet"
-            );
-        }
     }
 }
 
