@@ -38,7 +38,7 @@ use zeroize::{Zeroize, Zeroizing};
 use crate::audit::{Audit, Entry};
 use crate::config::Config;
 use crate::keyring::Keyring;
-use crate::policy::Policy;
+use crate::policy::{Decision, Policy};
 use crate::store::Store;
 use crate::tls::{Peer, Tls};
 use crate::tokens::{TokenInfo, Tokens};
@@ -343,14 +343,15 @@ fn admit(
         }
     };
     if let Some(operation) = route.operation {
-        let policy = app.policy.load();
-        if !policy.allows(&peer.identity, operation, key) {
-            return Err(ApiError::denied("no policy rule allows it"));
-        }
-        if token.is_none() && policy.needs_token(&peer.identity, operation, key) {
-            return Err(ApiError::bad_token(
-                "the policy asks for a token and none was sent",
-            ));
+        match app.policy.load().decide(&peer.identity, operation, key) {
+            Decision::Allowed => {}
+            Decision::AllowedWithToken if token.is_some() => {}
+            Decision::AllowedWithToken => {
+                return Err(ApiError::bad_token(
+                    "the policy asks for a token and none was sent",
+                ));
+            }
+            Decision::Denied => return Err(ApiError::denied("no policy rule allows it")),
         }
     }
     // Asked after the policy: who is denied learns nothing of what the appliance supports.

@@ -286,3 +286,169 @@ fn capture<'a>(pattern: &'static str, path: &'a str) -> Option<Captures<'a>> {
     };
     Some(captures)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn found<'a>(path: &'a str, verb: Verb, mounts: &[String]) -> (&'static str, Captures<'a>) {
+        match resolve(path, verb, mounts) {
+            Target::Route(route, captures) => (route.path, captures),
+            Target::WrongMethod(_) => panic!("{path}: wrong method"),
+            Target::UnknownPath => panic!("{path}: unknown"),
+            Target::NoMount => panic!("{path}: no mount"),
+        }
+    }
+
+    #[test]
+    fn any_mount_is_taken_where_none_is_configured() {
+        for (path, verb, route, name) in [
+            (
+                "transit/encrypt/k",
+                Verb::Update,
+                "encrypt/{name}",
+                Some("k"),
+            ),
+            ("a/b/c/encrypt/k", Verb::Update, "encrypt/{name}", Some("k")),
+            (
+                "transit/keys/k.1/config",
+                Verb::Update,
+                "keys/{name}/config",
+                Some("k.1"),
+            ),
+            ("transit/keys", Verb::List, "keys", None),
+            ("transit/keys/", Verb::List, "keys", None),
+            ("encrypt/keys/x", Verb::Read, "keys/{name}", Some("x")),
+            (
+                "transit/datakey/wrapped/k",
+                Verb::Update,
+                "datakey/wrapped/{name}",
+                Some("k"),
+            ),
+            (
+                "transit/datakey/x/k",
+                Verb::Update,
+                "datakey/{plaintext}/{name}",
+                Some("k"),
+            ),
+            // The shortest mount wins.
+            (
+                "transit/hmac/random/sha2-256",
+                Verb::Update,
+                "hmac/{name}/{urlalgorithm}",
+                Some("random"),
+            ),
+        ] {
+            let (pattern, captures) = found(path, verb, &[]);
+            assert_eq!((pattern, captures.name), (route, name), "{path}");
+        }
+        let (_, captures) = found("t/random/seal/8", Verb::Update, &[]);
+        assert_eq!(captures.others, [Some("seal"), Some("8")]);
+        assert_eq!(captures.names, ["source"]);
+    }
+
+    #[test]
+    fn configured_mounts_are_the_only_ones() {
+        let mounts = ["transit".to_owned(), "/team/kms/".to_owned()];
+        assert_eq!(
+            found("transit/encrypt/k", Verb::Update, &mounts).0,
+            "encrypt/{name}"
+        );
+        assert_eq!(
+            found("team/kms/encrypt/k", Verb::Update, &mounts).0,
+            "encrypt/{name}"
+        );
+        for path in [
+            "other/encrypt/k",
+            "transitx/encrypt/k",
+            "team/encrypt/k",
+            "transit",
+        ] {
+            assert!(
+                matches!(resolve(path, Verb::Update, &mounts), Target::NoMount),
+                "{path}"
+            );
+        }
+        assert!(matches!(
+            resolve("transit/x/encrypt/k", Verb::Update, &mounts),
+            Target::UnknownPath
+        ));
+    }
+
+    #[test]
+    fn what_is_no_path_is_told_apart() {
+        for path in [
+            "transit/encrypt",
+            "transit/encrypt/",
+            "transit/encrypt/-k",
+            "transit/encrypt/k/",
+            "transit/nope/k",
+            "sys/nope",
+            "auth/token/create",
+            "sys/encrypt/k",
+        ] {
+            assert!(
+                matches!(resolve(path, Verb::Update, &[]), Target::UnknownPath),
+                "{path}"
+            );
+        }
+        for path in ["", "transit", "/encrypt/k", "/"] {
+            assert!(
+                matches!(resolve(path, Verb::Update, &[]), Target::NoMount),
+                "{path}"
+            );
+        }
+        let Target::WrongMethod(allow) = resolve("transit/keys/k", Verb::List, &[]) else {
+            panic!()
+        };
+        assert_eq!(allow, "POST, PUT, GET, DELETE");
+        assert!(decode_path("/v2/x").is_none() && decode_path("/v1/%ff").is_none());
+        assert_eq!(decode_path("/v1/t%2Fkeys/a%20b").unwrap(), "t/keys/a b");
+    }
+
+    #[test]
+    fn the_table_is_sound() {
+        for route in TRANSIT.iter().chain(SYSTEM) {
+            assert!(
+                route.params.len() <= super::super::body::MAX_PARAMS,
+                "{}",
+                route.path
+            );
+            if let Some(operation) = route.operation {
+                assert_eq!(
+                    serde_json::to_value(operation).unwrap(),
+                    route.label,
+                    "{}",
+                    route.path
+                );
+            }
+            let global = route.operation.is_none_or(Operation::is_global);
+            let named = route.path.contains("{name}");
+            assert!(
+                global != named || route.operation.is_none(),
+                "{}",
+                route.path
+            );
+            assert!(
+                !route.mutates || route.audited && route.verb != Verb::Read,
+                "{}",
+                route.path
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_panics(path in "\\PC{0,60}", parts in proptest::collection::vec("[a-z0-9._/-]{0,8}|encrypt|keys|random|config", 0..8)) {
+            for path in [path, parts.join("/")] {
+                for verb in [Verb::Read, Verb::List, Verb::Update, Verb::Delete, Verb::Head] {
+                    let _ = resolve(&path, verb, &[]);
+                    let _ = resolve(&path, verb, &["a".to_owned(), String::new()]);
+                }
+                let _ = decode_path(&path);
+            }
+        }
+    }
+}

@@ -1,1 +1,3 @@
+//! The API from the outside of [`super::handle`], and its description.
 
+mod openapi;

@@ -12,7 +12,7 @@ use crate::api::error::{ApiError, Doing};
 use crate::api::wire::{self, WireError};
 use crate::api::{Call, record_creation};
 use crate::keyring::{Ciphertext, CreateOptions, DecryptItem, EncryptItem};
-use crate::policy::Operation;
+use crate::policy::{Decision, Operation};
 
 /// `encrypt/:name`.
 pub(in crate::api) async fn encrypt(mut call: Call<'_>) -> Result<Answer, ApiError> {
@@ -245,19 +245,24 @@ async fn upsert(call: &Call<'_>, derived: bool) -> Result<(), ApiError> {
         return Ok(());
     }
     let identity = &call.peer.identity;
-    let policy = app.policy.load();
-    let key = Some(call.name);
-    if !policy.allows(identity, Operation::Create, key) {
-        return Err(ApiError::denied(
-            "the key does not exist, and no policy rule allows to create it",
-        ));
+    let decision = app
+        .policy
+        .load()
+        .decide(identity, Operation::Create, Some(call.name));
+    match decision {
+        Decision::Allowed => {}
+        Decision::AllowedWithToken if call.token.is_some() => {}
+        Decision::AllowedWithToken => {
+            return Err(ApiError::bad_token(
+                "the policy asks for a token to create keys and none was sent",
+            ));
+        }
+        Decision::Denied => {
+            return Err(ApiError::denied(
+                "the key does not exist, and no policy rule allows to create it",
+            ));
+        }
     }
-    if call.token.is_none() && policy.needs_token(identity, Operation::Create, key) {
-        return Err(ApiError::bad_token(
-            "the policy asks for a token to create keys and none was sent",
-        ));
-    }
-    drop(policy);
     refuse_type(&call.params)?;
     let options = CreateOptions {
         derived,

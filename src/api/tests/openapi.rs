@@ -1,0 +1,168 @@
+//! The route table and the document agree, both ways; and the document says what answers look like.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::collections::BTreeSet;
+use std::sync::LazyLock;
+
+use serde_json::{Value, json};
+
+use crate::api::OPENAPI;
+use crate::api::routes::{Route, SYSTEM, TRANSIT, Verb};
+
+static DOCUMENT: LazyLock<Value> = LazyLock::new(|| serde_json::from_str(OPENAPI).unwrap());
+
+/// The document's path of a route.
+pub(super) fn path(route: &Route) -> String {
+    if SYSTEM.iter().any(|r| r.path == route.path) {
+        format!("/v1/{}", route.path)
+    } else {
+        format!("/v1/{{mount}}/{}", route.path)
+    }
+}
+
+/// The document's methods of a verb; it can't name LIST.
+fn methods(verb: Verb) -> &'static [&'static str] {
+    match verb {
+        Verb::Read | Verb::List => &["get"],
+        Verb::Update => &["post", "put"],
+        Verb::Delete => &["delete"],
+        Verb::Head => &["head"],
+    }
+}
+
+/// Panics unless the document foresees this status of the route, and the body has the shape that it gives.
+pub(super) fn check_answer(route: Option<&Route>, status: u16, body: &[u8]) {
+    let responses = match route {
+        Some(route) => {
+            &DOCUMENT["paths"][path(route)][*methods(route.verb).first().unwrap()]["responses"]
+        }
+        // No route: 404, 405 and the like, described in the preface.
+        None => {
+            &json!({ "default": { "content": { "application/json": { "schema": { "$ref": "#/components/schemas/Errors" } } } } })
+        }
+    };
+    let mut response = responses
+        .get(status.to_string())
+        .or_else(|| responses.get("default"))
+        .unwrap_or_else(|| {
+            panic!(
+                "{:?} may not answer {status}: {}",
+                route.map(path),
+                String::from_utf8_lossy(body)
+            )
+        });
+    if let Some(reference) = response.get("$ref") {
+        let pointer = reference.as_str().unwrap().trim_start_matches('#');
+        response = DOCUMENT.pointer(pointer).unwrap();
+    }
+    let Some(content) = response.get("content") else {
+        assert!(
+            body.is_empty(),
+            "{status} has a body: {}",
+            String::from_utf8_lossy(body)
+        );
+        return;
+    };
+    let Some(schema) = content.pointer("/application~1json/schema") else {
+        return;
+    };
+    let schema = json!({ "allOf": [schema], "components": DOCUMENT["components"] });
+    let validator = jsonschema::draft202012::new(&schema).unwrap();
+    let body: Value = serde_json::from_slice(body).expect("the body is JSON");
+    if let Err(error) = validator.validate(&body) {
+        panic!("{:?} {status}: {error}\n{body:#}", route.map(path));
+    }
+}
+
+#[test]
+fn the_table_and_the_document_agree() {
+    let in_table: BTreeSet<(String, String)> = TRANSIT
+        .iter()
+        .chain(SYSTEM)
+        .flat_map(|route| {
+            methods(route.verb)
+                .iter()
+                .map(|m| (path(route), (*m).to_owned()))
+        })
+        .collect();
+    let in_document: BTreeSet<(String, String)> = DOCUMENT["paths"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .flat_map(|(path, item)| {
+            let methods = item
+                .as_object()
+                .unwrap()
+                .keys()
+                .filter(|k| *k != "parameters");
+            methods.map(|m| (path.clone(), m.clone()))
+        })
+        .collect();
+    assert_eq!(in_table, in_document);
+}
+
+#[test]
+fn parameters_agree() {
+    for route in TRANSIT.iter().chain(SYSTEM) {
+        for method in methods(route.verb) {
+            let operation = &DOCUMENT["paths"][path(route)][*method];
+            let described: BTreeSet<&str> = match route.verb {
+                Verb::Update => {
+                    operation["requestBody"]["content"]["application/json"]["schema"]["properties"]
+                        .as_object()
+                        .map(|p| p.keys().map(String::as_str).collect())
+                        .unwrap_or_default()
+                }
+                _ => operation["parameters"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .map(|p| p["name"].as_str().unwrap())
+                    // What makes it LIST.
+                    .filter(|name| *name != "list")
+                    .collect(),
+            };
+            let taken: BTreeSet<&str> = route.params.iter().copied().collect();
+            assert_eq!(taken, described, "{} {method}", route.path);
+        }
+    }
+}
+
+#[test]
+fn the_document_is_whole() {
+    let mut ids = BTreeSet::new();
+    let mut references = Vec::new();
+    let mut queue = vec![&*DOCUMENT];
+    while let Some(value) = queue.pop() {
+        match value {
+            Value::Object(map) => {
+                if let Some(Value::String(reference)) = map.get("$ref") {
+                    references.push(reference.trim_start_matches('#'));
+                }
+                if let Some(Value::String(id)) = map.get("operationId") {
+                    assert!(ids.insert(id), "the operationId {id} is there twice");
+                }
+                queue.extend(map.values());
+            }
+            Value::Array(list) => queue.extend(list),
+            _ => {}
+        }
+    }
+    for reference in references {
+        assert!(
+            DOCUMENT.pointer(reference).is_some(),
+            "{reference} leads nowhere"
+        );
+    }
+    for schema in DOCUMENT["components"]["schemas"]
+        .as_object()
+        .unwrap()
+        .values()
+    {
+        let schema = json!({ "allOf": [schema], "components": DOCUMENT["components"] });
+        jsonschema::draft202012::new(&schema).unwrap();
+    }
+    assert_eq!(DOCUMENT["openapi"], "3.1.0");
+    assert_eq!(DOCUMENT["info"]["version"], env!("CARGO_PKG_VERSION"));
+}
