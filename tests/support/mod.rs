@@ -466,7 +466,7 @@ const POLICY: &str = r#"
 [[rule]]
 identities = ["dns:operator.test"]
 keys = ["*"]
-operations = ["*"]
+operations = ["*", "global"]
 
 [[rule]]
 identities = ["dns:vault.test"]
