@@ -39,7 +39,7 @@ async fn what_was_acknowledged_before_a_kill_is_there_after_it() {
             })
             .collect();
         // Each round is cut off at another moment.
-        tokio::time::sleep(Duration::from_millis(150 + 97 * round)).await;
+        tokio::time::sleep(Duration::from_millis(300 + 97 * round)).await;
         appliance.kill();
         for writer in writers {
             writer.await.unwrap();
@@ -78,7 +78,7 @@ async fn what_was_acknowledged_before_a_kill_is_there_after_it() {
     }
     let acknowledged = acknowledged.lock().unwrap();
     assert!(
-        acknowledged.versions.len() > 12,
+        acknowledged.versions.len() > 6,
         "only {} keys were made: no load",
         acknowledged.versions.len()
     );
