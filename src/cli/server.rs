@@ -110,6 +110,8 @@ fn start_log(args: &ServeArgs) -> Result<(), Failure> {
     })?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        // A log that can't be written would be reported on standard error, which it is: that panics.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr);
     let coloured = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let started = match args.log_format {

@@ -243,6 +243,11 @@ impl Appliance {
         }
     }
 
+    /// From the next start on, another command runs the server: as [`Builder::wrapper`].
+    pub fn wrap(&mut self, command: impl IntoIterator<Item = impl Into<OsString>>) {
+        self.wrapper = command.into_iter().map(Into::into).collect();
+    }
+
     /// SIGTERM, and waits; the exit code.
     pub fn stop(&mut self) -> Option<i32> {
         self.signal(Signal::SIGTERM);
