@@ -149,12 +149,15 @@ impl Tokens {
         let mut token = Zeroizing::new(String::with_capacity(64));
         token.push_str(TOKEN_PREFIX);
         BASE64_URL_SAFE_NO_PAD.encode_string(secret.as_ref(), &mut token);
+        let created = format!("{:.0}", jiff::Timestamp::now()).parse().map_err(
+            |error: toml::value::DatetimeParseError| TokensError::Entry(error.to_string()),
+        )?;
         let entry = toml::to_string(&NewFile {
             token: [NewEntry {
                 id: &id.0,
                 sha256: base16ct::lower::encode_string(&Sha256::digest(token.as_bytes())),
                 identity: identity.as_str(),
-                created: format!("{:.0}", jiff::Timestamp::now()),
+                created,
                 description,
             }],
         })
@@ -191,7 +194,7 @@ struct NewEntry<'a> {
     id: &'a str,
     sha256: String,
     identity: &'a str,
-    created: String,
+    created: toml::value::Datetime,
     #[serde(skip_serializing_if = "Option::is_none")]
     description: Option<&'a str>,
 }
@@ -254,27 +257,15 @@ impl TryFrom<String> for BoundIdentity {
 }
 
 #[derive(Deserialize)]
-#[serde(try_from = "CreatedForm")]
+#[serde(try_from = "toml::value::Datetime")]
 struct Created(jiff::Timestamp);
 
-/// With or without quotes.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum CreatedForm {
-    Datetime(toml::value::Datetime),
-    Text(String),
-}
-
-impl TryFrom<CreatedForm> for Created {
+impl TryFrom<toml::value::Datetime> for Created {
     type Error = String;
 
-    fn try_from(form: CreatedForm) -> Result<Self, String> {
-        let text = match form {
-            CreatedForm::Datetime(datetime) => datetime.to_string(),
-            CreatedForm::Text(text) => text,
-        };
-        text.parse().map(Self).map_err(|_| {
-            format!("`created` is {text:?}: write a time with its zone, as 2026-01-31T12:00:00Z")
+    fn try_from(datetime: toml::value::Datetime) -> Result<Self, String> {
+        datetime.to_string().parse().map(Self).map_err(|_| {
+            format!("`created` is {datetime}: write a time with its zone, as 2026-01-31T12:00:00Z")
         })
     }
 }
@@ -341,10 +332,11 @@ mod tests {
 
     #[test]
     fn a_token_in_place_of_its_hash_is_not_repeated() {
-        let error =
-            Tokens::parse("[[token]]\nid='a'\nsha256='srt.abc'\nidentity='dns:a'\ncreated=1")
-                .err()
-                .unwrap();
+        let error = Tokens::parse(
+            "[[token]]\nid='a'\nsha256='srt.abc'\nidentity='dns:a'\ncreated=2026-01-31T12:00:00Z",
+        )
+        .err()
+        .unwrap();
         assert!(error.contains("not its SHA-256"), "{error}");
     }
 

@@ -16,11 +16,15 @@ use tokio_rustls::TlsAcceptor;
 
 /// Serves until killed; prints its address on one line first.
 pub async fn serve(ca: &Path, certificate: &Path, key: &Path, answer_bytes: usize) {
-    let verifier =
-        WebPkiClientVerifier::builder(Arc::new(super::tls::roots(ca))).build().expect("a client verifier");
+    let verifier = WebPkiClientVerifier::builder(Arc::new(super::tls::roots(ca)))
+        .build()
+        .expect("a client verifier");
     let config = rustls::ServerConfig::builder_with_protocol_versions(&[&rustls::version::TLS13])
         .with_client_cert_verifier(verifier)
-        .with_single_cert(super::tls::certificates(certificate), super::tls::private_key(key))
+        .with_single_cert(
+            super::tls::certificates(certificate),
+            super::tls::private_key(key),
+        )
         .expect("a server configuration");
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -31,7 +35,9 @@ pub async fn serve(ca: &Path, certificate: &Path, key: &Path, answer_bytes: usiz
         let (acceptor, answer) = (acceptor.clone(), answer.clone());
         tokio::spawn(async move {
             let _ = tcp.set_nodelay(true);
-            let Ok(tls) = acceptor.accept(tcp).await else { return };
+            let Ok(tls) = acceptor.accept(tcp).await else {
+                return;
+            };
             let service = service_fn(move |request: Request<Incoming>| {
                 let answer = answer.clone();
                 async move {
@@ -44,7 +50,9 @@ pub async fn serve(ca: &Path, certificate: &Path, key: &Path, answer_bytes: usiz
                     )
                 }
             });
-            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(tls), service).await;
+            let _ = hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(tls), service)
+                .await;
         });
     }
 }

@@ -43,7 +43,15 @@ impl Load {
         let start = Instant::now() + time / 10;
         let end = start + time;
         let workers: Vec<_> = (0..self.connections)
-            .map(|_| tokio::spawn(connection(self.address, self.tls.clone(), self.request(), start, end)))
+            .map(|_| {
+                tokio::spawn(connection(
+                    self.address,
+                    self.tls.clone(),
+                    self.request(),
+                    start,
+                    end,
+                ))
+            })
             .collect();
         let mut latencies = Vec::new();
         for worker in workers {
@@ -77,8 +85,13 @@ async fn connection(
     let tcp = TcpStream::connect(address).await.expect("connect");
     tcp.set_nodelay(true).expect("TCP_NODELAY");
     let name = ServerName::try_from("localhost").expect("a name");
-    let stream = TlsConnector::from(tls).connect(name, tcp).await.expect("TLS handshake");
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.expect("HTTP handshake");
+    let stream = TlsConnector::from(tls)
+        .connect(name, tcp)
+        .await
+        .expect("TLS handshake");
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+        .await
+        .expect("HTTP handshake");
     tokio::spawn(connection);
 
     let mut latencies = Vec::with_capacity(1 << 16);
@@ -87,9 +100,17 @@ async fn connection(
         if sent >= end {
             return latencies;
         }
-        let answer = sender.send_request(request.clone()).await.expect("an answer");
+        let answer = sender
+            .send_request(request.clone())
+            .await
+            .expect("an answer");
         let status = answer.status();
-        let body = answer.into_body().collect().await.expect("a whole answer").to_bytes();
+        let body = answer
+            .into_body()
+            .collect()
+            .await
+            .expect("a whole answer")
+            .to_bytes();
         assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));
         if sent >= start {
             latencies.push(sent.elapsed());

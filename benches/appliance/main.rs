@@ -11,7 +11,11 @@
 //! | hello | a bare hyper + rustls server with mutual TLS, request and answer of the same size |
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-#![allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+#![allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss
+)]
 
 mod hello;
 mod load;
@@ -38,14 +42,27 @@ const ROUNDS: usize = 3;
 const PLAINTEXT: usize = 32;
 
 fn main() {
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
+    let arguments: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|word| word != "--bench")
+        .collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     match words.as_slice() {
         ["child", "raw", config] => site::raw(config.as_ref()),
-        ["child", "keyring", config, batch] => runtime.block_on(site::keyring(config.as_ref(), batch.parse().unwrap())),
+        ["child", "keyring", config, batch] => {
+            runtime.block_on(site::keyring(config.as_ref(), batch.parse().unwrap()))
+        }
         ["child", "hello", ca, certificate, key, bytes] => {
-            runtime.block_on(hello::serve(ca.as_ref(), certificate.as_ref(), key.as_ref(), bytes.parse().unwrap()));
+            runtime.block_on(hello::serve(
+                ca.as_ref(),
+                certificate.as_ref(),
+                key.as_ref(),
+                bytes.parse().unwrap(),
+            ));
         }
         _ => runtime.block_on(run(words.contains(&"--quick"))),
     }
@@ -57,7 +74,10 @@ async fn run(quick: bool) {
     let mut report = Report::default();
 
     let mut site = Site::start().await;
-    report.note("start to first answer, ms", site.start_to_answer().await.as_secs_f64() * 1e3);
+    report.note(
+        "start to first answer, ms",
+        site.start_to_answer().await.as_secs_f64() * 1e3,
+    );
     report.note("RSS idle, MiB", site.rss_mib());
 
     for residency in ["hsm", "memory"] {
@@ -76,9 +96,15 @@ async fn run(quick: bool) {
                     }
                     report.latency(&name, &https);
                 }
-                report.pair(&format!("{name}: https requests/s vs hello requests/s"), &rates);
+                report.pair(
+                    &format!("{name}: https requests/s vs hello requests/s"),
+                    &rates,
+                );
                 if residency == "hsm" {
-                    report.pair(&format!("{name}: https items/s vs raw C_Decrypt/s"), &against_raw);
+                    report.pair(
+                        &format!("{name}: https items/s vs raw C_Decrypt/s"),
+                        &against_raw,
+                    );
                 }
             }
         }
@@ -92,7 +118,10 @@ async fn run(quick: bool) {
         for _ in 0..rounds {
             pair.add(site.keyring_rate(batch), site.raw_rate());
         }
-        report.pair(&format!("hsm batch {batch}: keyring items/s vs raw C_Decrypt/s"), &pair);
+        report.pair(
+            &format!("hsm batch {batch}: keyring items/s vs raw C_Decrypt/s"),
+            &pair,
+        );
     }
     report.finish();
 }

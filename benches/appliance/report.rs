@@ -30,7 +30,13 @@ impl Pair {
     }
 
     fn ratio(&self) -> f64 {
-        median(self.ours.iter().zip(&self.theirs).map(|(ours, theirs)| ours / theirs).collect())
+        median(
+            self.ours
+                .iter()
+                .zip(&self.theirs)
+                .map(|(ours, theirs)| ours / theirs)
+                .collect(),
+        )
     }
 }
 
@@ -43,9 +49,19 @@ impl Report {
 
     /// A ratio, with the medians it came from.
     pub fn pair(&mut self, name: &str, pair: &Pair) {
-        let (ours, theirs, ratio) = (median(pair.ours.clone()), median(pair.theirs.clone()), pair.ratio());
-        self.line(&format!("{name:<64} {ours:>12.0} / {theirs:>8.0} = {:>6.1} %", ratio * 100.0));
-        self.figures.insert(name.to_owned(), json!({ "ours": ours, "theirs": theirs, "ratio": ratio }));
+        let (ours, theirs, ratio) = (
+            median(pair.ours.clone()),
+            median(pair.theirs.clone()),
+            pair.ratio(),
+        );
+        self.line(&format!(
+            "{name:<64} {ours:>12.0} / {theirs:>8.0} = {:>6.1} %",
+            ratio * 100.0
+        ));
+        self.figures.insert(
+            name.to_owned(),
+            json!({ "ours": ours, "theirs": theirs, "ratio": ratio }),
+        );
     }
 
     /// Latencies, saved only.
@@ -58,7 +74,11 @@ impl Report {
     pub fn finish(self) {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench");
         fs::create_dir_all(&folder).expect("target/bench");
-        fs::write(folder.join("appliance.json"), Value::Object(self.figures).to_string()).expect("the JSON report");
+        fs::write(
+            folder.join("appliance.json"),
+            Value::Object(self.figures).to_string(),
+        )
+        .expect("the JSON report");
         fs::write(folder.join("appliance.txt"), &self.text).expect("the text report");
         println!("saved as {}/appliance.{{txt,json}}", folder.display());
     }

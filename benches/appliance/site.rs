@@ -34,11 +34,24 @@ impl Site {
     pub async fn start() -> Self {
         let appliance = Appliance::builder().memory_master().start().await;
         for residency in ["hsm", "memory"] {
-            appliance.create_key(&format!("bench-{residency}"), json!({ "residency": residency })).await;
+            appliance
+                .create_key(
+                    &format!("bench-{residency}"),
+                    json!({ "residency": residency }),
+                )
+                .await;
         }
         let pki = &appliance.pki;
-        let client_tls = tls::client(&pki.ca(), &pki.certificate(Who::Operator), &pki.key(Who::Operator));
-        Self { appliance, client_tls, hello: None }
+        let client_tls = tls::client(
+            &pki.ca(),
+            &pki.certificate(Who::Operator),
+            &pki.key(Who::Operator),
+        );
+        Self {
+            appliance,
+            client_tls,
+            hello: None,
+        }
     }
 
     /// From starting the process to the answer of a decryption, on a warm token.
@@ -55,12 +68,19 @@ impl Site {
 
     /// A body that decrypts `batch` ciphertexts of that key.
     pub async fn decrypt_body(&self, residency: &str, batch: usize) -> Bytes {
-        let items: Vec<_> = (0..batch).map(|_| json!({ "plaintext": base64(&[7; PLAINTEXT]) })).collect();
+        let items: Vec<_> = (0..batch)
+            .map(|_| json!({ "plaintext": base64(&[7; PLAINTEXT]) }))
+            .collect();
         let path = format!("transit/encrypt/bench-{residency}");
         let client = self.appliance.client(Who::Operator);
         let answer = expect(&client, "POST", &path, json!({ "batch_input": items }), 200).await;
         let results = answer["data"]["batch_results"].as_array().unwrap();
-        body_of(&results.iter().map(|item| item["ciphertext"].as_str().unwrap().to_owned()).collect::<Vec<_>>())
+        body_of(
+            &results
+                .iter()
+                .map(|item| item["ciphertext"].as_str().unwrap().to_owned())
+                .collect::<Vec<_>>(),
+        )
     }
 
     /// Where it listens.
@@ -75,12 +95,18 @@ impl Site {
 
     /// The hello-world server that answers with as many bytes as a decryption of `batch` items.
     pub async fn hello_server(&mut self, batch: usize) -> SocketAddr {
-        let running = self.hello.as_ref().is_some_and(|(bytes, ..)| *bytes == batch);
+        let running = self
+            .hello
+            .as_ref()
+            .is_some_and(|(bytes, ..)| *bytes == batch);
         if !running {
             self.stop_hello();
             let client = self.appliance.client(Who::Operator);
             let body = self.decrypt_body("hsm", batch).await;
-            let answer = client.send("POST", "/v1/transit/decrypt/bench-hsm", body).await.unwrap();
+            let answer = client
+                .send("POST", "/v1/transit/decrypt/bench-hsm", body)
+                .await
+                .unwrap();
             let pki = &self.appliance.pki;
             let mut child = Command::new(std::env::current_exe().unwrap())
                 .args(["child", "hello"])
@@ -90,7 +116,9 @@ impl Site {
                 .spawn()
                 .unwrap();
             let mut line = String::new();
-            BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+            BufReader::new(child.stdout.take().unwrap())
+                .read_line(&mut line)
+                .unwrap();
             self.hello = Some((batch, line.trim().parse().unwrap(), child));
         }
         self.hello.as_ref().unwrap().1
@@ -112,12 +140,19 @@ impl Site {
             .args(before)
             .arg(self.appliance.config())
             .args(after)
-            .env(strongroom_softhsm::CONF_VARIABLE, self.appliance.softhsm_conf())
+            .env(
+                strongroom_softhsm::CONF_VARIABLE,
+                self.appliance.softhsm_conf(),
+            )
             .stderr(Stdio::inherit())
             .output()
             .unwrap();
         assert!(output.status.success(), "the child for {before:?} failed");
-        String::from_utf8(output.stdout).unwrap().trim().parse().unwrap()
+        String::from_utf8(output.stdout)
+            .unwrap()
+            .trim()
+            .parse()
+            .unwrap()
     }
 
     /// Resident memory of the server now.
@@ -132,7 +167,10 @@ impl Site {
 
     fn status_mib(&self, field: &str) -> f64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.appliance.pid())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix(field))
+            .unwrap();
         line.trim().trim_end_matches(" kB").parse::<f64>().unwrap() / 1024.0
     }
 
@@ -159,7 +197,9 @@ impl Drop for Site {
 /// The child `raw`: prints `C_Decrypt`s per second.
 pub fn raw(config: &Path) {
     let config = Config::load(config).unwrap();
-    println!("{}", strongroom_hsm::raw_decrypt_rate(&config.hsm, PLAINTEXT, LOCAL_TIME).unwrap());
+    let count = 20_000;
+    let time = strongroom_hsm::bench::raw_gcm_decrypt(&config.hsm, PLAINTEXT, count).unwrap();
+    println!("{}", f64::from(count) / time.as_secs_f64());
 }
 
 /// The child `keyring`: prints items per second.
@@ -167,9 +207,17 @@ pub async fn keyring(config: &Path, batch: usize) {
     let config = Config::load(config).unwrap();
     let hsm = Hsm::start(config.hsm.clone()).unwrap();
     let store = Arc::new(Store::open(&config.store, hsm.clone()).await.unwrap());
-    let keyring = Keyring::open(store, hsm, config.keyring.clone()).await.unwrap();
-    let item = || EncryptItem { plaintext: Zeroizing::new(vec![7; PLAINTEXT]), ..EncryptItem::default() };
-    let encrypted = keyring.encrypt("bench-hsm", (0..batch).map(|_| item()).collect()).await.unwrap();
+    let keyring = Keyring::open(store, hsm, config.keyring.clone())
+        .await
+        .unwrap();
+    let item = || EncryptItem {
+        plaintext: Zeroizing::new(vec![7; PLAINTEXT]),
+        ..EncryptItem::default()
+    };
+    let encrypted = keyring
+        .encrypt("bench-hsm", (0..batch).map(|_| item()).collect())
+        .await
+        .unwrap();
     let ciphertexts: Vec<Ciphertext> = encrypted.into_iter().map(Result::unwrap).collect();
 
     let start = Instant::now();

@@ -18,7 +18,10 @@ pub fn roots(file: &Path) -> RootCertStore {
 
 /// The chain in a file.
 pub fn certificates(file: &Path) -> Vec<CertificateDer<'static>> {
-    CertificateDer::pem_file_iter(file).expect("a PEM file").map(|c| c.expect("a certificate")).collect()
+    CertificateDer::pem_file_iter(file)
+        .expect("a PEM file")
+        .map(|c| c.expect("a certificate"))
+        .collect()
 }
 
 /// The key in a file.

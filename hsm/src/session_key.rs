@@ -73,6 +73,8 @@ pub(crate) fn unwrap(
         template.push(Attribute::Copyable(false));
         template.push(Attribute::AllowedMechanisms(mechanisms(usage)));
     }
+    // Last: SoftHSM lets nothing be set after it.
+    template.push(Attribute::Modifiable(false));
     Ok(line
         .session()
         .unwrap_key(&oaep(hash), master, blob, &template)?)
@@ -165,7 +167,6 @@ fn common(usage: KeyUsage, extractable: bool) -> Vec<Attribute> {
         Attribute::Sign(!aead),
         Attribute::Verify(!aead),
         Attribute::Derive(false),
-        Attribute::Modifiable(false),
     ]
 }
 

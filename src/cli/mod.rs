@@ -28,7 +28,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use exit::{Exit, Failure};
 use output::Format;
 
-/// An HSM-backed key appliance: a stock Vault or `OpenBao` unseals against it
+/// An HSM-backed key appliance: a stock Vault or OpenBao unseals against it
 #[derive(Parser, Debug)]
 #[command(
     name = "strongroom",
@@ -42,8 +42,15 @@ use output::Format;
         8 audit log does not verify, 9 the HSM refused for good (wrong PIN, unacceptable key): don't restart"
 )]
 struct Cli {
-    /// What is printed
-    #[arg(long, global = true, value_enum, default_value = "text")]
+    /// What is printed: text, or one JSON value (an error is one too, on standard error)
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value = "text",
+        hide_possible_values = true,
+        value_name = "text|json"
+    )]
     output: Format,
     #[command(subcommand)]
     command: Command,

@@ -197,7 +197,7 @@ mod tests {
 
     #[test]
     fn a_hostile_text_takes_no_long_time() {
-        let pattern = "**/a*".repeat(20) + "b";
+        let pattern = "**/a*/".repeat(20) + "b";
         let text = "a/".repeat(1000);
         let start = std::time::Instant::now();
         assert!(!matches(&pattern, &text));

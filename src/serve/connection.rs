@@ -16,7 +16,6 @@ use tokio_rustls::server::TlsStream;
 
 use crate::api::{self, App};
 use crate::client::causes;
-use crate::identity::Identity;
 use crate::tls::Peer;
 
 /// A client that has not finished its TLS handshake by then is dropped.
@@ -174,13 +173,7 @@ fn peer(tls: &TlsStream<TcpStream>, remote: SocketAddr) -> Result<Peer, String> 
         .iter()
         .map(|certificate| certificate.to_vec())
         .collect();
-    let end_entity = chain.first().ok_or("there is none")?;
-    let identity = Identity::from_certificate(end_entity).map_err(|error| error.to_string())?;
-    Ok(Peer {
-        identity,
-        remote,
-        chain: Arc::new(chain),
-    })
+    Peer::new(chain, remote).map_err(|error| error.to_string())
 }
 
 /// Errors that `accept` reports for a connection which was gone before it was accepted.

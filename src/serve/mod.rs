@@ -11,6 +11,7 @@ mod notify;
 mod reload;
 mod signals;
 mod timers;
+mod watch;
 
 use std::io;
 use std::net::SocketAddr;

@@ -8,6 +8,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::notify;
 use super::reload::Reloader;
+use super::watch::watch;
 use crate::api::App;
 use crate::audit::Entry;
 use crate::client::causes;
@@ -16,11 +17,13 @@ const ROTATION: Duration = Duration::from_mins(1);
 const IDLE_KEYS: Duration = Duration::from_secs(10);
 
 /// Starts every timer; dropping the set stops them.
-pub(super) fn start(app: &Arc<App>, _reloader: &Arc<Reloader>) -> JoinSet<()> {
+pub(super) fn start(app: &Arc<App>, reloader: &Arc<Reloader>) -> JoinSet<()> {
     let mut timers = JoinSet::new();
     timers.spawn(rotate(app.clone()));
     timers.spawn(drop_idle(app.clone()));
-    timers.spawn(checkpoint(app.clone()));
+    let signing = app.clone();
+    timers.spawn(async move { signing.audit.run_checkpoints().await });
+    timers.spawn(watch(app.clone(), reloader.clone()));
     if let Some(limit) = sd_notify::watchdog_enabled() {
         timers.spawn(watchdog(app.clone(), limit));
     }
@@ -61,19 +64,6 @@ async fn drop_idle(app: Arc<App>) {
     loop {
         ticks.tick().await;
         app.keyring.drop_idle();
-    }
-}
-
-async fn checkpoint(app: Arc<App>) {
-    let mut ticks = every(app.config.audit.checkpoint_interval);
-    loop {
-        ticks.tick().await;
-        if let Err(error) = app.audit.checkpoint().await {
-            tracing::warn!(
-                error = causes(&error),
-                "the audit log's latest lines are not signed yet"
-            );
-        }
     }
 }
 

@@ -121,14 +121,29 @@ impl Builder {
         let mut sections = self.sections;
         if let Some(tokens) = &self.tokens {
             fs::write(folder.path().join("tokens.toml"), tokens).unwrap();
-            sections.entry("tokens").or_default().push_str("path = \"tokens.toml\"\n");
+            sections
+                .entry("tokens")
+                .or_default()
+                .push_str("path = \"tokens.toml\"\n");
         }
-        let module = self.module.unwrap_or_else(|| strongroom_softhsm::module_path().unwrap());
+        let module = self
+            .module
+            .unwrap_or_else(|| strongroom_softhsm::module_path().unwrap());
         fs::write(site.config(), site.configuration(&module, &sections)).unwrap();
 
         let mut env = self.env;
-        env.insert(strongroom_softhsm::CONF_VARIABLE.into(), site.softhsm_conf().into());
-        Appliance { folder, pki, child: None, address: None, env, wrapper: self.wrapper }
+        env.insert(
+            strongroom_softhsm::CONF_VARIABLE.into(),
+            site.softhsm_conf().into(),
+        );
+        Appliance {
+            folder,
+            pki,
+            child: None,
+            address: None,
+            env,
+            wrapper: self.wrapper,
+        }
     }
 
     /// A running appliance that has answered a health check.
@@ -163,9 +178,17 @@ impl Appliance {
         let _ = fs::remove_file(&address_file);
         if let Some(address) = self.address {
             let config = fs::read_to_string(self.config()).unwrap();
-            fs::write(self.config(), config.replacen("127.0.0.1:0", &address.to_string(), 1)).unwrap();
+            fs::write(
+                self.config(),
+                config.replacen("127.0.0.1:0", &address.to_string(), 1),
+            )
+            .unwrap();
         }
-        let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.log_path())
+            .unwrap();
         let mut words: Vec<OsString> = self.wrapper.clone();
         words.push(STRONGROOM.into());
         let child = Command::new(&words[0])
@@ -191,7 +214,11 @@ impl Appliance {
             if let Some(status) = self.child.as_mut().unwrap().try_wait().unwrap() {
                 panic!("the server ended with {status}:\n{}", self.log());
             }
-            assert!(Instant::now() < deadline, "the server did not become ready:\n{}", self.log());
+            assert!(
+                Instant::now() < deadline,
+                "the server did not become ready:\n{}",
+                self.log()
+            );
             let address = fs::read_to_string(&address_file).unwrap_or_default();
             if let Ok(address) = address.trim().parse() {
                 self.address = Some(address);
@@ -200,8 +227,13 @@ impl Appliance {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         let client = self.client(Who::Operator);
-        while !matches!(client.request("GET", "sys/health", None).await, Ok(answer) if answer.status == 200) {
-            assert!(Instant::now() < deadline, "the server did not become healthy:\n{}", self.log());
+        while !matches!(client.request("GET", "sys/health", None).await, Ok(answer) if answer.status == 200)
+        {
+            assert!(
+                Instant::now() < deadline,
+                "the server did not become healthy:\n{}",
+                self.log()
+            );
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -241,7 +273,9 @@ impl Appliance {
 
     /// Whether the server is still there.
     pub fn is_running(&mut self) -> bool {
-        self.child.as_mut().is_some_and(|child| child.try_wait().unwrap().is_none())
+        self.child
+            .as_mut()
+            .is_some_and(|child| child.try_wait().unwrap().is_none())
     }
 
     /// The server's process id.
@@ -266,18 +300,25 @@ impl Appliance {
 
     /// What that client is made of.
     pub fn client_options(&self, who: Who) -> ClientOptions {
-        ClientOptions::new(self.url(), self.pki.ca()).identity(self.pki.certificate(who), self.pki.key(who))
+        ClientOptions::new(self.url(), self.pki.ca())
+            .identity(self.pki.certificate(who), self.pki.key(who))
     }
 
     /// Runs `strongroom ARGS…` in the appliance's environment, with `STRONGROOM_*` set for the operator.
     pub fn cli<I: AsRef<std::ffi::OsStr>>(&self, arguments: impl IntoIterator<Item = I>) -> Output {
         let mut command = Command::new(STRONGROOM);
-        command.args(arguments).envs(&self.env).env("STRONGROOM_CONFIG", self.config());
+        command
+            .args(arguments)
+            .envs(&self.env)
+            .env("STRONGROOM_CONFIG", self.config());
         if let Some(address) = self.address {
             command
                 .env("STRONGROOM_ADDR", format!("https://{address}"))
                 .env("STRONGROOM_CACERT", self.pki.ca())
-                .env("STRONGROOM_CLIENT_CERT", self.pki.certificate(Who::Operator))
+                .env(
+                    "STRONGROOM_CLIENT_CERT",
+                    self.pki.certificate(Who::Operator),
+                )
                 .env("STRONGROOM_CLIENT_KEY", self.pki.key(Who::Operator));
         }
         command.stdin(Stdio::null()).output().unwrap()
@@ -285,7 +326,14 @@ impl Appliance {
 
     /// Creates a key as the operator.
     pub async fn create_key(&self, name: &str, options: Value) {
-        expect(&self.client(Who::Operator), "POST", &format!("transit/keys/{name}"), options, 200).await;
+        expect(
+            &self.client(Who::Operator),
+            "POST",
+            &format!("transit/keys/{name}"),
+            options,
+            200,
+        )
+        .await;
     }
 
     /// The folder with everything.
@@ -356,7 +404,11 @@ pub async fn expect(client: &Client, method: &str, path: &str, body: Value, stat
     let answer = client.request(method, path, body.as_ref()).await.unwrap();
     let text = String::from_utf8_lossy(answer.bytes()).into_owned();
     assert_eq!(answer.status.as_u16(), status, "{method} {path}: {text}");
-    if text.is_empty() { Value::Null } else { serde_json::from_str(&text).unwrap() }
+    if text.is_empty() {
+        Value::Null
+    } else {
+        serde_json::from_str(&text).unwrap()
+    }
 }
 
 /// Sends one request; the whole answer, whatever it is.
@@ -386,15 +438,25 @@ pub fn base64(bytes: &[u8]) -> String {
 
 pub fn unbase64(text: &str) -> Vec<u8> {
     use base64::Engine as _;
-    base64::engine::general_purpose::STANDARD.decode(text).unwrap()
+    base64::engine::general_purpose::STANDARD
+        .decode(text)
+        .unwrap()
 }
 
 /// Counts a test as skipped: this machine lacks something. With `CI=true` that is a failure.
 pub fn skip(test: &str, why: &str) {
-    assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "{test} can't run: {why}");
+    assert_ne!(
+        std::env::var("CI").as_deref(),
+        Ok("true"),
+        "{test} can't run: {why}"
+    );
     eprintln!("SKIPPED {test}: {why}");
     if let Some(list) = std::env::var_os("STRONGROOM_SKIPS") {
-        let mut list = File::options().append(true).create(true).open(list).unwrap();
+        let mut list = File::options()
+            .append(true)
+            .create(true)
+            .open(list)
+            .unwrap();
         std::io::Write::write_all(&mut list, format!("{test}: {why}\n").as_bytes()).unwrap();
     }
 }
@@ -443,8 +505,10 @@ impl<'a> Site<'a> {
 
     fn write_softhsm_conf(&self) {
         let tokens = self.0.join("tokens");
-        let text =
-            format!("directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\n", tokens.display());
+        let text = format!(
+            "directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\n",
+            tokens.display()
+        );
         fs::write(self.softhsm_conf(), text).unwrap();
     }
 
@@ -477,17 +541,32 @@ impl<'a> Site<'a> {
 /// A folder with a token that `strongroom init` has made its keys on, and an empty store; made once for a given program.
 fn template(memory: bool) -> PathBuf {
     let program = fs::metadata(STRONGROOM).unwrap();
-    let age = program.modified().unwrap().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos();
+    let age = program
+        .modified()
+        .unwrap()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap()
+        .as_nanos();
     let root = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let kind = if memory { "memory" } else { "plain" };
     let done = root.join(format!("appliance-{kind}-{age:x}"));
-    let lock = File::options().create(true).append(true).open(root.join(format!("appliance-{kind}.lock"))).unwrap();
-    let _lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error).unwrap();
+    let lock = File::options()
+        .create(true)
+        .append(true)
+        .open(root.join(format!("appliance-{kind}.lock")))
+        .unwrap();
+    let _lock = Flock::lock(lock, FlockArg::LockExclusive)
+        .map_err(|(_, error)| error)
+        .unwrap();
     if done.exists() {
         return done;
     }
     for old in fs::read_dir(root).unwrap().filter_map(Result::ok) {
-        if old.file_name().to_string_lossy().starts_with(&format!("appliance-{kind}-")) {
+        if old
+            .file_name()
+            .to_string_lossy()
+            .starts_with(&format!("appliance-{kind}-"))
+        {
             let _ = fs::remove_dir_all(old.path());
         }
     }
@@ -497,14 +576,24 @@ fn template(memory: bool) -> PathBuf {
     fs::write(token.path().join("label"), token.label()).unwrap();
     fs::write(site.policy(), POLICY).unwrap();
     Pki::new(&token.path().join("pki"));
-    fs::write(site.config(), site.configuration(token.module(), &BTreeMap::new())).unwrap();
+    fs::write(
+        site.config(),
+        site.configuration(token.module(), &BTreeMap::new()),
+    )
+    .unwrap();
     let mut init = Command::new(STRONGROOM);
-    init.args(["init", "--config"]).arg(site.config()).env(token.env().0, token.env().1);
+    init.args(["init", "--config"])
+        .arg(site.config())
+        .env(token.env().0, token.env().1);
     if memory {
         init.arg("--memory-master");
     }
     let output = init.stdin(Stdio::null()).output().unwrap();
-    assert!(output.status.success(), "strongroom init: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "strongroom init: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 
     let made = root.join(format!("appliance-{kind}.new"));
     let _ = fs::remove_dir_all(&made);

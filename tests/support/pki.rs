@@ -6,8 +6,9 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyIdMethod, KeyPair, KeyUsagePurpose, RevocationReason, RevokedCertParams, SanType, SerialNumber, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevocationReason,
+    RevokedCertParams, SanType, SerialNumber, date_time_ymd,
 };
 
 /// The clients of the infrastructure; each has `<name>.pem` and `<name>.key`.
@@ -30,8 +31,15 @@ pub enum Who {
 }
 
 impl Who {
-    const ALL: [Who; 7] =
-        [Who::Operator, Who::Vault, Who::App, Who::Stranger, Who::Expired, Who::Revoked, Who::OtherCa];
+    const ALL: [Who; 7] = [
+        Who::Operator,
+        Who::Vault,
+        Who::App,
+        Who::Stranger,
+        Who::Expired,
+        Who::Revoked,
+        Who::OtherCa,
+    ];
 
     /// The files' stem.
     pub fn name(self) -> &'static str {
@@ -53,7 +61,9 @@ impl Who {
     fn alternative_name(self) -> SanType {
         match self {
             Who::App => SanType::URI("spiffe://test/app/one".try_into().unwrap()),
-            Who::OtherCa | Who::Expired | Who::Revoked => SanType::DnsName("operator.test".try_into().unwrap()),
+            Who::OtherCa | Who::Expired | Who::Revoked => {
+                SanType::DnsName("operator.test".try_into().unwrap())
+            }
             _ => SanType::DnsName(format!("{}.test", self.name()).try_into().unwrap()),
         }
     }
@@ -69,21 +79,30 @@ impl Pki {
     /// Makes everything. The CRL names [`Who::Revoked`] only.
     pub fn new(folder: &Path) -> Self {
         fs::create_dir_all(folder).unwrap();
-        let pki = Self { folder: folder.to_owned() };
+        let pki = Self {
+            folder: folder.to_owned(),
+        };
         let ca = authority("Strongroom test CA");
         let other = authority("Another test CA");
         write(&pki.ca(), ca.0.as_bytes());
-        write(&folder.join("ca.key"), ca.1.key().serialize_pem().as_bytes());
+        write(
+            &folder.join("ca.key"),
+            ca.1.key().serialize_pem().as_bytes(),
+        );
         write(&folder.join("other-ca-root.pem"), other.0.as_bytes());
 
         let mut server = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-        server.subject_alt_names.push(SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST)));
+        server
+            .subject_alt_names
+            .push(SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST)));
         server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         issue(&pki.server_certificate(), &pki.server_key(), server, &ca.1);
 
         for who in Who::ALL {
             let mut params = CertificateParams::default();
-            params.distinguished_name.push(DnType::CommonName, who.name());
+            params
+                .distinguished_name
+                .push(DnType::CommonName, who.name());
             params.subject_alt_names = vec![who.alternative_name()];
             params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
             params.serial_number = Some(SerialNumber::from(who.serial()));
@@ -100,8 +119,10 @@ impl Pki {
 
     /// Replaces the CRL: only these are revoked.
     pub fn revoke(&self, revoked: &[Who]) {
-        let key = KeyPair::from_pem(&fs::read_to_string(self.folder.join("ca.key")).unwrap()).unwrap();
-        let issuer = Issuer::from_ca_cert_pem(&fs::read_to_string(self.ca()).unwrap(), key).unwrap();
+        let key =
+            KeyPair::from_pem(&fs::read_to_string(self.folder.join("ca.key")).unwrap()).unwrap();
+        let issuer =
+            Issuer::from_ca_cert_pem(&fs::read_to_string(self.ca()).unwrap(), key).unwrap();
         let list = CertificateRevocationListParams {
             this_update: date_time_ymd(2024, 1, 1),
             next_update: date_time_ymd(2060, 1, 1),
@@ -118,7 +139,10 @@ impl Pki {
                 .collect(),
             key_identifier_method: KeyIdMethod::Sha256,
         };
-        write(&self.crl(), list.signed_by(&issuer).unwrap().pem().unwrap().as_bytes());
+        write(
+            &self.crl(),
+            list.signed_by(&issuer).unwrap().pem().unwrap().as_bytes(),
+        );
     }
 
     /// The CA's certificate, for both sides.
@@ -164,14 +188,23 @@ fn authority(name: &str) -> (String, Issuer<'static, KeyPair>) {
 
 fn issue(certificate: &Path, key: &Path, params: CertificateParams, issuer: &Issuer<'_, KeyPair>) {
     let pair = KeyPair::generate().unwrap();
-    write(certificate, params.signed_by(&pair, issuer).unwrap().pem().as_bytes());
+    write(
+        certificate,
+        params.signed_by(&pair, issuer).unwrap().pem().as_bytes(),
+    );
     write(key, pair.serialize_pem().as_bytes());
 }
 
 /// Written aside and renamed, as a careful operator's tool does: a server that watches the file never sees half of it.
 fn write(path: &Path, bytes: &[u8]) {
     let aside = path.with_extension("new");
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&aside).unwrap();
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&aside)
+        .unwrap();
     std::io::Write::write_all(&mut file, bytes).unwrap();
     fs::rename(&aside, path).unwrap();
 }

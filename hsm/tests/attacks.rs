@@ -1,0 +1,355 @@
+//! The PKCS#11 attack list, by somebody who has the user PIN and the module, against the token that [`Hsm::provision`] makes.
+//!
+//! Clulow, "On the Security of PKCS #11" (2003); Bortolozzo et al., "Attacking and Fixing PKCS#11 Security Tokens" (CCS 2010).
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use common::{config, token, turn};
+use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
+use cryptoki::error::{Error, RvError};
+use cryptoki::mechanism::aead::GcmParams;
+use cryptoki::mechanism::elliptic_curve::{EcKdf, Ecdh1DeriveParams};
+use cryptoki::mechanism::rsa::{PkcsMgfType, PkcsOaepParams, PkcsOaepSource};
+use cryptoki::mechanism::{Mechanism, MechanismType};
+use cryptoki::object::{Attribute, KeyType, ObjectClass, ObjectHandle};
+use cryptoki::session::{Session, UserType};
+use cryptoki::types::AuthPin;
+use strongroom_hsm::Hsm;
+
+/// The attacker's session, on the provisioned token.
+struct Attacker {
+    session: Session,
+    // Fields are dropped in order: the library goes after the session.
+    #[allow(dead_code, reason = "held for its drop")]
+    library: Library,
+}
+
+struct Library(Pkcs11);
+
+impl Drop for Library {
+    fn drop(&mut self) {
+        self.0.clone().finalize().unwrap();
+    }
+}
+
+impl Attacker {
+    fn new() -> Self {
+        let token = token();
+        let library = Library(Pkcs11::new(token.module()).unwrap());
+        library.0.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)).unwrap();
+        let slot = library
+            .0
+            .get_slots_with_token()
+            .unwrap()
+            .into_iter()
+            .find(|slot| library.0.get_token_info(*slot).unwrap().label() == token.label())
+            .unwrap();
+        let session = library.0.open_rw_session(slot).unwrap();
+        let pin = std::fs::read_to_string(token.pin_file()).unwrap();
+        session.login(UserType::User, Some(&AuthPin::new(pin.into()))).unwrap();
+        Self { session, library }
+    }
+
+    fn key(&self, class: ObjectClass, label: &str) -> ObjectHandle {
+        let template = [Attribute::Class(class), Attribute::Label(label.into())];
+        let found = self.session.find_objects(&template).unwrap();
+        assert_eq!(found.len(), 1, "{label}");
+        found[0]
+    }
+
+    fn master(&self) -> ObjectHandle {
+        self.key(ObjectClass::PRIVATE_KEY, "strongroom-master")
+    }
+
+    /// Every key that must never leave the token, by name.
+    fn treasures(&self) -> Vec<(&'static str, ObjectHandle)> {
+        let mut all = vec![
+            ("session KEK", self.kek()),
+            ("store", self.key(ObjectClass::SECRET_KEY, "strongroom-store")),
+        ];
+        for label in
+            ["strongroom-master", "strongroom-memory-master", "strongroom-wrapping", "strongroom-audit"]
+        {
+            all.push((label, self.key(ObjectClass::PRIVATE_KEY, label)));
+        }
+        all
+    }
+
+    /// A KEK as the product keeps it: wrapped by the master key.
+    fn wrapped_kek(&self) -> Vec<u8> {
+        let kek = self
+            .session
+            .generate_key(&Mechanism::AesKeyGen, &[
+                Attribute::Token(false),
+                Attribute::Sensitive(true),
+                Attribute::Extractable(true),
+                Attribute::ValueLen(32.into()),
+            ])
+            .unwrap();
+        let public = self.key(ObjectClass::PUBLIC_KEY, "strongroom-master");
+        let wrapped = self.session.wrap_key(&oaep(), public, kek).unwrap();
+        self.session.destroy_object(kek).unwrap();
+        wrapped
+    }
+
+    /// The control: the unwrapping that the product does.
+    fn kek(&self) -> ObjectHandle {
+        self.session.unwrap_key(&oaep(), self.master(), &self.wrapped_kek(), &strict()).unwrap()
+    }
+
+    /// An AES key of the attacker's own that may wrap and decrypt.
+    fn own_wrapping_key(&self) -> ObjectHandle {
+        self.session
+            .generate_key(&Mechanism::AesKeyGen, &[
+                Attribute::Token(false),
+                Attribute::Wrap(true),
+                Attribute::Unwrap(true),
+                Attribute::Decrypt(true),
+                Attribute::Encrypt(true),
+                Attribute::ValueLen(32.into()),
+            ])
+            .unwrap()
+    }
+}
+
+fn oaep() -> Mechanism<'static> {
+    Mechanism::RsaPkcsOaep(PkcsOaepParams::new(
+        MechanismType::SHA1,
+        PkcsMgfType::MGF1_SHA1,
+        PkcsOaepSource::empty(),
+    ))
+}
+
+fn strict() -> Vec<Attribute> {
+    vec![
+        Attribute::Class(ObjectClass::SECRET_KEY),
+        Attribute::KeyType(KeyType::AES),
+        Attribute::Token(false),
+        Attribute::Private(true),
+        Attribute::Sensitive(true),
+        Attribute::Extractable(false),
+        Attribute::Wrap(false),
+        Attribute::Unwrap(false),
+        Attribute::Encrypt(true),
+        Attribute::Decrypt(true),
+        Attribute::Copyable(false),
+        Attribute::AllowedMechanisms(vec![MechanismType::AES_GCM]),
+        // Last: SoftHSM lets nothing be set after it.
+        Attribute::Modifiable(false),
+    ]
+}
+
+/// `strict()` with one attribute changed.
+fn strict_but(changed: Attribute) -> Vec<Attribute> {
+    let mut template = strict();
+    template.retain(|attribute| attribute.attribute_type() != changed.attribute_type());
+    template.insert(0, changed);
+    template
+}
+
+/// The code with which the token refused.
+fn refusal<T>(result: Result<T, Error>, attack: &str) -> RvError {
+    match result {
+        Err(Error::Pkcs11(code, _)) => code,
+        Err(error) => panic!("{attack}: {error}"),
+        Ok(_) => panic!("{attack} succeeded"),
+    }
+}
+
+#[test]
+fn control_the_legitimate_unwrap_succeeds() {
+    let _turn = turn();
+    let attacker = Attacker::new();
+    let kek = attacker.kek();
+    let mut iv = [0; 12];
+    let gcm = Mechanism::AesGcm(GcmParams::new(&mut iv, &[], 128.into()).unwrap());
+    let sealed = attacker.session.encrypt(&gcm, kek, b"data").unwrap();
+    assert_eq!(attacker.session.decrypt(&gcm, kek, &sealed).unwrap(), b"data");
+    // And the attacker's own key does wrap a key that may be wrapped: the refusals below are not its fault.
+    let own = attacker.own_wrapping_key();
+    let extractable = attacker
+        .session
+        .generate_key(&Mechanism::AesKeyGen, &[
+            Attribute::Token(false),
+            Attribute::Extractable(true),
+            Attribute::ValueLen(32.into()),
+        ])
+        .unwrap();
+    attacker.session.wrap_key(&Mechanism::AesKeyWrap, own, extractable).unwrap();
+}
+
+#[test]
+fn a_kek_does_not_unwrap_with_weaker_attributes() {
+    let _turn = turn();
+    let attacker = Attacker::new();
+    let wrapped = attacker.wrapped_kek();
+    for weaker in [
+        Attribute::Extractable(true),
+        Attribute::Sensitive(false),
+        Attribute::Wrap(true),
+        Attribute::Unwrap(true),
+    ] {
+        let attack = format!("unwrapping with {weaker:?}");
+        let result =
+            attacker.session.unwrap_key(&oaep(), attacker.master(), &wrapped, &strict_but(weaker));
+        assert_eq!(refusal(result, &attack), RvError::TemplateInconsistent, "{attack}");
+    }
+    // Saying nothing must not fall back on weaker defaults.
+    let silent = [Attribute::Class(ObjectClass::SECRET_KEY), Attribute::KeyType(KeyType::AES)];
+    if let Ok(kek) = attacker.session.unwrap_key(&oaep(), attacker.master(), &wrapped, &silent) {
+        let own = attacker.own_wrapping_key();
+        let result = attacker.session.wrap_key(&Mechanism::AesKeyWrap, own, kek);
+        refusal(result, "wrapping out a KEK unwrapped without attributes");
+    }
+}
+
+#[test]
+fn the_memory_master_does_not_unwrap_and_the_master_does_not_decrypt() {
+    let _turn = turn();
+    let attacker = Attacker::new();
+    let wrapped = attacker.wrapped_kek();
+    let result = attacker.session.decrypt(&oaep(), attacker.master(), &wrapped);
+    assert_eq!(refusal(result, "decrypting a wrapped KEK"), RvError::KeyFunctionNotPermitted);
+    let wrapping = attacker.key(ObjectClass::PRIVATE_KEY, "strongroom-wrapping");
+    let result = attacker.session.decrypt(&oaep(), wrapping, &wrapped);
+    assert_eq!(refusal(result, "decrypting with the BYOK key"), RvError::KeyFunctionNotPermitted);
+    let memory = attacker.key(ObjectClass::PRIVATE_KEY, "strongroom-memory-master");
+    let result = attacker.session.unwrap_key(&oaep(), memory, &wrapped, &strict());
+    refusal(result, "unwrapping with the memory master");
+}
+
+#[test]
+fn no_key_is_wrapped_out() {
+    let _turn = turn();
+    let attacker = Attacker::new();
+    let own = attacker.own_wrapping_key();
+    let public = attacker.key(ObjectClass::PUBLIC_KEY, "strongroom-master");
+    for (name, key) in attacker.treasures() {
+        for (mechanism, wrapper) in [
+            (Mechanism::AesKeyWrapPad, own),
+            (Mechanism::AesKeyWrap, own),
+            (oaep(), public),
+            (Mechanism::RsaPkcs, public),
+        ] {
+            let attack = format!("wrapping the {name} key out");
+            refusal(attacker.session.wrap_key(&mechanism, wrapper, key), &attack);
+        }
+    }
+}
+
+#[test]
+fn no_key_is_copied_with_weaker_attributes() {
+    let _turn = turn();
+    let attacker = Attacker::new();
+    for (name, key) in attacker.treasures() {
+        for weaker in [
+            Attribute::Extractable(true),
+            Attribute::Sensitive(false),
+            Attribute::Decrypt(true),
+            Attribute::Wrap(true),
+            Attribute::Token(false),
+        ] {
+            let attack = format!("copying the {name} key with {weaker:?}");
+            refusal(attacker.session.copy_object(key, &[weaker]), &attack);
+        }
+    }
+}
+
+#[test]
+fn no_attribute_is_set() {
+    let _turn = turn();
+    let attacker = Attacker::new();
+    for (name, key) in attacker.treasures() {
+        for weaker in [
+            Attribute::Extractable(true),
+            Attribute::Sensitive(false),
+            Attribute::Decrypt(true),
+            Attribute::Wrap(true),
+            Attribute::Unwrap(true),
+            Attribute::Modifiable(true),
+            Attribute::Copyable(true),
+            Attribute::AllowedMechanisms(vec![MechanismType::RSA_PKCS]),
+        ] {
+            let attack = format!("setting {weaker:?} on the {name} key");
+            refusal(attacker.session.update_attributes(key, &[weaker]), &attack);
+        }
+    }
+}
+
+#[test]
+fn no_key_tells_its_value() {
+    use cryptoki::object::AttributeType;
+    let _turn = turn();
+    let attacker = Attacker::new();
+    for (name, key) in attacker.treasures() {
+        for secret in [AttributeType::Value, AttributeType::PrivateExponent, AttributeType::Prime1] {
+            let told = attacker.session.get_attributes(key, &[secret]);
+            assert!(told.is_err() || told.unwrap().is_empty(), "the {name} key tells {secret:?}");
+        }
+    }
+}
+
+#[test]
+fn a_mechanism_off_the_list_is_refused() {
+    let _turn = turn();
+    let attacker = Attacker::new();
+    let session = &attacker.session;
+    let wrapped = attacker.wrapped_kek();
+    let master = attacker.master();
+    for mechanism in [Mechanism::RsaPkcs, Mechanism::RsaX509] {
+        let attack = format!("unwrapping by {mechanism:?}");
+        let result = session.unwrap_key(&mechanism, master, &wrapped, &strict());
+        assert_eq!(refusal(result, &attack), RvError::MechanismInvalid, "{attack}");
+        refusal(session.decrypt(&mechanism, master, &wrapped), "decrypting with the master key");
+        refusal(session.sign(&mechanism, master, &[1; 32]), "signing with the master key");
+    }
+    let memory = attacker.key(ObjectClass::PRIVATE_KEY, "strongroom-memory-master");
+    // Raw RSA would be an oracle for the padding.
+    let result = session.decrypt(&Mechanism::RsaX509, memory, &wrapped);
+    assert_eq!(refusal(result, "raw RSA with the memory master"), RvError::MechanismInvalid);
+    let store = attacker.key(ObjectClass::SECRET_KEY, "strongroom-store");
+    for key in [store, attacker.kek()] {
+        // ECB and CBC would open GCM ciphertexts without their tags.
+        for mechanism in [Mechanism::AesEcb, Mechanism::AesCbc([0; 16]), Mechanism::AesCbcPad([0; 16])] {
+            let attack = format!("using {mechanism:?}");
+            let code = refusal(session.encrypt(&mechanism, key, &[0; 16]), &attack);
+            assert_eq!(code, RvError::MechanismInvalid, "{attack}");
+            let code = refusal(session.decrypt(&mechanism, key, &[0; 16]), &attack);
+            assert_eq!(code, RvError::MechanismInvalid, "{attack}");
+        }
+    }
+    let audit = attacker.key(ObjectClass::PRIVATE_KEY, "strongroom-audit");
+    let point = [4; 65];
+    let ecdh = Mechanism::Ecdh1Derive(Ecdh1DeriveParams::new(EcKdf::null(), &point));
+    let template = [
+        Attribute::Class(ObjectClass::SECRET_KEY),
+        Attribute::KeyType(KeyType::GENERIC_SECRET),
+        Attribute::Sensitive(false),
+        Attribute::Extractable(true),
+    ];
+    refusal(session.derive_key(&ecdh, audit, &template), "deriving with the audit key");
+}
+
+#[test]
+fn the_byok_key_yields_nothing_that_comes_out() {
+    let _turn = turn();
+    let attacker = Attacker::new();
+    // The attacker knows an AES key and wraps it as an import would ...
+    let public = attacker.key(ObjectClass::PUBLIC_KEY, "strongroom-wrapping");
+    let own = attacker.own_wrapping_key();
+    refusal(attacker.session.wrap_key(&oaep(), public, own), "wrapping in the token with the BYOK key");
+    // ... but a key meant for the master key can't be taken through the BYOK key either.
+    let wrapping = attacker.key(ObjectClass::PRIVATE_KEY, "strongroom-wrapping");
+    let wrapped = attacker.wrapped_kek();
+    let result = attacker.session.unwrap_key(&oaep(), wrapping, &wrapped, &strict());
+    refusal(result, "unwrapping a KEK with the BYOK key");
+}
+
+#[test]
+fn the_attacked_token_is_still_accepted() {
+    let _turn = turn();
+    let attacker = Attacker::new();
+    drop(attacker);
+    Hsm::start(config(token())).unwrap();
+}

@@ -1,0 +1,286 @@
+//! The file: one writer, one `write(2)` a line, and what happens when that fails.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use sha2::{Digest as _, Sha256};
+
+use super::AuditError;
+use super::line::{Head, Line, LineWriter, START, unhex};
+
+/// After a failure the file is tried again at most this often.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// No line of ours is longer; an end without a newline within this distance is no log of ours.
+const LONGEST_LINE: u64 = 1 << 20;
+
+/// The open file and the chain's end.
+pub(super) struct LogFile {
+    path: PathBuf,
+    file: File,
+    /// Bytes up to the end of the last whole line.
+    length: u64,
+    /// Of the next line.
+    seq: u64,
+    prev: [u8; 32],
+    log_id: [u8; 16],
+    signing_key: [u8; 32],
+    /// Lines since the last one that a signature covers, checkpoints not counted.
+    unsigned: u64,
+    /// When a write failed, and with what.
+    failed: Option<(Instant, io::ErrorKind, String)>,
+    buffer: Vec<u8>,
+}
+
+impl LogFile {
+    pub(super) fn open(path: &Path, signing_key: [u8; 32]) -> Result<Self, AuditError> {
+        let file = open_file(path)?;
+        let mut log = Self {
+            path: path.to_owned(),
+            file,
+            length: 0,
+            seq: 1,
+            prev: START,
+            log_id: [0; 16],
+            signing_key,
+            unsigned: 0,
+            failed: None,
+            buffer: Vec::with_capacity(1024),
+        };
+        if log
+            .file
+            .metadata()
+            .map_err(|source| log.write_error(source))?
+            .len()
+            == 0
+        {
+            getrandom::fill(&mut log.log_id)
+                .map_err(|error| log.write_error(io::Error::other(error.to_string())))?;
+            log.write_header()?;
+        } else {
+            log.resume()?;
+        }
+        Ok(log)
+    }
+
+    /// Writes one line. After a failure, tries again when it is time.
+    pub(super) fn append(&mut self, line: impl FnOnce(LineWriter<'_>)) -> Result<(), AuditError> {
+        self.check()?;
+        line(LineWriter::new(&mut self.buffer, self.seq, self.prev));
+        self.write_buffer()?;
+        self.unsigned += 1;
+        Ok(())
+    }
+
+    /// Whether a line could be written now, as far as is known.
+    pub(super) fn check(&mut self) -> Result<(), AuditError> {
+        let Some((when, kind, text)) = &self.failed else {
+            return Ok(());
+        };
+        if when.elapsed() < RETRY {
+            return Err(self.write_error(io::Error::new(*kind, text.clone())));
+        }
+        // What the failed write left behind goes first: a torn line in the middle would break the chain for good.
+        match self.file.set_len(self.length).and_then(|()| self.probe()) {
+            Ok(()) => {
+                self.failed = None;
+                Ok(())
+            }
+            Err(error) => Err(self.fail(error)),
+        }
+    }
+
+    /// Continues in a new file if the path leads to another one by now.
+    pub(super) fn reopen(&mut self) -> Result<(), AuditError> {
+        let here = self
+            .file
+            .metadata()
+            .map_err(|source| self.write_error(source))?;
+        if fs::metadata(&self.path)
+            .is_ok_and(|there| (there.dev(), there.ino()) == (here.dev(), here.ino()))
+        {
+            return Ok(());
+        }
+        let file = open_file(&self.path)?;
+        let length = file
+            .metadata()
+            .map_err(|source| self.write_error(source))?
+            .len();
+        if length != 0 {
+            return Err(AuditError::Continue {
+                path: self.path.clone(),
+                problem: "another file with something in it stands in its place: move it away"
+                    .to_owned(),
+            });
+        }
+        self.file = file;
+        self.length = 0;
+        self.failed = None;
+        self.write_header()
+    }
+
+    /// Lines that no signature covers.
+    pub(super) fn unsigned(&self) -> u64 {
+        self.unsigned
+    }
+
+    /// What a checkpoint would sign now, if there is anything new.
+    pub(super) fn head(&self) -> Option<Head> {
+        (self.unsigned > 0).then_some(Head {
+            log_id: self.log_id,
+            seq: self.seq - 1,
+            hash: self.prev,
+        })
+    }
+
+    /// A checkpoint for this head was written as the last line: it covers all but itself and what came between.
+    pub(super) fn signed_up_to(&mut self, head: &Head) {
+        self.unsigned = (self.seq - 1).saturating_sub(head.seq).saturating_sub(1);
+    }
+
+    /// For syncing without holding the lock.
+    pub(super) fn handle(&self) -> Result<File, AuditError> {
+        self.file
+            .try_clone()
+            .map_err(|source| self.write_error(source))
+    }
+
+    fn write_header(&mut self) -> Result<(), AuditError> {
+        LineWriter::new(&mut self.buffer, self.seq, self.prev)
+            .header(&self.log_id, &self.signing_key);
+        self.write_buffer()?;
+        self.unsigned += 1;
+        Ok(())
+    }
+
+    fn write_buffer(&mut self) -> Result<(), AuditError> {
+        if let Err(error) = self.file.write_all(&self.buffer) {
+            return Err(self.fail(error));
+        }
+        self.length += self.buffer.len() as u64;
+        let line = self.buffer.strip_suffix(b"\n").unwrap_or(&self.buffer);
+        self.prev = Sha256::digest(line).into();
+        self.seq += 1;
+        Ok(())
+    }
+
+    /// Asks the file system for one more byte, and gives it back.
+    fn probe(&mut self) -> io::Result<()> {
+        self.file.write_all(b"\n")?;
+        self.file.set_len(self.length)
+    }
+
+    fn fail(&mut self, error: io::Error) -> AuditError {
+        // A part of the line may have been written. If this fails too, `check` does it before the next line.
+        let _ = self.file.set_len(self.length);
+        self.failed = Some((Instant::now(), error.kind(), error.to_string()));
+        self.write_error(error)
+    }
+
+    /// Finds the chain's end in a file that is there already.
+    fn resume(&mut self) -> Result<(), AuditError> {
+        let read = |source| AuditError::Read {
+            path: self.path.clone(),
+            source,
+        };
+        let mut reader = File::open(&self.path).map_err(read)?;
+        let length = reader.metadata().map_err(read)?.len();
+        let mut tail = Vec::new();
+        reader
+            .seek(SeekFrom::Start(length.saturating_sub(2 * LONGEST_LINE)))
+            .map_err(read)?;
+        reader.read_to_end(&mut tail).map_err(read)?;
+        let first = first_line(&self.path).map_err(read)?;
+
+        let header = Line::parse(&first).filter(|line| line.kind == "header");
+        self.log_id = header
+            .and_then(|line| unhex(&line.log_id?))
+            .ok_or_else(|| self.foreign("it does not begin with the header of an audit log"))?;
+
+        let whole = tail
+            .iter()
+            .rposition(|byte| *byte == b'\n')
+            .map_or(0, |at| at + 1);
+        let (lines, torn) = tail.split_at(whole);
+        let torn = torn.to_vec();
+        let last = lines.strip_suffix(b"\n").unwrap_or_default();
+        let last = last
+            .rsplit(|byte| *byte == b'\n')
+            .next()
+            .unwrap_or_default()
+            .to_vec();
+        let line = Line::parse(&last)
+            .ok_or_else(|| self.foreign("its last whole line is not one of an audit log"))?;
+        self.prev = Sha256::digest(&last).into();
+        self.seq = line.seq.saturating_add(1);
+        self.length = length;
+        // What was signed before is not known here; the next checkpoint covers it all anyway.
+        self.unsigned = u64::from(line.kind != "checkpoint");
+        if torn.is_empty() {
+            return Ok(());
+        }
+
+        // The power went in the middle of a line. If all but its newline is there, it counts.
+        self.file
+            .write_all(b"\n")
+            .map_err(|source| self.write_error(source))?;
+        self.length += 1;
+        let complete = Line::parse(&torn)
+            .filter(|line| line.seq == self.seq && line.prev() == Some(self.prev));
+        if complete.is_some() {
+            self.prev = Sha256::digest(&torn).into();
+            self.seq += 1;
+            return Ok(());
+        }
+        self.append(|line| line.recovered(&torn))
+    }
+
+    fn foreign(&self, problem: &str) -> AuditError {
+        AuditError::Continue {
+            path: self.path.clone(),
+            problem: format!("{problem}. Move the file away (and keep it), and start again"),
+        }
+    }
+
+    fn write_error(&self, source: io::Error) -> AuditError {
+        AuditError::Write {
+            path: self.path.clone(),
+            source,
+        }
+    }
+}
+
+/// Append-only, for its owner only, and for one process at a time.
+fn open_file(path: &Path) -> Result<File, AuditError> {
+    let write = |source| AuditError::Write {
+        path: path.to_owned(),
+        source,
+    };
+    let file = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(write)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => Err(AuditError::Continue {
+            path: path.to_owned(),
+            problem: "another process writes it: stop the running server first".to_owned(),
+        }),
+        Err(fs::TryLockError::Error(source)) => Err(write(source)),
+    }
+}
+
+fn first_line(path: &Path) -> io::Result<Vec<u8>> {
+    let mut line = Vec::new();
+    let file = io::BufReader::new(File::open(path)?);
+    io::BufRead::read_until(&mut io::Read::take(file, LONGEST_LINE), b'\n', &mut line)?;
+    if line.last() == Some(&b'\n') {
+        line.pop();
+    }
+    Ok(line)
+}

@@ -1,0 +1,198 @@
+//! One JSON line for every decision, hash-chained and signed by the HSM, so that a change shows.
+//!
+//! The format is published in `docs/audit-format.md`.
+
+mod file;
+mod line;
+mod verify;
+
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use sha2::{Digest as _, Sha256};
+use strongroom_hsm::{Hsm, HsmError};
+use tokio::sync::Notify;
+
+use file::LogFile;
+pub use verify::Verification;
+
+/// One decision: who asked what of which key, and what came of it. Never plaintext.
+#[derive(Clone, Debug, Default)]
+pub struct Entry<'a> {
+    /// The request's id, as in the answer.
+    pub request_id: &'a str,
+    /// The identity, empty where none was established.
+    pub identity: &'a str,
+    /// The token's id, empty where none was used.
+    pub token_id: &'a str,
+    /// The client's address and port.
+    pub remote: &'a str,
+    /// The operation, as in the policy file; `cli:accept-rollback` and the like for offline acts.
+    pub operation: &'a str,
+    /// The key's name, empty where none is concerned.
+    pub key: &'a str,
+    /// The key version used, 0 where none was.
+    pub key_version: u32,
+    /// Items in the batch, 0 where it was none.
+    pub batch: usize,
+    /// Items of the batch that failed.
+    pub batch_failed: usize,
+    /// `ok`, `denied`, `error`.
+    pub outcome: &'a str,
+    /// The HTTP status, 0 for offline acts.
+    pub status: u16,
+    /// Why it was denied or failed; never from the client's plaintext.
+    pub reason: &'a str,
+}
+
+/// Where and how to write.
+#[derive(Clone, Debug)]
+pub struct AuditOptions {
+    /// The file, appended to.
+    pub path: PathBuf,
+    /// A signed checkpoint after this many lines...
+    pub checkpoint_lines: u64,
+    /// ...or this long after the first unsigned one.
+    pub checkpoint_interval: Duration,
+}
+
+/// Why nothing could be written, or what a verification could not read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AuditError {
+    /// The file can't be written; requests are refused until it can.
+    #[error("the audit log {path} can't be written: {source}")]
+    Write {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file can't be read.
+    #[error("the audit log {path} can't be read: {source}")]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file's end is not a line of ours.
+    #[error("the audit log {path} can't be continued: {problem}")]
+    Continue {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        problem: String,
+    },
+    /// The public key given for a verification is none.
+    #[error("the key to verify with is not a P-256 public key: {0}")]
+    Key(String),
+    /// The token did not sign.
+    #[error("the audit log's latest lines could not be signed: {0}")]
+    Sign(#[from] HsmError),
+}
+
+/// The open log.
+pub struct Audit {
+    file: Mutex<LogFile>,
+    options: AuditOptions,
+    hsm: Hsm,
+    due: Notify,
+}
+
+impl Audit {
+    /// Opens or makes the file and continues its chain.
+    ///
+    /// # Errors
+    /// [`AuditError::Write`] if it can't be written, [`AuditError::Continue`] if it is not a log of this format or another process writes it.
+    #[allow(
+        clippy::unused_async,
+        reason = "callers are async, and a log on a network disc may want to be"
+    )]
+    pub async fn open(options: AuditOptions, hsm: Hsm) -> Result<Self, AuditError> {
+        let fingerprint = Sha256::digest(hsm.signing_public_key()).into();
+        let file = Mutex::new(LogFile::open(&options.path, fingerprint)?);
+        Ok(Self {
+            file,
+            options,
+            hsm,
+            due: Notify::new(),
+        })
+    }
+
+    /// Appends one line; it is in the kernel when this returns. After a failure every later call fails too until
+    /// the file can be written again, so that the server refuses requests rather than serve them unrecorded.
+    ///
+    /// # Errors
+    /// [`AuditError::Write`].
+    pub fn record(&self, entry: &Entry<'_>) -> Result<(), AuditError> {
+        let mut file = self.lock();
+        file.append(|line| line.decision(entry))?;
+        if file.unsigned() >= self.options.checkpoint_lines {
+            self.due.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Whether the log can be written now: asked before an operation is carried out.
+    ///
+    /// # Errors
+    /// [`AuditError::Write`].
+    pub fn check(&self) -> Result<(), AuditError> {
+        self.lock().check()
+    }
+
+    /// Opens the file anew (after logrotate moved it); the chain goes on in the new one.
+    ///
+    /// # Errors
+    /// [`AuditError::Write`]; the old file stays in use.
+    pub fn reopen(&self) -> Result<(), AuditError> {
+        self.lock().reopen()
+    }
+
+    /// Signs what is unsigned and syncs it to disc. Called by a timer and at stop.
+    ///
+    /// # Errors
+    /// [`AuditError::Sign`] if the token can't, [`AuditError::Write`]. The lines stay, and are signed next time.
+    pub async fn checkpoint(&self) -> Result<(), AuditError> {
+        let Some(head) = self.lock().head() else {
+            return Ok(());
+        };
+        let signature = self.hsm.sign(head.digest()).await?;
+        let handle = {
+            let mut file = self.lock();
+            file.append(|line| line.checkpoint(&head, &signature))?;
+            file.signed_up_to(&head);
+            file.handle()?
+        };
+        let synced = tokio::task::spawn_blocking(move || handle.sync_data()).await;
+        match synced {
+            Ok(Err(source)) => Err(AuditError::Write {
+                path: self.options.path.clone(),
+                source,
+            }),
+            // A task that did not run to its end was stopped with the runtime; the kernel has the lines.
+            Ok(Ok(())) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Signs after `checkpoint_lines` lines and each `checkpoint_interval`, for ever. What fails is tried again.
+    pub async fn run_checkpoints(&self) {
+        loop {
+            let _ =
+                tokio::time::timeout(self.options.checkpoint_interval, self.due.notified()).await;
+            if let Err(error) = self.checkpoint().await {
+                tracing::warn!(%error, "the audit log's latest lines are not signed yet");
+            }
+        }
+    }
+
+    /// A panic while the lock was held left at most a line that was not written whole, which the next one repairs.
+    fn lock(&self) -> MutexGuard<'_, LogFile> {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests;

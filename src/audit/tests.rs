@@ -1,0 +1,336 @@
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::fs;
+
+use p256::ecdsa::signature::hazmat::PrehashSigner as _;
+use p256::ecdsa::{Signature, SigningKey};
+use p256::pkcs8::EncodePublicKey as _;
+use proptest::prelude::*;
+
+use super::file::LogFile;
+use super::*;
+
+/// A log whose checkpoints are signed by a key of this process: the whole program's tests use the HSM's.
+struct Log {
+    folder: tempfile::TempDir,
+    key: SigningKey,
+}
+
+impl Log {
+    fn new() -> Self {
+        let key = SigningKey::from_slice(&[7; 32]).unwrap();
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+            key,
+        }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("audit.log")
+    }
+
+    fn public_key(&self) -> Vec<u8> {
+        self.key
+            .verifying_key()
+            .to_public_key_der()
+            .unwrap()
+            .into_vec()
+    }
+
+    fn open(&self) -> LogFile {
+        LogFile::open(&self.path(), Sha256::digest(self.public_key()).into()).unwrap()
+    }
+
+    fn checkpoint(&self, file: &mut LogFile) {
+        let head = file.head().unwrap();
+        let signature: Signature = self.key.sign_prehash(&head.digest()).unwrap();
+        file.append(|line| line.checkpoint(&head, &signature.to_bytes().into()))
+            .unwrap();
+        file.signed_up_to(&head);
+    }
+
+    /// Six decisions, a checkpoint after the third and the sixth: header, 1, 2, 3, checkpoint, 4, 5, 6, checkpoint.
+    fn filled() -> Self {
+        let log = Self::new();
+        let mut file = log.open();
+        for number in 1..=6_u32 {
+            file.append(|line| line.decision(&entry(&format!("key-{number}"))))
+                .unwrap();
+            if number % 3 == 0 {
+                log.checkpoint(&mut file);
+            }
+        }
+        log
+    }
+
+    fn lines(&self) -> Vec<String> {
+        fs::read_to_string(self.path())
+            .unwrap()
+            .lines()
+            .map(str::to_owned)
+            .collect()
+    }
+
+    fn write(&self, lines: &[String]) {
+        fs::write(
+            self.path(),
+            lines
+                .iter()
+                .flat_map(|line| [line, "\n"])
+                .collect::<String>(),
+        )
+        .unwrap();
+    }
+
+    fn verify(&self) -> Verification {
+        Audit::verify(&[&self.path()], &self.public_key()).unwrap()
+    }
+
+    fn problems_after(change: impl FnOnce(&mut Vec<String>)) -> Vec<String> {
+        let log = Self::filled();
+        let mut lines = log.lines();
+        change(&mut lines);
+        log.write(&lines);
+        log.verify().problems
+    }
+}
+
+fn entry(key: &str) -> Entry<'_> {
+    Entry {
+        operation: "encrypt",
+        outcome: "ok",
+        status: 200,
+        key,
+        ..Entry::default()
+    }
+}
+
+#[test]
+fn an_untouched_log_verifies_and_is_signed_to_its_end() {
+    let found = Log::filled().verify();
+    assert!(found.problems.is_empty(), "{found:?}");
+    assert_eq!(
+        (
+            found.lines,
+            found.checkpoints,
+            found.unsigned_tail,
+            found.first_seq
+        ),
+        (9, 2, 0, 1)
+    );
+}
+
+#[test]
+fn each_kind_of_tampering_is_found_where_it_is() {
+    let changed = Log::problems_after(|lines| lines[2] = lines[2].replace("key-2", "key-9"));
+    assert!(
+        changed[0].contains("log:4") && changed[0].contains("changed"),
+        "{changed:?}"
+    );
+    let removed = Log::problems_after(|lines| drop(lines.remove(2)));
+    assert!(
+        removed[0].contains("log:3") && removed[0].contains("missing"),
+        "{removed:?}"
+    );
+    let moved = Log::problems_after(|lines| lines.swap(2, 3));
+    assert!(moved[0].contains("log:3"), "{moved:?}");
+    let doubled = Log::problems_after(|lines| lines.insert(3, lines[2].clone()));
+    assert!(doubled[0].contains("log:4"), "{doubled:?}");
+    let foreign = Log::problems_after(|lines| lines.insert(3, "not json".to_owned()));
+    assert!(
+        foreign[0].contains("log:4") && foreign[0].contains("not a line"),
+        "{foreign:?}"
+    );
+    let headless = Log::problems_after(|lines| drop(lines.remove(0)));
+    assert!(headless[0].contains("header"), "{headless:?}");
+}
+
+#[test]
+fn a_whole_log_written_anew_lacks_the_signature() {
+    // The chain is right again, but only the HSM could have signed it.
+    let log = Log::filled();
+    let forger = Log {
+        key: SigningKey::from_slice(&[8; 32]).unwrap(),
+        ..Log::filled()
+    };
+    let mut forged = forger.open();
+    forged
+        .append(|line| line.decision(&entry("forged")))
+        .unwrap();
+    forger.checkpoint(&mut forged);
+    let found = Audit::verify(&[&forger.path()], &log.public_key()).unwrap();
+    assert!(
+        found
+            .problems
+            .iter()
+            .any(|problem| problem.contains("signature")),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn the_last_line_changed_after_its_signature_is_found() {
+    let problems = Log::problems_after(|lines| {
+        lines[7] = lines[7].replace("key-6", "key-5");
+        // The forger repairs the chain as far as it can be without the key.
+        let hash = base16ct::lower::encode_string(&Sha256::digest(lines[7].as_bytes()));
+        let at = lines[8].find("\"prev\":\"").unwrap() + 8;
+        lines[8].replace_range(at..at + 64, &hash);
+    });
+    assert!(
+        problems
+            .iter()
+            .any(|problem| problem.contains("not the one that was signed")),
+        "{problems:?}"
+    );
+}
+
+#[test]
+fn a_cut_end_shows_as_unsigned_lines() {
+    let log = Log::filled();
+    let mut lines = log.lines();
+    lines.truncate(7);
+    log.write(&lines);
+    let found = log.verify();
+    assert!(found.problems.is_empty(), "{found:?}");
+    assert_eq!(
+        found.unsigned_tail, 3,
+        "a checkpoint and two decisions behind what is signed"
+    );
+}
+
+#[test]
+fn the_chain_goes_on_after_a_restart_and_in_a_new_file() {
+    let log = Log::filled();
+    let mut file = log.open();
+    file.append(|line| line.decision(&entry("after"))).unwrap();
+    let old = log.folder.path().join("audit.log.1");
+    fs::rename(log.path(), &old).unwrap();
+    file.reopen().unwrap();
+    file.append(|line| line.decision(&entry("in the new file")))
+        .unwrap();
+    log.checkpoint(&mut file);
+    let both = Audit::verify(&[&old, &log.path()], &log.public_key()).unwrap();
+    assert!(
+        both.problems.is_empty() && both.unsigned_tail == 0,
+        "{both:?}"
+    );
+    let swapped = Audit::verify(&[&log.path(), &old], &log.public_key()).unwrap();
+    assert!(!swapped.problems.is_empty());
+
+    // A file left out of the middle.
+    let older = log.folder.path().join("audit.log.2");
+    fs::rename(&old, &older).unwrap();
+    fs::rename(log.path(), &old).unwrap();
+    file.reopen().unwrap();
+    log.checkpoint(&mut file);
+    let gap = Audit::verify(&[&older, &log.path()], &log.public_key()).unwrap();
+    assert!(
+        gap.problems
+            .iter()
+            .any(|problem| problem.contains("missing")),
+        "{gap:?}"
+    );
+}
+
+#[test]
+fn a_torn_last_line_is_recovered_and_accounted_for() {
+    for torn in ["{\"type\":\"deci", "\u{0}\u{0}\u{0}"] {
+        let log = Log::filled();
+        let text = fs::read_to_string(log.path()).unwrap();
+        fs::write(log.path(), format!("{text}{torn}")).unwrap();
+        assert!(
+            !log.verify().problems.is_empty(),
+            "a torn end that was not recovered is a problem"
+        );
+        let mut file = log.open();
+        file.append(|line| line.decision(&entry("next"))).unwrap();
+        drop(file);
+        assert!(log.verify().problems.is_empty(), "{:?}", log.verify());
+        let spoilt = fs::read_to_string(log.path())
+            .unwrap()
+            .replace(torn, "{\"type\":\"other");
+        fs::write(log.path(), spoilt).unwrap();
+        assert!(
+            !log.verify().problems.is_empty(),
+            "another torn line than the one that was recovered"
+        );
+    }
+}
+
+#[test]
+fn a_line_that_lacks_only_its_newline_counts() {
+    let log = Log::filled();
+    let text = fs::read_to_string(log.path()).unwrap();
+    fs::write(log.path(), text.trim_end()).unwrap();
+    drop(log.open());
+    assert!(log.verify().problems.is_empty(), "{:?}", log.verify());
+}
+
+#[test]
+fn two_writers_are_refused_and_so_is_a_foreign_file() {
+    let log = Log::filled();
+    let _first = log.open();
+    let second = LogFile::open(&log.path(), [0; 32]).err().unwrap();
+    assert!(second.to_string().contains("another process"), "{second}");
+    let foreign = log.folder.path().join("foreign");
+    fs::write(&foreign, "hello\n").unwrap();
+    let error = LogFile::open(&foreign, [0; 32]).err().unwrap();
+    assert!(
+        error.to_string().contains("does not begin with the header"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_full_disc_refuses_every_line() {
+    let error = LogFile::open(std::path::Path::new("/dev/full"), [0; 32])
+        .err()
+        .unwrap();
+    assert!(matches!(error, AuditError::Write { .. }), "{error}");
+}
+
+#[test]
+fn hostile_texts_stay_within_their_field() {
+    let log = Log::new();
+    let mut file = log.open();
+    let hostile = "a\"}\n{\"type\":\"header\"\u{0}\u{2028}\\";
+    file.append(|line| {
+        line.decision(&Entry {
+            reason: hostile,
+            ..entry(hostile)
+        })
+    })
+    .unwrap();
+    let lines = log.lines();
+    assert_eq!(lines.len(), 2);
+    let line: serde_json::Value = serde_json::from_str(&lines[1]).unwrap();
+    assert_eq!(
+        (line["key"].as_str(), line["reason"].as_str()),
+        (Some(hostile), Some(hostile))
+    );
+    assert!(log.verify().problems.is_empty());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// One byte of the signed part changed to any other value is found, whatever it is.
+    #[test]
+    fn every_changed_byte_is_found(at in any::<prop::sample::Index>(), mask in 1_u8..) {
+        let log = Log::filled();
+        let mut bytes = fs::read(log.path()).unwrap();
+        let at = at.index(bytes.len());
+        bytes[at] ^= mask;
+        fs::write(log.path(), &bytes).unwrap();
+        prop_assert!(!log.verify().problems.is_empty());
+    }
+
+    #[test]
+    fn no_file_makes_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        let log = Log::new();
+        fs::write(log.path(), &bytes).unwrap();
+        let _ = log.verify();
+        let _ = LogFile::open(&log.path(), [0; 32]);
+    }
+}

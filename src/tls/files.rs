@@ -1,0 +1,266 @@
+//! From PEM files to what rustls takes, with errors that say what is expected.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use rustls::RootCertStore;
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use x509_parser::prelude::{ASN1Time, CertificateRevocationList, FromDer, X509Certificate};
+use zeroize::{Zeroize, Zeroizing};
+
+use super::TlsError;
+
+/// More than any of these files needs (a public CA's full CRL has some MiB), and little enough to read at once.
+const MAX_FILE: u64 = 64 << 20;
+
+/// The CAs of clients.
+pub(super) struct Authorities {
+    pub(super) roots: Arc<RootCertStore>,
+    /// Each one's subject, DER and for people.
+    subjects: Vec<(Vec<u8>, String)>,
+}
+
+/// The server's chain with its key.
+pub(super) fn certified_key(certificate: &Path, key: &Path) -> Result<CertifiedKey, TlsError> {
+    let chain = certificates(certificate)?;
+    if let Some(end_entity) = chain.first() {
+        let parsed = parse(certificate, end_entity)?;
+        let validity = parsed.validity();
+        if now() > validity.not_after.timestamp() {
+            return Err(refuse(
+                certificate,
+                format!(
+                    "the server certificate {} expired on {}: renew it",
+                    parsed.subject(),
+                    date(validity.not_after)
+                ),
+            ));
+        }
+    }
+    let key_der = private_key(key)?;
+    let certified = CertifiedKey::new(
+        chain,
+        any_supported_type(&key_der.0).map_err(|error| {
+            refuse(
+                key,
+                format!("{error}: expected an ECDSA (P-256, P-384, P-521), Ed25519 or RSA key"),
+            )
+        })?,
+    );
+    certified.keys_match().map_err(|_| {
+        refuse(
+            key,
+            format!(
+                "it is not the private key of the first certificate in {}: were they renewed together, and is the server's own certificate first?",
+                certificate.display()
+            ),
+        )
+    })?;
+    Ok(certified)
+}
+
+/// The CAs that client certificates are checked against.
+pub(super) fn authorities(path: &Path) -> Result<Authorities, TlsError> {
+    let mut roots = RootCertStore::empty();
+    let mut subjects = Vec::new();
+    for certificate in certificates(path)? {
+        let parsed = parse(path, &certificate)?;
+        // Whoever holds the key of a certificate in this file can issue any identity, whether or not it says that it is a CA.
+        if !parsed.is_ca() {
+            return Err(refuse(
+                path,
+                format!(
+                    "{} is not a CA certificate: this file holds the CAs that issue client certificates, never a client's own",
+                    parsed.subject()
+                ),
+            ));
+        }
+        subjects.push((
+            parsed.subject().as_raw().to_vec(),
+            parsed.subject().to_string(),
+        ));
+        roots
+            .add(certificate)
+            .map_err(|error| refuse(path, format!("a CA certificate is not usable: {error}")))?;
+    }
+    Ok(Authorities {
+        roots: Arc::new(roots),
+        subjects,
+    })
+}
+
+/// The CRLs; if there are any, every CA needs one.
+pub(super) fn crls(
+    paths: &[PathBuf],
+    authorities: &Authorities,
+) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
+    let mut crls = Vec::new();
+    let mut issuers = Vec::new();
+    for path in paths {
+        let pem = read(path)?;
+        let before = crls.len();
+        for crl in CertificateRevocationListDer::pem_slice_iter(&pem) {
+            let crl = crl.map_err(|error| refuse(path, format!("{error}; {CRL_EXPECTED}")))?;
+            let (_, parsed) = CertificateRevocationList::from_der(&crl)
+                .map_err(|error| refuse(path, format!("a CRL can't be read: {error}")))?;
+            let next = parsed.next_update().ok_or_else(|| {
+                refuse(
+                    path,
+                    format!(
+                        "the CRL of {} has no nextUpdate, which RFC 5280 requires",
+                        parsed.issuer()
+                    ),
+                )
+            })?;
+            if now() > next.timestamp() {
+                return Err(refuse(
+                    path,
+                    format!(
+                        "the CRL of {} ended on {}: fetch its successor",
+                        parsed.issuer(),
+                        date(next)
+                    ),
+                ));
+            }
+            issuers.push(parsed.issuer().as_raw().to_vec());
+            crls.push(crl);
+        }
+        if crls.len() == before {
+            return Err(refuse(path, format!("no PEM CRL in it; {CRL_EXPECTED}")));
+        }
+    }
+    let without = authorities
+        .subjects
+        .iter()
+        .find(|(raw, _)| !crls.is_empty() && !issuers.contains(raw));
+    match (without, paths.first()) {
+        (Some((_, name)), Some(path)) => Err(refuse(
+            path,
+            format!(
+                "no CRL of the client CA {name} is configured, so all its clients would be refused: add it to tls.crls"
+            ),
+        )),
+        _ => Ok(crls),
+    }
+}
+
+const CRL_EXPECTED: &str = "expected `-----BEGIN X509 CRL-----` (from DER: `openssl crl -inform DER -in FILE -out FILE.pem`)";
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let pem = read(path)?;
+    let certificates = CertificateDer::pem_slice_iter(&pem)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| refuse(path, format!("the PEM is broken: {error}")))?;
+    if certificates.is_empty() {
+        return Err(refuse(
+            path,
+            "no PEM certificate in it; expected `-----BEGIN CERTIFICATE-----` (from DER: `openssl x509 -inform DER -in FILE -out FILE.pem`)"
+                .to_owned(),
+        ));
+    }
+    Ok(certificates)
+}
+
+/// A private key that is overwritten when dropped.
+struct Key(PrivateKeyDer<'static>);
+
+impl Drop for Key {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+fn private_key(path: &Path) -> Result<Key, TlsError> {
+    let file = open(path)?;
+    let mode = file
+        .metadata()
+        .map_err(|error| refuse(path, error.to_string()))?
+        .permissions()
+        .mode();
+    if mode & 0o007 != 0 {
+        return Err(refuse(
+            path,
+            format!(
+                "the private key is accessible to every user (mode {:04o}): run `chmod 0600` on it, or 0640 with a group of its own, and replace the key if others may have read it",
+                mode & 0o7777
+            ),
+        ));
+    }
+    let pem = read_from(path, file)?;
+    PrivateKeyDer::from_pem_slice(&pem).map(Key).map_err(|error| {
+        let encrypted = pem
+            .windows(b"BEGIN ENCRYPTED".len())
+            .any(|window| window == b"BEGIN ENCRYPTED");
+        refuse(
+            path,
+            match error {
+                pem::Error::NoItemsFound if encrypted => {
+                    "the private key is encrypted with a passphrase: decrypt it (`openssl pkey`) and protect the file instead".to_owned()
+                }
+                pem::Error::NoItemsFound => {
+                    "no PEM private key in it; expected `-----BEGIN PRIVATE KEY-----`".to_owned()
+                }
+                error => format!("the PEM is broken: {error}"),
+            },
+        )
+    })
+}
+
+fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, TlsError> {
+    read_from(path, open(path)?)
+}
+
+fn open(path: &Path) -> Result<File, TlsError> {
+    File::open(path).map_err(|error| refuse(path, format!("it can't be opened: {error}")))
+}
+
+/// All of it; its room is taken at once, so that a private key leaves no copy behind while a vector grows.
+fn read_from(path: &Path, file: File) -> Result<Zeroizing<Vec<u8>>, TlsError> {
+    let cant = |error: std::io::Error| refuse(path, format!("it can't be read: {error}"));
+    let size = file.metadata().map_err(cant)?.len().min(MAX_FILE);
+    let mut bytes = Zeroizing::new(Vec::with_capacity(
+        usize::try_from(size).unwrap_or(0) + 1024,
+    ));
+    let read = file
+        .take(MAX_FILE + 1)
+        .read_to_end(&mut bytes)
+        .map_err(cant)?;
+    if read as u64 > MAX_FILE {
+        return Err(refuse(path, "it is larger than 64 MiB".to_owned()));
+    }
+    Ok(bytes)
+}
+
+fn parse<'a>(path: &Path, der: &'a [u8]) -> Result<X509Certificate<'a>, TlsError> {
+    X509Certificate::from_der(der)
+        .map(|(_, certificate)| certificate)
+        .map_err(|error| refuse(path, format!("a certificate can't be read: {error}")))
+}
+
+fn refuse(path: &Path, problem: String) -> TlsError {
+    TlsError {
+        file: path.to_owned(),
+        problem,
+    }
+}
+
+/// Seconds since 1970.
+fn now() -> i64 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .ok()
+        .and_then(|since| i64::try_from(since.as_secs()).ok())
+        .unwrap_or(0)
+}
+
+fn date(time: ASN1Time) -> String {
+    jiff::Timestamp::from_second(time.timestamp())
+        .map_or_else(|_| time.to_string(), |timestamp| timestamp.to_string())
+}

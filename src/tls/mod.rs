@@ -1,0 +1,191 @@
+//! TLS as the appliance speaks it: 1.3 only, a client certificate always, X25519MLKEM768 preferred, hot reload, revocation.
+//!
+//! Decisions that the code alone does not explain:
+//!
+//! - No session is ever resumed: no tickets, no session cache, so no early data. A resumed handshake shows no certificate, so a
+//!   client that was revoked meanwhile would come back in. Clients of a key service hold few, long connections; a full
+//!   handshake for each is cheap.
+//! - With CRLs configured they cover the whole chain: each certificate from the client's up to the one that a CA of `client_ca` signed
+//!   needs a CRL of its issuer, and "unknown" is refused. A CRL past its `nextUpdate` is no longer evidence and is refused too; so publish CRLs well
+//!   before the last one ends. Without CRLs nothing is checked for revocation.
+//! - A connection outlives the moment its certificate was checked, so [`Tls::still_valid`] asks again.
+
+mod files;
+mod peer;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+use rustls::ServerConfig;
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::{default_provider, kx_group};
+use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::sign::SingleCertAndKey;
+
+pub use self::peer::Peer;
+
+/// The files TLS is made of, all PEM.
+#[derive(Clone, Debug)]
+pub struct TlsFiles {
+    /// The server's chain.
+    pub certificate: PathBuf,
+    /// Its private key, PKCS#8, SEC1 or PKCS#1, not encrypted.
+    pub private_key: PathBuf,
+    /// The CAs that client certificates are checked against.
+    pub client_ca: PathBuf,
+    /// CRLs of those CAs; where there are any, a certificate whose status is unknown is refused.
+    pub crls: Vec<PathBuf>,
+}
+
+/// Why TLS files were refused; the old ones stay in force on reload.
+#[derive(Debug, thiserror::Error)]
+#[error("{file}: {problem}")]
+pub struct TlsError {
+    /// Which file.
+    pub file: PathBuf,
+    /// What is wrong with it and what is expected.
+    pub problem: String,
+}
+
+/// The TLS configuration in force, replaced as a whole.
+pub struct Tls {
+    files: TlsFiles,
+    current: ArcSwap<Generation>,
+    /// One reload at a time, so that generations rise with the files' age.
+    reloading: Mutex<()>,
+}
+
+/// What one reading of the files gave.
+struct Generation {
+    number: u64,
+    server: Arc<ServerConfig>,
+    verifier: Arc<dyn ClientCertVerifier>,
+}
+
+impl Tls {
+    /// Reads and checks everything.
+    pub fn load(files: TlsFiles) -> Result<Self, TlsError> {
+        let first = Generation::read(&files, 1)?;
+        Ok(Self {
+            files,
+            current: ArcSwap::from_pointee(first),
+            reloading: Mutex::new(()),
+        })
+    }
+
+    /// Reads everything again; on an error the old configuration stays in force. Open connections go on, and their
+    /// clients' certificates are checked again at their next request.
+    pub fn reload(&self) -> Result<(), TlsError> {
+        let _one_at_a_time = self
+            .reloading
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let next = Generation::read(&self.files, self.generation() + 1)?;
+        self.current.store(Arc::new(next));
+        Ok(())
+    }
+
+    /// The configuration for the next handshake.
+    pub fn server_config(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.current.load().server)
+    }
+
+    /// Rises with each successful reload.
+    pub fn generation(&self) -> u64 {
+        self.current.load().number
+    }
+
+    /// Whether the peer's certificate is still good (CA, validity, revocation) under the configuration in force:
+    /// asked for each request. The answer is remembered in the peer until the configuration changes, the certificate
+    /// expires, or a minute has passed (a CRL or an intermediate certificate may have expired by then).
+    ///
+    /// # Errors
+    /// The reason, fit for a log and for the client.
+    pub fn still_valid(&self, peer: &Peer) -> Result<(), String> {
+        let current = self.current.load();
+        let now = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map_err(|_| "the server's clock is before 1970".to_owned())?;
+        if peer.was_checked(current.number, now.as_secs()) {
+            return Ok(());
+        }
+        let mut chain = peer
+            .chain
+            .iter()
+            .map(|der| CertificateDer::from(der.as_slice()));
+        let end_entity = chain.next().ok_or("there is no client certificate")?;
+        let intermediates: Vec<_> = chain.collect();
+        current
+            .verifier
+            .verify_client_cert(&end_entity, &intermediates, UnixTime::since_unix_epoch(now))
+            .map_err(|error| format!("the client certificate is no longer accepted: {error}"))?;
+        peer.set_checked(current.number, now.as_secs());
+        Ok(())
+    }
+
+    /// The files to watch.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let files = &self.files;
+        [&files.certificate, &files.private_key, &files.client_ca]
+            .into_iter()
+            .chain(&files.crls)
+            .cloned()
+            .collect()
+    }
+}
+
+impl Generation {
+    fn read(paths: &TlsFiles, number: u64) -> Result<Self, TlsError> {
+        let error = |file: &PathBuf, problem: String| TlsError {
+            file: file.clone(),
+            problem,
+        };
+        let key = files::certified_key(&paths.certificate, &paths.private_key)?;
+        let authorities = files::authorities(&paths.client_ca)?;
+        let crls = files::crls(&paths.crls, &authorities)?;
+
+        let provider = Arc::new(provider());
+        let mut verifier =
+            WebPkiClientVerifier::builder_with_provider(authorities.roots, Arc::clone(&provider));
+        if !crls.is_empty() {
+            verifier = verifier.with_crls(crls).enforce_revocation_expiration();
+        }
+        let verifier = verifier
+            .build()
+            .map_err(|problem| error(&paths.client_ca, problem.to_string()))?;
+        let mut server = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(|problem| error(&paths.certificate, problem.to_string()))?
+            .with_client_cert_verifier(Arc::clone(&verifier))
+            .with_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
+        server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        server.send_tls13_tickets = 0;
+        server.session_storage = Arc::new(NoServerSessionStorage {});
+        Ok(Self {
+            number,
+            server: Arc::new(server),
+            verifier,
+        })
+    }
+}
+
+/// The library's suites, and the key exchanges in our order: the hybrid one first, so that what is recorded today
+/// stays secret from tomorrow's quantum computers.
+fn provider() -> CryptoProvider {
+    CryptoProvider {
+        kx_groups: vec![
+            kx_group::X25519MLKEM768,
+            kx_group::X25519,
+            kx_group::SECP256R1,
+            kx_group::SECP384R1,
+        ],
+        ..default_provider()
+    }
+}
+
+#[cfg(test)]
+mod tests;

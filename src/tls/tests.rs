@@ -1,0 +1,410 @@
+#![allow(clippy::unwrap_used)]
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, IsCa, Issuer,
+    KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber, date_time_ymd,
+};
+use rustls::client::Resumption;
+use rustls::pki_types::{PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, NamedGroup, RootCertStore};
+use rustls::{ProtocolVersion, ServerConnection};
+use tempfile::TempDir;
+
+use super::*;
+
+struct Ca {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+    der: CertificateDer<'static>,
+}
+
+struct Leaf {
+    der: CertificateDer<'static>,
+    pem: String,
+    key: KeyPair,
+}
+
+impl Ca {
+    fn new(name: &str) -> Self {
+        let params = Self::params(name);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        Self {
+            pem: certificate.pem(),
+            der: certificate.der().clone(),
+            issuer: Issuer::new(params, key),
+        }
+    }
+
+    fn params(name: &str) -> CertificateParams {
+        let mut params = CertificateParams::default();
+        params
+            .distinguished_name
+            .push(rcgen::DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params
+    }
+
+    fn intermediate(&self, name: &str) -> Self {
+        let params = Self::params(name);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        Self {
+            pem: certificate.pem(),
+            der: certificate.der().clone(),
+            issuer: Issuer::new(params, key),
+        }
+    }
+
+    fn leaf(&self, serial: u64, change: impl FnOnce(&mut CertificateParams)) -> Leaf {
+        let mut params = CertificateParams::default();
+        params.serial_number = Some(SerialNumber::from(serial));
+        params.subject_alt_names = vec![SanType::DnsName("localhost".try_into().unwrap())];
+        change(&mut params);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        Leaf {
+            der: certificate.der().clone(),
+            pem: certificate.pem(),
+            key,
+        }
+    }
+
+    fn crl(&self, revoked: &[u64], next_year: i32) -> String {
+        CertificateRevocationListParams {
+            this_update: date_time_ymd(2024, 1, 1),
+            next_update: date_time_ymd(next_year, 1, 1),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: revoked
+                .iter()
+                .map(|serial| RevokedCertParams {
+                    serial_number: SerialNumber::from(*serial),
+                    revocation_time: date_time_ymd(2024, 1, 1),
+                    reason_code: None,
+                    invalidity_date: None,
+                })
+                .collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        }
+        .signed_by(&self.issuer)
+        .unwrap()
+        .pem()
+        .unwrap()
+    }
+}
+
+struct House {
+    folder: TempDir,
+    ca: Ca,
+}
+
+impl House {
+    fn new() -> Self {
+        let house = Self {
+            folder: TempDir::new().unwrap(),
+            ca: Ca::new("clients"),
+        };
+        let server = house.ca.leaf(1, |_| ());
+        house.write("server.pem", &server.pem);
+        house.write("server.key", &server.key.serialize_pem());
+        house.write("ca.pem", &house.ca.pem);
+        house
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).unwrap();
+        fs::set_permissions(self.path(name), Permissions::from_mode(0o600)).unwrap();
+    }
+
+    fn files(&self, crls: &[&str]) -> TlsFiles {
+        TlsFiles {
+            certificate: self.path("server.pem"),
+            private_key: self.path("server.key"),
+            client_ca: self.path("ca.pem"),
+            crls: crls.iter().map(|name| self.path(name)).collect(),
+        }
+    }
+
+    fn load(&self, crls: &[&str]) -> Result<Tls, TlsError> {
+        Tls::load(self.files(crls))
+    }
+
+    fn client(&self, chain: Option<(&Leaf, &[&Ca])>) -> Arc<ClientConfig> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.ca.der.clone()).unwrap();
+        let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots);
+        let mut config = match chain {
+            None => builder.with_no_client_auth(),
+            Some((leaf, intermediates)) => {
+                let mut chain = vec![leaf.der.clone()];
+                chain.extend(intermediates.iter().map(|ca| ca.der.clone()));
+                let key = PrivateKeyDer::try_from(leaf.key.serialize_der()).unwrap();
+                builder.with_client_auth_cert(chain, key).unwrap()
+            }
+        };
+        config.resumption = Resumption::in_memory_sessions(8);
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Arc::new(config)
+    }
+}
+
+/// The whole handshake, in memory.
+fn handshake(
+    tls: &Tls,
+    client: &Arc<ClientConfig>,
+) -> Result<(ClientConnection, ServerConnection), rustls::Error> {
+    let name = ServerName::try_from("localhost").unwrap();
+    let mut client = ClientConnection::new(Arc::clone(client), name).unwrap();
+    let mut server = ServerConnection::new(tls.server_config()).unwrap();
+    for _ in 0..10 {
+        let mut bytes = Vec::new();
+        while client.wants_write() {
+            client.write_tls(&mut bytes).unwrap();
+        }
+        let mut bytes = bytes.as_slice();
+        while !bytes.is_empty() {
+            server.read_tls(&mut bytes).unwrap();
+            server.process_new_packets()?;
+        }
+        let mut bytes = Vec::new();
+        while server.wants_write() {
+            server.write_tls(&mut bytes).unwrap();
+        }
+        let mut bytes = bytes.as_slice();
+        while !bytes.is_empty() {
+            client.read_tls(&mut bytes).unwrap();
+            client.process_new_packets()?;
+        }
+    }
+    assert!(!client.is_handshaking() && !server.is_handshaking());
+    Ok((client, server))
+}
+
+fn peer(chain: &[&CertificateDer<'_>]) -> Peer {
+    let chain = chain.iter().map(|der| der.to_vec()).collect();
+    Peer::new(chain, "192.0.2.1:1".parse().unwrap()).unwrap()
+}
+
+#[test]
+fn it_speaks_1_3_with_the_hybrid_key_exchange() {
+    let house = House::new();
+    let tls = house.load(&[]).unwrap();
+    let leaf = house.ca.leaf(7, |_| ());
+    let (client, server) = handshake(&tls, &house.client(Some((&leaf, &[])))).unwrap();
+    assert_eq!(server.protocol_version(), Some(ProtocolVersion::TLSv1_3));
+    let group = client.negotiated_key_exchange_group().unwrap().name();
+    assert_eq!(group, NamedGroup::X25519MLKEM768);
+    assert_eq!(server.alpn_protocol(), Some(&b"h2"[..]));
+    let shown = server.peer_certificates().unwrap();
+    let peer = Peer::new(vec![shown[0].to_vec()], "192.0.2.1:1".parse().unwrap()).unwrap();
+    assert_eq!(peer.identity.as_str(), "dns:localhost");
+    tls.still_valid(&peer).unwrap();
+}
+
+#[test]
+fn no_session_is_resumed() {
+    let house = House::new();
+    let tls = house.load(&[]).unwrap();
+    let leaf = house.ca.leaf(7, |_| ());
+    let client = house.client(Some((&leaf, &[])));
+    for _ in 0..2 {
+        let (client, _) = handshake(&tls, &client).unwrap();
+        assert_eq!(client.handshake_kind(), Some(HandshakeKind::Full));
+        assert_eq!(client.tls13_tickets_received(), 0);
+    }
+}
+
+#[test]
+fn who_has_no_good_certificate_is_refused() {
+    let house = House::new();
+    let tls = house.load(&[]).unwrap();
+    assert!(handshake(&tls, &house.client(None)).is_err());
+    let stranger = Ca::new("clients").leaf(7, |_| ());
+    let expired = house
+        .ca
+        .leaf(8, |params| params.not_after = date_time_ymd(2020, 1, 1));
+    let early = house
+        .ca
+        .leaf(8, |params| params.not_before = date_time_ymd(2090, 1, 1));
+    let for_servers = house.ca.leaf(9, |params| {
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
+    });
+    for leaf in [stranger, expired, early, for_servers] {
+        assert!(handshake(&tls, &house.client(Some((&leaf, &[])))).is_err());
+        assert!(tls.still_valid(&peer(&[&leaf.der])).is_err());
+    }
+}
+
+#[test]
+fn a_revoked_client_is_refused_also_on_an_open_connection() {
+    let house = House::new();
+    house.write("crl.pem", &house.ca.crl(&[], 2090));
+    let tls = house.load(&["crl.pem"]).unwrap();
+    let (good, bad) = (house.ca.leaf(7, |_| ()), house.ca.leaf(8, |_| ()));
+    let (good_peer, bad_peer) = (peer(&[&good.der]), peer(&[&bad.der]));
+    handshake(&tls, &house.client(Some((&bad, &[])))).unwrap();
+    tls.still_valid(&bad_peer).unwrap();
+    tls.still_valid(&good_peer).unwrap();
+
+    house.write("crl.pem", &house.ca.crl(&[8], 2090));
+    tls.reload().unwrap();
+    assert_eq!(tls.generation(), 2);
+    assert!(handshake(&tls, &house.client(Some((&bad, &[])))).is_err());
+    let error = tls.still_valid(&bad_peer).unwrap_err();
+    assert!(error.contains("Revoked"), "{error}");
+    tls.still_valid(&good_peer).unwrap();
+    handshake(&tls, &house.client(Some((&good, &[])))).unwrap();
+}
+
+#[test]
+fn with_crls_every_issuer_of_the_chain_needs_one() {
+    let house = House::new();
+    let intermediate = house.ca.intermediate("issuing");
+    let leaf = intermediate.leaf(7, |_| ());
+    // A new one for each configuration: a peer remembers its last check.
+    let chain = || peer(&[&leaf.der, &intermediate.der]);
+    house.load(&[]).unwrap().still_valid(&chain()).unwrap();
+
+    house.write("root.pem", &house.ca.crl(&[], 2090));
+    let tls = house.load(&["root.pem"]).unwrap();
+    let error = tls.still_valid(&chain()).unwrap_err();
+    assert!(error.contains("UnknownRevocationStatus"), "{error}");
+
+    house.write("issuing.pem", &intermediate.crl(&[], 2090));
+    let tls = house.load(&["root.pem", "issuing.pem"]).unwrap();
+    tls.still_valid(&chain()).unwrap();
+    let client = house.client(Some((&leaf, &[&intermediate])));
+    handshake(&tls, &client).unwrap();
+
+    let error = house.load(&["issuing.pem"]).err().unwrap();
+    assert!(error.problem.contains("CN=clients"), "{error}");
+}
+
+#[test]
+fn an_expired_crl_is_refused() {
+    let house = House::new();
+    house.write("crl.pem", &house.ca.crl(&[], 2025));
+    let error = house.load(&["crl.pem"]).err().unwrap();
+    assert!(error.problem.contains("ended on 2025-01-01"), "{error}");
+}
+
+#[test]
+fn broken_files_leave_the_old_ones_in_force() {
+    let house = House::new();
+    let tls = house.load(&[]).unwrap();
+    let leaf = house.ca.leaf(7, |_| ());
+    for (name, text) in [
+        ("server.pem", "nothing"),
+        ("server.key", "nothing"),
+        ("ca.pem", ""),
+        (
+            "ca.pem",
+            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+        ),
+        ("ca.pem", "-----BEGIN CERTIFICATE-----\nAA"),
+        ("ca.pem", leaf.pem.as_str()),
+        ("server.key", &leaf.key.serialize_pem()),
+    ] {
+        let old = fs::read_to_string(house.path(name)).unwrap();
+        house.write(name, text);
+        let error = tls.reload().unwrap_err();
+        assert_eq!(error.file, house.path(name), "{error}");
+        assert_eq!(tls.generation(), 1);
+        handshake(&tls, &house.client(Some((&leaf, &[])))).unwrap();
+        house.write(name, &old);
+    }
+    tls.reload().unwrap();
+    assert_eq!(tls.generation(), 2);
+}
+
+#[test]
+fn errors_say_what_is_expected() {
+    let house = House::new();
+    let problem = |house: &House| house.load(&[]).err().unwrap().to_string();
+
+    fs::set_permissions(house.path("server.key"), Permissions::from_mode(0o604)).unwrap();
+    assert!(
+        problem(&house).contains("chmod 0600"),
+        "{}",
+        problem(&house)
+    );
+    fs::set_permissions(house.path("server.key"), Permissions::from_mode(0o640)).unwrap();
+    house.load(&[]).unwrap();
+
+    house.write(
+        "server.key",
+        "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n",
+    );
+    assert!(
+        problem(&house).contains("passphrase"),
+        "{}",
+        problem(&house)
+    );
+
+    let house = House::new();
+    house.write("server.pem", "x");
+    assert!(
+        problem(&house).contains("no PEM certificate"),
+        "{}",
+        problem(&house)
+    );
+    fs::remove_file(house.path("server.pem")).unwrap();
+    assert!(
+        problem(&house).contains("server.pem"),
+        "{}",
+        problem(&house)
+    );
+
+    let house = House::new();
+    let old = house
+        .ca
+        .leaf(2, |params| params.not_after = date_time_ymd(2021, 2, 3));
+    house.write("server.pem", &old.pem);
+    house.write("server.key", &old.key.serialize_pem());
+    assert!(
+        problem(&house).contains("expired on 2021-02-03"),
+        "{}",
+        problem(&house)
+    );
+}
+
+#[test]
+fn a_remembered_answer_is_fast_and_ends_with_the_certificate() {
+    let house = House::new();
+    let tls = house.load(&[]).unwrap();
+    let leaf = house.ca.leaf(7, |_| ());
+    let peer = peer(&[&leaf.der]);
+    tls.still_valid(&peer).unwrap();
+    let start = Instant::now();
+    for _ in 0..10_000 {
+        tls.still_valid(&peer).unwrap();
+    }
+    let each = start.elapsed() / 10_000;
+    // A whole check costs at least 20 µs; unoptimized, a remembered one stays under 2.
+    assert!(each < Duration::from_micros(2), "{each:?}");
+
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap()
+        .as_secs();
+    assert!(peer.was_checked(1, now));
+    assert!(!peer.was_checked(2, now), "another generation");
+    assert!(!peer.was_checked(1, now + 61), "too long ago");
+    assert!(!peer.was_checked(1, now - 3600), "the clock went back");
+    let end = u64::try_from(date_time_ymd(4096, 1, 1).unix_timestamp()).unwrap() + 1;
+    peer.set_checked(1, end);
+    assert!(!peer.was_checked(1, end), "the certificate has expired");
+}
