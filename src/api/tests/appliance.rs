@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -25,7 +25,7 @@ use crate::api::routes::{self, Target};
 use crate::api::{App, Gate, handle};
 use crate::audit::Audit;
 use crate::config::Config;
-use crate::keyring::{Keyring, KeyringOptions};
+use crate::keyring::Keyring;
 use crate::policy::Policy;
 use crate::store::Store;
 use crate::tls::{Peer, Tls};
@@ -49,11 +49,14 @@ static RUNTIME: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {
 
 static SITE: LazyLock<Site> = LazyLock::new(Site::make);
 
+/// One appliance at a time: a token has one store, and a store one keyring that changes it.
+static TURN: Mutex<()> = Mutex::new(());
+
 const POLICY: &str = r#"
 [[rule]]
 identities = ["dns:operator.test"]
 keys = ["*"]
-operations = ["*"]
+operations = ["*", "global"]
 
 [[rule]]
 identities = ["dns:app.test"]
@@ -145,7 +148,10 @@ fn certificates(token: &Throwaway) {
     let ca = Issuer::new(params, key);
     let server = KeyPair::generate().unwrap();
     let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-    write("server.pem", params.signed_by(&server, &ca).unwrap().pem().as_bytes());
+    write(
+        "server.pem",
+        params.signed_by(&server, &ca).unwrap().pem().as_bytes(),
+    );
     write("server.key", server.serialize_pem().as_bytes());
     for who in Who::ALL {
         let mut params = CertificateParams::new(vec![who.name().to_owned()]).unwrap();
@@ -155,13 +161,17 @@ fn certificates(token: &Throwaway) {
             params.not_after = rcgen::date_time_ymd(2021, 1, 1);
         }
         let key = KeyPair::generate().unwrap();
-        write(&format!("{who:?}.der"), params.signed_by(&key, &ca).unwrap().der());
+        write(
+            &format!("{who:?}.der"),
+            params.signed_by(&key, &ca).unwrap().der(),
+        );
     }
 }
 
 /// An appliance as seen by HTTP.
 pub(super) struct Appliance {
     pub(super) app: Arc<App>,
+    _turn: MutexGuard<'static, ()>,
 }
 
 /// An answer that the `OpenAPI` document allows.
@@ -183,8 +193,13 @@ impl Reply {
     /// The first of `errors`, `""` if there are none.
     pub(super) fn error(&self) -> String {
         let json = self.json();
-        let errors = json["errors"].as_array().unwrap_or_else(|| panic!("{json}"));
-        errors.first().map_or("", |e| e.as_str().unwrap()).to_owned()
+        let errors = json["errors"]
+            .as_array()
+            .unwrap_or_else(|| panic!("{json}"));
+        errors
+            .first()
+            .map_or("", |e| e.as_str().unwrap())
+            .to_owned()
     }
 }
 
@@ -196,15 +211,19 @@ impl Appliance {
 
     /// With another one.
     pub(super) fn with(change: impl FnOnce(&mut Config)) -> Self {
+        // A test that failed in its turn has not harmed the next one's.
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let mut config = SITE.config.clone();
         let folder = tempfile::tempdir_in(SITE.token.path()).unwrap().keep();
         config.audit.path = folder.join("audit.log");
         change(&mut config);
-        let options = KeyringOptions {
-            ..config.keyring.clone()
-        };
         let (keyring, audit) = RUNTIME.block_on(async {
-            let keyring = Keyring::open(Arc::clone(&SITE.store), SITE.hsm.clone(), options).await;
+            let keyring = Keyring::open(
+                Arc::clone(&SITE.store),
+                SITE.hsm.clone(),
+                config.keyring.clone(),
+            )
+            .await;
             let audit = Audit::open(config.audit.clone(), SITE.hsm.clone()).await;
             (keyring.unwrap(), audit.unwrap())
         });
@@ -220,12 +239,19 @@ impl Appliance {
             started: Instant::now(),
             config,
         };
-        Self { app: Arc::new(app) }
+        Self {
+            app: Arc::new(app),
+            _turn: turn,
+        }
     }
 
     /// As the operator.
     pub(super) fn ask(&self, method: &str, path: &str, body: &Value) -> Reply {
-        let text = if body.is_null() { String::new() } else { body.to_string() };
+        let text = if body.is_null() {
+            String::new()
+        } else {
+            body.to_string()
+        };
         self.send(Who::Operator, method, path, &[], text)
     }
 
@@ -240,7 +266,11 @@ impl Appliance {
     /// As the operator; the answer must be this error.
     pub(super) fn refused(&self, status: u16, error: &str, path: &str, body: &Value) {
         let reply = self.ask("POST", path, body);
-        assert_eq!((reply.status, reply.error().as_str()), (status, error), "{path} {body}");
+        assert_eq!(
+            (reply.status, reply.error().as_str()),
+            (status, error),
+            "{path} {body}"
+        );
     }
 
     /// Anything. Checks what is true of each answer.
@@ -262,12 +292,13 @@ impl Appliance {
         let query = path.split_once('?').map_or("", |(_, q)| q);
         let (path, _) = path.split_once('?').unwrap_or((path, ""));
         let verb = routes::verb(&method.parse().unwrap(), query.contains("list=true"));
-        let route = verb.and_then(|verb| {
-            match routes::resolve(path, verb, &self.app.config.mounts) {
-                Target::Route(route, _) => Some(route),
-                _ => None,
-            }
-        });
+        let route =
+            verb.and_then(
+                |verb| match routes::resolve(path, verb, &self.app.config.mounts) {
+                    Target::Route(route, _) => Some(route),
+                    _ => None,
+                },
+            );
         if method != "HEAD" {
             openapi::check_answer(route, reply.status, &reply.bytes);
         }
@@ -276,7 +307,10 @@ impl Appliance {
             reply.headers["strict-transport-security"],
             "max-age=63072000; includeSubDomains; preload"
         );
-        assert_eq!(reply.status == 503, reply.headers.contains_key("retry-after") || path == "sys/health");
+        assert_eq!(
+            reply.status == 503,
+            reply.headers.contains_key("retry-after")
+        );
         assert_eq!(reply.status == 405, reply.headers.contains_key("allow"));
         assert_eq!(self.app.gate.in_flight(), 0, "the place is given back");
         reply
