@@ -153,7 +153,7 @@ impl Conn {
         usage: KeyUsage,
         master: MasterKind,
     ) -> Result<WrappedKey> {
-        let original = session_key::generate(&self.line, usage)?;
+        let original = session_key::generate(&self.line, usage, master)?;
         let result = self.wrap_and_compare(original, usage, master);
         let destroyed = self.line.session().destroy_object(original);
         let wrapped = result?;
@@ -177,8 +177,8 @@ impl Conn {
             return Err(HsmError::Unsupported("CKM_AES_KEY_WRAP_KWP (RFC 5649)".to_owned()).into());
         };
         // RFC 5649: the key, padded to 8 bytes, and 8 more.
-        if wrapped_target.len() != session_key::len(usage).next_multiple_of(8) + 8 {
-            return Err(wrong_length(session_key::len(usage)));
+        if wrapped_target.len() != session_key::LEN.next_multiple_of(8) + 8 {
+            return Err(wrong_length(session_key::LEN));
         }
         let ephemeral = session_key::unwrap_ephemeral(
             &self.line,
@@ -217,7 +217,7 @@ impl Conn {
             .decrypt(&session_key::oaep(key.oaep), master.private, &key.blob)
             .map(Zeroizing::new)
             .map_err(|error| self.unwrapping_failed(error.into()))?;
-        if bytes.len() == session_key::len(key.usage) {
+        if bytes.len() == session_key::LEN {
             Ok(bytes)
         } else {
             Err(HsmError::Authentication.into())
@@ -355,11 +355,12 @@ impl Conn {
             .attribute(self.line.session(), key, CKA_VALUE_LEN)?
             .and_then(|bytes| bytes.try_into().ok())
             .map_or(0, cryptoki_sys::CK_ULONG::from_ne_bytes);
-        let wanted = session_key::len(usage);
-        if length == 0 || usize::try_from(length) == Ok(wanted) {
+        let generated = session_key::generated_len(usage, MasterKind::Hsm);
+        let fits = |wanted: usize| usize::try_from(length) == Ok(wanted);
+        if length == 0 || fits(session_key::LEN) || fits(generated) {
             return Ok(());
         }
-        Err(wrong_length(wanted))
+        Err(wrong_length(session_key::LEN))
     }
 
     fn wrap_and_compare(

@@ -37,7 +37,10 @@ impl Attacker {
     fn new() -> Self {
         let token = token();
         let library = Library(Pkcs11::new(token.module()).unwrap());
-        library.0.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)).unwrap();
+        library
+            .0
+            .initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK))
+            .unwrap();
         let slot = library
             .0
             .get_slots_with_token()
@@ -47,7 +50,9 @@ impl Attacker {
             .unwrap();
         let session = library.0.open_rw_session(slot).unwrap();
         let pin = std::fs::read_to_string(token.pin_file()).unwrap();
-        session.login(UserType::User, Some(&AuthPin::new(pin.into()))).unwrap();
+        session
+            .login(UserType::User, Some(&AuthPin::new(pin.into())))
+            .unwrap();
         Self { session, library }
     }
 
@@ -66,11 +71,17 @@ impl Attacker {
     fn treasures(&self) -> Vec<(&'static str, ObjectHandle)> {
         let mut all = vec![
             ("session KEK", self.kek()),
-            ("store", self.key(ObjectClass::SECRET_KEY, "strongroom-store")),
+            (
+                "store",
+                self.key(ObjectClass::SECRET_KEY, "strongroom-store"),
+            ),
         ];
-        for label in
-            ["strongroom-master", "strongroom-memory-master", "strongroom-wrapping", "strongroom-audit"]
-        {
+        for label in [
+            "strongroom-master",
+            "strongroom-memory-master",
+            "strongroom-wrapping",
+            "strongroom-audit",
+        ] {
             all.push((label, self.key(ObjectClass::PRIVATE_KEY, label)));
         }
         all
@@ -80,12 +91,15 @@ impl Attacker {
     fn wrapped_kek(&self) -> Vec<u8> {
         let kek = self
             .session
-            .generate_key(&Mechanism::AesKeyGen, &[
-                Attribute::Token(false),
-                Attribute::Sensitive(true),
-                Attribute::Extractable(true),
-                Attribute::ValueLen(32.into()),
-            ])
+            .generate_key(
+                &Mechanism::AesKeyGen,
+                &[
+                    Attribute::Token(false),
+                    Attribute::Sensitive(true),
+                    Attribute::Extractable(true),
+                    Attribute::ValueLen(32.into()),
+                ],
+            )
             .unwrap();
         let public = self.key(ObjectClass::PUBLIC_KEY, "strongroom-master");
         let wrapped = self.session.wrap_key(&oaep(), public, kek).unwrap();
@@ -95,20 +109,25 @@ impl Attacker {
 
     /// The control: the unwrapping that the product does.
     fn kek(&self) -> ObjectHandle {
-        self.session.unwrap_key(&oaep(), self.master(), &self.wrapped_kek(), &strict()).unwrap()
+        self.session
+            .unwrap_key(&oaep(), self.master(), &self.wrapped_kek(), &strict())
+            .unwrap()
     }
 
     /// An AES key of the attacker's own that may wrap and decrypt.
     fn own_wrapping_key(&self) -> ObjectHandle {
         self.session
-            .generate_key(&Mechanism::AesKeyGen, &[
-                Attribute::Token(false),
-                Attribute::Wrap(true),
-                Attribute::Unwrap(true),
-                Attribute::Decrypt(true),
-                Attribute::Encrypt(true),
-                Attribute::ValueLen(32.into()),
-            ])
+            .generate_key(
+                &Mechanism::AesKeyGen,
+                &[
+                    Attribute::Token(false),
+                    Attribute::Wrap(true),
+                    Attribute::Unwrap(true),
+                    Attribute::Decrypt(true),
+                    Attribute::Encrypt(true),
+                    Attribute::ValueLen(32.into()),
+                ],
+            )
             .unwrap()
     }
 }
@@ -165,18 +184,27 @@ fn control_the_legitimate_unwrap_succeeds() {
     let mut iv = [0; 12];
     let gcm = Mechanism::AesGcm(GcmParams::new(&mut iv, &[], 128.into()).unwrap());
     let sealed = attacker.session.encrypt(&gcm, kek, b"data").unwrap();
-    assert_eq!(attacker.session.decrypt(&gcm, kek, &sealed).unwrap(), b"data");
+    assert_eq!(
+        attacker.session.decrypt(&gcm, kek, &sealed).unwrap(),
+        b"data"
+    );
     // And the attacker's own key does wrap a key that may be wrapped: the refusals below are not its fault.
     let own = attacker.own_wrapping_key();
     let extractable = attacker
         .session
-        .generate_key(&Mechanism::AesKeyGen, &[
-            Attribute::Token(false),
-            Attribute::Extractable(true),
-            Attribute::ValueLen(32.into()),
-        ])
+        .generate_key(
+            &Mechanism::AesKeyGen,
+            &[
+                Attribute::Token(false),
+                Attribute::Extractable(true),
+                Attribute::ValueLen(32.into()),
+            ],
+        )
         .unwrap();
-    attacker.session.wrap_key(&Mechanism::AesKeyWrap, own, extractable).unwrap();
+    attacker
+        .session
+        .wrap_key(&Mechanism::AesKeyWrap, own, extractable)
+        .unwrap();
 }
 
 #[test]
@@ -192,12 +220,24 @@ fn a_kek_does_not_unwrap_with_weaker_attributes() {
     ] {
         let attack = format!("unwrapping with {weaker:?}");
         let result =
-            attacker.session.unwrap_key(&oaep(), attacker.master(), &wrapped, &strict_but(weaker));
-        assert_eq!(refusal(result, &attack), RvError::TemplateInconsistent, "{attack}");
+            attacker
+                .session
+                .unwrap_key(&oaep(), attacker.master(), &wrapped, &strict_but(weaker));
+        assert_eq!(
+            refusal(result, &attack),
+            RvError::TemplateInconsistent,
+            "{attack}"
+        );
     }
     // Saying nothing must not fall back on weaker defaults.
-    let silent = [Attribute::Class(ObjectClass::SECRET_KEY), Attribute::KeyType(KeyType::AES)];
-    if let Ok(kek) = attacker.session.unwrap_key(&oaep(), attacker.master(), &wrapped, &silent) {
+    let silent = [
+        Attribute::Class(ObjectClass::SECRET_KEY),
+        Attribute::KeyType(KeyType::AES),
+    ];
+    if let Ok(kek) = attacker
+        .session
+        .unwrap_key(&oaep(), attacker.master(), &wrapped, &silent)
+    {
         let own = attacker.own_wrapping_key();
         let result = attacker.session.wrap_key(&Mechanism::AesKeyWrap, own, kek);
         refusal(result, "wrapping out a KEK unwrapped without attributes");
@@ -209,13 +249,23 @@ fn the_memory_master_does_not_unwrap_and_the_master_does_not_decrypt() {
     let _turn = turn();
     let attacker = Attacker::new();
     let wrapped = attacker.wrapped_kek();
-    let result = attacker.session.decrypt(&oaep(), attacker.master(), &wrapped);
-    assert_eq!(refusal(result, "decrypting a wrapped KEK"), RvError::KeyFunctionNotPermitted);
+    let result = attacker
+        .session
+        .decrypt(&oaep(), attacker.master(), &wrapped);
+    assert_eq!(
+        refusal(result, "decrypting a wrapped KEK"),
+        RvError::KeyFunctionNotPermitted
+    );
     let wrapping = attacker.key(ObjectClass::PRIVATE_KEY, "strongroom-wrapping");
     let result = attacker.session.decrypt(&oaep(), wrapping, &wrapped);
-    assert_eq!(refusal(result, "decrypting with the BYOK key"), RvError::KeyFunctionNotPermitted);
+    assert_eq!(
+        refusal(result, "decrypting with the BYOK key"),
+        RvError::KeyFunctionNotPermitted
+    );
     let memory = attacker.key(ObjectClass::PRIVATE_KEY, "strongroom-memory-master");
-    let result = attacker.session.unwrap_key(&oaep(), memory, &wrapped, &strict());
+    let result = attacker
+        .session
+        .unwrap_key(&oaep(), memory, &wrapped, &strict());
     refusal(result, "unwrapping with the memory master");
 }
 
@@ -283,9 +333,16 @@ fn no_key_tells_its_value() {
     let _turn = turn();
     let attacker = Attacker::new();
     for (name, key) in attacker.treasures() {
-        for secret in [AttributeType::Value, AttributeType::PrivateExponent, AttributeType::Prime1] {
+        for secret in [
+            AttributeType::Value,
+            AttributeType::PrivateExponent,
+            AttributeType::Prime1,
+        ] {
             let told = attacker.session.get_attributes(key, &[secret]);
-            assert!(told.is_err() || told.unwrap().is_empty(), "the {name} key tells {secret:?}");
+            assert!(
+                told.is_err() || told.unwrap().is_empty(),
+                "the {name} key tells {secret:?}"
+            );
         }
     }
 }
@@ -300,18 +357,35 @@ fn a_mechanism_off_the_list_is_refused() {
     for mechanism in [Mechanism::RsaPkcs, Mechanism::RsaX509] {
         let attack = format!("unwrapping by {mechanism:?}");
         let result = session.unwrap_key(&mechanism, master, &wrapped, &strict());
-        assert_eq!(refusal(result, &attack), RvError::MechanismInvalid, "{attack}");
-        refusal(session.decrypt(&mechanism, master, &wrapped), "decrypting with the master key");
-        refusal(session.sign(&mechanism, master, &[1; 32]), "signing with the master key");
+        assert_eq!(
+            refusal(result, &attack),
+            RvError::MechanismInvalid,
+            "{attack}"
+        );
+        refusal(
+            session.decrypt(&mechanism, master, &wrapped),
+            "decrypting with the master key",
+        );
+        refusal(
+            session.sign(&mechanism, master, &[1; 32]),
+            "signing with the master key",
+        );
     }
     let memory = attacker.key(ObjectClass::PRIVATE_KEY, "strongroom-memory-master");
     // Raw RSA would be an oracle for the padding.
     let result = session.decrypt(&Mechanism::RsaX509, memory, &wrapped);
-    assert_eq!(refusal(result, "raw RSA with the memory master"), RvError::MechanismInvalid);
+    assert_eq!(
+        refusal(result, "raw RSA with the memory master"),
+        RvError::MechanismInvalid
+    );
     let store = attacker.key(ObjectClass::SECRET_KEY, "strongroom-store");
     for key in [store, attacker.kek()] {
         // ECB and CBC would open GCM ciphertexts without their tags.
-        for mechanism in [Mechanism::AesEcb, Mechanism::AesCbc([0; 16]), Mechanism::AesCbcPad([0; 16])] {
+        for mechanism in [
+            Mechanism::AesEcb,
+            Mechanism::AesCbc([0; 16]),
+            Mechanism::AesCbcPad([0; 16]),
+        ] {
             let attack = format!("using {mechanism:?}");
             let code = refusal(session.encrypt(&mechanism, key, &[0; 16]), &attack);
             assert_eq!(code, RvError::MechanismInvalid, "{attack}");
@@ -328,7 +402,10 @@ fn a_mechanism_off_the_list_is_refused() {
         Attribute::Sensitive(false),
         Attribute::Extractable(true),
     ];
-    refusal(session.derive_key(&ecdh, audit, &template), "deriving with the audit key");
+    refusal(
+        session.derive_key(&ecdh, audit, &template),
+        "deriving with the audit key",
+    );
 }
 
 #[test]
@@ -338,11 +415,16 @@ fn the_byok_key_yields_nothing_that_comes_out() {
     // The attacker knows an AES key and wraps it as an import would ...
     let public = attacker.key(ObjectClass::PUBLIC_KEY, "strongroom-wrapping");
     let own = attacker.own_wrapping_key();
-    refusal(attacker.session.wrap_key(&oaep(), public, own), "wrapping in the token with the BYOK key");
+    refusal(
+        attacker.session.wrap_key(&oaep(), public, own),
+        "wrapping in the token with the BYOK key",
+    );
     // ... but a key meant for the master key can't be taken through the BYOK key either.
     let wrapping = attacker.key(ObjectClass::PRIVATE_KEY, "strongroom-wrapping");
     let wrapped = attacker.wrapped_kek();
-    let result = attacker.session.unwrap_key(&oaep(), wrapping, &wrapped, &strict());
+    let result = attacker
+        .session
+        .unwrap_key(&oaep(), wrapping, &wrapped, &strict());
     refusal(result, "unwrapping a KEK with the BYOK key");
 }
 
