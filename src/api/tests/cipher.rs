@@ -11,7 +11,7 @@ fn what_is_encrypted_decrypts_under_any_mount_by_post_and_put() {
     for (method, mount, plaintext) in [
         ("POST", "transit", &b"a secret"[..]),
         ("PUT", "some/deep/mount", b""),
-        ("PUT", "transit", &[0xff; 40_000]),
+        ("PUT", "transit", &vec![0xff; 40_000]),
     ] {
         let answer = a.expect(
             200,
@@ -238,8 +238,8 @@ fn associated_data_and_context_are_bound() {
 fn batches_answer_each_item_in_its_place() {
     let a = Appliance::new();
     a.key("c-batch", &Value::Null);
-    let items: Vec<Value> = (0..256)
-        .map(|i| json!({ "plaintext": b64(&[i as u8; 32]), "reference": format!("r\"{i}") }))
+    let items: Vec<Value> = (0..=255_u8)
+        .map(|i| json!({ "plaintext": b64(&[i; 32]), "reference": format!("r\"{i}") }))
         .collect();
     let answer = a.expect(
         200,
@@ -266,7 +266,7 @@ fn batches_answer_each_item_in_its_place() {
         .iter()
         .enumerate()
     {
-        assert_eq!(unb64(&result["plaintext"]), [i as u8; 32]);
+        assert_eq!(unb64(&result["plaintext"]), [u8::try_from(i).unwrap(); 32]);
         assert_eq!(result["reference"], "");
     }
 

@@ -182,23 +182,6 @@ fn settings_are_checked_and_kept() {
         &json!({ "plaintext": "YQ==", "key_version": 1 }),
     );
 
-    let trim = "transit/keys/k-config/trim";
-    a.refused(400, "missing min_available_version", trim, &json!({}));
-    a.refused(
-        400,
-        "minimum available version cannot be greater than minmum encryption version",
-        trim,
-        &json!({ "min_available_version": 3 }),
-    );
-    let answer = a.expect(200, "POST", trim, &json!({ "min_available_version": 2 }));
-    assert_eq!(answer["data"]["min_available_version"], 2);
-    a.refused(
-        400,
-        "minimum available version cannot be decremented",
-        trim,
-        &json!({ "min_available_version": 1 }),
-    );
-
     a.refused(
         400,
         "no existing key named k-nobody could be found",
@@ -216,6 +199,31 @@ fn settings_are_checked_and_kept() {
         "invalid key name",
         "transit/keys/k-nobody/trim",
         &json!({}),
+    );
+}
+
+#[test]
+fn old_versions_are_trimmed() {
+    let a = Appliance::new();
+    a.key("k-trim", &Value::Null);
+    a.expect(200, "POST", "transit/keys/k-trim/rotate", &Value::Null);
+    let config = json!({ "min_decryption_version": 2, "min_encryption_version": 2 });
+    a.expect(200, "POST", "transit/keys/k-trim/config", &config);
+    let trim = "transit/keys/k-trim/trim";
+    a.refused(400, "missing min_available_version", trim, &json!({}));
+    a.refused(
+        400,
+        "minimum available version cannot be greater than minmum encryption version",
+        trim,
+        &json!({ "min_available_version": 3 }),
+    );
+    let answer = a.expect(200, "POST", trim, &json!({ "min_available_version": 2 }));
+    assert_eq!(answer["data"]["min_available_version"], 2);
+    a.refused(
+        400,
+        "minimum available version cannot be decremented",
+        trim,
+        &json!({ "min_available_version": 1 }),
     );
 }
 
