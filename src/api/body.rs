@@ -482,7 +482,7 @@ mod tests {
         assert_eq!(p.text("plaintext").unwrap().unwrap(), "");
         assert_eq!(p.int("bits").unwrap(), Some(0));
         assert_eq!(p.flag("derived").unwrap(), Some(false));
-        assert_eq!(p.duration("period").unwrap(), Some(Duration::from_secs(60)));
+        assert_eq!(p.duration("period").unwrap(), Some(Duration::from_mins(1)));
         let p = json("{}").unwrap();
         assert!(p.text("plaintext").unwrap().is_none() && p.int("bits").unwrap().is_none());
     }

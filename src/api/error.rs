@@ -135,6 +135,10 @@ impl ApiError {
             KeyringError::Exists(_) => Self::bad_request(
                 "the import path cannot be used with an existing key; use import-version to rotate an existing imported key",
             ),
+            // In force, but not acknowledged: the client may ask again.
+            KeyringError::Store(error) if error.is_applied() => {
+                Self::unavailable(error.to_string())
+            }
             KeyringError::Store(error) if !matches!(error, StoreError::Hsm(_)) => {
                 tracing::error!(%error, "the store failed");
                 Self::unavailable("the key store failed: see the server's log")
@@ -156,7 +160,7 @@ pub(super) fn is_outage(error: &KeyringError) -> bool {
         KeyringError::Hsm(error) | KeyringError::Store(StoreError::Hsm(error)) => {
             !matches!(error, HsmError::Authentication | HsmError::Unsupported(_))
         }
-        KeyringError::Store(_) => true,
+        KeyringError::Store(_) | KeyringError::System(_) => true,
         _ => false,
     }
 }

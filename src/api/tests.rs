@@ -1,3 +1,15 @@
-//! The API from the outside of [`super::handle`], and its description.
+//! The API from the outside of [`super::handle`], in this process, on a real token; and its description.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::missing_panics_doc
+)]
+
+mod appliance;
+mod cipher;
+mod keyless;
+mod keys;
 mod openapi;
+mod pipeline;

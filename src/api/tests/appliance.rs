@@ -1,0 +1,367 @@
+//! One token, store and set of certificates for all tests of this file's neighbours; an [`App`] for each.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::{Request, Response};
+use rcgen::{
+    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
+use serde_json::{Value, json};
+use strongroom_hsm::Hsm;
+use strongroom_softhsm::Throwaway;
+
+use super::openapi;
+use crate::api::routes::{self, Target};
+use crate::api::{App, Gate, handle};
+use crate::audit::Audit;
+use crate::config::Config;
+use crate::keyring::Keyring;
+use crate::policy::Policy;
+use crate::store::Store;
+use crate::tls::{Peer, Tls};
+use crate::tokens::Tokens;
+
+/// Everything that is made once.
+struct Site {
+    token: Throwaway,
+    config: Config,
+    hsm: Hsm,
+    store: Arc<Store>,
+}
+
+static RUNTIME: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap()
+});
+
+static SITE: LazyLock<Site> = LazyLock::new(Site::make);
+
+/// One appliance at a time: a token has one store, and a store one keyring that changes it.
+static TURN: Mutex<()> = Mutex::new(());
+
+const POLICY: &str = r#"
+[[rule]]
+identities = ["dns:operator.test"]
+keys = ["*"]
+operations = ["*", "global"]
+
+[[rule]]
+identities = ["dns:app.test"]
+keys = ["app-*"]
+operations = ["encrypt", "decrypt"]
+
+[[rule]]
+identities = ["dns:app.test"]
+keys = ["token-*"]
+operations = ["encrypt"]
+require_token = true
+"#;
+
+/// The clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Who {
+    /// May do everything.
+    Operator,
+    /// May encrypt and decrypt with `app-*`, and encrypt with `token-*` if it has a token.
+    App,
+    /// May do nothing.
+    Stranger,
+    /// As the operator, but expired.
+    Expired,
+}
+
+impl Who {
+    const ALL: [Self; 4] = [Self::Operator, Self::App, Self::Stranger, Self::Expired];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Operator | Self::Expired => "operator.test",
+            Self::App => "app.test",
+            Self::Stranger => "stranger.test",
+        }
+    }
+
+    fn file(self) -> PathBuf {
+        SITE.token.path().join(format!("{self:?}.der"))
+    }
+}
+
+impl Site {
+    fn make() -> Self {
+        let token = Throwaway::in_process().unwrap();
+        certificates(&token);
+        fs::write(token.path().join("policy.toml"), POLICY).unwrap();
+        let (module, label) = (token.module(), token.label());
+        let text = format!(
+            "[server]\nlisten = \"127.0.0.1:0\"\n\
+             [tls]\ncertificate = \"server.pem\"\nprivate_key = \"server.key\"\nclient_ca = \"ca.pem\"\n\
+             [hsm]\nmodule = {module:?}\nlabel = {label:?}\npin_file = \"pin\"\n\
+             [store]\npath = \"store\"\n[policy]\npath = \"policy.toml\"\n[audit]\npath = \"audit.log\"\n"
+        );
+        let path = token.path().join("strongroom.toml");
+        fs::write(&path, text).unwrap();
+        let config = Config::load(&path).unwrap();
+        Hsm::provision(&config.hsm, true, &mut |_| {}).unwrap();
+        let hsm = Hsm::start(config.hsm.clone()).unwrap();
+        let store = RUNTIME
+            .block_on(Store::create(&config.store, hsm.clone()))
+            .unwrap();
+        Self {
+            token,
+            config,
+            hsm,
+            store: Arc::new(store),
+        }
+    }
+}
+
+fn certificates(token: &Throwaway) {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    let key = KeyPair::generate().unwrap();
+    let write = |name: &str, bytes: &[u8]| {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(token.path().join(name))
+            .unwrap();
+        std::io::Write::write_all(&mut file, bytes).unwrap();
+    };
+    write("ca.pem", params.self_signed(&key).unwrap().pem().as_bytes());
+    let ca = Issuer::new(params, key);
+    let server = KeyPair::generate().unwrap();
+    let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    write(
+        "server.pem",
+        params.signed_by(&server, &ca).unwrap().pem().as_bytes(),
+    );
+    write("server.key", server.serialize_pem().as_bytes());
+    for who in Who::ALL {
+        let mut params = CertificateParams::new(vec![who.name().to_owned()]).unwrap();
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        if who == Who::Expired {
+            params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+            params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+        }
+        let key = KeyPair::generate().unwrap();
+        write(
+            &format!("{who:?}.der"),
+            params.signed_by(&key, &ca).unwrap().der(),
+        );
+    }
+}
+
+/// An appliance as seen by HTTP.
+pub(super) struct Appliance {
+    pub(super) app: Arc<App>,
+    _turn: MutexGuard<'static, ()>,
+}
+
+/// An answer that the `OpenAPI` document allows.
+pub(super) struct Reply {
+    pub(super) status: u16,
+    pub(super) headers: hyper::HeaderMap,
+    pub(super) bytes: Bytes,
+}
+
+impl Reply {
+    /// The body; null if it is empty.
+    pub(super) fn json(&self) -> Value {
+        if self.bytes.is_empty() {
+            return Value::Null;
+        }
+        serde_json::from_slice(&self.bytes).unwrap()
+    }
+
+    /// The first of `errors`, `""` if there are none.
+    pub(super) fn error(&self) -> String {
+        let json = self.json();
+        let errors = json["errors"]
+            .as_array()
+            .unwrap_or_else(|| panic!("{json}"));
+        errors
+            .first()
+            .map_or("", |e| e.as_str().unwrap())
+            .to_owned()
+    }
+}
+
+impl Appliance {
+    /// With the plain configuration.
+    pub(super) fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    /// With another one.
+    pub(super) fn with(change: impl FnOnce(&mut Config)) -> Self {
+        // A test that failed in its turn has not harmed the next one's.
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut config = SITE.config.clone();
+        let folder = tempfile::tempdir_in(SITE.token.path()).unwrap().keep();
+        config.audit.path = folder.join("audit.log");
+        change(&mut config);
+        let (keyring, audit) = RUNTIME.block_on(async {
+            let keyring = Keyring::open(
+                Arc::clone(&SITE.store),
+                SITE.hsm.clone(),
+                config.keyring.clone(),
+            )
+            .await;
+            let audit = Audit::open(config.audit.clone(), SITE.hsm.clone()).await;
+            (keyring.unwrap(), audit.unwrap())
+        });
+        let app = App {
+            gate: Gate::new(&config),
+            tls: Arc::new(Tls::load(config.tls.clone()).unwrap()),
+            hsm: SITE.hsm.clone(),
+            keyring,
+            store: Arc::clone(&SITE.store),
+            policy: ArcSwap::from_pointee(Policy::parse(POLICY).unwrap()),
+            tokens: ArcSwap::from_pointee(Tokens::default()),
+            audit,
+            started: Instant::now(),
+            config,
+        };
+        Self {
+            app: Arc::new(app),
+            _turn: turn,
+        }
+    }
+
+    /// As the operator.
+    pub(super) fn ask(&self, method: &str, path: &str, body: &Value) -> Reply {
+        let text = if body.is_null() {
+            String::new()
+        } else {
+            body.to_string()
+        };
+        self.send(Who::Operator, method, path, &[], text)
+    }
+
+    /// As the operator; the answer must have this status.
+    pub(super) fn expect(&self, status: u16, method: &str, path: &str, body: &Value) -> Value {
+        let reply = self.ask(method, path, body);
+        let text = String::from_utf8_lossy(&reply.bytes);
+        assert_eq!(reply.status, status, "{method} {path} {body}: {text}");
+        reply.json()
+    }
+
+    /// As the operator; the answer must be this error.
+    pub(super) fn refused(&self, status: u16, error: &str, path: &str, body: &Value) {
+        let reply = self.ask("POST", path, body);
+        assert_eq!(
+            (reply.status, reply.error().as_str()),
+            (status, error),
+            "{path} {body}"
+        );
+    }
+
+    /// Anything. Checks what is true of each answer.
+    pub(super) fn send(
+        &self,
+        who: Who,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Reply {
+        let mut request = Request::builder().method(method).uri(format!("/v1/{path}"));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::new(body.into())).unwrap();
+        let response = RUNTIME.block_on(handle(Arc::clone(&self.app), peer(who), request));
+        let reply = reply(response);
+        let query = path.split_once('?').map_or("", |(_, q)| q);
+        let (path, _) = path.split_once('?').unwrap_or((path, ""));
+        let verb = routes::verb(&method.parse().unwrap(), query.contains("list=true"));
+        let route =
+            verb.and_then(
+                |verb| match routes::resolve(path, verb, &self.app.config.mounts) {
+                    Target::Route(route, _) => Some(route),
+                    _ => None,
+                },
+            );
+        if method != "HEAD" {
+            openapi::check_answer(route, reply.status, &reply.bytes);
+        }
+        assert_eq!(reply.headers["cache-control"], "no-store");
+        assert_eq!(
+            reply.headers["strict-transport-security"],
+            "max-age=63072000; includeSubDomains; preload"
+        );
+        assert_eq!(
+            reply.status == 503,
+            reply.headers.contains_key("retry-after")
+        );
+        assert_eq!(reply.status == 405, reply.headers.contains_key("allow"));
+        assert_eq!(self.app.gate.in_flight(), 0, "the place is given back");
+        reply
+    }
+
+    /// A key of that name.
+    pub(super) fn key(&self, name: &str, options: &Value) {
+        self.expect(200, "POST", &format!("transit/keys/{name}"), options);
+    }
+
+    /// A ciphertext of it.
+    pub(super) fn encrypt(&self, name: &str, plaintext: &[u8]) -> String {
+        let body = json!({ "plaintext": b64(plaintext) });
+        let answer = self.expect(200, "POST", &format!("transit/encrypt/{name}"), &body);
+        answer["data"]["ciphertext"].as_str().unwrap().to_owned()
+    }
+
+    /// The audit log's decisions so far, without what signs and chains them.
+    pub(super) fn audited(&self) -> Vec<Value> {
+        fs::read_to_string(&self.app.config.audit.path)
+            .unwrap()
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap())
+            .filter(|line| line.to_string().contains("\"operation\""))
+            .collect()
+    }
+}
+
+/// One future, where a test needs the request itself.
+pub(super) fn run<F: Future>(future: F) -> F::Output {
+    RUNTIME.block_on(future)
+}
+
+pub(super) fn peer(who: Who) -> Arc<Peer> {
+    let remote: SocketAddr = "192.0.2.1:4711".parse().unwrap();
+    Arc::new(Peer::new(vec![fs::read(who.file()).unwrap()], remote).unwrap())
+}
+
+fn reply(response: Response<Full<Bytes>>) -> Reply {
+    let (head, body) = response.into_parts();
+    Reply {
+        status: head.status.as_u16(),
+        headers: head.headers,
+        bytes: run(body.collect()).unwrap().to_bytes(),
+    }
+}
+
+pub(super) fn b64(bytes: &[u8]) -> String {
+    STANDARD.encode(bytes)
+}
+
+pub(super) fn unb64(value: &Value) -> Vec<u8> {
+    STANDARD.decode(value.as_str().unwrap()).unwrap()
+}

@@ -1,0 +1,365 @@
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::Request;
+use hyper::body::Frame;
+use serde_json::{Value, json};
+
+use super::appliance::{Appliance, Who, peer, run};
+use crate::api::handle;
+use crate::tokens::Tokens;
+
+const DENIED: &str = "1 error occurred:\n\t* permission denied\n\n";
+
+#[test]
+fn only_what_the_policy_allows_is_done_and_each_decision_is_audited() {
+    let a = Appliance::new();
+    a.key("app-k", &Value::Null);
+    let body = r#"{"plaintext":"c2VjcmV0"}"#;
+    for (who, path, status) in [
+        (Who::App, "transit/encrypt/app-k", 200),
+        (Who::App, "transit/encrypt/other", 403),
+        (Who::App, "transit/rewrap/app-k", 403),
+        (Who::Stranger, "transit/encrypt/app-k", 403),
+        (Who::Expired, "transit/encrypt/app-k", 403),
+    ] {
+        let before = a.audited().len();
+        let reply = a.send(who, "POST", path, &[], body);
+        assert_eq!(reply.status, status, "{who:?} {path}");
+        let audited = a.audited();
+        assert_eq!(audited.len(), before + 1);
+        let line = audited.last().unwrap();
+        assert_eq!(
+            line["outcome"],
+            if status == 200 { "ok" } else { "denied" },
+            "{line}"
+        );
+        if status == 200 {
+            assert_eq!(line["request_id"], reply.json()["request_id"]);
+        } else {
+            assert_eq!(reply.error(), DENIED);
+        }
+        assert!(
+            !line.to_string().contains("c2VjcmV0"),
+            "plaintext in the audit log"
+        );
+    }
+}
+
+#[test]
+fn tokens_work_with_their_certificate_only() {
+    let a = Appliance::new();
+    a.key("token-k", &Value::Null);
+    let identity = "dns:app.test".parse().unwrap();
+    let made = Tokens::new_token("seal-1", &identity, None).unwrap();
+    a.app
+        .tokens
+        .store(Arc::new(Tokens::parse(&made.entry).unwrap()));
+    let token: &str = &made.token;
+    let (path, body) = ("transit/encrypt/token-k", r#"{"plaintext":""}"#);
+    let bearer = format!("Bearer {token}");
+    for (who, headers, status) in [
+        (Who::App, vec![], 403),
+        (Who::App, vec![("x-vault-token", "wrong")], 403),
+        (
+            Who::App,
+            vec![("x-vault-token", token), ("x-vault-request", "true")],
+            200,
+        ),
+        (Who::App, vec![("authorization", bearer.as_str())], 200),
+        (Who::Operator, vec![("x-vault-token", token)], 403),
+        (Who::Operator, vec![("x-vault-token", "")], 200),
+    ] {
+        let reply = a.send(who, "POST", path, &headers, body);
+        assert_eq!(reply.status, status, "{who:?} {headers:?}");
+        if status == 403 {
+            assert_eq!(reply.error(), "permission denied");
+        }
+    }
+    assert!(
+        !a.audited()
+            .iter()
+            .any(|line| line.to_string().contains(token))
+    );
+
+    let headers = [("x-vault-token", token)];
+    let found = a
+        .send(Who::App, "GET", "auth/token/lookup-self", &headers, "")
+        .json();
+    assert_eq!(found["data"]["meta"]["identity"], "dns:app.test");
+    let renewed = a
+        .send(
+            Who::App,
+            "PUT",
+            "auth/token/renew-self",
+            &headers,
+            r#"{"increment":0}"#,
+        )
+        .json();
+    assert_eq!(renewed["auth"]["accessor"], "seal-1");
+    for (method, path) in [
+        ("GET", "auth/token/lookup-self"),
+        ("PUT", "auth/token/renew-self"),
+    ] {
+        let reply = a.send(Who::App, method, path, &[], "");
+        assert_eq!(
+            (reply.status, reply.error().as_str()),
+            (403, "permission denied")
+        );
+    }
+}
+
+#[test]
+fn requests_that_make_no_sense_are_told_so() {
+    let a = Appliance::with(|config| config.mounts = vec!["transit".to_owned()]);
+    for (method, path, status, error) in [
+        (
+            "POST",
+            "nomount/encrypt/x",
+            404,
+            "no handler for route \"nomount/encrypt/x\". route entry not found.",
+        ),
+        (
+            "POST",
+            "transit/nope",
+            404,
+            "1 error occurred:\n\t* unsupported path\n\n",
+        ),
+        (
+            "POST",
+            "transit/encrypt/-x",
+            404,
+            "1 error occurred:\n\t* unsupported path\n\n",
+        ),
+        (
+            "DELETE",
+            "transit/encrypt/x",
+            405,
+            "1 error occurred:\n\t* unsupported operation\n\n",
+        ),
+        ("TRACE", "transit/encrypt/x", 405, ""),
+        ("GET", "transit/keys?list=perhaps", 400, ""),
+    ] {
+        let reply = a.send(Who::Operator, method, path, &[], "");
+        assert_eq!(
+            (reply.status, reply.error().as_str()),
+            (status, error),
+            "{method} {path}"
+        );
+    }
+    for body in ["{", "[1]", "\u{0}", "{\"plaintext\":"] {
+        let reply = a.send(Who::Operator, "POST", "transit/encrypt/x", &[], body);
+        assert_eq!(
+            (reply.status, reply.error().as_str()),
+            (400, "error parsing JSON"),
+            "{body}"
+        );
+    }
+    for (header, value, status) in [
+        ("x-vault-namespace", "team", 400),
+        ("x-vault-namespace", "root", 200),
+        ("x-vault-wrap-ttl", "60s", 400),
+    ] {
+        let reply = a.send(
+            Who::Operator,
+            "POST",
+            "transit/random",
+            &[(header, value)],
+            "",
+        );
+        assert_eq!(reply.status, status, "{header}: {value}");
+    }
+    let form = [("content-type", "application/x-www-form-urlencoded")];
+    let reply = a.send(
+        Who::Operator,
+        "POST",
+        "transit/random",
+        &form,
+        "bytes=2&format=hex",
+    );
+    assert_eq!(
+        reply.json()["data"]["random_bytes"].as_str().unwrap().len(),
+        4
+    );
+}
+
+#[test]
+fn a_body_that_is_too_large_is_refused_whether_or_not_it_says_so() {
+    let a = Appliance::with(|config| config.max_body = 1 << 20);
+    let large = Bytes::from(vec![b' '; 10 << 20]);
+    let reply = a.send(
+        Who::Operator,
+        "POST",
+        "transit/encrypt/x",
+        &[],
+        large.clone(),
+    );
+    assert_eq!(reply.status, 413);
+    assert_eq!(reply.headers["connection"], "close");
+    // In pieces, without a length.
+    let request = Request::post("/v1/transit/encrypt/x")
+        .body(Pieces(large, 65_536))
+        .unwrap();
+    let response = run(handle(Arc::clone(&a.app), peer(Who::Operator), request));
+    assert_eq!(response.status(), 413);
+    // Small settings take small bodies.
+    assert_eq!(
+        a.send(
+            Who::Operator,
+            "POST",
+            "transit/keys/x",
+            &[],
+            vec![b' '; 65_537]
+        )
+        .status,
+        413
+    );
+    // And a body in pieces that fits is read whole.
+    let text = json!({ "bytes": 2, "format": "hex" }).to_string();
+    let request = Request::post("/v1/transit/random")
+        .body(Pieces(text.into(), 3))
+        .unwrap();
+    let response = run(handle(Arc::clone(&a.app), peer(Who::Operator), request));
+    assert_eq!(response.status(), 200);
+    let bytes = run(response.into_body().collect()).unwrap().to_bytes();
+    let answer: Value = serde_json::from_slice(&bytes).unwrap();
+    assert_eq!(answer["data"]["random_bytes"].as_str().unwrap().len(), 4);
+}
+
+/// A body without a length that comes in pieces of so many bytes.
+struct Pieces(Bytes, usize);
+
+impl hyper::body::Body for Pieces {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let size = self.1.min(self.0.len());
+        let piece = self.0.split_to(size);
+        Poll::Ready((!piece.is_empty()).then(|| Ok(Frame::data(piece))))
+    }
+}
+
+#[test]
+fn one_request_too_many_is_refused_at_once() {
+    let a = Appliance::with(|config| config.max_requests = 1);
+    let (_keep, waits) = tokio::sync::oneshot::channel::<()>();
+    run(async {
+        let body = Full::new(Bytes::new());
+        let never = Request::post("/v1/transit/random")
+            .body(Slow(waits))
+            .unwrap();
+        let first = tokio::spawn(handle(Arc::clone(&a.app), peer(Who::Operator), never));
+        while a.app.gate.in_flight() == 0 && !first.is_finished() {
+            tokio::task::yield_now().await;
+        }
+        let request = Request::post("/v1/transit/random")
+            .body(body.clone())
+            .unwrap();
+        let refused = handle(Arc::clone(&a.app), peer(Who::Operator), request).await;
+        assert_eq!(
+            (refused.status().as_u16(), &refused.headers()["retry-after"]),
+            (503, &"1".parse().unwrap())
+        );
+        // The client of the first one goes away: its place is free again, and it is in the audit log.
+        first.abort();
+        assert!(first.await.unwrap_err().is_cancelled());
+        let request = Request::post("/v1/transit/random").body(body).unwrap();
+        let served = handle(Arc::clone(&a.app), peer(Who::Operator), request).await;
+        assert_eq!(served.status(), 200);
+    });
+    let statuses: Vec<Value> = a
+        .audited()
+        .iter()
+        .map(|line| line["status"].clone())
+        .collect();
+    assert_eq!(statuses, [499, 200]);
+}
+
+/// A body that does not come.
+struct Slow(tokio::sync::oneshot::Receiver<()>);
+
+impl hyper::body::Body for Slow {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let _ = Pin::new(&mut self.0).poll(cx);
+        Poll::Pending
+    }
+}
+
+#[test]
+fn a_change_is_finished_and_audited_though_the_client_goes_away() {
+    let a = Appliance::new();
+    run(async {
+        let request = Request::post("/v1/transit/keys/p-gone")
+            .body(Full::new(Bytes::new()))
+            .unwrap();
+        let mut work = Box::pin(handle(Arc::clone(&a.app), peer(Who::Operator), request));
+        // The body is there, so one poll leads to where the change has begun.
+        std::future::poll_fn(|cx| {
+            assert!(work.as_mut().poll(cx).is_pending());
+            Poll::Ready(())
+        })
+        .await;
+        drop(work);
+        while a.app.gate.in_flight() > 0 {
+            tokio::task::yield_now().await;
+        }
+    });
+    let statuses: Vec<Value> = a
+        .audited()
+        .iter()
+        .map(|line| line["status"].clone())
+        .collect();
+    assert_eq!(statuses, [200]);
+    assert!(a.app.keyring.exists("p-gone"));
+}
+
+#[test]
+fn without_a_token_in_the_hsm_nothing_is_500() {
+    // What each layer's outage becomes, without waiting for one: tests/ makes real ones.
+    use crate::api::error::{ApiError, Doing};
+    use crate::keyring::KeyringError;
+    use crate::store::StoreError;
+    use strongroom_hsm::HsmError;
+    for error in [
+        HsmError::Unavailable("gone".into()),
+        HsmError::Busy(7),
+        HsmError::Deadline(std::time::Duration::from_secs(1)),
+        HsmError::Pin("CKR_PIN_INCORRECT".into()),
+        HsmError::Pkcs11 {
+            function: "C_Decrypt".into(),
+            code: "CKR_GENERAL_ERROR".into(),
+        },
+    ] {
+        for error in [
+            KeyringError::Hsm(error.clone()),
+            KeyringError::Store(StoreError::Hsm(error.clone())),
+            KeyringError::Store(StoreError::EpochPending(error)),
+        ] {
+            let text = error.to_string();
+            let answer = ApiError::from_keyring(error, Doing::Decrypt, "k");
+            assert_eq!(
+                (answer.status, answer.messages[0].as_ref()),
+                (503, text.as_str())
+            );
+        }
+    }
+    let io = ApiError::from_keyring(
+        KeyringError::Store(StoreError::Io("/secret/path".into())),
+        Doing::Create,
+        "k",
+    );
+    assert_eq!((io.status, io.messages[0].contains("secret")), (503, false));
+}
