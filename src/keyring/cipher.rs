@@ -93,8 +93,8 @@ pub(super) async fn decrypt(
     if key.settings.derived {
         let derived = derive_all(hsm, key, &whole, false).await?;
         answers.extend(whole.into_iter().zip(derived).map(|(job, derived)| {
-            let answer =
-                derived.and_then(|derived| decrypt_here(&cipher(&derived.key), &job.aad, &job.data));
+            let answer = derived
+                .and_then(|derived| decrypt_here(&cipher(&derived.key), &job.aad, &job.data));
             (job.index, answer)
         }));
     } else if key.settings.residency == Residency::Memory {

@@ -43,7 +43,10 @@ impl UseCounter {
     /// Counts `n` more encryptions, if they are within the reservation. `block`: how many to reserve at a time.
     pub(super) fn take(&self, n: u64, limit: u64, block: u64) -> Take {
         let reserved = self.reserved.load(Ordering::Acquire);
-        let fits = |used: u64| used.checked_add(n).filter(|sum| *sum <= reserved.min(limit));
+        let fits = |used: u64| {
+            used.checked_add(n)
+                .filter(|sum| *sum <= reserved.min(limit))
+        };
         match self
             .used
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, fits)

@@ -231,9 +231,8 @@ impl Version {
         counter: &[u8],
     ) -> Result<Self, KeyringError> {
         let parsed: Option<VersionRecord> = serde_json::from_slice(record).ok();
-        let keys = parsed.and_then(|record| {
-            Some((record.created, record.kek.decode()?, record.mac.decode()?))
-        });
+        let keys = parsed
+            .and_then(|record| Some((record.created, record.kek.decode()?, record.mac.decode()?)));
         let Some((created, kek, mac)) = keys else {
             return Err(unreadable(RecordKind::KeyVersion, name, number));
         };
@@ -388,7 +387,9 @@ mod tests {
 
     #[test]
     fn names_are_vaults() {
-        for good in ["a", "_", "ab", "a-b", "a.b", "a..b", "tenant_1", "A9", "a--b"] {
+        for good in [
+            "a", "_", "ab", "a-b", "a.b", "a..b", "tenant_1", "A9", "a--b",
+        ] {
             assert!(check_name(good).is_ok(), "{good}");
         }
         for bad in [

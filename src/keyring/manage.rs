@@ -64,9 +64,7 @@ impl Inner {
             return Err(KeyringError::Exists(name.to_owned()));
         }
         let settings = self.settings(&options.create, true, options.allow_rotation)?;
-        let version = self
-            .unwrap_import(&settings, 1, ciphertext, oaep)
-            .await?;
+        let version = self.unwrap_import(&settings, 1, ciphertext, oaep).await?;
         self.add(name, settings, version).await
     }
 
@@ -142,9 +140,7 @@ impl Inner {
 
     pub(super) async fn trim(&self, name: &str, min: u32) -> Result<(), KeyringError> {
         let _turn = self.writer.lock().await;
-        let key = self
-            .find(name)
-            .ok_or_else(|| invalid("invalid key name"))?;
+        let key = self.find(name).ok_or_else(|| invalid("invalid key name"))?;
         check_trim(&key.settings, min)?;
         let mut changed = Key::clone(&key);
         changed.settings.min_available_version = min;
@@ -324,13 +320,13 @@ impl Inner {
 
     /// Commits, and puts the change in force when the disc has it: also if the token could not be told of it, because a
     /// restart would bring it into force in any case.
-    async fn commit(
-        &self,
-        changes: Vec<Change>,
-        apply: impl FnOnce(),
-    ) -> Result<(), KeyringError> {
+    async fn commit(&self, changes: Vec<Change>, apply: impl FnOnce()) -> Result<(), KeyringError> {
         let outcome = self.store.commit(changes).await;
-        if outcome.as_ref().err().is_none_or(|error| error.is_applied()) {
+        if outcome
+            .as_ref()
+            .err()
+            .is_none_or(|error| error.is_applied())
+        {
             apply();
         }
         outcome?;

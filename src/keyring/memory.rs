@@ -62,9 +62,9 @@ impl MemorySlot {
             ))
         })?;
         let key = Arc::new(match wrapped.usage {
-            KeyUsage::Aead => {
-                HostKey::Aead(Locked::new(Aes256Gcm::new(&AesKey::<Aes256Gcm>::from(*bytes)))?)
-            }
+            KeyUsage::Aead => HostKey::Aead(Locked::new(Aes256Gcm::new(
+                &AesKey::<Aes256Gcm>::from(*bytes),
+            ))?),
             KeyUsage::Mac => HostKey::Mac(Locked::new(Zeroizing::new(*bytes))?),
         });
         self.key.store(Some(Arc::clone(&key)));

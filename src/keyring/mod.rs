@@ -446,11 +446,7 @@ impl Inner {
         self.keys.store(Arc::new(keys));
     }
 
-    async fn encrypt(
-        self: &Arc<Self>,
-        name: &str,
-        items: Vec<EncryptItem>,
-    ) -> PerItem<Ciphertext> {
+    async fn encrypt(self: &Arc<Self>, name: &str, items: Vec<EncryptItem>) -> PerItem<Ciphertext> {
         let mut key = self.key(name)?;
         self.check_residency(key.settings.residency)?;
         // Items of an exhausted latest version are planned a second time, with the version that its rotation made.
@@ -492,11 +488,7 @@ impl Inner {
         Ok(in_order(results))
     }
 
-    async fn decrypt(
-        &self,
-        name: &str,
-        items: Vec<DecryptItem>,
-    ) -> PerItem<Zeroizing<Vec<u8>>> {
+    async fn decrypt(&self, name: &str, items: Vec<DecryptItem>) -> PerItem<Zeroizing<Vec<u8>>> {
         let key = self.key(name)?;
         self.check_residency(key.settings.residency)?;
         let mut results = Vec::with_capacity(items.len());
@@ -595,7 +587,9 @@ impl Inner {
         };
         hash.filter(|hash| self.hsm.profile().hmac.contains(hash))
             .ok_or_else(|| {
-                invalid("unsupported algorithm: this token makes no HMAC with that hash; use sha2-256")
+                invalid(
+                    "unsupported algorithm: this token makes no HMAC with that hash; use sha2-256",
+                )
             })
     }
 }
