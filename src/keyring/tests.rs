@@ -480,3 +480,109 @@ async fn keys_are_rotated_when_they_are_due() {
     );
     assert!(keyring.rotate_due().await.is_empty());
 }
+
+/// RSA-OAEP (SHA-1, which is what SoftHSM has) of an AES key, then AES-KWP of the target.
+fn wrapped(keyring: &Keyring, target: &[u8]) -> Vec<u8> {
+    use aes_kw::KeyInit as _;
+    use rsa::pkcs8::DecodePublicKey as _;
+    let mut rng = rsa::rand_core::UnwrapErr(getrandom::SysRng);
+    let public = rsa::PublicKey::from_public_key_pem(&keyring.wrapping_key_pem()).unwrap();
+    let mut ciphertext = public
+        .encrypt(&mut rng, rsa::Oaep::<sha1::Sha1>::new(), &[9; 32])
+        .unwrap();
+    let mut buffer = vec![0; target.len() + 8];
+    let kwp = aes_kw::KwpAes256::new(&[9; 32].into())
+        .wrap_key(target, &mut buffer)
+        .unwrap()
+        .to_vec();
+    ciphertext.extend(kwp);
+    ciphertext
+}
+
+#[tokio::test]
+async fn imported_keys_are_used_as_they_are_and_rotated_only_where_allowed() {
+    use aes_gcm::KeyInit as _;
+    use aes_gcm::aead::Aead as _;
+    use hmac::Mac as _;
+
+    let (site, keyring) = Site::new(KeyringOptions::default()).await;
+    let good = wrapped(&keyring, &[7; 32]);
+    let options = |residency, derived, allow_rotation| ImportOptions {
+        create: CreateOptions {
+            residency: Some(residency),
+            derived,
+            ..CreateOptions::default()
+        },
+        allow_rotation,
+    };
+    let plain = options(Residency::Hsm, false, false);
+    for (bad, why) in [
+        (good[..512].to_vec(), "too short"),
+        (good[..good.len() - 1].to_vec(), "error importing key"),
+        (wrapped(&keyring, &[7; 16]), "error importing key"),
+        ([&good[..540], &[0; 12]].concat(), "decryption error"),
+    ] {
+        let outcome = keyring
+            .import("k", &bad, OaepHash::Sha1, plain.clone())
+            .await;
+        let said = says(outcome);
+        assert!(said.contains(why), "{said}");
+        assert!(!keyring.exists("k"));
+    }
+    for residency in [Residency::Hsm, Residency::Memory] {
+        for derived in [false, true] {
+            let name = format!("{residency:?}-{derived}");
+            keyring
+                .import(
+                    &name,
+                    &good,
+                    OaepHash::Sha1,
+                    options(residency, derived, false),
+                )
+                .await
+                .unwrap();
+            let mut key = [7; 32];
+            if derived {
+                let mut mac = hmac::Hmac::<sha2::Sha256>::new_from_slice(&key).unwrap();
+                mac.update(b"\0\0\0\0ctx\0\0\x01\0");
+                key = mac.finalize().into_bytes().into();
+            }
+            let ciphertext = seal(&keyring, &name, b"ctx").await.unwrap().bytes;
+            let (nonce, sealed) = ciphertext.split_first_chunk::<12>().unwrap();
+            let payload = aes_gcm::aead::Payload {
+                msg: sealed,
+                aad: b"ad",
+            };
+            let opened = aes_gcm::Aes256Gcm::new(&key.into()).decrypt(&(*nonce).into(), payload);
+            assert_eq!(opened.unwrap(), b"secret", "{name}");
+        }
+    }
+    let again = keyring
+        .import("Hsm-false", &good, OaepHash::Sha1, plain)
+        .await;
+    assert!(matches!(again, Err(KeyringError::Exists(_))));
+    assert!(says(keyring.rotate("Hsm-false").await).contains("does not allow rotation"));
+    let other = wrapped(&keyring, &[8; 32]);
+    let version = keyring
+        .import_version("Hsm-false", &other, OaepHash::Sha1)
+        .await;
+    assert_eq!(version.unwrap(), 2);
+    keyring
+        .import(
+            "r",
+            &good,
+            OaepHash::Sha1,
+            options(Residency::Hsm, false, true),
+        )
+        .await
+        .unwrap();
+    keyring.rotate("r").await.unwrap();
+    let keyring = site.restart(keyring).await;
+    assert!(keyring.read("Hsm-false").unwrap().imported && !keyring.read("r").unwrap().imported);
+    assert!(
+        keyring
+            .import_version("r", &good, OaepHash::Sha1)
+            .await
+            .is_err()
+    );
+}
