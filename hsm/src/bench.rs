@@ -10,7 +10,7 @@ use crate::line::{Access, Line, Watch};
 use crate::module::Module;
 use crate::selector::Wanted;
 use crate::session_key;
-use crate::types::KeyUsage;
+use crate::types::{KeyUsage, MasterKind};
 
 /// Time of `count` times `C_DecryptInit` and `C_Decrypt`: AES-256-GCM with a session key, `len` bytes of plaintext, one thread, one session.
 ///
@@ -35,7 +35,7 @@ fn measure(
     let found = wanted.find(&library.context)?;
     let line = Line::open(library, found.slot, Arc::new(Watch::default()))?;
     Access::new(config.pin.clone()).login(&line)?;
-    let key = session_key::generate(&line, KeyUsage::Aead)?;
+    let key = session_key::generate(&line, KeyUsage::Aead, MasterKind::Hsm)?;
     let (iv, plaintext) = ([7; 12], vec![1; len]);
     let mut ciphertext = Vec::new();
     line.raw()

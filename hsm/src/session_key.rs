@@ -9,14 +9,19 @@ use cryptoki_sys::CK_MECHANISM_TYPE;
 use crate::fault::Fault;
 use crate::line::Line;
 use crate::template::{TARGET_AEAD, TARGET_MAC};
-use crate::types::{HashAlgorithm, KeyUsage, OaepHash};
+use crate::types::{HashAlgorithm, KeyUsage, MasterKind, OaepHash};
 
 type Result<T> = std::result::Result<T, Fault>;
 
-/// Bytes of a key of that usage.
-pub(crate) const fn len(usage: KeyUsage) -> usize {
-    match usage {
-        KeyUsage::Aead | KeyUsage::Mac => 32,
+/// Bytes of a key that comes in by BYOK or is used in host memory.
+pub(crate) const LEN: usize = 32;
+
+/// Bytes of a generated key. An HMAC key in the token is as long as the longest hash: some tokens (`SoftHSM`) refuse a
+/// key shorter than the hash, and one key serves them all.
+pub(crate) const fn generated_len(usage: KeyUsage, master: MasterKind) -> usize {
+    match (usage, master) {
+        (KeyUsage::Mac, MasterKind::Hsm) => 64,
+        _ => LEN,
     }
 }
 
@@ -39,20 +44,22 @@ pub(crate) fn hmac(hash: HashAlgorithm) -> Mechanism<'static> {
 }
 
 /// A new key that can be wrapped out: the only extractable object there ever is, and only until it has been wrapped.
-pub(crate) fn generate(line: &Line, usage: KeyUsage) -> Result<ObjectHandle> {
+pub(crate) fn generate(line: &Line, usage: KeyUsage, master: MasterKind) -> Result<ObjectHandle> {
     let mechanism = match usage {
         KeyUsage::Aead => Mechanism::AesKeyGen,
         KeyUsage::Mac => Mechanism::GenericSecretKeyGen,
     };
     let mut template = common(usage, true);
-    template.push(Attribute::ValueLen(value_len(usage)));
+    template.push(Attribute::ValueLen(value_len(generated_len(usage, master))));
+    template.push(Attribute::Modifiable(false));
     Ok(line.session().generate_key(&mechanism, &template)?)
 }
 
 /// The canary's key: never wrapped, never given a caller's data.
 pub(crate) fn canary(line: &Line) -> Result<ObjectHandle> {
     let mut template = common(KeyUsage::Aead, false);
-    template.push(Attribute::ValueLen(value_len(KeyUsage::Aead)));
+    template.push(Attribute::ValueLen(value_len(LEN)));
+    template.push(Attribute::Modifiable(false));
     Ok(line
         .session()
         .generate_key(&Mechanism::AesKeyGen, &template)?)
@@ -97,6 +104,7 @@ pub(crate) fn narrowing_refused(fault: &Fault) -> bool {
 pub(crate) fn create(line: &Line, usage: KeyUsage, value: &[u8]) -> Result<ObjectHandle> {
     let mut template = common(usage, false);
     template.push(Attribute::Value(value.to_vec()));
+    template.push(Attribute::Modifiable(false));
     let result = line.session().create_object(&template);
     for attribute in &mut template {
         if let Attribute::Value(value) = attribute {
@@ -182,7 +190,7 @@ fn mechanisms(usage: KeyUsage) -> Vec<MechanismType> {
     }
 }
 
-fn value_len(usage: KeyUsage) -> cryptoki::types::Ulong {
+fn value_len(len: usize) -> cryptoki::types::Ulong {
     // At most a few dozen bytes: fits any CK_ULONG.
-    cryptoki::types::Ulong::new(len(usage) as cryptoki_sys::CK_ULONG)
+    cryptoki::types::Ulong::new(len as cryptoki_sys::CK_ULONG)
 }

@@ -135,9 +135,6 @@ impl ApiError {
             KeyringError::Exists(_) => Self::bad_request(
                 "the import path cannot be used with an existing key; use import-version to rotate an existing imported key",
             ),
-            KeyringError::Invalid(why) if doing == Doing::Delete => {
-                Self::bad_request(format!("error deleting policy {name}: {why}"))
-            }
             KeyringError::Store(error) if !matches!(error, StoreError::Hsm(_)) => {
                 tracing::error!(%error, "the store failed");
                 Self::unavailable("the key store failed: see the server's log")

@@ -14,11 +14,8 @@ use super::output::Format;
 use super::remote::block_on;
 use crate::audit::{Audit, Entry};
 use crate::config::Config;
-use crate::policy::Policy;
 use crate::serve::{self, ServeOptions};
 use crate::store::{Store, StoreError};
-use crate::tls::Tls;
-use crate::tokens::Tokens;
 
 /// The file that every command on the appliance itself reads.
 #[derive(Args, Clone, Debug)]
@@ -113,6 +110,8 @@ fn start_log(args: &ServeArgs) -> Result<(), Failure> {
     })?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        // A log that can't be written would be reported on standard error, which it is: that panics.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr);
     let coloured = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let started = match args.log_format {
@@ -137,17 +136,7 @@ pub(super) struct CheckConfigArgs {
 
 pub(super) fn check_config(args: &CheckConfigArgs, format: Format) -> Result<(), Failure> {
     let config = args.config.load()?;
-    let policy = Policy::load(&config.policy);
-    let tokens = config.tokens.as_deref().map(Tokens::load).transpose();
-    let tls = Tls::load(config.tls.clone());
-    // As with the configuration itself: every problem at once.
-    let mut problems: Vec<String> = Vec::new();
-    problems.extend(policy.err().map(|error| error.to_string()));
-    problems.extend(tokens.err().map(|error| error.to_string()));
-    problems.extend(tls.err().map(|error| error.to_string()));
-    if !problems.is_empty() {
-        return Err(Failure::new(Exit::Config, problems.join("\n")));
-    }
+    config.check()?;
     format.either(
         &format!("{} is valid", args.config.path().display()),
         &json!({"valid": true, "config": args.config.path(), "listen": config.listen}),

@@ -2,6 +2,7 @@
 //!
 //! Every setting is in `docs/configuration.md`, and with its default in `examples/strongroom.toml`.
 
+mod check;
 mod reader;
 
 use std::net::SocketAddr;
@@ -273,7 +274,7 @@ checkpoint_interval = 5
             config.hsm.pin,
             PinSource::File("/etc/strongroom/pin".into())
         );
-        assert_eq!(config.hsm.call_deadline, Duration::from_secs(120));
+        assert_eq!(config.hsm.call_deadline, Duration::from_mins(2));
         assert_eq!(config.audit.checkpoint_interval, Duration::from_secs(5));
         assert_eq!(
             (config.max_body, config.hsm.sessions, config.upsert),

@@ -218,17 +218,15 @@ impl Section {
             .filter(|key| self.table.contains_key(*key))
             .collect();
         let values: Vec<Option<String>> = given.iter().map(|key| self.string(key)).collect();
-        match (given.as_slice(), values.as_slice()) {
-            ([key], [value]) => value.clone().map(|value| (*key, value)),
-            _ => {
-                let all = keys.join(", ");
-                self.problem(
-                    keys.first().copied().unwrap_or_default(),
-                    &format!("exactly one of {all} is needed"),
-                );
-                None
-            }
+        if let ([key], [value]) = (given.as_slice(), values.as_slice()) {
+            return value.clone().map(|value| (*key, value));
         }
+        let all = keys.join(", ");
+        self.problem(
+            keys.first().copied().unwrap_or_default(),
+            &format!("exactly one of {all} is needed"),
+        );
+        None
     }
 
     /// A path as the file means it: a relative one stands beside the file.

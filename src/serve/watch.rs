@@ -53,13 +53,23 @@ fn files(app: &App) -> Vec<PathBuf> {
 fn watcher(files: &[PathBuf], stirred: Arc<Notify>) -> notify::Result<RecommendedWatcher> {
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         // Reading a file is an event too, and the reload itself reads.
-        if !matches!(event, Ok(notify::Event { kind: EventKind::Access(_), .. })) {
+        if !matches!(
+            event,
+            Ok(notify::Event {
+                kind: EventKind::Access(_),
+                ..
+            })
+        ) {
             stirred.notify_one();
         }
     })?;
     let folders: BTreeSet<&Path> = files.iter().filter_map(|file| file.parent()).collect();
     for folder in folders {
-        let folder = if folder == Path::new("") { Path::new(".") } else { folder };
+        let folder = if folder == Path::new("") {
+            Path::new(".")
+        } else {
+            folder
+        };
         watcher.watch(folder, RecursiveMode::NonRecursive)?;
     }
     Ok(watcher)
@@ -69,7 +79,13 @@ fn watcher(files: &[PathBuf], stirred: Arc<Notify>) -> notify::Result<Recommende
 fn fingerprint(files: &[PathBuf]) -> Fingerprint {
     let look = |file: &PathBuf| {
         let seen = std::fs::metadata(file).ok()?;
-        Some((seen.dev(), seen.ino(), seen.size(), seen.ctime(), seen.ctime_nsec()))
+        Some((
+            seen.dev(),
+            seen.ino(),
+            seen.size(),
+            seen.ctime(),
+            seen.ctime_nsec(),
+        ))
     };
     files.iter().map(look).collect()
 }
@@ -91,7 +107,9 @@ mod tests {
         let _watcher = watcher(&files, stirred.clone()).unwrap();
         fs::write(folder.path().join("new"), "b").unwrap();
         fs::rename(folder.path().join("new"), &file).unwrap();
-        tokio::time::timeout(Duration::from_secs(5), stirred.notified()).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(5), stirred.notified())
+            .await
+            .unwrap();
         assert_ne!(fingerprint(&files), before);
     }
 }

@@ -1,4 +1,4 @@
-//! TLS as the appliance speaks it: 1.3 only, a client certificate always, X25519MLKEM768 preferred, hot reload, revocation.
+//! TLS as the appliance speaks it: 1.3 only, a client certificate always, X25519MLKEM768 with every client that prefers it, hot reload, revocation.
 //!
 //! Decisions that the code alone does not explain:
 //!
@@ -173,8 +173,9 @@ impl Generation {
     }
 }
 
-/// The library's suites, and the key exchanges in our order: the hybrid one first, so that what is recorded today
-/// stays secret from tomorrow's quantum computers.
+/// The library's suites and key exchanges; the hybrid one keeps what is recorded today secret from tomorrow's quantum computers.
+/// rustls takes the first group of the *client's* order that is in this list, so the hybrid is used with every client that
+/// prefers it, as Go since 1.24, OpenSSL since 3.5 and rustls do; the order here decides nothing.
 fn provider() -> CryptoProvider {
     CryptoProvider {
         kx_groups: vec![

@@ -176,14 +176,7 @@ impl Appliance {
         assert!(self.child.is_none(), "the server is running already");
         let address_file = self.path().join("address");
         let _ = fs::remove_file(&address_file);
-        if let Some(address) = self.address {
-            let config = fs::read_to_string(self.config()).unwrap();
-            fs::write(
-                self.config(),
-                config.replacen("127.0.0.1:0", &address.to_string(), 1),
-            )
-            .unwrap();
-        }
+        self.keep_port();
         let log = File::options()
             .create(true)
             .append(true)
@@ -204,6 +197,18 @@ impl Appliance {
             .spawn()
             .unwrap();
         self.child = Some(child);
+    }
+
+    /// Writes the port that was taken at the first start into the configuration, for every later start.
+    pub fn keep_port(&self) {
+        if let Some(address) = self.address {
+            let config = fs::read_to_string(self.config()).unwrap();
+            fs::write(
+                self.config(),
+                config.replacen("127.0.0.1:0", &address.to_string(), 1),
+            )
+            .unwrap();
+        }
     }
 
     /// Waits until the server answers a health check with 200.
@@ -236,6 +241,11 @@ impl Appliance {
             );
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    /// From the next start on, another command runs the server: as [`Builder::wrapper`].
+    pub fn wrap(&mut self, command: impl IntoIterator<Item = impl Into<OsString>>) {
+        self.wrapper = command.into_iter().map(Into::into).collect();
     }
 
     /// SIGTERM, and waits; the exit code.
@@ -466,7 +476,7 @@ const POLICY: &str = r#"
 [[rule]]
 identities = ["dns:operator.test"]
 keys = ["*"]
-operations = ["*"]
+operations = ["*", "global"]
 
 [[rule]]
 identities = ["dns:vault.test"]

@@ -22,7 +22,7 @@ use crate::keys::Keys;
 use crate::line::Line;
 use crate::session_key;
 use crate::template::KWP_TEST_TARGET;
-use crate::types::{HashAlgorithm, KeyUsage, OaepHash, Profile};
+use crate::types::{HashAlgorithm, KeyUsage, MasterKind, OaepHash, Profile};
 
 /// What the token was found able to do.
 #[derive(Clone, Debug)]
@@ -127,6 +127,10 @@ fn gcm(line: &Line) -> Result<()> {
             Attribute::KeyType(KeyType::AES),
             Attribute::Encrypt(true),
             Attribute::Decrypt(true),
+            // Said outright: a token may default to true, and then a test that hangs leaves a key behind, in a session that nobody can close,
+            // which the check of the next connection must refuse.
+            Attribute::Wrap(false),
+            Attribute::Unwrap(false),
             Attribute::Value(vectors::GCM_KEY.to_vec()),
         ],
     )?;
@@ -188,7 +192,7 @@ fn hmac_answer(line: &Line, hash: HashAlgorithm) -> Result<bool> {
     line.session().destroy_object(key)?;
     demand(answer? == expected, name)?;
     // The keys of this product are shorter than the vector's; some tokens refuse keys shorter than the hash.
-    let key = session_key::generate(line, KeyUsage::Mac)?;
+    let key = session_key::generate(line, KeyUsage::Mac, MasterKind::Hsm)?;
     let answer = line
         .session()
         .sign(&session_key::hmac(hash), key, vectors::HMAC_MESSAGE);
@@ -301,7 +305,7 @@ fn ecdsa(line: &Line, keys: &Keys) -> Result<()> {
 /// Answers whether session keys may carry `CKA_ALLOWED_MECHANISMS`.
 fn master(line: &Line, keys: &Keys, hash: OaepHash) -> Result<bool> {
     const NAME: &str = "wrapping with the master key";
-    let original = session_key::generate(line, KeyUsage::Aead)?;
+    let original = session_key::generate(line, KeyUsage::Aead, MasterKind::Hsm)?;
     let blob = line
         .session()
         .wrap_key(&session_key::oaep(hash), keys.master.public, original)?;

@@ -325,7 +325,6 @@ fn ciphertext_error(error: WireError) -> ItemError {
         WireError::TooOld => {
             "ciphertext or signature version is disallowed by policy (too old)".into()
         }
-        WireError::Length => "invalid ciphertext length".into(),
         error => format!("invalid ciphertext: {error}").into(),
     }
 }

@@ -1,0 +1,208 @@
+//! Other people's clients against a real appliance: Vault's own seal client, a whole Vault, `hvac`, `node-vault`.
+//!
+//! They are built by `tests/interop/build.sh`, which takes minutes the first time, so these tests are ignored unless asked for:
+//! `tests/run` does, or `cargo test --test interop -- --include-ignored`.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::json;
+use strongroom::tokens::Tokens;
+use support::{Appliance, Who};
+
+/// The key that Vault's seal uses.
+const KEY: &str = "vault-unseal";
+
+#[tokio::test]
+#[ignore = "needs Go"]
+async fn the_seal_client_of_vault_without_a_token() {
+    let Some(program) = built("seal") else { return };
+    let appliance = with_key(Appliance::start().await).await;
+    run(client(&appliance, &program).arg("check"));
+}
+
+#[tokio::test]
+#[ignore = "needs Go"]
+async fn the_seal_client_of_vault_with_a_token() {
+    let Some(program) = built("seal") else { return };
+    let (appliance, token) = with_token().await;
+    run(client(&appliance, &program)
+        .arg("check")
+        .env("STRONGROOM_TOKEN", token));
+}
+
+#[tokio::test]
+#[ignore = "needs Python"]
+async fn hvac_without_a_token() {
+    let Some(python) = built("hvac") else { return };
+    let appliance = with_key(Appliance::start().await).await;
+    run(&mut hvac(&appliance, &python));
+}
+
+#[tokio::test]
+#[ignore = "needs Python"]
+async fn hvac_with_a_token() {
+    let Some(python) = built("hvac") else { return };
+    let (appliance, token) = with_token().await;
+    run(hvac(&appliance, &python).env("STRONGROOM_TOKEN", token));
+}
+
+#[tokio::test]
+#[ignore = "needs Node"]
+async fn node_vault() {
+    let Some(folder) = built("node") else { return };
+    let appliance = with_key(Appliance::start().await).await;
+    run(client(&appliance, Path::new("node")).arg(folder.join("transit_check.js")));
+}
+
+#[tokio::test]
+#[ignore = "needs Go"]
+async fn a_real_vault_through_a_year() {
+    let Some(vault) = built("vault") else { return };
+    let mut appliance = with_key(Appliance::start().await).await;
+    let hooks = Hooks::new(&mut appliance);
+    run(client(&appliance, Path::new("python3"))
+        .arg(source("vault_scenario.py"))
+        .env("VAULT_BIN", vault)
+        .env("STRONGROOM_STOP_CMD", &hooks.stop)
+        .env("STRONGROOM_START_CMD", &hooks.start));
+}
+
+async fn with_key(appliance: Appliance) -> Appliance {
+    appliance.create_key(KEY, json!({})).await;
+    appliance
+}
+
+/// An appliance whose policy also wants a token of the operator, and the token.
+async fn with_token() -> (Appliance, String) {
+    let identity = "dns:operator.test".parse().unwrap();
+    let new = Tokens::new_token("interop", &identity, None).unwrap();
+    let appliance = Appliance::builder().tokens(&new.entry).start().await;
+    (with_key(appliance).await, new.token.as_str().to_owned())
+}
+
+/// A client with the operator's certificate and the environment that `tests/interop/README.md` describes.
+fn client(appliance: &Appliance, program: &Path) -> Command {
+    let mut command = Command::new(program);
+    command
+        .env("STRONGROOM_ADDR", appliance.url())
+        .env("STRONGROOM_CA", appliance.pki.ca())
+        .env("STRONGROOM_CERT", appliance.pki.certificate(Who::Operator))
+        .env("STRONGROOM_KEY", appliance.pki.key(Who::Operator))
+        .env("STRONGROOM_MOUNT", "transit")
+        .env("STRONGROOM_KEY_NAME", KEY)
+        .env_remove("STRONGROOM_TOKEN")
+        .stdin(Stdio::null());
+    command
+}
+
+fn hvac(appliance: &Appliance, python: &Path) -> Command {
+    let mut command = client(appliance, python);
+    // SoftHSM's OAEP knows SHA-1 only.
+    command
+        .arg(source("hvac/transit_check.py"))
+        .env("STRONGROOM_OAEP_HASH", "SHA1");
+    command
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let complained = String::from_utf8_lossy(&output.stderr);
+    println!("{said}{complained}");
+    assert!(
+        output.status.success(),
+        "{command:?} ended with {}",
+        output.status
+    );
+}
+
+/// What `build.sh` made of this part; `None`, counted as skipped, where a tool is missing.
+fn built(part: &str) -> Option<PathBuf> {
+    let output = Command::new(source("build.sh"))
+        .arg(part)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let complained = String::from_utf8_lossy(&output.stderr);
+    if output.status.code() == Some(77) {
+        support::skip(&format!("interop with {part}"), complained.trim());
+        return None;
+    }
+    assert!(output.status.success(), "build.sh {part}: {complained}");
+    let said = String::from_utf8(output.stdout).unwrap();
+    let path = said.trim().strip_prefix(part).unwrap().trim_start();
+    Some(PathBuf::from(path))
+}
+
+fn source(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/interop")
+        .join(name)
+}
+
+/// Shell commands that stop the appliance and start it again, which the scenario calls as an operator would.
+struct Hooks {
+    stop: PathBuf,
+    start: PathBuf,
+}
+
+impl Hooks {
+    /// Takes the server over from the harness: from here on only the commands start and stop it.
+    fn new(appliance: &mut Appliance) -> Self {
+        appliance.stop();
+        appliance.keep_port();
+        let folder = appliance.path();
+        let common = format!(
+            "#!/bin/sh\nset -eu\ncd '{}'\nexport SOFTHSM2_CONF='{}'\n",
+            folder.display(),
+            appliance.softhsm_conf().display()
+        );
+        let status = format!(
+            "'{}' status --addr '{}' --cacert '{}' --client-cert '{}' --client-key '{}'",
+            support::STRONGROOM,
+            appliance.url(),
+            appliance.pki.ca().display(),
+            appliance.pki.certificate(Who::Operator).display(),
+            appliance.pki.key(Who::Operator).display()
+        );
+        let start = format!(
+            "{common}setsid '{}' serve --config '{}' >>server.log 2>&1 </dev/null &\necho $! >pid\n\
+             for _ in $(seq 100); do if {status} >/dev/null 2>&1; then exit 0; fi; sleep 0.1; done\n\
+             echo 'the server did not answer' >&2; exit 1\n",
+            support::STRONGROOM,
+            appliance.config().display()
+        );
+        let stop = format!(
+            "{common}kill \"$(cat pid)\"\nfor _ in $(seq 150); do\n\
+             if ! kill -0 \"$(cat pid)\" 2>/dev/null; then exit 0; fi; sleep 0.1\ndone\n\
+             echo 'the server did not stop' >&2; exit 1\n"
+        );
+        let hooks = Self {
+            stop: script(folder, "stop", &stop),
+            start: script(folder, "start", &start),
+        };
+        let started = Command::new(&hooks.start).status().unwrap();
+        assert!(started.success(), "{}", appliance.log());
+        hooks
+    }
+}
+
+impl Drop for Hooks {
+    fn drop(&mut self) {
+        let _ = Command::new(&self.stop).stderr(Stdio::null()).status();
+    }
+}
+
+fn script(folder: &Path, name: &str, text: &str) -> PathBuf {
+    let path = folder.join(format!("{name}.sh"));
+    fs::write(&path, text).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+    path
+}

@@ -1,0 +1,21 @@
+//! What the appliance does when something breaks: its token, its process, its disc, its audit log, or its clients' patience.
+//!
+//! - `token`: the token is pulled out, forgets, fails, hangs, refuses the PIN
+//! - `process`: the server is killed, restarted, given an old store, an audit log that can't be written
+//! - `load`: clients that know what each answer must be;  `rig`: an appliance on the module that fails on command
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    unreachable_pub,
+    reason = "tests"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod load;
+mod process;
+mod rig;
+mod token;
