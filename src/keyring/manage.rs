@@ -254,6 +254,9 @@ impl Inner {
             HsmError::Authentication => invalid(
                 "crypto/rsa: decryption error: the ciphertext must be RSA-OAEP(AES-256 key) by the wrapping key, then AES-KWP(256-bit key)",
             ),
+            HsmError::InvalidKey(why) => {
+                KeyringError::Invalid(format!("error importing key: {why}"))
+            }
             HsmError::Unsupported(what) => KeyringError::Invalid(format!(
                 "this token can't import that: it does not support {what}"
             )),

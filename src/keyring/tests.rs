@@ -1,1 +1,588 @@
 //! Tests of the keyring on a real token.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::collections::HashSet;
+
+use tokio::sync::MutexGuard;
+
+use super::*;
+use crate::store::tests::token;
+
+struct Site {
+    folder: tempfile::TempDir,
+    hsm: Hsm,
+    options: KeyringOptions,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Site {
+    async fn new(options: KeyringOptions) -> (Self, Keyring) {
+        let (hsm, turn) = token().await;
+        let folder = tempfile::tempdir().unwrap();
+        let site = Self {
+            folder,
+            hsm,
+            options,
+            _turn: turn,
+        };
+        let store = Store::create(&site.path(), site.hsm.clone()).await.unwrap();
+        let keyring = site.keyring(store).await;
+        (site, keyring)
+    }
+
+    fn path(&self) -> std::path::PathBuf {
+        self.folder.path().join("store")
+    }
+
+    async fn keyring(&self, store: Store) -> Keyring {
+        Keyring::open(Arc::new(store), self.hsm.clone(), self.options.clone())
+            .await
+            .unwrap()
+    }
+
+    async fn restart(&self, keyring: Keyring) -> Keyring {
+        drop(keyring);
+        self.keyring(Store::open(&self.path(), self.hsm.clone()).await.unwrap())
+            .await
+    }
+}
+
+fn item(plaintext: &[u8], context: &[u8], key_version: Option<u32>) -> EncryptItem {
+    EncryptItem {
+        plaintext: Zeroizing::new(plaintext.to_vec()),
+        associated_data: b"ad".to_vec(),
+        context: context.to_vec(),
+        key_version,
+    }
+}
+
+async fn seal(keyring: &Keyring, name: &str, context: &[u8]) -> Result<Ciphertext, KeyringError> {
+    keyring
+        .encrypt(name, vec![item(b"secret", context, None)])
+        .await?
+        .pop()
+        .unwrap()
+}
+
+async fn open(
+    keyring: &Keyring,
+    name: &str,
+    ciphertext: &Ciphertext,
+    context: &[u8],
+) -> Result<Vec<u8>, KeyringError> {
+    let items = vec![DecryptItem {
+        ciphertext: ciphertext.clone(),
+        associated_data: b"ad".to_vec(),
+        context: context.to_vec(),
+    }];
+    keyring
+        .decrypt(name, items)
+        .await?
+        .pop()
+        .unwrap()
+        .map(|plaintext| plaintext.to_vec())
+}
+
+fn says<T>(outcome: Result<T, KeyringError>) -> String {
+    outcome.err().expect("an error").to_string()
+}
+
+#[tokio::test]
+async fn every_sort_of_key_survives_rotation_and_restart_and_refuses_altered_ciphertexts() {
+    let (site, mut keyring) = Site::new(KeyringOptions::default()).await;
+    let mut kept = Vec::new();
+    for residency in [Residency::Hsm, Residency::Memory] {
+        for (derived, convergent) in [(false, false), (true, false), (true, true)] {
+            let name = format!("{residency:?}-{derived}-{convergent}");
+            let options = CreateOptions {
+                residency: Some(residency),
+                derived,
+                convergent,
+                ..CreateOptions::default()
+            };
+            assert!(keyring.create(&name, options.clone()).await.unwrap());
+            assert!(!keyring.create(&name, options).await.unwrap());
+            let first = seal(&keyring, &name, b"ctx").await.unwrap();
+            let again = seal(&keyring, &name, b"ctx").await.unwrap();
+            assert_eq!(first == again, convergent, "{name}");
+            for at in 0..first.bytes.len() {
+                let mut bad = first.clone();
+                bad.bytes[at] ^= 1;
+                assert_eq!(
+                    says(open(&keyring, &name, &bad, b"ctx").await),
+                    "cipher: message authentication failed"
+                );
+            }
+            let short = Ciphertext {
+                version: 1,
+                bytes: first.bytes[..11].to_vec(),
+            };
+            assert_eq!(
+                says(open(&keyring, &name, &short, b"ctx").await),
+                "invalid ciphertext length"
+            );
+            if derived {
+                assert!(says(seal(&keyring, &name, b"").await).starts_with("missing 'context'"));
+                assert!(matches!(
+                    open(&keyring, &name, &first, b"other").await,
+                    Err(KeyringError::Decrypt)
+                ));
+            }
+            assert_eq!(keyring.rotate(&name).await.unwrap(), 2);
+            let second = seal(&keyring, &name, b"ctx").await.unwrap();
+            assert_eq!((first.version, second.version), (1, 2));
+            kept.extend([(name.clone(), first), (name, second)]);
+        }
+    }
+    keyring = site.restart(keyring).await;
+    for (name, ciphertext) in kept {
+        assert_eq!(
+            open(&keyring, &name, &ciphertext, b"ctx").await.unwrap(),
+            b"secret",
+            "{name}"
+        );
+    }
+    assert_eq!(keyring.list().len(), 6);
+}
+
+#[tokio::test]
+async fn rules_of_versions_are_vaults() {
+    let (site, keyring) = Site::new(KeyringOptions::default()).await;
+    assert!(
+        keyring
+            .create("bad/name", CreateOptions::default())
+            .await
+            .is_err()
+    );
+    assert!(matches!(keyring.read("k"), Err(KeyringError::NotFound)));
+    let convergent = CreateOptions {
+        convergent: true,
+        ..CreateOptions::default()
+    };
+    assert_eq!(
+        says(keyring.create("k", convergent).await),
+        "convergent encryption requires derivation to be enabled"
+    );
+    keyring.create("k", CreateOptions::default()).await.unwrap();
+    let first = seal(&keyring, "k", b"").await.unwrap();
+    keyring.rotate("k").await.unwrap();
+    keyring.rotate("k").await.unwrap();
+    let version = |number| ConfigChange {
+        min_decryption_version: Some(number),
+        ..ConfigChange::default()
+    };
+    assert_eq!(
+        says(keyring.configure("k", version(4)).await),
+        "cannot set min decryption version of 4, latest key version is 3"
+    );
+    assert_eq!(
+        says(keyring.trim("k", 2).await),
+        "minimum available version cannot be set when minimum encryption version is not set"
+    );
+    let both = ConfigChange {
+        min_decryption_version: Some(2),
+        min_encryption_version: Some(2),
+        ..ConfigChange::default()
+    };
+    keyring.configure("k", both).await.unwrap();
+    assert!(matches!(
+        open(&keyring, "k", &first, b"").await,
+        Err(KeyringError::VersionTooOld)
+    ));
+    let items = vec![
+        item(b"x", b"", Some(1)),
+        item(b"x", b"", Some(2)),
+        item(b"x", b"", Some(4)),
+        item(b"x", b"", None),
+    ];
+    let answers = keyring.encrypt("k", items).await.unwrap();
+    let answers: Vec<_> = answers
+        .into_iter()
+        .map(|answer| {
+            answer
+                .map(|good| good.version)
+                .map_err(|bad| bad.to_string())
+        })
+        .collect();
+    assert_eq!(
+        answers,
+        [
+            Err(
+                "requested version for encryption is less than the minimum encryption key version"
+                    .to_owned()
+            ),
+            Ok(2),
+            Err(
+                "requested version for encryption is higher than the latest key version".to_owned()
+            ),
+            Ok(3),
+        ]
+    );
+    let new = Ciphertext {
+        version: 9,
+        ..first.clone()
+    };
+    assert!(matches!(
+        open(&keyring, "k", &new, b"").await,
+        Err(KeyringError::VersionTooNew)
+    ));
+    keyring.trim("k", 2).await.unwrap();
+    assert_eq!(
+        says(keyring.configure("k", version(1)).await),
+        "min decryption version should not be less then min available version"
+    );
+    assert_eq!(
+        says(keyring.trim("k", 1).await),
+        "minimum available version cannot be decremented"
+    );
+    let keyring = site.restart(keyring).await;
+    let info = keyring.read("k").unwrap();
+    assert_eq!(
+        info.versions
+            .iter()
+            .map(|version| version.version)
+            .collect::<Vec<_>>(),
+        [2, 3]
+    );
+    assert_eq!(
+        says(keyring.delete("k").await),
+        "error deleting policy k: deletion is not allowed for this key"
+    );
+    let allowed = ConfigChange {
+        deletion_allowed: Some(true),
+        ..ConfigChange::default()
+    };
+    keyring.configure("k", allowed).await.unwrap();
+    keyring.delete("k").await.unwrap();
+    let keyring = site.restart(keyring).await;
+    assert!(!keyring.exists("k"));
+    assert_eq!(keyring.inner.store.status().records, 0);
+}
+
+#[tokio::test]
+async fn the_limit_of_random_nonces_is_kept_over_restarts_and_rotates_where_it_may() {
+    let options = KeyringOptions {
+        nonce_limit: 10,
+        counter_block: 4,
+        ..KeyringOptions::default()
+    };
+    let (site, keyring) = Site::new(options).await;
+    keyring.create("k", CreateOptions::default()).await.unwrap();
+    for _ in 0..10 {
+        seal(&keyring, "k", b"").await.unwrap();
+    }
+    assert!(matches!(
+        seal(&keyring, "k", b"").await,
+        Err(KeyringError::Exhausted)
+    ));
+    let keyring = site.restart(keyring).await;
+    assert!(matches!(
+        seal(&keyring, "k", b"").await,
+        Err(KeyringError::Exhausted)
+    ));
+    let period = ConfigChange {
+        auto_rotate_period: Some(Duration::from_secs(3600)),
+        ..ConfigChange::default()
+    };
+    keyring.configure("k", period).await.unwrap();
+    assert_eq!(seal(&keyring, "k", b"").await.unwrap().version, 2);
+    let batch = (0..11).map(|_| item(b"x", b"", None)).collect();
+    assert!(
+        keyring
+            .encrypt("k", batch)
+            .await
+            .unwrap()
+            .iter()
+            .all(|answer| matches!(answer, Err(KeyringError::Exhausted)))
+    );
+    let old = keyring
+        .encrypt("k", vec![item(b"x", b"", Some(1))])
+        .await
+        .unwrap();
+    assert!(matches!(old[0], Err(KeyringError::Exhausted)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn rotation_fails_no_request_that_runs_meanwhile() {
+    let (_site, keyring) = Site::new(KeyringOptions {
+        counter_block: 16,
+        ..KeyringOptions::default()
+    })
+    .await;
+    keyring.create("k", CreateOptions::default()).await.unwrap();
+    let keyring = Arc::new(keyring);
+    let clients: Vec<_> = (0..4)
+        .map(|_| {
+            let keyring = Arc::clone(&keyring);
+            tokio::spawn(async move {
+                let mut versions = HashSet::new();
+                while versions.len() < 5 {
+                    let ciphertext = seal(&keyring, "k", b"").await.unwrap();
+                    assert_eq!(
+                        open(&keyring, "k", &ciphertext, b"").await.unwrap(),
+                        b"secret"
+                    );
+                    versions.insert(ciphertext.version);
+                    if keyring.read("k").unwrap().latest_version >= 8 {
+                        break;
+                    }
+                }
+            })
+        })
+        .collect();
+    for expected in 2..=8 {
+        assert_eq!(keyring.rotate("k").await.unwrap(), expected);
+    }
+    for client in clients {
+        client.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn rewrap_datakeys_hmac_and_random_do_what_they_say() {
+    let (site, keyring) = Site::new(KeyringOptions::default()).await;
+    keyring.create("k", CreateOptions::default()).await.unwrap();
+    let first = seal(&keyring, "k", b"").await.unwrap();
+    keyring.rotate("k").await.unwrap();
+    let items = vec![DecryptItem {
+        ciphertext: first,
+        associated_data: b"ad".to_vec(),
+        context: Vec::new(),
+    }];
+    let second = keyring
+        .rewrap("k", items, None)
+        .await
+        .unwrap()
+        .pop()
+        .unwrap()
+        .unwrap();
+    assert_eq!(second.version, 2);
+    assert_eq!(open(&keyring, "k", &second, b"").await.unwrap(), b"secret");
+    for bits in [128, 256, 512] {
+        let key = keyring
+            .data_key("k", bits, item(b"", b"", None))
+            .await
+            .unwrap();
+        assert_eq!(key.plaintext.len() * 8, bits as usize);
+        assert_eq!(
+            open(&keyring, "k", &key.ciphertext, b"").await.unwrap(),
+            **key.plaintext
+        );
+    }
+    assert_eq!(
+        says(keyring.data_key("k", 100, EncryptItem::default()).await),
+        "invalid bit length"
+    );
+    let input = || HmacInput {
+        input: Zeroizing::new(b"message".to_vec()),
+    };
+    let tag = |version| keyring.hmac("k", Algorithm::Sha2_256, version, vec![input()]);
+    let (one, two) = (
+        tag(Some(1)).await.unwrap().pop().unwrap().unwrap(),
+        tag(None).await.unwrap().pop().unwrap().unwrap(),
+    );
+    assert_ne!(one.tag, two.tag);
+    let keyring = site.restart(keyring).await;
+    let mut forged = two.tag.clone();
+    forged[0] ^= 1;
+    let checks = vec![
+        (input(), one),
+        (
+            input(),
+            HmacTag {
+                version: 2,
+                tag: forged,
+            },
+        ),
+        (
+            input(),
+            HmacTag {
+                version: 3,
+                tag: Vec::new(),
+            },
+        ),
+        (input(), two),
+    ];
+    let valid = keyring
+        .verify_hmac("k", Algorithm::Sha2_256, checks)
+        .await
+        .unwrap();
+    let valid: Vec<_> = valid.into_iter().map(Result::ok).collect();
+    assert_eq!(valid, [Some(true), Some(false), None, Some(true)]);
+    assert!(
+        keyring
+            .hmac("k", Algorithm::Sha3_256, None, vec![input()])
+            .await
+            .is_err()
+    );
+    for source in [
+        RandomSource::Platform,
+        RandomSource::Seal,
+        RandomSource::All,
+    ] {
+        assert_ne!(
+            *keyring.random(32, source).await.unwrap(),
+            *keyring.random(32, source).await.unwrap()
+        );
+    }
+}
+
+#[tokio::test]
+async fn memory_keys_go_when_idle_and_fips_mode_refuses_them() {
+    let (mut site, keyring) = Site::new(KeyringOptions {
+        memory_idle: Duration::from_millis(50),
+        ..KeyringOptions::default()
+    })
+    .await;
+    let options = CreateOptions {
+        residency: Some(Residency::Memory),
+        ..CreateOptions::default()
+    };
+    keyring.create("k", options.clone()).await.unwrap();
+    let loaded = |keyring: &Keyring| {
+        keyring.inner.key("k").unwrap().versions[&1]
+            .memory
+            .is_loaded()
+    };
+    let ciphertext = seal(&keyring, "k", b"").await.unwrap();
+    assert!(loaded(&keyring));
+    tokio::time::sleep(Duration::from_millis(80)).await;
+    keyring.drop_idle();
+    assert!(!loaded(&keyring));
+    assert_eq!(
+        open(&keyring, "k", &ciphertext, b"").await.unwrap(),
+        b"secret"
+    );
+    site.options.fips = true;
+    let keyring = site.restart(keyring).await;
+    assert!(says(open(&keyring, "k", &ciphertext, b"").await).contains("FIPS"));
+    assert!(says(keyring.create("other", options).await).contains("FIPS"));
+}
+
+#[tokio::test]
+async fn keys_are_rotated_when_they_are_due() {
+    let (_site, mut keyring) = Site::new(KeyringOptions::default()).await;
+    let hourly = CreateOptions {
+        auto_rotate_period: Duration::from_secs(3600),
+        ..CreateOptions::default()
+    };
+    keyring.create("hourly", hourly).await.unwrap();
+    keyring
+        .create("never", CreateOptions::default())
+        .await
+        .unwrap();
+    assert!(keyring.rotate_due().await.is_empty());
+    Arc::get_mut(&mut keyring.inner).unwrap().clock = || unix_seconds() + 3601;
+    let rotated = keyring.rotate_due().await;
+    assert!(
+        matches!(&rotated[..], [(name, Ok(2))] if name == "hourly"),
+        "{rotated:?}"
+    );
+    assert!(keyring.rotate_due().await.is_empty());
+}
+
+/// RSA-OAEP (SHA-1, which is what SoftHSM has) of an AES key, then AES-KWP of the target.
+fn wrapped(keyring: &Keyring, target: &[u8]) -> Vec<u8> {
+    use aes_kw::KeyInit as _;
+    use rsa::pkcs8::DecodePublicKey as _;
+    let mut rng = rsa::rand_core::UnwrapErr(getrandom::SysRng);
+    let public = rsa::PublicKey::from_public_key_pem(&keyring.wrapping_key_pem()).unwrap();
+    let mut ciphertext = public
+        .encrypt(&mut rng, rsa::Oaep::<sha1::Sha1>::new(), &[9; 32])
+        .unwrap();
+    let mut buffer = vec![0; target.len() + 8];
+    let kwp = aes_kw::KwpAes256::new(&[9; 32].into())
+        .wrap_key(target, &mut buffer)
+        .unwrap()
+        .to_vec();
+    ciphertext.extend(kwp);
+    ciphertext
+}
+
+#[tokio::test]
+async fn imported_keys_are_used_as_they_are_and_rotated_only_where_allowed() {
+    use aes_gcm::KeyInit as _;
+    use aes_gcm::aead::Aead as _;
+    use hmac::Mac as _;
+
+    let (site, keyring) = Site::new(KeyringOptions::default()).await;
+    let good = wrapped(&keyring, &[7; 32]);
+    let options = |residency, derived, allow_rotation| ImportOptions {
+        create: CreateOptions {
+            residency: Some(residency),
+            derived,
+            ..CreateOptions::default()
+        },
+        allow_rotation,
+    };
+    let plain = options(Residency::Hsm, false, false);
+    for (bad, why) in [
+        (good[..512].to_vec(), "too short"),
+        (good[..good.len() - 1].to_vec(), "error importing key"),
+        (wrapped(&keyring, &[7; 16]), "error importing key"),
+        ([&good[..540], &[0; 12]].concat(), "decryption error"),
+    ] {
+        let outcome = keyring
+            .import("k", &bad, OaepHash::Sha1, plain.clone())
+            .await;
+        let said = says(outcome);
+        assert!(said.contains(why), "{said}");
+        assert!(!keyring.exists("k"));
+    }
+    for residency in [Residency::Hsm, Residency::Memory] {
+        for derived in [false, true] {
+            let name = format!("{residency:?}-{derived}");
+            keyring
+                .import(
+                    &name,
+                    &good,
+                    OaepHash::Sha1,
+                    options(residency, derived, false),
+                )
+                .await
+                .unwrap();
+            let mut key = [7; 32];
+            if derived {
+                let mut mac = hmac::Hmac::<sha2::Sha256>::new_from_slice(&key).unwrap();
+                mac.update(b"\0\0\0\0ctx\0\0\x01\0");
+                key = mac.finalize().into_bytes().into();
+            }
+            let ciphertext = seal(&keyring, &name, b"ctx").await.unwrap().bytes;
+            let (nonce, sealed) = ciphertext.split_first_chunk::<12>().unwrap();
+            let payload = aes_gcm::aead::Payload {
+                msg: sealed,
+                aad: b"ad",
+            };
+            let opened = aes_gcm::Aes256Gcm::new(&key.into()).decrypt(&(*nonce).into(), payload);
+            assert_eq!(opened.unwrap(), b"secret", "{name}");
+        }
+    }
+    let again = keyring
+        .import("Hsm-false", &good, OaepHash::Sha1, plain)
+        .await;
+    assert!(matches!(again, Err(KeyringError::Exists(_))));
+    assert!(says(keyring.rotate("Hsm-false").await).contains("does not allow rotation"));
+    let other = wrapped(&keyring, &[8; 32]);
+    let version = keyring
+        .import_version("Hsm-false", &other, OaepHash::Sha1)
+        .await;
+    assert_eq!(version.unwrap(), 2);
+    keyring
+        .import(
+            "r",
+            &good,
+            OaepHash::Sha1,
+            options(Residency::Hsm, false, true),
+        )
+        .await
+        .unwrap();
+    keyring.rotate("r").await.unwrap();
+    let keyring = site.restart(keyring).await;
+    assert!(keyring.read("Hsm-false").unwrap().imported && !keyring.read("r").unwrap().imported);
+    assert!(
+        keyring
+            .import_version("r", &good, OaepHash::Sha1)
+            .await
+            .is_err()
+    );
+}

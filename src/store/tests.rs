@@ -1,1 +1,454 @@
-//! Tests of the store on a real token.
+//! Tests of the store on a real token, and the token that the keyring's tests share.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use strongroom_hsm::{HsmConfig, PinSource, TokenSelector};
+use strongroom_softhsm::Throwaway;
+use tokio::sync::MutexGuard;
+
+use super::*;
+
+fn config(token: &Throwaway) -> HsmConfig {
+    HsmConfig {
+        module: token.module().to_owned(),
+        token: TokenSelector::Label(token.label().to_owned()),
+        pin: PinSource::File(token.pin_file()),
+        sessions: 1,
+        queue: 256,
+        call_deadline: Duration::from_secs(30),
+        session_keys: 64,
+    }
+}
+
+/// The token that these tests share, made once (RSA-4096 takes seconds); tests take turns, each with an empty epoch object.
+pub(crate) async fn token() -> (Hsm, MutexGuard<'static, ()>) {
+    static TURN: Mutex<()> = Mutex::const_new(());
+    static HSM: OnceLock<(Throwaway, Hsm)> = OnceLock::new();
+    let turn = TURN.lock().await;
+    let (_, hsm) = HSM.get_or_init(|| {
+        let token = Throwaway::in_process().unwrap();
+        Hsm::provision(&config(&token), true, &mut |_| ()).unwrap();
+        let hsm = Hsm::start(config(&token)).unwrap();
+        (token, hsm)
+    });
+    hsm.write_epoch(Vec::new()).await.unwrap();
+    (hsm.clone(), turn)
+}
+
+fn place(name: &str, version: u32) -> RecordId {
+    RecordId {
+        kind: RecordKind::KeyVersion,
+        name: name.to_owned(),
+        version,
+    }
+}
+
+fn put(name: &str, version: u32, payload: &[u8]) -> Change {
+    Change::Put(place(name, version), Zeroizing::new(payload.to_vec()))
+}
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+fn copy(from: &Path, to: &Path) {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::create_dir_all(to).unwrap();
+    std::fs::set_permissions(to, std::fs::Permissions::from_mode(0o700)).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        if entry.path().is_dir() {
+            copy(&entry.path(), &to.join(entry.file_name()));
+        } else {
+            std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+    }
+}
+
+/// Changes the database under a closed store.
+fn edit(path: &Path, writes: impl FnOnce(&Engine) -> Vec<Write>) {
+    let engine = Engine::open(path).unwrap();
+    let writes = writes(&engine);
+    engine.write(writes).unwrap();
+}
+
+fn key(name: &str, version: u32) -> Vec<u8> {
+    record::encode_id(&place(name, version)).unwrap()
+}
+
+#[tokio::test]
+async fn what_is_committed_is_there_after_opening_again() {
+    let (hsm, _turn) = token().await;
+    let folder = folder();
+    let path = folder.path().join("store");
+    assert!(matches!(
+        Store::open(&path, hsm.clone()).await,
+        Err(StoreError::Missing(_))
+    ));
+    let store = Store::create(&path, hsm.clone()).await.unwrap();
+    let epoch = store
+        .commit(vec![put("a", 1, b"one"), put("b", 1, b"two")])
+        .await
+        .unwrap();
+    assert_eq!(epoch, 2);
+    store
+        .commit(vec![Change::Delete(place("b", 1)), put("a", 1, b"three")])
+        .await
+        .unwrap();
+    assert!(matches!(
+        Store::open(&path, hsm.clone()).await,
+        Err(StoreError::Io(why)) if why.contains("another process")
+    ));
+    drop(store);
+    assert!(matches!(
+        Store::create(&path, hsm.clone()).await,
+        Err(StoreError::TokenInUse { .. })
+    ));
+    let store = Store::open(&path, hsm).await.unwrap();
+    assert_eq!(
+        **store.get(&place("a", 1)).await.unwrap().unwrap(),
+        *b"three"
+    );
+    assert_eq!(store.get(&place("b", 1)).await.unwrap(), None);
+    assert_eq!(store.ids(), [place("a", 1)]);
+    assert_eq!(store.status().epoch, 3);
+}
+
+#[tokio::test]
+async fn a_flipped_bit_in_any_byte_of_a_record_is_found() {
+    let (hsm, _turn) = token().await;
+    let folder = folder();
+    let path = folder.path().join("store");
+    let store = Store::create(&path, hsm.clone()).await.unwrap();
+    store.commit(vec![put("a", 1, b"payload")]).await.unwrap();
+    drop(store);
+    for under in [key("a", 1), record::HEADER_KEY.to_vec()] {
+        let good = Engine::open(&path).unwrap().get(&under).unwrap().unwrap();
+        for at in (0..good.len()).step_by(3) {
+            let mut bad = good.clone();
+            bad[at] ^= 1;
+            edit(&path, |_| vec![(under.clone(), Some(bad))]);
+            let error = Store::open(&path, hsm.clone()).await.err().unwrap();
+            // Another store id in the header's own bytes reads as another store.
+            assert!(
+                matches!(
+                    error,
+                    StoreError::Tampered { .. } | StoreError::RolledBack { .. }
+                ),
+                "{at}: {error}"
+            );
+        }
+        edit(&path, |_| vec![(under.clone(), Some(good))]);
+    }
+    Store::open(&path, hsm).await.unwrap();
+}
+
+#[tokio::test]
+async fn records_swapped_removed_or_replaced_by_older_ones_are_found() {
+    let (hsm, _turn) = token().await;
+    let folder = folder();
+    let path = folder.path().join("store");
+    let store = Store::create(&path, hsm.clone()).await.unwrap();
+    store
+        .commit(vec![
+            put("a", 1, b"old"),
+            put("b", 1, b"b"),
+            put("a", 2, b"a2"),
+        ])
+        .await
+        .unwrap();
+    drop(store);
+    let old = Engine::open(&path).unwrap().get(&key("a", 1)).unwrap();
+    let store = Store::open(&path, hsm.clone()).await.unwrap();
+    store.commit(vec![put("a", 1, b"new")]).await.unwrap();
+    drop(store);
+    let now = |engine: &Engine, name, version| engine.get(&key(name, version)).unwrap();
+    let good = Engine::open(&path).unwrap().scan().unwrap();
+    type Edit<'a> = Box<dyn FnOnce(&Engine) -> Vec<Write> + 'a>;
+    let edits: Vec<(&str, Edit<'_>)> = vec![
+        (
+            "names",
+            Box::new(|e| vec![(key("a", 1), now(e, "b", 1)), (key("b", 1), now(e, "a", 1))]),
+        ),
+        (
+            "versions",
+            Box::new(|e| vec![(key("a", 1), now(e, "a", 2)), (key("a", 2), now(e, "a", 1))]),
+        ),
+        ("removed", Box::new(|_| vec![(key("b", 1), None)])),
+        ("added", Box::new(|e| vec![(key("c", 1), now(e, "b", 1))])),
+        ("old", Box::new(|_| vec![(key("a", 1), old.clone())])),
+        (
+            "unknown",
+            Box::new(|_| vec![(b"what".to_vec(), Some(vec![1]))]),
+        ),
+        (
+            "no header",
+            Box::new(|_| vec![(record::HEADER_KEY.to_vec(), None)]),
+        ),
+    ];
+    for (what, change) in edits {
+        edit(&path, change);
+        for outcome in [
+            Store::open(&path, hsm.clone()).await.err(),
+            Store::accept_rollback(&path, hsm.clone()).await.err(),
+        ] {
+            assert!(
+                matches!(outcome, Some(StoreError::Tampered { .. })),
+                "{what}: {outcome:?}"
+            );
+        }
+        edit(&path, |engine| {
+            let mut writes: Vec<Write> = engine
+                .scan()
+                .unwrap()
+                .into_iter()
+                .map(|(key, _)| (key, None))
+                .collect();
+            writes.extend(
+                good.iter()
+                    .map(|(key, value)| (key.clone(), Some(value.clone()))),
+            );
+            writes
+        });
+    }
+    Store::open(&path, hsm).await.unwrap();
+}
+
+#[tokio::test]
+async fn get_refuses_what_was_changed_under_an_open_store() {
+    let (hsm, _turn) = token().await;
+    let folder = folder();
+    let store = Store::create(&folder.path().join("store"), hsm)
+        .await
+        .unwrap();
+    store
+        .commit(vec![put("a", 1, b"one"), put("b", 1, b"two")])
+        .await
+        .unwrap();
+    let engine = &store.inner.engine;
+    let other = engine.get(&key("b", 1)).unwrap();
+    engine.write(vec![(key("a", 1), other)]).unwrap();
+    assert!(matches!(
+        store.get(&place("a", 1)).await,
+        Err(StoreError::Tampered { .. })
+    ));
+    assert!(store.get(&place("b", 1)).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn an_old_copy_or_another_store_fails_closed_until_it_is_accepted() {
+    let (hsm, _turn) = token().await;
+    let folder = folder();
+    let path = folder.path().join("store");
+    let backup = folder.path().join("backup");
+    let store = Store::create(&path, hsm.clone()).await.unwrap();
+    store.commit(vec![put("a", 1, b"one")]).await.unwrap();
+    drop(store);
+    copy(&path, &backup);
+    let store = Store::open(&path, hsm.clone()).await.unwrap();
+    store.commit(vec![put("a", 1, b"two")]).await.unwrap();
+    drop(store);
+    let error = Store::open(&backup, hsm.clone()).await.err().unwrap();
+    assert!(
+        matches!(&error, StoreError::RolledBack { detail } if detail.contains("epoch 2") && detail.contains("epoch 3")),
+        "{error}"
+    );
+    assert!(error.to_string().contains("accept-rollback"));
+
+    let accepted = Store::accept_rollback(&backup, hsm.clone()).await.unwrap();
+    assert_eq!(
+        (accepted.hsm_epoch, accepted.store_epoch, accepted.new_epoch),
+        (3, 2, 4)
+    );
+    let store = Store::open(&backup, hsm.clone()).await.unwrap();
+    assert_eq!(**store.get(&place("a", 1)).await.unwrap().unwrap(), *b"one");
+    drop(store);
+    assert!(matches!(
+        Store::open(&path, hsm.clone()).await,
+        Err(StoreError::RolledBack { .. })
+    ));
+
+    hsm.write_epoch(Vec::new()).await.unwrap();
+    drop(
+        Store::create(&folder.path().join("other"), hsm.clone())
+            .await
+            .unwrap(),
+    );
+    let error = Store::open(&path, hsm).await.err().unwrap();
+    assert!(
+        matches!(&error, StoreError::RolledBack { detail } if detail.contains("belongs to the store")),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_store_cut_off_before_the_token_was_told_is_taken_forward() {
+    let (hsm, _turn) = token().await;
+    let folder = folder();
+    let path = folder.path().join("store");
+    let store = Store::create(&path, hsm.clone()).await.unwrap();
+    let one = hsm.read_epoch().await.unwrap();
+    store.commit(vec![put("a", 1, b"one")]).await.unwrap();
+    let two = hsm.read_epoch().await.unwrap();
+    drop(store);
+    hsm.write_epoch(one.clone()).await.unwrap();
+    let store = Store::open(&path, hsm.clone()).await.unwrap();
+    assert_eq!(hsm.read_epoch().await.unwrap(), two);
+    store.commit(vec![put("a", 1, b"two")]).await.unwrap();
+    drop(store);
+    hsm.write_epoch(one).await.unwrap();
+    assert!(matches!(
+        Store::open(&path, hsm).await,
+        Err(StoreError::RolledBack { .. })
+    ));
+}
+
+#[tokio::test]
+async fn damaged_files_are_an_error_and_never_a_panic() {
+    let (hsm, _turn) = token().await;
+    let folder = folder();
+    let path = folder.path().join("store");
+    let store = Store::create(&path, hsm.clone()).await.unwrap();
+    for version in 1..20 {
+        store
+            .commit(vec![put("a", version, &[7; 1500])])
+            .await
+            .unwrap();
+    }
+    drop(store);
+    let bad = folder.path().join("bad");
+    for name in ["db", "conf"] {
+        let whole = std::fs::read(path.join(name)).unwrap();
+        let length = whole.len();
+        let mut damaged: Vec<Vec<u8>> = [0, 1, length / 3, length / 2, length - 1]
+            .iter()
+            .map(|cut| whole[..*cut].to_vec())
+            .collect();
+        damaged.extend((0..length).step_by((length / 12).max(1)).map(|at| {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 0x10;
+            bytes
+        }));
+        for bytes in damaged {
+            let _ = std::fs::remove_dir_all(&bad);
+            copy(&path, &bad);
+            std::fs::write(bad.join(name), bytes).unwrap();
+            // Damage in unused space goes unnoticed; then every record must be whole.
+            if let Ok(store) = Store::open(&bad, hsm.clone()).await {
+                for version in 1..20 {
+                    assert_eq!(
+                        **store.get(&place("a", version)).await.unwrap().unwrap(),
+                        [7; 1500]
+                    );
+                }
+            }
+        }
+    }
+    std::fs::write(path.join("db"), b"").unwrap();
+    assert!(Store::open(&path, hsm.clone()).await.is_err());
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let error = Store::open(&path, hsm).await.err().unwrap();
+    assert!(error.to_string().contains("chmod 700"), "{error}");
+}
+
+const CHILD: &str = "STRONGROOM_TEST_COMMITTER";
+
+/// Not a test of its own: the process that [`no_acknowledged_write_is_lost_to_kill_9`] kills.
+#[tokio::test]
+async fn committer_child() {
+    let Ok(arguments) = std::env::var(CHILD) else {
+        return;
+    };
+    let [module, label, pin, path, acknowledged] = arguments.split('\n').collect::<Vec<_>>()[..]
+    else {
+        panic!("five arguments");
+    };
+    let config = HsmConfig {
+        module: module.into(),
+        token: TokenSelector::Label(label.to_owned()),
+        pin: PinSource::File(pin.into()),
+        sessions: 1,
+        queue: 16,
+        call_deadline: Duration::from_secs(30),
+        session_keys: 4,
+    };
+    let path = Path::new(path);
+    if !path.exists() {
+        Hsm::provision(&config, false, &mut |_| ()).unwrap();
+    }
+    let hsm = Hsm::start(config).unwrap();
+    let store = if path.exists() {
+        Store::open(path, hsm).await.unwrap()
+    } else {
+        Store::create(path, hsm).await.unwrap()
+    };
+    let acknowledged: u32 = acknowledged.parse().unwrap();
+    for number in 1..=acknowledged {
+        for name in ["a", "b"] {
+            let found = store.get(&place(name, number)).await.unwrap();
+            assert_eq!(
+                **found.expect("an acknowledged write"),
+                number.to_be_bytes()
+            );
+        }
+    }
+    println!("ready");
+    for number in acknowledged + 1.. {
+        let payload = number.to_be_bytes();
+        store
+            .commit(vec![put("a", number, &payload), put("b", number, &payload)])
+            .await
+            .unwrap();
+        println!("acknowledged {number}");
+    }
+}
+
+#[test]
+fn no_acknowledged_write_is_lost_to_kill_9() {
+    let token = Throwaway::new().unwrap();
+    let path = token.path().join("store");
+    let mut acknowledged = 0;
+    for round in 0..10_u64 {
+        let arguments = format!(
+            "{}\n{}\n{}\n{}\n{acknowledged}",
+            token.module().display(),
+            token.label(),
+            token.pin_file().display(),
+            path.display()
+        );
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "store::tests::committer_child", "--nocapture"])
+            .env(CHILD, arguments)
+            .env(token.env().0, token.env().1)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert!(
+            lines
+                .by_ref()
+                .map_while(Result::ok)
+                .any(|line| line.contains("ready")),
+            "the store did not open after {acknowledged} commits"
+        );
+        // Another moment of a commit each round.
+        let mut lines = lines.map_while(Result::ok);
+        let mut seen = |line: String| {
+            if let Some(number) = line.strip_prefix("acknowledged ") {
+                acknowledged = number.parse().expect("a number");
+            }
+        };
+        lines.by_ref().take(2).for_each(&mut seen);
+        std::thread::sleep(Duration::from_micros(round * 4_919));
+        child.kill().unwrap();
+        lines.for_each(seen);
+        child.wait().unwrap();
+    }
+    assert!(
+        acknowledged >= 20,
+        "the child hardly committed: {acknowledged}"
+    );
+}
