@@ -1,6 +1,6 @@
 //! The epoch data object: a small value on the token that tells a rolled-back store from the current one.
 //!
-//! A token need not let `CKA_VALUE` be set (SoftHSM does not), so a new object is made before the old one is destroyed. Each value begins
+//! A token need not let `CKA_VALUE` be set (`SoftHSM` does not), so a new object is made before the old one is destroyed. Each value begins
 //! with a sequence number, 8 bytes big-endian; of two objects, after a crash between the two steps, the higher number counts.
 
 use cryptoki::object::{Attribute, ObjectClass, ObjectHandle};

@@ -29,6 +29,9 @@ const ATTRIBUTE_LIMIT: usize = 64 * 1024;
 
 type Result<T> = std::result::Result<T, Error>;
 
+/// A template as the token tells it.
+pub(crate) type Attributes = Vec<(CK_ATTRIBUTE_TYPE, Vec<u8>)>;
+
 /// The function list of a loaded module.
 pub(crate) struct Raw {
     list: CK_FUNCTION_LIST,
@@ -193,7 +196,7 @@ impl Raw {
         &self,
         session: &Session,
         object: ObjectHandle,
-    ) -> Result<Option<Vec<(CK_ATTRIBUTE_TYPE, Vec<u8>)>>> {
+    ) -> Result<Option<Attributes>> {
         const SIZE: usize = size_of::<CK_ATTRIBUTE>();
         let mut query = empty_attribute(CKA_UNWRAP_TEMPLATE);
         if !self.get_attributes(session, object, std::slice::from_mut(&mut query))? {

@@ -31,7 +31,7 @@ pub(crate) struct Keys {
 pub(crate) struct Pair {
     pub(crate) public: ObjectHandle,
     pub(crate) private: ObjectHandle,
-    /// SubjectPublicKeyInfo, DER.
+    /// `SubjectPublicKeyInfo`, DER.
     pub(crate) spki: Vec<u8>,
 }
 
@@ -67,7 +67,7 @@ impl Keys {
 }
 
 impl Pair {
-    /// The first 16 bytes of SHA-256 over the SubjectPublicKeyInfo.
+    /// The first 16 bytes of SHA-256 over the `SubjectPublicKeyInfo`.
     pub(crate) fn fingerprint(&self) -> [u8; 16] {
         let digest: [u8; 32] = Sha256::digest(&self.spki).into();
         let mut fingerprint = [0; 16];
@@ -237,22 +237,20 @@ fn check_template(
 
 /// No object may both wrap and decrypt: with such a key whoever has the PIN wraps another key out and decrypts it (Clulow 2003).
 fn refuse_wrap_and_decrypt(line: &Line) -> Result<(), Fault> {
-    for object in line
-        .session()
-        .find_objects(&[Attribute::Wrap(true), Attribute::Decrypt(true)])?
-    {
-        let label = line
-            .raw()
-            .attribute(line.session(), object, CKA_LABEL)?
-            .unwrap_or_default();
-        return Err(policy(
-            &format!("key labelled {:?}", String::from_utf8_lossy(&label)),
-            "CKA_WRAP",
-            "and CKA_DECRYPT are both true: together they extract any key of the token; remove that key",
-        )
-        .into());
-    }
-    Ok(())
+    let both = [Attribute::Wrap(true), Attribute::Decrypt(true)];
+    let Some(object) = line.session().find_objects(&both)?.into_iter().next() else {
+        return Ok(());
+    };
+    let label = line
+        .raw()
+        .attribute(line.session(), object, CKA_LABEL)?
+        .unwrap_or_default();
+    Err(policy(
+        &format!("key labelled {:?}", String::from_utf8_lossy(&label)),
+        "CKA_WRAP",
+        "and CKA_DECRYPT are both true: together they extract any key of the token; remove that key",
+    )
+    .into())
 }
 
 fn demand(
@@ -293,3 +291,6 @@ fn policy(key: &str, attribute: &str, problem: &str) -> HsmError {
         problem: problem.to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -136,7 +136,7 @@ impl Hsm {
         self.pool.submit(move |conn| conn.sign(&digest)).await
     }
 
-    /// The signing key's public half, SubjectPublicKeyInfo, DER.
+    /// The signing key's public half, `SubjectPublicKeyInfo`, DER.
     pub fn signing_public_key(&self) -> Vec<u8> {
         self.pool.facts().signing_public_key.clone()
     }
@@ -179,7 +179,7 @@ impl Hsm {
             .await
     }
 
-    /// The BYOK wrapping key's public half (RSA-4096), SubjectPublicKeyInfo, DER.
+    /// The BYOK wrapping key's public half (RSA-4096), `SubjectPublicKeyInfo`, DER.
     pub fn wrapping_public_key(&self) -> Vec<u8> {
         self.pool.facts().wrapping_public_key.clone()
     }

@@ -51,6 +51,7 @@ pub(crate) fn generate(line: &Line, usage: KeyUsage, master: MasterKind) -> Resu
     };
     let mut template = common(usage, true);
     template.push(Attribute::ValueLen(value_len(generated_len(usage, master))));
+    template.push(Attribute::Modifiable(false));
     Ok(line.session().generate_key(&mechanism, &template)?)
 }
 
@@ -58,6 +59,7 @@ pub(crate) fn generate(line: &Line, usage: KeyUsage, master: MasterKind) -> Resu
 pub(crate) fn canary(line: &Line) -> Result<ObjectHandle> {
     let mut template = common(KeyUsage::Aead, false);
     template.push(Attribute::ValueLen(value_len(LEN)));
+    template.push(Attribute::Modifiable(false));
     Ok(line
         .session()
         .generate_key(&Mechanism::AesKeyGen, &template)?)
@@ -102,6 +104,7 @@ pub(crate) fn narrowing_refused(fault: &Fault) -> bool {
 pub(crate) fn create(line: &Line, usage: KeyUsage, value: &[u8]) -> Result<ObjectHandle> {
     let mut template = common(usage, false);
     template.push(Attribute::Value(value.to_vec()));
+    template.push(Attribute::Modifiable(false));
     let result = line.session().create_object(&template);
     for attribute in &mut template {
         if let Attribute::Value(value) = attribute {

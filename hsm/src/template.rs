@@ -2,6 +2,8 @@
 //!
 //! One table serves both, so that a check can't forget an attribute which provisioning sets. See PKCS#11 3.1, sections 4.4 to 4.10.
 
+use std::fmt::Write as _;
+
 use cryptoki_sys::{
     CK_ATTRIBUTE_TYPE, CK_MECHANISM_TYPE, CK_ULONG, CKA_ALLOWED_MECHANISMS, CKA_ALWAYS_SENSITIVE,
     CKA_CLASS, CKA_COPYABLE, CKA_DECRYPT, CKA_DERIVE, CKA_EC_PARAMS, CKA_ENCRYPT, CKA_EXTRACTABLE,
@@ -104,7 +106,7 @@ impl Rule {
         match &self.value {
             Value::Bool(value) => value.to_string(),
             Value::Ulong(value) => value.to_string(),
-            Value::Bytes(value) => value.iter().map(|byte| format!("{byte:02x}")).collect(),
+            Value::Bytes(value) => hex(value),
             Value::Mechanisms(value) => value
                 .iter()
                 .map(|mechanism| mechanism_name(*mechanism))
@@ -144,7 +146,7 @@ const F4: &[u8] = &[1, 0, 1];
 /// DER of the object identifier prime256v1 (1.2.840.10045.3.1.7).
 const P256_OID: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
 
-/// What the master key forces on every key it unwraps. A call must repeat these (SoftHSM) or leave them out.
+/// What the master key forces on every key it unwraps. A call must repeat these (`SoftHSM`) or leave them out.
 pub(crate) const MASTER_UNWRAP_TEMPLATE: &[Rule] = rules! {
     Always CKA_EXTRACTABLE = NO;
     Always CKA_SENSITIVE = YES;
@@ -366,6 +368,15 @@ pub(crate) const KWP_TEST_TARGET: &[Rule] = rules! {
 
 /// The keys that every appliance has, in the order of their making; [`MEMORY_MASTER`] comes on request.
 pub(crate) const REQUIRED: [&KeySpec; 4] = [&MASTER, &STORE, &AUDIT, &WRAPPING];
+
+/// Lower-case hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a String can't fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
 
 fn mechanism_name(mechanism: CK_MECHANISM_TYPE) -> String {
     match mechanism {

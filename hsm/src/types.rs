@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 /// The hash of RSA-OAEP (both the label hash and MGF1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum OaepHash {
-    /// SHA-1: all that SoftHSM 2.6 offers. OAEP's security does not rest on collision resistance.
+    /// SHA-1: all that `SoftHSM` 2.6 offers. OAEP's security does not rest on collision resistance.
     Sha1,
     /// SHA-256.
     Sha256,
@@ -53,7 +53,7 @@ pub struct WrappedKey {
     pub usage: KeyUsage,
     /// The master key that wraps it.
     pub master: MasterKind,
-    /// First 16 bytes of SHA-256 over the master's SubjectPublicKeyInfo: tells masters apart after a rotation.
+    /// First 16 bytes of SHA-256 over the master's `SubjectPublicKeyInfo`: tells masters apart after a rotation.
     pub master_fingerprint: [u8; 16],
     /// The OAEP hash it was wrapped with.
     pub oaep: OaepHash,

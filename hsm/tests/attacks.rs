@@ -1,6 +1,10 @@
 //! The PKCS#11 attack list, by somebody who has the user PIN and the module, against the token that [`Hsm::provision`] makes.
 //!
 //! Clulow, "On the Security of PKCS #11" (2003); Bortolozzo et al., "Attacking and Fixing PKCS#11 Security Tokens" (CCS 2010).
+#![allow(
+    clippy::await_holding_lock,
+    reason = "the turn lasts for the whole test"
+)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
@@ -15,13 +19,12 @@ use cryptoki::mechanism::{Mechanism, MechanismType};
 use cryptoki::object::{Attribute, KeyType, ObjectClass, ObjectHandle};
 use cryptoki::session::{Session, UserType};
 use cryptoki::types::AuthPin;
-use strongroom_hsm::Hsm;
+use strongroom_hsm::{Hsm, KeyUsage, MasterKind};
 
 /// The attacker's session, on the provisioned token.
 struct Attacker {
     session: Session,
     // Fields are dropped in order: the library goes after the session.
-    #[allow(dead_code, reason = "held for its drop")]
     library: Library,
 }
 
@@ -29,7 +32,7 @@ struct Library(Pkcs11);
 
 impl Drop for Library {
     fn drop(&mut self) {
-        self.0.clone().finalize().unwrap();
+        let _ = self.0.clone().finalize();
     }
 }
 
@@ -37,10 +40,14 @@ impl Attacker {
     fn new() -> Self {
         let token = token();
         let library = Library(Pkcs11::new(token.module()).unwrap());
-        library
+        // The product may run in this process.
+        match library
             .0
             .initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK))
-            .unwrap();
+        {
+            Ok(()) | Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => {}
+            Err(error) => panic!("{error}"),
+        }
         let slot = library
             .0
             .get_slots_with_token()
@@ -50,9 +57,10 @@ impl Attacker {
             .unwrap();
         let session = library.0.open_rw_session(slot).unwrap();
         let pin = std::fs::read_to_string(token.pin_file()).unwrap();
-        session
-            .login(UserType::User, Some(&AuthPin::new(pin.into())))
-            .unwrap();
+        match session.login(UserType::User, Some(&AuthPin::new(pin.into()))) {
+            Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => {}
+            Err(error) => panic!("{error}"),
+        }
         Self { session, library }
     }
 
@@ -406,6 +414,52 @@ fn a_mechanism_off_the_list_is_refused() {
         session.derive_key(&ecdh, audit, &template),
         "deriving with the audit key",
     );
+}
+
+#[tokio::test]
+async fn the_products_own_session_keys_are_as_strict() {
+    let _turn = turn();
+    let hsm = Hsm::start(config(token())).unwrap();
+    for usage in [KeyUsage::Aead, KeyUsage::Mac] {
+        hsm.generate_key(usage, MasterKind::Hsm).await.unwrap();
+    }
+    // Session objects are visible to every session of the process.
+    let attacker = Attacker::new();
+    let session = &attacker.session;
+    let keks = session
+        .find_objects(&[
+            Attribute::Class(ObjectClass::SECRET_KEY),
+            Attribute::Token(false),
+        ])
+        .unwrap();
+    // Two KEKs and the canary; the extractable originals are gone.
+    assert_eq!(keks.len(), 3);
+    let own = attacker.own_wrapping_key();
+    let mut narrow = 0;
+    for kek in keks {
+        for mechanism in [Mechanism::AesKeyWrapPad, Mechanism::AesKeyWrap] {
+            refusal(session.wrap_key(&mechanism, own, kek), "wrapping a KEK out");
+        }
+        for weaker in [Attribute::Extractable(true), Attribute::Wrap(true)] {
+            let set = session.update_attributes(kek, std::slice::from_ref(&weaker));
+            refusal(set, "setting an attribute of a KEK");
+            refusal(session.copy_object(kek, &[weaker]), "copying a KEK");
+        }
+        let cbc = session.encrypt(&Mechanism::AesCbc([0; 16]), kek, &[0; 16]);
+        narrow += usize::from(refusal_code(&cbc) == Some(RvError::MechanismInvalid));
+    }
+    assert!(narrow >= 1, "the AES KEK does GCM only");
+    // In this order: the product finalizes the library at its end.
+    drop(attacker.session);
+    std::mem::forget(attacker.library);
+    drop(hsm);
+}
+
+fn refusal_code<T>(result: &Result<T, Error>) -> Option<RvError> {
+    match result {
+        Err(Error::Pkcs11(code, _)) => Some(*code),
+        _ => None,
+    }
 }
 
 #[test]

@@ -1,4 +1,8 @@
-//! What callers ask of the token, on a real SoftHSM token.
+//! What callers ask of the token, on a real `SoftHSM` token.
+#![allow(
+    clippy::await_holding_lock,
+    reason = "the turn lasts for the whole test"
+)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;

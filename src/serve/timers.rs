@@ -21,9 +21,9 @@ pub(super) fn start(app: &Arc<App>, reloader: &Arc<Reloader>) -> JoinSet<()> {
     let mut timers = JoinSet::new();
     timers.spawn(rotate(app.clone()));
     timers.spawn(drop_idle(app.clone()));
+    timers.spawn(watch(app.clone(), reloader.clone()));
     let signing = app.clone();
     timers.spawn(async move { signing.audit.run_checkpoints().await });
-    timers.spawn(watch(app.clone(), reloader.clone()));
     if let Some(limit) = sd_notify::watchdog_enabled() {
         timers.spawn(watchdog(app.clone(), limit));
     }

@@ -12,8 +12,10 @@ use crate::operations::Conn;
 pub(crate) struct Job {
     /// Where the answer goes; shared with the watchdog.
     pub(crate) answer: Arc<dyn Answer>,
-    run: Box<dyn FnMut(&mut Conn) -> Result<(), Fault> + Send>,
+    run: Run,
 }
+
+type Run = Box<dyn FnMut(&mut Conn) -> Result<(), Fault> + Send>;
 
 /// A caller who waits. Whoever answers first is heard: a result that comes after the watchdog's error is dropped.
 pub(crate) trait Answer: Send + Sync {

@@ -28,10 +28,11 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// How long a stop waits for calls that have not come back.
 const STOP_WAIT: Duration = Duration::from_secs(2);
 
-/// Connects, and starts the supervisor, who keeps it so: (where to send events, its thread, what was found).
-pub(super) fn start(
-    shared: &Arc<Shared>,
-) -> Result<(Sender<Event>, JoinHandle<()>, Arc<Facts>), HsmError> {
+/// Where to send events, the supervisor's thread, what was found.
+type Started = (Sender<Event>, JoinHandle<()>, Arc<Facts>);
+
+/// Connects, and starts the supervisor, who keeps it so.
+pub(super) fn start(shared: &Arc<Shared>) -> Result<Started, HsmError> {
     let (events, incoming) = unbounded();
     let (first, found) = bounded(1);
     let supervisor = Supervisor {
@@ -187,7 +188,7 @@ impl Supervisor {
                     post,
                     connection: 0,
                     seen: None,
-                })
+                });
             }
             Err(error) => self.failed(&error.to_string()),
         }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use strongroom_hsm::{Hsm, HsmConfig, PinSource, TokenSelector};
 use strongroom_softhsm::Throwaway;
 
-/// SoftHSM sees tokens made by other processes only when it is initialized: tests that make one take turns.
+/// `SoftHSM` sees tokens made by other processes only when it is initialized: tests that make one take turns.
 pub(crate) fn turn() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(PoisonError::into_inner)

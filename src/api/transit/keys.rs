@@ -176,7 +176,7 @@ impl From<KeyInfo> for Description {
             auto_rotate_period: key.auto_rotate_period.as_secs(),
             imported_key: key.imported,
             imported_key_allow_rotation: key.imported.then_some(key.allow_rotation),
-            kdf: key.derived.then_some("hkdf_sha256"),
+            kdf: key.derived.then(|| key.kdf.as_str()),
             convergent_encryption: key.derived.then_some(key.convergent),
             convergent_encryption_version: (key.derived && key.convergent).then_some(-1),
             // Vault lists those that decrypt; older ones are archived.

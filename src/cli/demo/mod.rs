@@ -50,12 +50,19 @@ pub(super) fn run(args: &DemoArgs, format: Format) -> Result<(), Failure> {
             _ = tokio::signal::ctrl_c() => Err(Failure::new(Exit::Failed, "interrupted")),
         }
     });
-    if args.keep {
+    let after = if args.keep {
+        let start = site.path("start.sh");
         let folder = site.keep();
-        story.note(&format!("everything is kept in {}", folder.display()));
-    }
+        format!(
+            "Everything is kept in {}; start the appliance again with: sh {}",
+            folder.display(),
+            start.display()
+        )
+    } else {
+        "Its files go away with the demo; `strongroom demo --keep` keeps them.".to_owned()
+    };
     let stanza = told?;
-    story.end(&stanza)
+    story.end(&stanza, &after)
 }
 
 async fn tell(site: &Site, keep: bool, story: &mut Story) -> Result<String, Failure> {
@@ -208,15 +215,11 @@ impl Story {
         self.format.either(&text, &Value::Null)
     }
 
-    fn note(&self, text: &str) {
-        self.format.note(text);
-    }
-
-    fn end(&self, stanza: &str) -> Result<(), Failure> {
+    fn end(&self, stanza: &str, after: &str) -> Result<(), Failure> {
         let seconds = self.begun.elapsed().as_secs_f64();
         let text = format!(
             "\nDone in {seconds:.1} s; the seal was made by {}.\n\
-             A Vault or OpenBao with this in its configuration unseals by itself:\n\n{stanza}",
+             A Vault or OpenBao with this in its configuration unseals by itself:\n\n{stanza}\n\n{after}",
             self.seal_client
         );
         let value = json!({

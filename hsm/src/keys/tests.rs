@@ -1,0 +1,214 @@
+//! Each rule of each template, broken alone on a real token: the check must name it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cryptoki_sys::{CKA_MODULUS_BITS, CKA_UNWRAP_TEMPLATE, CKM_RSA_PKCS, CKM_RSA_PKCS_OAEP};
+use strongroom_softhsm::Throwaway;
+
+use super::*;
+use crate::config::{PinSource, TokenSelector};
+use crate::line::{Access, Watch};
+use crate::module::Module;
+use crate::selector::Wanted;
+
+static TOO_MANY: Value = Value::Mechanisms(&[CKM_RSA_PKCS_OAEP, CKM_RSA_PKCS]);
+
+static EXTRACTABLE: &[Rule] = &[Rule {
+    attribute: cryptoki_sys::CKA_EXTRACTABLE,
+    name: "CKA_EXTRACTABLE",
+    value: Value::Bool(true),
+    when: When::Always,
+}];
+
+/// Runs `body` on a session with an empty token.
+fn on_token(body: impl FnOnce(&Line)) {
+    // SoftHSM sees a new token only when it is initialized.
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let token = Throwaway::in_process().unwrap();
+    let module = Module::acquire(token.module()).unwrap();
+    let wanted = Wanted::new(&TokenSelector::Label(token.label().to_owned())).unwrap();
+    let found = wanted.find(&module.library().context).unwrap();
+    let line = Line::open(module.library(), found.slot, Arc::new(Watch::default())).unwrap();
+    Access::new(PinSource::File(token.pin_file()))
+        .login(&line)
+        .unwrap();
+    body(&line);
+    line.close();
+    module.release(false);
+}
+
+/// The rules, with the value of one replaced, and small RSA keys: their size is the last thing that is checked.
+fn broken(rules: &[Rule], attribute: CK_ATTRIBUTE_TYPE, value: Option<&Value>) -> Vec<Rule> {
+    rules
+        .iter()
+        .filter(|rule| rule.when != When::CheckOnly)
+        .filter(|rule| value.is_some() || rule.attribute != attribute)
+        .map(|rule| Rule {
+            attribute: rule.attribute,
+            name: rule.name,
+            when: rule.when,
+            value: match value {
+                Some(value) if rule.attribute == attribute => copy(value),
+                _ if rule.attribute == CKA_MODULUS_BITS => Value::Ulong(1024),
+                _ => copy(&rule.value),
+            },
+        })
+        .collect()
+}
+
+fn copy(value: &Value) -> Value {
+    match value {
+        Value::Bool(value) => Value::Bool(*value),
+        Value::Ulong(value) => Value::Ulong(*value),
+        Value::Bytes(value) => Value::Bytes(value),
+        Value::Mechanisms(value) => Value::Mechanisms(value),
+        Value::Template(value) => Value::Template(value),
+    }
+}
+
+/// Makes the key, checks it, destroys it: the attribute that was named, or none if all was well. Answers the token's refusal to make it.
+fn verdict(
+    line: &Line,
+    spec: &KeySpec,
+    public: &[Rule],
+    private: &[Rule],
+) -> Result<Option<String>, Fault> {
+    let made = if spec.public.is_some() {
+        let pair = line.raw().generate_key_pair(
+            line.session(),
+            spec.mechanism,
+            public.iter(),
+            private.iter(),
+        )?;
+        vec![pair.0, pair.1]
+    } else {
+        vec![
+            line.raw()
+                .generate_key(line.session(), spec.mechanism, private.iter())?,
+        ]
+    };
+    let result = private_key(line, spec).and_then(|_| {
+        if spec.public.is_some() {
+            public_key(line, spec).map(|_| ())
+        } else {
+            Ok(())
+        }
+    });
+    for object in made {
+        line.session().destroy_object(object)?;
+    }
+    match result {
+        Ok(()) => Ok(None),
+        Err(Fault::Own(HsmError::KeyPolicy { attribute, .. })) => Ok(Some(attribute)),
+        Err(fault) => panic!("{fault}"),
+    }
+}
+
+fn flipped(value: &Value) -> Option<Value> {
+    match value {
+        Value::Bool(value) => Some(Value::Bool(!value)),
+        Value::Mechanisms(_) => Some(copy(&TOO_MANY)),
+        _ => None,
+    }
+}
+
+#[test]
+fn each_broken_rule_is_named() {
+    on_token(|line| {
+        let mut named = 0;
+        // The BYOK wrapping key's rules come from the same macro as the master key's.
+        for spec in [&MASTER, &MEMORY_MASTER, &STORE, &AUDIT] {
+            let (public, private) = (spec.public.unwrap_or_default(), spec.private);
+            let whole = |rules: &[Rule]| broken(rules, 0, Some(&Value::Bool(true)));
+            // The control: as it should be, but for the modulus.
+            let size = public.iter().any(|rule| rule.attribute == CKA_MODULUS_BITS);
+            let good = verdict(line, spec, &whole(public), &whole(private)).unwrap();
+            assert_eq!(
+                good.as_deref(),
+                size.then_some("CKA_MODULUS_BITS"),
+                "{}",
+                spec.name
+            );
+            for rule in private
+                .iter()
+                .chain(public)
+                .filter(|rule| rule.when != When::CheckOnly)
+            {
+                let Some(value) = flipped(&rule.value) else {
+                    continue;
+                };
+                let in_public = !private.iter().any(|other| std::ptr::eq(other, rule));
+                let made = if in_public {
+                    verdict(
+                        line,
+                        spec,
+                        &broken(public, rule.attribute, Some(&value)),
+                        &whole(private),
+                    )
+                } else {
+                    verdict(
+                        line,
+                        spec,
+                        &whole(public),
+                        &broken(private, rule.attribute, Some(&value)),
+                    )
+                };
+                match made {
+                    Ok(found) => {
+                        // Breaking one may break another with it, which comes first in the table.
+                        let found = found.unwrap_or_default();
+                        assert_eq!(found, rule.name, "{}", spec.name);
+                        named += 1;
+                    }
+                    // Some the token itself refuses to make.
+                    Err(fault) => println!("{} with another {}: {fault}", spec.name, rule.name),
+                }
+            }
+        }
+        assert!(named > 55, "{named}");
+    });
+}
+
+#[test]
+fn an_unwrap_template_that_is_missing_or_weaker_is_named() {
+    const WEAKER: [&[&str]; 5] = [
+        &[],
+        &["CKA_EXTRACTABLE"],
+        &["CKA_SENSITIVE"],
+        &["CKA_WRAP"],
+        &["CKA_UNWRAP"],
+    ];
+    on_token(|line| {
+        let spec = &MASTER;
+        let public = broken(spec.public.unwrap(), 0, None);
+        for missing in WEAKER {
+            let template: Vec<Rule> = crate::template::MASTER_UNWRAP_TEMPLATE
+                .iter()
+                .filter(|rule| !missing.contains(&rule.name))
+                .map(|rule| Rule {
+                    value: copy(&rule.value),
+                    ..*rule
+                })
+                .collect();
+            // All of it absent stands first in the list above.
+            let template = (!missing.is_empty()).then(|| Value::Template(template.leak()));
+            let private = broken(spec.private, CKA_UNWRAP_TEMPLATE, template.as_ref());
+            let found = verdict(line, spec, &public, &private).unwrap();
+            assert_eq!(
+                found.as_deref(),
+                Some("CKA_UNWRAP_TEMPLATE"),
+                "without {missing:?}"
+            );
+        }
+        // An attribute that is there with the wrong value is as bad as none.
+        let private = broken(
+            spec.private,
+            CKA_UNWRAP_TEMPLATE,
+            Some(&Value::Template(EXTRACTABLE)),
+        );
+        let found = verdict(line, spec, &public, &private).unwrap();
+        assert_eq!(found.as_deref(), Some("CKA_UNWRAP_TEMPLATE"));
+    });
+}

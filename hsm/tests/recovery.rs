@@ -1,0 +1,444 @@
+//! How the pool comes back after each loss, on a real token behind a module that fails on command (tests/pkcs11-fault).
+//!
+//! That module and `SoftHSM` are configured by the environment, which a process can't safely change for itself: each test runs its body in a
+//! child process, which is this program with the test's name. The token is made once; provisioning takes seconds.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use strongroom_hsm::{
+    GcmItem, Hsm, HsmConfig, HsmError, HsmState, KeyUsage, MasterKind, PinSource, TokenSelector,
+    WrappedKey,
+};
+use strongroom_softhsm::Throwaway;
+use zeroize::Zeroizing;
+
+const CHILD: &str = "STRONGROOM_RECOVERY_FOLDER";
+
+#[test]
+fn a_lost_token_is_refused_at_once_and_found_again() {
+    in_child(
+        "a_lost_token_is_refused_at_once_and_found_again",
+        async |rig| {
+            let sealed = rig.encrypt().await.unwrap();
+            // Callers under load, all the while: each gets a right answer or a clear refusal.
+            let stop = Arc::new(AtomicBool::new(false));
+            let (good, refused) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+            let mut callers = Vec::new();
+            for _ in 0..8 {
+                let (rig, sealed, stop) = (rig.clone(), sealed.clone(), Arc::clone(&stop));
+                let (good, refused) = (Arc::clone(&good), Arc::clone(&refused));
+                callers.push(tokio::spawn(async move {
+                    while !stop.load(Ordering::Relaxed) {
+                        match rig.decrypt(&sealed).await {
+                            Ok(plain) => {
+                                assert_eq!(*plain, DATA);
+                                good.fetch_add(1, Ordering::Relaxed);
+                            }
+                            Err(HsmError::Unavailable(_)) => {
+                                refused.fetch_add(1, Ordering::Relaxed);
+                                tokio::time::sleep(Duration::from_millis(1)).await;
+                            }
+                            Err(error) => panic!("{error}"),
+                        }
+                    }
+                }));
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            rig.control("token-absent");
+            rig.until(|state| matches!(state, HsmState::Reconnecting { .. }), 1)
+                .await;
+            let asked = Instant::now();
+            assert!(matches!(rig.encrypt().await, Err(HsmError::Unavailable(_))));
+            assert!(asked.elapsed() < Duration::from_millis(50));
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            let before = good.load(Ordering::Relaxed);
+            assert!(matches!(rig.hsm.state(), HsmState::Reconnecting { .. }));
+            rig.control("");
+            rig.until(|state| *state == HsmState::Ready, 2).await;
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            stop.store(true, Ordering::Relaxed);
+            for caller in callers {
+                caller.await.unwrap();
+            }
+            assert!(good.load(Ordering::Relaxed) > before, "served again");
+            assert!(refused.load(Ordering::Relaxed) > 0);
+        },
+    );
+}
+
+#[test]
+fn a_device_error_leads_to_a_reconnection() {
+    in_child("a_device_error_leads_to_a_reconnection", async |rig| {
+        let sealed = rig.encrypt().await.unwrap();
+        for code in [
+            "CKR_DEVICE_ERROR",
+            "CKR_DEVICE_REMOVED",
+            "CKR_TOKEN_NOT_PRESENT",
+            "CKR_CRYPTOKI_NOT_INITIALIZED",
+        ] {
+            rig.control(&format!("fail C_DecryptInit {code} 1"));
+            let error = rig.decrypt(&sealed).await.unwrap_err();
+            assert!(
+                matches!(&error, HsmError::Unavailable(reason) if reason.contains(code)),
+                "{error}"
+            );
+            rig.until(|state| *state == HsmState::Ready, 2).await;
+            assert_eq!(*rig.decrypt(&sealed).await.unwrap(), DATA);
+        }
+        // A token that fails until its module has been started anew, as p11-kit's RPC does.
+        rig.control("fail C_DecryptInit CKR_DEVICE_ERROR 1\nfail C_OpenSession CKR_DEVICE_ERROR 3");
+        rig.decrypt(&sealed).await.unwrap_err();
+        rig.until(|state| *state == HsmState::Ready, 2).await;
+        assert_eq!(*rig.decrypt(&sealed).await.unwrap(), DATA);
+        assert!(rig.logged("C_Finalize") >= 1, "the module was started anew");
+    });
+}
+
+#[test]
+fn forgotten_sessions_cost_no_request() {
+    in_child("forgotten_sessions_cost_no_request", async |rig| {
+        let sealed = rig.encrypt().await.unwrap();
+        for _ in 0..5 {
+            rig.control("forget-sessions");
+            assert_eq!(*rig.decrypt(&sealed).await.unwrap(), DATA);
+            assert_eq!(rig.hsm.state(), HsmState::Ready);
+        }
+        for code in [
+            "CKR_SESSION_HANDLE_INVALID",
+            "CKR_SESSION_CLOSED",
+            "CKR_USER_NOT_LOGGED_IN",
+            "CKR_KEY_HANDLE_INVALID",
+            "CKR_OBJECT_HANDLE_INVALID",
+        ] {
+            rig.control(&format!("fail C_DecryptInit {code} 1"));
+            assert_eq!(*rig.decrypt(&sealed).await.unwrap(), DATA, "{code}");
+        }
+        assert_eq!(rig.logged("PIN"), 0);
+    });
+}
+
+#[test]
+fn a_hung_call_is_given_up_and_its_late_answer_dropped() {
+    in_child(
+        "a_hung_call_is_given_up_and_its_late_answer_dropped",
+        async |rig| {
+            let sealed = rig.encrypt().await.unwrap();
+            rig.control("hang C_Decrypt");
+            let asked = Instant::now();
+            let error = rig.decrypt(&sealed).await.unwrap_err();
+            assert!(matches!(error, HsmError::Deadline(_)), "{error}");
+            let waited = asked.elapsed();
+            assert!(waited >= DEADLINE && waited < 2 * DEADLINE, "{waited:?}");
+            // Every new session's canary would hang too: it does not come back by itself while the calls hang.
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            assert!(matches!(rig.hsm.state(), HsmState::Reconnecting { .. }));
+            rig.control("");
+            rig.until(|state| *state == HsmState::Ready, 3).await;
+            for _ in 0..20 {
+                assert_eq!(*rig.decrypt(&sealed).await.unwrap(), DATA);
+            }
+        },
+    );
+}
+
+#[test]
+fn one_hung_thread_of_several_is_replaced() {
+    in_child_with("one_hung_thread_of_several_is_replaced", 2, async |rig| {
+        let sealed = rig.encrypt().await.unwrap();
+        // Both threads are at work, so that both have their session.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        rig.control("hang C_GenerateRandom");
+        let hung = tokio::spawn({
+            let rig = rig.clone();
+            async move { rig.hsm.random(1).await }
+        });
+        let until = Instant::now() + 3 * DEADLINE;
+        while Instant::now() < until {
+            assert_eq!(*rig.decrypt(&sealed).await.unwrap(), DATA);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(matches!(hung.await.unwrap(), Err(HsmError::Deadline(_))));
+        assert_eq!(rig.hsm.state(), HsmState::Ready);
+        rig.control("");
+        assert_eq!(rig.hsm.random(8).await.unwrap().len(), 8);
+    });
+}
+
+#[test]
+fn a_wrong_pin_is_tried_once() {
+    in_child("a_wrong_pin_is_tried_once", async |rig| {
+        rig.encrypt().await.unwrap();
+        let before = rig.logged("C_Login");
+        // The PIN is changed while the token is away.
+        rig.write_pin("not the PIN");
+        rig.control("token-absent");
+        let _ = rig.encrypt().await;
+        rig.control("");
+        rig.until(|state| matches!(state, HsmState::Stopped { .. }), 3)
+            .await;
+        let error = rig.encrypt().await.unwrap_err();
+        assert!(error.to_string().contains("CKR_PIN_INCORRECT"), "{error}");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(rig.logged("C_Login CKU_USER CKR_PIN_INCORRECT"), 1);
+        assert_eq!(rig.logged("C_Login"), before + 1);
+    });
+}
+
+#[test]
+fn a_start_with_a_wrong_pin_tries_once() {
+    in_child("a_start_with_a_wrong_pin_tries_once", async |rig| {
+        rig.write_pin("not the PIN");
+        let config = rig.config(3);
+        let rig_folder = rig.folder.clone();
+        let before = rig.logged("C_Login CKU_USER CKR_PIN_INCORRECT");
+        drop(rig);
+        let error = Hsm::start(config).err().unwrap();
+        assert!(
+            matches!(&error, HsmError::Pin(code) if code == "CKR_PIN_INCORRECT"),
+            "{error}"
+        );
+        let log = fs::read_to_string(rig_folder.join("log")).unwrap();
+        assert_eq!(
+            log.matches("C_Login CKU_USER CKR_PIN_INCORRECT").count(),
+            before + 1
+        );
+    });
+}
+
+#[test]
+fn a_tag_that_does_not_fit_is_no_device_error() {
+    in_child("a_tag_that_does_not_fit_is_no_device_error", async |rig| {
+        let sealed = rig.encrypt().await.unwrap();
+        let mut altered = sealed.clone();
+        altered[3] ^= 1;
+        assert!(matches!(
+            rig.decrypt(&altered).await,
+            Err(HsmError::Authentication)
+        ));
+        assert_eq!(rig.hsm.state(), HsmState::Ready);
+        // The same code from a token that fails every decryption is not the caller's fault.
+        rig.control("fail C_Decrypt CKR_GENERAL_ERROR 2");
+        let error = rig.decrypt(&sealed).await.unwrap_err();
+        assert!(matches!(error, HsmError::Unavailable(_)), "{error}");
+        rig.until(|state| *state == HsmState::Ready, 2).await;
+        assert_eq!(*rig.decrypt(&sealed).await.unwrap(), DATA);
+    });
+}
+
+#[test]
+fn a_start_that_hangs_ends() {
+    in_child("a_start_that_hangs_ends", async |rig| {
+        let config = rig.config(1);
+        rig.control("hang C_OpenSession");
+        let asked = Instant::now();
+        let error = Hsm::start(config).err().unwrap();
+        assert!(matches!(error, HsmError::Deadline(_)), "{error}");
+        assert!(asked.elapsed() < 3 * DEADLINE);
+        rig.control("");
+    });
+}
+
+const DATA: [u8; 32] = [0x5a; 32];
+const DEADLINE: Duration = Duration::from_millis(500);
+
+/// A running pool on the token behind the fault module.
+#[derive(Clone)]
+struct Rig {
+    hsm: Hsm,
+    key: Arc<WrappedKey>,
+    folder: PathBuf,
+}
+
+impl Rig {
+    async fn new(folder: PathBuf, sessions: usize) -> Self {
+        let hsm = Hsm::start(config(&folder, sessions)).unwrap();
+        let key = Arc::new(
+            hsm.generate_key(KeyUsage::Aead, MasterKind::Hsm)
+                .await
+                .unwrap(),
+        );
+        Self { hsm, key, folder }
+    }
+
+    fn config(&self, sessions: usize) -> HsmConfig {
+        config(&self.folder, sessions)
+    }
+
+    fn item(&self, data: &[u8]) -> GcmItem {
+        GcmItem {
+            key: Arc::clone(&self.key),
+            iv: [1; 12],
+            aad: vec![],
+            data: Zeroizing::new(data.to_vec()),
+        }
+    }
+
+    async fn encrypt(&self) -> Result<Vec<u8>, HsmError> {
+        self.hsm.encrypt(vec![self.item(&DATA)]).await?.remove(0)
+    }
+
+    async fn decrypt(&self, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, HsmError> {
+        let mut plain = self.hsm.decrypt(vec![self.item(sealed)]).await?.remove(0)?;
+        Ok(std::mem::take(&mut *plain).into())
+    }
+
+    fn control(&self, commands: &str) {
+        let aside = self.folder.join("control.new");
+        fs::write(&aside, commands).unwrap();
+        fs::rename(aside, self.folder.join("control")).unwrap();
+        // Noticed without a call within a few milliseconds.
+        std::thread::sleep(Duration::from_millis(20));
+    }
+
+    fn write_pin(&self, pin: &str) {
+        let path = self.folder.join("pin");
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, pin).unwrap();
+        private(&path);
+    }
+
+    /// Lines of the module's log with that text.
+    fn logged(&self, text: &str) -> usize {
+        fs::read_to_string(self.folder.join("log"))
+            .unwrap()
+            .lines()
+            .filter(|line| line.contains(text))
+            .count()
+    }
+
+    async fn until(&self, wanted: impl Fn(&HsmState) -> bool, seconds: u64) {
+        let until = Instant::now() + Duration::from_secs(seconds);
+        while !wanted(&self.hsm.state()) {
+            assert!(
+                Instant::now() < until,
+                "after {seconds} s still {:?}",
+                self.hsm.state()
+            );
+            // Losing the token is noticed by using it.
+            let _ = self.hsm.probe().await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+fn config(folder: &Path, sessions: usize) -> HsmConfig {
+    HsmConfig {
+        // Cargo builds it beside this program.
+        module: std::env::current_exe()
+            .unwrap()
+            .with_file_name("libstrongroom_pkcs11_fault.so"),
+        token: TokenSelector::Label(fs::read_to_string(folder.join("label")).unwrap()),
+        pin: PinSource::File(folder.join("pin")),
+        sessions,
+        queue: 256,
+        call_deadline: DEADLINE,
+        session_keys: 16,
+    }
+}
+
+fn private(path: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+fn in_child(test: &str, body: impl AsyncFnOnce(Rig)) {
+    in_child_with(test, 1, body);
+}
+
+/// Runs `body` in a child process on the shared token, with a control file and a log of its own.
+fn in_child_with(test: &str, sessions: usize, body: impl AsyncFnOnce(Rig)) {
+    if let Some(folder) = std::env::var_os(CHILD) {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        return runtime.block_on(async { body(Rig::new(folder.into(), sessions).await).await });
+    }
+    let folder = folder();
+    // A copy for each test: SoftHSM rewrites the token's file at a login, and a process that starts just then sees no token.
+    copy(
+        &token().path().join("tokens"),
+        &folder.path().join("tokens"),
+    );
+    let configuration = folder.path().join("softhsm2.conf");
+    let tokens = folder.path().join("tokens");
+    fs::write(
+        &configuration,
+        format!("directories.tokendir = {}\n", tokens.display()),
+    )
+    .unwrap();
+    run(test, folder.path(), token(), &configuration);
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+#[test]
+#[ignore = "runs in a child process, once, to make the token"]
+fn provision() {
+    let folder = PathBuf::from(std::env::var_os(CHILD).unwrap());
+    let config = HsmConfig {
+        call_deadline: Duration::from_mins(1),
+        ..config(&folder, 1)
+    };
+    Hsm::provision(&config, false, &mut |_| ()).unwrap();
+}
+
+fn token() -> &'static Throwaway {
+    static TOKEN: OnceLock<Throwaway> = OnceLock::new();
+    TOKEN.get_or_init(|| {
+        let token = Throwaway::new().unwrap();
+        let folder = folder();
+        run("provision", folder.path(), &token, token.env().1);
+        token
+    })
+}
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+fn run(test: &str, folder: &Path, token: &Throwaway, configuration: &Path) {
+    fs::write(folder.join("label"), token.label()).unwrap();
+    fs::copy(token.pin_file(), folder.join("pin")).unwrap();
+    private(&folder.join("pin"));
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            test,
+            "--nocapture",
+            "--include-ignored",
+            "--test-threads=1",
+        ])
+        .env(CHILD, folder)
+        .env(token.env().0, configuration)
+        .env("PKCS11_FAULT_CONTROL", folder.join("control"))
+        .env("PKCS11_FAULT_LOG", folder.join("log"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && said.contains("1 passed"),
+        "{}: {said}{}\nlog:\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr),
+        fs::read_to_string(folder.join("log")).unwrap_or_default()
+    );
+}
