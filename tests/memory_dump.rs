@@ -46,7 +46,11 @@ async fn a_key_in_hsm_residency_is_nowhere_in_the_servers_memory() {
         Ok(tree) => tree,
         Err(why) => return skip(NAME, &why),
     };
-    let mut appliance = Appliance::builder().memory_master().start().await;
+    let mut appliance = Appliance::builder()
+        .memory_master()
+        .env("PKCS11_FAULT_MODULE", tree.join("p11-kit-client.so"))
+        .start()
+        .await;
     let (in_hsm, in_memory) = (random_key(), random_key());
     // SoftHSM in the server's own process: p11-kit's RPC refuses AES-KWP, by which keys are imported.
     import(&appliance, "in-hsm", &in_hsm, "hsm").await;
@@ -68,7 +72,7 @@ async fn a_key_in_hsm_residency_is_nowhere_in_the_servers_memory() {
         "the server does not use the token through p11-kit"
     );
     assert!(
-        !maps(pid).contains("softhsm"),
+        !maps(pid).contains("libsofthsm"),
         "SoftHSM is loaded into the server"
     );
 
@@ -246,7 +250,11 @@ fn move_token(appliance: &mut Appliance, tree: &Path, token: &TokenProcess) {
     let config = fs::read_to_string(appliance.config()).unwrap();
     let module = format!("module = {:?}", strongroom_softhsm::module_path().unwrap());
     assert!(config.contains(&module), "{config}");
-    let other = format!("module = {:?}", tree.join("p11-kit-client.so"));
+    // Each C_GetFunctionList of p11-kit's client makes another connection, with sessions of its own. The server asks twice; the module between asks once.
+    let between = std::env::current_exe()
+        .unwrap()
+        .with_file_name("libstrongroom_pkcs11_fault.so");
+    let other = format!("module = {between:?}");
     fs::write(appliance.config(), config.replacen(&module, &other, 1)).unwrap();
     let script = scripts().join("run-client.sh");
     appliance.wrap([
