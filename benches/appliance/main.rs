@@ -10,7 +10,7 @@
 //! | https | `POST transit/decrypt/<key>` over mutual TLS 1.3, HTTP/1.1 keep-alive |
 //! | hello | a bare hyper + rustls server with mutual TLS, request and answer of the same size |
 
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![allow(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,

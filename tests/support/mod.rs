@@ -11,7 +11,11 @@
     clippy::expect_used,
     clippy::panic,
     clippy::missing_panics_doc,
-    clippy::cast_possible_truncation
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::format_push_string,
+    clippy::needless_pass_by_value,
+    clippy::unnecessary_debug_formatting
 )]
 
 pub mod pki;
