@@ -185,9 +185,9 @@ async fn a_connection_too_many_is_closed_at_once() {
     for _ in 0..8 {
         let (stream, closed) = closed(appliance.address()).await;
         if closed {
-            refused += 1
+            refused += 1;
         } else {
-            open.push(stream)
+            open.push(stream);
         }
     }
     assert!(

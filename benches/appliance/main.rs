@@ -10,7 +10,13 @@
 //! | https | `POST transit/decrypt/<key>` over mutual TLS 1.3, HTTP/1.1 keep-alive |
 //! | hello | a bare hyper + rustls server with mutual TLS, request and answer of the same size |
 
-#![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic
+)]
 #![allow(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
@@ -54,7 +60,7 @@ fn main() {
     match words.as_slice() {
         ["child", "raw", config] => site::raw(config.as_ref()),
         ["child", "keyring", config, batch] => {
-            runtime.block_on(site::keyring(config.as_ref(), batch.parse().unwrap()))
+            runtime.block_on(site::keyring(config.as_ref(), batch.parse().unwrap()));
         }
         ["child", "hello", ca, certificate, key, bytes] => {
             runtime.block_on(hello::serve(

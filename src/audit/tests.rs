@@ -299,7 +299,7 @@ fn hostile_texts_stay_within_their_field() {
         line.decision(&Entry {
             reason: hostile,
             ..entry(hostile)
-        })
+        });
     })
     .unwrap();
     let lines = log.lines();

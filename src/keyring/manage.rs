@@ -13,7 +13,7 @@ use super::{ConfigChange, CreateOptions, ImportOptions, Inner, Kdf, KeyringError
 use crate::store::{Change, RecordKind};
 
 /// Vault's shortest.
-const MIN_AUTO_ROTATE: Duration = Duration::from_secs(3600);
+const MIN_AUTO_ROTATE: Duration = Duration::from_hours(1);
 /// The RSA-4096 part of an import's ciphertext, bytes.
 const IMPORT_RSA: usize = 512;
 
@@ -328,7 +328,7 @@ impl Inner {
         if outcome
             .as_ref()
             .err()
-            .is_none_or(|error| error.is_applied())
+            .is_none_or(super::super::store::StoreError::is_applied)
         {
             apply();
         }

@@ -52,7 +52,7 @@ impl Default for KeyringOptions {
     fn default() -> Self {
         Self {
             default_residency: Residency::Hsm,
-            memory_idle: Duration::from_secs(300),
+            memory_idle: Duration::from_mins(5),
             fips: false,
             nonce_limit: 1 << 32,
             counter_block: 1 << 20,
@@ -142,7 +142,7 @@ impl Keyring {
         detached(async move { inner.import_version(&name, &ciphertext, oaep).await }).await
     }
 
-    /// The BYOK wrapping key's public half, PEM (SubjectPublicKeyInfo, RFC 7468).
+    /// The BYOK wrapping key's public half, PEM (`SubjectPublicKeyInfo`, RFC 7468).
     pub fn wrapping_key_pem(&self) -> String {
         let text = STANDARD.encode(self.inner.hsm.wrapping_public_key());
         let mut pem = "-----BEGIN PUBLIC KEY-----\n".to_owned();

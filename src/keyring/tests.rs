@@ -281,7 +281,7 @@ async fn the_limit_of_random_nonces_is_kept_over_restarts_and_rotates_where_it_m
         Err(KeyringError::Exhausted)
     ));
     let period = ConfigChange {
-        auto_rotate_period: Some(Duration::from_secs(3600)),
+        auto_rotate_period: Some(Duration::from_hours(1)),
         ..ConfigChange::default()
     };
     keyring.configure("k", period).await.unwrap();
@@ -463,7 +463,7 @@ async fn memory_keys_go_when_idle_and_fips_mode_refuses_them() {
 async fn keys_are_rotated_when_they_are_due() {
     let (_site, mut keyring) = Site::new(KeyringOptions::default()).await;
     let hourly = CreateOptions {
-        auto_rotate_period: Duration::from_secs(3600),
+        auto_rotate_period: Duration::from_hours(1),
         ..CreateOptions::default()
     };
     keyring.create("hourly", hourly).await.unwrap();

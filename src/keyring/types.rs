@@ -191,7 +191,7 @@ pub enum RandomSource {
     Platform,
     /// The token's generator.
     Seal,
-    /// Both, XORed.
+    /// Both, `XORed`.
     All,
 }
 

@@ -27,7 +27,7 @@ use record::{Anchor, Digests, Envelope};
 /// seals that a crash kept from being counted.
 const MAX_SEALS: u64 = (1 << 32) - (1 << 20);
 /// A database call longer than this counts as hung.
-const ENGINE_DEADLINE: Duration = Duration::from_secs(60);
+const ENGINE_DEADLINE: Duration = Duration::from_mins(1);
 /// Pauses between tries to write the token's epoch.
 const EPOCH_RETRIES: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(400)];
 
