@@ -26,6 +26,8 @@ use crate::template::{Rule, Value};
 pub(crate) const TAG_LEN: usize = 16;
 /// More than any attribute that is asked for; a length above it is a module's fault.
 const ATTRIBUTE_LIMIT: usize = 64 * 1024;
+/// Enough for nearly any attribute: an RSA-4096 modulus has 512 bytes.
+const LIKELY_ROOM: usize = 1024;
 
 type Result<T> = std::result::Result<T, Error>;
 
@@ -177,6 +179,17 @@ impl Raw {
         object: ObjectHandle,
         attribute: CK_ATTRIBUTE_TYPE,
     ) -> Result<Option<Vec<u8>>> {
+        // With room for it at once: that saves a call, and p11-kit 0.25 can't answer for the length of CKA_ALLOWED_MECHANISMS alone.
+        let mut value = vec![0_u8; LIKELY_ROOM];
+        let mut query = empty_attribute(attribute);
+        query.pValue = value.as_mut_ptr().cast();
+        query.ulValueLen = CK_ULONG::try_from(value.len())?;
+        match self.get_attributes(session, object, std::slice::from_mut(&mut query)) {
+            Ok(true) => return Ok(shortened(value, query.ulValueLen)),
+            Ok(false) => return Ok(None),
+            Err(Error::Pkcs11(RvError::BufferTooSmall, _)) => {}
+            Err(error) => return Err(error),
+        }
         let mut query = empty_attribute(attribute);
         if !self.get_attributes(session, object, std::slice::from_mut(&mut query))? {
             return Ok(None);
