@@ -245,16 +245,24 @@ fn p11kit_tree() -> Result<PathBuf, String> {
     ))
 }
 
+/// As TOML wants it: quoted by `{:?}` afterwards.
+fn text(path: &Path) -> String {
+    path.display().to_string()
+}
+
 /// From its next start the server reaches the token through p11-kit.
 fn move_token(appliance: &mut Appliance, tree: &Path, token: &TokenProcess) {
     let config = fs::read_to_string(appliance.config()).unwrap();
-    let module = format!("module = {:?}", strongroom_softhsm::module_path().unwrap());
+    let module = format!(
+        "module = {:?}",
+        text(&strongroom_softhsm::module_path().unwrap())
+    );
     assert!(config.contains(&module), "{config}");
     // Each C_GetFunctionList of p11-kit's client makes another connection, with sessions of its own. The server asks twice; the module between asks once.
     let between = std::env::current_exe()
         .unwrap()
         .with_file_name("libstrongroom_pkcs11_fault.so");
-    let other = format!("module = {between:?}");
+    let other = format!("module = {:?}", text(&between));
     fs::write(appliance.config(), config.replacen(&module, &other, 1)).unwrap();
     let script = scripts().join("run-client.sh");
     appliance.wrap([

@@ -231,9 +231,7 @@ fn init_token(configuration: &Path, label: &str, pin: &str) -> Result<(), SoftHs
 fn random_hex(bytes: usize) -> Result<Zeroizing<String>, SoftHsmError> {
     let mut raw = Zeroizing::new(vec![0_u8; bytes]);
     getrandom::fill(&mut raw).map_err(|_| SoftHsmError::Random)?;
-    Ok(Zeroizing::new(
-        raw.iter().map(|byte| format!("{byte:02x}")).collect(),
-    ))
+    Ok(Zeroizing::new(base16ct::lower::encode_string(&raw)))
 }
 
 #[cfg(test)]

@@ -184,6 +184,8 @@ impl Audit {
                 tokio::time::timeout(self.options.checkpoint_interval, self.due.notified()).await;
             if let Err(error) = self.checkpoint().await {
                 tracing::warn!(%error, "the audit log's latest lines are not signed yet");
+                // More lines come in meanwhile, and would ask for a signature at once.
+                tokio::time::sleep(self.options.checkpoint_interval).await;
             }
         }
     }

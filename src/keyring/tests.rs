@@ -146,6 +146,10 @@ async fn every_sort_of_key_survives_rotation_and_restart_and_refuses_altered_cip
 }
 
 #[tokio::test]
+#[allow(
+    clippy::too_many_lines,
+    reason = "one rule after the other, on one key"
+)]
 async fn rules_of_versions_are_vaults() {
     let (site, keyring) = Site::new(KeyringOptions::default()).await;
     assert!(

@@ -26,6 +26,9 @@ pub(super) struct Engine {
     path: PathBuf,
 }
 
+/// A key and its value.
+type Pair = (Vec<u8>, Vec<u8>);
+
 impl Engine {
     /// Whether a database was ever made in this folder.
     pub(super) fn exists(folder: &Path) -> bool {
@@ -52,7 +55,7 @@ impl Engine {
     }
 
     /// Every key and value, in the order of the keys.
-    pub(super) fn scan(&self) -> Result<Vec<(Vec<u8>, Vec<u8>)>, EngineError> {
+    pub(super) fn scan(&self) -> Result<Vec<Pair>, EngineError> {
         guarded(|| {
             let mut all = Vec::new();
             for entry in &*self.db {

@@ -146,6 +146,8 @@ async fn a_flipped_bit_in_any_byte_of_a_record_is_found() {
     Store::open(&path, hsm).await.unwrap();
 }
 
+type Edit<'a> = Box<dyn FnOnce(&Engine) -> Vec<Write> + 'a>;
+
 #[tokio::test]
 async fn records_swapped_removed_or_replaced_by_older_ones_are_found() {
     let (hsm, _turn) = token().await;
@@ -167,7 +169,6 @@ async fn records_swapped_removed_or_replaced_by_older_ones_are_found() {
     drop(store);
     let now = |engine: &Engine, name, version| engine.get(&key(name, version)).unwrap();
     let good = Engine::open(&path).unwrap().scan().unwrap();
-    type Edit<'a> = Box<dyn FnOnce(&Engine) -> Vec<Write> + 'a>;
     let edits: Vec<(&str, Edit<'_>)> = vec![
         (
             "names",

@@ -46,12 +46,13 @@ async fn what_was_acknowledged_before_a_kill_is_there_after_it() {
         }
         appliance.launch().await;
 
-        let acknowledged = acknowledged.lock().unwrap();
-        let (versions, ciphertexts) = (
-            acknowledged.versions.clone(),
-            acknowledged.ciphertexts.clone(),
-        );
-        drop(acknowledged);
+        let (versions, ciphertexts) = {
+            let acknowledged = acknowledged.lock().unwrap();
+            (
+                acknowledged.versions.clone(),
+                acknowledged.ciphertexts.clone(),
+            )
+        };
         let client = appliance.client(Who::Operator);
         for (key, version) in &versions {
             let read = expect(
