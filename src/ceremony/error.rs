@@ -85,6 +85,5 @@ impl CeremonyError {
 fn list(problems: &[String]) -> String {
     problems
         .iter()
-        .map(|problem| format!("\n- {problem}"))
-        .collect()
+        .fold(String::new(), |text, problem| text + "\n- " + problem)
 }

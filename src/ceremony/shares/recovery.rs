@@ -193,17 +193,15 @@ impl Recovery {
             .iter()
             .map(|share| &**share.user.share)
             .collect();
-        match (combine(&so), combine(&user)) {
-            (Some(so), Some(user)) => Added::Complete(Pins { so, user }),
-            // Every share met its commitment and indices differ, so this is the last one's length.
-            _ => {
-                let last = self.shares.pop().and_then(|share| self.place(&share));
-                Added::Refused(Refusal::Corrupted {
-                    name: last.map_or_else(String::new, |place| self.name(place).to_owned()),
-                    what: "its length",
-                })
-            }
+        if let (Some(so), Some(user)) = (combine(&so), combine(&user)) {
+            return Added::Complete(Pins { so, user });
         }
+        // Every share met its commitment and indices differ, so this is the last one's length.
+        let last = self.shares.pop().and_then(|share| self.place(&share));
+        Added::Refused(Refusal::Corrupted {
+            name: last.map_or_else(String::new, |place| self.name(place).to_owned()),
+            what: "its length",
+        })
     }
 
     /// Whose share it is, as a place among the custodians.

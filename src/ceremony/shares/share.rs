@@ -126,7 +126,7 @@ impl Share {
     /// # Errors
     /// [`CeremonyError::Share`].
     pub fn to_words(&self) -> Result<Zeroizing<String>, CeremonyError> {
-        Ok(words::encode(&*self.packed()))
+        Ok(words::encode(&self.packed()))
     }
 
     /// A share from words that a custodian typed; `deal` says who has which index.

@@ -80,6 +80,10 @@ pub(in crate::ceremony) struct Close {
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[allow(
+    clippy::struct_field_names,
+    reason = "the format calls it `signature`, as the line"
+)]
 pub(in crate::ceremony) struct Signature {
     pub(in crate::ceremony) name: String,
     pub(in crate::ceremony) role: String,

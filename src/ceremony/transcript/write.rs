@@ -165,7 +165,7 @@ impl Transcript {
         inputs: &Value,
     ) -> Result<(), CeremonyError> {
         self.open_for("begin")?;
-        self.append(Body::Begin(Begin {
+        self.append(&Body::Begin(Begin {
             step,
             actor: owned(actor),
             inputs: inputs.clone(),
@@ -180,7 +180,7 @@ impl Transcript {
         if self.sealed {
             return Err(self.refuse("it is sealed: nothing may follow"));
         }
-        self.append(Body::Note(Note {
+        self.append(&Body::Note(Note {
             step,
             text: text.to_owned(),
             data: data.clone(),
@@ -198,7 +198,7 @@ impl Transcript {
         outputs: &Value,
     ) -> Result<(), CeremonyError> {
         self.open_for("done")?;
-        self.append(Body::Done(Done {
+        self.append(&Body::Done(Done {
             step,
             actor: owned(actor),
             outputs: outputs.clone(),
@@ -211,7 +211,7 @@ impl Transcript {
     /// [`CeremonyError::Write`], [`CeremonyError::Transcript`] if it is closed.
     pub fn close(&mut self, summary: &Summary, audit_key: &[u8]) -> Result<(), CeremonyError> {
         self.open_for("close")?;
-        self.append(Body::Close(Close {
+        self.append(&Body::Close(Close {
             summary: summary.clone(),
             audit_key: base64(audit_key),
         }))?;
@@ -249,7 +249,7 @@ impl Transcript {
                 participant.name()
             )));
         }
-        self.append(Body::Signature(Signature {
+        self.append(&Body::Signature(Signature {
             name: participant.name().to_owned(),
             role: role.name().to_owned(),
             key: participant.fingerprint(),
@@ -297,8 +297,8 @@ impl Transcript {
         Ok(())
     }
 
-    fn append(&mut self, body: Body) -> Result<(), CeremonyError> {
-        self.append_at(now(), &body)
+    fn append(&mut self, body: &Body) -> Result<(), CeremonyError> {
+        self.append_at(now(), body)
     }
 
     fn append_at(&mut self, time: String, body: &Body) -> Result<(), CeremonyError> {

@@ -52,15 +52,16 @@ pub fn seal(plaintext: &[u8], recipient: &Participant) -> Result<String, Ceremon
     );
     let key = content_key(shared.raw_secret_bytes());
     let point = ephemeral.public_key().to_sec1_point(false);
-    let coordinate = |bytes: Option<&[u8]>| bytes.map(encode).ok_or_else(fail);
+    let coordinate =
+        |bytes: Option<&p256::FieldBytes>| bytes.map(|bytes| encode(bytes)).ok_or_else(fail);
     let header = Header {
         alg: ALG.to_owned(),
         enc: ENC.to_owned(),
         epk: Jwk {
             kty: "EC".to_owned(),
             crv: "P-256".to_owned(),
-            x: coordinate(point.x().map(|x| x.as_slice()))?,
-            y: coordinate(point.y().map(|y| y.as_slice()))?,
+            x: coordinate(point.x())?,
+            y: coordinate(point.y())?,
         },
         kid: recipient.fingerprint(),
     };
