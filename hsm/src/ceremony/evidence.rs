@@ -1,8 +1,17 @@
 //! What the token tells of itself and of each object on it.
 
+use cryptoki_sys::CKO_PUBLIC_KEY;
+
+use super::token::on_token;
+use super::{objects, text};
 use crate::config::HsmConfig;
 use crate::error::HsmError;
+use crate::fault::Fault;
+use crate::keys::{self, Keys};
+use crate::line::{Access, Line};
+use crate::selector::Found;
 use crate::types::{Profile, TokenIdentity};
+use crate::{epoch, selftest};
 
 /// A token's description of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,11 +41,15 @@ pub enum KeySet {
     Incomplete {
         /// Names of those that are missing, the epoch object among them.
         missing: Vec<String>,
+        /// The epoch object has a value: keys that a store depends on are lost.
+        in_use: bool,
     },
     /// All are there, but one is not as it must be.
     Unacceptable {
         /// What the check said.
         problem: String,
+        /// The epoch object has a value: a store depends on the keys.
+        in_use: bool,
     },
     /// All are there and good, and no store was born with them yet.
     Unused,
@@ -59,6 +72,72 @@ pub struct ObjectEvidence {
     pub attributes: Vec<(String, String)>,
 }
 
-pub(super) fn evidence(_config: &HsmConfig) -> Result<Evidence, HsmError> {
-    Err(HsmError::Unsupported("evidence yet".to_owned()))
+pub(super) fn evidence(config: &HsmConfig) -> Result<Evidence, HsmError> {
+    on_token(&config.module, &config.token, |line, found| {
+        Access::new(config.pin.clone()).login(line)?;
+        collect(line, found)
+    })
+}
+
+fn collect(line: &Line, found: &Found) -> Result<Evidence, Fault> {
+    let offered = line.library().context.get_mechanism_list(found.slot)?;
+    let objects = objects::all(line)?;
+    let (keys, checked) = key_set(line, objects.iter().any(objects::TokenObject::is_ours))?;
+    // With good keys the self-tests show that they work, not only what they say of themselves.
+    let profile = checked
+        .map(|keys| selftest::run(line, &keys, &offered))
+        .transpose()?
+        .map(|abilities| abilities.profile);
+    let objects = objects
+        .into_iter()
+        .map(|object| {
+            Ok(ObjectEvidence {
+                class: object.class_name(),
+                spki: if object.class == CKO_PUBLIC_KEY {
+                    keys::spki(line, object.handle)?
+                } else {
+                    None
+                },
+                attributes: text::attributes(line, object.handle)?,
+                name: object.name,
+                label: object.label,
+            })
+        })
+        .collect::<Result<_, Fault>>()?;
+    let mut mechanisms: Vec<_> = offered.iter().map(|m| text::mechanism(**m)).collect();
+    mechanisms.sort();
+    Ok(Evidence {
+        token: found.identity.clone(),
+        hardware_version: found.info.hardware_version().to_string(),
+        firmware_version: found.info.firmware_version().to_string(),
+        mechanisms,
+        profile,
+        keys,
+        objects,
+    })
+}
+
+/// The state of the keys, and the keys where they are good.
+fn key_set(line: &Line, any: bool) -> Result<(KeySet, Option<Keys>), Fault> {
+    if !any {
+        return Ok((KeySet::None, None));
+    }
+    let mut missing = keys::missing(line)?;
+    let has_epoch = epoch::exists(line)?;
+    let in_use = has_epoch && !epoch::read(line)?.is_empty();
+    if !has_epoch {
+        missing.push("epoch object".to_owned());
+    }
+    if !missing.is_empty() {
+        return Ok((KeySet::Incomplete { missing, in_use }, None));
+    }
+    match Keys::check(line) {
+        Ok(keys) if in_use => Ok((KeySet::InUse, Some(keys))),
+        Ok(keys) => Ok((KeySet::Unused, Some(keys))),
+        Err(Fault::Own(error @ HsmError::KeyPolicy { .. })) => {
+            let problem = error.to_string();
+            Ok((KeySet::Unacceptable { problem, in_use }, None))
+        }
+        Err(fault) => Err(fault),
+    }
 }

@@ -7,7 +7,9 @@
 
 mod destroy;
 mod evidence;
+mod objects;
 mod participant;
+mod text;
 mod token;
 
 use std::path::Path;
