@@ -618,7 +618,6 @@ fn assert_described(evidence: &Evidence) {
             }
         }
     }
-    println!("{evidence:#?}");
 }
 
 fn assert_pin<T: std::fmt::Debug>(result: Result<T, HsmError>, expected: &str) {
