@@ -237,7 +237,7 @@ fn a_blank_token_becomes_one_with_two_pins() {
     }
     let wrong = pin("a wrong PIN");
     let refused = ceremony::set_user_pin(&birth.module, &birth.selector(), &wrong, &birth.user_pin);
-    assert_pin(refused, "SO PIN: CKR_PIN_INCORRECT");
+    assert_pin(&refused, "SO PIN: CKR_PIN_INCORRECT");
     assert_eq!(birth.condition(), TokenCondition::NoUserPin);
     birth.set_user_pin().unwrap();
     assert_eq!(birth.condition(), TokenCondition::Initialized);
@@ -246,11 +246,11 @@ fn a_blank_token_becomes_one_with_two_pins() {
 
     birth.check_pins(&birth.so_pin, &birth.user_pin).unwrap();
     assert_pin(
-        birth.check_pins(&wrong, &birth.user_pin),
+        &birth.check_pins(&wrong, &birth.user_pin),
         "SO PIN: CKR_PIN_INCORRECT",
     );
     assert_pin(
-        birth.check_pins(&birth.so_pin, &wrong),
+        &birth.check_pins(&birth.so_pin, &wrong),
         "user PIN: CKR_PIN_INCORRECT",
     );
 
@@ -408,7 +408,7 @@ async fn whole_keys_are_told_by_their_epoch_and_die_with_evidence() {
     // A wrong PIN destroys nothing.
     let wrong = pin("a wrong PIN");
     assert_pin(
-        ceremony::destroy(&birth.config(), &wrong),
+        &ceremony::destroy(&birth.config(), &wrong),
         "SO PIN: CKR_PIN_INCORRECT",
     );
     let wrong_user = HsmConfig {
@@ -416,7 +416,7 @@ async fn whole_keys_are_told_by_their_epoch_and_die_with_evidence() {
         ..birth.config()
     };
     assert_pin(
-        ceremony::destroy(&wrong_user, &birth.so_pin),
+        &ceremony::destroy(&wrong_user, &birth.so_pin),
         "user PIN: CKR_PIN_INCORRECT",
     );
     assert_eq!(birth.evidence().objects.len(), before, "one less, one more");
@@ -620,9 +620,9 @@ fn assert_described(evidence: &Evidence) {
     }
 }
 
-fn assert_pin<T: std::fmt::Debug>(result: Result<T, HsmError>, expected: &str) {
+fn assert_pin<T: std::fmt::Debug>(result: &Result<T, HsmError>, expected: &str) {
     assert!(
-        matches!(&result, Err(HsmError::Pin(code)) if code == expected),
+        matches!(result, Err(HsmError::Pin(code)) if code == expected),
         "{result:?}"
     );
 }

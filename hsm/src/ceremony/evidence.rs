@@ -22,7 +22,7 @@ pub struct Evidence {
     pub hardware_version: String,
     /// `CK_TOKEN_INFO.firmwareVersion`.
     pub firmware_version: String,
-    /// The mechanism list, sorted: `CKM_AES_GCM`, or `0x…` for what has no name here.
+    /// The mechanism list, sorted: `CKM_AES_GCM`, ..., without mechanisms that PKCS#11 3.x has no name for.
     pub mechanisms: Vec<String>,
     /// What the self-tests found the token able to do; only with a complete set of keys.
     pub profile: Option<Profile>,
