@@ -27,6 +27,8 @@ mod selector;
 mod selftest;
 mod session_key;
 mod template;
+#[cfg(test)]
+mod transfer_prototype;
 mod types;
 
 pub use ceremony::SlotState;
