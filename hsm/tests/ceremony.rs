@@ -272,6 +272,24 @@ fn a_blank_token_becomes_one_with_two_pins() {
 }
 
 #[test]
+fn a_token_whose_initialization_was_cut_off_is_told() {
+    let _turn = turn();
+    let birth = Birth::new();
+    let blank = birth.blank();
+    let initialize =
+        |slot| ceremony::initialize_token(&birth.module, slot, &birth.label, &birth.so_pin);
+    initialize(blank.slot).unwrap();
+    birth.lock_so_pin();
+    assert_eq!(birth.condition(), TokenCondition::SoPinLocked);
+    for slot in [birth.state().unwrap().slot, birth.blank().slot] {
+        let error = initialize(slot).unwrap_err().to_string();
+        assert!(error.contains("--delete-token"), "{error}");
+    }
+    // No PIN is tried on it.
+    assert_pin(&birth.set_user_pin(), "SO PIN: CKF_SO_PIN_LOCKED");
+}
+
+#[test]
 fn a_pin_is_truly_tried_while_another_is_logged_in() {
     let _turn = turn();
     let birth = Birth::ready();
@@ -514,11 +532,32 @@ fn keys_that_nothing_depends_on_are_discarded_whole() {
     });
     let refused = ceremony::discard_unused_keys(&birth.config());
     assert!(matches!(&refused, Err(HsmError::KeyPolicy { key, .. }) if key == "epoch object"));
-    assert_eq!(birth.discard_count(), 1);
+    assert_eq!(birth.count_objects(), 1);
 }
 
 impl Birth {
-    fn discard_count(&self) -> usize {
+    /// Sets `CKF_SO_PIN_LOCKED` in the token's file, as it is between the first and the last write of `C_InitToken`.
+    fn lock_so_pin(&self) {
+        let flags = |flags: u64| flags.to_be_bytes();
+        let configuration = PathBuf::from(std::env::var_os("SOFTHSM2_CONF").unwrap());
+        let file = fs::read_dir(configuration.with_extension("tokens"))
+            .unwrap()
+            .map(|folder| folder.unwrap().path().join("token.object"))
+            .find(|file| {
+                let label = self.label.as_bytes();
+                fs::read(file).is_ok_and(|bytes| bytes.windows(label.len()).any(|w| w == label))
+            })
+            .unwrap();
+        let mut bytes = fs::read(&file).unwrap();
+        let at = bytes
+            .windows(8)
+            .position(|window| window == flags(0x425))
+            .unwrap();
+        bytes[at..at + 8].copy_from_slice(&flags(0x0040_0425));
+        fs::write(&file, bytes).unwrap();
+    }
+
+    fn count_objects(&self) -> usize {
         let mut count = 0;
         self.with_session(|session| {
             count = session

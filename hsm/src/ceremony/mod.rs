@@ -4,6 +4,10 @@
 //! came, and [`evidence`] how far its keys did; what is half-made is removed by [`discard_unused_keys`] and made anew.
 //!
 //! Each function logs in by itself and tries each PIN once.
+//!
+//! `SoftHSM` 2.6.1 rewrites the file of a token in place: a power cut within microseconds of [`initialize_token`] or [`set_user_pin`] may
+//! leave [`TokenCondition::SoPinLocked`], or make the whole token vanish from [`slots`]. No key is on it then, unless the user PIN was set
+//! anew later in its life.
 
 mod destroy;
 mod evidence;

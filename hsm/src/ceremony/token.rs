@@ -9,7 +9,7 @@ use cryptoki::session::UserType;
 use cryptoki::slot::{Slot, TokenInfo};
 use zeroize::Zeroizing;
 
-use super::SlotState;
+use super::{SlotState, TokenCondition};
 use crate::config::{PinSource, TokenSelector};
 use crate::error::HsmError;
 use crate::fault::{Fault, code_name};
@@ -50,6 +50,9 @@ pub(super) fn initialize(
             .iter()
             .find(|other| other.initialized && other.token.label == label);
         if let Some(initialized) = state.initialized.then_some(state).or(same_label) {
+            if initialized.condition() == TokenCondition::SoPinLocked {
+                return Err(locked(initialized).into());
+            }
             return Err(HsmError::TokenInitialized {
                 label: initialized.token.label.clone(),
                 serial: initialized.token.serial.clone(),
@@ -231,6 +234,15 @@ fn list(context: &Pkcs11) -> Result<Vec<SlotState>, Fault> {
         });
     }
     Ok(states)
+}
+
+/// A token that nobody can use: `SoftHSM` leaves one when `C_InitToken` is cut off in the middle.
+fn locked(state: &SlotState) -> HsmError {
+    let TokenIdentity { label, serial, .. } = &state.token;
+    HsmError::Config(format!(
+        "the SO PIN of the token {label:?} (serial {serial}) is locked: either wrong PINs were tried, or its initialization was cut off; \
+         nothing was changed. If nothing depends on it, have it erased (SoftHSM: softhsm2-util --delete-token --serial {serial}) and try again"
+    ))
 }
 
 fn check_label(label: &str) -> Result<(), HsmError> {

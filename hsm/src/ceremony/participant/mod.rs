@@ -250,15 +250,15 @@ fn agree(line: &Line, key: ObjectHandle, peer: &PublicKey) -> Result<Zeroizing<[
     let value = value?.ok_or_else(|| {
         HsmError::Unsupported("giving out a secret of CKM_ECDH1_DERIVE".to_owned())
     })?;
+    coordinate(&value).ok_or_else(|| odd("C_DeriveKey", "a secret that is not 32 bytes long"))
+}
+
+/// A coordinate is a number of fixed length; some tokens drop its leading zeros.
+fn coordinate(value: &[u8]) -> Option<Zeroizing<[u8; 32]>> {
     let mut shared = Zeroizing::new([0; 32]);
-    // A coordinate is a number of fixed length; some tokens drop its leading zeros.
-    let start = shared
-        .len()
-        .checked_sub(value.len())
-        .filter(|_| !value.is_empty())
-        .ok_or_else(|| odd("C_DeriveKey", "a secret that is not 32 bytes long"))?;
-    shared[start..].copy_from_slice(&value);
-    Ok(shared)
+    let start = shared.len().checked_sub(value.len())?;
+    shared[start..].copy_from_slice(value);
+    (!value.is_empty()).then_some(shared)
 }
 
 /// The shared secret as a session object that tells its value.
@@ -285,4 +285,19 @@ fn odd(function: &str, code: &str) -> Fault {
         code: code.to_owned(),
     }
     .into()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_coordinate_has_32_bytes_whatever_the_token_drops() {
+        assert_eq!(*coordinate(&[7; 32]).unwrap(), [7; 32]);
+        let mut expected = [0; 32];
+        expected[30..].copy_from_slice(&[1, 2]);
+        assert_eq!(*coordinate(&[1, 2]).unwrap(), expected);
+        assert!(coordinate(&[]).is_none() && coordinate(&[7; 33]).is_none());
+    }
 }
