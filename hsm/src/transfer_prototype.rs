@@ -287,8 +287,8 @@ fn refusal<T>(result: Result<T, Error>, what: &str) -> RvError {
 fn a_kek_moves_to_another_master_through_the_transfer_key_and_nowhere_else() {
     let token = Token::new();
     let session = || token.line.session();
-    let (old, old_private) = token.pair(b"old master", false, MASTER_UNWRAP_TEMPLATE);
-    let (new, new_private) = token.pair(b"new master", false, MASTER_UNWRAP_TEMPLATE);
+    let (old, _) = token.pair(b"old master", false, MASTER_UNWRAP_TEMPLATE);
+    let (new, _) = token.pair(b"new master", false, MASTER_UNWRAP_TEMPLATE);
     let (transfer_public, transfer_private) = token.pair(b"transfer", false, TRANSFER);
     let (loose_public, loose_private) = token.pair(b"loose", true, TRANSFER_LOOSE);
 

@@ -357,6 +357,13 @@ fn half_of_the_keys_are_seen_and_discarded() {
     });
     let discarded = birth.discard();
     assert_eq!(discarded.len(), 4, "{discarded:?}");
+    // What SoftHSM leaves of a key whose making was cut off: no name, and it may both wrap and decrypt.
+    birth.make_nameless_key();
+    assert!(matches!(
+        birth.evidence().keys,
+        KeySet::Incomplete { missing, in_use: false } if missing.len() == 8
+    ));
+    assert_eq!(birth.discard(), ["half-made object"]);
     let evidence = birth.evidence();
     assert_eq!(evidence.keys, KeySet::None);
     assert_eq!(evidence.objects.len(), 1);
@@ -498,6 +505,18 @@ fn keys_that_nothing_depends_on_are_discarded_whole() {
     assert_eq!(birth.evidence().keys, KeySet::Unused);
     birth.with_session(|session| {
         let template = [
+            Attribute::Class(ObjectClass::DATA),
+            Attribute::Token(true),
+            Attribute::Value(vec![1]),
+        ];
+        session.create_object(&template).unwrap();
+    });
+    assert!(matches!(
+        birth.evidence().keys,
+        KeySet::Unacceptable { problem, in_use: false } if problem.contains("cut off")
+    ));
+    birth.with_session(|session| {
+        let template = [
             Attribute::Token(true),
             Attribute::Label("strongroom-store".into()),
             Attribute::Wrap(false),
@@ -512,9 +531,9 @@ fn keys_that_nothing_depends_on_are_discarded_whole() {
     };
     assert!(!in_use && problem.contains("store key"), "{problem}");
     let discarded = birth.discard();
-    assert_eq!(discarded.len(), 9, "{discarded:?}");
+    assert_eq!(discarded.len(), 10, "{discarded:?}");
     assert_eq!(
-        discarded[8], "epoch object",
+        discarded[9], "epoch object",
         "while keys are left, it says that nothing depends on them"
     );
     assert_eq!(birth.evidence().objects, []);
@@ -555,6 +574,15 @@ impl Birth {
             .unwrap();
         bytes[at..at + 8].copy_from_slice(&flags(0x0040_0425));
         fs::write(&file, bytes).unwrap();
+    }
+
+    fn make_nameless_key(&self) {
+        self.with_session(|session| {
+            let template = [Attribute::Token(true), Attribute::ValueLen(32.into())];
+            session
+                .generate_key(&Mechanism::AesKeyGen, &template)
+                .unwrap();
+        });
     }
 
     fn count_objects(&self) -> usize {

@@ -2,8 +2,9 @@
 
 use cryptoki_sys::CKO_PUBLIC_KEY;
 
+use super::objects::{self, TokenObject};
+use super::text;
 use super::token::on_token;
-use super::{objects, text};
 use crate::config::HsmConfig;
 use crate::error::HsmError;
 use crate::fault::Fault;
@@ -37,14 +38,14 @@ pub struct Evidence {
 pub enum KeySet {
     /// No object of the appliance: [`super::make_keys`] is next.
     None,
-    /// Some are missing: [`super::discard_unused_keys`] clears the rest.
+    /// Some are missing, or all and there is only a half-made object: [`super::discard_unused_keys`] clears the rest.
     Incomplete {
         /// Names of those that are missing, the epoch object among them.
         missing: Vec<String>,
         /// The epoch object has a value: keys that a store depends on are lost.
         in_use: bool,
     },
-    /// All are there, but one is not as it must be.
+    /// All are there, but one is not as it must be, or a half-made object lies beside them.
     Unacceptable {
         /// What the check said.
         problem: String,
@@ -60,7 +61,8 @@ pub enum KeySet {
 /// One object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectEvidence {
-    /// For people: "master key", "public half of the master key"; "not of the appliance" for anything else.
+    /// For people: "master key", "public half of the master key"; "half-made object" for one without label and identifier; "not of the
+    /// appliance" for anything else.
     pub name: String,
     /// `CKA_LABEL`.
     pub label: String,
@@ -82,7 +84,7 @@ pub(super) fn evidence(config: &HsmConfig) -> Result<Evidence, HsmError> {
 fn collect(line: &Line, found: &Found) -> Result<Evidence, Fault> {
     let offered = line.library().context.get_mechanism_list(found.slot)?;
     let objects = objects::all(line)?;
-    let (keys, checked) = key_set(line, objects.iter().any(objects::TokenObject::is_ours))?;
+    let (keys, checked) = key_set(line, &objects)?;
     // With good keys the self-tests show that they work, not only what they say of themselves.
     let profile = checked
         .map(|keys| selftest::run(line, &keys, &offered))
@@ -118,8 +120,8 @@ fn collect(line: &Line, found: &Found) -> Result<Evidence, Fault> {
 }
 
 /// The state of the keys, and the keys where they are good.
-fn key_set(line: &Line, any: bool) -> Result<(KeySet, Option<Keys>), Fault> {
-    if !any {
+fn key_set(line: &Line, objects: &[TokenObject]) -> Result<(KeySet, Option<Keys>), Fault> {
+    if !objects.iter().any(TokenObject::is_ours) {
         return Ok((KeySet::None, None));
     }
     let mut missing = keys::missing(line)?;
@@ -132,6 +134,10 @@ fn key_set(line: &Line, any: bool) -> Result<(KeySet, Option<Keys>), Fault> {
         return Ok((KeySet::Incomplete { missing, in_use }, None));
     }
     match Keys::check(line) {
+        Ok(_) if !in_use && objects.iter().any(TokenObject::is_half_made) => {
+            let problem = "an object whose making was cut off is on the token".to_owned();
+            Ok((KeySet::Unacceptable { problem, in_use }, None))
+        }
         Ok(keys) if in_use => Ok((KeySet::InUse, Some(keys))),
         Ok(keys) => Ok((KeySet::Unused, Some(keys))),
         Err(Fault::Own(error @ HsmError::KeyPolicy { .. })) => {

@@ -134,7 +134,8 @@ pub fn make_keys(
     crate::provision::provision(config, memory_master, progress)
 }
 
-/// Destroys every object of the appliance (label `strongroom-…`) that a power cut left half-made, or that no store was born with yet.
+/// Destroys every object of the appliance (label `strongroom-…`) that a power cut left behind, or that no store was born with yet, and
+/// objects with neither label nor identifier, which `SoftHSM` leaves of a key whose making was cut off in the middle.
 /// Answers their names, empty if there were none. [`HsmError::KeysInUse`], and nothing is destroyed, if the epoch object is not
 /// empty: then a store depends on the keys.
 pub fn discard_unused_keys(config: &HsmConfig) -> Result<Vec<String>, HsmError> {

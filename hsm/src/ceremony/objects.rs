@@ -1,7 +1,7 @@
 //! Every object of a token, by what it is to the appliance.
 
 use cryptoki::object::{Attribute, ObjectHandle};
-use cryptoki_sys::{CK_ULONG, CKA_CLASS, CKA_LABEL, CKO_DATA, CKO_PUBLIC_KEY};
+use cryptoki_sys::{CK_ULONG, CKA_CLASS, CKA_ID, CKA_LABEL, CKO_DATA, CKO_PUBLIC_KEY};
 
 use super::text;
 use crate::fault::Fault;
@@ -11,6 +11,9 @@ use crate::template::{EPOCH_LABEL, MEMORY_MASTER, REQUIRED};
 
 /// What an object that nobody here made is called.
 const FOREIGN: &str = "not of the appliance";
+/// What is left of an object whose making was cut off: `SoftHSM` writes it to the token with defaults first, a key that may both wrap and
+/// decrypt among them, and gives it its name and attributes afterwards.
+const HALF_MADE: &str = "half-made object";
 /// How every label of the appliance's objects begins.
 const PREFIX: &str = "strongroom-";
 
@@ -27,9 +30,14 @@ pub(super) struct TokenObject {
 }
 
 impl TokenObject {
-    /// Whether its label is one that the appliance gives.
+    /// Whether the appliance made it, or began to.
     pub(super) fn is_ours(&self) -> bool {
-        self.label.starts_with(PREFIX)
+        self.label.starts_with(PREFIX) || self.is_half_made()
+    }
+
+    /// It has neither a label nor an identifier, as nothing on a token of the appliance is without.
+    pub(super) fn is_half_made(&self) -> bool {
+        self.name == HALF_MADE
     }
 
     pub(super) fn class_name(&self) -> String {
@@ -61,7 +69,12 @@ fn describe(line: &Line, handle: ObjectHandle) -> Result<TokenObject, Fault> {
         .and_then(|bytes| bytes.try_into().ok())
         .map_or(CK_ULONG::MAX, CK_ULONG::from_ne_bytes);
     let label = String::from_utf8_lossy(&attribute(CKA_LABEL)?.unwrap_or_default()).into_owned();
-    let (rank, name) = identify(class, &label);
+    let nameless = label.is_empty() && attribute(CKA_ID)?.unwrap_or_default().is_empty();
+    let (rank, name) = if nameless {
+        (usize::MAX - 2, HALF_MADE.to_owned())
+    } else {
+        identify(class, &label)
+    };
     Ok(TokenObject {
         handle,
         class,
