@@ -1,7 +1,7 @@
 //! The key file: two `ENCRYPTED PRIVATE KEY` blocks (PKCS #8, PBES2 with scrypt and AES-256-CBC), or a reference to a token; and its `.pub`.
 
 use std::fs::{self, OpenOptions};
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +13,7 @@ use pkcs8::pkcs5::{pbes2, scrypt};
 use pkcs8::{EncodePrivateKey as _, PrivateKeyInfoRef};
 use zeroize::Zeroizing;
 
+use super::token::Reference;
 use super::{CeremonyError, Participant, ParticipantKey, PrivateKeys, Unlock};
 
 /// A passphrase has at least as many characters.
@@ -77,6 +78,16 @@ pub fn public_path(path: &Path) -> PathBuf {
     name.into()
 }
 
+/// Refuses if either file is there: asked before anything is made that would need them.
+pub(super) fn check_free(path: &Path) -> Result<(), CeremonyError> {
+    for path in [path, &public_path(path)] {
+        if path.try_exists().unwrap_or(true) {
+            return Err(CeremonyError::write(path, ErrorKind::AlreadyExists.into()));
+        }
+    }
+    Ok(())
+}
+
 /// Writes a key file and its public file, both new.
 pub(super) fn write_new(
     path: &Path,
@@ -111,6 +122,9 @@ pub(super) fn load(
 ) -> Result<ParticipantKey, CeremonyError> {
     let participant = Participant::load(&public_path(path))?;
     let text = fs::read_to_string(path).map_err(|error| CeremonyError::read(path, error))?;
+    if let Some(reference) = Reference::parse(&text) {
+        return reference.open(participant, unlock);
+    }
     let blocks: Vec<&str> = text
         .split_inclusive(END)
         .filter(|block| block.contains(END))

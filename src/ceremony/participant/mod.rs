@@ -1,6 +1,7 @@
 //! A participant: two public keys and a name; and the private keys, in an encrypted file or on a token of his own.
 
 mod file;
+mod token;
 
 use std::fs;
 use std::path::Path;
@@ -17,6 +18,7 @@ use super::{CeremonyError, jwe};
 
 pub(super) use file::new_key;
 pub use file::{KeyFile, MIN_PASSPHRASE, public_path};
+pub use token::create as create_on_token;
 
 /// Names are printed, read aloud and compared: short, and without anything that could be taken for something else.
 const MAX_NAME: usize = 64;
