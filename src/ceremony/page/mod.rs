@@ -1,5 +1,6 @@
 //! A custodian's share on paper: words and a QR code on one HTML page; and what all pages have in common.
 
+use std::fmt::Write as _;
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -28,7 +29,9 @@ pub fn html(
         &format!("Share {} of {appliance}", share.index),
         share.mode,
     ));
-    page.push_str(&format!(
+    // Writing to a String can't fail.
+    let _ = write!(
+        page,
         "<h1>Share {} of the PINs of {}</h1>\n<table>\n\
          <tr><th>for</th><td>{name}, and nobody else</td></tr>\n\
          <tr><th>fingerprint</th><td class=\"mono\">{}</td></tr>\n\
@@ -39,7 +42,7 @@ pub fn html(
         escape(&custodian.fingerprint()),
         share.ceremony_id,
         share.threshold
-    ));
+    );
     page.push_str(
         "<p>Whoever reads this page has the share. Fold it, put it into a tamper-evident bag, sign the bag, and keep it where only you get at it. \
          When you are asked for it, type these words; their first four letters are enough.</p>\n<ol class=\"words\">\n",

@@ -49,7 +49,7 @@ struct AnchorOptions {
 }
 
 pub(super) fn run(args: &VerifyArgs, format: Format) -> Result<(), Failure> {
-    let found = verify(&*files::read(&args.transcript)?, &args.anchors.load()?);
+    let found = verify(&files::read(&args.transcript)?, &args.anchors.load()?);
     let value = json!({
         "mode": found.mode.map(crate::ceremony::Mode::name),
         "ceremony_id": found.ceremony_id,
