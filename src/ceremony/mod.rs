@@ -11,6 +11,7 @@ pub mod participant;
 pub mod plan;
 pub mod record;
 pub mod report;
+pub mod run;
 pub mod shares;
 pub mod transcript;
 pub mod verify;
