@@ -39,6 +39,8 @@ pub(super) enum Exit {
     Audit = 8,
     /// The token refused the PIN, fails its self-test, or holds keys that are not acceptable: starting again can't help.
     HsmRefused = 9,
+    /// A ceremony waits for something from outside: put it there, and run the same command again.
+    Waiting = 10,
 }
 
 impl Exit {
@@ -53,6 +55,7 @@ impl Exit {
             Self::Unavailable => "unavailable",
             Self::Audit => "audit",
             Self::HsmRefused => "hsm-refused",
+            Self::Waiting => "waiting",
         }
     }
 }

@@ -40,7 +40,8 @@ use output::Format;
         strongroom serve                 run the appliance\n  \
         strongroom client seal NAME      do what a Vault that unseals does\n\n\
         Exit codes: 0 done, 1 failed, 2 usage, 3 configuration, 4 HSM, 5 store, 6 denied, 7 unavailable,\n  \
-        8 audit log or transcript does not verify, 9 the HSM refused for good (wrong PIN, unacceptable key): don't restart"
+        8 audit log or transcript does not verify, 9 the HSM refused for good (wrong PIN, unacceptable key): don't restart,\n  \
+        10 a ceremony waits for something: put it there and run it again"
 )]
 struct Cli {
     /// What is printed: text, or one JSON value (an error is one too, on standard error)
@@ -89,7 +90,7 @@ enum Command {
     Store(store::StoreArgs),
     /// Verify the audit log
     Audit(audit::AuditArgs),
-    /// The key ceremony: plan it, make participants' keys, sign, verify the record, print it
+    /// The key ceremony: plan it, make participants' keys, sign, rehearse, run, verify the record, print it
     Ceremony(ceremony::CeremonyArgs),
     /// Make tokens, for rules of the policy that ask for one
     Token(token::TokenArgs),

@@ -3,6 +3,7 @@
 mod custodian;
 mod passphrase;
 mod plan;
+mod run;
 mod sign;
 mod verify;
 
@@ -37,6 +38,19 @@ enum Action {
         Appends a line to plan.toml.signatures. Compare the plan's SHA-256 that is shown with what the others see."
     )]
     Sign(sign::SignArgs),
+    /// Carry a signed plan out, step by step, with everyone in the room
+    #[command(
+        after_help = "Example:\n  strongroom ceremony run plan.toml --dir /var/lib/strongroom-ceremony\n\n\
+        After a power cut, or when it waits for something (exit code 10), run the same command again: it goes on where it stopped.\n\
+        docs/ceremony.md is the script to read aloud, and lists the files of --answers."
+    )]
+    Run(run::RunArgs),
+    /// The same on a throwaway SoftHSM2 token in DIR: REHEARSAL on every line, nothing counts
+    #[command(
+        after_help = "Example:\n  strongroom ceremony rehearse plan.toml --dir rehearsal\n\n\
+        Nothing outside DIR is touched. A throwaway CA signs the TLS certificate."
+    )]
+    Rehearse(run::RunArgs),
     /// Check a transcript, anywhere, without the HSM
     #[command(
         after_help = "Example:\n  strongroom ceremony verify transcript.jsonl --plan plan.toml --audit-key audit.pem --token-serial 0123abcd\n\n\
@@ -57,6 +71,8 @@ pub(super) fn run(args: &CeremonyArgs, format: Format) -> Result<(), Failure> {
         Action::Plan(args) => plan::run(args, format),
         Action::Custodian(args) => custodian::run(args, format),
         Action::Sign(args) => sign::run(args, format),
+        Action::Run(args) => run::run(args, format),
+        Action::Rehearse(args) => run::rehearse(args, format),
         Action::Verify(args) => verify::run(args, format),
         Action::Report(args) => verify::report(args, format),
     }
