@@ -23,7 +23,7 @@ mod forge;
 mod people;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 
 use strongroom::ceremony::verify::verify;
@@ -31,22 +31,6 @@ use strongroom::ceremony::{Anchors, Mode};
 
 /// Transcripts by what is special about each.
 type Cases = Vec<(String, Vec<u8>)>;
-
-/// The interpreter that the second implementation runs in; `None`, counted as skipped, where there is no Python.
-fn python() -> Option<PathBuf> {
-    let output = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/build.sh"))
-        .arg("cryptography")
-        .output()
-        .unwrap();
-    let complained = String::from_utf8_lossy(&output.stderr);
-    if output.status.code() == Some(77) {
-        support::skip("the second verification of transcripts", complained.trim());
-        return None;
-    }
-    assert!(output.status.success(), "build.sh: {complained}");
-    let said = String::from_utf8(output.stdout).unwrap();
-    Some(said.trim().strip_prefix("cryptography ").unwrap().into())
-}
 
 fn second(python: &Path, arguments: &[&str]) -> Output {
     Command::new(python)
@@ -68,7 +52,9 @@ fn both_say(valid: bool, cases: &Cases) {
         .collect();
     assert!(wrong.is_empty(), "strongroom is wrong about: {wrong:#?}");
 
-    let Some(python) = python() else { return };
+    let Some(python) = support::cryptography() else {
+        return;
+    };
     let folder = tempfile::tempdir().unwrap();
     let paths: Vec<String> = cases
         .iter()
@@ -108,7 +94,7 @@ fn exit_codes(transcript: &[u8], options: &[&str]) -> (Option<i32>, Option<i32>)
         .args(&arguments)
         .output()
         .unwrap();
-    let second = python().map(|python| second(&python, &arguments));
+    let second = support::cryptography().map(|python| second(&python, &arguments));
     (
         first.status.code(),
         second.map_or_else(
