@@ -76,34 +76,35 @@ impl Desk {
             "passphrase",
         ])
     }
+}
 
-    fn plan(&self, more: &[&str]) -> Vec<String> {
-        let mut arguments = [
-            "plan",
-            "--out",
-            "plan.toml",
-            "--name",
-            "vault-keys-1",
-            "--module",
-            "/usr/lib/softhsm/libsofthsm2.so",
-            "--threshold",
-            "2",
-            "--custodian",
-            "a.pub",
-            "--custodian",
-            "b.pub",
-            "--security-officer",
-            "so.pub",
-            "--auditor",
-            "au.pub",
-            "--host",
-            "keys.example",
-        ]
-        .map(str::to_owned)
-        .to_vec();
-        arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
-        arguments
-    }
+/// Options of `ceremony plan`, and more.
+fn plan(more: &[&str]) -> Vec<String> {
+    let mut arguments = [
+        "plan",
+        "--out",
+        "plan.toml",
+        "--name",
+        "vault-keys-1",
+        "--module",
+        "/usr/lib/softhsm/libsofthsm2.so",
+        "--threshold",
+        "2",
+        "--custodian",
+        "a.pub",
+        "--custodian",
+        "b.pub",
+        "--security-officer",
+        "so.pub",
+        "--auditor",
+        "au.pub",
+        "--host",
+        "keys.example",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
+    arguments
 }
 
 fn borrowed(arguments: &[String]) -> Vec<&str> {
@@ -124,16 +125,12 @@ fn a_plan_is_made_and_signed_by_all() {
         let public = Participant::load(&desk.path(&format!("{file}.pub"))).unwrap();
         assert_eq!(made["fingerprint"], public.fingerprint());
     }
-    let made = desk.done(&borrowed(&desk.plan(&[
-        "--memory-master",
-        "--serial",
-        "0123",
-    ])));
-    let plan = Plan::load(&desk.path("plan.toml")).unwrap();
-    assert_eq!(made["sha256"], plan.hash_hex());
-    assert_eq!(plan.token.label, "vault-keys-1");
+    let made = desk.done(&borrowed(&plan(&["--memory-master", "--serial", "0123"])));
+    let read = Plan::load(&desk.path("plan.toml")).unwrap();
+    assert_eq!(made["sha256"], read.hash_hex());
+    assert_eq!(read.token.label, "vault-keys-1");
     // One that is there may have been signed: it is left as it is.
-    desk.refused(&borrowed(&desk.plan(&[])));
+    desk.refused(&borrowed(&plan(&[])));
 
     for (count, file) in (1..).zip(["au", "a", "so", "b"]) {
         let sign = [
@@ -152,7 +149,7 @@ fn a_plan_is_made_and_signed_by_all() {
         assert!(desk.refused(&sign).contains("signed already"));
     }
     let signatures = PlanSignature::load_all(&desk.path("plan.toml")).unwrap();
-    plan.check_signatures(&signatures).unwrap();
+    read.check_signatures(&signatures).unwrap();
 
     desk.person("Mallory", "m");
     let error = desk.refused(&[
@@ -200,7 +197,7 @@ fn what_a_person_does_wrong_is_said() {
     assert_eq!(error.status.code(), Some(2), "{error:?}");
     assert!(String::from_utf8_lossy(&error.stderr).contains("--passphrase-file"));
 
-    let error = desk.refused(&borrowed(&desk.plan(&[
+    let error = desk.refused(&borrowed(&plan(&[
         "--custodian",
         "a.pub",
         "--host",
@@ -212,7 +209,7 @@ fn what_a_person_does_wrong_is_said() {
     );
     assert!(!desk.path("plan.toml").exists());
 
-    desk.done(&borrowed(&desk.plan(&[])));
+    desk.done(&borrowed(&plan(&[])));
     fs::write(desk.path("wrong"), "another passphrase").unwrap();
     let error = desk.refused(&[
         "sign",
@@ -256,7 +253,7 @@ fn a_custodians_keys_are_on_a_token_of_his_own() {
     for (name, file) in [("Bob", "b"), ("Sam", "so"), ("Ada", "au")] {
         desk.person(name, file);
     }
-    desk.done(&borrowed(&desk.plan(&[])));
+    desk.done(&borrowed(&plan(&[])));
     let signed = desk.done(&["sign", "plan.toml", "--key", "a", "--pin-file", &pin]);
     assert_eq!(signed["name"], "Alice");
     // A file that is in the way is found before keys are made that nothing would refer to.

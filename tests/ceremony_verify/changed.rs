@@ -198,7 +198,7 @@ fn bits_flipped_at_random() {
 fn the_signature_or_seal_of_another() {
     let room = Room::new();
     let stranger = person("Mallory", 77);
-    let forged = |change: &dyn Fn(&mut Forgery<'_>)| {
+    let forged = |change: &dyn Fn(&mut Forgery)| {
         let mut forgery = Forgery::new(&room, Mode::Ceremony);
         change(&mut forgery);
         forgery.bytes()

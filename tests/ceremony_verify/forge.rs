@@ -7,13 +7,12 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use strongroom::ceremony::{Mode, Step};
 
-use super::people::{BINARY, Room, key, sign};
+use super::people::{BINARY, ID, Room, key, sign};
 
 const TIME: &str = "2026-01-31T12:34:56.789Z";
 
 /// A transcript under construction, and how it is to be finished.
-pub struct Forgery<'a> {
-    room: &'a Room,
+pub struct Forgery {
     pub mode: Mode,
     /// Type and members of each line up to the summary.
     pub lines: Vec<(String, Value)>,
@@ -22,14 +21,14 @@ pub struct Forgery<'a> {
     pub sealer: SigningKey,
 }
 
-impl<'a> Forgery<'a> {
+impl Forgery {
     /// With no fault.
-    pub fn new(room: &'a Room, mode: Mode) -> Self {
+    pub fn new(room: &Room, mode: Mode) -> Self {
         let mut lines = vec![(
             "open".to_owned(),
             json!({
                 "format": 1,
-                "ceremony_id": room.id().to_string(),
+                "ceremony_id": ID.to_string(),
                 "kind": "birth",
                 "plan_sha256": room.plan.hash_hex(),
                 "plan": room.plan.text(),
@@ -69,7 +68,6 @@ impl<'a> Forgery<'a> {
             })
             .collect();
         Self {
-            room,
             mode,
             lines,
             signers,
@@ -111,7 +109,7 @@ impl<'a> Forgery<'a> {
         for (kind, members) in &self.lines {
             chain.add(kind, members);
             if kind == "close" {
-                digest = self.digest("transcript", &chain);
+                digest = Self::digest("transcript", &chain);
             }
         }
         for (members, key) in &self.signers {
@@ -120,7 +118,7 @@ impl<'a> Forgery<'a> {
             chain.add("signature", &members);
         }
         let seal =
-            p256::ecdsa::Signature::from_slice(&sign(&self.sealer, &self.digest("seal", &chain)))
+            p256::ecdsa::Signature::from_slice(&sign(&self.sealer, &Self::digest("seal", &chain)))
                 .unwrap()
                 .normalize_s();
         let line = chain.line(
@@ -133,10 +131,10 @@ impl<'a> Forgery<'a> {
         bytes
     }
 
-    fn digest(&self, what: &str, chain: &Chain) -> [u8; 32] {
+    fn digest(what: &str, chain: &Chain) -> [u8; 32] {
         let mut hasher = Sha256::new();
         hasher.update(format!("strongroom ceremony {what} v1\0"));
-        hasher.update(self.room.id().0);
+        hasher.update(ID.0);
         hasher.update(chain.seq.to_be_bytes());
         hasher.update(chain.hash);
         hasher.finalize().into()
@@ -162,7 +160,7 @@ impl Chain {
     }
 
     fn line(&self, kind: &str, members: &Value) -> String {
-        let prev: String = self.hash.iter().map(|byte| format!("{byte:02x}")).collect();
+        let prev = hex(&self.hash);
         let head = format!(
             "{{\"type\":\"{kind}\",\"seq\":{},\"time\":\"{TIME}\",\"mode\":\"{}\",\"prev\":\"{prev}\"",
             self.seq + 1,
@@ -188,10 +186,7 @@ pub fn chained_anew(transcript: &[u8]) -> Vec<u8> {
     for (line, number) in text.lines().zip(1..) {
         let line = replaced(line, "\"seq\":", ",", &number.to_string());
         let line = replaced(&line, "\"prev\":\"", "\"", &prev);
-        prev = Sha256::digest(&line)
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        prev = hex(&Sha256::digest(&line));
         out += &line;
         out.push('\n');
     }
@@ -202,4 +197,8 @@ fn replaced(line: &str, before: &str, after: &str, new: &str) -> String {
     let start = line.find(before).unwrap() + before.len();
     let end = start + line[start..].find(after).unwrap();
     format!("{}{new}{}", &line[..start], &line[end..])
+}
+
+pub fn hex(bytes: &[u8]) -> String {
+    base16ct::lower::encode_string(bytes)
 }

@@ -17,7 +17,8 @@ use zeroize::Zeroizing;
 
 pub const SERIAL: &str = "c0ffee1234567890";
 pub const BINARY: &str = "b94d27b9934d3e08a52e52d7da7dabfac484efe37a5380ee9088f7ace2efcde9";
-const ID: CeremonyId = CeremonyId(*b"a ceremony's id.");
+const STORE_ID: &str = "000102030405060708090a0b0c0d0e0f";
+pub const ID: CeremonyId = CeremonyId(*b"a ceremony's id.");
 
 /// Everyone and everything.
 pub struct Room {
@@ -85,15 +86,11 @@ impl Room {
         }
     }
 
-    pub fn id(&self) -> CeremonyId {
-        ID
-    }
-
     pub fn spki(&self) -> Vec<u8> {
         spki(&self.hsm)
     }
 
-    pub fn token(&self) -> Value {
+    fn token() -> Value {
         json!({"label": "vault-keys-1", "serial": SERIAL, "manufacturer": "SoftHSM project", "model": "SoftHSM v2"})
     }
 
@@ -105,17 +102,13 @@ impl Room {
         ])
     }
 
-    pub fn store_id(&self) -> &'static str {
-        "000102030405060708090a0b0c0d0e0f"
-    }
-
     /// What each step puts into the transcript.
     pub fn outputs(&self, step: Step) -> Value {
         match step {
             Step::Pins => {
                 json!({"threshold": self.plan.threshold, "commitments": self.commitments})
             }
-            Step::Token => json!({"token": self.token(), "slot": 7}),
+            Step::Token => json!({"token": Self::token(), "slot": 7}),
             Step::Keys => json!({"keys": self.made(), "seconds": 12}),
             Step::Evidence => {
                 let mut objects = Vec::new();
@@ -129,15 +122,15 @@ impl Room {
                         objects.push(json!({"name": "public half", "label": made["label"], "class": "CKO_PUBLIC_KEY", "spki": made["spki"], "attributes": attributes}));
                     }
                 }
-                json!({"token": self.token(), "objects": objects, "mechanisms": ["CKM_ECDSA"]})
+                json!({"token": Self::token(), "objects": objects, "mechanisms": ["CKM_ECDSA"]})
             }
-            Step::Store => json!({"store_id": self.store_id(), "epoch": 1}),
+            Step::Store => json!({"store_id": STORE_ID, "epoch": 1}),
             _ => json!({}),
         }
     }
 
     pub fn summary(&self) -> Value {
-        json!({"token": self.token(), "keys": self.made(), "store_id": self.store_id()})
+        json!({"token": Self::token(), "keys": self.made(), "store_id": STORE_ID})
     }
 
     /// As the ceremony writes it, with an interruption on the way.
@@ -179,12 +172,12 @@ impl Room {
             }
             transcript.done(step, &actors, &self.outputs(step)).unwrap();
         }
-        let token: TokenRecord = serde_json::from_value(self.token()).unwrap();
+        let token: TokenRecord = serde_json::from_value(Self::token()).unwrap();
         let keys: Vec<KeyRecord> = serde_json::from_value(self.made()).unwrap();
         let summary = Summary {
             token,
             keys,
-            store_id: self.store_id().into(),
+            store_id: STORE_ID.into(),
         };
         transcript.close(&summary, &self.spki()).unwrap();
         let digest = transcript.signing_digest().unwrap();

@@ -29,13 +29,13 @@ fn people_type_as_they_like() {
     let numbered: String = words
         .split_whitespace()
         .zip(1..)
-        .map(|(word, number)| format!("{number}. {}\n", word.to_uppercase()))
-        .collect();
+        .fold(String::new(), |text, (word, number)| {
+            format!("{text}{number}. {}\n", word.to_uppercase())
+        });
     assert_eq!(&**decode(&numbered).unwrap(), b"a share");
-    let short: String = words
-        .split_whitespace()
-        .map(|word| format!("{} ", word.get(..4).unwrap_or(word)))
-        .collect();
+    let short: String = words.split_whitespace().fold(String::new(), |text, word| {
+        text + word.get(..4).unwrap_or(word) + " "
+    });
     assert_eq!(&**decode(&short).unwrap(), b"a share");
 }
 
