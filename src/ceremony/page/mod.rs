@@ -164,17 +164,18 @@ pub(super) fn foot(mode: Mode) -> String {
 
 const STYLE: &str = "
 @page { size: A4; margin: 18mm 15mm; }
-body { font: 10.5pt/1.4 serif; color: #000; background: #fff; max-width: 180mm; margin: 0 auto; }
+body { font: 10.5pt/1.4 serif; color: #000; background: #fff; max-width: 178mm; margin: 0 auto; }
 h1 { font-size: 17pt; margin: 0 0 4mm; } h2 { font-size: 13pt; margin: 7mm 0 2mm; break-after: avoid; }
-table { border-collapse: collapse; width: 100%; } tr { break-inside: avoid; }
-th, td { border: 0.3pt solid #777; padding: 1mm 2mm; text-align: left; vertical-align: top; overflow-wrap: anywhere; }
+table { border-collapse: collapse; width: 100%; }
+th, td { border: 0.3pt solid #777; padding: 1mm 2mm; text-align: left; vertical-align: top; overflow-wrap: break-word; }
+td { font-size: 9.5pt; } .tag { font-size: 7pt; white-space: nowrap; } .time { white-space: nowrap; font-size: 8pt; }
 thead { display: table-header-group; } th { background: #eee; font-weight: 600; }
 .mono, pre { font-family: monospace; font-size: 8.5pt; overflow-wrap: anywhere; white-space: pre-wrap; }
 .good { border: 1pt solid #060; padding: 2mm 3mm; } .bad { border: 2pt solid #a00; padding: 2mm 3mm; }
 .rehearsal { border: 2pt dashed #000; padding: 2mm 3mm; font-weight: 700; text-align: center; }
 .across { position: fixed; top: 40%; left: 0; width: 100%; text-align: center; font: 700 70pt sans-serif; color: rgba(0,0,0,.09); transform: rotate(-30deg); z-index: -1; }
-.words { columns: 4; font-family: monospace; font-size: 11pt; line-height: 1.7; }
-svg { display: block; width: 75mm; height: 75mm; margin: 4mm auto; break-inside: avoid; }
+.words { columns: 5; column-gap: 2mm; padding-left: 9mm; font-family: monospace; font-size: 10pt; line-height: 1.4; margin: 2mm 0; }
+svg { display: block; width: 70mm; height: 70mm; margin: 2mm auto; break-inside: avoid; }
 ";
 
 /// Text from outside for HTML, element or attribute: escaped, and control characters shown as what they are.

@@ -37,6 +37,9 @@ pub fn html(transcript: &[u8], verified: &Verified) -> String {
     page.out + &foot(mode)
 }
 
+/// The column that must not be broken within a line.
+const TIME: &str = "time (UTC)";
+
 struct Page {
     out: String,
     mode: Mode,
@@ -171,7 +174,7 @@ impl Page {
             let (what, more) = describe(&line.body);
             rows.push(vec![number.to_string(), line.time, what, more]);
         }
-        self.table(&["line", "time (UTC)", "what", "record"], &rows);
+        self.table(&["line", TIME, "what", "record"], &rows);
     }
 
     /// What the token said of each object.
@@ -229,15 +232,15 @@ impl Page {
         for row in rows {
             self.add("<tr>");
             for (index, cell) in row.iter().enumerate() {
-                let class = if index + 1 == row.len() {
-                    " class=\"mono\""
-                } else {
-                    ""
+                let class = match names.get(index) {
+                    _ if index + 1 == row.len() => " class=\"mono\"",
+                    Some(&TIME) => " class=\"time\"",
+                    _ => "",
                 };
                 self.add(&format!("<td{class}>{}</td>", escape(cell)));
             }
             self.add(if rehearsal {
-                "<td>REHEARSAL</td></tr>\n"
+                "<td class=\"tag\">REHEARSAL</td></tr>\n"
             } else {
                 "</tr>\n"
             });
