@@ -15,3 +15,6 @@ pub mod serve;
 pub mod store;
 pub mod tls;
 pub mod tokens;
+
+#[cfg(test)]
+mod testing;
