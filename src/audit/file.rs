@@ -116,10 +116,19 @@ impl LogFile {
                     .to_owned(),
             });
         }
+        LineWriter::new(&mut self.buffer, self.seq, self.prev)
+            .header(&self.log_id, &self.signing_key);
+        if let Err(source) = (&file).write_all(&self.buffer) {
+            // The old file stays in use; a part of a header would keep the next attempt from using the new one.
+            let _ = file.set_len(0);
+            return Err(self.write_error(source));
+        }
         self.file = file;
         self.length = 0;
         self.failed = None;
-        self.write_header()
+        self.written();
+        self.unsigned += 1;
+        Ok(())
     }
 
     /// Lines that no signature covers.
@@ -160,11 +169,16 @@ impl LogFile {
         if let Err(error) = self.file.write_all(&self.buffer) {
             return Err(self.fail(error));
         }
+        self.written();
+        Ok(())
+    }
+
+    /// The chain's end is now the line in the buffer.
+    fn written(&mut self) {
         self.length += self.buffer.len() as u64;
         let line = self.buffer.strip_suffix(b"\n").unwrap_or(&self.buffer);
         self.prev = Sha256::digest(line).into();
         self.seq += 1;
-        Ok(())
     }
 
     /// Asks the file system for one more byte, and gives it back.
@@ -195,11 +209,28 @@ impl LogFile {
         reader.read_to_end(&mut tail).map_err(read)?;
         let first = first_line(&self.path).map_err(read)?;
 
-        let header = Line::parse(&first).filter(|line| line.kind == "header");
-        self.log_id = header
-            .and_then(|line| unhex(&line.log_id?))
+        let header = Line::parse(&first)
+            .filter(|line| line.kind == "header")
             .ok_or_else(|| self.foreign("it does not begin with the header of an audit log"))?;
+        self.log_id = header
+            .log_id
+            .as_deref()
+            .and_then(unhex)
+            .ok_or_else(|| self.foreign("its header has no log id"))?;
+        // One key signs a log from its beginning to its end, or no key verifies it.
+        if header.signing_key.as_deref().and_then(unhex::<32>) != Some(self.signing_key) {
+            return Err(self.foreign("it was signed by another token's key"));
+        }
 
+        let mut length = length;
+        if tail.ends_with(b"\n\n") {
+            // The power went while `probe` asked for room: its newline is no line.
+            tail.pop();
+            length -= 1;
+            self.file
+                .set_len(length)
+                .map_err(|source| self.write_error(source))?;
+        }
         let whole = tail
             .iter()
             .rposition(|byte| *byte == b'\n')

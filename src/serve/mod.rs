@@ -138,6 +138,8 @@ fn start(runtime: &Runtime, config: Config, started: Instant) -> Result<Arc<App>
             outcome: "ok",
             ..Entry::default()
         })?;
+        // No log is without a signature, however short its server's life.
+        audit.checkpoint().await?;
         let policy = Policy::load(&config.policy)?;
         let tokens = match &config.tokens {
             Some(path) => Tokens::load(path)?,
