@@ -241,6 +241,9 @@ fn check_dns(name: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzz;
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

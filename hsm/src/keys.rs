@@ -302,5 +302,7 @@ fn policy(key: &str, attribute: &str, problem: &str) -> HsmError {
     }
 }
 
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzz;
 #[cfg(test)]
 mod tests;
