@@ -24,6 +24,7 @@ test: ## every test (installs what it needs; under CI=true a missing tool fails 
 
 lint: ## fmt, clippy, cargo-deny, rustdoc
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
 	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
 	$(CARGO) fetch --locked --quiet # cargo-deny looks at every platform's dependencies, the build only at this one's
 	$(CARGO) deny --offline --log-level error check bans licenses sources

@@ -8,6 +8,9 @@ pub mod audit;
 pub mod cli;
 pub mod client;
 pub mod config;
+#[cfg(any(fuzzing, test))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod identity;
 pub mod keyring;
 pub mod policy;

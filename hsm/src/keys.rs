@@ -98,14 +98,17 @@ fn rsa_spki(line: &Line, spec: &KeySpec, public: ObjectHandle) -> Result<Vec<u8>
         CKA_PUBLIC_EXPONENT,
         "CKA_PUBLIC_EXPONENT",
     )?;
-    rsa::PublicKey::new(
-        BoxedUint::from_be_slice_vartime(&modulus),
-        BoxedUint::from_be_slice_vartime(&exponent),
-    )
-    .ok()
-    .and_then(|key| key.to_public_key_der().ok())
-    .map(|der| der.as_bytes().to_vec())
-    .ok_or_else(|| policy(&name, "CKA_MODULUS", "and its exponent make no RSA key").into())
+    rsa_der(&modulus, &exponent)
+        .ok_or_else(|| policy(&name, "CKA_MODULUS", "and its exponent make no RSA key").into())
+}
+
+/// `SubjectPublicKeyInfo` of a modulus and an exponent, big-endian. `None`: they make no RSA key.
+fn rsa_der(modulus: &[u8], exponent: &[u8]) -> Option<Vec<u8>> {
+    let key = rsa::PublicKey::new(
+        BoxedUint::from_be_slice_vartime(modulus),
+        BoxedUint::from_be_slice_vartime(exponent),
+    );
+    Some(key.ok()?.to_public_key_der().ok()?.into_vec())
 }
 
 fn rsa_pair(line: &Line, spec: &KeySpec) -> Result<Pair, Fault> {
@@ -129,19 +132,26 @@ fn ec_pair(line: &Line, spec: &KeySpec) -> Result<Pair, Fault> {
     let public = public_key(line, spec)?;
     let name = public_name(spec);
     let point = demand(line, public, &name, CKA_EC_POINT, "CKA_EC_POINT")?;
-    // A DER OCTET STRING by the standard; some tokens give the point bare. That it belongs to the private key is for the
-    // self-test to see, which verifies a signature with it.
-    let point = point.strip_prefix(&[0x04, 0x41]).unwrap_or(&point);
-    let spki = VerifyingKey::from_sec1_bytes(point)
-        .ok()
-        .and_then(|key| key.to_public_key_der().ok())
-        .map(|der| der.as_bytes().to_vec())
-        .ok_or_else(|| policy(&name, "CKA_EC_POINT", "is no point of P-256"))?;
+    // That it belongs to the private key is for the self-test to see, which verifies a signature with it.
+    let spki =
+        ec_der(&point).ok_or_else(|| policy(&name, "CKA_EC_POINT", "is no point of P-256"))?;
     Ok(Pair {
         public,
         private,
         spki,
     })
+}
+
+/// `SubjectPublicKeyInfo` of a P-256 point: a DER OCTET STRING by the standard; some tokens give the point bare.
+fn ec_der(point: &[u8]) -> Option<Vec<u8>> {
+    // By length alone: a bare point may begin with the same two bytes.
+    let point = if point.len() == 2 + 65 {
+        point.strip_prefix(&[0x04, 0x41])?
+    } else {
+        point
+    };
+    let key = VerifyingKey::from_sec1_bytes(point).ok()?;
+    Some(key.to_public_key_der().ok()?.into_vec())
 }
 
 fn private_key(line: &Line, spec: &KeySpec) -> Result<ObjectHandle, Fault> {
@@ -292,5 +302,7 @@ fn policy(key: &str, attribute: &str, problem: &str) -> HsmError {
     }
 }
 
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzz;
 #[cfg(test)]
 mod tests;

@@ -15,6 +15,9 @@ mod epoch;
 mod error;
 mod fault;
 mod ffi;
+#[cfg(any(fuzzing, test))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod keys;
 mod line;
 mod module;

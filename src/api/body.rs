@@ -6,6 +6,7 @@ use std::fmt;
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::error::ApiError;
@@ -356,7 +357,7 @@ impl<'de> Deserialize<'de> for BatchItems<'de> {
                 let mut items = Vec::new();
                 loop {
                     match seq.next_element() {
-                        Ok(Some(item)) if items.len() < MAX_BATCH => items.push(item),
+                        Ok(Some(Object(item))) if items.len() < MAX_BATCH => items.push(item),
                         Ok(Some(_)) => {
                             return Err(de::Error::custom(format!(
                                 "{BATCH_ERROR}at most {MAX_BATCH} items are taken at once"
@@ -374,6 +375,27 @@ impl<'de> Deserialize<'de> for BatchItems<'de> {
             }
         }
         deserializer.deserialize_any(List)
+    }
+}
+
+/// An item that is an object. Serde would also take a list, as the fields in their order.
+struct Object<'a>(Item<'a>);
+
+impl<'de> Deserialize<'de> for Object<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+        impl<'de> Visitor<'de> for Fields {
+            type Value = Object<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<'de>, A::Error> {
+                Item::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+        deserializer.deserialize_any(Fields)
     }
 }
 
@@ -544,6 +566,10 @@ mod tests {
             (
                 r#"{"batch_input": [{"plaintext": 7}]}"#,
                 "[0] invalid type: integer `7`",
+            ),
+            (
+                r#"{"batch_input": [{}, ["YQ=="]]}"#,
+                "[1] invalid type: sequence, expected an object",
             ),
         ] {
             let text = refusal(body);

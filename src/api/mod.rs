@@ -8,6 +8,8 @@ mod answer;
 mod auth;
 mod body;
 mod error;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzz;
 mod metrics;
 pub mod routes;
 mod sys;

@@ -114,7 +114,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let invalid = || format!("time: invalid duration {text:?}");
     let mut total = Duration::ZERO;
     let mut rest = text.strip_prefix('+').unwrap_or(text);
-    while !rest.is_empty() {
+    loop {
         let digits = rest
             .find(|c: char| !c.is_ascii_digit() && c != '.')
             .ok_or_else(|| format!("time: missing unit in duration {text:?}"))?;
@@ -136,8 +136,10 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         let part = scale(number, nanos_per_unit).ok_or_else(invalid)?;
         total = total.checked_add(part).ok_or_else(invalid)?;
         rest = next;
+        if rest.is_empty() {
+            return Ok(total);
+        }
     }
-    Ok(total)
 }
 
 /// `number` (digits with at most one point) times a unit given in nanoseconds.
@@ -290,6 +292,7 @@ mod tests {
         for text in [
             "1x",
             "h",
+            "+",
             "-1h",
             "1h1",
             "1..2h",

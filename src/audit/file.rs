@@ -17,6 +17,9 @@ const RETRY: Duration = Duration::from_millis(100);
 /// No line of ours is longer; an end without a newline within this distance is no log of ours.
 const LONGEST_LINE: u64 = 1 << 20;
 
+/// No log of ours gets as far, so that its numbers can be counted up.
+const LAST_SEQ: u64 = 1 << 62;
+
 /// The open file and the chain's end.
 pub(super) struct LogFile {
     path: PathBuf,
@@ -244,9 +247,10 @@ impl LogFile {
             .unwrap_or_default()
             .to_vec();
         let line = Line::parse(&last)
+            .filter(|line| line.seq < LAST_SEQ)
             .ok_or_else(|| self.foreign("its last whole line is not one of an audit log"))?;
         self.prev = Sha256::digest(&last).into();
-        self.seq = line.seq.saturating_add(1);
+        self.seq = line.seq + 1;
         self.length = length;
         // What was signed before is not known here; the next checkpoint covers it all anyway.
         self.unsigned = u64::from(line.kind != "checkpoint");

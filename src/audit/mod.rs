@@ -3,8 +3,10 @@
 //! The format is published in `docs/audit-format.md`.
 
 mod file;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzz;
 mod line;
-mod verify;
+pub(crate) mod verify;
 
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -109,6 +109,35 @@ fn entry(key: &str) -> Entry<'_> {
 }
 
 #[test]
+fn a_list_is_no_line() {
+    let problems = Log::problems_after(|lines| {
+        let last = lines.last().unwrap();
+        let prev = base16ct::lower::encode_string(&Sha256::digest(last));
+        lines.push(format!(
+            r#"["decision",10,"{prev}",null,null,null,null,null,null,null]"#
+        ));
+    });
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(problems[0].contains("not a line"), "{problems:?}");
+}
+
+#[test]
+fn a_log_that_cannot_be_counted_further_is_not_continued() {
+    let log = Log::filled();
+    let mut lines = log.lines();
+    lines.push(format!(
+        r#"{{"type":"decision","seq":{},"prev":"00"}}"#,
+        u64::MAX
+    ));
+    log.write(&lines);
+    let key = Sha256::digest(log.public_key()).into();
+    assert!(matches!(
+        LogFile::open(&log.path(), key),
+        Err(AuditError::Continue { .. })
+    ));
+}
+
+#[test]
 fn an_untouched_log_verifies_and_is_signed_to_its_end() {
     let found = Log::filled().verify();
     assert!(found.problems.is_empty(), "{found:?}");

@@ -5,6 +5,8 @@
 mod cipher;
 mod counter;
 mod derive;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzz;
 mod key;
 mod manage;
 mod memory;

@@ -11,6 +11,8 @@
 //! - A connection outlives the moment its certificate was checked, so [`Tls::still_valid`] asks again.
 
 mod files;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzz;
 mod peer;
 
 use std::path::PathBuf;
