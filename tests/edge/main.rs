@@ -16,6 +16,6 @@ mod support;
 
 mod program;
 mod reload;
-
+mod requests;
 mod tls;
 mod wire;
