@@ -122,6 +122,9 @@ impl<'a> Params<'a> {
                     "failed to parse batch input: send it as a list in a JSON body",
                 ));
             }
+            if params.has(&name) {
+                return Err(ApiError::bad_request(format!("{name:?} is given twice")));
+            }
             if !params.set(captured, &name, Scalar::Text(value)) {
                 params.unknown.push(name.into_owned());
             }
@@ -247,6 +250,12 @@ impl<'a> Params<'a> {
             .map_or(&Scalar::Absent, |(_, value)| value)
     }
 
+    /// Whether the name has a value already: which of two counts, another reader may see otherwise.
+    fn has(&self, name: &str) -> bool {
+        let mut values = self.names.iter().zip(&self.values);
+        values.any(|(known, value)| *known == name && !matches!(value, Scalar::Absent))
+    }
+
     /// False if the route doesn't know the name.
     fn set(&mut self, captured: &'static [&'static str], name: &str, value: Scalar<'a>) -> bool {
         if let Some(name) = captured.iter().find(|known| **known == name) {
@@ -326,15 +335,23 @@ impl<'de> Visitor<'de> for Seed {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Params<'de>, A::Error> {
         let mut params = Params::none(self.names);
         let takes_batch = self.names.contains(&BATCH);
+        let mut batches = 0;
         while let Some(name) = map.next_key::<Text<'de>>()? {
             if takes_batch && &*name == BATCH {
+                batches += 1;
                 params.batch = map.next_value::<Option<BatchItems<'de>>>()?.map(|b| b.0);
                 continue;
+            }
+            if params.has(&name) {
+                return Err(de::Error::custom("a name is given twice"));
             }
             let value = map.next_value()?;
             if !params.set(self.captured, &name, value) {
                 params.unknown.push(name.0.into_owned());
             }
+        }
+        if batches > 1 {
+            return Err(de::Error::custom("a name is given twice"));
         }
         Ok(params)
     }
@@ -535,7 +552,16 @@ mod tests {
     #[test]
     fn bodies_that_are_no_object_are_refused() {
         for body in [
-            "{", "[]", "1", "\"a\"", "{\"a\":}", "nul", "{\"a\":1", "\u{0}",
+            "{",
+            "[]",
+            "1",
+            "\"a\"",
+            "{\"a\":}",
+            "nul",
+            "{\"a\":1",
+            "\u{0}",
+            r#"{"bits":1,"bits":1}"#,
+            r#"{"batch_input":[],"batch_input":null}"#,
         ] {
             assert_eq!(refusal(body), "error parsing JSON", "{body}");
         }
@@ -559,6 +585,10 @@ mod tests {
         for (body, part) in [
             (r#"{"batch_input": "x"}"#, "source data must be an array"),
             (r#"{"batch_input": [1]}"#, "[0] invalid type: integer `1`"),
+            (
+                r#"{"batch_input": [["YQ=="]]}"#,
+                "[0] invalid type: sequence",
+            ),
             (
                 r#"{"batch_input": [{}, {"key_version": "1"}]}"#,
                 "[1] invalid type: string",
@@ -598,6 +628,7 @@ mod tests {
         assert_eq!(p.text("plaintext").unwrap().unwrap(), "YQ==");
         assert_eq!(p.int("bits").unwrap(), Some(7));
         assert!(Params::from_form(NAMES, &[], b"batch_input=x").is_err());
+        assert!(Params::from_form(NAMES, &[], b"bits=1&bits=2").is_err());
     }
 
     proptest! {

@@ -160,13 +160,15 @@ where
     let id = RequestId::random();
     let (head, body) = request.into_parts();
     let path = routes::decode_path(head.uri.path());
-    let (verb, route, captures) =
-        find_route(&app, &head, path.as_deref()).inspect_err(|error| {
-            let took = begun.elapsed();
-            app.gate
-                .metrics
-                .request("none", "error", error.status, 0, took);
-        })?;
+    let (verb, route, captures) = find_route(&app, &head, path.as_deref()).map_err(|error| {
+        // Who is out learns nothing of which paths there are.
+        let error = still_good(&app, &peer).err().unwrap_or(error);
+        let took = begun.elapsed();
+        app.gate
+            .metrics
+            .request("none", "error", error.status, 0, took);
+        error
+    })?;
     let key = captures.name.unwrap_or_default();
     let mut trail = Trail::begin(&app, &peer, &id, route, key, begun);
     let admitted = admit(&app, &peer, &head.headers, route, captures.name, &mut trail);
@@ -321,12 +323,7 @@ fn admit(
     key: Option<&str>,
     trail: &mut Trail<'_>,
 ) -> Result<Option<Presented>, ApiError> {
-    if let Err(why) = app.tls.still_valid(peer) {
-        return Err(ApiError {
-            close: true,
-            ..ApiError::denied(format!("the client certificate is no longer good: {why}"))
-        });
-    }
+    still_good(app, peer)?;
     let token = match presented_token(headers) {
         None => None,
         Some(text) => {
@@ -368,6 +365,14 @@ fn admit(
         ));
     }
     Ok(token)
+}
+
+/// Whether the client's certificate is as good as when it connected.
+fn still_good(app: &App, peer: &Peer) -> Result<(), ApiError> {
+    app.tls.still_valid(peer).map_err(|why| ApiError {
+        close: true,
+        ..ApiError::denied(format!("the client certificate is no longer good: {why}"))
+    })
 }
 
 /// `X-Vault-Token`, else `Authorization: Bearer`.

@@ -225,15 +225,8 @@ impl LogFile {
             return Err(self.foreign("it was signed by another token's key"));
         }
 
-        let mut length = length;
-        if tail.ends_with(b"\n\n") {
-            // The power went while `probe` asked for room: its newline is no line.
-            tail.pop();
-            length -= 1;
-            self.file
-                .set_len(length)
-                .map_err(|source| self.write_error(source))?;
-        }
+        // The power went while `probe` asked for room: its newline is no line.
+        let probed = tail.ends_with(b"\n\n") && tail.pop().is_some();
         let whole = tail
             .iter()
             .rposition(|byte| *byte == b'\n')
@@ -251,7 +244,12 @@ impl LogFile {
             .ok_or_else(|| self.foreign("its last whole line is not one of an audit log"))?;
         self.prev = Sha256::digest(&last).into();
         self.seq = line.seq + 1;
-        self.length = length;
+        self.length = length - u64::from(probed);
+        if probed {
+            self.file
+                .set_len(self.length)
+                .map_err(|source| self.write_error(source))?;
+        }
         // What was signed before is not known here; the next checkpoint covers it all anyway.
         self.unsigned = u64::from(line.kind != "checkpoint");
         if torn.is_empty() {

@@ -12,6 +12,7 @@ mod manage;
 mod memory;
 mod types;
 
+pub use key::MAX_NAME;
 pub use types::{
     Algorithm, Ciphertext, ConfigChange, CreateOptions, DataKey, DecryptItem, EncryptItem,
     HmacInput, HmacTag, ImportOptions, Kdf, KeyInfo, KeyringError, RandomSource, Residency,

@@ -7,6 +7,7 @@
 //! | SIGUSR1 | open the audit log anew |
 
 mod connection;
+mod linger;
 mod notify;
 mod reload;
 mod signals;

@@ -4,6 +4,9 @@
     reason = "a panic is what a fuzz target reports"
 )]
 
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
 use super::super::body::{BATCH, Item, MAX_BATCH, Params};
@@ -12,47 +15,95 @@ const NAMES: &[&str] = &["plaintext", "bits", "derived", "period", "name", BATCH
 /// What the path gave already.
 const CAPTURED: &[&str] = &["name"];
 
-/// A JSON body: what an ordinary JSON reader calls an object is accepted, with the same values; a batch is a list of objects.
+/// A JSON body: what an ordinary JSON reader calls an object is accepted, with the same values, unless it gives a parameter twice; a
+/// batch is a list of objects.
 pub fn json_body(data: &[u8]) {
     let params = Params::from_json(NAMES, CAPTURED, data);
     let mut values = serde_json::Deserializer::from_slice(data).into_iter::<Value>();
     let first = values.next();
     // A reader of whole values refuses nothing that is skipped here unread (depth, numbers, UTF-8), but not the reverse.
     match (params, first) {
-        (Ok(params), Some(Ok(Value::Object(object)))) => same_values(params, &object),
+        (Ok(params), Some(Ok(Value::Object(object)))) => {
+            assert!(
+                !gives_twice(&names(data)),
+                "a parameter given twice was taken"
+            );
+            same_values(params, &object);
+        }
         (Ok(params), Some(Ok(Value::Null)) | None) => same_values(params, &Map::new()),
         (Ok(_), Some(Ok(value))) => unreachable!("{value} was taken for parameters"),
         (Err(_), Some(Ok(Value::Object(object)))) => {
-            let batch = object.contains_key(BATCH);
-            assert!(batch, "an object without a batch was refused: {object:?}");
+            let why = object.contains_key(BATCH) || gives_twice(&names(data));
+            assert!(why, "an object without a batch was refused: {object:?}");
         }
         (Ok(_) | Err(_), _) => {}
     }
 }
 
-/// A form or query: each known name has the last value given.
+/// A form or query: each known name has its value, or is refused if it is given twice.
 pub fn form_body(data: &[u8]) {
     let Ok(mut params) = Params::from_form(NAMES, CAPTURED, data) else {
-        let batch = form_urlencoded::parse(data).any(|(name, _)| name == BATCH);
-        assert!(batch, "a form without a batch was refused");
+        let names: Vec<_> = form_urlencoded::parse(data)
+            .map(|(name, _)| name.into_owned())
+            .collect();
+        let why = names.iter().any(|name| name == BATCH) || gives_twice(&names);
+        assert!(why, "a form without a batch was refused");
         return;
     };
     for name in NAMES.iter().filter(|name| !CAPTURED.contains(name)) {
-        let last = form_urlencoded::parse(data)
-            .filter(|(found, _)| found == name)
-            .last();
+        let mut given = form_urlencoded::parse(data).filter(|(found, _)| found == name);
+        let value = given.next();
+        assert!(given.next().is_none(), "{name} was taken twice");
         let found = params
             .text(name)
             .ok()
             .flatten()
             .map(std::borrow::Cow::into_owned);
-        assert_eq!(found, last.map(|(_, value)| value.into_owned()), "{name}");
+        assert_eq!(found, value.map(|(_, value)| value.into_owned()), "{name}");
         conversions(&params, name);
     }
     warnings(
         &mut params,
         form_urlencoded::parse(data).map(|(name, _)| name.into_owned()),
     );
+}
+
+/// Whether a parameter that the path has not given is among them more than once.
+fn gives_twice(names: &[String]) -> bool {
+    let times = |wanted: &str| names.iter().filter(|name| *name == wanted).count();
+    let mut parameters = NAMES.iter().filter(|name| !CAPTURED.contains(name));
+    parameters.any(|name| times(name) > 1)
+}
+
+/// The names of a JSON object, in their order.
+fn names(data: &[u8]) -> Vec<String> {
+    struct Names(Vec<String>);
+    impl<'de> Deserialize<'de> for Names {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            struct Object;
+            impl<'de> Visitor<'de> for Object {
+                type Value = Names;
+
+                fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    f.write_str("an object")
+                }
+
+                fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Names, A::Error> {
+                    let mut names = Vec::new();
+                    while let Some((name, _)) = map.next_entry::<String, IgnoredAny>()? {
+                        names.push(name);
+                    }
+                    Ok(Names(names))
+                }
+            }
+            deserializer.deserialize_map(Object)
+        }
+    }
+    serde_json::Deserializer::from_slice(data)
+        .into_iter::<Names>()
+        .next()
+        .and_then(Result::ok)
+        .map_or_else(Vec::new, |names| names.0)
 }
 
 fn same_values(mut params: Params<'_>, object: &Map<String, Value>) {
