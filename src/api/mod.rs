@@ -37,7 +37,7 @@ use strongroom_hsm::Hsm;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::audit::{Audit, Entry};
+use crate::audit::{Audit, AuditError, Entry};
 use crate::config::Config;
 use crate::keyring::Keyring;
 use crate::policy::{Decision, Policy};
@@ -172,13 +172,13 @@ where
     let key = captures.name.unwrap_or_default();
     let mut trail = Trail::begin(&app, &peer, &id, route, key, begun);
     let admitted = admit(&app, &peer, &head.headers, route, captures.name, &mut trail);
-    let token = trail.refuse_on_error(admitted)?;
+    let token = trail.refuse_on_error(admitted).await?;
     let limit = match route.limit {
         Limit::Small => SMALL_BODY.min(app.config.max_body),
         Limit::Data => app.config.max_body,
     };
     let read = read_body(body, limit).await;
-    let body = trail.refuse_on_error(read)?;
+    let body = trail.refuse_on_error(read).await?;
     let source = match head.uri.query() {
         Some(query) if verb != Verb::Update => Source::Query(query),
         _ if is_form(&head.headers) => Source::Form,
@@ -251,8 +251,8 @@ async fn carry_out(
     };
     wipe(body);
     match &result {
-        Ok(answer) => trail.record(answer)?,
-        Err(error) => trail.refuse(error)?,
+        Ok(answer) => trail.record(answer).await?,
+        Err(error) => trail.refuse(error).await?,
     }
     result
 }
@@ -519,7 +519,7 @@ impl<'a> Trail<'a> {
     }
 
     /// A decision that was made. `Err`: it could not be recorded, so its answer must not leave.
-    fn record(&mut self, answer: &Answer) -> Result<(), ApiError> {
+    async fn record(&mut self, answer: &Answer) -> Result<(), ApiError> {
         let failed = answer.batch > 0 && answer.batch == answer.batch_failed;
         let outcome = if failed { "error" } else { "ok" };
         let reason = if failed {
@@ -528,66 +528,93 @@ impl<'a> Trail<'a> {
             ""
         };
         self.write(outcome, answer.status, reason, Some(answer))
+            .await
     }
 
     /// A request that was denied or failed.
-    fn refuse(&mut self, error: &ApiError) -> Result<(), ApiError> {
+    async fn refuse(&mut self, error: &ApiError) -> Result<(), ApiError> {
         let outcome = if error.status == 403 {
             "denied"
         } else {
             "error"
         };
         self.write(outcome, error.status, error.reason(), None)
+            .await
     }
 
-    fn refuse_on_error<T>(&mut self, result: Result<T, ApiError>) -> Result<T, ApiError> {
+    async fn refuse_on_error<T>(&mut self, result: Result<T, ApiError>) -> Result<T, ApiError> {
         match result {
             Ok(value) => Ok(value),
             // It can't be recorded either: the client gets the one error or the other.
-            Err(error) => Err(self.refuse(&error).err().unwrap_or(error)),
+            Err(error) => Err(self.refuse(&error).await.err().unwrap_or(error)),
         }
     }
 
-    fn write(
+    async fn write(
         &mut self,
         outcome: &'static str,
         status: u16,
         reason: &str,
         answer: Option<&Answer>,
     ) -> Result<(), ApiError> {
-        self.done = true;
-        let metrics = &self.app.gate.metrics;
-        let batch = answer.map_or(0, |a| a.batch);
-        let took = self.begun.elapsed();
-        metrics.request(self.route.label, outcome, status, batch, took);
+        self.count(outcome, status, answer);
         if !self.route.audited {
             return Ok(());
         }
         let remote = self.peer.remote.to_string();
-        let entry = Entry {
+        let entry = self.entry(&remote, outcome, status, reason, answer);
+        let audit = &self.app.audit;
+        let recorded = if self.app.gate.in_flight() > 1 {
+            audit.record_with_others(&entry).await
+        } else {
+            audit.record(&entry)
+        };
+        recorded.map_err(|error| self.withhold(&error))
+    }
+
+    fn count(&mut self, outcome: &'static str, status: u16, answer: Option<&Answer>) {
+        self.done = true;
+        let batch = answer.map_or(0, |a| a.batch);
+        let took = self.begun.elapsed();
+        let metrics = &self.app.gate.metrics;
+        metrics.request(self.route.label, outcome, status, batch, took);
+    }
+
+    fn entry<'e>(
+        &'e self,
+        remote: &'e str,
+        outcome: &'static str,
+        status: u16,
+        reason: &'e str,
+        answer: Option<&Answer>,
+    ) -> Entry<'e> {
+        Entry {
             request_id: self.id.as_str(),
             identity: self.peer.identity.as_str(),
             token_id: self.token.as_deref().unwrap_or_default(),
-            remote: &remote,
+            remote,
             operation: self.route.label,
             key: self.key,
             key_version: answer.map_or(0, |a| a.key_version),
-            batch,
+            batch: answer.map_or(0, |a| a.batch),
             batch_failed: answer.map_or(0, |a| a.batch_failed),
             outcome,
             status,
             reason,
-        };
-        self.app.audit.record(&entry).map_err(|error| {
-            tracing::error!(%error, "an answer is withheld: it can't be audited");
-            metrics.audit_failures.inc();
-            ApiError::unavailable("the audit log can't be written, so the answer is withheld; the operation may have been carried out")
-        })
+        }
+    }
+
+    fn withhold(&self, error: &AuditError) -> ApiError {
+        tracing::error!(%error, "an answer is withheld: it can't be audited");
+        self.app.gate.metrics.audit_failures.inc();
+        ApiError::unavailable(
+            "the audit log can't be written, so the answer is withheld; the operation may have been carried out",
+        )
     }
 }
 
 /// Records that `encrypt` made its key: a decision of its own, before the encryption's.
-fn record_creation(call: &Call<'_>, result: Result<(), &ApiError>) -> Result<(), ApiError> {
+async fn record_creation(call: &Call<'_>, result: Result<(), &ApiError>) -> Result<(), ApiError> {
     let mut trail = Trail::begin(
         call.app,
         call.peer,
@@ -598,16 +625,26 @@ fn record_creation(call: &Call<'_>, result: Result<(), &ApiError>) -> Result<(),
     );
     trail.token = call.token.map(|t| t.info.id.clone());
     match result {
-        Ok(()) => trail.record(&Answer::no_content()),
-        Err(error) => trail.refuse(error),
+        Ok(()) => trail.record(&Answer::no_content()).await,
+        Err(error) => trail.refuse(error).await,
     }
 }
 
 impl Drop for Trail<'_> {
     fn drop(&mut self) {
         if !self.done {
-            // Nobody is left to be answered; the failure to record it is counted.
-            let _ = self.write("error", 499, "the client went away before the answer", None);
+            let (outcome, status) = ("error", 499);
+            self.count(outcome, status, None);
+            if !self.route.audited {
+                return;
+            }
+            let remote = self.peer.remote.to_string();
+            let reason = "the client went away before the answer";
+            let entry = self.entry(&remote, outcome, status, reason, None);
+            if let Err(error) = self.app.audit.record(&entry) {
+                // Nobody is left to be answered; the failure to record it is counted.
+                self.withhold(&error);
+            }
         }
     }
 }

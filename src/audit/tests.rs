@@ -369,6 +369,30 @@ fn two_writers_are_refused_and_so_is_a_foreign_file() {
 }
 
 #[test]
+fn lines_that_wait_for_each_other_are_written_together() {
+    let log = Log::new();
+    let mut file = log.open();
+    let outcomes: Vec<_> = ["a", "b", "c"]
+        .map(|key| file.queue(|line| line.decision(&entry(key))).unwrap())
+        .into();
+    assert_eq!(log.lines().len(), 1, "nothing but the header yet");
+    assert!(outcomes.iter().all(|outcome| outcome.get().is_none()));
+    file.flush();
+    assert_eq!(log.lines().len(), 4);
+    for outcome in &outcomes {
+        file.result(outcome).unwrap();
+    }
+    // A signature covers what waits, too.
+    file.queue(|line| line.decision(&entry("d"))).unwrap();
+    log.checkpoint(&mut file);
+    let found = log.verify();
+    assert!(
+        found.problems.is_empty() && found.unsigned_tail == 0,
+        "{found:?}"
+    );
+}
+
+#[test]
 fn a_full_disc_refuses_every_line() {
     let _alone = FULL.lock();
     let error = LogFile::open(std::path::Path::new("/dev/full"), [0; 32])

@@ -128,16 +128,6 @@ impl Tls {
         peer.set_checked(current.number, now.as_secs());
         Ok(())
     }
-
-    /// The files to watch.
-    pub fn files(&self) -> Vec<PathBuf> {
-        let files = &self.files;
-        [&files.certificate, &files.private_key, &files.client_ca]
-            .into_iter()
-            .chain(&files.crls)
-            .cloned()
-            .collect()
-    }
 }
 
 impl Generation {
