@@ -151,6 +151,7 @@ async fn connection(
     });
     let mut serving = std::pin::pin!(http.serve_connection(TokioIo::new(tls), service));
     let served = tokio::select! {
+        biased;
         served = serving.as_mut() => served,
         _ = stop.changed() => {
             serving.as_mut().graceful_shutdown();
