@@ -613,7 +613,15 @@ fn the_demo_seals_unseals_and_leaves_nothing() {
         .iter()
         .map(|step| step["step"].as_str().unwrap())
         .collect();
-    for step in ["token", "init", "serve", "seal", "rotate", "audit verify"] {
+    for step in [
+        "plan",
+        "ceremony",
+        "verify",
+        "serve",
+        "seal",
+        "rotate",
+        "audit verify",
+    ] {
         assert!(steps.contains(&step), "{steps:?}");
     }
     assert_eq!(told["seal_client"], "strongroom client seal");

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::pin::SecretPin;
+
 /// Everything [`crate::Hsm::start`] needs.
 #[derive(Clone, Debug)]
 pub struct HsmConfig {
@@ -33,11 +35,13 @@ pub enum TokenSelector {
     Uri(String),
 }
 
-/// Where the PIN is read from, each time it is needed; never argv, never the environment.
+/// Where the PIN comes from, each time it is needed; never argv, never the environment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PinSource {
     /// A file that only its owner may read; one trailing newline is dropped.
     File(PathBuf),
     /// `$CREDENTIALS_DIRECTORY/NAME`, as systemd's `LoadCredential=` makes it.
     Credential(String),
+    /// In memory already: a PIN that the custodians' shares have just made, which never was in a file.
+    Given(SecretPin),
 }

@@ -50,6 +50,27 @@ pub enum HsmError {
     /// A key that is to be made is there already.
     #[error("the token already holds a {0}; nothing was changed")]
     KeyExists(String),
+    /// A token that is to be initialized is so already.
+    #[error(
+        "the token {label:?} (serial {serial}) is initialized already; nothing was changed: choose an uninitialized token, or have this one erased first if nothing depends on it"
+    )]
+    TokenInitialized {
+        /// Its label.
+        label: String,
+        /// Its serial number.
+        serial: String,
+    },
+    /// Keys that are to be discarded are in use.
+    #[error(
+        "the keys on the token are in use ({0}); nothing was destroyed: use `destroy` if the store is to be given up"
+    )]
+    KeysInUse(String),
+    /// Something else in this process or on this machine uses the token.
+    #[error("the token is in use ({0}): stop whatever uses it, then try again")]
+    TokenInUse(String),
+    /// Objects that were to be destroyed are still on the token.
+    #[error("the token still holds {}: have it erased by its maker's tool", .0.join(", "))]
+    NotDestroyed(Vec<String>),
     /// A known-answer test failed.
     #[error(
         "the power-on self-test of {0} failed: the token gives wrong answers and must not be used"

@@ -87,6 +87,27 @@ pub(crate) fn existing(line: &Line, memory_master: bool) -> Result<Option<&'stat
     Ok(None)
 }
 
+/// `SubjectPublicKeyInfo`, DER, of an RSA key from its big-endian numbers.
+fn rsa_der(modulus: &[u8], exponent: &[u8]) -> Option<Vec<u8>> {
+    let key = rsa::PublicKey::new(
+        BoxedUint::from_be_slice_vartime(modulus),
+        BoxedUint::from_be_slice_vartime(exponent),
+    )
+    .ok()?;
+    Some(key.to_public_key_der().ok()?.as_bytes().to_vec())
+}
+
+/// `SubjectPublicKeyInfo`, DER, of any public key object, if it is an RSA or P-256 key.
+pub(crate) fn spki(line: &Line, public: ObjectHandle) -> Result<Option<Vec<u8>>, Fault> {
+    let attribute = |name| line.raw().attribute(line.session(), public, name);
+    let modulus = attribute(CKA_MODULUS)?;
+    let exponent = attribute(CKA_PUBLIC_EXPONENT)?;
+    if let (Some(modulus), Some(exponent)) = (modulus, exponent) {
+        return Ok(rsa_der(&modulus, &exponent));
+    }
+    Ok(attribute(CKA_EC_POINT)?.as_deref().and_then(ec_der))
+}
+
 /// DER of an RSA public key object.
 fn rsa_spki(line: &Line, spec: &KeySpec, public: ObjectHandle) -> Result<Vec<u8>, Fault> {
     let name = public_name(spec);
@@ -100,15 +121,6 @@ fn rsa_spki(line: &Line, spec: &KeySpec, public: ObjectHandle) -> Result<Vec<u8>
     )?;
     rsa_der(&modulus, &exponent)
         .ok_or_else(|| policy(&name, "CKA_MODULUS", "and its exponent make no RSA key").into())
-}
-
-/// `SubjectPublicKeyInfo` of a modulus and an exponent, big-endian. `None`: they make no RSA key.
-fn rsa_der(modulus: &[u8], exponent: &[u8]) -> Option<Vec<u8>> {
-    let key = rsa::PublicKey::new(
-        BoxedUint::from_be_slice_vartime(modulus),
-        BoxedUint::from_be_slice_vartime(exponent),
-    );
-    Some(key.ok()?.to_public_key_der().ok()?.into_vec())
 }
 
 fn rsa_pair(line: &Line, spec: &KeySpec) -> Result<Pair, Fault> {
@@ -167,7 +179,7 @@ fn public_key(line: &Line, spec: &KeySpec) -> Result<ObjectHandle, Fault> {
     Ok(key)
 }
 
-fn public_name(spec: &KeySpec) -> String {
+pub(crate) fn public_name(spec: &KeySpec) -> String {
     format!("public half of the {}", spec.name)
 }
 
@@ -192,6 +204,21 @@ fn only(line: &Line, spec: &KeySpec, class: CK_ULONG, name: &str) -> Result<Obje
         )
         .into()),
     }
+}
+
+/// The halves of the appliance's keys that are not there; of the optional key only if the other half is.
+pub(crate) fn missing(line: &Line) -> Result<Vec<String>, Fault> {
+    let mut names = Vec::new();
+    let optional = (!is_absent(line, &MEMORY_MASTER)?).then_some(&MEMORY_MASTER);
+    for spec in REQUIRED.into_iter().chain(optional) {
+        if line.find(spec.private_class(), spec.label)?.is_empty() {
+            names.push(spec.name.to_owned());
+        }
+        if spec.public.is_some() && line.find(CKO_PUBLIC_KEY, spec.label)?.is_empty() {
+            names.push(public_name(spec));
+        }
+    }
+    Ok(names)
 }
 
 fn is_absent(line: &Line, spec: &KeySpec) -> Result<bool, Fault> {

@@ -10,6 +10,7 @@
 //! a reconnection, so callers never see handles.
 
 pub mod bench;
+pub mod ceremony;
 mod config;
 mod epoch;
 mod error;
@@ -29,10 +30,14 @@ mod selector;
 mod selftest;
 mod session_key;
 mod template;
+#[cfg(test)]
+mod transfer_prototype;
 mod types;
 
+pub use ceremony::SlotState;
 pub use config::{HsmConfig, PinSource, TokenSelector};
 pub use error::HsmError;
+pub use pin::SecretPin;
 pub use types::{
     GcmItem, HashAlgorithm, HsmState, KeyUsage, MacItem, MasterKind, OaepHash, Profile,
     TokenIdentity, WrappedKey,

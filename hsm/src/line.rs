@@ -8,7 +8,6 @@ use cryptoki::error::{Error, RvError};
 use cryptoki::object::{Attribute, ObjectHandle};
 use cryptoki::session::{Session, SessionState, UserType};
 use cryptoki::slot::Slot;
-use cryptoki::types::RawAuthPin;
 
 use crate::config::PinSource;
 use crate::error::HsmError;
@@ -133,8 +132,7 @@ impl Access {
             return Ok(());
         }
         let pin = pin::read(&self.pin)?;
-        let raw_pin = RawAuthPin::new(Box::new(pin.to_vec()));
-        let fault = match line.session().login_with_raw(UserType::User, &raw_pin) {
+        let fault = match line.session().login_with_raw(UserType::User, &pin.raw()) {
             Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => return Ok(()),
             Err(error) => Fault::from(error),
         };

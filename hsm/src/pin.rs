@@ -1,10 +1,14 @@
-//! Reading the PIN.
+//! PINs: in memory, and how they get there.
 
+use std::fmt;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use cryptoki::types::{AuthPin, RawAuthPin};
+use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use crate::config::PinSource;
@@ -13,13 +17,57 @@ use crate::error::HsmError;
 /// No token takes a longer PIN; a longer file is some other file.
 const LIMIT: usize = 1024;
 
-/// The PIN's bytes, without the newline that an editor leaves at the end.
-pub(crate) fn read(source: &PinSource) -> Result<Zeroizing<Vec<u8>>, HsmError> {
+/// A PIN in memory: wiped when the last copy goes, never shown, compared in constant time.
+#[derive(Clone)]
+pub struct SecretPin(Arc<Zeroizing<Vec<u8>>>);
+
+impl SecretPin {
+    /// Takes the PIN over.
+    pub fn new(pin: Zeroizing<Vec<u8>>) -> Self {
+        Self(Arc::new(pin))
+    }
+
+    /// The PIN itself, for whoever must split or store it.
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// As `C_Login` takes it.
+    pub(crate) fn raw(&self) -> RawAuthPin {
+        RawAuthPin::new(Box::new(self.0.to_vec()))
+    }
+
+    /// As `C_InitToken` and `C_InitPIN` take it here.
+    pub(crate) fn text(&self) -> Result<AuthPin, HsmError> {
+        // The error says nothing of the bytes.
+        str::from_utf8(&self.0)
+            .map(|text| AuthPin::new(text.into()))
+            .map_err(|_| HsmError::Config("the new PIN is not UTF-8 text".to_owned()))
+    }
+}
+
+impl fmt::Debug for SecretPin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretPin(hidden)")
+    }
+}
+
+impl PartialEq for SecretPin {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_slice().ct_eq(other.0.as_slice()).into()
+    }
+}
+
+impl Eq for SecretPin {}
+
+/// The PIN, without the newline that an editor leaves at the end of a file.
+pub(crate) fn read(source: &PinSource) -> Result<SecretPin, HsmError> {
     let path = match source {
         PinSource::File(path) => path.clone(),
         PinSource::Credential(name) => credential(name)?,
+        PinSource::Given(pin) => return Ok(pin.clone()),
     };
-    read_file(&path)
+    read_file(&path).map(SecretPin::new)
 }
 
 fn credential(name: &str) -> Result<PathBuf, HsmError> {
@@ -94,10 +142,10 @@ mod tests {
     fn one_newline_is_dropped() {
         for text in ["12 34", "12 34\n", "12 34\r\n"] {
             let (_folder, path) = file(0o400, text);
-            assert_eq!(&**read(&PinSource::File(path)).unwrap(), b"12 34");
+            assert_eq!(read(&PinSource::File(path)).unwrap().expose(), b"12 34");
         }
         let (_folder, path) = file(0o440, "1234\n\n");
-        assert_eq!(&**read(&PinSource::File(path)).unwrap(), b"1234\n");
+        assert_eq!(read(&PinSource::File(path)).unwrap().expose(), b"1234\n");
     }
 
     #[test]
@@ -119,5 +167,20 @@ mod tests {
         for name in ["", "..", "a/b"] {
             assert!(read(&PinSource::Credential(name.to_owned())).is_err());
         }
+    }
+
+    #[test]
+    fn a_pin_is_not_shown_and_compares_by_value() {
+        let pin = |text: &str| SecretPin::new(Zeroizing::new(text.as_bytes().to_vec()));
+        let given = PinSource::Given(pin("open sesame"));
+        assert_eq!(format!("{given:?}"), "Given(SecretPin(hidden))");
+        assert_eq!(given, PinSource::Given(pin("open sesame")));
+        assert_eq!(read(&given).unwrap(), pin("open sesame"));
+        for other in ["open sesamf", "open sesam", ""] {
+            assert_ne!(given, PinSource::Given(pin(other)));
+        }
+        let not_text = SecretPin::new(Zeroizing::new(vec![0xff, 0xfe]));
+        let error = not_text.text().err().unwrap().to_string();
+        assert!(error.contains("UTF-8") && !error.contains("255"), "{error}");
     }
 }

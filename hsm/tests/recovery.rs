@@ -11,9 +11,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use strongroom_hsm::ceremony::{self, ParticipantToken};
 use strongroom_hsm::{
-    GcmItem, Hsm, HsmConfig, HsmError, HsmState, KeyUsage, MasterKind, PinSource, TokenSelector,
-    WrappedKey,
+    GcmItem, Hsm, HsmConfig, HsmError, HsmState, KeyUsage, MasterKind, PinSource, SecretPin,
+    TokenSelector, WrappedKey,
 };
 use strongroom_softhsm::Throwaway;
 use zeroize::Zeroizing;
@@ -208,6 +209,42 @@ fn a_start_with_a_wrong_pin_tries_once() {
             log.matches("C_Login CKU_USER CKR_PIN_INCORRECT").count(),
             before + 1
         );
+    });
+}
+
+#[test]
+fn a_ceremony_tries_each_wrong_pin_once() {
+    in_child("a_ceremony_tries_each_wrong_pin_once", async |rig| {
+        let log = rig.folder.join("log");
+        let wrong = SecretPin::new(b"not the PIN".to_vec().into());
+        let config = HsmConfig {
+            pin: PinSource::Given(wrong.clone()),
+            ..rig.config(1)
+        };
+        drop(rig);
+        let (module, token) = (config.module.as_path(), &config.token);
+        let count = |user| {
+            let text = fs::read_to_string(&log).unwrap();
+            text.matches(&format!("C_Login {user} CKR_PIN_INCORRECT"))
+                .count()
+        };
+        let (mut so, mut user) = (count("CKU_SO"), count("CKU_USER"));
+        let mut tried = |result: Result<(), HsmError>, as_so: usize, as_user: usize| {
+            assert!(matches!(result, Err(HsmError::Pin(_))), "{result:?}");
+            (so, user) = (so + as_so, user + as_user);
+            assert_eq!((count("CKU_SO"), count("CKU_USER")), (so, user));
+        };
+        tried(ceremony::check_pins(module, token, &wrong, &wrong), 1, 0);
+        tried(ceremony::set_user_pin(module, token, &wrong, &wrong), 1, 0);
+        tried(ceremony::destroy(&config, &wrong).map(|_| ()), 1, 0);
+        tried(ceremony::random(module, token, &wrong, 1).map(|_| ()), 0, 1);
+        tried(ceremony::evidence(&config).map(|_| ()), 0, 1);
+        tried(ceremony::discard_unused_keys(&config).map(|_| ()), 0, 1);
+        tried(ceremony::make_keys(&config, false, &mut |_| ()), 0, 1);
+        let made = ParticipantToken::make_keys(module, token, &config.pin, "Ada");
+        tried(made.map(|_| ()), 0, 1);
+        let found = ParticipantToken::open(module, token, &config.pin, &[1]);
+        tried(found.map(|_| ()), 0, 1);
     });
 }
 

@@ -7,7 +7,7 @@
 
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::Write;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -140,6 +140,32 @@ impl Throwaway {
     }
 }
 
+/// A configuration in that folder whose one slot holds an uninitialized token, for whoever initializes it himself; the file's path.
+///
+/// Both are left as they are if they are there. They stay: the folder is the caller's.
+///
+/// # Errors
+/// If SoftHSM2 is not installed or the folder can't be written to.
+pub fn blank(folder: &Path) -> Result<PathBuf, SoftHsmError> {
+    module_path()?;
+    let io = |source| SoftHsmError::Io {
+        path: folder.into(),
+        source,
+    };
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .map_err(io)?;
+    // SoftHSM takes a relative path from wherever the process happens to be.
+    let folder = folder.canonicalize().map_err(io)?;
+    let configuration = folder.join("softhsm2.conf");
+    if !configuration.exists() {
+        write_configuration(&configuration, &folder.join("tokens"))?;
+    }
+    Ok(configuration)
+}
+
 /// The SoftHSM2 module of this machine.
 ///
 /// # Errors
@@ -256,5 +282,20 @@ mod tests {
         );
         drop(token);
         assert!(!folder.exists());
+    }
+
+    #[test]
+    fn a_blank_token_waits_to_be_initialized() {
+        let folder = tempfile::tempdir().unwrap();
+        let configuration = blank(&folder.path().join("token")).unwrap();
+        assert_eq!(blank(&folder.path().join("token")).unwrap(), configuration);
+        let shown = Command::new("softhsm2-util")
+            .arg("--show-slots")
+            .env(CONF_VARIABLE, &configuration)
+            .output()
+            .unwrap();
+        let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+        assert!(shown.contains("Initialized:      no"), "{shown}");
+        assert_eq!(shown.matches("Slot ").count(), 1, "{shown}");
     }
 }

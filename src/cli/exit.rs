@@ -7,6 +7,7 @@ use serde_json::json;
 use strongroom_hsm::HsmError;
 
 use crate::audit::AuditError;
+use crate::ceremony::CeremonyError;
 use crate::client::{ClientError, causes};
 use crate::config::ConfigError;
 use crate::keyring::KeyringError;
@@ -34,10 +35,12 @@ pub(super) enum Exit {
     Denied = 6,
     /// The appliance can't be reached or can't serve now.
     Unavailable = 7,
-    /// An audit log does not verify.
+    /// An audit log or a ceremony's transcript does not verify.
     Audit = 8,
     /// The token refused the PIN, fails its self-test, or holds keys that are not acceptable: starting again can't help.
     HsmRefused = 9,
+    /// A ceremony waits for something from outside: put it there, and run the same command again.
+    Waiting = 10,
 }
 
 impl Exit {
@@ -52,6 +55,7 @@ impl Exit {
             Self::Unavailable => "unavailable",
             Self::Audit => "audit",
             Self::HsmRefused => "hsm-refused",
+            Self::Waiting => "waiting",
         }
     }
 }
@@ -81,6 +85,11 @@ impl Failure {
     /// From a file that the command line names.
     pub(super) fn file(path: &std::path::Path, error: &std::io::Error) -> Self {
         Self::new(Exit::Usage, format!("{}: {error}", path.display()))
+    }
+
+    /// What it says.
+    pub(super) fn message(&self) -> &str {
+        &self.message
     }
 
     /// What to do about it.
@@ -186,6 +195,17 @@ impl From<KeyringError> for Failure {
 impl From<AuditError> for Failure {
     fn from(error: AuditError) -> Self {
         Self::caused(Exit::Failed, &error)
+    }
+}
+
+impl From<CeremonyError> for Failure {
+    fn from(error: CeremonyError) -> Self {
+        match error {
+            CeremonyError::Token(error) => error.into(),
+            CeremonyError::Random => Self::caused(Exit::Failed, &error),
+            // A file or a passphrase that a person gave.
+            error => Self::new(Exit::Usage, error.to_string()),
+        }
     }
 }
 

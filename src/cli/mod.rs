@@ -4,6 +4,7 @@
 #![allow(clippy::doc_markdown)]
 
 mod audit;
+mod ceremony;
 mod crypt;
 mod demo;
 mod exit;
@@ -39,7 +40,8 @@ use output::Format;
         strongroom serve                 run the appliance\n  \
         strongroom client seal NAME      do what a Vault that unseals does\n\n\
         Exit codes: 0 done, 1 failed, 2 usage, 3 configuration, 4 HSM, 5 store, 6 denied, 7 unavailable,\n  \
-        8 audit log does not verify, 9 the HSM refused for good (wrong PIN, unacceptable key): don't restart"
+        8 audit log or transcript does not verify, 9 the HSM refused for good (wrong PIN, unacceptable key): don't restart,\n  \
+        10 a ceremony waits for something: put it there and run it again"
 )]
 struct Cli {
     /// What is printed: text, or one JSON value (an error is one too, on standard error)
@@ -88,6 +90,8 @@ enum Command {
     Store(store::StoreArgs),
     /// Verify the audit log
     Audit(audit::AuditArgs),
+    /// The key ceremony: plan it, make participants' keys, sign, rehearse, run, verify the record, print it
+    Ceremony(ceremony::CeremonyArgs),
     /// Make tokens, for rules of the policy that ask for one
     Token(token::TokenArgs),
     /// See it all work: a throwaway token, a server, a seal, an unseal; nothing is left behind
@@ -134,6 +138,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Client(args) => crypt::run(args, format),
         Command::Store(args) => store::run(args, format),
         Command::Audit(args) => audit::run(args, format),
+        Command::Ceremony(args) => ceremony::run(args, format),
         Command::Token(args) => token::run(args, format),
         Command::Demo(args) => demo::run(args, format),
         Command::Completions(args) => generate::completions(args, Cli::command()),

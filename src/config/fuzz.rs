@@ -51,6 +51,7 @@ fn within_bounds(text: &str, config: &Config) {
     let pin = match &config.hsm.pin {
         PinSource::File(path) => Some(path),
         PinSource::Credential(_) => None,
+        PinSource::Given(_) => unreachable!("no configuration holds a PIN"),
     };
     let tls = &config.tls;
     let paths = [

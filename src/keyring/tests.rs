@@ -489,7 +489,7 @@ async fn keys_are_rotated_when_they_are_due() {
 fn wrapped(keyring: &Keyring, target: &[u8]) -> Vec<u8> {
     use aes_kw::KeyInit as _;
     use rsa::pkcs8::DecodePublicKey as _;
-    let mut rng = rsa::rand_core::UnwrapErr(getrandom::SysRng);
+    let mut rng = rand_core::UnwrapErr(getrandom::SysRng);
     let public = rsa::PublicKey::from_public_key_pem(&keyring.wrapping_key_pem()).unwrap();
     let mut ciphertext = public
         .encrypt(&mut rng, rsa::Oaep::<sha1::Sha1>::new(), &[9; 32])

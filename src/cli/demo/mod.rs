@@ -1,5 +1,6 @@
 //! `strongroom demo`: the whole appliance on a throwaway token, sealed and unsealed against, in one command.
 
+mod people;
 mod pki;
 mod server;
 mod site;
@@ -39,10 +40,6 @@ pub(super) struct DemoArgs {
 pub(super) fn run(args: &DemoArgs, format: Format) -> Result<(), Failure> {
     let mut story = Story::new(format);
     let site = Site::new(args.dir.as_deref())?;
-    story.step(
-        "token",
-        &format!("a throwaway SoftHSM2 token, {}", site.label()),
-    )?;
     // Ctrl-C must not leave a token or a server behind: it ends the work, and the drops below clean up.
     let told = block_on(async {
         tokio::select! {
@@ -67,15 +64,20 @@ pub(super) fn run(args: &DemoArgs, format: Format) -> Result<(), Failure> {
 
 async fn tell(site: &Site, keep: bool, story: &mut Story) -> Result<String, Failure> {
     site.write_certificates()?;
-    story.step("certificates", "a CA, a server and a client certificate")?;
-    site.write_configuration(keep)?;
+    story.step("certificates", "a client CA and a client certificate")?;
+    site.write_plan(keep)?;
+    story.step(
+        "plan",
+        "three custodians, a security officer and an auditor have keys, and have signed a plan: 2 of 3",
+    )?;
+    site.rehearse().await?;
+    story.step(
+        "ceremony",
+        "rehearsed on a throwaway SoftHSM2 token: PINs split, master key RSA-4096, store, TLS identity",
+    )?;
+    story.step("verify", &site.verify().await?)?;
     site.run(&["check-config"]).await?;
     story.step("configuration", &site.configuration().display().to_string())?;
-    site.run(&["init"]).await?;
-    story.step(
-        "init",
-        "master key RSA-4096, store and signing keys, made in the token",
-    )?;
 
     let mut server = Server::start(site).await?;
     let remote = site.remote(&server.address);
@@ -90,9 +92,7 @@ async fn tell(site: &Site, keep: bool, story: &mut Story) -> Result<String, Fail
     rotate(&remote, &client, &old, story).await?;
 
     server.stop().await?;
-    let public_key = site.run(&["audit", "public-key"]).await?;
-    std::fs::write(site.audit_key(), public_key)
-        .map_err(|error| Failure::file(&site.audit_key(), &error))?;
+    // With the key that the ceremony's transcript is sealed with.
     let found = audit::verify(&[site.audit_log()], &site.audit_key())?;
     if !found.problems.is_empty() {
         return Err(Failure::new(Exit::Audit, found.problems.join("\n")));

@@ -31,14 +31,6 @@ impl Authority {
         self.issuer.pem()
     }
 
-    /// A server's certificate for DNS names and IP addresses.
-    pub(super) fn server(&self, names: &[&str]) -> Result<Certified, rcgen::Error> {
-        self.sign(
-            params("strongroom", names)?,
-            ExtendedKeyUsagePurpose::ServerAuth,
-        )
-    }
-
     /// A client's certificate, for one DNS name.
     pub(super) fn client(&self, name: &str) -> Result<Certified, rcgen::Error> {
         self.sign(params(name, &[name])?, ExtendedKeyUsagePurpose::ClientAuth)

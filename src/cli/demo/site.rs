@@ -1,14 +1,15 @@
-//! The demo's folder: token, certificates, configuration, policy, store, audit log.
+//! The demo's folder: a rehearsed ceremony with the appliance that it makes, and a client.
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use strongroom_softhsm::Throwaway;
+use tempfile::TempDir;
 
 use super::pki::Authority;
-use super::{KEY, MOUNT, server};
+use super::{KEY, MOUNT, people, server};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::files;
 use crate::cli::remote::Remote;
@@ -17,30 +18,45 @@ use crate::cli::remote::Remote;
 const CLIENT: &str = "vault.demo.internal";
 
 pub(super) struct Site {
-    token: Throwaway,
+    /// Removed with this value, unless it is kept or somebody else's.
+    temporary: Option<TempDir>,
     folder: PathBuf,
+    module: PathBuf,
 }
 
 impl Site {
-    /// In `folder`, else beside the token, which is in a temporary folder and goes away with this value.
+    /// In `folder`, else in a temporary one, which goes away with this value.
     pub(super) fn new(folder: Option<&Path>) -> Result<Self, Failure> {
-        let token = Throwaway::new().map_err(|error| Failure::caused(Exit::Hsm, &error))?;
-        let folder = folder.unwrap_or(token.path());
-        fs::create_dir_all(folder).map_err(|error| Failure::file(folder, &error))?;
+        let soft = |error| Failure::caused(Exit::Hsm, &error);
+        let module = strongroom_softhsm::module_path().map_err(soft)?;
+        let mut temporary = None;
+        let folder = if let Some(folder) = folder {
+            fs::create_dir_all(folder).map_err(|error| Failure::file(folder, &error))?;
+            folder.to_owned()
+        } else {
+            let made = tempfile::Builder::new()
+                .prefix("strongroom-")
+                .permissions(fs::Permissions::from_mode(0o700))
+                .tempdir()
+                .map_err(|error| Failure::file(&std::env::temp_dir(), &error))?;
+            temporary.insert(made).path().to_owned()
+        };
         // The configuration names its files by whole paths: the appliance may be started anywhere.
         let folder = folder
             .canonicalize()
-            .map_err(|error| Failure::file(folder, &error))?;
-        Ok(Self { token, folder })
-    }
-
-    pub(super) fn label(&self) -> &str {
-        self.token.label()
+            .map_err(|error| Failure::file(&folder, &error))?;
+        Ok(Self {
+            temporary,
+            folder,
+            module,
+        })
     }
 
     /// Nothing is removed; the command that starts the appliance again is in `start.sh`.
     pub(super) fn keep(self) -> PathBuf {
-        self.token.keep();
+        if let Some(temporary) = self.temporary {
+            let _ = temporary.keep();
+        }
         self.folder
     }
 
@@ -48,12 +64,22 @@ impl Site {
         self.folder.join(name)
     }
 
-    pub(super) fn configuration(&self) -> PathBuf {
-        self.path("strongroom.toml")
+    /// The folder of the rehearsed ceremony, which makes the token and the appliance in it.
+    fn ceremony(&self) -> PathBuf {
+        self.path("ceremony")
     }
 
+    pub(super) fn transcript(&self) -> PathBuf {
+        self.ceremony().join("transcript.jsonl")
+    }
+
+    pub(super) fn configuration(&self) -> PathBuf {
+        self.ceremony().join("appliance/strongroom.toml")
+    }
+
+    /// The throwaway CA that signed the appliance's certificate in the rehearsal.
     pub(super) fn ca(&self) -> PathBuf {
-        self.path("ca.pem")
+        self.ceremony().join("rehearsal-ca.pem")
     }
 
     pub(super) fn client_certificate(&self) -> PathBuf {
@@ -65,54 +91,86 @@ impl Site {
     }
 
     pub(super) fn audit_log(&self) -> PathBuf {
-        self.path("audit.log")
+        self.ceremony().join("appliance/state/audit.log")
     }
 
     pub(super) fn audit_key(&self) -> PathBuf {
-        self.path("audit.pem")
+        self.ceremony().join("audit-key.pem")
     }
 
+    /// The client's; the appliance's own is part of the ceremony.
     pub(super) fn write_certificates(&self) -> Result<(), Failure> {
         let made = || {
-            let ca = Authority::new("Strongroom demo CA")?;
-            let server = ca.server(&["localhost", "127.0.0.1"])?;
-            let client = ca.client(CLIENT)?;
-            Ok((ca.certificate(), server, client))
+            let ca = Authority::new("Strongroom demo client CA")?;
+            Ok((ca.certificate(), ca.client(CLIENT)?))
         };
-        let (ca, server, client) = made().map_err(|error: rcgen::Error| {
+        let (ca, client) = made().map_err(|error: rcgen::Error| {
             Failure::new(Exit::Failed, format!("certificates can't be made: {error}"))
         })?;
-        files::replace(&self.ca(), ca.as_bytes())?;
-        files::replace(&self.path("server.pem"), server.certificate.as_bytes())?;
-        files::replace(&self.path("server.key"), server.key.as_bytes())?;
         files::replace(&self.client_certificate(), client.certificate.as_bytes())?;
-        files::replace(&self.client_key(), client.key.as_bytes())
+        files::replace(&self.client_key(), client.key.as_bytes())?;
+        let answers = self.path("answers");
+        fs::create_dir_all(&answers).map_err(|error| Failure::file(&answers, &error))?;
+        files::replace(&answers.join("client_ca.pem"), ca.as_bytes())
     }
 
     /// With a port that stays the same if the site is to be kept, else with any.
-    pub(super) fn write_configuration(&self, keep: bool) -> Result<(), Failure> {
+    pub(super) fn write_plan(&self, keep: bool) -> Result<(), Failure> {
         let port = if keep { free_port()? } else { 0 };
-        files::replace(&self.configuration(), self.toml(port).as_bytes())?;
-        files::replace(&self.path("policy.toml"), policy().as_bytes())?;
+        let plan = people::plan(&self.path("answers"), &self.module, port)?;
+        people::write(&self.path("plan.toml"), &plan)
+    }
+
+    /// Token, keys, store, TLS identity, configuration, transcript: all by `strongroom ceremony rehearse`.
+    pub(super) async fn rehearse(&self) -> Result<(), Failure> {
+        let mut command = Command::new(executable()?);
+        command
+            .args(["ceremony", "rehearse"])
+            .arg(self.path("plan.toml"))
+            .arg("--dir")
+            .arg(self.ceremony())
+            .arg("--answers")
+            .arg(self.path("answers"));
+        server::output(command).await?;
+        let policy_file = self.ceremony().join("appliance/policy.toml");
+        files::replace(&policy_file, policy().as_bytes())?;
         let start = format!(
             "#!/bin/sh\nexport {}='{}'\nexec '{}' serve --config '{}'\n",
-            self.token.env().0,
-            self.token.env().1.display(),
+            strongroom_softhsm::CONF_VARIABLE,
+            self.softhsm().display(),
             executable()?.display(),
             self.configuration().display()
         );
         files::replace(&self.path("start.sh"), start.as_bytes())
     }
 
+    /// What a stranger would check, years later.
+    pub(super) async fn verify(&self) -> Result<String, Failure> {
+        let mut command = Command::new(executable()?);
+        command
+            .args(["ceremony", "verify", "--rehearsal"])
+            .arg(self.transcript())
+            .arg("--plan")
+            .arg(self.path("plan.toml"))
+            .arg("--audit-key")
+            .arg(self.audit_key());
+        let output = server::output(command).await?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        Ok(text.lines().next().unwrap_or_default().to_owned())
+    }
+
+    fn softhsm(&self) -> PathBuf {
+        self.ceremony().join("token/softhsm2.conf")
+    }
+
     /// This program again, with the token in its environment and the configuration in its arguments.
     pub(super) fn command(&self, arguments: &[&str]) -> Result<Command, Failure> {
         let mut command = Command::new(executable()?);
-        let (name, value) = self.token.env();
         command
             .args(arguments)
             .arg("--config")
             .arg(self.configuration())
-            .env(name, value);
+            .env(strongroom_softhsm::CONF_VARIABLE, self.softhsm());
         Ok(command)
     }
 
@@ -148,38 +206,6 @@ impl Site {
             self.ca().display(),
             self.client_certificate().display(),
             self.client_key().display()
-        )
-    }
-
-    fn toml(&self, port: u16) -> String {
-        let path = |name: &str| self.path(name).display().to_string();
-        let quote = |text: String| toml::Value::String(text).to_string();
-        format!(
-            "[server]\n\
-             listen = \"127.0.0.1:{port}\"\n\n\
-             [tls]\n\
-             certificate = {}\n\
-             private_key = {}\n\
-             client_ca = {}\n\n\
-             [hsm]\n\
-             module = {}\n\
-             label = {}\n\
-             pin_file = {}\n\n\
-             [store]\n\
-             path = {}\n\n\
-             [policy]\n\
-             path = {}\n\n\
-             [audit]\n\
-             path = {}\n",
-            quote(path("server.pem")),
-            quote(path("server.key")),
-            quote(path("ca.pem")),
-            quote(self.token.module().display().to_string()),
-            quote(self.label().to_owned()),
-            quote(self.token.pin_file().display().to_string()),
-            quote(path("store")),
-            quote(path("policy.toml")),
-            quote(path("audit.log")),
         )
     }
 }

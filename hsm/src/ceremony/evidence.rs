@@ -1,0 +1,149 @@
+//! What the token tells of itself and of each object on it.
+
+use cryptoki_sys::CKO_PUBLIC_KEY;
+
+use super::objects::{self, TokenObject};
+use super::text;
+use super::token::on_token;
+use crate::config::HsmConfig;
+use crate::error::HsmError;
+use crate::fault::Fault;
+use crate::keys::{self, Keys};
+use crate::line::{Access, Line};
+use crate::selector::Found;
+use crate::types::{Profile, TokenIdentity};
+use crate::{epoch, selftest};
+
+/// A token's description of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Evidence {
+    /// Label, serial number, manufacturer, model.
+    pub token: TokenIdentity,
+    /// `CK_TOKEN_INFO.hardwareVersion`.
+    pub hardware_version: String,
+    /// `CK_TOKEN_INFO.firmwareVersion`.
+    pub firmware_version: String,
+    /// The mechanism list, sorted: `CKM_AES_GCM`, ..., without mechanisms that PKCS#11 3.x has no name for.
+    pub mechanisms: Vec<String>,
+    /// What the self-tests found the token able to do; only with a complete set of keys.
+    pub profile: Option<Profile>,
+    /// Which of the appliance's keys are there.
+    pub keys: KeySet,
+    /// Every object on the token: the appliance's in a fixed order, then whatever else there is.
+    pub objects: Vec<ObjectEvidence>,
+}
+
+/// How far the making of the appliance's keys came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeySet {
+    /// No object of the appliance: [`super::make_keys`] is next.
+    None,
+    /// Some are missing, or all and there is only a half-made object: [`super::discard_unused_keys`] clears the rest.
+    Incomplete {
+        /// Names of those that are missing, the epoch object among them.
+        missing: Vec<String>,
+        /// The epoch object has a value: keys that a store depends on are lost.
+        in_use: bool,
+    },
+    /// All are there, but one is not as it must be, or a half-made object lies beside them.
+    Unacceptable {
+        /// What the check said.
+        problem: String,
+        /// The epoch object has a value: a store depends on the keys.
+        in_use: bool,
+    },
+    /// All are there and good, and no store was born with them yet.
+    Unused,
+    /// All are there and good, and a store depends on them: the epoch object has a value.
+    InUse,
+}
+
+/// One object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectEvidence {
+    /// For people: "master key", "public half of the master key"; "half-made object" for one without label and identifier; "not of the
+    /// appliance" for anything else.
+    pub name: String,
+    /// `CKA_LABEL`.
+    pub label: String,
+    /// `CKO_PRIVATE_KEY`, ...
+    pub class: String,
+    /// `SubjectPublicKeyInfo`, DER, of an RSA or P-256 public key.
+    pub spki: Option<Vec<u8>>,
+    /// (`CKA_…`, value as text), sorted by name. Never a secret.
+    pub attributes: Vec<(String, String)>,
+}
+
+pub(super) fn evidence(config: &HsmConfig) -> Result<Evidence, HsmError> {
+    on_token(&config.module, &config.token, |line, found| {
+        Access::new(config.pin.clone()).login(line)?;
+        collect(line, found)
+    })
+}
+
+fn collect(line: &Line, found: &Found) -> Result<Evidence, Fault> {
+    let offered = line.library().context.get_mechanism_list(found.slot)?;
+    let objects = objects::all(line)?;
+    let (keys, checked) = key_set(line, &objects)?;
+    // With good keys the self-tests show that they work, not only what they say of themselves.
+    let profile = checked
+        .map(|keys| selftest::run(line, &keys, &offered))
+        .transpose()?
+        .map(|abilities| abilities.profile);
+    let objects = objects
+        .into_iter()
+        .map(|object| {
+            Ok(ObjectEvidence {
+                class: object.class_name(),
+                spki: if object.class == CKO_PUBLIC_KEY {
+                    keys::spki(line, object.handle)?
+                } else {
+                    None
+                },
+                attributes: text::attributes(line, object.handle)?,
+                name: object.name,
+                label: object.label,
+            })
+        })
+        .collect::<Result<_, Fault>>()?;
+    let mut mechanisms: Vec<_> = offered.iter().map(|m| text::mechanism(**m)).collect();
+    mechanisms.sort();
+    Ok(Evidence {
+        token: found.identity.clone(),
+        hardware_version: found.info.hardware_version().to_string(),
+        firmware_version: found.info.firmware_version().to_string(),
+        mechanisms,
+        profile,
+        keys,
+        objects,
+    })
+}
+
+/// The state of the keys, and the keys where they are good.
+fn key_set(line: &Line, objects: &[TokenObject]) -> Result<(KeySet, Option<Keys>), Fault> {
+    if !objects.iter().any(TokenObject::is_ours) {
+        return Ok((KeySet::None, None));
+    }
+    let mut missing = keys::missing(line)?;
+    let has_epoch = epoch::exists(line)?;
+    let in_use = has_epoch && !epoch::read(line)?.is_empty();
+    if !has_epoch {
+        missing.push("epoch object".to_owned());
+    }
+    if !missing.is_empty() {
+        return Ok((KeySet::Incomplete { missing, in_use }, None));
+    }
+    match Keys::check(line) {
+        Ok(_) if !in_use && objects.iter().any(TokenObject::is_half_made) => {
+            let problem = "an object whose making was cut off is on the token".to_owned();
+            Ok((KeySet::Unacceptable { problem, in_use }, None))
+        }
+        Ok(keys) if in_use => Ok((KeySet::InUse, Some(keys))),
+        Ok(keys) => Ok((KeySet::Unused, Some(keys))),
+        Err(Fault::Own(error @ HsmError::KeyPolicy { .. })) => {
+            let problem = error.to_string();
+            Ok((KeySet::Unacceptable { problem, in_use }, None))
+        }
+        Err(fault) => Err(fault),
+    }
+}

@@ -1,0 +1,154 @@
+//! What a key ceremony asks of a token: from an uninitialized one to one with the appliance's keys, and back.
+//!
+//! Every function is one step that may be cut off by a power failure. Afterwards [`slots`] tells how far the token's initialization
+//! came, and [`evidence`] how far its keys did; what is half-made is removed by [`discard_unused_keys`] and made anew.
+//!
+//! Each function logs in by itself and tries each PIN once.
+//!
+//! `SoftHSM` 2.6.1 rewrites the file of a token in place: a power cut within microseconds of [`initialize_token`] or [`set_user_pin`] may
+//! leave [`TokenCondition::SoPinLocked`], or make the whole token vanish from [`slots`]. No key is on it then, unless the user PIN was set
+//! anew later in its life.
+
+mod destroy;
+mod evidence;
+mod objects;
+mod participant;
+mod text;
+mod token;
+
+use std::path::Path;
+
+use zeroize::Zeroizing;
+
+use crate::config::{HsmConfig, TokenSelector};
+use crate::error::HsmError;
+use crate::pin::SecretPin;
+use crate::types::TokenIdentity;
+
+pub use destroy::{Destroyed, DestroyedObject};
+pub use evidence::{Evidence, KeySet, ObjectEvidence};
+pub use participant::{ParticipantKeys, ParticipantToken};
+
+/// A slot with a token, initialized or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlotState {
+    /// The slot's number. It may change when the module is loaded anew: keep the serial number instead.
+    pub slot: u64,
+    /// Which token; label and serial number of an uninitialized one may be empty.
+    pub token: TokenIdentity,
+    /// `CKF_TOKEN_INITIALIZED`.
+    pub initialized: bool,
+    /// `CKF_USER_PIN_INITIALIZED`.
+    pub user_pin_set: bool,
+    /// `CKF_USER_PIN_LOCKED`.
+    pub user_pin_locked: bool,
+    /// `CKF_SO_PIN_LOCKED`.
+    pub so_pin_locked: bool,
+}
+
+/// How far a token's initialization came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenCondition {
+    /// Not initialized: [`initialize_token`] is next.
+    Blank,
+    /// Initialized, but the SO PIN is locked; `SoftHSM` says so of a token whose `C_InitToken` was cut off. Only its maker's tool
+    /// (for `SoftHSM`: deleting it) helps.
+    SoPinLocked,
+    /// Initialized, without a user PIN: [`set_user_pin`] is next.
+    NoUserPin,
+    /// Both PINs are set: [`evidence`] tells about the keys.
+    Initialized,
+    /// The user PIN is locked after wrong ones; [`set_user_pin`] sets it anew.
+    UserPinLocked,
+}
+
+impl SlotState {
+    /// What the flags mean together.
+    pub fn condition(&self) -> TokenCondition {
+        if !self.initialized {
+            TokenCondition::Blank
+        } else if self.so_pin_locked {
+            TokenCondition::SoPinLocked
+        } else if !self.user_pin_set {
+            TokenCondition::NoUserPin
+        } else if self.user_pin_locked {
+            TokenCondition::UserPinLocked
+        } else {
+            TokenCondition::Initialized
+        }
+    }
+}
+
+/// Every slot that holds a token. The module is started for it and left again.
+pub fn slots(module: &Path) -> Result<Vec<SlotState>, HsmError> {
+    token::slots(module)
+}
+
+/// `C_InitToken`: gives the token in that slot its label and SO PIN. Refuses an initialized one with
+/// [`HsmError::TokenInitialized`]. The answer tells the token's serial number and the slot that it is in from now on.
+pub fn initialize_token(
+    module: &Path,
+    slot: u64,
+    label: &str,
+    so_pin: &SecretPin,
+) -> Result<SlotState, HsmError> {
+    token::initialize(module, slot, label, so_pin)
+}
+
+/// `C_InitPIN` as the security officer: sets the user PIN, for the first time or anew.
+pub fn set_user_pin(
+    module: &Path,
+    selector: &TokenSelector,
+    so_pin: &SecretPin,
+    user_pin: &SecretPin,
+) -> Result<(), HsmError> {
+    token::set_user_pin(module, selector, so_pin, user_pin)
+}
+
+/// Logs in with each PIN once; the first that is refused is the error ([`HsmError::Pin`] says whose it is).
+pub fn check_pins(
+    module: &Path,
+    selector: &TokenSelector,
+    so_pin: &SecretPin,
+    user_pin: &SecretPin,
+) -> Result<(), HsmError> {
+    token::check_pins(module, selector, so_pin, user_pin)
+}
+
+/// `len` bytes of the token's generator, for health tests of its entropy.
+pub fn random(
+    module: &Path,
+    selector: &TokenSelector,
+    user_pin: &SecretPin,
+    len: usize,
+) -> Result<Zeroizing<Vec<u8>>, HsmError> {
+    token::random(module, selector, user_pin, len)
+}
+
+/// Makes the appliance's keys, as [`crate::Hsm::provision`] does.
+pub fn make_keys(
+    config: &HsmConfig,
+    memory_master: bool,
+    progress: &mut dyn FnMut(&str),
+) -> Result<(), HsmError> {
+    crate::provision::provision(config, memory_master, progress)
+}
+
+/// Destroys every object of the appliance (label `strongroom-…`) that a power cut left behind, or that no store was born with yet, and
+/// objects with neither label nor identifier, which `SoftHSM` leaves of a key whose making was cut off in the middle.
+/// Answers their names, empty if there were none. [`HsmError::KeysInUse`], and nothing is destroyed, if the epoch object is not
+/// empty: then a store depends on the keys.
+pub fn discard_unused_keys(config: &HsmConfig) -> Result<Vec<String>, HsmError> {
+    destroy::discard_unused_keys(config)
+}
+
+/// All that the token tells of itself and of each object on it, and the state that its keys are in.
+pub fn evidence(config: &HsmConfig) -> Result<Evidence, HsmError> {
+    evidence::evidence(config)
+}
+
+/// Destroys every object on the token, whoever made it, checks that none is left, and initializes the token anew.
+/// Cut off by a power failure, it may be called again; the list then holds what was left.
+pub fn destroy(config: &HsmConfig, so_pin: &SecretPin) -> Result<Destroyed, HsmError> {
+    destroy::destroy(config, so_pin)
+}

@@ -1,0 +1,104 @@
+//! Every object of a token, by what it is to the appliance.
+
+use cryptoki::object::{Attribute, ObjectHandle};
+use cryptoki_sys::{CK_ULONG, CKA_CLASS, CKA_ID, CKA_LABEL, CKO_DATA, CKO_PUBLIC_KEY};
+
+use super::text;
+use crate::fault::Fault;
+use crate::keys::public_name;
+use crate::line::Line;
+use crate::template::{EPOCH_LABEL, MEMORY_MASTER, REQUIRED};
+
+/// What an object that nobody here made is called.
+const FOREIGN: &str = "not of the appliance";
+/// What is left of an object whose making was cut off: `SoftHSM` writes it to the token with defaults first, a key that may both wrap and
+/// decrypt among them, and gives it its name and attributes afterwards.
+const HALF_MADE: &str = "half-made object";
+/// How every label of the appliance's objects begins.
+const PREFIX: &str = "strongroom-";
+
+/// An object that is kept on the token.
+pub(super) struct TokenObject {
+    pub(super) handle: ObjectHandle,
+    /// `CKA_CLASS`, or the largest number if the token does not tell.
+    pub(super) class: CK_ULONG,
+    pub(super) label: String,
+    /// "master key", "public half of the master key", ...
+    pub(super) name: String,
+    /// Its place in a list for people.
+    rank: usize,
+}
+
+impl TokenObject {
+    /// Whether the appliance made it, or began to.
+    pub(super) fn is_ours(&self) -> bool {
+        self.label.starts_with(PREFIX) || self.is_half_made()
+    }
+
+    /// It has neither a label nor an identifier, as nothing on a token of the appliance is without.
+    pub(super) fn is_half_made(&self) -> bool {
+        self.name == HALF_MADE
+    }
+
+    pub(super) fn class_name(&self) -> String {
+        text::class(self.class)
+    }
+}
+
+/// All that this login may see: the appliance's keys in the order of their making, then the epoch object, then the rest.
+pub(super) fn all(line: &Line) -> Result<Vec<TokenObject>, Fault> {
+    let handles = line.session().find_objects(&[Attribute::Token(true)])?;
+    let mut objects = handles
+        .into_iter()
+        .map(|handle| describe(line, handle))
+        .collect::<Result<Vec<_>, _>>()?;
+    objects.sort_by(|a, b| {
+        (a.rank, &a.label, a.class, a.handle.handle()).cmp(&(
+            b.rank,
+            &b.label,
+            b.class,
+            b.handle.handle(),
+        ))
+    });
+    Ok(objects)
+}
+
+fn describe(line: &Line, handle: ObjectHandle) -> Result<TokenObject, Fault> {
+    let attribute = |name| line.raw().attribute(line.session(), handle, name);
+    let class = attribute(CKA_CLASS)?
+        .and_then(|bytes| bytes.try_into().ok())
+        .map_or(CK_ULONG::MAX, CK_ULONG::from_ne_bytes);
+    let label = String::from_utf8_lossy(&attribute(CKA_LABEL)?.unwrap_or_default()).into_owned();
+    let nameless = label.is_empty() && attribute(CKA_ID)?.unwrap_or_default().is_empty();
+    let (rank, name) = if nameless {
+        (usize::MAX - 2, HALF_MADE.to_owned())
+    } else {
+        identify(class, &label)
+    };
+    Ok(TokenObject {
+        handle,
+        class,
+        label,
+        name,
+        rank,
+    })
+}
+
+fn identify(class: CK_ULONG, label: &str) -> (usize, String) {
+    let specs = REQUIRED.into_iter().chain([&MEMORY_MASTER]);
+    for (place, spec) in specs.enumerate() {
+        if spec.label == label && class == spec.private_class() {
+            return (2 * place, spec.name.to_owned());
+        }
+        if spec.label == label && class == CKO_PUBLIC_KEY && spec.public.is_some() {
+            return (2 * place + 1, public_name(spec));
+        }
+    }
+    if class == CKO_DATA && label == EPOCH_LABEL {
+        return (usize::MAX - 1, "epoch object".to_owned());
+    }
+    if label.starts_with(PREFIX) {
+        return (usize::MAX, format!("object labelled {label:?}"));
+    }
+    (usize::MAX, FOREIGN.to_owned())
+}

@@ -1,0 +1,213 @@
+//! The key ceremony: what the people, their keys, their shares and the record of it all are. Nothing in these files needs an HSM.
+//!
+//! A [`Plan`] says what is to happen and who takes part; everyone in it signs it. The PINs of the token are split into
+//! [`shares`], one for each custodian, encrypted to him ([`jwe`]) and, if he wants, on paper ([`words`], [`page`]). A [`Transcript`] records
+//! each step; [`verify`](fn@verify::verify) checks it years later without the HSM, and [`report`] prints it. `docs/transcript-format.md` is the format.
+
+mod error;
+pub mod jwe;
+pub mod page;
+pub mod participant;
+pub mod plan;
+pub mod record;
+pub mod report;
+pub mod run;
+pub mod shares;
+pub mod transcript;
+pub mod verify;
+pub mod words;
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+pub use error::CeremonyError;
+pub use participant::{Participant, ParticipantKey};
+pub use plan::{Plan, PlanSignature};
+pub use shares::{Recovery, Share};
+pub use transcript::{History, Opening, Transcript};
+pub use verify::{Anchors, Verified};
+
+/// Whether it counts. Written on every line of a transcript and on every page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Mode {
+    /// The real thing.
+    Ceremony,
+    /// The same on a throwaway token: nothing that comes out of it is taken for real.
+    Rehearsal,
+}
+
+impl Mode {
+    /// As transcripts have it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ceremony => "CEREMONY",
+            Self::Rehearsal => "REHEARSAL",
+        }
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The steps of a birth, in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs)]
+pub enum Step {
+    Opening,
+    SelfTest,
+    Pins,
+    Token,
+    Keys,
+    Evidence,
+    Store,
+    Identity,
+    Trial,
+    RuntimePin,
+    Closing,
+}
+
+impl Step {
+    /// All of them, in order.
+    pub const ALL: [Self; 11] = [
+        Self::Opening,
+        Self::SelfTest,
+        Self::Pins,
+        Self::Token,
+        Self::Keys,
+        Self::Evidence,
+        Self::Store,
+        Self::Identity,
+        Self::Trial,
+        Self::RuntimePin,
+        Self::Closing,
+    ];
+
+    /// As transcripts have it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Opening => "opening",
+            Self::SelfTest => "self-test",
+            Self::Pins => "pins",
+            Self::Token => "token",
+            Self::Keys => "keys",
+            Self::Evidence => "evidence",
+            Self::Store => "store",
+            Self::Identity => "identity",
+            Self::Trial => "trial",
+            Self::RuntimePin => "runtime-pin",
+            Self::Closing => "closing",
+        }
+    }
+
+    /// The one after it.
+    pub fn next(self) -> Option<Self> {
+        Self::ALL.into_iter().find(|step| *step > self)
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What someone does in a ceremony.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs)]
+pub enum Role {
+    Custodian,
+    SecurityOfficer,
+    Auditor,
+}
+
+impl Role {
+    /// As transcripts have it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Custodian => "custodian",
+            Self::SecurityOfficer => "security-officer",
+            Self::Auditor => "auditor",
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::SecurityOfficer => "security officer",
+            other => other.name(),
+        })
+    }
+}
+
+/// 16 random bytes that tell one ceremony from all others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CeremonyId(pub [u8; 16]);
+
+impl CeremonyId {
+    /// A new one.
+    ///
+    /// # Errors
+    /// [`CeremonyError::Random`].
+    pub fn random() -> Result<Self, CeremonyError> {
+        let mut id = [0; 16];
+        getrandom::fill(&mut id).map_err(|_| CeremonyError::Random)?;
+        Ok(Self(id))
+    }
+
+    /// From 32 lower-case hexadecimal digits.
+    pub fn parse(text: &str) -> Option<Self> {
+        encoding::unhex(text).map(Self)
+    }
+}
+
+impl fmt::Display for CeremonyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&encoding::hex(&self.0))
+    }
+}
+
+/// Bytes as text, the one way that these formats have them.
+pub(crate) mod encoding {
+    use base64::Engine as _;
+    use base64::prelude::BASE64_STANDARD;
+    use sha2::{Digest as _, Sha256};
+
+    pub(crate) fn hex(bytes: &[u8]) -> String {
+        base16ct::lower::encode_string(bytes)
+    }
+
+    /// `N` bytes from lower-case hexadecimal digits.
+    pub(crate) fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
+        let mut bytes = [0; N];
+        (base16ct::lower::decode(text, &mut bytes).ok()?.len() == N).then_some(bytes)
+    }
+
+    pub(crate) fn base64(bytes: &[u8]) -> String {
+        BASE64_STANDARD.encode(bytes)
+    }
+
+    pub(crate) fn unbase64(text: &str) -> Option<Vec<u8>> {
+        BASE64_STANDARD.decode(text).ok()
+    }
+
+    pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
+        Sha256::digest(bytes).into()
+    }
+
+    /// SHA-256 of several pieces in a row.
+    pub(crate) fn sha256_of(pieces: &[&[u8]]) -> [u8; 32] {
+        let mut hasher = Sha256::new();
+        for piece in pieces {
+            hasher.update(piece);
+        }
+        hasher.finalize().into()
+    }
+}

@@ -1,0 +1,215 @@
+//! The plan: what is to happen, on which token, with whom. TOML that people read and sign.
+
+mod check;
+mod draft;
+mod signatures;
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::encoding::{hex, sha256, sha256_of};
+use super::participant::PublicFile;
+use super::{CeremonyError, Participant, Role};
+
+pub use draft::Draft;
+pub use signatures::{PlanSignature, signatures_path};
+
+/// The format that plans name.
+pub const FORMAT: u32 = 1;
+
+/// Keeps a signature of a plan from passing for one of anything else.
+const DOMAIN: &[u8] = b"strongroom ceremony plan v1\0";
+
+/// A valid plan, with the text that it was read from.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The appliance.
+    pub name: String,
+    /// Which token.
+    pub token: Token,
+    /// Which keys.
+    pub keys: Keys,
+    /// How many shares give the PINs back.
+    pub threshold: u8,
+    /// Those who get a share, in this order.
+    pub custodians: Vec<Participant>,
+    /// Who carries the ceremony out.
+    pub security_officer: Participant,
+    /// Who watches it.
+    pub auditor: Participant,
+    /// What is to run.
+    pub software: Software,
+    /// What is made for the appliance.
+    pub appliance: Appliance,
+    /// How the service gets its PIN.
+    pub runtime_pin: RuntimePin,
+    text: String,
+}
+
+/// Which token.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Token {
+    /// The PKCS#11 module.
+    pub module: PathBuf,
+    /// The label that it gets.
+    pub label: String,
+    /// Which one, where more than one is uninitialised.
+    pub serial: Option<String>,
+}
+
+/// Which keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Keys {
+    /// Also the second master key, for keys in `memory` residency.
+    #[serde(default)]
+    pub memory_master: bool,
+    /// Whether the master key may be moved to another token. Refused for now.
+    #[serde(default)]
+    pub backup: bool,
+}
+
+/// What is to run.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Software {
+    /// SHA-256 of the `strongroom` program, hexadecimal.
+    pub binary_sha256: String,
+    /// SHA-256 of the appliance's image, hexadecimal.
+    pub image_sha256: Option<String>,
+}
+
+/// What is made for the appliance.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Appliance {
+    /// Where configuration and certificates go.
+    pub folder: PathBuf,
+    /// Where the store and the audit log go.
+    pub state: PathBuf,
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// What its certificate is for: DNS names or IP addresses.
+    pub names: Vec<String>,
+}
+
+/// How the service gets its PIN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RuntimePin {
+    /// Which way.
+    pub method: PinMethod,
+}
+
+/// How the service gets its PIN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PinMethod {
+    /// An encrypted systemd credential, bound to the TPM where there is one.
+    SystemdCreds,
+    /// A file that only the service may read.
+    File,
+}
+
+impl PinMethod {
+    /// As plans have it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::SystemdCreds => "systemd-creds",
+            Self::File => "file",
+        }
+    }
+}
+
+impl Plan {
+    /// Reads and checks a plan.
+    ///
+    /// # Errors
+    /// [`CeremonyError::Read`]; [`CeremonyError::Plan`] with everything that is wrong.
+    pub fn load(path: &Path) -> Result<Self, CeremonyError> {
+        let text = fs::read_to_string(path).map_err(|error| CeremonyError::read(path, error))?;
+        Self::parse(&text)
+    }
+
+    /// As [`Plan::load`], from the text.
+    ///
+    /// # Errors
+    /// [`CeremonyError::Plan`] with everything that is wrong.
+    pub fn parse(text: &str) -> Result<Self, CeremonyError> {
+        let file: File = toml::from_str(text).map_err(|error| {
+            CeremonyError::Plan(vec![format!(
+                "{}; correct it, and have it signed anew",
+                error.to_string().trim_end()
+            )])
+        })?;
+        check::check(file, text).map_err(CeremonyError::Plan)
+    }
+
+    /// The text, byte for byte.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// SHA-256 of the text.
+    pub fn hash(&self) -> [u8; 32] {
+        sha256(self.text.as_bytes())
+    }
+
+    /// [`Plan::hash`], hexadecimal: what people read to each other.
+    pub fn hash_hex(&self) -> String {
+        hex(&self.hash())
+    }
+
+    /// What everyone signs.
+    pub fn digest(&self) -> [u8; 32] {
+        sha256_of(&[DOMAIN, &self.hash()])
+    }
+
+    /// Everyone, in the order in which a transcript is signed.
+    pub fn participants(&self) -> impl Iterator<Item = (Role, &Participant)> {
+        self.custodians
+            .iter()
+            .map(|custodian| (Role::Custodian, custodian))
+            .chain([
+                (Role::SecurityOfficer, &self.security_officer),
+                (Role::Auditor, &self.auditor),
+            ])
+    }
+
+    /// The participant with this fingerprint.
+    pub fn participant(&self, fingerprint: &str) -> Option<(Role, &Participant)> {
+        self.participants()
+            .find(|(_, participant)| participant.fingerprint() == fingerprint)
+    }
+}
+
+/// A plan as the file has it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    format: u32,
+    name: String,
+    token: Token,
+    keys: Keys,
+    custody: Custody,
+    #[serde(rename = "custodian", default)]
+    custodians: Vec<PublicFile>,
+    security_officer: PublicFile,
+    auditor: PublicFile,
+    software: Software,
+    appliance: Appliance,
+    runtime_pin: RuntimePin,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Custody {
+    threshold: u8,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,111 @@
+//! What steps put into a transcript that a verification looks at. A step may add fields of its own; none may ever be a secret.
+
+use serde::{Deserialize, Serialize};
+
+use super::encoding::{base64, hex, sha256};
+use super::shares::Commitment;
+
+/// The token: outputs of step `token` (as field `token`), of `evidence`, and in the summary.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenRecord {
+    /// Its label.
+    pub label: String,
+    /// Its serial number.
+    pub serial: String,
+    /// Who made it.
+    pub manufacturer: String,
+    /// Its model.
+    pub model: String,
+}
+
+/// A key of the appliance: outputs of step `keys`, and in the summary.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyRecord {
+    /// What it is for: `master`, `store`, …
+    pub name: String,
+    /// Its label on the token.
+    pub label: String,
+    /// The public half, `SubjectPublicKeyInfo`, base64; none for a secret key.
+    pub spki: Option<String>,
+    /// SHA-256 of the DER of `spki`, hexadecimal; none for a secret key.
+    pub sha256: Option<String>,
+}
+
+impl KeyRecord {
+    /// Of a key pair, or with `None` of a secret key.
+    pub fn new(name: &str, label: &str, spki: Option<&[u8]>) -> Self {
+        Self {
+            name: name.to_owned(),
+            label: label.to_owned(),
+            spki: spki.map(base64),
+            sha256: spki.map(|spki| hex(&sha256(spki))),
+        }
+    }
+}
+
+/// Outputs of step `pins`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PinsRecord {
+    /// How many shares give the PINs back.
+    pub threshold: u8,
+    /// One for each custodian, in the plan's order.
+    pub commitments: Vec<Commitment>,
+}
+
+/// Outputs of step `token`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenOutputs {
+    /// The token, now that it has its label.
+    pub token: TokenRecord,
+}
+
+/// Outputs of step `keys`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeysOutputs {
+    /// Every key that was made.
+    pub keys: Vec<KeyRecord>,
+}
+
+/// One object on the token, as it describes itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectRecord {
+    /// What it is for: `master`, `store`, …
+    pub name: String,
+    /// Its label.
+    pub label: String,
+    /// Its `CKA_CLASS`: `CKO_PUBLIC_KEY`, …
+    pub class: String,
+    /// The public key, `SubjectPublicKeyInfo`, base64, of an object that is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spki: Option<String>,
+    /// Attribute and value, sorted.
+    pub attributes: Vec<(String, String)>,
+}
+
+/// Outputs of step `evidence`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EvidenceOutputs {
+    /// The token.
+    pub token: TokenRecord,
+    /// Every object on it.
+    pub objects: Vec<ObjectRecord>,
+}
+
+/// Outputs of step `store`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreOutputs {
+    /// The new store's id, hexadecimal.
+    pub store_id: String,
+}
+
+/// What a birth comes to: the `summary` of the `close` line, which everybody signs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Summary {
+    /// The token.
+    pub token: TokenRecord,
+    /// Every key, as step `keys` recorded it.
+    pub keys: Vec<KeyRecord>,
+    /// The store's id, hexadecimal.
+    pub store_id: String,
+}

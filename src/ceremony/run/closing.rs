@@ -1,0 +1,171 @@
+//! The transcript is closed, signed by everyone, and sealed by the token.
+
+use std::path::Path;
+
+use p256::pkcs8::DecodePublicKey as _;
+use p256::pkcs8::{EncodePublicKey as _, LineEnding};
+use serde_json::{Value, json};
+use strongroom_hsm::Hsm;
+
+use super::{Act, Ceremony, Found, Outcome, RunError, custody, disk};
+use crate::ceremony::record::{KeysOutputs, StoreOutputs, Summary, TokenOutputs};
+use crate::ceremony::{Anchors, Mode, Participant, Role, Step, report, transcript, verify};
+
+pub(super) const ACT: Act = Act {
+    step: Step::Closing,
+    title: "Closing",
+    what: "The transcript is summed up in its closing line. Everyone signs that line with his own key, and the token's audit key seals the whole.",
+    why: "A signature says: I was there, and this is what happened. After the seal nothing can be added or changed.",
+    who: |_| "everyone, in the plan's order".to_owned(),
+    actors: super::everyone,
+    ready: "Has everything been done as it was read aloud, and shall the transcript be closed?",
+    needs_pins: true,
+    inputs: |ceremony| Ok(json!({"token_serial": ceremony.token_serial()?})),
+    recover: |_| {
+        Ok(Found {
+            text: "the transcript was not closed yet".to_owned(),
+            data: Value::Null,
+        })
+    },
+    run: |ceremony| {
+        // Asked before anybody signs: without the seal their signatures would stand alone.
+        let config = ceremony.hsm_config()?;
+        let key = ceremony.block_on(async move { Ok(Hsm::start(config)?.signing_public_key()) })?;
+        Ok(json!({"audit_key": super::base64(&key)}))
+    },
+};
+
+/// What comes after the last step: close line, signatures, seal, and the papers.
+pub(super) fn sign(ceremony: &mut Ceremony<'_>) -> Result<Outcome, RunError> {
+    if ceremony.journal.is_closed() {
+        if !ceremony.journal.is_sealed() {
+            ceremony.screen(super::ACTS.len(), &ACT)?;
+        }
+    } else {
+        let (summary, audit_key) = (summary(ceremony)?, audit_key(ceremony)?);
+        ceremony.journal.close(&summary, &audit_key)?;
+    }
+    if !ceremony.journal.is_sealed() {
+        signatures(ceremony)?;
+        seal(ceremony)?;
+    }
+    // Nothing needs them any more: they are wiped here.
+    ceremony.pins = None;
+    papers(ceremony)
+}
+
+fn signatures(ceremony: &mut Ceremony<'_>) -> Result<(), RunError> {
+    let people: Vec<(Role, Participant)> = ceremony
+        .plan
+        .participants()
+        .map(|(role, person)| (role, person.clone()))
+        .collect();
+    for (role, person) in people {
+        if ceremony.journal.has_signed(&person) {
+            continue;
+        }
+        ceremony.ui.say(&format!(
+            "{} ({role}) signs the transcript; what is signed is {}.",
+            person.name(),
+            super::hex(&ceremony.journal.signing_digest()?)
+        ))?;
+        let key = custody::key(ceremony, &person)?;
+        ceremony.journal.sign(role, &key)?;
+        ceremony.ui.say(&format!("{} has signed.", person.name()))?;
+    }
+    Ok(())
+}
+
+fn seal(ceremony: &mut Ceremony<'_>) -> Result<(), RunError> {
+    ceremony.check_token()?;
+    let config = ceremony.hsm_config()?;
+    let digest = ceremony.journal.seal_digest()?;
+    ceremony.ui.working(Some("the token seals the transcript"));
+    let signed = ceremony.block_on(async move {
+        let hsm = Hsm::start(config)?;
+        Ok(hsm.sign(digest).await?)
+    });
+    ceremony.ui.working(None);
+    ceremony.journal.seal(&signed?)?;
+    Ok(())
+}
+
+fn summary(ceremony: &Ceremony<'_>) -> Result<Summary, RunError> {
+    let token: TokenOutputs = outputs(ceremony, Step::Token)?;
+    let keys: KeysOutputs = outputs(ceremony, Step::Keys)?;
+    let store: StoreOutputs = outputs(ceremony, Step::Store)?;
+    Ok(Summary {
+        token: token.token,
+        keys: keys.keys,
+        store_id: store.store_id,
+    })
+}
+
+fn outputs<T: serde::de::DeserializeOwned>(
+    ceremony: &Ceremony<'_>,
+    step: Step,
+) -> Result<T, RunError> {
+    ceremony
+        .journal
+        .outputs(step)
+        .and_then(|outputs| serde_json::from_value(outputs.clone()).ok())
+        .ok_or_else(|| {
+            RunError::refused(format!("the transcript lacks what the step {step} came to"))
+        })
+}
+
+/// The key that the token showed when the closing began.
+fn audit_key(ceremony: &Ceremony<'_>) -> Result<Vec<u8>, RunError> {
+    ceremony
+        .journal
+        .outputs(Step::Closing)
+        .and_then(|outputs| super::super::encoding::unbase64(outputs["audit_key"].as_str()?))
+        .ok_or_else(|| RunError::refused("the transcript lacks the audit key"))
+}
+
+/// The public key and the report, made anew from the transcript each time; the transcript is checked as a stranger would.
+fn papers(ceremony: &mut Ceremony<'_>) -> Result<Outcome, RunError> {
+    let transcript = transcript::path(&ceremony.folder);
+    let bytes = std::fs::read(&transcript).map_err(|error| RunError::file(&transcript, error))?;
+    let verified = verify::verify(&bytes, &Anchors::default());
+    let spki = audit_key(ceremony)?;
+    let pem = p256::PublicKey::from_public_key_der(&spki)
+        .ok()
+        .and_then(|key| key.to_public_key_pem(LineEnding::LF).ok())
+        .ok_or_else(|| RunError::refused("the audit key is not a P-256 key"))?;
+    let key = ceremony.folder.join("audit-key.pem");
+    disk::write(&key, pem.as_bytes(), 0o644)?;
+    let report = ceremony.folder.join("report.html");
+    disk::write(&report, report::html(&bytes, &verified).as_bytes(), 0o644)?;
+    if !verified.problems.is_empty() {
+        return Err(RunError::refused(format!(
+            "the finished transcript does not verify:{}",
+            verified
+                .problems
+                .iter()
+                .fold(String::new(), |text, problem| format!("{text}\n{problem}"))
+        )));
+    }
+    ceremony
+        .ui
+        .farewell(&farewell(ceremony.mode, &transcript, &key, &report))?;
+    Ok(Outcome {
+        transcript,
+        report,
+        audit_key: key,
+        configuration: ceremony.site.configuration(),
+    })
+}
+
+fn farewell(mode: Mode, transcript: &Path, key: &Path, report: &Path) -> String {
+    format!(
+        "The {} is complete and verifies.\n  transcript  {}\n  audit key   {}\n  report      {}\nPrint the report, have the auditor file it, and keep copies of transcript and shares elsewhere.",
+        match mode {
+            Mode::Ceremony => "ceremony",
+            Mode::Rehearsal => "REHEARSAL",
+        },
+        transcript.display(),
+        key.display(),
+        report.display()
+    )
+}

@@ -1,0 +1,189 @@
+//! What only the people can do: their keys, and getting the PINs back from their shares.
+
+use std::fs;
+use std::path::PathBuf;
+
+use strongroom_hsm::SecretPin;
+
+use super::ui::Question;
+use super::{Ceremony, Pins, RunError};
+use crate::ceremony::participant::Unlock;
+use crate::ceremony::record::PinsRecord;
+use crate::ceremony::shares::{self, Added, Deal};
+use crate::ceremony::{CeremonyError, Participant, ParticipantKey, Recovery, Share, Step};
+
+impl From<shares::Pins> for Pins {
+    fn from(pins: shares::Pins) -> Self {
+        Self {
+            so: SecretPin::new(pins.so),
+            user: SecretPin::new(pins.user),
+        }
+    }
+}
+
+/// Where the encrypted shares are.
+pub(super) fn folder(ceremony: &Ceremony<'_>) -> PathBuf {
+    ceremony.folder.join("shares")
+}
+
+/// A custodian's encrypted share.
+pub(super) fn file(ceremony: &Ceremony<'_>, custodian: &Participant) -> PathBuf {
+    folder(ceremony).join(format!("{}.jwe", custodian.fingerprint()))
+}
+
+/// Asks custodians for their shares until there are enough.
+pub(super) fn recover(ceremony: &mut Ceremony<'_>) -> Result<Pins, RunError> {
+    let record: PinsRecord = ceremony.journal
+        .outputs(Step::Pins)
+        .and_then(|outputs| {
+            let known = serde_json::json!({"threshold": outputs["threshold"], "commitments": outputs["commitments"]});
+            serde_json::from_value(known).ok()
+        })
+        .ok_or_else(|| RunError::refused("the transcript holds no shares yet"))?;
+    let deal = Deal::new(
+        &ceremony.plan,
+        ceremony.journal.ceremony_id(),
+        ceremony.mode,
+    );
+    let mut recovery = Recovery::new(deal.clone(), record.commitments)?;
+    ceremony.ui.say(&format!(
+        "The PINs are not in this machine's memory (it was restarted). {} custodians give them back with their keys.",
+        deal.threshold
+    ))?;
+    loop {
+        let present: Vec<String> = recovery.present().into_iter().map(str::to_owned).collect();
+        let absent: Vec<String> = deal
+            .custodians
+            .iter()
+            .map(|custodian| custodian.name().to_owned())
+            .filter(|name| !present.contains(name))
+            .collect();
+        let text = format!("Whose share is next? {} more needed.", recovery.missing());
+        let Some(name) = ceremony.ui.person(&text, &absent)? else {
+            return Err(RunError::Waiting {
+                what: format!(
+                    "{} of {} shares are there, and {} are needed: too few to give the PINs back; nothing was changed",
+                    present.len(),
+                    deal.custodians.len(),
+                    deal.threshold
+                ),
+                next: "bring more custodians with their keys, and run the same command again"
+                    .to_owned(),
+            });
+        };
+        let problem = match share(ceremony, &deal, &name)? {
+            Ok(share) => match recovery.add(share) {
+                Added::Complete(pins) => {
+                    let text = "The PINs are back in this machine's memory.";
+                    ceremony.ui.say(text)?;
+                    let by: Vec<String> =
+                        recovery.present().into_iter().map(str::to_owned).collect();
+                    ceremony.note(
+                        "the PINs were given back by custodians' shares",
+                        &serde_json::json!({"custodians": by}),
+                    )?;
+                    return Ok(pins.into());
+                }
+                Added::More { missing } => {
+                    ceremony
+                        .ui
+                        .say(&format!("{name}'s share is right; {missing} more needed."))?;
+                    continue;
+                }
+                Added::Refused(refusal) => refusal.to_string(),
+            },
+            Err(problem) => problem,
+        };
+        ceremony.refused(problem)?;
+    }
+}
+
+/// One custodian's share, from the ceremony's folder with his key, or from the words on his page; or why it can't be had.
+fn share(
+    ceremony: &mut Ceremony<'_>,
+    deal: &Deal,
+    name: &str,
+) -> Result<Result<Share, String>, RunError> {
+    let Some(custodian) = deal
+        .custodians
+        .iter()
+        .find(|person| person.name() == name)
+        .cloned()
+    else {
+        return Ok(Err(format!("{name} is no custodian of this plan")));
+    };
+    if let Some(words) = ceremony.ui.words(name)? {
+        return Ok(Share::from_words(&words, deal).map_err(|error| error.to_string()));
+    }
+    let path = file(ceremony, &custodian);
+    let jwe = match fs::read_to_string(&path) {
+        Ok(jwe) => jwe,
+        Err(error) => return Ok(Err(format!("{}: {error}", path.display()))),
+    };
+    Ok(match try_key(ceremony, &custodian)? {
+        Ok(key) => {
+            shares::open(jwe.trim(), &key).map_err(|error| format!("{name}'s share: {error}"))
+        }
+        Err(problem) => Err(problem),
+    })
+}
+
+/// Asks for a participant's key until it is the right one and opens.
+pub(super) fn key(
+    ceremony: &mut Ceremony<'_>,
+    participant: &Participant,
+) -> Result<ParticipantKey, RunError> {
+    loop {
+        match try_key(ceremony, participant)? {
+            Ok(key) => return Ok(key),
+            Err(problem) => ceremony.refused(problem)?,
+        }
+    }
+}
+
+/// Asks once; a wrong file or passphrase is a problem to be told.
+fn try_key(
+    ceremony: &mut Ceremony<'_>,
+    participant: &Participant,
+) -> Result<Result<ParticipantKey, String>, RunError> {
+    let name = participant.name();
+    let question = Question {
+        id: &format!("keys/{name}.key"),
+        text: &format!("{name}: which file is your key?"),
+    };
+    let Some(path) = ceremony.ui.file(&question)? else {
+        return Err(RunError::Waiting {
+            what: format!("the key of {name} is not there"),
+            next: format!(
+                "bring {name}'s key (in a directory of answers: keys/{name}.key), and run the same command again"
+            ),
+        });
+    };
+    let ui = &mut *ceremony.ui;
+    let mut failed = None;
+    let loaded = ParticipantKey::load(&path, &mut |unlock| {
+        let text = match unlock {
+            Unlock::Passphrase { name, path } => {
+                format!("{name}: the passphrase of {}", path.display())
+            }
+            Unlock::Pin { name, token } => format!("{name}: the PIN of your token {token}"),
+        };
+        ui.passphrase(name, &text).map_err(|error| {
+            let told = CeremonyError::Passphrase(error.to_string());
+            failed = Some(error);
+            told
+        })
+    });
+    if let Some(error) = failed {
+        return Err(error.into());
+    }
+    Ok(match loaded {
+        Ok(key) if key.participant() == participant => Ok(key),
+        Ok(key) => Err(format!(
+            "{} is the key of {}, not of {name}",
+            path.display(),
+            key.participant().name()
+        )),
+        Err(error) => Err(format!("{name}'s key: {error}")),
+    })
+}

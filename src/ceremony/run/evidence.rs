@@ -1,0 +1,110 @@
+//! What the token says of itself and of each key.
+
+use serde_json::{Value, json};
+use strongroom_hsm::ceremony::{self as hsm, Evidence, KeySet};
+use strongroom_hsm::{Hsm, OaepHash, TokenSelector};
+
+use super::{Act, Ceremony, Found, RunError, base64, self_test, token_record};
+use crate::ceremony::Step;
+use crate::ceremony::record::{EvidenceOutputs, ObjectRecord};
+
+pub(super) const ACT: Act = Act {
+    step: Step::Evidence,
+    title: "Evidence of the keys",
+    what: "The token is asked for every attribute of every object on it, for its mechanisms, and for random bytes, which are tested; then it \
+           goes through the appliance's own self-tests.",
+    why: "The attributes show that the keys can't be taken out or misused. They go into the transcript, so that a stranger can check them years later.",
+    who: |ceremony| format!("{} (auditor) reads along", ceremony.plan.auditor.name()),
+    actors: super::everyone,
+    ready: "Shall the token be asked?",
+    needs_pins: true,
+    inputs: |ceremony| Ok(json!({"token_serial": ceremony.token_serial()?})),
+    recover: |_| {
+        Ok(Found {
+            text: "asking changes nothing: the token is asked once more".to_owned(),
+            data: Value::Null,
+        })
+    },
+    run,
+};
+
+const SAMPLES: usize = 1 << 16;
+
+fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
+    let config = ceremony.hsm_config()?;
+    ceremony
+        .ui
+        .working(Some("asking for the token's attributes"));
+    let evidence = hsm::evidence(&config);
+    ceremony.ui.working(None);
+    let evidence = evidence?;
+    if evidence.keys != KeySet::Unused {
+        return Err(RunError::refused(format!(
+            "the token's keys are not as they were made: {:?}",
+            evidence.keys
+        )));
+    }
+
+    ceremony
+        .ui
+        .working(Some("testing the token's random numbers"));
+    let pin = ceremony.pins()?.user;
+    let selector = TokenSelector::Serial(ceremony.token_serial()?.to_owned());
+    let samples = hsm::random(&config.module, &selector, &pin, SAMPLES);
+    ceremony.ui.working(None);
+    self_test::healthy(&samples?, "token")?;
+
+    ceremony
+        .ui
+        .working(Some("the appliance's self-tests of the token"));
+    // Its start checks every key's attributes against what the appliance demands, and runs known answers through the token.
+    let started = Hsm::start(config).map(|hsm| hsm.profile());
+    ceremony.ui.working(None);
+    let profile = started?;
+
+    for object in &evidence.objects {
+        ceremony.ui.say(&format!(
+            "{} ({}): {} attributes",
+            object.name,
+            object.class,
+            object.attributes.len()
+        ))?;
+    }
+    ceremony.ui.say(&format!(
+        "{} mechanisms; random numbers and self-tests passed.",
+        evidence.mechanisms.len()
+    ))?;
+    let outputs = outputs(&evidence);
+    let mut value = serde_json::to_value(&outputs).map_err(RunError::json)?;
+    value["mechanisms"] = json!(evidence.mechanisms);
+    value["hardware_version"] = json!(evidence.hardware_version);
+    value["firmware_version"] = json!(evidence.firmware_version);
+    value["entropy"] = json!({"source": "token", "bytes": SAMPLES, "tests": super::entropy::TESTS});
+    value["profile"] = json!({
+        "oaep": match profile.oaep {
+            OaepHash::Sha1 => "sha1",
+            OaepHash::Sha256 => "sha256",
+        },
+        "aes_kwp": profile.aes_kwp,
+        "memory_master": profile.memory_master,
+    });
+    value["self_tests"] = json!("passed");
+    Ok(value)
+}
+
+fn outputs(evidence: &Evidence) -> EvidenceOutputs {
+    EvidenceOutputs {
+        token: token_record(&evidence.token),
+        objects: evidence
+            .objects
+            .iter()
+            .map(|object| ObjectRecord {
+                name: object.name.clone(),
+                label: object.label.clone(),
+                class: object.class.clone(),
+                spki: object.spki.as_deref().map(base64),
+                attributes: object.attributes.clone(),
+            })
+            .collect(),
+    }
+}

@@ -1,0 +1,77 @@
+//! The appliance's keys are made in the token.
+
+use serde_json::{Value, json};
+use strongroom_hsm::ceremony::{self as hsm, KeySet};
+
+use super::{Act, Ceremony, Found, RunError, key_records};
+use crate::ceremony::Step;
+use crate::ceremony::record::KeysOutputs;
+
+pub(super) const ACT: Act = Act {
+    step: Step::Keys,
+    title: "Make the keys",
+    what: "The token makes the master key (RSA-4096), the store key, the audit signing key and the key for imports, from its own generator. \
+           This takes some seconds to minutes.",
+    why: "These keys are born in the token and can't leave it: each is sensitive, never extractable, and may do one thing only.",
+    who: |_| "the machine; all watch".to_owned(),
+    actors: super::everyone,
+    ready: "Shall the keys be made?",
+    needs_pins: true,
+    inputs,
+    recover,
+    run,
+};
+
+fn inputs(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
+    Ok(json!({
+        "token_serial": ceremony.token_serial()?,
+        "memory_master": ceremony.plan.keys.memory_master,
+        "backup": ceremony.plan.keys.backup,
+    }))
+}
+
+/// Half a set of keys is of no use, and a whole one that nobody saw being finished is made again: nothing depends on it yet.
+fn recover(ceremony: &mut Ceremony<'_>) -> Result<Found, RunError> {
+    let config = ceremony.hsm_config()?;
+    if hsm::evidence(&config)?.keys == KeySet::None {
+        return Ok(Found {
+            text: "no key was made yet: the step starts over".to_owned(),
+            data: json!({"destroyed": []}),
+        });
+    }
+    let destroyed = hsm::discard_unused_keys(&config)?;
+    Ok(Found {
+        text: format!(
+            "{} objects that the interrupted step had made were destroyed; nothing depended on them, and the step starts over",
+            destroyed.len()
+        ),
+        data: json!({"destroyed": destroyed}),
+    })
+}
+
+fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
+    let config = ceremony.hsm_config()?;
+    let memory_master = ceremony.plan.keys.memory_master;
+    let mut made = Vec::new();
+    let ui = &mut *ceremony.ui;
+    let result = hsm::make_keys(&config, memory_master, &mut |what| {
+        ui.working(Some(what));
+        made.push(what.to_owned());
+    });
+    ui.working(None);
+    result?;
+    let evidence = hsm::evidence(&config)?;
+    let outputs = KeysOutputs {
+        keys: key_records(&evidence),
+    };
+    for key in &outputs.keys {
+        let hash = key
+            .sha256
+            .as_deref()
+            .unwrap_or("a secret key, no public half");
+        ceremony.ui.say(&format!("{}: {hash}", key.name))?;
+    }
+    let mut outputs = serde_json::to_value(&outputs).map_err(RunError::json)?;
+    outputs["made"] = json!(made);
+    Ok(outputs)
+}

@@ -1,0 +1,317 @@
+//! Carrying a ceremony out: a state machine of eleven steps, each in a file of its own.
+//!
+//! The transcript is the source of truth. A step whose `done` line is there is never done again; one with a `begin` line only was
+//! interrupted, and its `recover` looks at what is there (token, files) and says how the step goes on, on the screen and in a
+//! note of the transcript. PINs exist in this process's memory only; after a restart, the first step that needs them asks the custodians for
+//! their shares.
+
+mod answers;
+mod certificate;
+mod closing;
+mod custody;
+mod disk;
+mod entropy;
+mod error;
+mod evidence;
+mod identity;
+mod journal;
+mod keys;
+mod known_answers;
+mod opening;
+mod pins;
+mod runtime_pin;
+mod self_test;
+mod site;
+mod store;
+mod terminal;
+mod throwaway;
+mod token;
+mod trial;
+pub mod ui;
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::Value;
+use strongroom_hsm::ceremony::{self as hsm, Evidence};
+use strongroom_hsm::{HsmConfig, PinSource, SecretPin, TokenIdentity, TokenSelector};
+
+pub use answers::Answers;
+pub use error::RunError;
+pub use opening::program_sha256;
+pub use terminal::Terminal;
+pub use ui::{Ui, UiError};
+
+use self::journal::Journal;
+use self::site::Site;
+use super::encoding::{base64, hex, sha256};
+use super::record::{KeyRecord, TokenRecord};
+use super::{Mode, Participant, Plan, Step};
+
+/// What is to be carried out, and where its record goes.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The plan; its signatures are beside it.
+    pub plan: PathBuf,
+    /// The ceremony's own folder: transcript, shares, pages, certificate request.
+    pub folder: PathBuf,
+    /// Also print each custodian's share as words and a QR code.
+    pub paper: bool,
+    /// The PKCS#11 module of a rehearsal's throwaway token; `None` for a ceremony.
+    pub rehearsal: Option<PathBuf>,
+}
+
+/// What came of it.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The transcript.
+    pub transcript: PathBuf,
+    /// The report that an auditor files.
+    pub report: PathBuf,
+    /// The audit key's public half, PEM: what the transcript is verified against.
+    pub audit_key: PathBuf,
+    /// The appliance's configuration.
+    pub configuration: PathBuf,
+}
+
+/// Both PINs, while they are known.
+#[derive(Clone)]
+struct Pins {
+    so: SecretPin,
+    user: SecretPin,
+}
+
+/// What a step is, for the machine.
+struct Act {
+    step: Step,
+    title: &'static str,
+    what: &'static str,
+    why: &'static str,
+    who: fn(&Ceremony<'_>) -> String,
+    /// For the transcript.
+    actors: fn(&Plan) -> Vec<Participant>,
+    /// What the room says yes to before anything happens.
+    ready: &'static str,
+    needs_pins: bool,
+    /// For the `begin` line.
+    inputs: fn(&mut Ceremony<'_>) -> Result<Value, RunError>,
+    /// After an interruption: looks at what is there, and clears what can't be continued.
+    recover: fn(&mut Ceremony<'_>) -> Result<Found, RunError>,
+    /// Does it; for the `done` line.
+    run: fn(&mut Ceremony<'_>) -> Result<Value, RunError>,
+}
+
+/// What a step found after an interruption.
+struct Found {
+    text: String,
+    data: Value,
+}
+
+/// The steps, in order.
+const ACTS: [Act; 11] = [
+    opening::ACT,
+    self_test::ACT,
+    pins::ACT,
+    token::ACT,
+    keys::ACT,
+    evidence::ACT,
+    store::ACT,
+    identity::ACT,
+    trial::ACT,
+    runtime_pin::ACT,
+    closing::ACT,
+];
+
+/// A ceremony under way.
+struct Ceremony<'a> {
+    plan: Plan,
+    mode: Mode,
+    folder: PathBuf,
+    site: Site,
+    paper: bool,
+    journal: Journal,
+    ui: &'a mut dyn Ui,
+    /// Where it stands.
+    step: Step,
+    pins: Option<Pins>,
+    runtime: tokio::runtime::Runtime,
+}
+
+/// Carries a ceremony out, from where it stopped if it began before.
+///
+/// # Errors
+/// [`RunError`]: what was done so far stays done, and the next run goes on from there.
+pub fn run(options: &Options, ui: &mut dyn Ui) -> Result<Outcome, RunError> {
+    let mut ceremony = opening::open(options, ui)?;
+    for (index, act) in ACTS.iter().enumerate() {
+        ceremony.carry_out(index + 1, act)?;
+    }
+    closing::sign(&mut ceremony)
+}
+
+impl Ceremony<'_> {
+    fn carry_out(&mut self, number: usize, act: &Act) -> Result<(), RunError> {
+        let name = act.step;
+        self.step = name;
+        if self.journal.is_done(name) {
+            return Ok(());
+        }
+        let interrupted = self.journal.interrupted(name).is_some();
+        self.screen(number, act)?;
+        if interrupted {
+            self.ui
+                .say("This step was interrupted before. It looks at what is there first.")?;
+        }
+        self.ui.confirm(act.ready)?;
+        let inputs = (act.inputs)(self)?;
+        let actors = (act.actors)(&self.plan);
+        let actors: Vec<&str> = actors.iter().map(Participant::name).collect();
+        self.journal.begin(name, &actors, inputs)?;
+        if act.needs_pins {
+            self.check_token()?;
+            self.pins()?;
+        }
+        if interrupted {
+            let found = (act.recover)(self)?;
+            self.ui
+                .say(&format!("After the interruption: {}.", found.text))?;
+            self.note(&format!("interrupted; {}", found.text), &found.data)?;
+        }
+        let outputs = (act.run)(self)?;
+        self.journal.done(name, &actors, outputs)?;
+        // After the last step the signatures follow on the same screen.
+        if number < ACTS.len() {
+            self.ui.pause()?;
+        }
+        Ok(())
+    }
+
+    fn screen(&mut self, number: usize, act: &Act) -> Result<(), RunError> {
+        let screen = ui::Screen {
+            number,
+            of: ACTS.len(),
+            title: act.title,
+            what: act.what,
+            why: act.why,
+            who: (act.who)(self),
+            rehearsal: self.mode == Mode::Rehearsal,
+        };
+        Ok(self.ui.screen(&screen)?)
+    }
+
+    /// Worth keeping.
+    fn note(&mut self, text: &str, data: &Value) -> Result<(), RunError> {
+        self.journal.note(self.step, text, data)
+    }
+
+    /// An answer that can't be taken: said, noted, and asked for again where somebody can give another.
+    fn refused(&mut self, problem: String) -> Result<(), RunError> {
+        self.note(&format!("refused: {problem}"), &Value::Null)?;
+        if !self.ui.another_try() {
+            return Err(RunError::Refused(problem));
+        }
+        Ok(self.ui.refuse(&problem)?)
+    }
+
+    /// Both PINs: those in memory, or those that the custodians' shares give back.
+    fn pins(&mut self) -> Result<Pins, RunError> {
+        if self.pins.is_none() {
+            self.pins = Some(custody::recover(self)?);
+        }
+        self.pins
+            .clone()
+            .ok_or_else(|| RunError::refused("the PINs are not known"))
+    }
+
+    /// The serial number that step `token` recorded.
+    fn token_serial(&self) -> Result<&str, RunError> {
+        self.journal
+            .outputs(Step::Token)
+            .and_then(|outputs| outputs["token"]["serial"].as_str())
+            .ok_or_else(|| RunError::refused("the transcript names no token yet"))
+    }
+
+    /// Whether the token that step `token` initialised is still there; its loss has to be told in so many words.
+    fn check_token(&mut self) -> Result<(), RunError> {
+        if !self.journal.is_done(Step::Token) {
+            return Ok(());
+        }
+        let serial = self.token_serial()?;
+        let slots = hsm::slots(&self.site.module)?;
+        if slots.iter().any(|slot| slot.token.serial == serial) {
+            return Ok(());
+        }
+        let problem = format!(
+            "the token {serial}, which this ceremony initialised, is not there: put it back, and run the same command again. If it is lost for good (a SoftHSM \
+             token is, when the power goes while it writes its own file), nothing depends on it yet: hold the ceremony again with another token, in another folder"
+        );
+        self.note(&problem, &Value::Null)?;
+        Err(RunError::Refused(problem))
+    }
+
+    /// For the token of this ceremony, with the user PIN from memory.
+    fn hsm_config(&mut self) -> Result<HsmConfig, RunError> {
+        let pins = self.pins()?;
+        Ok(HsmConfig {
+            module: self.site.module.clone(),
+            token: TokenSelector::Serial(self.token_serial()?.to_owned()),
+            pin: PinSource::Given(pins.user),
+            sessions: 1,
+            queue: 64,
+            call_deadline: Duration::from_mins(1),
+            session_keys: 4,
+        })
+    }
+
+    fn block_on<T>(
+        &self,
+        future: impl Future<Output = Result<T, RunError>>,
+    ) -> Result<T, RunError> {
+        self.runtime.block_on(future)
+    }
+
+    /// Where the certificate request is.
+    fn request(&self) -> PathBuf {
+        self.folder.join("certificate-request.pem")
+    }
+}
+
+fn sha256_hex(bytes: &[u8]) -> String {
+    hex(&sha256(bytes))
+}
+
+fn token_record(token: &TokenIdentity) -> TokenRecord {
+    TokenRecord {
+        label: token.label.clone(),
+        serial: token.serial.clone(),
+        manufacturer: token.manufacturer.clone(),
+        model: token.model.clone(),
+    }
+}
+
+/// Every key of the appliance, public half or not, in the token's order.
+fn key_records(evidence: &Evidence) -> Vec<KeyRecord> {
+    let mut keys: Vec<KeyRecord> = Vec::new();
+    for object in &evidence.objects {
+        match object.class.as_str() {
+            "CKO_PUBLIC_KEY" | "CKO_SECRET_KEY" => keys.push(KeyRecord::new(
+                &object.label,
+                &object.label,
+                object.spki.as_deref(),
+            )),
+            _ => {}
+        }
+    }
+    keys
+}
+
+fn everyone(plan: &Plan) -> Vec<Participant> {
+    plan.participants()
+        .map(|(_, person)| person.clone())
+        .collect()
+}
+
+fn security_officer(plan: &Plan) -> Vec<Participant> {
+    vec![plan.security_officer.clone()]
+}

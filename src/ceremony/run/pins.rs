@@ -1,0 +1,114 @@
+//! The token's PINs are made and split before any token knows them.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use super::{Act, Ceremony, Found, Pins, RunError, custody, disk, sha256_hex};
+use crate::ceremony::page;
+use crate::ceremony::record::PinsRecord;
+use crate::ceremony::shares::{self, Deal};
+use crate::ceremony::{Participant, Step};
+
+pub(super) const ACT: Act = Act {
+    step: Step::Pins,
+    title: "PINs and shares",
+    what: "A security officer's PIN and a user PIN are drawn from the kernel's random numbers. Each is split, and each custodian's share of both is \
+           encrypted to his key and written to the ceremony's folder, before any token knows a PIN.",
+    why: "Nobody ever sees a whole PIN. As many custodians as the plan says, together, can give the PINs back; fewer learn nothing.",
+    who: |ceremony| {
+        let names: Vec<_> = ceremony
+            .plan
+            .custodians
+            .iter()
+            .map(Participant::name)
+            .collect();
+        format!("the machine; the custodians are {}", names.join(", "))
+    },
+    actors: super::everyone,
+    ready: "Shall the PINs be made?",
+    needs_pins: false,
+    inputs: |ceremony| {
+        Ok(json!({
+            "threshold": ceremony.plan.threshold,
+            "custodians": ceremony.plan.custodians.iter().map(Participant::fingerprint).collect::<Vec<_>>(),
+        }))
+    },
+    recover,
+    run,
+};
+
+/// Shares without a `done` line are of PINs that no token ever knew.
+fn recover(ceremony: &mut Ceremony<'_>) -> Result<Found, RunError> {
+    let mut removed = Vec::new();
+    for folder in [custody::folder(ceremony), ceremony.folder.join("pages")] {
+        if !folder.exists() {
+            continue;
+        }
+        let entries = fs::read_dir(&folder).map_err(|error| RunError::file(&folder, error))?;
+        for entry in entries.filter_map(Result::ok) {
+            disk::remove(&entry.path()).map_err(|error| RunError::file(&entry.path(), error))?;
+            removed.push(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    removed.sort();
+    Ok(Found {
+        text: format!(
+            "{} shares or pages of the interrupted step were removed; no token knows the PINs that they were of, and the step starts over",
+            removed.len()
+        ),
+        data: json!({"removed": removed}),
+    })
+}
+
+fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
+    let deal = Deal::new(
+        &ceremony.plan,
+        ceremony.journal.ceremony_id(),
+        ceremony.mode,
+    );
+    let pins = shares::Pins::generate()?;
+    let (dealt, commitments) = shares::split(&deal, &pins)?;
+    disk::make_folder(&custody::folder(ceremony))?;
+    let mut files = Vec::new();
+    for (share, custodian) in dealt.iter().zip(&deal.custodians) {
+        let jwe = shares::seal(share, custodian)?;
+        let path = custody::file(ceremony, custodian);
+        disk::write(&path, jwe.as_bytes(), 0o600)?;
+        let page = if ceremony.paper {
+            let page = page::write(&ceremony.folder, share, custodian, &ceremony.plan.name)?;
+            Some(page)
+        } else {
+            None
+        };
+        ceremony.ui.say(&format!(
+            "Share {} for {}: {}{}",
+            share.index,
+            custodian.name(),
+            path.display(),
+            page.iter().fold(String::new(), |_, page| format!(
+                " and, to be printed, {}",
+                page.display()
+            ))
+        ))?;
+        files.push(json!({
+            "custodian": custodian.name(),
+            "file": path.file_name().map(|name| name.to_string_lossy().into_owned()),
+            "sha256": sha256_hex(jwe.as_bytes()),
+            "paper": page.is_some(),
+        }));
+    }
+    if ceremony.paper {
+        ceremony.ui.say(
+            "Print each page on a printer without memory, give it to its custodian, and remove the file; a page is worth as much as the share.",
+        )?;
+    }
+    let record = PinsRecord {
+        threshold: deal.threshold,
+        commitments,
+    };
+    let mut outputs = serde_json::to_value(&record).map_err(RunError::json)?;
+    outputs["shares"] = json!(files);
+    ceremony.pins = Some(Pins::from(pins));
+    Ok(outputs)
+}

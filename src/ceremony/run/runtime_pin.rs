@@ -1,0 +1,196 @@
+//! The user PIN is put where the service finds it when it starts.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
+
+use super::site::{CREDENTIAL, PinPlace};
+use super::{Act, Ceremony, Found, RunError, disk, sha256_hex};
+use crate::ceremony::{Mode, Step};
+
+/// No credential of a PIN is larger, bytes.
+const LARGEST: usize = 1 << 16;
+
+pub(super) const ACT: Act = Act {
+    step: Step::RuntimePin,
+    title: "Seal the run-time PIN",
+    what: "The user PIN is encrypted for this machine's service (systemd-creds, bound to the TPM where there is one), or written to a file \
+           that only its owner may read, as the plan says.",
+    why: "The appliance must start by itself after a power cut, without the custodians; the security officer's PIN is kept by nobody but them.",
+    who: |_| "the machine; all watch".to_owned(),
+    actors: super::everyone,
+    ready: "Shall the PIN be sealed?",
+    needs_pins: true,
+    inputs: |ceremony| {
+        Ok(json!({
+            "method": ceremony.plan.runtime_pin.method.name(),
+            "file": ceremony.site.pin_path(),
+        }))
+    },
+    recover,
+    run,
+};
+
+#[allow(clippy::unnecessary_wraps, reason = "other steps' can fail")]
+fn recover(ceremony: &mut Ceremony<'_>) -> Result<Found, RunError> {
+    let path = ceremony.site.pin_path();
+    let text = if path.exists() {
+        "the run-time PIN was written already: it is written once more in its place"
+    } else {
+        "the run-time PIN was not written yet: the step starts over"
+    };
+    Ok(Found {
+        text: text.to_owned(),
+        data: json!({"file_was_there": path.exists()}),
+    })
+}
+
+fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
+    let pin = ceremony.pins()?.user;
+    let path = ceremony.site.pin_path();
+    disk::make_folder(&ceremony.site.folder)?;
+    let planned = ceremony.plan.runtime_pin.method.name();
+    match ceremony.site.pin_place {
+        PinPlace::File => {
+            disk::write(&path, pin.expose(), 0o400)?;
+            if ceremony.mode == Mode::Rehearsal {
+                ceremony.ui.say(&format!(
+                    "REHEARSAL: the throwaway token's PIN is in a file; the plan's method for the ceremony is {planned}."
+                ))?;
+            }
+            ceremony
+                .ui
+                .say(&format!("{} holds the PIN, mode 0400.", path.display()))?;
+            Ok(json!({"method": "file", "planned": planned, "file": path, "mode": "0400"}))
+        }
+        PinPlace::Credential => {
+            let tpm2 = has_tpm2();
+            let key = if tpm2 { "host+tpm2" } else { "host" };
+            ceremony.ui.working(Some("systemd-creds encrypt"));
+            let sealed = encrypt(pin.expose(), key).and_then(|sealed| {
+                // What nobody can open again would be found at the first start, when the room is empty.
+                let opened = systemd_creds(&["decrypt", &name_option(), "-", "-"], &sealed)?;
+                if **opened == *pin.expose() {
+                    Ok(sealed)
+                } else {
+                    Err("systemd-creds gives back something else than was encrypted".to_owned())
+                }
+            });
+            ceremony.ui.working(None);
+            let sealed = sealed.map_err(|problem| {
+                RunError::refused(format!(
+                    "the run-time PIN can't be sealed with systemd-creds: {problem}"
+                ))
+            })?;
+            disk::write(&path, &sealed, 0o600)?;
+            ceremony.ui.say(&format!(
+                "{} holds the PIN, encrypted with {key}; the service loads it with LoadCredentialEncrypted={CREDENTIAL}:{}.",
+                path.display(),
+                path.display()
+            ))?;
+            Ok(json!({
+                "method": "systemd-creds",
+                "key": key,
+                "tpm2": tpm2,
+                "credential": CREDENTIAL,
+                "file": path,
+                "sha256": sha256_hex(&fs::read(&path).map_err(|error| RunError::file(&path, error))?),
+            }))
+        }
+    }
+}
+
+fn name_option() -> String {
+    format!("--name={CREDENTIAL}")
+}
+
+/// Whether firmware, driver, kernel and libraries are all there: then it ends with 0.
+fn has_tpm2() -> bool {
+    Command::new("systemd-creds")
+        .args(["has-tpm2", "--quiet"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+fn encrypt(pin: &[u8], key: &str) -> Result<Zeroizing<Vec<u8>>, String> {
+    systemd_creds(
+        &[
+            "encrypt",
+            &name_option(),
+            &format!("--with-key={key}"),
+            "-",
+            "-",
+        ],
+        pin,
+    )
+}
+
+/// The secret goes through pipes, never through arguments.
+fn systemd_creds(arguments: &[&str], input: &[u8]) -> Result<Zeroizing<Vec<u8>>, String> {
+    let mut child = Command::new("systemd-creds")
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| format!("it does not start: {error}"))?;
+    // Much less than a pipe holds: nobody waits for anybody. Room for all of the output at once, since a vector that grows leaves copies behind.
+    let mut output = Zeroizing::new(Vec::with_capacity(LARGEST));
+    let talked = (|| {
+        if let Some(mut stdin) = child.stdin.take() {
+            stdin.write_all(input)?;
+        }
+        if let Some(stdout) = child.stdout.take() {
+            read_in_place(stdout, &mut output)?;
+        }
+        let mut errors = String::new();
+        if let Some(stderr) = child.stderr.take() {
+            stderr.take(LARGEST as u64).read_to_string(&mut errors)?;
+        }
+        Ok((child.wait()?, errors))
+    })();
+    let (status, errors) = talked.map_err(|error: std::io::Error| error.to_string())?;
+    if status.success() {
+        Ok(output)
+    } else {
+        Err(errors.trim().to_owned())
+    }
+}
+
+/// As `read_to_end`, without its small buffers elsewhere.
+fn read_in_place(mut from: impl std::io::Read, to: &mut Zeroizing<Vec<u8>>) -> std::io::Result<()> {
+    to.resize(LARGEST, 0);
+    let mut length = 0;
+    loop {
+        match from.read(&mut to[length..])? {
+            0 => break,
+            read => length += read,
+        }
+    }
+    to.truncate(length);
+    Ok(())
+}
+
+/// Whether the program that the plan's method needs is there: asked before anything is made.
+pub(super) fn check_available(place: PinPlace) -> Result<(), String> {
+    match place {
+        PinPlace::File => Ok(()),
+        PinPlace::Credential if find("systemd-creds") => Ok(()),
+        PinPlace::Credential => Err(
+            "the plan wants the run-time PIN as a systemd credential, but systemd-creds is not installed".to_owned(),
+        ),
+    }
+}
+
+fn find(program: &str) -> bool {
+    std::env::var_os("PATH").is_some_and(|paths| {
+        std::env::split_paths(&paths).any(|folder| Path::new(&folder).join(program).exists())
+    })
+}

@@ -1,0 +1,95 @@
+//! The transcript: what happened, as JSON lines that are hash-chained, synced to disc one by one, and signed at the end.
+//!
+//! The format is published in `docs/transcript-format.md`.
+
+mod line;
+mod write;
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::encoding::sha256_of;
+use super::{CeremonyId, Mode, Plan, PlanSignature, Step};
+
+pub(super) use line::{
+    Begin, Body, Close, Done, FORMAT, KIND, Line, Open, START, Seal, Signature, check_time,
+};
+pub use write::Transcript;
+
+/// The transcript's name in a ceremony's folder.
+pub const FILE: &str = "transcript.jsonl";
+
+/// Keep the signatures from passing for ones of anything else.
+const SIGN_DOMAIN: &[u8] = b"strongroom ceremony transcript v1\0";
+const SEAL_DOMAIN: &[u8] = b"strongroom ceremony seal v1\0";
+
+/// What a transcript opens with.
+#[derive(Clone, Copy, Debug)]
+pub struct Opening<'a> {
+    /// Whether it counts.
+    pub mode: Mode,
+    /// Which ceremony.
+    pub ceremony_id: CeremonyId,
+    /// The plan.
+    pub plan: &'a Plan,
+    /// Everyone's signatures of it.
+    pub signatures: &'a [PlanSignature],
+    /// This program's version.
+    pub version: &'a str,
+    /// SHA-256 of this program, hexadecimal.
+    pub binary_sha256: &'a str,
+}
+
+/// Where a ceremony stands: what a resumed one goes on from.
+#[derive(Clone, Debug)]
+pub struct History {
+    /// Whether it counts.
+    pub mode: Mode,
+    /// Which ceremony.
+    pub ceremony_id: CeremonyId,
+    /// The plan that it opened with.
+    pub plan: Plan,
+    /// The steps that are done, and their outputs.
+    pub done: Vec<(Step, Value)>,
+    /// The step that was begun and is not done, and its latest inputs.
+    pub begun: Option<(Step, Value)>,
+    /// Whether the summary is written.
+    pub closed: bool,
+    /// Who has signed, by fingerprint.
+    pub signed: Vec<String>,
+    /// Whether it is sealed: complete.
+    pub sealed: bool,
+    /// What a power cut left of a last line, and was cut off: bytes, and their SHA-256.
+    pub torn: Option<(usize, String)>,
+}
+
+impl History {
+    /// The outputs of a step that is done.
+    pub fn outputs(&self, step: Step) -> Option<&Value> {
+        self.done
+            .iter()
+            .find(|(done, _)| *done == step)
+            .map(|(_, outputs)| outputs)
+    }
+
+    /// The step that comes next, or has to be taken up again; none when all are done.
+    pub fn next(&self) -> Option<Step> {
+        Step::ALL.get(self.done.len()).copied()
+    }
+}
+
+/// The path of the transcript in a ceremony's folder.
+pub fn path(dir: &Path) -> PathBuf {
+    dir.join(FILE)
+}
+
+/// What everyone signs: domain || ceremony id || seq of the `close` line (big-endian, 64 bits) || its SHA-256.
+pub(super) fn signing_digest(id: &CeremonyId, seq: u64, hash: &[u8; 32]) -> [u8; 32] {
+    sha256_of(&[SIGN_DOMAIN, &id.0, &seq.to_be_bytes(), hash])
+}
+
+/// What the HSM's audit key signs: the same of the line before, in a domain of its own.
+pub(super) fn seal_digest(id: &CeremonyId, seq: u64, hash: &[u8; 32]) -> [u8; 32] {
+    sha256_of(&[SEAL_DOMAIN, &id.0, &seq.to_be_bytes(), hash])
+}

@@ -1,0 +1,79 @@
+//! `strongroom ceremony …`: plan it, make participants' keys, sign, and years later verify and print the record.
+
+mod custodian;
+mod passphrase;
+mod plan;
+mod run;
+mod sign;
+mod verify;
+
+use clap::{Args, Subcommand};
+
+use super::exit::Failure;
+use super::output::Format;
+
+pub(super) use passphrase::{PinOptions, unlock_with};
+
+#[derive(Args, Debug)]
+pub(super) struct CeremonyArgs {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand, Debug)]
+enum Action {
+    /// Write a plan from options and participants' .pub files
+    #[command(
+        after_help = "Example:\n  strongroom ceremony plan --out plan.toml --name vault-keys-1 --module /usr/lib/softhsm/libsofthsm2.so \\\n    \
+        --threshold 3 --custodian a.key.pub --custodian b.key.pub --custodian c.key.pub --custodian d.key.pub --custodian e.key.pub \\\n    \
+        --security-officer so.key.pub --auditor auditor.key.pub --listen 0.0.0.0:8200 --host keys.example\n\n\
+        Read the plan together, then everyone in it signs it: strongroom ceremony sign plan.toml --key FILE"
+    )]
+    Plan(plan::PlanArgs),
+    /// Make a participant's keys: for a custodian, a security officer or an auditor
+    Custodian(custodian::CustodianArgs),
+    /// Sign a plan with a participant's key
+    #[command(
+        after_help = "Example:\n  strongroom ceremony sign plan.toml --key alice.key\n\n\
+        Appends a line to plan.toml.signatures. Compare the plan's SHA-256 that is shown with what the others see."
+    )]
+    Sign(sign::SignArgs),
+    /// Carry a signed plan out, step by step, with everyone in the room
+    #[command(
+        after_help = "Example:\n  strongroom ceremony run plan.toml --dir /var/lib/strongroom-ceremony\n\n\
+        After a power cut, or when it waits for something (exit code 10), run the same command again: it goes on where it stopped.\n\
+        docs/ceremony.md is the script to read aloud, and lists the files of --answers."
+    )]
+    Run(run::RunArgs),
+    /// The same on a throwaway SoftHSM2 token in DIR: REHEARSAL on every line, nothing counts
+    #[command(
+        after_help = "Example:\n  strongroom ceremony rehearse plan.toml --dir rehearsal\n\n\
+        Nothing outside DIR is touched. A throwaway CA signs the TLS certificate."
+    )]
+    Rehearse(run::RunArgs),
+    /// Check a transcript, anywhere, without the HSM
+    #[command(
+        after_help = "Example:\n  strongroom ceremony verify transcript.jsonl --plan plan.toml --audit-key audit.pem --token-serial 0123abcd\n\n\
+        Exit code 8 if anything is wrong, or if it is a rehearsal and --rehearsal was not given. Without an anchor\n\
+        (--plan, --audit-key, --token-serial) it shows only that the transcript is whole and signed by the people that its own plan names."
+    )]
+    Verify(verify::VerifyArgs),
+    /// Print a transcript as one HTML page for the auditor's file
+    #[command(
+        after_help = "Example:\n  strongroom ceremony report transcript.jsonl --out report.html\n\n\
+        As PDF: chromium --headless --no-pdf-header-footer --print-to-pdf=report.pdf report.html"
+    )]
+    Report(verify::ReportArgs),
+}
+
+pub(super) fn run(args: &CeremonyArgs, format: Format) -> Result<(), Failure> {
+    match &args.action {
+        Action::Plan(args) => plan::run(args, format),
+        Action::Custodian(args) => custodian::run(args, format),
+        Action::Sign(args) => sign::run(args, format),
+        Action::Run(args) => run::run(args, format),
+        Action::Rehearse(args) => run::rehearse(args, format),
+        Action::Verify(args) => verify::run(args, format),
+        Action::Report(args) => verify::report(args, format),
+    }
+}

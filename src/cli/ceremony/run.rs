@@ -1,0 +1,114 @@
+//! `ceremony run` and `ceremony rehearse`: a plan carried out, by people at a terminal or by a directory of answers.
+
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::Command;
+
+use clap::Args;
+use serde_json::json;
+
+use crate::ceremony::run::{self, Answers, Options, RunError, Terminal, UiError};
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::output::Format;
+
+#[derive(Args, Debug)]
+pub(super) struct RunArgs {
+    /// The signed plan; its signatures are in PLAN.signatures
+    plan: PathBuf,
+    /// The ceremony's folder: transcript, shares, pages, report; made if it is not there
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// Take answers from the files in this folder instead of asking people; docs/ceremony.md lists them
+    #[arg(long, value_name = "DIR", visible_alias = "non-interactive")]
+    answers: Option<PathBuf>,
+    /// Also write each custodian's share as words and a QR code on a page to be printed
+    #[arg(long)]
+    paper: bool,
+}
+
+pub(super) fn run(args: &RunArgs, format: Format) -> Result<(), Failure> {
+    carry_out(args, None, format)
+}
+
+/// The same on a throwaway token in the ceremony's folder.
+pub(super) fn rehearse(args: &RunArgs, format: Format) -> Result<(), Failure> {
+    let soft = |error| Failure::caused(Exit::Hsm, &error);
+    let configuration = strongroom_softhsm::blank(&args.dir.join("token")).map_err(soft)?;
+    let module = strongroom_softhsm::module_path().map_err(soft)?;
+    if std::env::var_os(strongroom_softhsm::CONF_VARIABLE).as_deref()
+        != Some(configuration.as_os_str())
+    {
+        // SoftHSM reads its configuration's path from the environment, which must not change while threads may read it: so this program
+        // begins again, with it set.
+        let program = std::env::current_exe().map_err(|error| {
+            Failure::new(
+                Exit::Failed,
+                format!("this program's own path is not known: {error}"),
+            )
+        })?;
+        let error = Command::new(program)
+            .args(std::env::args_os().skip(1))
+            .env(strongroom_softhsm::CONF_VARIABLE, &configuration)
+            .exec();
+        return Err(Failure::new(
+            Exit::Failed,
+            format!("this program does not start again: {error}"),
+        ));
+    }
+    carry_out(args, Some(module), format)
+}
+
+fn carry_out(args: &RunArgs, rehearsal: Option<PathBuf>, format: Format) -> Result<(), Failure> {
+    keep_memory_private()?;
+    let options = Options {
+        plan: args.plan.clone(),
+        folder: args.dir.clone(),
+        paper: args.paper,
+        rehearsal,
+    };
+    let outcome = if let Some(folder) = &args.answers {
+        let mut answers = Answers::new(folder.clone(), format == Format::Json);
+        run::run(&options, &mut answers)?
+    } else {
+        let mut terminal = Terminal::new().map_err(RunError::from)?;
+        run::run(&options, &mut terminal)?
+    };
+    format.result(&json!({
+        "transcript": outcome.transcript,
+        "report": outcome.report,
+        "audit_key": outcome.audit_key,
+        "configuration": outcome.configuration,
+    }))
+}
+
+/// PINs and shares are in this process's memory: no core dump, and no other process of the same user reads it.
+fn keep_memory_private() -> Result<(), Failure> {
+    use nix::sys::resource::{Resource, setrlimit};
+    setrlimit(Resource::RLIMIT_CORE, 0, 0)
+        .and_then(|()| nix::sys::prctl::set_dumpable(false))
+        .map_err(|error| {
+            Failure::new(
+                Exit::Failed,
+                format!("core dumps can't be turned off: {error}; nothing was done"),
+            )
+        })
+}
+
+impl From<RunError> for Failure {
+    fn from(error: RunError) -> Self {
+        match error {
+            RunError::Hsm(error) => Self::from(error).next(AGAIN),
+            RunError::Store(error) => Self::from(error).next(AGAIN),
+            RunError::Audit(error) => Self::from(error).next(AGAIN),
+            RunError::Ceremony(error) => Self::from(error),
+            RunError::Waiting { what, next } => Self::new(Exit::Waiting, what).next(next),
+            error @ RunError::Ui(UiError::NoTerminal) => Self::caused(Exit::Usage, &error)
+                .next("run it on a terminal, or give a directory of answers with --answers"),
+            error @ RunError::Ui(UiError::Answer { .. }) => Self::caused(Exit::Waiting, &error)
+                .next("docs/ceremony.md lists the answers; correct them and run the same command again"),
+            error => Self::caused(Exit::Failed, &error).next(AGAIN),
+        }
+    }
+}
+
+const AGAIN: &str = "what was done stays done; see to the cause, and run the same command again: it goes on where it stopped";

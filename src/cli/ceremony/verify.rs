@@ -1,0 +1,163 @@
+//! `strongroom ceremony verify` and `report`: the record, checked and printed anywhere.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use p256::pkcs8::der::pem;
+use serde_json::json;
+
+use crate::ceremony::verify::verify;
+use crate::ceremony::{Anchors, Verified, report as page};
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::files;
+use crate::cli::output::Format;
+
+#[derive(Args, Debug)]
+pub(super) struct VerifyArgs {
+    /// The transcript
+    transcript: PathBuf,
+    #[command(flatten)]
+    anchors: AnchorOptions,
+    /// It is a rehearsal, and that is what was expected
+    #[arg(long)]
+    rehearsal: bool,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct ReportArgs {
+    /// The transcript
+    transcript: PathBuf,
+    /// The page, a new file
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    #[command(flatten)]
+    anchors: AnchorOptions,
+}
+
+/// What is known from elsewhere.
+#[derive(Args, Debug)]
+struct AnchorOptions {
+    /// The plan that it must be of
+    #[arg(long, value_name = "FILE")]
+    plan: Option<PathBuf>,
+    /// The HSM's audit key, PEM, from `strongroom audit public-key`
+    #[arg(long, value_name = "FILE")]
+    audit_key: Option<PathBuf>,
+    /// The token's serial number
+    #[arg(long, value_name = "SERIAL")]
+    token_serial: Option<String>,
+}
+
+pub(super) fn run(args: &VerifyArgs, format: Format) -> Result<(), Failure> {
+    let found = verify(&files::read(&args.transcript)?, &args.anchors.load()?);
+    let value = json!({
+        "mode": found.mode.map(crate::ceremony::Mode::name),
+        "ceremony_id": found.ceremony_id,
+        "lines": found.lines,
+        "sha256": found.sha256,
+        "plan_sha256": found.plan.as_ref().map(crate::ceremony::Plan::hash_hex),
+        "audit_key_sha256": found.audit_key,
+        "token": found.summary.as_ref().map(|summary| &summary.token),
+        "signed": found.signed,
+        "problems": found.problems,
+    });
+    if !found.problems.is_empty() {
+        if format == Format::Json {
+            format.result(&value)?;
+        }
+        return Err(Failure::new(
+            Exit::Audit,
+            format!("the transcript does not verify:\n{}", listed(&found)),
+        )
+        .next(
+            "keep the file as it is, and compare it with the copies of the others who were there",
+        ));
+    }
+    if found.is_rehearsal() {
+        format.note("REHEARSAL: this transcript is of a rehearsal; it is evidence of nothing");
+        if !args.rehearsal {
+            if format == Format::Json {
+                format.result(&value)?;
+            }
+            return Err(Failure::new(
+                Exit::Audit,
+                "the transcript verifies, but it is of a REHEARSAL",
+            )
+            .next("if that was expected, say so with --rehearsal"));
+        }
+    }
+    format.either(&summary(&found), &value)
+}
+
+pub(super) fn report(args: &ReportArgs, format: Format) -> Result<(), Failure> {
+    let transcript = files::read(&args.transcript)?;
+    let found = verify(&transcript, &args.anchors.load()?);
+    files::write_secret(&args.out, page::html(&transcript, &found).as_bytes())?;
+    if !found.problems.is_empty() {
+        format.note(&format!(
+            "the transcript does not verify, as the page says:\n{}",
+            listed(&found)
+        ));
+    }
+    format.either(
+        &format!("wrote {}", args.out.display()),
+        &json!({"report": args.out, "verifies": found.problems.is_empty(), "rehearsal": found.is_rehearsal()}),
+    )
+}
+
+fn listed(found: &Verified) -> String {
+    let problems: Vec<String> = found.problems.iter().map(ToString::to_string).collect();
+    problems.join("\n")
+}
+
+fn summary(found: &Verified) -> String {
+    let mode = if found.is_rehearsal() {
+        "REHEARSAL: "
+    } else {
+        ""
+    };
+    let token = found.summary.as_ref().map_or_else(String::new, |summary| {
+        format!(
+            "\ntoken      {}, serial {}",
+            summary.token.label, summary.token.serial
+        )
+    });
+    format!(
+        "{mode}{} lines verify, signed by {} people and sealed by the HSM\nceremony   {}{token}\naudit key  {}\nplan       {}\nfile       {}",
+        found.lines,
+        found.signed.len(),
+        found.ceremony_id.as_deref().unwrap_or("-"),
+        found.audit_key.as_deref().unwrap_or("-"),
+        found
+            .plan
+            .as_ref()
+            .map_or_else(|| "-".to_owned(), crate::ceremony::Plan::hash_hex),
+        found.sha256
+    )
+}
+
+impl AnchorOptions {
+    fn load(&self) -> Result<Anchors, Failure> {
+        let text = |path: &Path| {
+            let bytes = files::read(path)?;
+            String::from_utf8(bytes.to_vec())
+                .map_err(|_| Failure::new(Exit::Usage, format!("{} is not text", path.display())))
+        };
+        let key = |path: &Path| {
+            let bytes = files::read(path)?;
+            match pem::decode_vec(&bytes) {
+                Ok(("PUBLIC KEY", key)) => Ok(key),
+                _ => Err(Failure::new(
+                    Exit::Usage,
+                    format!("{} holds no PEM public key", path.display()),
+                )
+                .next("get it from the appliance: strongroom audit public-key")),
+            }
+        };
+        Ok(Anchors {
+            plan: self.plan.as_deref().map(text).transpose()?,
+            audit_key: self.audit_key.as_deref().map(key).transpose()?,
+            token_serial: self.token_serial.clone(),
+        })
+    }
+}

@@ -1,0 +1,324 @@
+//! A 3-of-5 ceremony by a directory of answers, from the plan to an appliance that serves.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::{Child, Stdio};
+use std::sync::OnceLock;
+
+use base64::Engine as _;
+use serde_json::Value;
+use strongroom::ceremony::{Mode, jwe, shares};
+
+use crate::rig::{CUSTODIANS, People, Room, WAITING, describe, files, stderr};
+use crate::support::Who;
+
+/// A finished ceremony, made once, with every kind of wrong share on the way.
+pub fn finished() -> &'static Room {
+    static ROOM: OnceLock<Room> = OnceLock::new();
+    ROOM.get_or_init(|| {
+        let room = Room::new();
+        room.run_to_the_certificate();
+        // The certificate of another key does not get in, and a re-run asks again.
+        fs::copy(
+            room.pki.server_certificate(),
+            room.answers().join("certificate.pem"),
+        )
+        .unwrap();
+        fails(&room, 1, "another key");
+        room.sign_certificate();
+        wrong_shares(&room);
+        let output = room.run_to_the_end();
+        let pins = room.recover(Mode::Ceremony, &["Alice", "Bob", "Carol"]);
+        for pin in [&pins.so, &pins.user] {
+            let text = str::from_utf8(pin).unwrap();
+            assert!(!String::from_utf8_lossy(&output.stdout).contains(text));
+            assert!(!stderr(&output).contains(text));
+        }
+        room
+    })
+}
+
+/// The trial needs the PINs again; each of these attempts is refused, and the next run goes on as if nothing had been.
+fn wrong_shares(room: &Room) {
+    // A custodian who comes twice.
+    room.answer("recover", "Alice\nAlice\nBob\n");
+    fails(room, 1, "Alice's share was taken already");
+    // Too few.
+    room.answer("recover", "Alice\nBob\n");
+    fails(room, WAITING, "too few");
+    // Nobody of that name.
+    room.answer("recover", "Mallory\n");
+    fails(room, 1, "Mallory is no custodian");
+    // A wrong passphrase.
+    room.answer("recover", "Alice\nBob\nCarol\n");
+    room.answer("passphrases/Bob", "another long passphrase\n");
+    fails(room, 1, "Bob's key");
+    room.bring("Bob");
+    // Somebody else's key.
+    for suffix in ["", ".pub"] {
+        let dave = room.answers().join(format!("keys/Dave.key{suffix}"));
+        fs::copy(dave, room.answers().join(format!("keys/Bob.key{suffix}"))).unwrap();
+    }
+    room.answer("passphrases/Bob", &People::passphrase("Dave"));
+    fails(room, 1, "is the key of Dave, not of Bob");
+    room.bring("Bob");
+
+    let people = People::all();
+    let carol = people.key("Carol");
+    let path = room
+        .dir()
+        .join(format!("shares/{}.jwe", carol.participant().fingerprint()));
+    let good = fs::read_to_string(&path).unwrap();
+    // A share that was damaged on the disc.
+    let mut bad = good.trim().to_owned().into_bytes();
+    let at = bad.len() - 40;
+    bad[at] = if bad[at] == b'A' { b'B' } else { b'A' };
+    fs::write(&path, bad).unwrap();
+    fails(room, 1, "Carol's share");
+    // One that decrypts, but is not the one that was dealt.
+    let mut share: Value = serde_json::from_slice(&carol.open_jwe(good.trim()).unwrap()).unwrap();
+    let engine = base64::engine::general_purpose::STANDARD;
+    let mut bytes = engine
+        .decode(share["user"]["share"].as_str().unwrap())
+        .unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    share["user"]["share"] = engine.encode(bytes).into();
+    let sealed = jwe::seal(share.to_string().as_bytes(), carol.participant()).unwrap();
+    fs::write(&path, sealed).unwrap();
+    fails(room, 1, "Carol's share is corrupted");
+    fs::write(&path, good).unwrap();
+
+    // Words that were typed wrongly, and then rightly.
+    let erin = people.key("Erin");
+    let path = room
+        .dir()
+        .join(format!("shares/{}.jwe", erin.participant().fingerprint()));
+    let share = shares::open(fs::read_to_string(path).unwrap().trim(), &erin).unwrap();
+    let words = share.to_words().unwrap();
+    fs::create_dir(room.answers().join("words")).unwrap();
+    room.answer("recover", "Erin\nCarol\nAlice\n");
+    room.answer("words/Erin", &words.replacen(' ', " zebra ", 1));
+    fails(room, 1, "the words' checksum is wrong");
+    room.answer("words/Erin", &words);
+
+    // Other custodians do as well.
+    room.answer("recover", "Erin\nCarol\nAlice\n");
+}
+
+fn fails(room: &Room, code: i32, message: &str) {
+    let before = room
+        .transcript()
+        .iter()
+        .filter(|line| line["type"] == "done")
+        .count();
+    let output = room.run();
+    let errors = stderr(&output);
+    assert_eq!(output.status.code(), Some(code), "{message}: {errors}");
+    assert!(errors.contains(message), "{message}: {errors}");
+    let after = room
+        .transcript()
+        .iter()
+        .filter(|line| line["type"] == "done")
+        .count();
+    assert!(after <= before + 1, "{message}");
+}
+
+#[test]
+fn the_transcript_tells_all_and_verifies() {
+    let room = finished();
+    room.verify();
+    let transcript = room.transcript();
+    let told: Vec<String> = transcript.iter().map(describe).collect();
+    for step in [
+        "opening",
+        "self-test",
+        "pins",
+        "token",
+        "keys",
+        "evidence",
+        "store",
+        "identity",
+        "trial",
+        "runtime-pin",
+        "closing",
+    ] {
+        let count = told
+            .iter()
+            .filter(|line| **line == format!("done {step}"))
+            .count();
+        assert_eq!(count, 1, "{step}: {told:#?}");
+    }
+    let signatures: Vec<_> = told
+        .iter()
+        .filter(|line| line.starts_with("signature"))
+        .collect();
+    assert_eq!(signatures.len(), 7, "{signatures:?}");
+    assert_eq!(told.last().map(String::as_str), Some("seal"));
+    // What was refused on the way is there, by name.
+    let notes: Vec<_> = transcript
+        .iter()
+        .filter_map(|line| line["text"].as_str())
+        .collect();
+    for what in [
+        "Alice's share was taken already",
+        "Carol's share is corrupted",
+        "Bob's key",
+        "another key",
+    ] {
+        assert!(
+            notes.iter().any(|note| note.contains(what)),
+            "{what}: {notes:#?}"
+        );
+    }
+    assert!(
+        fs::read_to_string(room.dir().join("report.html"))
+            .unwrap()
+            .contains("vault-keys-1")
+    );
+    // Running it once more changes nothing.
+    let before = fs::read(room.transcript_path()).unwrap();
+    room.run_to_the_end();
+    assert_eq!(fs::read(room.transcript_path()).unwrap(), before);
+}
+
+#[test]
+fn every_three_custodians_get_the_pin_back_that_the_service_has() {
+    let room = finished();
+    let pin = fs::read(room.appliance().join("hsm-pin")).unwrap();
+    for left_out in 0..CUSTODIANS.len() {
+        for also in left_out + 1..CUSTODIANS.len() {
+            let names: Vec<&str> = CUSTODIANS
+                .into_iter()
+                .enumerate()
+                .filter(|(index, _)| *index != left_out && *index != also)
+                .map(|(_, name)| name)
+                .collect();
+            let pins = room.recover(Mode::Ceremony, &names);
+            assert_eq!(*pins.user, pin, "{names:?}");
+            assert_ne!(*pins.so, pin);
+        }
+    }
+}
+
+#[test]
+fn nothing_secret_is_in_any_file() {
+    let room = finished();
+    let pins = room.recover(Mode::Ceremony, &["Alice", "Bob", "Carol"]);
+    let share = {
+        let key = People::all().key("Alice");
+        let path = room
+            .dir()
+            .join(format!("shares/{}.jwe", key.participant().fingerprint()));
+        let json: Value = serde_json::from_slice(
+            &key.open_jwe(fs::read_to_string(path).unwrap().trim())
+                .unwrap(),
+        )
+        .unwrap();
+        json["user"]["share"].as_str().unwrap().to_owned()
+    };
+    let pin_file = room.appliance().join("hsm-pin");
+    let searched: Vec<_> = files(&room.dir())
+        .into_iter()
+        .chain(files(&room.appliance()))
+        .chain(files(&room.state()))
+        .chain(files(&room.path().join("token")))
+        .filter(|path| *path != pin_file)
+        .collect();
+    assert!(searched.len() > 15, "{searched:?}");
+    for path in searched {
+        let bytes = fs::read(&path).unwrap();
+        for (what, needle) in [
+            ("the SO PIN", pins.so.as_slice()),
+            ("the user PIN", pins.user.as_slice()),
+            ("a share", share.as_bytes()),
+            ("a passphrase", b"the long passphrase"),
+        ] {
+            assert!(
+                memchr::memmem::find(&bytes, needle).is_none(),
+                "{what} is in {}",
+                path.display()
+            );
+        }
+    }
+    for (file, mode) in [
+        ("etc/hsm-pin", 0o400),
+        ("etc/tls/server.key", 0o600),
+        ("ceremony/transcript.jsonl", 0o600),
+        ("ceremony/shares", 0o700),
+    ] {
+        let found = fs::metadata(room.path().join(file))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(found & 0o777, mode, "{file}");
+    }
+}
+
+/// A server that ends when this is dropped.
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn the_appliance_serves() {
+    let room = finished();
+    let config = room.appliance().join("strongroom.toml");
+    let policy = room.appliance().join("policy.toml");
+    // Nobody may do anything until the operator says who.
+    assert!(!fs::read_to_string(&policy).unwrap().contains("[[rule]]"));
+    fs::write(
+        &policy,
+        "[[rule]]\nidentities = [\"dns:vault.test\"]\nkeys = [\"vault-unseal\"]\noperations = [\"create\", \"read\", \"encrypt\", \"decrypt\"]\n",
+    )
+    .unwrap();
+    let config = config.to_str().unwrap();
+    let checked = room
+        .command(&["check-config", "--config", config])
+        .output()
+        .unwrap();
+    assert!(checked.status.success(), "{}", stderr(&checked));
+
+    let address_file = room.path().join("address");
+    let mut child = room
+        .command(&["serve", "--config", config, "--addr-file"])
+        .arg(&address_file)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let log = BufReader::new(child.stderr.take().unwrap());
+    let server = Server(child);
+    let mut seen = String::new();
+    for line in log.lines() {
+        seen += &(line.unwrap() + "\n");
+        if address_file.exists() {
+            break;
+        }
+    }
+    let address = format!(
+        "https://{}",
+        fs::read_to_string(&address_file).expect(&seen).trim()
+    );
+
+    let client = |words: &[&str]| {
+        room.command(words)
+            .args(["--addr", &address, "--cacert"])
+            .arg(room.pki.ca())
+            .arg("--client-cert")
+            .arg(room.pki.certificate(Who::Vault))
+            .arg("--client-key")
+            .arg(room.pki.key(Who::Vault))
+            .output()
+            .unwrap()
+    };
+    let created = client(&["key", "create", "vault-unseal"]);
+    assert!(created.status.success(), "{}", stderr(&created));
+    let sealed = client(&["client", "seal", "vault-unseal"]);
+    assert!(sealed.status.success(), "{}", stderr(&sealed));
+    drop(server);
+}

@@ -1,0 +1,24 @@
+//! The key ceremony as a whole: from a signed plan to an appliance that serves.
+//!
+//! - `birth`: a 3-of-5 ceremony by a directory of answers, with every kind of wrong share on the way; the appliance serves
+//! - `power_cut`: killed at every line of the transcript and inside the token's functions
+//! - `rehearsal`: the same on a throwaway token, worth nothing for real
+//! - `by_hand`: through a real terminal; nothing secret stays on it or in memory
+//! - `rig`: people with keys, a plan, a folder for each ceremony
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    unreachable_pub,
+    reason = "tests"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod birth;
+mod by_hand;
+mod power_cut;
+mod rehearsal;
+mod rig;

@@ -1,0 +1,213 @@
+//! The power goes at every line of the transcript and inside the token's functions; each re-run goes on or cleanly starts over.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use strongroom::ceremony::Mode;
+
+use crate::rig::{People, Room, describe, repair_token_files};
+
+const STEPS: [&str; 11] = [
+    "opening",
+    "self-test",
+    "pins",
+    "token",
+    "keys",
+    "evidence",
+    "store",
+    "identity",
+    "trial",
+    "runtime-pin",
+    "closing",
+];
+
+#[test]
+fn killed_at_every_line_it_goes_on() {
+    let room = Room::new();
+    let mut moments = vec!["open".to_owned()];
+    for step in STEPS {
+        moments.extend([format!("begin {step}"), format!("done {step}")]);
+    }
+    moments.push("close".to_owned());
+    moments.extend(People::names().map(|name| format!("signature {name}")));
+    let mut reached = 0;
+    for moment in &moments {
+        if moment == "done identity" {
+            // Without a certificate it waits there, and would not get to the line at all.
+            room.run_to_the_certificate();
+            room.sign_certificate();
+        }
+        let from = room.transcript().len();
+        let kept = room.keep_token_files();
+        reached += usize::from(room.spawn().kill_when(|| room.has(moment, from)));
+        if repair_token_files(&kept) {
+            eprintln!("SoftHSM lost its token to the kill at {moment}; it was put back");
+        }
+    }
+    // A quick step's `done` line can be there before the kill at its `begin` comes, and is then never written again.
+    assert!(
+        reached * 2 > moments.len(),
+        "{reached} of {}",
+        moments.len()
+    );
+    room.run_to_the_end();
+    room.verify();
+    check(&room);
+    let told: Vec<String> = room.transcript().iter().map(describe).collect();
+    for step in STEPS {
+        let done = told
+            .iter()
+            .filter(|line| **line == format!("done {step}"))
+            .count();
+        assert_eq!(done, 1, "{step}: {told:#?}");
+    }
+    assert!(room.transcript().iter().any(|line| {
+        line["text"]
+            .as_str()
+            .is_some_and(|text| text.starts_with("interrupted; "))
+    }));
+}
+
+/// The module that does as a file says: a call hangs, and then the power goes.
+#[test]
+fn killed_inside_the_tokens_functions_it_goes_on() {
+    let mut room = Room::with_module(&fault_module());
+    let control = room.path().join("control");
+    let log = room.path().join("fault.log");
+    room.set_env(
+        "PKCS11_FAULT_MODULE",
+        strongroom_softhsm::module_path().unwrap(),
+    );
+    room.set_env("PKCS11_FAULT_CONTROL", control.clone());
+    room.set_env("PKCS11_FAULT_LOG", log.clone());
+    // In the order in which a ceremony comes to them: step, function, and what it is in the middle of then.
+    for (step, function) in [
+        ("token", "C_InitToken"),      // the token gets its SO PIN
+        ("token", "C_InitPIN"),        // the user PIN
+        ("keys", "C_GenerateKeyPair"), // the master key
+        ("keys", "C_GenerateKey"),     // the store key; the master key is there
+        ("keys", "C_CreateObject"),    // the epoch object; all keys are there
+        ("keys", "C_DestroyObject"),   // the removal of what the interrupted attempt made
+        ("evidence", "C_GenerateRandom"),
+        ("store", "C_CreateObject"), // the store is on the disc, the token doesn't know it yet
+        ("store", "C_DestroyObject"), // the token has the new epoch and the old one
+    ] {
+        let obey = |commands: &str| {
+            let aside = control.with_extension("new");
+            fs::write(&aside, commands).unwrap();
+            fs::rename(&aside, &control).unwrap();
+        };
+        let hang = format!("hang {function}\n");
+        // In the store's step the self-tests at the token's start call the same functions: only later than those. Until then every
+        // call is slow, so that there is time to say so.
+        let mut armed = step != "store";
+        obey(if armed { &hang } else { "slow * 3\n" });
+        let killed = room.spawn().kill_when(|| {
+            if !armed && room.state().join("store").exists() {
+                obey(&hang);
+                armed = true;
+            }
+            armed && count(&log, &format!("fault {}", hang.trim())) > 0
+        });
+        assert!(killed, "{function} in {step} was not reached");
+        assert!(
+            !room.has(&format!("done {step}"), 0),
+            "{function} came after {step}"
+        );
+        fs::write(&log, "").unwrap();
+    }
+    fs::write(&control, "").unwrap();
+    room.run_to_the_certificate();
+    room.sign_certificate();
+    room.run_to_the_end();
+    room.verify();
+    let notes: Vec<String> = room
+        .transcript()
+        .iter()
+        .filter_map(|line| line["text"].as_str().map(str::to_owned))
+        .collect();
+    assert!(
+        notes
+            .iter()
+            .any(|note| note.contains("objects that the interrupted step had made were destroyed")),
+        "{notes:#?}"
+    );
+    assert!(
+        notes
+            .iter()
+            .any(|note| note.contains("was initialised and has no user PIN yet")),
+        "{notes:#?}"
+    );
+}
+
+/// One token, with one set of good keys that a store depends on; its PINs are those of the shares.
+fn check(room: &Room) {
+    let serial = room.outputs("token")["token"]["serial"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let pins = room.recover(Mode::Ceremony, &["Dave", "Erin", "Bob"]);
+    let pin = fs::read(room.appliance().join("hsm-pin")).unwrap();
+    assert_eq!(*pins.user, pin);
+    let status = room
+        .command(&["store", "status", "--config"])
+        .arg(room.appliance().join("strongroom.toml"))
+        .output()
+        .unwrap();
+    assert!(status.status.success(), "{}", crate::rig::stderr(&status));
+    let slots = std::process::Command::new("softhsm2-util")
+        .arg("--show-slots")
+        .env(
+            strongroom_softhsm::CONF_VARIABLE,
+            room.path().join("token/softhsm2.conf"),
+        )
+        .output()
+        .unwrap();
+    let slots = String::from_utf8_lossy(&slots.stdout).into_owned();
+    assert_eq!(slots.matches("Initialized:      yes").count(), 1, "{slots}");
+    assert!(slots.contains(&serial), "{slots}");
+}
+
+fn count(log: &Path, text: &str) -> usize {
+    fs::read_to_string(log)
+        .unwrap_or_default()
+        .lines()
+        .filter(|line| line.ends_with(text))
+        .count()
+}
+
+/// Cargo puts it beside the tests, since it is one of their dependencies.
+fn fault_module() -> PathBuf {
+    let module = std::env::current_exe()
+        .unwrap()
+        .with_file_name("libstrongroom_pkcs11_fault.so");
+    assert!(
+        module.exists(),
+        "{} is missing: run the tests with cargo",
+        module.display()
+    );
+    module
+}
+
+#[test]
+fn a_token_that_is_lost_is_told_in_so_many_words() {
+    let room = Room::new();
+    room.run_to_the_certificate();
+    room.sign_certificate();
+    let tokens = room.path().join("token/tokens");
+    let away = room.path().join("away");
+    fs::rename(&tokens, &away).unwrap();
+    fs::create_dir(&tokens).unwrap();
+    let output = room.run();
+    let errors = crate::rig::stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    assert!(
+        errors.contains("which this ceremony initialised, is not there"),
+        "{errors}"
+    );
+    // Put back, all is well.
+    fs::remove_dir_all(&tokens).unwrap();
+    fs::rename(&away, &tokens).unwrap();
+    room.run_to_the_end();
+    room.verify();
+}

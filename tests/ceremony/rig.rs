@@ -1,0 +1,541 @@
+//! People with keys, a plan that they all signed, and a folder in which a ceremony runs.
+
+use std::fs;
+use std::io::Read as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use p256::SecretKey;
+use p256::pkcs8::{EncodePublicKey as _, LineEnding};
+use pkcs8::pkcs5::{pbes2, scrypt};
+use pkcs8::{EncodePrivateKey as _, PrivateKeyInfoRef};
+use rcgen::{CertificateSigningRequestParams, Issuer, KeyPair};
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+use strongroom::ceremony::record::PinsRecord;
+use strongroom::ceremony::shares::{self, Added, Deal, Pins};
+use strongroom::ceremony::{
+    CeremonyId, Mode, Participant, ParticipantKey, Plan, PlanSignature, Recovery,
+};
+use tempfile::TempDir;
+use zeroize::Zeroizing;
+
+use crate::support::{Pki, STRONGROOM, base64};
+
+pub const CUSTODIANS: [&str; 5] = ["Alice", "Bob", "Carol", "Dave", "Erin"];
+pub const OFFICER: &str = "Olga";
+pub const AUDITOR: &str = "Anton";
+
+/// The exit code of a ceremony that waits for something from outside.
+pub const WAITING: i32 = 10;
+
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Everyone's key files, made once.
+pub struct People {
+    folder: TempDir,
+}
+
+impl People {
+    pub fn all() -> &'static Self {
+        static PEOPLE: OnceLock<People> = OnceLock::new();
+        PEOPLE.get_or_init(|| {
+            let people = Self {
+                folder: tempfile::Builder::new()
+                    .prefix("sr-people-")
+                    .tempdir()
+                    .unwrap(),
+            };
+            fs::create_dir(people.folder.path().join("passphrases")).unwrap();
+            for name in Self::names() {
+                people.make(name);
+            }
+            people
+        })
+    }
+
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        CUSTODIANS.into_iter().chain([OFFICER, AUDITOR])
+    }
+
+    pub fn passphrase(name: &str) -> String {
+        format!("the long passphrase of {name}")
+    }
+
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(format!("{name}.key"))
+    }
+
+    pub fn key(&self, name: &str) -> ParticipantKey {
+        ParticipantKey::load(&self.file(name), &mut |_| {
+            Ok(Zeroizing::new(Self::passphrase(name)))
+        })
+        .unwrap()
+    }
+
+    /// As `custodian new` does, with a passphrase that costs less than a real one: it is asked for hundreds of times here.
+    fn make(&self, name: &str) {
+        let keys: Vec<SecretKey> = (0..2)
+            .map(|_| {
+                let mut bytes = [0; 32];
+                getrandom::fill(&mut bytes).unwrap();
+                SecretKey::from_slice(&bytes).unwrap()
+            })
+            .collect();
+        let spki = |key: &SecretKey| {
+            key.public_key()
+                .to_public_key_der()
+                .unwrap()
+                .as_bytes()
+                .to_vec()
+        };
+        let participant = Participant::new(name, &spki(&keys[0]), &spki(&keys[1])).unwrap();
+        let passphrase = Self::passphrase(name);
+        let private: String = keys
+            .iter()
+            .map(|key| {
+                let cost = scrypt::Params::new(4, 8, 1).unwrap();
+                let parameters =
+                    pbes2::Parameters::generate_scrypt_aes256cbc(cost, &[7; 16], [9; 16]).unwrap();
+                let plain = key.to_pkcs8_der().unwrap();
+                PrivateKeyInfoRef::try_from(plain.as_bytes())
+                    .unwrap()
+                    .encrypt_with_params(parameters, &passphrase)
+                    .unwrap()
+                    .to_pem("ENCRYPTED PRIVATE KEY", LineEnding::LF)
+                    .unwrap()
+                    .as_str()
+                    .to_owned()
+            })
+            .collect();
+        fs::write(self.file(name), private).unwrap();
+        fs::write(
+            self.folder.path().join(format!("{name}.key.pub")),
+            participant.to_toml(),
+        )
+        .unwrap();
+    }
+}
+
+/// A ceremony's surroundings: plan, answers, token folder, the appliance's folders, a PKI.
+pub struct Room {
+    folder: TempDir,
+    pub pki: Pki,
+    env: Vec<(String, PathBuf)>,
+}
+
+impl Room {
+    pub fn new() -> Self {
+        Self::with_module(&strongroom_softhsm::module_path().unwrap())
+    }
+
+    /// With the run-time PIN as a systemd credential.
+    pub fn with_credential() -> Self {
+        let module = strongroom_softhsm::module_path().unwrap();
+        let mut room = Self::make(&module, "systemd-creds");
+        // A host key of its own: the machine's is not to be made by a test.
+        let secret = room.path().join("credential.secret");
+        room.set_env("SYSTEMD_CREDENTIAL_SECRET", secret);
+        room
+    }
+
+    /// With another PKCS#11 module in the plan.
+    pub fn with_module(module: &Path) -> Self {
+        Self::make(module, "file")
+    }
+
+    fn make(module: &Path, method: &str) -> Self {
+        let folder = tempfile::Builder::new()
+            .prefix("sr-room-")
+            .tempdir()
+            .unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
+        let configuration = strongroom_softhsm::blank(&folder.path().join("token")).unwrap();
+        let pki = Pki::new(&folder.path().join("pki"));
+        let room = Self {
+            env: vec![(strongroom_softhsm::CONF_VARIABLE.to_owned(), configuration)],
+            folder,
+            pki,
+        };
+        fs::write(room.plan_path(), room.plan_text(module, method)).unwrap();
+        let plan = room.plan();
+        for name in People::names() {
+            PlanSignature::make(&plan, &People::all().key(name))
+                .unwrap()
+                .append(&room.plan_path())
+                .unwrap();
+        }
+        room.write_answers();
+        room
+    }
+
+    /// The ceremony's environment, for a shell.
+    pub fn shell_env(&self) -> String {
+        let words: Vec<String> = self
+            .env
+            .iter()
+            .map(|(name, value)| format!("{name}={}", value.display()))
+            .collect();
+        words.join(" ")
+    }
+
+    /// For the ceremony's environment.
+    pub fn set_env(&mut self, name: &str, value: PathBuf) {
+        self.env.push((name.to_owned(), value));
+    }
+
+    #[allow(clippy::unnecessary_debug_formatting, reason = "TOML wants it quoted")]
+    fn plan_text(&self, module: &Path, method: &str) -> String {
+        let people = People::all();
+        let person = |head: &str, name: &str| {
+            let person = people.key(name).participant().clone();
+            format!(
+                "[{head}]\nname = {name:?}\nsigning_key = {:?}\nagreement_key = {:?}\n",
+                base64(person.signing_spki()),
+                base64(person.agreement_spki())
+            )
+        };
+        let mut text = format!(
+            "format = 1\nname = \"vault-keys-1\"\n\
+             [token]\nmodule = {module:?}\nlabel = \"vault-keys-1\"\n\
+             [keys]\nmemory_master = false\nbackup = false\n\
+             [custody]\nthreshold = 3\n\
+             [software]\nbinary_sha256 = \"{}\"\n\
+             [appliance]\nfolder = {:?}\nstate = {:?}\nlisten = \"127.0.0.1:0\"\nnames = [\"localhost\", \"127.0.0.1\"]\n\
+             [runtime_pin]\nmethod = {method:?}\n",
+            program_sha256(),
+            self.appliance(),
+            self.state(),
+        );
+        for name in CUSTODIANS {
+            text += &person("[custodian]", name);
+        }
+        text += &person("security_officer", OFFICER);
+        text += &person("auditor", AUDITOR);
+        text
+    }
+
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn plan_path(&self) -> PathBuf {
+        self.path().join("plan.toml")
+    }
+
+    pub fn plan(&self) -> Plan {
+        Plan::load(&self.plan_path()).unwrap()
+    }
+
+    pub fn appliance(&self) -> PathBuf {
+        self.path().join("etc")
+    }
+
+    pub fn state(&self) -> PathBuf {
+        self.path().join("state")
+    }
+
+    /// The ceremony's folder.
+    pub fn dir(&self) -> PathBuf {
+        self.path().join("ceremony")
+    }
+
+    pub fn answers(&self) -> PathBuf {
+        self.path().join("answers")
+    }
+
+    pub fn answer(&self, name: &str, text: &str) {
+        fs::write(self.answers().join(name), text).unwrap();
+    }
+
+    fn write_answers(&self) {
+        for folder in ["keys", "passphrases"] {
+            fs::create_dir_all(self.answers().join(folder)).unwrap();
+        }
+        self.answer("confirm", "yes\n");
+        fs::copy(self.pki.ca(), self.answers().join("client_ca.pem")).unwrap();
+        for name in People::names() {
+            self.bring(name);
+        }
+    }
+
+    /// Puts somebody's key among the answers.
+    pub fn bring(&self, name: &str) {
+        let from = People::all().file(name);
+        for suffix in ["", ".pub"] {
+            let mut file = from.clone().into_os_string();
+            file.push(suffix);
+            fs::copy(
+                file,
+                self.answers().join(format!("keys/{name}.key{suffix}")),
+            )
+            .unwrap();
+        }
+        self.answer(
+            &format!("passphrases/{name}"),
+            &(People::passphrase(name) + "\n"),
+        );
+    }
+
+    pub fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(STRONGROOM);
+        command.args(words).stdin(Stdio::null());
+        for (name, value) in &self.env {
+            command.env(name, value);
+        }
+        command
+    }
+
+    /// `systemd-creds` with the room's own host key.
+    pub fn systemd_creds(&self) -> Command {
+        let mut command = Command::new("systemd-creds");
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    fn run_command(&self) -> Command {
+        let mut command = self.command(&["ceremony", "run"]);
+        command
+            .arg(self.plan_path())
+            .arg("--dir")
+            .arg(self.dir())
+            .arg("--answers")
+            .arg(self.answers());
+        command
+    }
+
+    /// Runs the ceremony as far as it goes.
+    pub fn run(&self) -> Output {
+        self.run_command().output().unwrap()
+    }
+
+    /// Starts it.
+    pub fn spawn(&self) -> Running {
+        let child = self
+            .run_command()
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        Running { child }
+    }
+
+    /// Runs it, and it must end well.
+    pub fn run_to_the_end(&self) -> Output {
+        let output = self.run();
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        output
+    }
+
+    /// Runs it until it waits for the certificate.
+    pub fn run_to_the_certificate(&self) {
+        let output = self.run();
+        let errors = stderr(&output);
+        assert_eq!(output.status.code(), Some(WAITING), "{errors}");
+        assert!(errors.contains("certificate.pem"), "{errors}");
+    }
+
+    /// The CA signs the request.
+    pub fn sign_certificate(&self) -> PathBuf {
+        let key = KeyPair::from_pem(&fs::read_to_string(self.path().join("pki/ca.key")).unwrap())
+            .unwrap();
+        let ca =
+            Issuer::from_ca_cert_pem(&fs::read_to_string(self.pki.ca()).unwrap(), key).unwrap();
+        let request = fs::read_to_string(self.dir().join("certificate-request.pem")).unwrap();
+        let certificate = CertificateSigningRequestParams::from_pem(&request)
+            .unwrap()
+            .signed_by(&ca)
+            .unwrap();
+        let path = self.answers().join("certificate.pem");
+        fs::write(&path, certificate.pem()).unwrap();
+        path
+    }
+
+    /// Keeps what SoftHSM knows of its token, before a kill.
+    pub fn keep_token_files(&self) -> Vec<(PathBuf, Vec<u8>)> {
+        files(&self.path().join("token"))
+            .into_iter()
+            .filter(|path| path.ends_with("token.object"))
+            .map(|path| (path.clone(), fs::read(path).unwrap()))
+            .collect()
+    }
+
+    pub fn transcript_path(&self) -> PathBuf {
+        self.dir().join("transcript.jsonl")
+    }
+
+    /// The whole lines so far.
+    pub fn transcript(&self) -> Vec<Value> {
+        lines(&self.transcript_path())
+    }
+
+    /// Whether the line that this describes is there ("begin keys", "close", "signature 3").
+    pub fn has(&self, wanted: &str, from: usize) -> bool {
+        self.transcript()
+            .iter()
+            .skip(from)
+            .any(|line| describe(line) == wanted)
+    }
+
+    /// The ceremony's outputs of a step.
+    pub fn outputs(&self, step: &str) -> Value {
+        self.transcript()
+            .into_iter()
+            .find(|line| line["type"] == "done" && line["step"] == step)
+            .unwrap_or_else(|| panic!("{step} is not done"))["outputs"]
+            .clone()
+    }
+
+    /// The PINs, from these custodians' shares.
+    pub fn recover(&self, mode: Mode, names: &[&str]) -> Pins {
+        recover(&self.dir(), &self.plan(), mode, names)
+    }
+
+    /// `ceremony verify`, which must be content.
+    pub fn verify(&self) {
+        let output = self
+            .command(&["ceremony", "verify"])
+            .arg(self.transcript_path())
+            .arg("--plan")
+            .arg(self.plan_path())
+            .arg("--audit-key")
+            .arg(self.dir().join("audit-key.pem"))
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            stderr(&output)
+        );
+    }
+}
+
+/// The PINs, from these custodians' shares in a ceremony's folder.
+pub fn recover(dir: &Path, plan: &Plan, mode: Mode, names: &[&str]) -> Pins {
+    let transcript = lines(&dir.join("transcript.jsonl"));
+    let id = CeremonyId::parse(transcript[0]["ceremony_id"].as_str().unwrap()).unwrap();
+    let outputs = &transcript
+        .iter()
+        .find(|line| line["type"] == "done" && line["step"] == "pins")
+        .unwrap()["outputs"];
+    let record: PinsRecord = serde_json::from_value(
+        serde_json::json!({"threshold": outputs["threshold"], "commitments": outputs["commitments"]}),
+    )
+    .unwrap();
+    let mut recovery = Recovery::new(Deal::new(plan, id, mode), record.commitments).unwrap();
+    for name in names {
+        let key = People::all().key(name);
+        let path = dir.join(format!("shares/{}.jwe", key.participant().fingerprint()));
+        let share = shares::open(fs::read_to_string(path).unwrap().trim(), &key).unwrap();
+        match recovery.add(share) {
+            Added::Complete(pins) => return pins,
+            Added::More { .. } => {}
+            Added::Refused(refusal) => panic!("{refusal}"),
+        }
+    }
+    panic!("too few shares");
+}
+
+/// SoftHSM writes that file at each login, in place: a kill at that very moment loses its token, as no HSM's would be. Whether it
+/// happened; the file is then put back.
+pub fn repair_token_files(kept: &[(PathBuf, Vec<u8>)]) -> bool {
+    let mut repaired = false;
+    for (path, bytes) in kept {
+        if fs::read(path).is_ok_and(|now| now.len() < bytes.len()) {
+            fs::write(path, bytes).unwrap();
+            repaired = true;
+        }
+    }
+    repaired
+}
+
+/// A ceremony's process.
+pub struct Running {
+    child: Child,
+}
+
+impl Running {
+    /// SIGKILL, as a power cut, when this becomes true. Whether it did before the process ended by itself.
+    pub fn kill_when(mut self, mut condition: impl FnMut() -> bool) -> bool {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if condition() {
+                self.child.kill().unwrap();
+                self.child.wait().unwrap();
+                return true;
+            }
+            if let Some(status) = self.child.try_wait().unwrap() {
+                let reached = condition();
+                let mut errors = String::new();
+                self.child
+                    .stderr
+                    .take()
+                    .unwrap()
+                    .read_to_string(&mut errors)
+                    .unwrap();
+                assert!(
+                    reached || status.code() == Some(WAITING) || status.success(),
+                    "{status}: {errors}"
+                );
+                return reached;
+            }
+            assert!(Instant::now() < deadline, "the ceremony hangs");
+            std::thread::sleep(Duration::from_micros(500));
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// "begin keys", "done keys", "note keys", "open", "close", "signature", "seal".
+pub fn describe(line: &Value) -> String {
+    let kind = line["type"].as_str().unwrap();
+    match (kind, line["step"].as_str()) {
+        ("signature", _) => format!("signature {}", line["name"].as_str().unwrap()),
+        (_, Some(step)) => format!("{kind} {step}"),
+        _ => kind.to_owned(),
+    }
+}
+
+pub fn lines(path: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let whole = text.rfind('\n').map_or("", |at| &text[..at]);
+    whole
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+pub fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+pub fn program_sha256() -> &'static str {
+    static HASH: OnceLock<String> = OnceLock::new();
+    HASH.get_or_init(|| {
+        base16ct::lower::encode_string(&Sha256::digest(fs::read(STRONGROOM).unwrap()))
+    })
+}
+
+/// Every regular file below a folder.
+pub fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else {
+            found.push(path);
+        }
+    }
+    found
+}
