@@ -83,7 +83,7 @@ async fn watchdog(app: Arc<App>, limit: Duration) {
     }
 }
 
-pub(super) fn every(period: Duration) -> tokio::time::Interval {
+fn every(period: Duration) -> tokio::time::Interval {
     // A period of zero would panic.
     let mut ticks = interval(period.max(Duration::from_millis(10)));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

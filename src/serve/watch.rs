@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::reload::Reloader;
-use super::timers::every;
 use crate::config::Config;
 
 /// How often the files are looked at. Also the time for whoever replaces certificate and key to replace both: a change is read when nothing
@@ -42,10 +41,9 @@ impl Watch {
 
     /// Looks for ever; reloads once per change, whether it succeeds or not.
     pub(super) async fn run(mut self, reloader: Arc<Reloader>) {
-        let mut ticks = every(LOOK);
         let mut last = self.read.clone();
         loop {
-            ticks.tick().await;
+            tokio::time::sleep(LOOK).await;
             let now = fingerprint(&self.files);
             if now != self.read && now == last {
                 self.read.clone_from(&now);
