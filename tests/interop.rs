@@ -70,6 +70,28 @@ fn a_seal_client_that_fails_fails_the_demo() {
 }
 
 #[tokio::test]
+#[ignore = "needs Go"]
+async fn the_seal_client_of_openbao_without_a_token() {
+    let Some(program) = built("seal-openbao") else {
+        return;
+    };
+    let appliance = with_key(Appliance::start().await).await;
+    run(client(&appliance, &program).arg("check"));
+}
+
+#[tokio::test]
+#[ignore = "needs Go"]
+async fn the_seal_client_of_openbao_with_a_token() {
+    let Some(program) = built("seal-openbao") else {
+        return;
+    };
+    let (appliance, token) = with_token().await;
+    run(client(&appliance, &program)
+        .arg("check")
+        .env("STRONGROOM_TOKEN", token));
+}
+
+#[tokio::test]
 #[ignore = "needs Python"]
 async fn hvac_without_a_token() {
     let Some(python) = built("hvac") else { return };
