@@ -13,6 +13,8 @@ pub mod record;
 pub mod report;
 pub mod run;
 pub mod shares;
+#[cfg(test)]
+mod testing;
 pub mod transcript;
 pub mod verify;
 pub mod words;

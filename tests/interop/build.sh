@@ -2,7 +2,7 @@
 # Builds other people's clients, which the interop tests drive a Strongroom server with, each once: nothing is done again until its sources,
 # its locked dependencies or the toolchain change.
 #
-#   build.sh [vault] [seal] [seal-openbao] [hvac] [node]      default: all
+#   build.sh [vault] [seal] [seal-openbao] [hvac] [node] [cryptography]      default: all
 #
 # Prints one line for each, "<name> <path>":
 #   vault  a real Vault, server and command line (tests/interop/vault)
@@ -10,6 +10,7 @@
 #   seal-openbao  the same program around OpenBao's (its dependencies: tests/interop/seal-openbao)
 #   hvac   a Python interpreter that has hvac (tests/interop/hvac)
 #   node   a directory with node-vault and the script that uses it (tests/interop/node)
+#   cryptography  a Python interpreter that has pyca/cryptography, for tests/ceremony_verify.py (tests/interop/cryptography)
 # They are kept in $STRONGROOM_INTEROP_CACHE, by default <repository>/.cache/interop.
 #
 # Exit code 77: a tool is not on this machine (it is named on standard error); 1: a build failed.
@@ -19,16 +20,16 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cache=${STRONGROOM_INTEROP_CACHE:-$(cd "$here/../.." && pwd)/.cache/interop}
 
 main() {
-    [ $# -gt 0 ] || set -- seal seal-openbao hvac node vault
+    [ $# -gt 0 ] || set -- seal seal-openbao hvac cryptography node vault
     mkdir -p "$cache"
     local part
     for part in "$@"; do
         case $part in
         seal-openbao) need go && once "$part" "$(go version)" "$here/$part"/go.{mod,sum} "$here"/seal/*.go ;;
         vault | seal) need go && once "$part" "$(go version)" "$here/$part"/{go.mod,go.sum,*.go} ;;
-        hvac) need python3 && once hvac "$(python3 -V) $(command -v python3)" "$here/hvac/requirements.txt" ;;
+        hvac | cryptography) need python3 && once "$part" "$(python3 -V) $(command -v python3)" "$here/$part/requirements.txt" ;;
         node) need node && need npm && once node "$(node -v) $(npm -v)" "$here/node"/{package.json,package-lock.json,*.js} ;;
-        *) echo "build.sh: \"$part\" is none of vault, seal, seal-openbao, hvac, node" >&2 && exit 2 ;;
+        *) echo "build.sh: \"$part\" is none of vault, seal, seal-openbao, hvac, node, cryptography" >&2 && exit 2 ;;
         esac
     done
 }
@@ -67,7 +68,7 @@ once() {
 product() {
     case $1 in
     vault | seal | seal-openbao) echo "$2/$1" ;;
-    hvac) echo "$2/bin/python" ;;
+    hvac | cryptography) echo "$2/bin/python" ;;
     node) echo "$2" ;;
     esac
 }
@@ -111,8 +112,17 @@ go_build() {
 }
 
 build_hvac() {
-    python3 -m venv "$1"
-    "$1/bin/python" -m pip install --quiet --no-deps --only-binary :all: --requirement "$here/hvac/requirements.txt"
+    python_with hvac "$1"
+}
+
+build_cryptography() {
+    python_with cryptography "$1"
+}
+
+# python_with <part> <directory>: an environment of its own, with the part's pinned packages.
+python_with() {
+    python3 -m venv "$2"
+    "$2/bin/python" -m pip install --quiet --no-deps --only-binary :all: --requirement "$here/$1/requirements.txt"
 }
 
 build_node() {

@@ -480,6 +480,23 @@ pub fn skip(test: &str, why: &str) {
     }
 }
 
+/// A Python interpreter that has the package `cryptography`; `None`, counted as skipped, where there is no Python.
+pub fn cryptography() -> Option<PathBuf> {
+    let output = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/build.sh"))
+        .arg("cryptography")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let complained = String::from_utf8_lossy(&output.stderr);
+    if output.status.code() == Some(77) {
+        skip("a second implementation in Python", complained.trim());
+        return None;
+    }
+    assert!(output.status.success(), "build.sh: {complained}");
+    let said = String::from_utf8(output.stdout).unwrap();
+    Some(said.trim().strip_prefix("cryptography ").unwrap().into())
+}
+
 /// The policy that the tests' clients live under.
 const POLICY: &str = r#"
 [[rule]]

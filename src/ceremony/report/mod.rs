@@ -314,6 +314,3 @@ fn fields(value: &Value) -> String {
         other => other.to_string(),
     }
 }
-
-#[cfg(test)]
-mod tests;

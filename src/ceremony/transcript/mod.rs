@@ -93,3 +93,6 @@ pub(super) fn signing_digest(id: &CeremonyId, seq: u64, hash: &[u8; 32]) -> [u8;
 pub(super) fn seal_digest(id: &CeremonyId, seq: u64, hash: &[u8; 32]) -> [u8; 32] {
     sha256_of(&[SEAL_DOMAIN, &id.0, &seq.to_be_bytes(), hash])
 }
+
+#[cfg(test)]
+mod tests;

@@ -163,6 +163,3 @@ pub(super) fn resume(lines: &[u8]) -> Result<Resumed, String> {
         },
     })
 }
-
-#[cfg(test)]
-mod tests;

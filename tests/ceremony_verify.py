@@ -1,0 +1,426 @@
+#!/usr/bin/env python3
+"""Checks a ceremony's transcript: a second implementation, from docs/transcript-format.md alone.
+
+    ceremony_verify.py TRANSCRIPT... [--plan FILE] [--audit-key PEM] [--token-serial SERIAL] [--rehearsal]
+
+Exit code 0 if every one is valid, 1 if not; each problem that was found is printed as "TRANSCRIPT: problem". Needs Python 3.11 and the
+package `cryptography`.
+"""
+
+import argparse
+import base64
+import binascii
+import datetime
+import hashlib
+import ipaddress
+import json
+import re
+import sys
+import tomllib
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
+
+STEPS = [
+    "opening", "self-test", "pins", "token", "keys", "evidence",
+    "store", "identity", "trial", "runtime-pin", "closing",
+]
+HEAD = {"type": str, "seq": int, "time": str, "mode": str, "prev": str}
+BODY = {
+    "open": {
+        "format": int, "ceremony_id": str, "kind": str, "plan_sha256": str,
+        "plan": str, "signatures": list, "software": dict,
+    },
+    "begin": {"step": str, "actor": list, "inputs": dict},
+    "note": {"step": str, "text": str, "data": None},
+    "done": {"step": str, "actor": list, "outputs": dict},
+    "close": {"summary": dict, "audit_key": str},
+    "signature": {"name": str, "role": str, "key": str, "signature": str},
+    "seal": {"signature": str},
+}
+LONGEST_LINE = 4 << 20
+ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+
+
+class Invalid(Exception):
+    """What is wrong."""
+
+
+def need(condition, what):
+    if not condition:
+        raise Invalid(what)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("transcripts", nargs="+", metavar="TRANSCRIPT")
+    parser.add_argument("--plan")
+    parser.add_argument("--audit-key")
+    parser.add_argument("--token-serial")
+    parser.add_argument("--rehearsal", action="store_true")
+    options = parser.parse_args()
+    valid = True
+    for path in options.transcripts:
+        with open(path, "rb") as file:
+            transcript = Transcript(file.read())
+        transcript.check()
+        transcript.anchor(options)
+        if not transcript.problems and transcript.mode == "REHEARSAL":
+            print(f"{path}: REHEARSAL: this transcript is no evidence", file=sys.stderr)
+            if not options.rehearsal:
+                transcript.problems.append("it is of a REHEARSAL")
+        for problem in transcript.problems:
+            print(f"{path}: {problem}")
+        valid = valid and not transcript.problems
+    return 0 if valid else 1
+
+
+class Transcript:
+    def __init__(self, content):
+        self.content = content
+        self.problems = []
+        self.mode = None
+        self.ceremony_id = None
+        self.plan = None
+        self.plan_text = None
+        self.people = []
+        self.outputs = {}
+        self.begun = None
+        self.closed = None  # the close line, its seq and hash
+        self.signatures = 0
+        self.sealed = False
+        self.seq = 0
+        self.hash = bytes(32)
+        self.time = None
+
+    def check(self):
+        *lines, rest = self.content.split(b"\n")
+        for number, line in enumerate(lines, 1):
+            if not self.guard(f"line {number}", self.line, number, line):
+                # What follows is still compared with the bytes that are there.
+                self.seq, self.hash = number, hashlib.sha256(line).digest()
+        if rest:
+            self.problems.append("the last line has no end")
+        self.guard("the whole", self.end)
+        self.guard("what the steps record", self.facts)
+
+    def guard(self, place, check, *arguments):
+        try:
+            check(*arguments)
+            return True
+        except Invalid as problem:
+            self.problems.append(f"{place}: {problem}")
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError) as error:
+            self.problems.append(f"{place}: not as the format has it ({error!r})")
+        return False
+
+    def line(self, number, raw):
+        need(len(raw) <= LONGEST_LINE, "too long")
+        need(not self.sealed, "something follows the seal")
+        line = parse(raw)
+        kind = line["type"]
+        need(isinstance(kind, str) and kind in BODY, f"unknown type {kind!r}")
+        members(line, HEAD | BODY[kind])
+        need(line["seq"] == number, "seq is not the line's number")
+        need(line["prev"] == self.hash.hex(), "prev is not the hash of the line before")
+        need(line["mode"] in ("CEREMONY", "REHEARSAL"), "unknown mode")
+        need(self.mode in (None, line["mode"]), "the mode changes")
+        self.mode = line["mode"]
+        check_time(line["time"])
+        need((number == 1) == (kind == "open"), "the first line, and no other, is `open`")
+        if kind in ("begin", "note", "done"):
+            need(line["step"] in STEPS, f"unknown step {line['step']!r}")
+        if kind in ("begin", "done"):
+            need(all(isinstance(name, str) for name in line["actor"]), "actor")
+        before = (self.seq, self.hash, self.time)
+        self.seq, self.hash, self.time = number, hashlib.sha256(raw).digest(), line["time"]
+        if kind == "seal":
+            self.seal(raw, line, *before)
+        elif kind != "note":
+            getattr(self, kind)(line)
+
+    def open(self, line):
+        need(line["format"] == 1, "format")
+        need(line["kind"] == "birth", "kind")
+        self.ceremony_id = unhex(line["ceremony_id"], 16)
+        members(line["software"], {"version": str, "binary_sha256": str})
+        plan_hash = hashlib.sha256(line["plan"].encode()).digest()
+        need(line["plan_sha256"] == plan_hash.hex(), "plan_sha256 is not the plan's hash")
+        self.plan_text = line["plan"]
+        self.plan = tomllib.loads(line["plan"])
+        self.people = check_plan(self.plan)
+        digest = hashlib.sha256(b"strongroom ceremony plan v1\0" + plan_hash).digest()
+        signed = []
+        for signature in line["signatures"]:
+            members(signature, {"name": str, "key": str, "signature": str})
+            person = [p for p in self.people if (p["name"], p["key"]) == (signature["name"], signature["key"])]
+            need(person, f"the plan is signed by a stranger, {signature['name']!r}")
+            verify(person[0]["signing"], digest, signature["signature"], f"{signature['name']}'s signature of the plan")
+            signed.append(signature["key"])
+        need(sorted(signed) == sorted(p["key"] for p in self.people), "the plan is not signed once by everyone")
+        if self.mode == "CEREMONY":
+            need(line["software"]["binary_sha256"] == self.plan["software"]["binary_sha256"], "another program than planned")
+
+    def begin(self, line):
+        need(not self.closed, "a step after the summary")
+        need(line["step"] == (STEPS + [None])[len(self.outputs)], "a step out of order")
+        self.begun = line["step"]
+
+    def done(self, line):
+        need(not self.closed, "a step after the summary")
+        need(line["step"] == (STEPS + [None])[len(self.outputs)] == self.begun, "a step is done out of order")
+        self.outputs[line["step"]] = line["outputs"]
+        self.begun = None
+
+    def close(self, line):
+        need(not self.closed, "a second summary")
+        need(len(self.outputs) == len(STEPS) and self.begun is None, "the summary before the end of all steps")
+        self.closed = (line, self.seq, self.hash)
+
+    def signature(self, line):
+        need(self.closed, "a signature before the summary")
+        _, seq, digest = self.closed
+        need(self.signatures < len(self.people), "more signatures than people")
+        person = self.people[self.signatures]
+        self.signatures += 1
+        need(
+            (line["name"], line["role"], line["key"]) == (person["name"], person["role"], person["key"]),
+            f"{person['name']}'s signature was expected here",
+        )
+        message = b"strongroom ceremony transcript v1\0" + self.ceremony_id + seq.to_bytes(8, "big") + digest
+        verify(person["signing"], hashlib.sha256(message).digest(), line["signature"], f"{line['name']}'s signature")
+
+    def seal(self, raw, line, seq, digest, time):
+        self.sealed = True
+        need(self.closed, "a seal before the summary")
+        key = public_key(self.closed[0]["audit_key"])
+        message = b"strongroom ceremony seal v1\0" + self.ceremony_id + seq.to_bytes(8, "big") + digest
+        verify(key, hashlib.sha256(message).digest(), line["signature"], "the seal")
+        need(int.from_bytes(unbase64(line["signature"])[32:], "big") <= ORDER // 2, "the seal's s is the greater one")
+        prescribed = {
+            "type": "seal", "seq": seq + 1, "time": time, "mode": self.mode,
+            "prev": digest.hex(), "signature": line["signature"],
+        }
+        need(json.dumps(prescribed, separators=(",", ":")).encode() == raw, "the seal's line is not as prescribed")
+
+    def end(self):
+        need(self.content, "the transcript is empty")
+        need(self.closed, "it is not complete: there is no summary")
+        need(self.signatures == len(self.people), "not everyone has signed")
+        need(self.sealed, "it is not sealed")
+
+    def facts(self):
+        if not (self.closed and self.plan):
+            return  # said already
+        pins, token, keys, evidence, store = (self.outputs[step] for step in ("pins", "token", "keys", "evidence", "store"))
+        line = self.closed[0]
+        summary = line["summary"]
+        members(summary, {"token": dict, "keys": list, "store_id": str})
+
+        custodians = [person for person in self.people if person["role"] == "custodian"]
+        need(is_integer(pins["threshold"]) and pins["threshold"] == self.plan["custody"]["threshold"], "pins: threshold")
+        need(len(pins["commitments"]) == len(custodians), "pins: number of commitments")
+        for index, (commitment, custodian) in enumerate(zip(pins["commitments"], custodians), 1):
+            members(commitment, {"custodian": str, "index": int, "so": str, "user": str})
+            need(commitment["custodian"] == custodian["key"] and commitment["index"] == index, "pins: commitment of another")
+            unhex(commitment["so"], 32)
+            unhex(commitment["user"], 32)
+
+        planned = self.plan["token"]
+        found = the_token(token["token"])
+        need(found[0] == planned["label"], "token: label is not the plan's")
+        if self.mode == "CEREMONY" and "serial" in planned:
+            need(found[1] == planned["serial"], "token: serial is not the plan's")
+        need(the_token(evidence["token"]) == found, "evidence: of another token")
+
+        made = [the_key(key) for key in keys["keys"]]
+        objects = [the_object(one) for one in evidence["objects"]]
+        need(
+            {(label, spki) for _, label, spki, _ in made if spki is not None}
+            == {(label, spki) for label, spki in objects if spki is not None},
+            "evidence: the public keys are not those of step keys",
+        )
+        need({label for _, label, _, _ in made} <= {label for label, _ in objects}, "evidence: a key has none")
+
+        need(the_token(summary["token"]) == found, "summary: token")
+        need([the_key(key) for key in summary["keys"]] == made, "summary: keys")
+        need(summary["store_id"] == store["store_id"], "summary: store_id")
+        unhex(summary["store_id"], 16)
+        audit_key = hashlib.sha256(unbase64(line["audit_key"])).hexdigest()
+        need(audit_key in [digest for _, _, _, digest in made], "the audit key is none of the keys")
+
+    def anchor(self, options):
+        line = self.closed[0] if self.closed else None
+        if options.plan:
+            with open(options.plan, "rb") as file:
+                if self.plan_text is None or file.read() != self.plan_text.encode():
+                    self.problems.append("it is of another plan")
+        if options.audit_key:
+            with open(options.audit_key, "rb") as file:
+                wanted = serialization.load_pem_public_key(file.read()).public_bytes(
+                    serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+                )
+            if not line or base64.b64encode(wanted).decode() != line["audit_key"]:
+                self.problems.append("it is of an HSM with another audit key")
+        if options.token_serial is not None:
+            token = line["summary"].get("token") if line else None
+            if not isinstance(token, dict) or token.get("serial") != options.token_serial:
+                self.problems.append("it is from another token")
+
+
+def parse(raw):
+    def once(pairs):
+        names = [name for name, _ in pairs]
+        need(len(names) == len(set(names)), "a member stands there twice")
+        return dict(pairs)
+
+    def no(constant):
+        raise Invalid(f"{constant} is not JSON")
+
+    line = json.loads(raw.decode("utf-8"), object_pairs_hook=once, parse_constant=no)
+    need(isinstance(line, dict), "not an object")
+    return line
+
+
+def members(value, types):
+    """Exactly these members, each of its type (None: any)."""
+    need(isinstance(value, dict), "not an object")
+    need(value.keys() == types.keys(), f"members {sorted(value.keys() ^ types.keys())} are missing or too many")
+    for name, kind in types.items():
+        fits = kind is None or (is_integer(value[name]) if kind is int else isinstance(value[name], kind))
+        need(fits, f"`{name}` is not of its type")
+
+
+def is_integer(value):
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def check_time(text):
+    need(re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z", text, re.ASCII), "time")
+    datetime.datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def unhex(text, length):
+    need(isinstance(text, str) and re.fullmatch(rf"[0-9a-f]{{{2 * length}}}", text, re.ASCII), f"not {length} bytes in hexadecimal")
+    return bytes.fromhex(text)
+
+
+def unbase64(text):
+    need(isinstance(text, str), "not base64")
+    try:
+        value = base64.b64decode(text, validate=True)
+    except binascii.Error as error:
+        raise Invalid("not base64") from error
+    need(base64.b64encode(value).decode() == text, "not canonical base64")
+    return value
+
+
+def public_key(text):
+    spki = unbase64(text)
+    key = serialization.load_der_public_key(spki)
+    need(isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1), "not a key on P-256")
+    canonical = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    need(canonical == spki, "not the canonical form of a public key")
+    return key
+
+
+def verify(key, digest, signature, what):
+    raw = unbase64(signature)
+    need(len(raw) == 64, f"{what} has a wrong length")
+    r, s = int.from_bytes(raw[:32], "big"), int.from_bytes(raw[32:], "big")
+    need(0 < r < ORDER and 0 < s < ORDER, f"{what} is out of range")
+    try:
+        key.verify(encode_dss_signature(r, s), digest, ec.ECDSA(Prehashed(hashes.SHA256())))
+    except InvalidSignature as error:
+        raise Invalid(f"{what} is not one by that key") from error
+
+
+def the_token(value):
+    names = ("label", "serial", "manufacturer", "model")
+    need(all(isinstance(value[name], str) for name in names), "a token's members are strings")
+    return tuple(value[name] for name in names)
+
+
+def the_key(value):
+    name, label, spki, digest = (value[member] for member in ("name", "label", "spki", "sha256"))
+    need(isinstance(name, str) and isinstance(label, str), "a key's name and label are strings")
+    need((spki is None) == (digest is None), "a key has `spki` and `sha256`, or neither")
+    need(spki is None or hashlib.sha256(unbase64(spki)).hexdigest() == digest, "a key's hash")
+    return name, label, spki, digest
+
+
+def the_object(value):
+    need(all(isinstance(value[name], str) for name in ("name", "label", "class")), "an object's members are strings")
+    need(isinstance(value["attributes"], list), "attributes")
+    for pair in value["attributes"]:
+        need(isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair), "an attribute is a pair")
+    spki = value.get("spki")
+    need(spki is None or isinstance(spki, str), "spki")
+    return value["label"], spki
+
+
+def check_plan(plan):
+    """Everyone in the plan, in the order of the signatures."""
+    members(plan, {
+        "format": int, "name": str, "token": dict, "keys": dict, "custody": dict, "custodian": list,
+        "security_officer": dict, "auditor": dict, "software": dict, "appliance": dict, "runtime_pin": dict,
+    })
+    need(plan["format"] == 1, "the plan's format")
+    need(re.fullmatch(r"[A-Za-z0-9._-]{1,64}", plan["name"]), "the plan's name")
+    token = plan["token"]
+    members(token, {"module": str, "label": str} | ({"serial": str} if "serial" in token else {}))
+    need(token["module"].startswith("/"), "the plan's module")
+    need(1 <= len(token["label"].encode()) <= 32 and token["label"].strip() == token["label"], "the plan's label")
+    need(1 <= len(token.get("serial", "-").encode()) <= 16, "the plan's serial")
+    keys = plan["keys"]
+    members({"memory_master": False, "backup": False} | keys, {"memory_master": bool, "backup": bool})
+    need(not keys.get("backup", False), "the plan's backup")
+    members(plan["custody"], {"threshold": int})
+    need(1 <= plan["custody"]["threshold"] <= len(plan["custodian"]) <= 255, "the plan's threshold")
+    software = plan["software"]
+    optional = {"image_sha256": str} if "image_sha256" in software else {}
+    members(software, {"binary_sha256": str} | optional)
+    for digest in software.values():
+        unhex(digest, 32)
+    members(plan["appliance"], {"folder": str, "state": str, "listen": str, "names": list})
+    need(all(plan["appliance"][name].startswith("/") for name in ("folder", "state")), "the plan's folders")
+    address, _, port = plan["appliance"]["listen"].rpartition(":")
+    ipaddress.ip_address(address.strip("[]"))
+    need(0 <= int(port) <= 65535, "the plan's port")
+    need(plan["appliance"]["names"], "the plan's names")
+    for name in plan["appliance"]["names"]:
+        need(is_dns_name(name) or ipaddress.ip_address(name), "the plan's names")
+    members(plan["runtime_pin"], {"method": str})
+    need(plan["runtime_pin"]["method"] in ("systemd-creds", "file"), "the plan's method")
+
+    parts = [("custodian", part) for part in plan["custodian"]]
+    parts += [("security-officer", plan["security_officer"]), ("auditor", plan["auditor"])]
+    people, seen = [], []
+    for role, part in parts:
+        members(part, {"name": str, "signing_key": str, "agreement_key": str})
+        name = part["name"]
+        need(1 <= len(name) <= 64 and name.strip() == name, f"the name {name!r}")
+        need(all(c.isalnum() or c in " .,-_'()" for c in name), f"the name {name!r}")
+        public_key(part["agreement_key"])
+        people.append({
+            "name": name, "role": role, "signing": public_key(part["signing_key"]),
+            "key": hashlib.sha256(unbase64(part["signing_key"])).hexdigest(),
+        })
+        seen += [part["signing_key"], part["agreement_key"], name.lower()]
+    need(len(seen) == len(set(seen)), "two people in the plan have a name or a key in common")
+    return people
+
+
+def is_dns_name(name):
+    labels = name.split(".")
+    return (
+        len(name) <= 253
+        and all(re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?", label) for label in labels)
+        and not re.fullmatch(r"[0-9]+", labels[-1])
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,204 @@
+//! Transcripts line by line, without the ceremony's writer: with any fault, yet chained, signed and sealed.
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use p256::ecdsa::SigningKey;
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use strongroom::ceremony::{Mode, Step};
+
+use super::people::{BINARY, ID, Room, key, sign};
+
+const TIME: &str = "2026-01-31T12:34:56.789Z";
+
+/// A transcript under construction, and how it is to be finished.
+pub struct Forgery {
+    pub mode: Mode,
+    /// Type and members of each line up to the summary.
+    pub lines: Vec<(String, Value)>,
+    /// Name, role, fingerprint of each who signs, and his key's number.
+    pub signers: Vec<(Value, SigningKey)>,
+    pub sealer: SigningKey,
+}
+
+impl Forgery {
+    /// With no fault.
+    pub fn new(room: &Room, mode: Mode) -> Self {
+        let mut lines = vec![(
+            "open".to_owned(),
+            json!({
+                "format": 1,
+                "ceremony_id": ID.to_string(),
+                "kind": "birth",
+                "plan_sha256": room.plan.hash_hex(),
+                "plan": room.plan.text(),
+                "signatures": room.signatures,
+                "software": {"version": "0.1.0", "binary_sha256": BINARY},
+            }),
+        )];
+        for step in Step::ALL {
+            let name = step.name();
+            lines.push((
+                "begin".into(),
+                json!({"step": name, "actor": ["Ed"], "inputs": {}}),
+            ));
+            lines.push((
+                "note".into(),
+                json!({"step": name, "text": "all is well", "data": [1, 2.5, null]}),
+            ));
+            lines.push((
+                "done".into(),
+                json!({"step": name, "actor": ["Ed"], "outputs": room.outputs(step)}),
+            ));
+        }
+        let audit_key = BASE64_STANDARD.encode(room.spki());
+        lines.push((
+            "close".into(),
+            json!({"summary": room.summary(), "audit_key": audit_key}),
+        ));
+        let signers = room
+            .plan
+            .participants()
+            .zip(1_u8..)
+            .map(|((role, person), number)| {
+                (
+                    json!({"name": person.name(), "role": role.name(), "key": person.fingerprint()}),
+                    key(number),
+                )
+            })
+            .collect();
+        Self {
+            mode,
+            lines,
+            signers,
+            sealer: room.hsm.clone(),
+        }
+    }
+
+    /// The members of a step's `done` line.
+    pub fn outputs(&mut self, step: Step) -> &mut Value {
+        let line = self
+            .lines
+            .iter_mut()
+            .find(|(kind, members)| kind == "done" && members["step"] == step.name());
+        &mut line.unwrap().1["outputs"]
+    }
+
+    pub fn close(&mut self) -> &mut Value {
+        let line = self.lines.iter_mut().find(|(kind, _)| kind == "close");
+        &mut line.unwrap().1
+    }
+
+    pub fn summary(&mut self) -> &mut Value {
+        &mut self.close()["summary"]
+    }
+
+    pub fn open(&mut self) -> &mut Value {
+        &mut self.lines[0].1
+    }
+
+    /// The finished transcript.
+    pub fn bytes(self) -> Vec<u8> {
+        self.finish(|seal| seal)
+    }
+
+    /// The same, with the seal's line changed at the end.
+    pub fn finish(self, change: impl FnOnce(String) -> String) -> Vec<u8> {
+        let mut chain = Chain::new(self.mode);
+        let mut digest = [0; 32];
+        for (kind, members) in &self.lines {
+            chain.add(kind, members);
+            if kind == "close" {
+                digest = Self::digest("transcript", &chain);
+            }
+        }
+        for (members, key) in &self.signers {
+            let mut members = members.clone();
+            members["signature"] = BASE64_STANDARD.encode(sign(key, &digest)).into();
+            chain.add("signature", &members);
+        }
+        let seal =
+            p256::ecdsa::Signature::from_slice(&sign(&self.sealer, &Self::digest("seal", &chain)))
+                .unwrap()
+                .normalize_s();
+        let line = chain.line(
+            "seal",
+            &json!({"signature": BASE64_STANDARD.encode(seal.to_bytes())}),
+        );
+        let mut bytes = chain.text.into_bytes();
+        bytes.extend_from_slice(change(line).as_bytes());
+        bytes.push(b'\n');
+        bytes
+    }
+
+    fn digest(what: &str, chain: &Chain) -> [u8; 32] {
+        let mut hasher = Sha256::new();
+        hasher.update(format!("strongroom ceremony {what} v1\0"));
+        hasher.update(ID.0);
+        hasher.update(chain.seq.to_be_bytes());
+        hasher.update(chain.hash);
+        hasher.finalize().into()
+    }
+}
+
+/// Lines that hang together.
+struct Chain {
+    mode: Mode,
+    seq: u64,
+    hash: [u8; 32],
+    text: String,
+}
+
+impl Chain {
+    fn new(mode: Mode) -> Self {
+        Self {
+            mode,
+            seq: 0,
+            hash: [0; 32],
+            text: String::new(),
+        }
+    }
+
+    fn line(&self, kind: &str, members: &Value) -> String {
+        let prev = hex(&self.hash);
+        let head = format!(
+            "{{\"type\":\"{kind}\",\"seq\":{},\"time\":\"{TIME}\",\"mode\":\"{}\",\"prev\":\"{prev}\"",
+            self.seq + 1,
+            self.mode
+        );
+        format!("{head},{}", &members.to_string()[1..])
+    }
+
+    fn add(&mut self, kind: &str, members: &Value) {
+        let line = self.line(kind, members);
+        self.seq += 1;
+        self.hash = Sha256::digest(&line).into();
+        self.text += &line;
+        self.text.push('\n');
+    }
+}
+
+/// The same lines, numbered and chained as they stand now; signatures stay what they were.
+pub fn chained_anew(transcript: &[u8]) -> Vec<u8> {
+    let text = String::from_utf8(transcript.to_vec()).unwrap();
+    let mut prev = "0".repeat(64);
+    let mut out = String::new();
+    for (line, number) in text.lines().zip(1..) {
+        let line = replaced(line, "\"seq\":", ",", &number.to_string());
+        let line = replaced(&line, "\"prev\":\"", "\"", &prev);
+        prev = hex(&Sha256::digest(&line));
+        out += &line;
+        out.push('\n');
+    }
+    out.into_bytes()
+}
+
+fn replaced(line: &str, before: &str, after: &str, new: &str) -> String {
+    let start = line.find(before).unwrap() + before.len();
+    let end = start + line[start..].find(after).unwrap();
+    format!("{}{new}{}", &line[..start], &line[end..])
+}
+
+pub fn hex(bytes: &[u8]) -> String {
+    base16ct::lower::encode_string(bytes)
+}
