@@ -1,7 +1,7 @@
 //! Every object of a token, by what it is to the appliance.
 
-use cryptoki::object::{Attribute, ObjectHandle};
-use cryptoki_sys::{CK_ULONG, CKA_CLASS, CKA_ID, CKA_LABEL, CKO_DATA, CKO_PUBLIC_KEY};
+use cryptoki::object::ObjectHandle;
+use cryptoki_sys::{CK_ULONG, CKA_CLASS, CKA_ID, CKA_LABEL, CKA_TOKEN, CKO_DATA, CKO_PUBLIC_KEY};
 
 use super::text;
 use crate::fault::Fault;
@@ -11,8 +11,8 @@ use crate::template::{EPOCH_LABEL, MEMORY_MASTER, REQUIRED};
 
 /// What an object that nobody here made is called.
 const FOREIGN: &str = "not of the appliance";
-/// What is left of an object whose making was cut off: `SoftHSM` writes it to the token with defaults first, a key that may both wrap and
-/// decrypt among them, and gives it its name and attributes afterwards.
+/// What is left of an object whose making was cut off: `SoftHSM` writes it to the token with defaults first (a key that may both wrap and
+/// decrypt, and even `CKA_TOKEN=false`), and gives it its name and attributes afterwards.
 const HALF_MADE: &str = "half-made object";
 /// How every label of the appliance's objects begins.
 const PREFIX: &str = "strongroom-";
@@ -47,11 +47,16 @@ impl TokenObject {
 
 /// All that this login may see: the appliance's keys in the order of their making, then the epoch object, then the rest.
 pub(super) fn all(line: &Line) -> Result<Vec<TokenObject>, Fault> {
-    let handles = line.session().find_objects(&[Attribute::Token(true)])?;
-    let mut objects = handles
-        .into_iter()
-        .map(|handle| describe(line, handle))
-        .collect::<Result<Vec<_>, _>>()?;
+    let mut objects = Vec::new();
+    for handle in line.session().find_objects(&[])? {
+        let object = describe(line, handle)?;
+        let told = line.raw().attribute(line.session(), handle, CKA_TOKEN)?;
+        let on_token = told.is_some_and(|value| value != [0]);
+        // Nobody else being here, a nameless object that calls itself a session object is one that was left on the token.
+        if on_token || (object.is_half_made() && line.library().has_one_user()) {
+            objects.push(object);
+        }
+    }
     objects.sort_by(|a, b| {
         (a.rank, &a.label, a.class, a.handle.handle()).cmp(&(
             b.rank,
