@@ -366,6 +366,21 @@ fn half_of_the_keys_are_seen_and_discarded() {
         KeySet::Incomplete { missing, in_use: false } if missing.len() == 8
     ));
     assert_eq!(birth.discard(), ["half-made object"]);
+    // And of one that was cut off before that: a file that tells nothing. SoftHSM says CKR_FUNCTION_FAILED of destroying it, having done so.
+    let nothing = birth.token_file().with_file_name("cut-off.object");
+    fs::write(&nothing, 1_u64.to_be_bytes()).unwrap();
+    let evidence = birth.evidence();
+    let seen = evidence
+        .objects
+        .iter()
+        .find(|o| o.class == "no class")
+        .unwrap();
+    assert_eq!(
+        (seen.name.as_str(), seen.attributes.len()),
+        ("half-made object", 0)
+    );
+    assert!(matches!(evidence.keys, KeySet::Incomplete { .. }));
+    assert_eq!(birth.discard(), ["half-made object"]);
     let evidence = birth.evidence();
     assert_eq!(evidence.keys, KeySet::None);
     assert_eq!(evidence.objects.len(), 1);
@@ -559,6 +574,26 @@ fn keys_that_nothing_depends_on_are_discarded_whole() {
     });
     let refused = ceremony::discard_unused_keys(&birth.config());
     assert!(matches!(&refused, Err(HsmError::KeyPolicy { key, .. }) if key == "epoch object"));
+    assert_eq!(birth.count_objects(), 1);
+
+    // What the token keeps in spite of all is named, and the rest goes.
+    birth.destroy_by_hand(ObjectClass::DATA, "strongroom-epoch");
+    birth.with_session(|session| {
+        for (label, destroyable) in [("strongroom-keep", false), ("strongroom-go", true)] {
+            let template = [
+                Attribute::Class(ObjectClass::DATA),
+                Attribute::Token(true),
+                Attribute::Label(label.into()),
+                Attribute::Destroyable(destroyable),
+            ];
+            session.create_object(&template).unwrap();
+        }
+    });
+    let stuck = ceremony::discard_unused_keys(&birth.config());
+    assert!(
+        matches!(&stuck, Err(HsmError::NotDestroyed(left)) if left.len() == 1 && left[0].contains("strongroom-keep")),
+        "{stuck:?}"
+    );
     assert_eq!(birth.count_objects(), 1);
 }
 

@@ -1,7 +1,10 @@
 //! Every object of a token, by what it is to the appliance.
 
+use cryptoki::error::{Error, RvError};
 use cryptoki::object::ObjectHandle;
-use cryptoki_sys::{CK_ULONG, CKA_CLASS, CKA_ID, CKA_LABEL, CKA_TOKEN, CKO_DATA, CKO_PUBLIC_KEY};
+use cryptoki_sys::{
+    CK_ATTRIBUTE_TYPE, CK_ULONG, CKA_CLASS, CKA_ID, CKA_LABEL, CKA_TOKEN, CKO_DATA, CKO_PUBLIC_KEY,
+};
 
 use super::text;
 use crate::fault::Fault;
@@ -40,6 +43,11 @@ impl TokenObject {
         self.name == HALF_MADE
     }
 
+    /// Whether it is far enough to tell its attributes.
+    pub(super) fn has_class(&self) -> bool {
+        self.class != CK_ULONG::MAX
+    }
+
     pub(super) fn class_name(&self) -> String {
         text::class(self.class)
     }
@@ -50,8 +58,7 @@ pub(super) fn all(line: &Line) -> Result<Vec<TokenObject>, Fault> {
     let mut objects = Vec::new();
     for handle in line.session().find_objects(&[])? {
         let object = describe(line, handle)?;
-        let told = line.raw().attribute(line.session(), handle, CKA_TOKEN)?;
-        let on_token = told.is_some_and(|value| value != [0]);
+        let on_token = told(line, handle, CKA_TOKEN)?.is_some_and(|value| value != [0]);
         // Nobody else being here, a nameless object that calls itself a session object is one that was left on the token.
         if on_token || (object.is_half_made() && line.library().has_one_user()) {
             objects.push(object);
@@ -69,7 +76,7 @@ pub(super) fn all(line: &Line) -> Result<Vec<TokenObject>, Fault> {
 }
 
 fn describe(line: &Line, handle: ObjectHandle) -> Result<TokenObject, Fault> {
-    let attribute = |name| line.raw().attribute(line.session(), handle, name);
+    let attribute = |name| told(line, handle, name);
     let class = attribute(CKA_CLASS)?
         .and_then(|bytes| bytes.try_into().ok())
         .map_or(CK_ULONG::MAX, CK_ULONG::from_ne_bytes);
@@ -87,6 +94,18 @@ fn describe(line: &Line, handle: ObjectHandle) -> Result<TokenObject, Fault> {
         name,
         rank,
     })
+}
+
+/// An attribute; `None` also of an object that was cut off before it had as much as a class, of which `SoftHSM` tells nothing.
+fn told(
+    line: &Line,
+    handle: ObjectHandle,
+    attribute: CK_ATTRIBUTE_TYPE,
+) -> Result<Option<Vec<u8>>, Fault> {
+    match line.raw().attribute(line.session(), handle, attribute) {
+        Err(Error::Pkcs11(RvError::AttributeValueInvalid, _)) => Ok(None),
+        other => Ok(other?),
+    }
 }
 
 fn identify(class: CK_ULONG, label: &str) -> (usize, String) {
