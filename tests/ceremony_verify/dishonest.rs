@@ -72,11 +72,50 @@ fn steps_out_of_order() {
         ("a member more", |forgery| {
             forgery.lines[1].1["more"] = json!(1);
         }),
+        ("a member twice", |forgery| {
+            forgery.instead = ("\"actor\":", "\"actor\":[],\"actor\":");
+        }),
+        ("a member twice, further in", |forgery| {
+            forgery.instead = ("\"slot\":7", "\"slot\":7,\"slot\":8");
+        }),
+        ("a member twice, in a list", |forgery| {
+            forgery.instead = ("\"class\":", "\"x\":1,\"x\":2,\"class\":");
+        }),
+        ("a line with another number", |forgery| {
+            forgery.instead = ("\"seq\":9,", "\"seq\":10,");
+        }),
+        ("a number that is none", |forgery| {
+            forgery.instead = ("\"slot\":7", "\"slot\":NaN");
+        }),
         ("a member less", |forgery| {
             forgery.lines[2].1.as_object_mut().unwrap().remove("data");
         }),
     ];
     both_say(false, &cases(&room, Mode::Ceremony, changes));
+}
+
+/// Nobody makes a ceremony out of a rehearsal by having one line say so, or all but one.
+#[test]
+fn two_modes_in_one_transcript() {
+    let room = Room::new();
+    let count = Forgery::new(&room, Mode::Ceremony).bytes();
+    let count = count.iter().filter(|byte| **byte == b'\n').count() as u64;
+    let mut cases = Cases::new();
+    for number in 1..=count {
+        for mode in [Mode::Ceremony, Mode::Rehearsal] {
+            let mut forgery = Forgery::new(&room, mode);
+            forgery.but = Some(number);
+            cases.push((format!("{mode}, but not line {number}"), forgery.bytes()));
+        }
+    }
+    both_say(false, &cases);
+    for (name, transcript) in cases.iter().step_by(9) {
+        assert_eq!(
+            super::exit_codes(transcript, &["--rehearsal"]),
+            (Some(8), Some(1)),
+            "{name}"
+        );
+    }
 }
 
 #[test]
@@ -91,6 +130,9 @@ fn what_may_differ() {
                 "note".into(),
                 json!({"step": "closing", "text": "a key was mislaid", "data": null}),
             ));
+        }),
+        ("blanks and escapes", |forgery| {
+            forgery.instead = ("\"slot\":7", " \"sl\\u006ft\" : 7e0 ");
         }),
         ("outputs of a step's own", |forgery| {
             forgery.outputs(Step::Token)["more"] = json!({"a": [1, 2]});

@@ -14,6 +14,10 @@ const TIME: &str = "2026-01-31T12:34:56.789Z";
 /// A transcript under construction, and how it is to be finished.
 pub struct Forgery {
     pub mode: Mode,
+    /// The number of a line that says the other mode.
+    pub but: Option<u64>,
+    /// Written for something else in every line, before it is hashed.
+    pub instead: (&'static str, &'static str),
     /// Type and members of each line up to the summary.
     pub lines: Vec<(String, Value)>,
     /// Name, role, fingerprint of each who signs, and his key's number.
@@ -69,6 +73,8 @@ impl Forgery {
             .collect();
         Self {
             mode,
+            but: None,
+            instead: ("\n", ""),
             lines,
             signers,
             sealer: room.hsm.clone(),
@@ -105,6 +111,8 @@ impl Forgery {
     /// The same, with the seal's line changed at the end.
     pub fn finish(self, change: impl FnOnce(String) -> String) -> Vec<u8> {
         let mut chain = Chain::new(self.mode);
+        chain.but = self.but;
+        chain.instead = self.instead;
         let mut digest = [0; 32];
         for (kind, members) in &self.lines {
             chain.add(kind, members);
@@ -144,6 +152,8 @@ impl Forgery {
 /// Lines that hang together.
 struct Chain {
     mode: Mode,
+    but: Option<u64>,
+    instead: (&'static str, &'static str),
     seq: u64,
     hash: [u8; 32],
     text: String,
@@ -153,6 +163,8 @@ impl Chain {
     fn new(mode: Mode) -> Self {
         Self {
             mode,
+            but: None,
+            instead: ("\n", ""),
             seq: 0,
             hash: [0; 32],
             text: String::new(),
@@ -161,12 +173,17 @@ impl Chain {
 
     fn line(&self, kind: &str, members: &Value) -> String {
         let prev = hex(&self.hash);
+        let mode = match self.mode {
+            mode if self.but != Some(self.seq + 1) => mode,
+            Mode::Ceremony => Mode::Rehearsal,
+            Mode::Rehearsal => Mode::Ceremony,
+        };
         let head = format!(
             "{{\"type\":\"{kind}\",\"seq\":{},\"time\":\"{TIME}\",\"mode\":\"{}\",\"prev\":\"{prev}\"",
             self.seq + 1,
-            self.mode
+            mode
         );
-        format!("{head},{}", &members.to_string()[1..])
+        format!("{head},{}", &members.to_string()[1..]).replace(self.instead.0, self.instead.1)
     }
 
     fn add(&mut self, kind: &str, members: &Value) {
