@@ -14,6 +14,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use sha2::{Digest, Sha256};
+use x509_parser::asn1_rs::Any;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -101,10 +102,17 @@ impl Identity {
             GeneralName::DNSName(name) => Some(*name),
             _ => None,
         });
-        match dns {
-            Some(name) => Self::dns(name),
-            None => Ok(Self::spki(certificate.public_key().raw)),
+        if let Some(name) = dns {
+            return Self::dns(name);
         }
+        let key = certificate.public_key().raw;
+        // The parser leaves out what follows the key's bits inside the SEQUENCE: then this is not all of it.
+        if Any::from_der(key).is_err() {
+            return Err(IdentityError::Malformed(
+                "bytes follow its public key".to_owned(),
+            ));
+        }
+        Ok(Self::spki(key))
     }
 
     /// The name.
@@ -233,6 +241,9 @@ fn check_dns(name: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzz;
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -259,6 +270,14 @@ mod tests {
 
     fn identity(names: Vec<SanType>) -> Result<String, IdentityError> {
         Identity::from_certificate(&certificate(names).0).map(|identity| identity.0)
+    }
+
+    #[test]
+    fn a_public_key_with_bytes_behind_it_is_refused() {
+        // Found by fuzzing; a certificate library makes no such thing.
+        let der = include_bytes!("../fuzz/seeds/certificate/bytes-after-key");
+        let error = Identity::from_certificate(der).unwrap_err().to_string();
+        assert!(error.contains("bytes follow its public key"), "{error}");
     }
 
     #[test]

@@ -9,6 +9,9 @@ pub mod ceremony;
 pub mod cli;
 pub mod client;
 pub mod config;
+#[cfg(any(fuzzing, test))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod identity;
 pub mod keyring;
 pub mod policy;
@@ -16,3 +19,6 @@ pub mod serve;
 pub mod store;
 pub mod tls;
 pub mod tokens;
+
+#[cfg(test)]
+mod testing;

@@ -270,6 +270,9 @@ impl TryFrom<toml::value::Datetime> for Created {
     }
 }
 
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzz;
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

@@ -12,7 +12,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use strongroom::tokens::Tokens;
 use support::{Appliance, Who};
 
@@ -31,6 +31,60 @@ async fn the_seal_client_of_vault_without_a_token() {
 #[ignore = "needs Go"]
 async fn the_seal_client_of_vault_with_a_token() {
     let Some(program) = built("seal") else { return };
+    let (appliance, token) = with_token().await;
+    run(client(&appliance, &program)
+        .arg("check")
+        .env("STRONGROOM_TOKEN", token));
+}
+
+#[test]
+#[ignore = "needs Go"]
+fn the_demo_seals_with_the_seal_client_of_vault() {
+    let Some(program) = built("seal") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let output = Command::new(support::STRONGROOM)
+        .args(["demo", "--output", "json"])
+        .env("STRONGROOM_SEAL_CLIENT", program)
+        .env("TMPDIR", folder.path())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let complained = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{complained}");
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(told["seal_client"], "the seal client of Vault and OpenBao");
+    let left = fs::read_dir(folder.path()).unwrap().count();
+    assert_eq!(left, 0, "the demo left files behind");
+}
+
+#[test]
+#[ignore = "needs Go"]
+fn a_seal_client_that_fails_fails_the_demo() {
+    let output = Command::new(support::STRONGROOM)
+        .arg("demo")
+        .env("STRONGROOM_SEAL_CLIENT", "/bin/false")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[tokio::test]
+#[ignore = "needs Go"]
+async fn the_seal_client_of_openbao_without_a_token() {
+    let Some(program) = built("seal-openbao") else {
+        return;
+    };
+    let appliance = with_key(Appliance::start().await).await;
+    run(client(&appliance, &program).arg("check"));
+}
+
+#[tokio::test]
+#[ignore = "needs Go"]
+async fn the_seal_client_of_openbao_with_a_token() {
+    let Some(program) = built("seal-openbao") else {
+        return;
+    };
     let (appliance, token) = with_token().await;
     run(client(&appliance, &program)
         .arg("check")

@@ -11,6 +11,7 @@ use hyper::{Request, header};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
+use tokio::sync::Barrier;
 use tokio_rustls::TlsConnector;
 
 /// What is sent, and where.
@@ -40,16 +41,15 @@ pub struct Rate {
 impl Load {
     /// Runs for `time`, after a tenth of it as a warm-up that is not counted. Any answer but 200 stops the benchmark.
     pub async fn run(&self, time: Duration) -> Rate {
-        let start = Instant::now() + time / 10;
-        let end = start + time;
+        let ready = Arc::new(Barrier::new(self.connections));
         let workers: Vec<_> = (0..self.connections)
             .map(|_| {
                 tokio::spawn(connection(
                     self.address,
                     self.tls.clone(),
                     self.request(),
-                    start,
-                    end,
+                    ready.clone(),
+                    time,
                 ))
             })
             .collect();
@@ -79,8 +79,8 @@ async fn connection(
     address: SocketAddr,
     tls: Arc<rustls::ClientConfig>,
     request: Request<Full<Bytes>>,
-    start: Instant,
-    end: Instant,
+    ready: Arc<Barrier>,
+    time: Duration,
 ) -> Vec<Duration> {
     let tcp = TcpStream::connect(address).await.expect("connect");
     tcp.set_nodelay(true).expect("TCP_NODELAY");
@@ -95,9 +95,14 @@ async fn connection(
     tokio::spawn(connection);
 
     let mut latencies = Vec::with_capacity(1 << 16);
+    // Handshakes are not what is measured, nor is the first moment.
+    ready.wait().await;
+    let start = Instant::now() + time / 10;
+    let end = start + time;
     loop {
         let sent = Instant::now();
-        if sent >= end {
+        // One at least, so that a machine too slow for the time still gives a figure.
+        if sent >= end && !latencies.is_empty() {
             return latencies;
         }
         let answer = sender

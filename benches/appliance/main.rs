@@ -70,11 +70,16 @@ fn main() {
                 bytes.parse().unwrap(),
             ));
         }
-        _ => runtime.block_on(run(words.contains(&"--quick"))),
+        _ => {
+            let only = words.iter().position(|word| *word == "--only");
+            let only = only.and_then(|at| words.get(at + 1)).copied();
+            runtime.block_on(run(words.contains(&"--quick"), only));
+        }
     }
 }
 
-async fn run(quick: bool) {
+/// `quick`: a look at whether it works, no figures to quote. `only`: the load whose name contains this, to profile the server under it.
+async fn run(quick: bool, only: Option<&str>) {
     let time = Duration::from_millis(if quick { 300 } else { 4000 });
     let rounds = if quick { 1 } else { ROUNDS };
     let mut report = Report::default();
@@ -91,6 +96,9 @@ async fn run(quick: bool) {
             let body = site.decrypt_body(residency, batch).await;
             for connections in [1, 64] {
                 let name = format!("{residency} batch {batch} x{connections}");
+                if only.is_some_and(|only| !name.contains(only)) {
+                    continue;
+                }
                 let mut rates = report::Pair::default();
                 let mut against_raw = report::Pair::default();
                 for _ in 0..rounds {

@@ -97,14 +97,6 @@ fn rsa_der(modulus: &[u8], exponent: &[u8]) -> Option<Vec<u8>> {
     Some(key.to_public_key_der().ok()?.as_bytes().to_vec())
 }
 
-/// `SubjectPublicKeyInfo`, DER, of a P-256 key from its `CKA_EC_POINT`.
-fn p256_der(point: &[u8]) -> Option<Vec<u8>> {
-    // A DER OCTET STRING by the standard; some tokens give the point bare.
-    let point = point.strip_prefix(&[0x04, 0x41]).unwrap_or(point);
-    let key = VerifyingKey::from_sec1_bytes(point).ok()?;
-    Some(key.to_public_key_der().ok()?.as_bytes().to_vec())
-}
-
 /// `SubjectPublicKeyInfo`, DER, of any public key object, if it is an RSA or P-256 key.
 pub(crate) fn spki(line: &Line, public: ObjectHandle) -> Result<Option<Vec<u8>>, Fault> {
     let attribute = |name| line.raw().attribute(line.session(), public, name);
@@ -113,7 +105,7 @@ pub(crate) fn spki(line: &Line, public: ObjectHandle) -> Result<Option<Vec<u8>>,
     if let (Some(modulus), Some(exponent)) = (modulus, exponent) {
         return Ok(rsa_der(&modulus, &exponent));
     }
-    Ok(attribute(CKA_EC_POINT)?.as_deref().and_then(p256_der))
+    Ok(attribute(CKA_EC_POINT)?.as_deref().and_then(ec_der))
 }
 
 /// DER of an RSA public key object.
@@ -154,12 +146,24 @@ fn ec_pair(line: &Line, spec: &KeySpec) -> Result<Pair, Fault> {
     let point = demand(line, public, &name, CKA_EC_POINT, "CKA_EC_POINT")?;
     // That it belongs to the private key is for the self-test to see, which verifies a signature with it.
     let spki =
-        p256_der(&point).ok_or_else(|| policy(&name, "CKA_EC_POINT", "is no point of P-256"))?;
+        ec_der(&point).ok_or_else(|| policy(&name, "CKA_EC_POINT", "is no point of P-256"))?;
     Ok(Pair {
         public,
         private,
         spki,
     })
+}
+
+/// `SubjectPublicKeyInfo` of a P-256 point: a DER OCTET STRING by the standard; some tokens give the point bare.
+fn ec_der(point: &[u8]) -> Option<Vec<u8>> {
+    // By length alone: a bare point may begin with the same two bytes.
+    let point = if point.len() == 2 + 65 {
+        point.strip_prefix(&[0x04, 0x41])?
+    } else {
+        point
+    };
+    let key = VerifyingKey::from_sec1_bytes(point).ok()?;
+    Some(key.to_public_key_der().ok()?.into_vec())
 }
 
 fn private_key(line: &Line, spec: &KeySpec) -> Result<ObjectHandle, Fault> {
@@ -325,5 +329,7 @@ fn policy(key: &str, attribute: &str, problem: &str) -> HsmError {
     }
 }
 
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzz;
 #[cfg(test)]
 mod tests;

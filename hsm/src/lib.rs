@@ -16,6 +16,9 @@ mod epoch;
 mod error;
 mod fault;
 mod ffi;
+#[cfg(any(fuzzing, test))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod keys;
 mod line;
 mod module;
@@ -44,12 +47,15 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use crate::pool::Pool;
+use crate::operations::Conn;
+use crate::pool::{Pool, Together};
 
 /// A handle to the token: cheap to clone, usable from any thread.
 #[derive(Clone)]
 pub struct Hsm {
     pool: Arc<Pool>,
+    encryptions: Arc<Together<GcmItem, Vec<u8>>>,
+    decryptions: Arc<Together<GcmItem, Zeroizing<Vec<u8>>>>,
     epoch_writer: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -60,9 +66,12 @@ impl Hsm {
     /// Loads the module, finds the token, logs in, checks every key's attributes, runs the power-on
     /// self-tests and starts the threads. Blocks; call it before the async runtime serves anyone.
     pub fn start(config: HsmConfig) -> Result<Self, HsmError> {
+        let sessions = config.sessions;
         let pool = Arc::new(Pool::start(config)?);
         Ok(Self {
             pool,
+            encryptions: Arc::new(Together::new(Conn::encrypt, sessions)),
+            decryptions: Arc::new(Together::new(Conn::decrypt, sessions)),
             epoch_writer: Arc::default(),
         })
     }
@@ -107,13 +116,13 @@ impl Hsm {
 
     /// AES-256-GCM encryption in the token: each answer is ciphertext || 16-byte tag, in the items' order.
     pub async fn encrypt(&self, items: Vec<GcmItem>) -> Batch<Vec<u8>> {
-        self.pool.submit(move |conn| conn.encrypt(&items)).await
+        self.encryptions.submit(&self.pool, items).await
     }
 
     /// AES-256-GCM decryption in the token; `GcmItem::data` is ciphertext || tag. An item that does not
     /// authenticate answers [`HsmError::Authentication`].
     pub async fn decrypt(&self, items: Vec<GcmItem>) -> Batch<Zeroizing<Vec<u8>>> {
-        self.pool.submit(move |conn| conn.decrypt(&items)).await
+        self.decryptions.submit(&self.pool, items).await
     }
 
     /// HMAC in the token with keys of usage [`KeyUsage::Mac`].

@@ -78,6 +78,12 @@ impl Module {
 }
 
 impl Library {
+    /// Whether nobody else in this process uses it, so that no session object can be another's.
+    pub(crate) fn has_one_user(&self) -> bool {
+        let count = self.count();
+        count.users == 1 && count.ours
+    }
+
     fn count(&self) -> MutexGuard<'_, UseCount> {
         self.use_count
             .lock()

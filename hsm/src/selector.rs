@@ -129,6 +129,15 @@ fn from_uri(uri: &str) -> Result<Wanted, HsmError> {
     let rest = uri
         .strip_prefix("pkcs11:")
         .ok_or_else(|| refused("it must begin with \"pkcs11:\""))?;
+    // Wherever it stands: behind the wrong separator it would be a part of a value, which messages repeat.
+    if let Some(name) = ["pin-value", "pin-source"]
+        .into_iter()
+        .find(|name| rest.contains(name))
+    {
+        return Err(refused(&format!(
+            "it holds {name}: a PIN is never given in a URI, name a PIN file or a credential instead"
+        )));
+    }
     let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
     let mut wanted = Wanted::default();
     for part in query
@@ -139,11 +148,6 @@ fn from_uri(uri: &str) -> Result<Wanted, HsmError> {
         let (name, value) = part
             .split_once('=')
             .ok_or_else(|| refused("a part of it has no \"=\""))?;
-        if matches!(name, "pin-value" | "pin-source") {
-            return Err(refused(&format!(
-                "it holds {name}: a PIN is never given in a URI, name a PIN file or a credential instead"
-            )));
-        }
         let value = percent_decode(value)
             .ok_or_else(|| refused(&format!("the value of {name} is not percent-encoded UTF-8")))?;
         let field = match name {
@@ -152,9 +156,9 @@ fn from_uri(uri: &str) -> Result<Wanted, HsmError> {
             "manufacturer" => &mut wanted.manufacturer,
             "model" => &mut wanted.model,
             "slot-id" => {
-                let slot = value
-                    .parse()
-                    .map_err(|_| refused("slot-id is not a number"))?;
+                let digits = value.bytes().all(|byte| byte.is_ascii_digit());
+                let slot = value.parse().ok().filter(|_| digits);
+                let slot = slot.ok_or_else(|| refused("slot-id is not a number"))?;
                 if wanted.slot.replace(slot).is_some() {
                     return Err(refused("it holds slot-id twice"));
                 }
@@ -191,6 +195,9 @@ fn percent_decode(text: &str) -> Option<String> {
     String::from_utf8(decoded).ok()
 }
 
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzz;
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -214,6 +221,8 @@ mod tests {
             "pkcs11:token=a?pin-value=123456",
             "pkcs11:token=a;pin-value=123456",
             "pkcs11:token=a?pin-source=file:/123456",
+            "pkcs11:token=a&pin-value=123456",
+            "pkcs11:token=a?model=b;pin-value=123456",
         ] {
             let error = from_uri(uri).unwrap_err().to_string();
             assert!(error.contains("never given in a URI"), "{error}");
@@ -233,6 +242,7 @@ mod tests {
             ("pkcs11:token=%ff", "percent"),
             ("pkcs11:token", "no \"=\""),
             ("pkcs11:slot-id=x", "not a number"),
+            ("pkcs11:slot-id=+1", "not a number"),
         ] {
             let error = from_uri(uri).unwrap_err().to_string();
             assert!(error.contains(part), "{uri}: {error}");

@@ -21,7 +21,9 @@ use cryptoki::object::{Attribute, ObjectClass};
 use cryptoki::session::{Session, UserType};
 use cryptoki::types::AuthPin;
 use strongroom_hsm::ceremony::{self, Evidence, KeySet, TokenCondition};
-use strongroom_hsm::{Hsm, HsmConfig, HsmError, PinSource, SecretPin, SlotState, TokenSelector};
+use strongroom_hsm::{
+    Hsm, HsmConfig, HsmError, KeyUsage, MasterKind, PinSource, SecretPin, SlotState, TokenSelector,
+};
 use tempfile::TempDir;
 
 /// A token that a ceremony brings to life.
@@ -364,6 +366,21 @@ fn half_of_the_keys_are_seen_and_discarded() {
         KeySet::Incomplete { missing, in_use: false } if missing.len() == 8
     ));
     assert_eq!(birth.discard(), ["half-made object"]);
+    // And of one that was cut off before that: a file that tells nothing. SoftHSM says CKR_FUNCTION_FAILED of destroying it, having done so.
+    let nothing = birth.token_file().with_file_name("cut-off.object");
+    fs::write(&nothing, 1_u64.to_be_bytes()).unwrap();
+    let evidence = birth.evidence();
+    let seen = evidence
+        .objects
+        .iter()
+        .find(|o| o.class == "no class")
+        .unwrap();
+    assert_eq!(
+        (seen.name.as_str(), seen.attributes.len()),
+        ("half-made object", 0)
+    );
+    assert!(matches!(evidence.keys, KeySet::Incomplete { .. }));
+    assert_eq!(birth.discard(), ["half-made object"]);
     let evidence = birth.evidence();
     assert_eq!(evidence.keys, KeySet::None);
     assert_eq!(evidence.objects.len(), 1);
@@ -399,6 +416,12 @@ async fn whole_keys_are_told_by_their_epoch_and_die_with_evidence() {
         hsm.wrapping_public_key(),
         spki("public half of the BYOK wrapping key")
     );
+    // Session objects of a running product are nameless too, and nobody's to list or discard.
+    hsm.generate_key(KeyUsage::Aead, MasterKind::Hsm)
+        .await
+        .unwrap();
+    assert_eq!(birth.evidence().objects, evidence.objects);
+    assert_eq!(birth.evidence().keys, KeySet::Unused);
     hsm.write_epoch(b"a store".to_vec()).await.unwrap();
     let before = birth.evidence().objects.len();
     drop(hsm);
@@ -552,21 +575,33 @@ fn keys_that_nothing_depends_on_are_discarded_whole() {
     let refused = ceremony::discard_unused_keys(&birth.config());
     assert!(matches!(&refused, Err(HsmError::KeyPolicy { key, .. }) if key == "epoch object"));
     assert_eq!(birth.count_objects(), 1);
+
+    // What the token keeps in spite of all is named, and the rest goes.
+    birth.destroy_by_hand(ObjectClass::DATA, "strongroom-epoch");
+    birth.with_session(|session| {
+        for (label, destroyable) in [("strongroom-keep", false), ("strongroom-go", true)] {
+            let template = [
+                Attribute::Class(ObjectClass::DATA),
+                Attribute::Token(true),
+                Attribute::Label(label.into()),
+                Attribute::Destroyable(destroyable),
+            ];
+            session.create_object(&template).unwrap();
+        }
+    });
+    let stuck = ceremony::discard_unused_keys(&birth.config());
+    assert!(
+        matches!(&stuck, Err(HsmError::NotDestroyed(left)) if left.len() == 1 && left[0].contains("strongroom-keep")),
+        "{stuck:?}"
+    );
+    assert_eq!(birth.count_objects(), 1);
 }
 
 impl Birth {
     /// Sets `CKF_SO_PIN_LOCKED` in the token's file, as it is between the first and the last write of `C_InitToken`.
     fn lock_so_pin(&self) {
         let flags = |flags: u64| flags.to_be_bytes();
-        let configuration = PathBuf::from(std::env::var_os("SOFTHSM2_CONF").unwrap());
-        let file = fs::read_dir(configuration.with_extension("tokens"))
-            .unwrap()
-            .map(|folder| folder.unwrap().path().join("token.object"))
-            .find(|file| {
-                let label = self.label.as_bytes();
-                fs::read(file).is_ok_and(|bytes| bytes.windows(label.len()).any(|w| w == label))
-            })
-            .unwrap();
+        let file = self.token_file();
         let mut bytes = fs::read(&file).unwrap();
         let at = bytes
             .windows(8)
@@ -576,13 +611,51 @@ impl Birth {
         fs::write(&file, bytes).unwrap();
     }
 
+    /// A key as `SoftHSM` leaves it when its making is cut off: without a name, and calling itself a session object.
     fn make_nameless_key(&self) {
+        let before = self.object_files();
         self.with_session(|session| {
             let template = [Attribute::Token(true), Attribute::ValueLen(32.into())];
             session
                 .generate_key(&Mechanism::AesKeyGen, &template)
                 .unwrap();
         });
+        let mut files = self.object_files();
+        files.retain(|file| !before.contains(file));
+        assert_eq!(files.len(), 1);
+        // CKA_TOKEN (1), a boolean (1), true.
+        let on_token = [&1_u64.to_be_bytes()[..], &1_u64.to_be_bytes(), &[0xff]].concat();
+        let mut bytes = fs::read(&files[0]).unwrap();
+        let at = bytes
+            .windows(on_token.len())
+            .position(|window| window == on_token)
+            .unwrap();
+        bytes[at + 16] = 0;
+        fs::write(&files[0], bytes).unwrap();
+    }
+
+    fn object_files(&self) -> Vec<PathBuf> {
+        fs::read_dir(self.token_file().parent().unwrap())
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| {
+                path.extension()
+                    .is_some_and(|extension| extension == "object")
+            })
+            .collect()
+    }
+
+    /// Where SoftHSM keeps what it knows of the token itself.
+    fn token_file(&self) -> PathBuf {
+        let configuration = PathBuf::from(std::env::var_os("SOFTHSM2_CONF").unwrap());
+        fs::read_dir(configuration.with_extension("tokens"))
+            .unwrap()
+            .map(|folder| folder.unwrap().path().join("token.object"))
+            .find(|file| {
+                let label = self.label.as_bytes();
+                fs::read(file).is_ok_and(|bytes| bytes.windows(label.len()).any(|w| w == label))
+            })
+            .unwrap()
     }
 
     fn count_objects(&self) -> usize {

@@ -303,6 +303,47 @@ async fn several_sessions_share_the_work() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_that_come_together_each_get_their_own_answer() {
+    let _turn = turn();
+    for sessions in [1, 3] {
+        let hsm = Hsm::start(HsmConfig {
+            sessions,
+            ..config(token())
+        })
+        .unwrap();
+        let key = hsm.generate_key(KeyUsage::Aead, MasterKind::Hsm);
+        let key = Arc::new(key.await.unwrap());
+        let tasks: Vec<_> = (0..300_u32)
+            .map(|number| {
+                let (hsm, key) = (hsm.clone(), Arc::clone(&key));
+                let text = number.to_string().into_bytes();
+                tokio::spawn(async move {
+                    let mut sealed = hsm.encrypt(vec![item(&key, &text)]).await.unwrap();
+                    let mut sealed = sealed.pop().unwrap().unwrap();
+                    sealed[0] ^= u8::from(number % 7 == 0);
+                    let items = vec![item(&key, &sealed), item(&key, b"short")];
+                    let opened = hsm.decrypt(items).await.unwrap();
+                    assert!(matches!(opened[1], Err(HsmError::Authentication)));
+                    match &opened[0] {
+                        Ok(opened) => assert_eq!(**opened, text),
+                        Err(HsmError::Authentication) => assert_eq!(number % 7, 0),
+                        Err(error) => panic!("{error}"),
+                    }
+                })
+            })
+            .collect();
+        for (number, task) in tasks.into_iter().enumerate() {
+            if number % 5 == 3 {
+                // A caller that goes away takes nobody's answer along.
+                task.abort();
+            } else {
+                task.await.unwrap();
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_full_queue_is_refused_at_once() {
     let _turn = turn();

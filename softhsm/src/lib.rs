@@ -296,6 +296,6 @@ mod tests {
             .unwrap();
         let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
         assert!(shown.contains("Initialized:      no"), "{shown}");
-        assert_eq!(shown.matches("Slot ").count(), 1, "{shown}");
+        assert_eq!(shown.matches("Initialized:").count(), 1, "{shown}");
     }
 }

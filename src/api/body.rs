@@ -6,6 +6,7 @@ use std::fmt;
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::error::ApiError;
@@ -120,6 +121,9 @@ impl<'a> Params<'a> {
                 return Err(ApiError::bad_request(
                     "failed to parse batch input: send it as a list in a JSON body",
                 ));
+            }
+            if params.has(&name) {
+                return Err(ApiError::bad_request(format!("{name:?} is given twice")));
             }
             if !params.set(captured, &name, Scalar::Text(value)) {
                 params.unknown.push(name.into_owned());
@@ -246,6 +250,12 @@ impl<'a> Params<'a> {
             .map_or(&Scalar::Absent, |(_, value)| value)
     }
 
+    /// Whether the name has a value already: which of two counts, another reader may see otherwise.
+    fn has(&self, name: &str) -> bool {
+        let mut values = self.names.iter().zip(&self.values);
+        values.any(|(known, value)| *known == name && !matches!(value, Scalar::Absent))
+    }
+
     /// False if the route doesn't know the name.
     fn set(&mut self, captured: &'static [&'static str], name: &str, value: Scalar<'a>) -> bool {
         if let Some(name) = captured.iter().find(|known| **known == name) {
@@ -325,15 +335,23 @@ impl<'de> Visitor<'de> for Seed {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Params<'de>, A::Error> {
         let mut params = Params::none(self.names);
         let takes_batch = self.names.contains(&BATCH);
+        let mut batches = 0;
         while let Some(name) = map.next_key::<Text<'de>>()? {
             if takes_batch && &*name == BATCH {
+                batches += 1;
                 params.batch = map.next_value::<Option<BatchItems<'de>>>()?.map(|b| b.0);
                 continue;
+            }
+            if params.has(&name) {
+                return Err(de::Error::custom("a name is given twice"));
             }
             let value = map.next_value()?;
             if !params.set(self.captured, &name, value) {
                 params.unknown.push(name.0.into_owned());
             }
+        }
+        if batches > 1 {
+            return Err(de::Error::custom("a name is given twice"));
         }
         Ok(params)
     }
@@ -356,7 +374,7 @@ impl<'de> Deserialize<'de> for BatchItems<'de> {
                 let mut items = Vec::new();
                 loop {
                     match seq.next_element() {
-                        Ok(Some(item)) if items.len() < MAX_BATCH => items.push(item),
+                        Ok(Some(Object(item))) if items.len() < MAX_BATCH => items.push(item),
                         Ok(Some(_)) => {
                             return Err(de::Error::custom(format!(
                                 "{BATCH_ERROR}at most {MAX_BATCH} items are taken at once"
@@ -374,6 +392,27 @@ impl<'de> Deserialize<'de> for BatchItems<'de> {
             }
         }
         deserializer.deserialize_any(List)
+    }
+}
+
+/// An item that is an object. Serde would also take a list, as the fields in their order.
+struct Object<'a>(Item<'a>);
+
+impl<'de> Deserialize<'de> for Object<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+        impl<'de> Visitor<'de> for Fields {
+            type Value = Object<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<'de>, A::Error> {
+                Item::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+        deserializer.deserialize_any(Fields)
     }
 }
 
@@ -513,7 +552,16 @@ mod tests {
     #[test]
     fn bodies_that_are_no_object_are_refused() {
         for body in [
-            "{", "[]", "1", "\"a\"", "{\"a\":}", "nul", "{\"a\":1", "\u{0}",
+            "{",
+            "[]",
+            "1",
+            "\"a\"",
+            "{\"a\":}",
+            "nul",
+            "{\"a\":1",
+            "\u{0}",
+            r#"{"bits":1,"bits":1}"#,
+            r#"{"batch_input":[],"batch_input":null}"#,
         ] {
             assert_eq!(refusal(body), "error parsing JSON", "{body}");
         }
@@ -538,12 +586,20 @@ mod tests {
             (r#"{"batch_input": "x"}"#, "source data must be an array"),
             (r#"{"batch_input": [1]}"#, "[0] invalid type: integer `1`"),
             (
+                r#"{"batch_input": [["YQ=="]]}"#,
+                "[0] invalid type: sequence",
+            ),
+            (
                 r#"{"batch_input": [{}, {"key_version": "1"}]}"#,
                 "[1] invalid type: string",
             ),
             (
                 r#"{"batch_input": [{"plaintext": 7}]}"#,
                 "[0] invalid type: integer `7`",
+            ),
+            (
+                r#"{"batch_input": [{}, ["YQ=="]]}"#,
+                "[1] invalid type: sequence, expected an object",
             ),
         ] {
             let text = refusal(body);
@@ -572,6 +628,7 @@ mod tests {
         assert_eq!(p.text("plaintext").unwrap().unwrap(), "YQ==");
         assert_eq!(p.int("bits").unwrap(), Some(7));
         assert!(Params::from_form(NAMES, &[], b"batch_input=x").is_err());
+        assert!(Params::from_form(NAMES, &[], b"bits=1&bits=2").is_err());
     }
 
     proptest! {

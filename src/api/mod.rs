@@ -8,6 +8,8 @@ mod answer;
 mod auth;
 mod body;
 mod error;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzz;
 mod metrics;
 pub mod routes;
 mod sys;
@@ -35,7 +37,7 @@ use strongroom_hsm::Hsm;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::audit::{Audit, Entry};
+use crate::audit::{Audit, AuditError, Entry};
 use crate::config::Config;
 use crate::keyring::Keyring;
 use crate::policy::{Decision, Policy};
@@ -158,23 +160,25 @@ where
     let id = RequestId::random();
     let (head, body) = request.into_parts();
     let path = routes::decode_path(head.uri.path());
-    let (verb, route, captures) =
-        find_route(&app, &head, path.as_deref()).inspect_err(|error| {
-            let took = begun.elapsed();
-            app.gate
-                .metrics
-                .request("none", "error", error.status, 0, took);
-        })?;
+    let (verb, route, captures) = find_route(&app, &head, path.as_deref()).map_err(|error| {
+        // Who is out learns nothing of which paths there are.
+        let error = still_good(&app, &peer).err().unwrap_or(error);
+        let took = begun.elapsed();
+        app.gate
+            .metrics
+            .request("none", "error", error.status, 0, took);
+        error
+    })?;
     let key = captures.name.unwrap_or_default();
     let mut trail = Trail::begin(&app, &peer, &id, route, key, begun);
     let admitted = admit(&app, &peer, &head.headers, route, captures.name, &mut trail);
-    let token = trail.refuse_on_error(admitted)?;
+    let token = trail.refuse_on_error(admitted).await?;
     let limit = match route.limit {
         Limit::Small => SMALL_BODY.min(app.config.max_body),
         Limit::Data => app.config.max_body,
     };
     let read = read_body(body, limit).await;
-    let body = trail.refuse_on_error(read)?;
+    let body = trail.refuse_on_error(read).await?;
     let source = match head.uri.query() {
         Some(query) if verb != Verb::Update => Source::Query(query),
         _ if is_form(&head.headers) => Source::Form,
@@ -247,8 +251,8 @@ async fn carry_out(
     };
     wipe(body);
     match &result {
-        Ok(answer) => trail.record(answer)?,
-        Err(error) => trail.refuse(error)?,
+        Ok(answer) => trail.record(answer).await?,
+        Err(error) => trail.refuse(error).await?,
     }
     result
 }
@@ -319,12 +323,7 @@ fn admit(
     key: Option<&str>,
     trail: &mut Trail<'_>,
 ) -> Result<Option<Presented>, ApiError> {
-    if let Err(why) = app.tls.still_valid(peer) {
-        return Err(ApiError {
-            close: true,
-            ..ApiError::denied(format!("the client certificate is no longer good: {why}"))
-        });
-    }
+    still_good(app, peer)?;
     let token = match presented_token(headers) {
         None => None,
         Some(text) => {
@@ -366,6 +365,14 @@ fn admit(
         ));
     }
     Ok(token)
+}
+
+/// Whether the client's certificate is as good as when it connected.
+fn still_good(app: &App, peer: &Peer) -> Result<(), ApiError> {
+    app.tls.still_valid(peer).map_err(|why| ApiError {
+        close: true,
+        ..ApiError::denied(format!("the client certificate is no longer good: {why}"))
+    })
 }
 
 /// `X-Vault-Token`, else `Authorization: Bearer`.
@@ -512,7 +519,7 @@ impl<'a> Trail<'a> {
     }
 
     /// A decision that was made. `Err`: it could not be recorded, so its answer must not leave.
-    fn record(&mut self, answer: &Answer) -> Result<(), ApiError> {
+    async fn record(&mut self, answer: &Answer) -> Result<(), ApiError> {
         let failed = answer.batch > 0 && answer.batch == answer.batch_failed;
         let outcome = if failed { "error" } else { "ok" };
         let reason = if failed {
@@ -521,66 +528,93 @@ impl<'a> Trail<'a> {
             ""
         };
         self.write(outcome, answer.status, reason, Some(answer))
+            .await
     }
 
     /// A request that was denied or failed.
-    fn refuse(&mut self, error: &ApiError) -> Result<(), ApiError> {
+    async fn refuse(&mut self, error: &ApiError) -> Result<(), ApiError> {
         let outcome = if error.status == 403 {
             "denied"
         } else {
             "error"
         };
         self.write(outcome, error.status, error.reason(), None)
+            .await
     }
 
-    fn refuse_on_error<T>(&mut self, result: Result<T, ApiError>) -> Result<T, ApiError> {
+    async fn refuse_on_error<T>(&mut self, result: Result<T, ApiError>) -> Result<T, ApiError> {
         match result {
             Ok(value) => Ok(value),
             // It can't be recorded either: the client gets the one error or the other.
-            Err(error) => Err(self.refuse(&error).err().unwrap_or(error)),
+            Err(error) => Err(self.refuse(&error).await.err().unwrap_or(error)),
         }
     }
 
-    fn write(
+    async fn write(
         &mut self,
         outcome: &'static str,
         status: u16,
         reason: &str,
         answer: Option<&Answer>,
     ) -> Result<(), ApiError> {
-        self.done = true;
-        let metrics = &self.app.gate.metrics;
-        let batch = answer.map_or(0, |a| a.batch);
-        let took = self.begun.elapsed();
-        metrics.request(self.route.label, outcome, status, batch, took);
+        self.count(outcome, status, answer);
         if !self.route.audited {
             return Ok(());
         }
         let remote = self.peer.remote.to_string();
-        let entry = Entry {
+        let entry = self.entry(&remote, outcome, status, reason, answer);
+        let audit = &self.app.audit;
+        let recorded = if self.app.gate.in_flight() > 1 {
+            audit.record_with_others(&entry).await
+        } else {
+            audit.record(&entry)
+        };
+        recorded.map_err(|error| self.withhold(&error))
+    }
+
+    fn count(&mut self, outcome: &'static str, status: u16, answer: Option<&Answer>) {
+        self.done = true;
+        let batch = answer.map_or(0, |a| a.batch);
+        let took = self.begun.elapsed();
+        let metrics = &self.app.gate.metrics;
+        metrics.request(self.route.label, outcome, status, batch, took);
+    }
+
+    fn entry<'e>(
+        &'e self,
+        remote: &'e str,
+        outcome: &'static str,
+        status: u16,
+        reason: &'e str,
+        answer: Option<&Answer>,
+    ) -> Entry<'e> {
+        Entry {
             request_id: self.id.as_str(),
             identity: self.peer.identity.as_str(),
             token_id: self.token.as_deref().unwrap_or_default(),
-            remote: &remote,
+            remote,
             operation: self.route.label,
             key: self.key,
             key_version: answer.map_or(0, |a| a.key_version),
-            batch,
+            batch: answer.map_or(0, |a| a.batch),
             batch_failed: answer.map_or(0, |a| a.batch_failed),
             outcome,
             status,
             reason,
-        };
-        self.app.audit.record(&entry).map_err(|error| {
-            tracing::error!(%error, "an answer is withheld: it can't be audited");
-            metrics.audit_failures.inc();
-            ApiError::unavailable("the audit log can't be written, so the answer is withheld; the operation may have been carried out")
-        })
+        }
+    }
+
+    fn withhold(&self, error: &AuditError) -> ApiError {
+        tracing::error!(%error, "an answer is withheld: it can't be audited");
+        self.app.gate.metrics.audit_failures.inc();
+        ApiError::unavailable(
+            "the audit log can't be written, so the answer is withheld; the operation may have been carried out",
+        )
     }
 }
 
 /// Records that `encrypt` made its key: a decision of its own, before the encryption's.
-fn record_creation(call: &Call<'_>, result: Result<(), &ApiError>) -> Result<(), ApiError> {
+async fn record_creation(call: &Call<'_>, result: Result<(), &ApiError>) -> Result<(), ApiError> {
     let mut trail = Trail::begin(
         call.app,
         call.peer,
@@ -591,16 +625,26 @@ fn record_creation(call: &Call<'_>, result: Result<(), &ApiError>) -> Result<(),
     );
     trail.token = call.token.map(|t| t.info.id.clone());
     match result {
-        Ok(()) => trail.record(&Answer::no_content()),
-        Err(error) => trail.refuse(error),
+        Ok(()) => trail.record(&Answer::no_content()).await,
+        Err(error) => trail.refuse(error).await,
     }
 }
 
 impl Drop for Trail<'_> {
     fn drop(&mut self) {
         if !self.done {
-            // Nobody is left to be answered; the failure to record it is counted.
-            let _ = self.write("error", 499, "the client went away before the answer", None);
+            let (outcome, status) = ("error", 499);
+            self.count(outcome, status, None);
+            if !self.route.audited {
+                return;
+            }
+            let remote = self.peer.remote.to_string();
+            let reason = "the client went away before the answer";
+            let entry = self.entry(&remote, outcome, status, reason, None);
+            if let Err(error) = self.app.audit.record(&entry) {
+                // Nobody is left to be answered; the failure to record it is counted.
+                self.withhold(&error);
+            }
         }
     }
 }

@@ -7,7 +7,7 @@ use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use zeroize::Zeroizing;
 
-use crate::keyring::{Ciphertext, HmacTag};
+use crate::keyring::{Ciphertext, HmacTag, MAX_NAME};
 
 /// Standard alphabet with padding. Trailing bits that a canonical encoder leaves zero are not looked at, as in Go.
 pub const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -19,9 +19,6 @@ pub const BASE64: GeneralPurpose = GeneralPurpose::new(
 
 /// What stands before the version of every ciphertext and HMAC.
 pub const PREFIX: &str = "vault:v";
-
-/// The longest key name, bytes.
-pub const MAX_NAME: usize = 255;
 
 /// The text isn't base64: where, as Go's decoder counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -82,7 +79,7 @@ pub fn parse_hmac(text: &str) -> Result<HmacTag, WireError> {
     Ok(HmacTag { version, tag })
 }
 
-/// Whether a name may be a key's: 1 to 255 of `A-Z a-z 0-9 _ . -`, with neither `.` nor `-` at either end.
+/// Whether a name may be a key's: 1 to 128 of `A-Z a-z 0-9 _ . -`, with neither `.` nor `-` at either end.
 pub fn is_key_name(name: &str) -> bool {
     let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
     let bytes = name.as_bytes();
@@ -114,7 +111,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let invalid = || format!("time: invalid duration {text:?}");
     let mut total = Duration::ZERO;
     let mut rest = text.strip_prefix('+').unwrap_or(text);
-    while !rest.is_empty() {
+    loop {
         let digits = rest
             .find(|c: char| !c.is_ascii_digit() && c != '.')
             .ok_or_else(|| format!("time: missing unit in duration {text:?}"))?;
@@ -136,8 +133,10 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         let part = scale(number, nanos_per_unit).ok_or_else(invalid)?;
         total = total.checked_add(part).ok_or_else(invalid)?;
         rest = next;
+        if rest.is_empty() {
+            return Ok(total);
+        }
     }
-    Ok(total)
 }
 
 /// `number` (digits with at most one point) times a unit given in nanoseconds.
@@ -290,6 +289,7 @@ mod tests {
         for text in [
             "1x",
             "h",
+            "+",
             "-1h",
             "1h1",
             "1..2h",
@@ -319,7 +319,7 @@ mod tests {
             "a/b",
             "ä",
             "a b",
-            &"x".repeat(256),
+            &"x".repeat(MAX_NAME + 1),
         ] {
             assert!(!is_key_name(name), "{name}");
         }

@@ -1,9 +1,10 @@
-//! The file: one writer, one `write(2)` a line, and what happens when that fails.
+//! The file: one writer, one `write(2)` for the lines that came together, and what happens when that fails.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
@@ -16,6 +17,25 @@ const RETRY: Duration = Duration::from_millis(100);
 
 /// No line of ours is longer; an end without a newline within this distance is no log of ours.
 const LONGEST_LINE: u64 = 1 << 20;
+
+/// No log of ours gets as far, so that its numbers can be counted up.
+const LAST_SEQ: u64 = 1 << 62;
+
+/// Lines that wait for company are written when they are this many bytes together.
+const PENDING: usize = 64 * 1024;
+
+/// What became of lines that were written together.
+pub(super) type Outcome = Arc<OnceLock<Result<(), (io::ErrorKind, String)>>>;
+
+/// Lines that are in the chain and not yet in the file.
+#[derive(Default)]
+struct Pending {
+    bytes: Vec<u8>,
+    lines: u64,
+    /// The chain's end before them, to go back to if they can't be written.
+    before: (u64, [u8; 32]),
+    outcome: Outcome,
+}
 
 /// The open file and the chain's end.
 pub(super) struct LogFile {
@@ -33,6 +53,7 @@ pub(super) struct LogFile {
     /// When a write failed, and with what.
     failed: Option<(Instant, io::ErrorKind, String)>,
     buffer: Vec<u8>,
+    pending: Pending,
 }
 
 impl LogFile {
@@ -49,6 +70,7 @@ impl LogFile {
             unsigned: 0,
             failed: None,
             buffer: Vec::with_capacity(1024),
+            pending: Pending::default(),
         };
         if log
             .file
@@ -68,11 +90,63 @@ impl LogFile {
 
     /// Writes one line. After a failure, tries again when it is time.
     pub(super) fn append(&mut self, line: impl FnOnce(LineWriter<'_>)) -> Result<(), AuditError> {
+        let outcome = self.queue(line)?;
+        self.flush();
+        self.result(&outcome)
+    }
+
+    /// Puts a line into the chain, to be written by the next [`LogFile::flush`] together with what else comes until then.
+    pub(super) fn queue(
+        &mut self,
+        line: impl FnOnce(LineWriter<'_>),
+    ) -> Result<Outcome, AuditError> {
         self.check()?;
+        if self.pending.lines == 0 {
+            self.pending.before = (self.seq, self.prev);
+        }
         line(LineWriter::new(&mut self.buffer, self.seq, self.prev));
-        self.write_buffer()?;
-        self.unsigned += 1;
-        Ok(())
+        self.pending.bytes.extend_from_slice(&self.buffer);
+        self.pending.lines += 1;
+        self.chain();
+        let outcome = self.pending.outcome.clone();
+        if self.pending.bytes.len() >= PENDING {
+            self.flush();
+        }
+        Ok(outcome)
+    }
+
+    /// Writes the lines that wait, and tells those who wait for them.
+    pub(super) fn flush(&mut self) {
+        if self.pending.lines == 0 {
+            return;
+        }
+        let written = self.file.write_all(&self.pending.bytes);
+        let outcome = std::mem::take(&mut self.pending.outcome);
+        let told = match written {
+            Ok(()) => {
+                self.length += self.pending.bytes.len() as u64;
+                self.unsigned += self.pending.lines;
+                outcome.set(Ok(()))
+            }
+            Err(error) => {
+                (self.seq, self.prev) = self.pending.before;
+                let told = (error.kind(), error.to_string());
+                self.fail(&error);
+                outcome.set(Err(told))
+            }
+        };
+        debug_assert!(told.is_ok(), "each outcome is told once: it was just taken");
+        self.pending.bytes.clear();
+        self.pending.lines = 0;
+    }
+
+    /// What became of a line that was queued and flushed.
+    pub(super) fn result(&self, outcome: &Outcome) -> Result<(), AuditError> {
+        match outcome.get() {
+            Some(Ok(())) => Ok(()),
+            Some(Err((kind, text))) => Err(self.write_error(io::Error::new(*kind, text.clone()))),
+            None => Err(self.write_error(io::Error::other("the line still waits"))),
+        }
     }
 
     /// Whether a line could be written now, as far as is known.
@@ -89,12 +163,16 @@ impl LogFile {
                 self.failed = None;
                 Ok(())
             }
-            Err(error) => Err(self.fail(error)),
+            Err(error) => {
+                self.fail(&error);
+                Err(self.write_error(error))
+            }
         }
     }
 
     /// Continues in a new file if the path leads to another one by now.
     pub(super) fn reopen(&mut self) -> Result<(), AuditError> {
+        self.flush();
         let here = self
             .file
             .metadata()
@@ -116,10 +194,19 @@ impl LogFile {
                     .to_owned(),
             });
         }
+        LineWriter::new(&mut self.buffer, self.seq, self.prev)
+            .header(&self.log_id, &self.signing_key);
+        if let Err(source) = (&file).write_all(&self.buffer) {
+            // The old file stays in use; a part of a header would keep the next attempt from using the new one.
+            let _ = file.set_len(0);
+            return Err(self.write_error(source));
+        }
         self.file = file;
-        self.length = 0;
+        self.length = self.buffer.len() as u64;
         self.failed = None;
-        self.write_header()
+        self.chain();
+        self.unsigned += 1;
+        Ok(())
     }
 
     /// Lines that no signature covers.
@@ -127,8 +214,9 @@ impl LogFile {
         self.unsigned
     }
 
-    /// What a checkpoint would sign now, if there is anything new.
-    pub(super) fn head(&self) -> Option<Head> {
+    /// What a checkpoint would sign now, if there is anything new: only what is in the file.
+    pub(super) fn head(&mut self) -> Option<Head> {
+        self.flush();
         (self.unsigned > 0).then_some(Head {
             log_id: self.log_id,
             seq: self.seq - 1,
@@ -149,22 +237,15 @@ impl LogFile {
     }
 
     fn write_header(&mut self) -> Result<(), AuditError> {
-        LineWriter::new(&mut self.buffer, self.seq, self.prev)
-            .header(&self.log_id, &self.signing_key);
-        self.write_buffer()?;
-        self.unsigned += 1;
-        Ok(())
+        let (log_id, signing_key) = (self.log_id, self.signing_key);
+        self.append(|line| line.header(&log_id, &signing_key))
     }
 
-    fn write_buffer(&mut self) -> Result<(), AuditError> {
-        if let Err(error) = self.file.write_all(&self.buffer) {
-            return Err(self.fail(error));
-        }
-        self.length += self.buffer.len() as u64;
+    /// The chain's end is now the line in the buffer.
+    fn chain(&mut self) {
         let line = self.buffer.strip_suffix(b"\n").unwrap_or(&self.buffer);
         self.prev = Sha256::digest(line).into();
         self.seq += 1;
-        Ok(())
     }
 
     /// Asks the file system for one more byte, and gives it back.
@@ -173,11 +254,10 @@ impl LogFile {
         self.file.set_len(self.length)
     }
 
-    fn fail(&mut self, error: io::Error) -> AuditError {
+    fn fail(&mut self, error: &io::Error) {
         // A part of the line may have been written. If this fails too, `check` does it before the next line.
         let _ = self.file.set_len(self.length);
         self.failed = Some((Instant::now(), error.kind(), error.to_string()));
-        self.write_error(error)
     }
 
     /// Finds the chain's end in a file that is there already.
@@ -195,11 +275,21 @@ impl LogFile {
         reader.read_to_end(&mut tail).map_err(read)?;
         let first = first_line(&self.path).map_err(read)?;
 
-        let header = Line::parse(&first).filter(|line| line.kind == "header");
-        self.log_id = header
-            .and_then(|line| unhex(&line.log_id?))
+        let header = Line::parse(&first)
+            .filter(|line| line.kind == "header")
             .ok_or_else(|| self.foreign("it does not begin with the header of an audit log"))?;
+        self.log_id = header
+            .log_id
+            .as_deref()
+            .and_then(unhex)
+            .ok_or_else(|| self.foreign("its header has no log id"))?;
+        // One key signs a log from its beginning to its end, or no key verifies it.
+        if header.signing_key.as_deref().and_then(unhex::<32>) != Some(self.signing_key) {
+            return Err(self.foreign("it was signed by another token's key"));
+        }
 
+        // The power went while `probe` asked for room: its newline is no line.
+        let probed = tail.ends_with(b"\n\n") && tail.pop().is_some();
         let whole = tail
             .iter()
             .rposition(|byte| *byte == b'\n')
@@ -213,10 +303,16 @@ impl LogFile {
             .unwrap_or_default()
             .to_vec();
         let line = Line::parse(&last)
+            .filter(|line| line.seq < LAST_SEQ)
             .ok_or_else(|| self.foreign("its last whole line is not one of an audit log"))?;
         self.prev = Sha256::digest(&last).into();
-        self.seq = line.seq.saturating_add(1);
-        self.length = length;
+        self.seq = line.seq + 1;
+        self.length = length - u64::from(probed);
+        if probed {
+            self.file
+                .set_len(self.length)
+                .map_err(|source| self.write_error(source))?;
+        }
         // What was signed before is not known here; the next checkpoint covers it all anyway.
         self.unsigned = u64::from(line.kind != "checkpoint");
         if torn.is_empty() {

@@ -145,6 +145,10 @@ pub(super) struct Line {
 
 impl Line {
     pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
+        // Serde would also take a list, as the fields in their order.
+        if !bytes.starts_with(b"{") {
+            return None;
+        }
         serde_json::from_slice(bytes).ok()
     }
 

@@ -10,6 +10,9 @@ use proptest::prelude::*;
 use super::file::LogFile;
 use super::*;
 
+/// `/dev/full` is locked by whoever has it open as a log.
+static FULL: Mutex<()> = Mutex::new(());
+
 /// A log whose checkpoints are signed by a key of this process: the whole program's tests use the HSM's.
 struct Log {
     folder: tempfile::TempDir,
@@ -106,6 +109,35 @@ fn entry(key: &str) -> Entry<'_> {
 }
 
 #[test]
+fn a_list_is_no_line() {
+    let problems = Log::problems_after(|lines| {
+        let last = lines.last().unwrap();
+        let prev = base16ct::lower::encode_string(&Sha256::digest(last));
+        lines.push(format!(
+            r#"["decision",10,"{prev}",null,null,null,null,null,null,null]"#
+        ));
+    });
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(problems[0].contains("not a line"), "{problems:?}");
+}
+
+#[test]
+fn a_log_that_cannot_be_counted_further_is_not_continued() {
+    let log = Log::filled();
+    let mut lines = log.lines();
+    lines.push(format!(
+        r#"{{"type":"decision","seq":{},"prev":"00"}}"#,
+        u64::MAX
+    ));
+    log.write(&lines);
+    let key = Sha256::digest(log.public_key()).into();
+    assert!(matches!(
+        LogFile::open(&log.path(), key),
+        Err(AuditError::Continue { .. })
+    ));
+}
+
+#[test]
 fn an_untouched_log_verifies_and_is_signed_to_its_end() {
     let found = Log::filled().verify();
     assert!(found.problems.is_empty(), "{found:?}");
@@ -153,7 +185,8 @@ fn a_whole_log_written_anew_lacks_the_signature() {
         key: SigningKey::from_slice(&[8; 32]).unwrap(),
         ..Log::filled()
     };
-    let mut forged = forger.open();
+    let fingerprint = Sha256::digest(log.public_key()).into();
+    let mut forged = LogFile::open(&forger.path(), fingerprint).unwrap();
     forged
         .append(|line| line.decision(&entry("forged")))
         .unwrap();
@@ -259,6 +292,59 @@ fn a_torn_last_line_is_recovered_and_accounted_for() {
 }
 
 #[test]
+fn a_newline_left_by_a_probe_for_room_is_no_line() {
+    let log = Log::filled();
+    let text = fs::read_to_string(log.path()).unwrap();
+    fs::write(log.path(), format!("{text}\n")).unwrap();
+    let mut file = log.open();
+    file.append(|line| line.decision(&entry("after"))).unwrap();
+    assert!(log.verify().problems.is_empty(), "{:?}", log.verify());
+}
+
+#[test]
+fn a_log_of_another_tokens_key_is_not_continued() {
+    let log = Log::filled();
+    let error = LogFile::open(&log.path(), [9; 32]).err().unwrap();
+    assert!(error.to_string().contains("another token's key"), "{error}");
+    assert!(log.verify().problems.is_empty());
+}
+
+#[test]
+fn a_new_file_that_cannot_be_written_leaves_the_old_one_in_use() {
+    let _alone = FULL.lock();
+    let log = Log::filled();
+    let mut file = log.open();
+    let old = log.folder.path().join("audit.log.1");
+    fs::rename(log.path(), &old).unwrap();
+    std::os::unix::fs::symlink("/dev/full", log.path()).unwrap();
+    file.reopen().unwrap_err();
+    file.append(|line| line.decision(&entry("still in the old file")))
+        .unwrap();
+    fs::remove_file(log.path()).unwrap();
+    file.reopen().unwrap();
+    file.append(|line| line.decision(&entry("in the new file")))
+        .unwrap();
+    log.checkpoint(&mut file);
+    let both = Audit::verify(&[&old, &log.path()], &log.public_key()).unwrap();
+    assert!(both.problems.is_empty(), "{both:?}");
+}
+
+#[test]
+fn a_log_without_any_signature_does_not_verify() {
+    let log = Log::new();
+    let mut file = log.open();
+    file.append(|line| line.decision(&entry("unsigned")))
+        .unwrap();
+    let problems = log.verify().problems;
+    assert!(
+        problems.iter().any(|p| p.contains("no line is covered")),
+        "{problems:?}"
+    );
+    log.checkpoint(&mut file);
+    assert!(log.verify().problems.is_empty());
+}
+
+#[test]
 fn a_line_that_lacks_only_its_newline_counts() {
     let log = Log::filled();
     let text = fs::read_to_string(log.path()).unwrap();
@@ -283,7 +369,32 @@ fn two_writers_are_refused_and_so_is_a_foreign_file() {
 }
 
 #[test]
+fn lines_that_wait_for_each_other_are_written_together() {
+    let log = Log::new();
+    let mut file = log.open();
+    let outcomes: Vec<_> = ["a", "b", "c"]
+        .map(|key| file.queue(|line| line.decision(&entry(key))).unwrap())
+        .into();
+    assert_eq!(log.lines().len(), 1, "nothing but the header yet");
+    assert!(outcomes.iter().all(|outcome| outcome.get().is_none()));
+    file.flush();
+    assert_eq!(log.lines().len(), 4);
+    for outcome in &outcomes {
+        file.result(outcome).unwrap();
+    }
+    // A signature covers what waits, too.
+    file.queue(|line| line.decision(&entry("d"))).unwrap();
+    log.checkpoint(&mut file);
+    let found = log.verify();
+    assert!(
+        found.problems.is_empty() && found.unsigned_tail == 0,
+        "{found:?}"
+    );
+}
+
+#[test]
 fn a_full_disc_refuses_every_line() {
+    let _alone = FULL.lock();
     let error = LogFile::open(std::path::Path::new("/dev/full"), [0; 32])
         .err()
         .unwrap();
@@ -304,6 +415,7 @@ fn hostile_texts_stay_within_their_field() {
     .unwrap();
     let lines = log.lines();
     assert_eq!(lines.len(), 2);
+    log.checkpoint(&mut file);
     let line: serde_json::Value = serde_json::from_str(&lines[1]).unwrap();
     assert_eq!(
         (line["key"].as_str(), line["reason"].as_str()),
@@ -315,12 +427,13 @@ fn hostile_texts_stay_within_their_field() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// One byte of the signed part changed to any other value is found, whatever it is.
+    /// One byte changed to any other value is found, whatever it is. The last checkpoint is left out: nothing is signed after it yet.
     #[test]
     fn every_changed_byte_is_found(at in any::<prop::sample::Index>(), mask in 1_u8..) {
         let log = Log::filled();
         let mut bytes = fs::read(log.path()).unwrap();
-        let at = at.index(bytes.len());
+        let last_line = log.lines().last().unwrap().len() + 1;
+        let at = at.index(bytes.len() - last_line);
         bytes[at] ^= mask;
         fs::write(log.path(), &bytes).unwrap();
         prop_assert!(!log.verify().problems.is_empty());

@@ -27,7 +27,8 @@ enum Action {
     /// Check the log's chain and signatures
     #[command(
         after_help = "Example:\n  strongroom audit verify audit.log.2 audit.log.1 audit.log --public-key audit.pem\n\n\
-        Finds a line that was changed, removed, added or moved, also across rotated files. Exit code 8 if there is one."
+        Finds a line that was changed, removed, added or moved, also across rotated files. Exit code 8 if there is one.\n\
+        What was written after the last signature is only chained: --complete asks for a signature at the end."
     )]
     Verify {
         /// The log's files, oldest first
@@ -36,6 +37,9 @@ enum Action {
         /// The signing key's public half, from `strongroom audit public-key`
         #[arg(long, value_name = "FILE")]
         public_key: PathBuf,
+        /// Also fail if the log does not end with a signature, as one of a stopped server does
+        #[arg(long)]
+        complete: bool,
     },
     /// Print the public half of the token's signing key, PEM
     #[command(
@@ -49,8 +53,18 @@ enum Action {
 
 pub(super) fn run(args: &AuditArgs, format: Format) -> Result<(), Failure> {
     match &args.action {
-        Action::Verify { files, public_key } => {
-            let found = verify(files, public_key)?;
+        Action::Verify {
+            files,
+            public_key,
+            complete,
+        } => {
+            let mut found = verify(files, public_key)?;
+            if *complete && found.unsigned_tail > 0 {
+                found.problems.push(format!(
+                    "the last {} lines are covered by no signature: the server is running or was killed, or the end was cut or rewritten",
+                    found.unsigned_tail
+                ));
+            }
             let value = serde_json::to_value(&found).unwrap_or_default();
             if found.problems.is_empty() {
                 return format.either(&summary(&found), &value);

@@ -3,6 +3,8 @@
 //! Every setting is in `docs/configuration.md`, and with its default in `examples/strongroom.toml`.
 
 mod check;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzz;
 mod reader;
 
 use std::net::SocketAddr;

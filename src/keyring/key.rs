@@ -16,7 +16,7 @@ use super::{Kdf, KeyInfo, KeyringError, Residency, VersionInfo};
 use crate::store::{Change, RecordId, RecordKind, StoreError};
 
 /// Vault allows any length; a bound keeps records and audit lines small.
-pub(super) const MAX_NAME: usize = 128;
+pub const MAX_NAME: usize = 128;
 
 /// The payload of a `Key` record, as JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,11 +5,14 @@
 mod cipher;
 mod counter;
 mod derive;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzz;
 mod key;
 mod manage;
 mod memory;
 mod types;
 
+pub use key::MAX_NAME;
 pub use types::{
     Algorithm, Ciphertext, ConfigChange, CreateOptions, DataKey, DecryptItem, EncryptItem,
     HmacInput, HmacTag, ImportOptions, Kdf, KeyInfo, KeyringError, RandomSource, Residency,

@@ -128,6 +128,9 @@ impl Glob {
     }
 }
 
+#[cfg(any(fuzzing, test))]
+mod fuzz;
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

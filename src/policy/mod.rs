@@ -2,6 +2,8 @@
 //!
 //! `docs/policy.md` describes the file. A rule that denies wins over any that allow, so the order of rules has no meaning.
 
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzz;
 mod glob;
 
 use std::collections::HashMap;

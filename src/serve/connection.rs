@@ -4,16 +4,19 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use hyper::StatusCode;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::linger::Linger;
 use crate::api::{self, App};
 use crate::client::causes;
 use crate::tls::Peer;
@@ -130,14 +133,31 @@ async fn connection(
             return;
         }
     };
+    let (out, unread) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
+    let tls = Linger::new(tls, unread.clone());
     let service = service_fn(|request| {
         let (app, peer) = (app.clone(), peer.clone());
-        async move { Ok::<_, Infallible>(api::handle(app, peer, request).await) }
+        let (out, unread) = (out.clone(), unread.clone());
+        async move {
+            let response = api::handle(app.clone(), peer.clone(), request).await;
+            // `Connection: close` does this for HTTP/1.1; HTTP/2 has no such header.
+            if response.status() == StatusCode::FORBIDDEN && app.tls.still_valid(&peer).is_err() {
+                out.notify_one();
+            }
+            // A refusal need not have read the body; then HTTP/1.1 ends the connection after it.
+            unread.store(!response.status().is_success(), Ordering::Relaxed);
+            Ok::<_, Infallible>(response)
+        }
     });
     let mut serving = std::pin::pin!(http.serve_connection(TokioIo::new(tls), service));
     let served = tokio::select! {
+        biased;
         served = serving.as_mut() => served,
         _ = stop.changed() => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+        () = out.notified() => {
             serving.as_mut().graceful_shutdown();
             serving.await
         }

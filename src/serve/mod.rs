@@ -7,6 +7,7 @@
 //! | SIGUSR1 | open the audit log anew |
 
 mod connection;
+mod linger;
 mod notify;
 mod reload;
 mod signals;
@@ -111,8 +112,9 @@ pub fn run(config: Config, options: &ServeOptions) -> Result<(), ServeError> {
             source,
         })?
     };
+    let watch = watch::Watch::new(&config);
     let app = start(&runtime, config, started)?;
-    let served = runtime.block_on(serve(&app, options, &mut signals));
+    let served = runtime.block_on(serve(&app, options, &mut signals, watch));
     // Whatever still runs after the drain is cut off here.
     runtime.shutdown_timeout(Duration::from_millis(100));
     served
@@ -138,6 +140,8 @@ fn start(runtime: &Runtime, config: Config, started: Instant) -> Result<Arc<App>
             outcome: "ok",
             ..Entry::default()
         })?;
+        // No log is without a signature, however short its server's life.
+        audit.checkpoint().await?;
         let policy = Policy::load(&config.policy)?;
         let tokens = match &config.tokens {
             Some(path) => Tokens::load(path)?,
@@ -164,6 +168,7 @@ async fn serve(
     app: &Arc<App>,
     options: &ServeOptions,
     signals: &mut signals::Signals,
+    watch: watch::Watch,
 ) -> Result<(), ServeError> {
     let listen_error = |source| ServeError::Listen {
         address: app.config.listen,
@@ -180,7 +185,7 @@ async fn serve(
 
     let acceptor = connection::Acceptor::new(app.clone(), listener);
     let reloader = Arc::new(reload::Reloader::new(app.clone()));
-    let timers = timers::start(app, &reloader);
+    let timers = timers::start(app, &reloader, watch);
     notify::ready(&format!("serving on {address}"));
 
     tokio::select! {

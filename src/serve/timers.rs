@@ -8,7 +8,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::notify;
 use super::reload::Reloader;
-use super::watch::watch;
+use super::watch::Watch;
 use crate::api::App;
 use crate::audit::Entry;
 use crate::client::causes;
@@ -17,11 +17,11 @@ const ROTATION: Duration = Duration::from_mins(1);
 const IDLE_KEYS: Duration = Duration::from_secs(10);
 
 /// Starts every timer; dropping the set stops them.
-pub(super) fn start(app: &Arc<App>, reloader: &Arc<Reloader>) -> JoinSet<()> {
+pub(super) fn start(app: &Arc<App>, reloader: &Arc<Reloader>, watch: Watch) -> JoinSet<()> {
     let mut timers = JoinSet::new();
     timers.spawn(rotate(app.clone()));
     timers.spawn(drop_idle(app.clone()));
-    timers.spawn(watch(app.clone(), reloader.clone()));
+    timers.spawn(watch.run(reloader.clone()));
     let signing = app.clone();
     timers.spawn(async move { signing.audit.run_checkpoints().await });
     if let Some(limit) = sd_notify::watchdog_enabled() {

@@ -1,78 +1,57 @@
 //! TLS files, CRLs, policy and tokens: whichever changes on disc is read again, without a signal.
+//!
+//! Looked at once a second rather than watched through inotify: that wakes for every write into the same folders (the audit log may be in
+//! one), and is silent where files come by network file systems or bind mounts.
 
-use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
-use tokio::sync::Notify;
-
 use super::reload::Reloader;
-use crate::api::App;
+use crate::config::Config;
 
-/// After a first sign of change: time for whoever writes certificate and key to write both.
-const SETTLE: Duration = Duration::from_millis(250);
+/// How often the files are looked at. Also the time for whoever replaces certificate and key to replace both: a change is read when nothing
+/// has changed since the look before.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The files, and what they looked like when they were last read.
+pub(super) struct Watch {
+    files: Vec<PathBuf>,
+    read: Fingerprint,
+}
 
 /// Device, inode, size and time of change of each file; `None` for one that can't be seen.
 type Fingerprint = Vec<Option<(u64, u64, u64, i64, i64)>>;
 
-/// Watches for ever; reloads once per change, whether it succeeds or not.
-pub(super) async fn watch(app: Arc<App>, reloader: Arc<Reloader>) {
-    let files = files(&app);
-    let mut seen = fingerprint(&files);
-    let stirred = Arc::new(Notify::new());
-    let _watcher = match watcher(&files, stirred.clone()) {
-        Ok(watcher) => watcher,
-        Err(error) => {
-            tracing::error!(%error, "files can't be watched: after a change, send SIGHUP");
-            return;
-        }
-    };
-    loop {
-        stirred.notified().await;
-        tokio::time::sleep(SETTLE).await;
-        // The folders may hold busier files too, the audit log for one; only what these files look like counts.
-        let now = fingerprint(&files);
-        if now != seen {
-            seen = now;
-            reloader.reload("a file changed").await;
+impl Watch {
+    /// To be made before the files are first read: a change during the start is one too.
+    pub(super) fn new(config: &Config) -> Self {
+        let tls = &config.tls;
+        let files: Vec<_> = [&tls.certificate, &tls.private_key, &tls.client_ca]
+            .into_iter()
+            .chain(&tls.crls)
+            .chain([&config.policy])
+            .chain(&config.tokens)
+            .cloned()
+            .collect();
+        let read = fingerprint(&files);
+        Self { files, read }
+    }
+
+    /// Looks for ever; reloads once per change, whether it succeeds or not.
+    pub(super) async fn run(mut self, reloader: Arc<Reloader>) {
+        let mut last = self.read.clone();
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let now = fingerprint(&self.files);
+            if now != self.read && now == last {
+                self.read.clone_from(&now);
+                reloader.reload("a file changed").await;
+            }
+            last = now;
         }
     }
-}
-
-fn files(app: &App) -> Vec<PathBuf> {
-    let mut files = app.tls.files();
-    files.push(app.config.policy.clone());
-    files.extend(app.config.tokens.clone());
-    files
-}
-
-/// Watches the folders, not the files: a file that is replaced by a rename is another one.
-fn watcher(files: &[PathBuf], stirred: Arc<Notify>) -> notify::Result<RecommendedWatcher> {
-    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        // Reading a file is an event too, and the reload itself reads.
-        if !matches!(
-            event,
-            Ok(notify::Event {
-                kind: EventKind::Access(_),
-                ..
-            })
-        ) {
-            stirred.notify_one();
-        }
-    })?;
-    let folders: BTreeSet<&Path> = files.iter().filter_map(|file| file.parent()).collect();
-    for folder in folders {
-        let folder = if folder == Path::new("") {
-            Path::new(".")
-        } else {
-            folder
-        };
-        watcher.watch(folder, RecursiveMode::NonRecursive)?;
-    }
-    Ok(watcher)
 }
 
 /// Follows symbolic links, as reading does: a link that is turned to another file is a change.
@@ -96,20 +75,27 @@ mod tests {
     use super::*;
     use std::fs;
 
-    #[tokio::test]
-    async fn a_file_replaced_by_a_rename_stirs_and_looks_different() {
+    #[test]
+    fn a_file_written_replaced_or_relinked_looks_different() {
         let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("policy.toml");
-        fs::write(&file, "a").unwrap();
-        let files = vec![file.clone()];
-        let before = fingerprint(&files);
-        let stirred = Arc::new(Notify::new());
-        let _watcher = watcher(&files, stirred.clone()).unwrap();
-        fs::write(folder.path().join("new"), "b").unwrap();
-        fs::rename(folder.path().join("new"), &file).unwrap();
-        tokio::time::timeout(Duration::from_secs(5), stirred.notified())
-            .await
-            .unwrap();
-        assert_ne!(fingerprint(&files), before);
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("a"), "1").unwrap();
+        fs::write(path("b"), "2").unwrap();
+        std::os::unix::fs::symlink(path("a"), path("link")).unwrap();
+        let files = vec![path("a"), path("link"), path("later")];
+        let mut seen = vec![fingerprint(&files)];
+        fs::write(path("a"), "longer").unwrap();
+        seen.push(fingerprint(&files));
+        fs::write(path("new"), "longer").unwrap();
+        fs::rename(path("new"), path("a")).unwrap();
+        seen.push(fingerprint(&files));
+        fs::remove_file(path("link")).unwrap();
+        std::os::unix::fs::symlink(path("b"), path("link")).unwrap();
+        seen.push(fingerprint(&files));
+        fs::write(path("later"), "").unwrap();
+        seen.push(fingerprint(&files));
+        seen.dedup();
+        assert_eq!(seen.len(), 5, "{seen:?}");
+        assert_eq!(fingerprint(&files), fingerprint(&files));
     }
 }

@@ -8,6 +8,8 @@
 //! change, or one ahead of it, with the whole change, and the token follows.
 
 mod engine;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzz;
 mod open;
 mod record;
 
@@ -398,22 +400,22 @@ async fn open_record(
     id: &RecordId,
     sealed: &[u8],
 ) -> Result<Zeroizing<Vec<u8>>, StoreError> {
-    let envelope = Envelope::decode(sealed)
-        .filter(|envelope| envelope.kind == id.kind as u8 && envelope.store_id == *store_id);
-    let (Some(envelope), Some(place)) = (envelope, record::encode_id(id)) else {
+    let Some((envelope, aad)) = claim(store_id, id, sealed) else {
         return Err(tampered(id));
     };
-    match hsm
-        .store_open(
-            envelope.nonce,
-            record::aad(store_id, &place),
-            envelope.sealed,
-        )
-        .await
-    {
+    match hsm.store_open(envelope.nonce, aad, envelope.sealed).await {
         Err(HsmError::Authentication) => Err(tampered(id)),
         other => Ok(other?),
     }
+}
+
+/// A sealed record taken apart, and what it must be authenticated with to be the one of this place. `None`: it says itself
+/// that it is not.
+fn claim(store_id: &[u8; 16], id: &RecordId, sealed: &[u8]) -> Option<(Envelope, Vec<u8>)> {
+    let envelope = Envelope::decode(sealed)
+        .filter(|envelope| envelope.kind == id.kind as u8 && envelope.store_id == *store_id)?;
+    let place = record::encode_id(id)?;
+    Some((envelope, record::aad(store_id, &place)))
 }
 
 fn tampered(id: &RecordId) -> StoreError {

@@ -26,13 +26,12 @@ fn config(token: &Throwaway) -> HsmConfig {
 /// The token that these tests share, made once (RSA-4096 takes seconds); tests take turns, each with an empty epoch object.
 pub(crate) async fn token() -> (Hsm, MutexGuard<'static, ()>) {
     static TURN: Mutex<()> = Mutex::const_new(());
-    static HSM: OnceLock<(Throwaway, Hsm)> = OnceLock::new();
+    static HSM: OnceLock<Hsm> = OnceLock::new();
     let turn = TURN.lock().await;
-    let (_, hsm) = HSM.get_or_init(|| {
-        let token = Throwaway::in_process().unwrap();
-        Hsm::provision(&config(&token), true, &mut |_| ()).unwrap();
-        let hsm = Hsm::start(config(&token)).unwrap();
-        (token, hsm)
+    let hsm = HSM.get_or_init(|| {
+        let config = config(crate::testing::store_token());
+        Hsm::provision(&config, true, &mut |_| ()).unwrap();
+        Hsm::start(config).unwrap()
     });
     hsm.write_epoch(Vec::new()).await.unwrap();
     (hsm.clone(), turn)

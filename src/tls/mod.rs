@@ -11,6 +11,8 @@
 //! - A connection outlives the moment its certificate was checked, so [`Tls::still_valid`] asks again.
 
 mod files;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzz;
 mod peer;
 
 use std::path::PathBuf;
@@ -125,16 +127,6 @@ impl Tls {
             .map_err(|error| format!("the client certificate is no longer accepted: {error}"))?;
         peer.set_checked(current.number, now.as_secs());
         Ok(())
-    }
-
-    /// The files to watch.
-    pub fn files(&self) -> Vec<PathBuf> {
-        let files = &self.files;
-        [&files.certificate, &files.private_key, &files.client_ca]
-            .into_iter()
-            .chain(&files.crls)
-            .cloned()
-            .collect()
     }
 }
 

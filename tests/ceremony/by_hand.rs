@@ -99,6 +99,11 @@ impl Terminal {
         String::from_utf8_lossy(&pid.stdout).trim().parse().unwrap()
     }
 
+    fn has_ended(&self) -> bool {
+        let dead = self.tmux(&["display-message", "-p", "-t", "c", "#{pane_dead}"]);
+        dead.stdout.trim_ascii() == b"1"
+    }
+
     fn output(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.raw).unwrap_or_default()).into_owned()
     }
@@ -238,8 +243,14 @@ fn people_at_a_terminal_get_through_and_nothing_secret_stays() {
         }
     }
     let deadline = Instant::now() + PATIENCE;
-    while !terminal.screen().contains("Pane is dead") {
-        assert!(Instant::now() < deadline, "{}", terminal.screen());
+    while !terminal.has_ended() {
+        let state = || fs::read_to_string(format!("/proc/{}/status", terminal.pid()));
+        assert!(
+            Instant::now() < deadline,
+            "{}\n{:?}",
+            terminal.screen(),
+            state()
+        );
         std::thread::sleep(Duration::from_millis(20));
     }
     room.verify();

@@ -99,7 +99,7 @@ fn steps_out_of_order() {
 fn two_modes_in_one_transcript() {
     let room = Room::new();
     let count = Forgery::new(&room, Mode::Ceremony).bytes();
-    let count = count.iter().filter(|byte| **byte == b'\n').count() as u64;
+    let count = count.split_inclusive(|byte| *byte == b'\n').count() as u64;
     let mut cases = Cases::new();
     for number in 1..=count {
         for mode in [Mode::Ceremony, Mode::Rehearsal] {

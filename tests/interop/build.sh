@@ -2,11 +2,12 @@
 # Builds other people's clients, which the interop tests drive a Strongroom server with, each once: nothing is done again until its sources,
 # its locked dependencies or the toolchain change.
 #
-#   build.sh [vault] [seal] [hvac] [node] [cryptography]      default: all of them
+#   build.sh [vault] [seal] [seal-openbao] [hvac] [node] [cryptography]      default: all
 #
 # Prints one line for each, "<name> <path>":
 #   vault  a real Vault, server and command line (tests/interop/vault)
 #   seal   a program around Vault's transit seal client (tests/interop/seal)
+#   seal-openbao  the same program around OpenBao's (its dependencies: tests/interop/seal-openbao)
 #   hvac   a Python interpreter that has hvac (tests/interop/hvac)
 #   node   a directory with node-vault and the script that uses it (tests/interop/node)
 #   cryptography  a Python interpreter that has pyca/cryptography, for tests/ceremony_verify.py (tests/interop/cryptography)
@@ -19,15 +20,16 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cache=${STRONGROOM_INTEROP_CACHE:-$(cd "$here/../.." && pwd)/.cache/interop}
 
 main() {
-    [ $# -gt 0 ] || set -- seal hvac cryptography node vault
+    [ $# -gt 0 ] || set -- seal seal-openbao hvac cryptography node vault
     mkdir -p "$cache"
     local part
     for part in "$@"; do
         case $part in
+        seal-openbao) need go && once "$part" "$(go version)" "$here/$part"/go.{mod,sum} "$here"/seal/*.go ;;
         vault | seal) need go && once "$part" "$(go version)" "$here/$part"/{go.mod,go.sum,*.go} ;;
         hvac | cryptography) need python3 && once "$part" "$(python3 -V) $(command -v python3)" "$here/$part/requirements.txt" ;;
         node) need node && need npm && once node "$(node -v) $(npm -v)" "$here/node"/{package.json,package-lock.json,*.js} ;;
-        *) echo "build.sh: \"$part\" is none of vault, seal, hvac, node, cryptography" >&2 && exit 2 ;;
+        *) echo "build.sh: \"$part\" is none of vault, seal, seal-openbao, hvac, node, cryptography" >&2 && exit 2 ;;
         esac
     done
 }
@@ -53,10 +55,10 @@ once() {
         exec 9>"$cache/$part.lock"
         flock 9
         if [ ! -e "$directory/.complete" ]; then
-            rm -rf "$cache/$part"-*
+            rm -rf "$cache/$part"-[0-9a-f]*
             mkdir "$directory"
             echo "build.sh: building $part into $directory" >&2
-            "build_$part" "$directory" >&2
+            "build_${part//-/_}" "$directory" >&2
             touch "$directory/.complete"
         fi
     )
@@ -65,7 +67,7 @@ once() {
 
 product() {
     case $1 in
-    vault | seal) echo "$2/$1" ;;
+    vault | seal | seal-openbao) echo "$2/$1" ;;
     hvac | cryptography) echo "$2/bin/python" ;;
     node) echo "$2" ;;
     esac
@@ -73,6 +75,15 @@ product() {
 
 build_seal() {
     go_build seal "$1"
+}
+
+build_seal_openbao() {
+    # One program for both: OpenBao's client is a fork with other import paths and the same calls.
+    mkdir "$1/source"
+    cp "$here"/seal/*.go "$here"/seal-openbao/go.{mod,sum} "$1/source"
+    sed -i -e 's#github.com/hashicorp/go-kms-wrapping#github.com/openbao/go-kms-wrapping#' \
+        -e 's#"github.com/hashicorp/vault/api"#"github.com/openbao/openbao/api/v2"#' "$1"/source/*.go
+    (cd "$1/source" && CGO_ENABLED=0 GOFLAGS='-mod=readonly -buildvcs=false' go build -trimpath -ldflags='-s -w' -o "$1/seal-openbao" .)
 }
 
 build_vault() {

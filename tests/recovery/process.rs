@@ -193,10 +193,21 @@ async fn requests_that_cannot_be_audited_are_refused() {
     // Room for a line's beginning, not for the whole line.
     let full = fs::metadata(appliance.audit()).unwrap().len() + 40;
     file_size_limit(appliance.pid(), &full.to_string());
-    for _ in 0..5 {
-        let answer = ask(&client, "POST", "transit/decrypt/seal", body.clone()).await;
-        assert_eq!(flaw_of_503(&answer), None);
-        assert!(!String::from_utf8_lossy(answer.bytes()).contains(&base64(b"audited")));
+    for together in [1, 1, 16, 16] {
+        // Lines of requests that come together are written together, and must fail together.
+        let asked: Vec<_> = (0..together)
+            .map(|_| {
+                let (client, body) = (appliance.client(Who::Operator), body.clone());
+                tokio::spawn(
+                    async move { ask(&client, "POST", "transit/decrypt/seal", body).await },
+                )
+            })
+            .collect();
+        for answer in asked {
+            let answer = answer.await.unwrap();
+            assert_eq!(flaw_of_503(&answer), None);
+            assert!(!String::from_utf8_lossy(answer.bytes()).contains(&base64(b"audited")));
+        }
     }
     let answer = ask(
         &client,

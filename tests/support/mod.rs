@@ -252,6 +252,11 @@ impl Appliance {
         self.wrapper = command.into_iter().map(Into::into).collect();
     }
 
+    /// For the server's environment, from the next start on: as [`Builder::env`].
+    pub fn set_env(&mut self, name: impl Into<OsString>, value: impl Into<OsString>) {
+        self.env.insert(name.into(), value.into());
+    }
+
     /// SIGTERM, and waits; the exit code.
     pub fn stop(&mut self) -> Option<i32> {
         self.signal(Signal::SIGTERM);

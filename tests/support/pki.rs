@@ -28,10 +28,14 @@ pub enum Who {
     Revoked,
     /// Of another CA, with the operator's name.
     OtherCa,
+    /// Not valid before 2090.
+    Early,
+    /// For servers only.
+    ForServers,
 }
 
 impl Who {
-    const ALL: [Who; 7] = [
+    const ALL: [Who; 9] = [
         Who::Operator,
         Who::Vault,
         Who::App,
@@ -39,6 +43,8 @@ impl Who {
         Who::Expired,
         Who::Revoked,
         Who::OtherCa,
+        Who::Early,
+        Who::ForServers,
     ];
 
     /// The files' stem.
@@ -51,6 +57,8 @@ impl Who {
             Who::Expired => "expired",
             Who::Revoked => "revoked",
             Who::OtherCa => "other-ca",
+            Who::Early => "early",
+            Who::ForServers => "for-servers",
         }
     }
 
@@ -61,7 +69,7 @@ impl Who {
     fn alternative_name(self) -> SanType {
         match self {
             Who::App => SanType::URI("spiffe://test/app/one".try_into().unwrap()),
-            Who::OtherCa | Who::Expired | Who::Revoked => {
+            Who::OtherCa | Who::Expired | Who::Revoked | Who::Early | Who::ForServers => {
                 SanType::DnsName("operator.test".try_into().unwrap())
             }
             _ => SanType::DnsName(format!("{}.test", self.name()).try_into().unwrap()),
@@ -85,18 +93,17 @@ impl Pki {
         let ca = authority("Strongroom test CA");
         let other = authority("Another test CA");
         write(&pki.ca(), ca.0.as_bytes());
+        write(&pki.root(), ca.0.as_bytes());
         write(
             &folder.join("ca.key"),
             ca.1.key().serialize_pem().as_bytes(),
         );
-        write(&folder.join("other-ca-root.pem"), other.0.as_bytes());
-
-        let mut server = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-        server
-            .subject_alt_names
-            .push(SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST)));
-        server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        issue(&pki.server_certificate(), &pki.server_key(), server, &ca.1);
+        write(&pki.other_ca(), other.0.as_bytes());
+        write(
+            &folder.join("other-ca-root.key"),
+            other.1.key().serialize_pem().as_bytes(),
+        );
+        pki.renew_server();
 
         for who in Who::ALL {
             let mut params = CertificateParams::default();
@@ -106,9 +113,16 @@ impl Pki {
             params.subject_alt_names = vec![who.alternative_name()];
             params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
             params.serial_number = Some(SerialNumber::from(who.serial()));
-            if who == Who::Expired {
-                params.not_before = date_time_ymd(2020, 1, 1);
-                params.not_after = date_time_ymd(2021, 1, 1);
+            match who {
+                Who::Expired => {
+                    params.not_before = date_time_ymd(2020, 1, 1);
+                    params.not_after = date_time_ymd(2021, 1, 1);
+                }
+                Who::Early => params.not_before = date_time_ymd(2090, 1, 1),
+                Who::ForServers => {
+                    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+                }
+                _ => {}
             }
             let issuer = if who == Who::OtherCa { &other.1 } else { &ca.1 };
             issue(&pki.certificate(who), &pki.key(who), params, issuer);
@@ -119,35 +133,47 @@ impl Pki {
 
     /// Replaces the CRL: only these are revoked.
     pub fn revoke(&self, revoked: &[Who]) {
-        let key =
-            KeyPair::from_pem(&fs::read_to_string(self.folder.join("ca.key")).unwrap()).unwrap();
-        let issuer =
-            Issuer::from_ca_cert_pem(&fs::read_to_string(self.ca()).unwrap(), key).unwrap();
-        let list = CertificateRevocationListParams {
-            this_update: date_time_ymd(2024, 1, 1),
-            next_update: date_time_ymd(2060, 1, 1),
-            crl_number: SerialNumber::from(1_u64),
-            issuing_distribution_point: None,
-            revoked_certs: revoked
-                .iter()
-                .map(|who| RevokedCertParams {
-                    serial_number: SerialNumber::from(who.serial()),
-                    revocation_time: date_time_ymd(2024, 1, 1),
-                    reason_code: Some(RevocationReason::KeyCompromise),
-                    invalidity_date: None,
-                })
-                .collect(),
-            key_identifier_method: KeyIdMethod::Sha256,
-        };
-        write(
-            &self.crl(),
-            list.signed_by(&issuer).unwrap().pem().unwrap().as_bytes(),
+        write(&self.crl(), crl(&issuer(&self.ca()), revoked).as_bytes());
+    }
+
+    /// Replaces the CA bundle and the CRLs: clients of [`Who::OtherCa`]'s CA are good too.
+    pub fn trust_the_other_ca(&self) {
+        let (ours, other) = (issuer(&self.ca()), issuer(&self.other_ca()));
+        // CRLs first: a CA whose CRL is missing is refused.
+        let crls = crl(&ours, &[]) + &crl(&other, &[]);
+        write(&self.crl(), crls.as_bytes());
+        let bundle = [self.ca(), self.other_ca()].map(|path| fs::read_to_string(path).unwrap());
+        write(&self.ca(), bundle.concat().as_bytes());
+    }
+
+    /// A new certificate and key for the server, written one after the other.
+    pub fn renew_server(&self) {
+        let mut server = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        server
+            .subject_alt_names
+            .push(SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST)));
+        server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        issue(
+            &self.server_certificate(),
+            &self.server_key(),
+            server,
+            &issuer(&self.ca()),
         );
     }
 
     /// The CA's certificate, for both sides.
     pub fn ca(&self) -> PathBuf {
         self.folder.join("ca.pem")
+    }
+
+    /// The CA's certificate, for clients: this file stays as it is.
+    pub fn root(&self) -> PathBuf {
+        self.folder.join("root.pem")
+    }
+
+    /// The certificate of the CA that the server does not trust.
+    pub fn other_ca(&self) -> PathBuf {
+        self.folder.join("other-ca-root.pem")
     }
 
     /// The CRL.
@@ -184,6 +210,33 @@ fn authority(name: &str) -> (String, Issuer<'static, KeyPair>) {
     let key = KeyPair::generate().unwrap();
     let certificate = params.self_signed(&key).unwrap();
     (certificate.pem(), Issuer::new(params, key))
+}
+
+/// A CA again, from its certificate (the first in the file) and the key beside it.
+fn issuer(certificate: &Path) -> Issuer<'static, KeyPair> {
+    let key = fs::read_to_string(certificate.with_extension("key")).unwrap();
+    let certificate = fs::read_to_string(certificate).unwrap();
+    Issuer::from_ca_cert_pem(&certificate, KeyPair::from_pem(&key).unwrap()).unwrap()
+}
+
+fn crl(issuer: &Issuer<'_, KeyPair>, revoked: &[Who]) -> String {
+    let list = CertificateRevocationListParams {
+        this_update: date_time_ymd(2024, 1, 1),
+        next_update: date_time_ymd(2060, 1, 1),
+        crl_number: SerialNumber::from(1_u64),
+        issuing_distribution_point: None,
+        revoked_certs: revoked
+            .iter()
+            .map(|who| RevokedCertParams {
+                serial_number: SerialNumber::from(who.serial()),
+                revocation_time: date_time_ymd(2024, 1, 1),
+                reason_code: Some(RevocationReason::KeyCompromise),
+                invalidity_date: None,
+            })
+            .collect(),
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    list.signed_by(issuer).unwrap().pem().unwrap()
 }
 
 fn issue(certificate: &Path, key: &Path, params: CertificateParams, issuer: &Issuer<'_, KeyPair>) {

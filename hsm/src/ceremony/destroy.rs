@@ -100,21 +100,15 @@ fn destroy_all(
     line: &Line,
     wanted: impl Fn(&TokenObject) -> bool,
 ) -> Result<Vec<DestroyedObject>, Fault> {
-    let mut gone = Vec::new();
-    for object in objects::all(line)?.into_iter().filter(&wanted) {
-        match line.session().destroy_object(object.handle) {
-            Ok(()) => gone.push(DestroyedObject {
-                class: object.class_name(),
-                name: object.name,
-                label: object.label,
-            }),
-            // One that the token keeps (CKA_DESTROYABLE=false, say) does not save the others.
-            Err(error) => match Fault::from(error) {
-                fault if fault.reach() == Reach::Item => {
-                    tracing::warn!(%fault, label = object.label, "an object can't be destroyed");
-                }
-                fault => return Err(fault),
-            },
+    let objects: Vec<_> = objects::all(line)?.into_iter().filter(&wanted).collect();
+    for object in &objects {
+        if let Err(error) = line.session().destroy_object(object.handle) {
+            // One that the token keeps (CKA_DESTROYABLE=false, say) does not save the others; whether it is gone is seen below.
+            let fault = Fault::from(error);
+            if !matches!(fault.reach(), Reach::Item | Reach::Unclear) {
+                return Err(fault);
+            }
+            tracing::warn!(%fault, label = object.label, "an object was not destroyed as it should be");
         }
     }
     let left: Vec<_> = objects::all(line)?
@@ -129,9 +123,15 @@ fn destroy_all(
             )
         })
         .collect();
-    if left.is_empty() {
-        Ok(gone)
-    } else {
-        Err(HsmError::NotDestroyed(left).into())
+    if !left.is_empty() {
+        return Err(HsmError::NotDestroyed(left).into());
     }
+    Ok(objects
+        .into_iter()
+        .map(|object| DestroyedObject {
+            class: object.class_name(),
+            name: object.name,
+            label: object.label,
+        })
+        .collect())
 }

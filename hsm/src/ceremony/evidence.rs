@@ -100,7 +100,11 @@ fn collect(line: &Line, found: &Found) -> Result<Evidence, Fault> {
                 } else {
                     None
                 },
-                attributes: text::attributes(line, object.handle)?,
+                attributes: if object.has_class() {
+                    text::attributes(line, object.handle)?
+                } else {
+                    Vec::new()
+                },
                 name: object.name,
                 label: object.label,
             })

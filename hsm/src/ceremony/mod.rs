@@ -5,9 +5,8 @@
 //!
 //! Each function logs in by itself and tries each PIN once.
 //!
-//! `SoftHSM` 2.6.1 rewrites the file of a token in place: a power cut within microseconds of [`initialize_token`] or [`set_user_pin`] may
-//! leave [`TokenCondition::SoPinLocked`], or make the whole token vanish from [`slots`]. No key is on it then, unless the user PIN was set
-//! anew later in its life.
+//! `SoftHSM` 2.6.1 rewrites a token's own file in place, in `C_InitToken`, in `C_InitPIN` and even in each `C_Login`: a process that is
+//! killed within these microseconds may leave [`TokenCondition::SoPinLocked`], or a token that [`slots`] does not show any more.
 
 mod destroy;
 mod evidence;

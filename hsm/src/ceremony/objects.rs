@@ -1,7 +1,10 @@
 //! Every object of a token, by what it is to the appliance.
 
-use cryptoki::object::{Attribute, ObjectHandle};
-use cryptoki_sys::{CK_ULONG, CKA_CLASS, CKA_ID, CKA_LABEL, CKO_DATA, CKO_PUBLIC_KEY};
+use cryptoki::error::{Error, RvError};
+use cryptoki::object::ObjectHandle;
+use cryptoki_sys::{
+    CK_ATTRIBUTE_TYPE, CK_ULONG, CKA_CLASS, CKA_ID, CKA_LABEL, CKA_TOKEN, CKO_DATA, CKO_PUBLIC_KEY,
+};
 
 use super::text;
 use crate::fault::Fault;
@@ -11,8 +14,8 @@ use crate::template::{EPOCH_LABEL, MEMORY_MASTER, REQUIRED};
 
 /// What an object that nobody here made is called.
 const FOREIGN: &str = "not of the appliance";
-/// What is left of an object whose making was cut off: `SoftHSM` writes it to the token with defaults first, a key that may both wrap and
-/// decrypt among them, and gives it its name and attributes afterwards.
+/// What is left of an object whose making was cut off: `SoftHSM` writes it to the token with defaults first (a key that may both wrap and
+/// decrypt, and even `CKA_TOKEN=false`), and gives it its name and attributes afterwards.
 const HALF_MADE: &str = "half-made object";
 /// How every label of the appliance's objects begins.
 const PREFIX: &str = "strongroom-";
@@ -40,6 +43,11 @@ impl TokenObject {
         self.name == HALF_MADE
     }
 
+    /// Whether it is far enough to tell its attributes.
+    pub(super) fn has_class(&self) -> bool {
+        self.class != CK_ULONG::MAX
+    }
+
     pub(super) fn class_name(&self) -> String {
         text::class(self.class)
     }
@@ -47,11 +55,15 @@ impl TokenObject {
 
 /// All that this login may see: the appliance's keys in the order of their making, then the epoch object, then the rest.
 pub(super) fn all(line: &Line) -> Result<Vec<TokenObject>, Fault> {
-    let handles = line.session().find_objects(&[Attribute::Token(true)])?;
-    let mut objects = handles
-        .into_iter()
-        .map(|handle| describe(line, handle))
-        .collect::<Result<Vec<_>, _>>()?;
+    let mut objects = Vec::new();
+    for handle in line.session().find_objects(&[])? {
+        let object = describe(line, handle)?;
+        let on_token = told(line, handle, CKA_TOKEN)?.is_some_and(|value| value != [0]);
+        // Nobody else being here, a nameless object that calls itself a session object is one that was left on the token.
+        if on_token || (object.is_half_made() && line.library().has_one_user()) {
+            objects.push(object);
+        }
+    }
     objects.sort_by(|a, b| {
         (a.rank, &a.label, a.class, a.handle.handle()).cmp(&(
             b.rank,
@@ -64,7 +76,7 @@ pub(super) fn all(line: &Line) -> Result<Vec<TokenObject>, Fault> {
 }
 
 fn describe(line: &Line, handle: ObjectHandle) -> Result<TokenObject, Fault> {
-    let attribute = |name| line.raw().attribute(line.session(), handle, name);
+    let attribute = |name| told(line, handle, name);
     let class = attribute(CKA_CLASS)?
         .and_then(|bytes| bytes.try_into().ok())
         .map_or(CK_ULONG::MAX, CK_ULONG::from_ne_bytes);
@@ -82,6 +94,18 @@ fn describe(line: &Line, handle: ObjectHandle) -> Result<TokenObject, Fault> {
         name,
         rank,
     })
+}
+
+/// An attribute; `None` also of an object that was cut off before it had as much as a class, of which `SoftHSM` tells nothing.
+fn told(
+    line: &Line,
+    handle: ObjectHandle,
+    attribute: CK_ATTRIBUTE_TYPE,
+) -> Result<Option<Vec<u8>>, Fault> {
+    match line.raw().attribute(line.session(), handle, attribute) {
+        Err(Error::Pkcs11(RvError::AttributeValueInvalid, _)) => Ok(None),
+        other => Ok(other?),
+    }
 }
 
 fn identify(class: CK_ULONG, label: &str) -> (usize, String) {

@@ -82,6 +82,7 @@ pub(super) fn class(class: CK_ULONG) -> String {
         CKO_PUBLIC_KEY => "CKO_PUBLIC_KEY",
         CKO_PRIVATE_KEY => "CKO_PRIVATE_KEY",
         CKO_SECRET_KEY => "CKO_SECRET_KEY",
+        CK_ULONG::MAX => "no class",
         other => return format!("{other:#x}"),
     }
     .to_owned()

@@ -49,6 +49,17 @@ impl Job {
         (Self { answer, run }, receiver)
     }
 
+    /// A job that answers through `answer`, as `run` does when all went well.
+    pub(super) fn of(
+        answer: Arc<dyn Answer>,
+        run: impl FnMut(&mut Conn) -> Result<(), Fault> + Send + 'static,
+    ) -> Self {
+        Self {
+            answer,
+            run: Box::new(run),
+        }
+    }
+
     /// Runs it and answers. A fault that reaches beyond the job is returned, and the caller still waits.
     pub(crate) fn run(&mut self, conn: &mut Conn) -> Result<(), Fault> {
         (self.run)(conn)

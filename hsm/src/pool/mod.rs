@@ -13,6 +13,7 @@
 mod connect;
 mod job;
 mod supervisor;
+mod together;
 mod worker;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -32,6 +33,7 @@ use crate::selftest::Abilities;
 use crate::types::{HsmState, TokenIdentity};
 
 pub(crate) use job::Job;
+pub(crate) use together::Together;
 
 /// What a connection learned about the token, for callers.
 pub(crate) struct Facts {
@@ -142,11 +144,19 @@ impl Pool {
         let (job, answer) = Job::new(operation);
         self.shared.admit(job)?;
         // No answer: the connection ended with the job still in its queue.
-        answer.await.unwrap_or_else(|_| {
-            Err(HsmError::Unavailable(
-                "the connection to it was lost".to_owned(),
-            ))
-        })
+        answer.await.unwrap_or_else(|_| Err(Self::lost()))
+    }
+
+    /// Queues a job whose callers wait elsewhere; they are told if it can't be queued.
+    fn queue(&self, job: Job) {
+        let answer = Arc::clone(&job.answer);
+        if let Err(error) = self.shared.admit(job) {
+            answer.refuse(error);
+        }
+    }
+
+    fn lost() -> HsmError {
+        HsmError::Unavailable("the connection to it was lost".to_owned())
     }
 }
 
@@ -178,9 +188,7 @@ impl Shared {
         match &*self.gate.read().unwrap_or_else(PoisonError::into_inner) {
             Gate::Open { queue, .. } => queue.try_send(job).map_err(|error| match error {
                 TrySendError::Full(_) => HsmError::Busy(self.config.queue),
-                TrySendError::Disconnected(_) => {
-                    HsmError::Unavailable("the connection to it was lost".to_owned())
-                }
+                TrySendError::Disconnected(_) => Pool::lost(),
             }),
             Gate::Closed(HsmState::Stopped { reason } | HsmState::Reconnecting { reason }) => {
                 Err(HsmError::Unavailable(reason.clone()))

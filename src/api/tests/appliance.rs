@@ -33,7 +33,7 @@ use crate::tokens::Tokens;
 
 /// Everything that is made once.
 struct Site {
-    token: Throwaway,
+    token: &'static Throwaway,
     config: Config,
     hsm: Hsm,
     store: Arc<Store>,
@@ -101,8 +101,8 @@ impl Who {
 
 impl Site {
     fn make() -> Self {
-        let token = Throwaway::in_process().unwrap();
-        certificates(&token);
+        let token = crate::testing::api_token();
+        certificates(token);
         fs::write(token.path().join("policy.toml"), POLICY).unwrap();
         let (module, label) = (token.module(), token.label());
         let text = format!(

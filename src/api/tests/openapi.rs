@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::api::OPENAPI;
 use crate::api::routes::{Route, SYSTEM, TRANSIT, Verb};
+use crate::keyring::MAX_NAME;
 
 static DOCUMENT: LazyLock<Value> = LazyLock::new(|| serde_json::from_str(OPENAPI).unwrap());
 
@@ -100,6 +101,19 @@ fn the_table_and_the_document_agree() {
         })
         .collect();
     assert_eq!(in_table, in_document);
+}
+
+#[test]
+fn the_longest_name_of_a_key_is_the_keyrings() {
+    let mut names = 0;
+    for (path, item) in DOCUMENT["paths"].as_object().unwrap() {
+        let parameters = item["parameters"].as_array().into_iter().flatten();
+        for parameter in parameters.filter(|p| p["name"] == "name") {
+            assert_eq!(parameter["schema"]["maxLength"], MAX_NAME, "{path}");
+            names += 1;
+        }
+    }
+    assert!(names > 10, "only {names} were found");
 }
 
 #[test]

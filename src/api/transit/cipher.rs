@@ -281,7 +281,7 @@ async fn upsert(call: &Call<'_>, derived: bool) -> Result<(), ApiError> {
         Ok(result) => result.map_err(|e| ApiError::from_keyring(e, Doing::Create, call.name)),
         Err(_) => Err(ApiError::unavailable("the key could not be made")),
     };
-    record_creation(call, result.as_ref().map(|_| ()))?;
+    record_creation(call, result.as_ref().map(|_| ())).await?;
     result.map(|_| ())
 }
 

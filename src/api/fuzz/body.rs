@@ -1,0 +1,206 @@
+//! Parameters: from JSON, and from forms and queries.
+#![allow(
+    clippy::missing_panics_doc,
+    reason = "a panic is what a fuzz target reports"
+)]
+
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::{Map, Value};
+
+use super::super::body::{BATCH, Item, MAX_BATCH, Params};
+
+const NAMES: &[&str] = &["plaintext", "bits", "derived", "period", "name", BATCH];
+/// What the path gave already.
+const CAPTURED: &[&str] = &["name"];
+
+/// A JSON body: what an ordinary JSON reader calls an object is accepted, with the same values, unless it gives a parameter twice; a
+/// batch is a list of objects.
+pub fn json_body(data: &[u8]) {
+    let params = Params::from_json(NAMES, CAPTURED, data);
+    let mut values = serde_json::Deserializer::from_slice(data).into_iter::<Value>();
+    let first = values.next();
+    // A reader of whole values refuses nothing that is skipped here unread (depth, numbers, UTF-8), but not the reverse.
+    match (params, first) {
+        (Ok(params), Some(Ok(Value::Object(object)))) => {
+            assert!(
+                !gives_twice(&names(data)),
+                "a parameter given twice was taken"
+            );
+            same_values(params, &object);
+        }
+        (Ok(params), Some(Ok(Value::Null)) | None) => same_values(params, &Map::new()),
+        (Ok(_), Some(Ok(value))) => unreachable!("{value} was taken for parameters"),
+        (Err(_), Some(Ok(Value::Object(object)))) => {
+            let why = object.contains_key(BATCH) || gives_twice(&names(data));
+            assert!(why, "an object without a batch was refused: {object:?}");
+        }
+        (Ok(_) | Err(_), _) => {}
+    }
+}
+
+/// A form or query: each known name has its value, or is refused if it is given twice.
+pub fn form_body(data: &[u8]) {
+    let Ok(mut params) = Params::from_form(NAMES, CAPTURED, data) else {
+        let names: Vec<_> = form_urlencoded::parse(data)
+            .map(|(name, _)| name.into_owned())
+            .collect();
+        let why = names.iter().any(|name| name == BATCH) || gives_twice(&names);
+        assert!(why, "a form without a batch was refused");
+        return;
+    };
+    for name in NAMES.iter().filter(|name| !CAPTURED.contains(name)) {
+        let mut given = form_urlencoded::parse(data).filter(|(found, _)| found == name);
+        let value = given.next();
+        assert!(given.next().is_none(), "{name} was taken twice");
+        let found = params
+            .text(name)
+            .ok()
+            .flatten()
+            .map(std::borrow::Cow::into_owned);
+        assert_eq!(found, value.map(|(_, value)| value.into_owned()), "{name}");
+        conversions(&params, name);
+    }
+    warnings(
+        &mut params,
+        form_urlencoded::parse(data).map(|(name, _)| name.into_owned()),
+    );
+}
+
+/// Whether a parameter that the path has not given is among them more than once.
+fn gives_twice(names: &[String]) -> bool {
+    let times = |wanted: &str| names.iter().filter(|name| *name == wanted).count();
+    let mut parameters = NAMES.iter().filter(|name| !CAPTURED.contains(name));
+    parameters.any(|name| times(name) > 1)
+}
+
+/// The names of a JSON object, in their order.
+fn names(data: &[u8]) -> Vec<String> {
+    struct Names(Vec<String>);
+    impl<'de> Deserialize<'de> for Names {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            struct Object;
+            impl<'de> Visitor<'de> for Object {
+                type Value = Names;
+
+                fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    f.write_str("an object")
+                }
+
+                fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Names, A::Error> {
+                    let mut names = Vec::new();
+                    while let Some((name, _)) = map.next_entry::<String, IgnoredAny>()? {
+                        names.push(name);
+                    }
+                    Ok(Names(names))
+                }
+            }
+            deserializer.deserialize_map(Object)
+        }
+    }
+    serde_json::Deserializer::from_slice(data)
+        .into_iter::<Names>()
+        .next()
+        .and_then(Result::ok)
+        .map_or_else(Vec::new, |names| names.0)
+}
+
+fn same_values(mut params: Params<'_>, object: &Map<String, Value>) {
+    for name in NAMES
+        .iter()
+        .filter(|name| !CAPTURED.contains(name) && **name != BATCH)
+    {
+        let text = params
+            .text(name)
+            .map(|text| text.map(std::borrow::Cow::into_owned))
+            .ok();
+        match object.get(*name) {
+            None => assert_eq!(text, Some(None), "{name}"),
+            Some(Value::Null) => assert_eq!(text, Some(Some(String::new())), "{name}"),
+            Some(Value::String(value)) => assert_eq!(text, Some(Some(value.clone())), "{name}"),
+            Some(Value::Array(_) | Value::Object(_)) => assert_eq!(text, None, "{name}"),
+            Some(Value::Bool(value)) => {
+                assert_eq!(params.flag(name).ok(), Some(Some(*value)), "{name}");
+            }
+            Some(Value::Number(value)) => {
+                let int = params.int(name).ok().flatten();
+                assert_eq!(int, value.as_i64(), "{name}");
+                if let Some(number) = value.as_i64() {
+                    assert_eq!(text, Some(Some(number.to_string())), "{name}");
+                }
+            }
+        }
+        conversions(&params, name);
+    }
+    let expected = object.get(BATCH).filter(|value| !value.is_null());
+    match (&params.batch, expected) {
+        (None, None) => {}
+        (Some(items), Some(Value::Array(values))) => {
+            assert!(items.len() == values.len() && items.len() <= MAX_BATCH);
+            items
+                .iter()
+                .zip(values)
+                .for_each(|(item, value)| same_item(item, value));
+        }
+        (found, expected) => {
+            unreachable!(
+                "a batch of {:?} for {expected:?}",
+                found.as_ref().map(Vec::len)
+            );
+        }
+    }
+    warnings(&mut params, object.keys().cloned());
+}
+
+fn same_item(item: &Item<'_>, value: &Value) {
+    assert!(value.is_object(), "{value} was taken for an item");
+    for (name, found) in [
+        ("plaintext", &item.plaintext),
+        ("ciphertext", &item.ciphertext),
+        ("input", &item.input),
+        ("hmac", &item.hmac),
+        ("signature", &item.signature),
+        ("context", &item.context),
+        ("nonce", &item.nonce),
+        ("associated_data", &item.associated_data),
+        ("reference", &item.reference),
+    ] {
+        let expected = value.get(name).filter(|value| !value.is_null());
+        assert_eq!(
+            found.as_deref().map(Value::from).as_ref(),
+            expected,
+            "{name}"
+        );
+    }
+    let expected = value.get("key_version").filter(|value| !value.is_null());
+    assert_eq!(item.key_version.map(Value::from).as_ref(), expected);
+}
+
+/// None of them panics, and those that agree on a type agree on the value.
+fn conversions(params: &Params<'_>, name: &str) {
+    let int = params.int(name).ok().flatten();
+    if let (Some(int), Ok(Some(duration))) = (int, params.duration(name)) {
+        assert_eq!(u64::try_from(int).ok(), Some(duration.as_secs()), "{name}");
+    }
+    if let (Some(int), Ok(Some(flag))) = (int, params.flag(name)) {
+        assert_eq!(int != 0, flag, "{name}");
+    }
+    if !params.is_set(name) {
+        assert!(int.is_none_or(|int| int == 0), "{name}");
+    }
+}
+
+/// Every name that is not the route's is warned of, once.
+fn warnings(params: &mut Params<'_>, given: impl Iterator<Item = String>) {
+    let mut unknown = false;
+    let mut replaced = false;
+    for name in given {
+        replaced |= CAPTURED.contains(&name.as_str());
+        unknown |= !NAMES.contains(&name.as_str());
+    }
+    assert_eq!(
+        params.warnings().len(),
+        usize::from(unknown) + usize::from(replaced)
+    );
+}
