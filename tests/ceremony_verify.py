@@ -375,7 +375,8 @@ def check_plan(plan):
     need(1 <= len(token["label"].encode()) <= 32 and token["label"].strip() == token["label"], "the plan's label")
     need(1 <= len(token.get("serial", "-").encode()) <= 16, "the plan's serial")
     keys = plan["keys"]
-    members({"memory_master": False, "backup": False} | keys, {"memory_master": bool, "backup": bool})
+    booleans = ("memory_master", "transfer", "backup")
+    members(dict.fromkeys(booleans, False) | keys, dict.fromkeys(booleans, bool))
     need(not keys.get("backup", False), "the plan's backup")
     members(plan["custody"], {"threshold": int})
     need(1 <= plan["custody"]["threshold"] <= len(plan["custodian"]) <= 255, "the plan's threshold")

@@ -1,6 +1,7 @@
 //! What the token does for callers, on one session: `Conn` is that session with its keys and its unwrapped KEKs.
 
 mod kek;
+mod transfer;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use crate::keys::Keys;
 use crate::line::Line;
 use crate::selftest::Abilities;
 use crate::session_key;
-use crate::types::{GcmItem, HashAlgorithm, KeyUsage, MacItem, WrappedKey};
+use crate::types::{GcmItem, HashAlgorithm, KeyUsage, MacItem, MasterGeneration, WrappedKey};
 
 /// More random bytes than this come in several calls.
 const RANDOM_CHUNK: usize = 64 * 1024;
@@ -146,6 +147,17 @@ impl Conn {
         data: &[u8],
     ) -> Result<Zeroizing<Vec<u8>>> {
         self.gcm_decrypt(self.keys.store, iv, aad, data)
+    }
+
+    /// Looks for the keys anew: a ceremony may have made others.
+    pub(crate) fn refresh_keys(&mut self) -> Result<Vec<MasterGeneration>> {
+        self.keys = Keys::check(&self.line)?;
+        Ok(self.generations())
+    }
+
+    /// The generations of the master key that this session knows, oldest first.
+    pub(crate) fn generations(&self) -> Vec<MasterGeneration> {
+        self.keys.generations.describe()
     }
 
     pub(crate) fn forget(&mut self, ids: &[[u8; 16]]) -> Result<()> {

@@ -10,9 +10,11 @@ pub(crate) mod fuzz;
 mod key;
 mod manage;
 mod memory;
+mod moving;
 mod types;
 
 pub use key::MAX_NAME;
+pub use moving::{Moved, Standing};
 pub use types::{
     Algorithm, Ciphertext, ConfigChange, CreateOptions, DataKey, DecryptItem, EncryptItem,
     HmacInput, HmacTag, ImportOptions, Kdf, KeyInfo, KeyringError, RandomSource, Residency,
@@ -93,6 +95,7 @@ impl Keyring {
         options: KeyringOptions,
     ) -> Result<Self, KeyringError> {
         let keys = load(&store).await?;
+        moving::check(&hsm, &keys)?;
         Ok(Self {
             inner: Arc::new(Inner {
                 store,
@@ -657,7 +660,7 @@ fn in_order<T>(mut results: Answers<T>) -> Vec<Result<T, KeyringError>> {
 
 fn mac_item(version: &Arc<Version>, hash: HashAlgorithm, input: HmacInput) -> MacItem {
     MacItem {
-        key: Arc::clone(&version.mac),
+        key: version.mac(),
         hash,
         data: input.input,
     }

@@ -255,6 +255,7 @@ fn log_token(hsm: &Hsm) {
         oaep,
         aes_kwp = profile.aes_kwp,
         memory_master = profile.memory_master,
+        transfer = profile.transfer,
         "token ready"
     );
 }

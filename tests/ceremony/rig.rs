@@ -201,7 +201,7 @@ impl Room {
         let mut text = format!(
             "format = 1\nname = \"vault-keys-1\"\n\
              [token]\nmodule = {module:?}\nlabel = \"vault-keys-1\"\n\
-             [keys]\nmemory_master = false\nbackup = false\n\
+             [keys]\nmemory_master = false\ntransfer = true\nbackup = false\n\
              [custody]\nthreshold = 3\n\
              [software]\nbinary_sha256 = \"{}\"\n\
              [appliance]\nfolder = {:?}\nstate = {:?}\nlisten = \"127.0.0.1:0\"\nnames = [\"localhost\", \"127.0.0.1\"]\n\

@@ -17,7 +17,7 @@ use rcgen::{
     KeyUsagePurpose,
 };
 use serde_json::{Value, json};
-use strongroom_hsm::Hsm;
+use strongroom_hsm::{Hsm, OptionalKeys};
 use strongroom_softhsm::Throwaway;
 
 use super::openapi;
@@ -114,7 +114,7 @@ impl Site {
         let path = token.path().join("strongroom.toml");
         fs::write(&path, text).unwrap();
         let config = Config::load(&path).unwrap();
-        Hsm::provision(&config.hsm, true, &mut |_| {}).unwrap();
+        Hsm::provision(&config.hsm, OptionalKeys::ALL, &mut |_| {}).unwrap();
         let hsm = Hsm::start(config.hsm.clone()).unwrap();
         let store = RUNTIME
             .block_on(Store::create(&config.store, hsm.clone()))

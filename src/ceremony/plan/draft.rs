@@ -16,6 +16,7 @@ pub struct Draft {
     pub label: String,
     pub serial: Option<String>,
     pub memory_master: bool,
+    pub transfer: bool,
     pub threshold: u8,
     pub custodians: Vec<Participant>,
     pub security_officer: Participant,
@@ -55,9 +56,11 @@ impl Draft {
         let _ = write!(
             out,
             "\n[keys]\n# A second master key, for keys that are used in the appliance's memory.\nmemory_master = {}\n\
+             # A transfer key, without which the keys can never be moved to another master key: decided here, and for good.\ntransfer = {}\n\
              # Whether the master key may ever be moved to another token: decided here, and for good.\nbackup = false\n\n\
              [custody]\n# So many of the {} custodians together give the PINs back.\nthreshold = {}\n",
             self.memory_master,
+            self.transfer,
             self.custodians.len(),
             self.threshold
         );

@@ -68,6 +68,9 @@ pub struct Keys {
     /// Also the second master key, for keys in `memory` residency.
     #[serde(default)]
     pub memory_master: bool,
+    /// Also the transfer key, without which the keys can never be moved to another master key.
+    #[serde(default)]
+    pub transfer: bool,
     /// Whether the master key may be moved to another token. Refused for now.
     #[serde(default)]
     pub backup: bool,
