@@ -233,10 +233,10 @@ impl Chain {
             (Some(Kind::Birth), Some(_)) => {
                 self.say("a birth goes on from no other ceremony (previous_sha256)");
             }
-            (Some(kind), previous) if kind.is_later() => {
-                if previous.as_deref().and_then(unhex::<32>).is_none() {
-                    self.say("`previous_sha256` is not 64 lower-case hexadecimal digits");
-                }
+            (Some(kind), previous)
+                if kind.is_later() && previous.as_deref().and_then(unhex::<32>).is_none() =>
+            {
+                self.say("`previous_sha256` is not 64 lower-case hexadecimal digits");
             }
             _ => {}
         }

@@ -37,12 +37,18 @@ pub(super) fn problems(chain: &Chain) -> Problems {
     {
         token_fits(*line, &token.token, plan, chain.mode, &mut problems);
     }
-    if let (Some((_, token)), Some((line, evidence))) = (&token, &evidence)
-        && evidence.token != token.token
+    // What a kind of ceremony has no step for is in the summary as it was before.
+    let summary = close.map(|close| &close.fields.summary);
+    let at_work = token
+        .as_ref()
+        .map(|(_, outputs)| &outputs.token)
+        .or(summary.map(|summary| &summary.token));
+    if let (Some(token), Some((line, evidence))) = (at_work, &evidence)
+        && evidence.token != *token
     {
         problems.push((
             *line,
-            "the evidence is of another token than step token".into(),
+            "the evidence is of another token than the one at work".into(),
         ));
     }
     if let Some((line, keys)) = &keys {
@@ -58,8 +64,12 @@ pub(super) fn problems(chain: &Chain) -> Problems {
             }
         }
     }
-    if let (Some((_, keys)), Some((line, evidence))) = (&keys, &evidence) {
-        evidence_fits(*line, &keys.keys, &evidence.objects, &mut problems);
+    let at_hand = keys
+        .as_ref()
+        .map(|(_, outputs)| &outputs.keys)
+        .or(summary.map(|summary| &summary.keys));
+    if let (Some(keys), Some((line, evidence))) = (at_hand, &evidence) {
+        evidence_fits(*line, keys, &evidence.objects, &mut problems);
     }
     if let Some(close) = close {
         let summary = &close.fields.summary;

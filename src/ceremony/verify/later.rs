@@ -192,14 +192,13 @@ pub(super) fn standing(chain: &Chain, sha256: &str) -> Option<Standing> {
             commitments: pins.commitments,
         })
     });
-    let shares = match dealt {
-        Some(shares) => shares.ok()?,
-        None => {
-            let outputs = chain.outputs(Step::Opening)?.clone();
-            serde_json::from_value::<LaterOpeningOutputs>(outputs)
-                .ok()?
-                .shares
-        }
+    let shares = if let Some(shares) = dealt {
+        shares.ok()?
+    } else {
+        let outputs = chain.outputs(Step::Opening)?.clone();
+        serde_json::from_value::<LaterOpeningOutputs>(outputs)
+            .ok()?
+            .shares
     };
     Some(Standing {
         sha256: sha256.to_owned(),

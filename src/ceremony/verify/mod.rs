@@ -139,11 +139,11 @@ pub fn verify(transcript: &[u8], anchors: &Anchors) -> Verified {
         }
         if let (Some(after), Some(standing)) = (&after, &before.found.standing) {
             for (line, what) in later::link(after, standing) {
-                match verified.found.predecessors.is_empty() {
-                    true => verified.found.say(line, what),
-                    false => verified
-                        .found
-                        .say(0, format!("in a previous transcript: {what}")),
+                if verified.found.predecessors.is_empty() {
+                    verified.found.say(line, what);
+                } else {
+                    let what = format!("in a previous transcript: {what}");
+                    verified.found.say(0, what);
                 }
             }
         }
