@@ -321,6 +321,7 @@ impl Ceremony<'_> {
             queue: 64,
             call_deadline: Duration::from_mins(1),
             session_keys: 4,
+            shape: strongroom_hsm::KeyShape::Fixed,
         })
     }
 
