@@ -10,6 +10,7 @@ use rsa::BoxedUint;
 use rsa::pkcs8::EncodePublicKey;
 use sha2::{Digest, Sha256};
 
+use crate::config::KeyShape;
 use crate::error::HsmError;
 use crate::fault::Fault;
 use crate::line::Line;
@@ -36,13 +37,13 @@ pub(crate) struct Pair {
 
 impl Keys {
     /// Finds every key and checks every attribute. The first deviation is an [`HsmError::KeyPolicy`].
-    pub(crate) fn check(line: &Line) -> Result<Self, Fault> {
+    pub(crate) fn check(line: &Line, shape: KeyShape) -> Result<Self, Fault> {
         refuse_wrap_and_decrypt(line)?;
         Ok(Self {
-            generations: Generations::check(line)?,
-            wrapping: rsa_pair(line, (&WRAPPING).into())?,
-            audit: ec_pair(line, (&AUDIT).into())?,
-            store: private_key(line, (&STORE).into())?,
+            generations: Generations::check(line, shape)?,
+            wrapping: rsa_pair(line, (&WRAPPING).into(), shape)?,
+            audit: ec_pair(line, (&AUDIT).into(), shape)?,
+            store: private_key(line, (&STORE).into(), shape)?,
         })
     }
 
@@ -121,9 +122,9 @@ fn rsa_spki(line: &Line, key: Numbered<'_>, public: ObjectHandle) -> Result<Vec<
         .ok_or_else(|| policy(&name, "CKA_MODULUS", "and its exponent make no RSA key").into())
 }
 
-fn rsa_pair(line: &Line, key: Numbered<'_>) -> Result<Pair, Fault> {
-    let private = private_key(line, key)?;
-    let public = public_key(line, key)?;
+fn rsa_pair(line: &Line, key: Numbered<'_>, shape: KeyShape) -> Result<Pair, Fault> {
+    let private = private_key(line, key, shape)?;
+    let public = public_key(line, key, shape)?;
     let name = key.public_name();
     let modulus = demand(line, public, &name, CKA_MODULUS, "CKA_MODULUS")?;
     // A public key swapped for somebody else's would wrap our keys for them.
@@ -137,9 +138,9 @@ fn rsa_pair(line: &Line, key: Numbered<'_>) -> Result<Pair, Fault> {
     })
 }
 
-fn ec_pair(line: &Line, key: Numbered<'_>) -> Result<Pair, Fault> {
-    let private = private_key(line, key)?;
-    let public = public_key(line, key)?;
+fn ec_pair(line: &Line, key: Numbered<'_>, shape: KeyShape) -> Result<Pair, Fault> {
+    let private = private_key(line, key, shape)?;
+    let public = public_key(line, key, shape)?;
     let name = key.public_name();
     let point = demand(line, public, &name, CKA_EC_POINT, "CKA_EC_POINT")?;
     // That it belongs to the private key is for the self-test to see, which verifies a signature with it.
@@ -164,17 +165,17 @@ fn ec_der(point: &[u8]) -> Option<Vec<u8>> {
     Some(key.to_public_key_der().ok()?.into_vec())
 }
 
-fn private_key(line: &Line, key: Numbered<'_>) -> Result<ObjectHandle, Fault> {
+fn private_key(line: &Line, key: Numbered<'_>, shape: KeyShape) -> Result<ObjectHandle, Fault> {
     let name = key.name();
     let object = only(line, &key.label(), key.spec.private_class(), &name)?;
-    check(line, object, &name, &key.private_rules())?;
+    check(line, object, &name, &key.private_rules(shape))?;
     Ok(object)
 }
 
-fn public_key(line: &Line, key: Numbered<'_>) -> Result<ObjectHandle, Fault> {
+fn public_key(line: &Line, key: Numbered<'_>, shape: KeyShape) -> Result<ObjectHandle, Fault> {
     let name = key.public_name();
     let object = only(line, &key.label(), CKO_PUBLIC_KEY, &name)?;
-    check(line, object, &name, &key.public_rules())?;
+    check(line, object, &name, &key.public_rules(shape))?;
     Ok(object)
 }
 

@@ -34,7 +34,7 @@ mod transfer;
 mod types;
 
 pub use ceremony::SlotState;
-pub use config::{HsmConfig, PinSource, TokenSelector};
+pub use config::{HsmConfig, KeyShape, PinSource, TokenSelector};
 pub use error::HsmError;
 pub use pin::SecretPin;
 pub use provision::{OptionalKeys, Provisioned, TransferKey};

@@ -13,6 +13,7 @@ use cryptoki::object::ObjectHandle;
 use lru::LruCache;
 use zeroize::Zeroizing;
 
+use crate::config::KeyShape;
 use crate::error::HsmError;
 use crate::fault::{Fault, Reach};
 use crate::ffi::TAG_LEN;
@@ -30,6 +31,8 @@ pub(crate) struct Conn {
     pub(crate) line: Line,
     keys: Keys,
     abilities: Arc<Abilities>,
+    /// What is demanded of the keys.
+    shape: KeyShape,
     /// Unwrapped KEKs: session objects, which die with the session.
     cache: LruCache<[u8; 16], ObjectHandle>,
     canary: Canary,
@@ -49,6 +52,7 @@ impl Conn {
         line: Line,
         keys: Keys,
         abilities: Arc<Abilities>,
+        shape: KeyShape,
         capacity: usize,
     ) -> Result<Self> {
         let canary = Canary::new(&line)?;
@@ -57,6 +61,7 @@ impl Conn {
             line,
             keys,
             abilities,
+            shape,
             cache: LruCache::new(capacity),
             canary,
         })
@@ -151,7 +156,7 @@ impl Conn {
 
     /// Looks for the keys anew: a ceremony may have made others.
     pub(crate) fn refresh_keys(&mut self) -> Result<Vec<MasterGeneration>> {
-        self.keys = Keys::check(&self.line)?;
+        self.keys = Keys::check(&self.line, self.shape)?;
         Ok(self.generations())
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use cryptoki::error::RvError;
 use cryptoki::object::ObjectHandle;
 
-use crate::config::HsmConfig;
+use crate::config::{HsmConfig, KeyShape};
 use crate::epoch;
 use crate::error::HsmError;
 use crate::fault::Fault;
@@ -77,13 +77,14 @@ fn on_token(
     let line = Line::open(library, found.slot, Arc::new(Watch::default()))?;
     let result = Access::new(config.pin.clone())
         .login(&line)
-        .and_then(|()| make_all(&line, optional, progress));
+        .and_then(|()| make_all(&line, config.shape, optional, progress));
     line.close();
     result
 }
 
 fn make_all(
     line: &Line,
+    shape: KeyShape,
     optional: OptionalKeys,
     progress: &mut dyn FnMut(&str),
 ) -> Result<Provisioned, Fault> {
@@ -93,7 +94,9 @@ fn make_all(
     if epoch::exists(line)? {
         return Err(HsmError::KeyExists("epoch object".to_owned()).into());
     }
-    or_nothing(line, |made| make_each(line, optional, progress, made))
+    or_nothing(line, |made| {
+        make_each(line, shape, optional, progress, made)
+    })
 }
 
 /// Destroys what `body` has made if it fails: a half-made set would make the next attempt say that keys exist.
@@ -115,6 +118,7 @@ pub(crate) fn or_nothing<T>(
 
 fn make_each(
     line: &Line,
+    shape: KeyShape,
     optional: OptionalKeys,
     progress: &mut dyn FnMut(&str),
     made: &mut Vec<ObjectHandle>,
@@ -122,11 +126,11 @@ fn make_each(
     let memory_master = optional.memory_master.then_some(&MEMORY_MASTER);
     for spec in REQUIRED.into_iter().chain(memory_master) {
         progress(spec.making);
-        made.extend(make(line, spec.into())?);
+        made.extend(make(line, spec.into(), shape)?);
     }
     let transfer = if optional.transfer {
         progress(TRANSFER.making);
-        make_transfer(line, made)?
+        make_transfer(line, shape, made)?
     } else {
         TransferKey::NotAsked
     };
@@ -134,14 +138,18 @@ fn make_each(
     made.push(epoch::create(line)?);
     // What the token made of the templates, not what they asked for.
     progress("check of all attributes");
-    Keys::check(line)?;
+    Keys::check(line, shape)?;
     Ok(Provisioned { transfer })
 }
 
 /// The transfer key, unless the token does not make one, or one that does not keep what it unwraps.
-fn make_transfer(line: &Line, made: &mut Vec<ObjectHandle>) -> Result<TransferKey, Fault> {
+fn make_transfer(
+    line: &Line,
+    shape: KeyShape,
+    made: &mut Vec<ObjectHandle>,
+) -> Result<TransferKey, Fault> {
     let key = Numbered::from(&TRANSFER);
-    let objects = match make(line, key) {
+    let objects = match make(line, key, shape) {
         Ok(objects) => objects,
         Err(fault) if refuses_template(&fault) => {
             return Ok(TransferKey::Unsupported(format!(
@@ -169,8 +177,12 @@ fn make_transfer(line: &Line, made: &mut Vec<ObjectHandle>) -> Result<TransferKe
 }
 
 /// Makes a key as its template says, and without those attributes that a token need not know if it refuses them.
-pub(crate) fn make(line: &Line, key: Numbered<'_>) -> Result<Vec<ObjectHandle>, Fault> {
-    let (public, private) = (key.public_rules(), key.private_rules());
+pub(crate) fn make(
+    line: &Line,
+    key: Numbered<'_>,
+    shape: KeyShape,
+) -> Result<Vec<ObjectHandle>, Fault> {
+    let (public, private) = (key.public_rules(shape), key.private_rules(shape));
     let attempt = |with_optional: bool| -> Result<Vec<ObjectHandle>, Fault> {
         let private = private.iter().filter(|rule| rule.asked(with_optional));
         if key.spec.public.is_some() {

@@ -16,6 +16,19 @@ use cryptoki_sys::{
     CKM_RSA_PKCS_KEY_PAIR_GEN, CKM_RSA_PKCS_OAEP, CKO_PRIVATE_KEY, CKO_PUBLIC_KEY, CKO_SECRET_KEY,
 };
 
+use crate::config::KeyShape;
+
+macro_rules! rule {
+    ($when:ident $name:ident = $value:expr) => {
+        Rule {
+            attribute: $name,
+            name: stringify!($name),
+            value: $value,
+            when: When::$when,
+        }
+    };
+}
+
 /// One attribute and the value it must have.
 #[derive(Clone)]
 pub(crate) struct Rule {
@@ -75,6 +88,57 @@ impl KeySpec {
     }
 }
 
+impl KeySpec {
+    /// Whether a second token needs this very key; it makes the others itself.
+    pub(crate) fn is_moved(&self) -> bool {
+        [
+            MASTER.label,
+            TRANSFER.label,
+            MEMORY_MASTER.label,
+            STORE.label,
+        ]
+        .contains(&self.label)
+    }
+
+    /// [`KeySpec::private`] as the plan decided.
+    pub(crate) fn private_rules(&self, shape: KeyShape) -> Vec<Rule> {
+        let mut rules = self.private.to_vec();
+        if shape == KeyShape::Fixed || !self.is_moved() {
+            return rules;
+        }
+        for rule in &mut rules {
+            match rule.attribute {
+                CKA_EXTRACTABLE => rule.value = YES,
+                CKA_NEVER_EXTRACTABLE => rule.value = NO,
+                // The token can't say them of a key that it did not make.
+                CKA_LOCAL | CKA_ALWAYS_SENSITIVE if shape == KeyShape::Moved => rule.value = NO,
+                _ => {}
+            }
+        }
+        if shape == KeyShape::Moved {
+            // Not to be told where a key is unwrapped, and SoftHSM then says 0: that it is the same key, the trial shows.
+            rules.retain(|rule| rule.attribute != CKA_VALUE_LEN);
+        }
+        rules.push(rule!(Always CKA_WRAP_WITH_TRUSTED = YES));
+        // Last: SoftHSM lets nothing be set after it.
+        rules.sort_by_key(|rule| rule.attribute == CKA_MODIFIABLE);
+        rules
+    }
+
+    /// [`KeySpec::public`] as the plan decided; empty for a secret key.
+    pub(crate) fn public_rules(&self, shape: KeyShape) -> Vec<Rule> {
+        let mut rules = self.public.unwrap_or_default().to_vec();
+        if shape == KeyShape::Moved && self.is_moved() {
+            for rule in &mut rules {
+                if rule.attribute == CKA_LOCAL {
+                    rule.value = NO;
+                }
+            }
+        }
+        rules
+    }
+}
+
 impl Rule {
     /// Whether the rule goes into a creation template.
     pub(crate) fn asked(&self, with_optional: bool) -> bool {
@@ -126,17 +190,6 @@ impl Rule {
 
 /// The label and application of the epoch data object.
 pub(crate) const EPOCH_LABEL: &str = "strongroom-epoch";
-
-macro_rules! rule {
-    ($when:ident $name:ident = $value:expr) => {
-        Rule {
-            attribute: $name,
-            name: stringify!($name),
-            value: $value,
-            when: When::$when,
-        }
-    };
-}
 
 macro_rules! rules {
     ($($when:ident $name:ident = $value:expr;)+) => { &[$(rule!($when $name = $value)),+] };

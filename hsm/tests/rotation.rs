@@ -22,8 +22,8 @@ use cryptoki::session::{Session, UserType};
 use cryptoki::types::AuthPin;
 use strongroom_hsm::ceremony::{self, KeySet, TokenCondition};
 use strongroom_hsm::{
-    GcmItem, HashAlgorithm, Hsm, HsmConfig, HsmError, KeyUsage, MacItem, MasterKind, OptionalKeys,
-    PinSource, Provisioned, SecretPin, TokenSelector, TransferKey, WrappedKey,
+    GcmItem, HashAlgorithm, Hsm, HsmConfig, HsmError, KeyShape, KeyUsage, MacItem, MasterKind,
+    OptionalKeys, PinSource, Provisioned, SecretPin, TokenSelector, TransferKey, WrappedKey,
 };
 use tempfile::TempDir;
 use zeroize::Zeroizing;
@@ -41,11 +41,11 @@ impl Rig {
         drop(strongroom_softhsm::Throwaway::in_process().unwrap());
         let rig = Self {
             module: strongroom_softhsm::module_path().unwrap(),
-            label: format!("rotation-{}", random_hex()),
-            so_pin: pin(&random_hex()),
+            label: format!("rotation-{}", random_text()),
+            so_pin: pin(&random_text()),
             folder: tempfile::tempdir().unwrap(),
         };
-        let user_pin = pin(&random_hex());
+        let user_pin = pin(&random_text());
         fs::write(rig.pin_file(), user_pin.expose()).unwrap();
         fs::set_permissions(rig.pin_file(), fs::Permissions::from_mode(0o400)).unwrap();
         let slots = ceremony::slots(&rig.module).unwrap();
@@ -138,6 +138,7 @@ fn config(module: &std::path::Path, label: &str, pin_file: PathBuf) -> HsmConfig
         queue: 16,
         call_deadline: Duration::from_secs(30),
         session_keys: 16,
+        shape: KeyShape::Fixed,
     }
 }
 
@@ -492,8 +493,8 @@ fn pin(text: &str) -> SecretPin {
     SecretPin::new(text.as_bytes().to_vec().into())
 }
 
-fn random_hex() -> String {
+fn random_text() -> String {
     let mut bytes = [0; 8];
     getrandom::fill(&mut bytes).unwrap();
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    u64::from_le_bytes(bytes).to_string()
 }

@@ -6,7 +6,7 @@ use cryptoki_sys::CKO_PUBLIC_KEY;
 use super::destroy::{DestroyedObject, destroy_all};
 use super::objects::TokenObject;
 use super::token::{log_in, on_token};
-use crate::config::{HsmConfig, TokenSelector};
+use crate::config::{HsmConfig, KeyShape, TokenSelector};
 use crate::error::HsmError;
 use crate::fault::Fault;
 use crate::keys::Keys;
@@ -45,7 +45,7 @@ pub struct RotationState {
 
 pub(super) fn state(config: &HsmConfig) -> Result<RotationState, HsmError> {
     as_user(config, |line| {
-        let keys = Keys::check(line)?;
+        let keys = Keys::check(line, config.shape)?;
         let generations = keys.generations.describe();
         let half_made = numbers(line)?
             .into_iter()
@@ -65,7 +65,7 @@ pub(super) fn make_successor(
     progress: &mut dyn FnMut(&str),
 ) -> Result<Successor, HsmError> {
     as_user(config, |line| {
-        let keys = Keys::check(line)?;
+        let keys = Keys::check(line, config.shape)?;
         let current = keys.generations.current();
         if current.transfer.is_none() {
             return Err(HsmError::NotMovable(
@@ -85,6 +85,11 @@ pub(super) fn make_successor(
         let Some(number) = current.number.checked_add(1) else {
             return Err(HsmError::Rotation("this is the last generation".to_owned()).into());
         };
+        // What is made here is this token's own, wherever its other keys came from.
+        let shape = match config.shape {
+            KeyShape::Moved => KeyShape::Movable,
+            other => other,
+        };
         let specs = [&MASTER, &TRANSFER]
             .into_iter()
             .chain(current.memory_master.is_some().then_some(&MEMORY_MASTER));
@@ -95,7 +100,7 @@ pub(super) fn make_successor(
                     generation: number,
                 };
                 progress(&format!("{}, generation {number}", spec.making));
-                made.extend(make(line, key)?);
+                made.extend(make(line, key, shape)?);
             }
             progress("trying the transfer key");
             let key = Numbered {
@@ -106,7 +111,7 @@ pub(super) fn make_successor(
                 return Err(HsmError::Unsupported(format!("a transfer key: {reason}")).into());
             }
             progress("check of all attributes");
-            let keys = Keys::check(line)?;
+            let keys = Keys::check(line, config.shape)?;
             keys.generations
                 .newest()
                 .filter(|generation| generation.number == number)
@@ -123,7 +128,10 @@ pub(super) fn make_successor(
 
 pub(super) fn discard_successor(config: &HsmConfig) -> Result<Vec<DestroyedObject>, HsmError> {
     as_user(config, |line| {
-        let in_force = Keys::check(line)?.generations.current().number;
+        let in_force = Keys::check(line, config.shape)?
+            .generations
+            .current()
+            .number;
         let newer = move |object: &TokenObject| {
             object.is_half_made()
                 || parse(&object.label).is_some_and(|(key, _)| key.generation > in_force)
@@ -153,7 +161,7 @@ pub(super) fn trust_successor(
         line.session().logout()?;
         // The token's answer as the appliance will see it.
         Access::new(config.pin.clone()).login(line)?;
-        let keys = Keys::check(line)?;
+        let keys = Keys::check(line, config.shape)?;
         let current = keys.generations.current();
         if current.number == successor.number && current.trusted.is_some() {
             Ok(())
@@ -169,7 +177,7 @@ pub(super) fn trust_successor(
 
 pub(super) fn retire(config: &HsmConfig) -> Result<Vec<DestroyedObject>, HsmError> {
     as_user(config, |line| {
-        let keys = Keys::check(line)?;
+        let keys = Keys::check(line, config.shape)?;
         let current = keys.generations.current();
         let in_force = current.number;
         let older = numbers(line)?.into_iter().any(|number| number < in_force);

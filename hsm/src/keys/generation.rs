@@ -14,10 +14,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cryptoki::object::{Attribute, ObjectHandle};
 use cryptoki_sys::{
-    CKA_ID, CKA_LABEL, CKA_MODULUS, CKA_PUBLIC_EXPONENT, CKO_PRIVATE_KEY, CKO_PUBLIC_KEY,
+    CKA_ID, CKA_LABEL, CKA_LOCAL, CKA_MODULUS, CKA_PUBLIC_EXPONENT, CKO_PRIVATE_KEY, CKO_PUBLIC_KEY,
 };
 
 use super::{Pair, check, demand, only, policy, rsa_pair};
+use crate::config::KeyShape;
 use crate::error::HsmError;
 use crate::fault::Fault;
 use crate::line::Line;
@@ -76,13 +77,13 @@ impl Numbered<'_> {
     }
 
     /// The public half's template.
-    pub(crate) fn public_rules(&self) -> Vec<Rule> {
-        relabelled(self.spec.public.unwrap_or_default(), &self.label())
+    pub(crate) fn public_rules(&self, shape: KeyShape) -> Vec<Rule> {
+        relabelled(self.spec.public_rules(shape), &self.label())
     }
 
     /// The private half's template.
-    pub(crate) fn private_rules(&self) -> Vec<Rule> {
-        relabelled(self.spec.private, &self.label())
+    pub(crate) fn private_rules(&self, shape: KeyShape) -> Vec<Rule> {
+        relabelled(self.spec.private_rules(shape), &self.label())
     }
 
     /// Whether each half is there: (private, public).
@@ -141,7 +142,7 @@ pub(crate) struct Generations {
 
 impl Generations {
     /// Finds and checks them.
-    pub(super) fn check(line: &Line) -> Result<Self, Fault> {
+    pub(super) fn check(line: &Line, shape: KeyShape) -> Result<Self, Fault> {
         let marks = Marks::find(line)?;
         let numbers = numbers(line)?;
         let mut whole = Vec::new();
@@ -169,7 +170,7 @@ impl Generations {
             .unwrap_or(oldest);
         let mut all = Vec::new();
         for number in whole.iter().copied().filter(|number| *number != in_force) {
-            match Generation::load(line, number, false, &marks) {
+            match Generation::load(line, number, shape, false, &marks) {
                 Ok(generation) => all.push(generation),
                 // Not yet in force: whatever it is, it does not keep the older from serving.
                 Err(Fault::Own(error @ HsmError::KeyPolicy { .. })) if number > in_force => {
@@ -178,7 +179,7 @@ impl Generations {
                 Err(fault) => return Err(fault),
             }
         }
-        all.push(Generation::load(line, in_force, true, &marks)?);
+        all.push(Generation::load(line, in_force, shape, true, &marks)?);
         all.sort_by_key(|generation| generation.number);
         let current = all
             .iter()
@@ -239,18 +240,25 @@ impl Generations {
 
 impl Generation {
     /// `strict`: it is in force, so no half of an optional key may be missing.
-    fn load(line: &Line, number: u32, strict: bool, marks: &Marks) -> Result<Self, Fault> {
+    fn load(
+        line: &Line,
+        number: u32,
+        shape: KeyShape,
+        strict: bool,
+        marks: &Marks,
+    ) -> Result<Self, Fault> {
         let key = |spec| Numbered {
             spec,
             generation: number,
         };
+        let pair = |spec| rsa_pair(line, key(spec), own_shape(line, key(spec), shape)?);
         let optional = |spec: &'static KeySpec| match key(spec).halves(line)? {
             (false, false) => Ok(None),
-            (true, true) => rsa_pair(line, key(spec)).map(Some),
-            _ if strict => rsa_pair(line, key(spec)).map(Some),
+            (true, true) => pair(spec).map(Some),
+            _ if strict => pair(spec).map(Some),
             _ => Ok(None),
         };
-        let master = rsa_pair(line, key(&MASTER))?;
+        let master = pair(&MASTER)?;
         let transfer = optional(&TRANSFER)?;
         let memory_master = optional(&MEMORY_MASTER)?;
         let mark = |spec, pair: &Pair| marks.of(line, key(spec), pair);
@@ -364,6 +372,22 @@ impl Marks {
     }
 }
 
+/// On a token whose keys came by a backup those that a later rotation made are its own.
+fn own_shape(line: &Line, key: Numbered<'_>, shape: KeyShape) -> Result<KeyShape, Fault> {
+    if shape != KeyShape::Moved {
+        return Ok(shape);
+    }
+    let private = line.find(key.spec.private_class(), &key.label())?;
+    let [private] = private.as_slice() else {
+        return Ok(shape);
+    };
+    let local = line.raw().attribute(line.session(), *private, CKA_LOCAL)?;
+    Ok(match local.as_deref() {
+        None | Some([0]) => KeyShape::Moved,
+        Some(_) => KeyShape::Movable,
+    })
+}
+
 /// What a mark must be, and what the security officer asks the token for.
 pub(crate) fn trusted_rules(key: Numbered<'_>) -> Vec<Rule> {
     let name = key.trusted_label().into_bytes();
@@ -397,8 +421,7 @@ fn label(line: &Line, object: ObjectHandle) -> Result<String, Fault> {
     Ok(String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned())
 }
 
-fn relabelled(rules: &[Rule], label: &str) -> Vec<Rule> {
-    let mut rules = rules.to_vec();
+fn relabelled(mut rules: Vec<Rule>, label: &str) -> Vec<Rule> {
     for rule in &mut rules {
         if matches!(rule.attribute, CKA_LABEL | CKA_ID) {
             rule.value = Value::Bytes(label.as_bytes().to_vec().into());

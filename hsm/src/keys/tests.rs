@@ -80,9 +80,9 @@ fn verdict(
                 .generate_key(line.session(), spec.mechanism, private.iter())?,
         ]
     };
-    let result = private_key(line, spec.into()).and_then(|_| {
+    let result = private_key(line, spec.into(), KeyShape::Fixed).and_then(|_| {
         if spec.public.is_some() {
-            public_key(line, spec.into()).map(|_| ())
+            public_key(line, spec.into(), KeyShape::Fixed).map(|_| ())
         } else {
             Ok(())
         }

@@ -63,7 +63,13 @@ pub(super) fn connect(
             generations: Mutex::new(keys.generations.describe()),
         })
     };
-    let conn = Conn::new(line, keys, abilities, shared.config.session_keys)?;
+    let conn = Conn::new(
+        line,
+        keys,
+        abilities,
+        shared.config.shape,
+        shared.config.session_keys,
+    )?;
     Ok(Connected {
         module,
         conn,
@@ -84,12 +90,13 @@ pub(super) fn open_another(
     let keys = shared
         .access
         .login(&line)
-        .and_then(|()| check_keys(&line, Some(facts)));
+        .and_then(|()| check_keys(shared, &line, Some(facts)));
     match keys {
         Ok(keys) => Conn::new(
             line,
             keys,
             Arc::clone(&facts.abilities),
+            shared.config.shape,
             shared.config.session_keys,
         ),
         Err(fault) => {
@@ -106,7 +113,7 @@ fn log_in_and_test(
     known: Option<&Arc<Facts>>,
 ) -> Result<(Keys, Arc<selftest::Abilities>), Fault> {
     shared.access.login(line)?;
-    let keys = check_keys(line, known.map(AsRef::as_ref))?;
+    let keys = check_keys(shared, line, known.map(AsRef::as_ref))?;
     let abilities = if let Some(facts) = known {
         selftest::run_short(line, &keys, &facts.abilities)?;
         Arc::clone(&facts.abilities)
@@ -118,8 +125,8 @@ fn log_in_and_test(
     Ok((keys, abilities))
 }
 
-fn check_keys(line: &Line, known: Option<&Facts>) -> Result<Keys, Fault> {
-    let keys = Keys::check(line)?;
+fn check_keys(shared: &Shared, line: &Line, known: Option<&Facts>) -> Result<Keys, Fault> {
+    let keys = Keys::check(line, shared.config.shape)?;
     if let Some(facts) = known {
         facts.learn(keys.generations.describe())?;
     }
