@@ -290,7 +290,12 @@ struct Marks(BTreeMap<String, Vec<ObjectHandle>>);
 
 impl Marks {
     fn find(line: &Line) -> Result<Self, Fault> {
-        let trusted = [Attribute::Trusted(true), Attribute::Wrap(true)];
+        // A backup's transport key is one too, but a session object, for the seconds of its use.
+        let trusted = [
+            Attribute::Token(true),
+            Attribute::Trusted(true),
+            Attribute::Wrap(true),
+        ];
         let mut marks: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for object in line.session().find_objects(&trusted)? {
             marks.entry(label(line, object)?).or_default().push(object);
