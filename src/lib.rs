@@ -15,6 +15,7 @@ pub mod fuzzing;
 pub mod identity;
 pub mod keyring;
 pub mod policy;
+pub mod rotation;
 pub mod serve;
 pub mod store;
 pub mod tls;

@@ -30,6 +30,9 @@ pub(super) struct Metrics {
     hsm_up: Gauge<i64, AtomicI64>,
     keys: Gauge<i64, AtomicI64>,
     store_epoch: Gauge<i64, AtomicI64>,
+    master_generation: Gauge<i64, AtomicI64>,
+    key_versions: Gauge<i64, AtomicI64>,
+    key_versions_moved: Gauge<i64, AtomicI64>,
     uptime: Gauge<i64, AtomicI64>,
 }
 
@@ -62,6 +65,9 @@ impl Metrics {
             hsm_up: Gauge::default(),
             keys: Gauge::default(),
             store_epoch: Gauge::default(),
+            master_generation: Gauge::default(),
+            key_versions: Gauge::default(),
+            key_versions_moved: Gauge::default(),
             uptime: Gauge::default(),
             registry: Registry::default(),
         };
@@ -107,6 +113,21 @@ impl Metrics {
             "store_epoch",
             "Commits to the store since its birth",
             metrics.store_epoch.clone(),
+        );
+        registry.register(
+            "master_generation",
+            "The master key in force: 1, and one more with each rotation",
+            metrics.master_generation.clone(),
+        );
+        registry.register(
+            "key_versions",
+            "Versions of all keys",
+            metrics.key_versions.clone(),
+        );
+        registry.register(
+            "key_versions_moved",
+            "Those that the master key in force wraps; the others are on their way to it",
+            metrics.key_versions_moved.clone(),
         );
         registry.register_with_unit(
             "uptime",
@@ -156,6 +177,12 @@ impl Metrics {
         });
         self.store_epoch
             .set(i64::try_from(app.store.status().epoch).unwrap_or(i64::MAX));
+        let standing = app.keyring.standing();
+        self.key_versions.set(gauge(standing.versions));
+        self.key_versions_moved.set(gauge(standing.moved));
+        let in_force = app.hsm.generations().into_iter().find(|one| one.in_force);
+        self.master_generation
+            .set(in_force.map_or(0, |one| i64::from(one.number)));
         self.uptime
             .set(i64::try_from(app.started.elapsed().as_secs()).unwrap_or(i64::MAX));
         let mut text = String::with_capacity(16 * 1024);

@@ -11,6 +11,7 @@ mod error;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzz;
 mod metrics;
+mod rotation;
 pub mod routes;
 mod sys;
 mod transit;
@@ -41,6 +42,7 @@ use crate::audit::{Audit, AuditError, Entry};
 use crate::config::Config;
 use crate::keyring::Keyring;
 use crate::policy::{Decision, Policy};
+use crate::rotation::Rotation;
 use crate::store::Store;
 use crate::tls::{Peer, Tls};
 use crate::tokens::{TokenInfo, Tokens};
@@ -81,6 +83,8 @@ pub struct App {
     pub started: Instant,
     /// How many requests may be in flight, and what was counted.
     pub gate: Gate,
+    /// The move of the keys to another master key.
+    pub rotation: Rotation,
 }
 
 /// Bounds the requests in flight, and counts them.

@@ -40,11 +40,12 @@ pub enum Operation {
     Hmac,
     Verify,
     Metrics,
+    RotateMaster,
 }
 
 impl Operation {
     /// Every operation, in the order of the documentation.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Create,
         Self::Read,
         Self::List,
@@ -64,13 +65,19 @@ impl Operation {
         Self::Hmac,
         Self::Verify,
         Self::Metrics,
+        Self::RotateMaster,
     ];
 
     /// Whether it concerns the appliance as a whole and no key in particular.
     pub const fn is_global(self) -> bool {
         matches!(
             self,
-            Self::List | Self::WrappingKey | Self::Random | Self::Hash | Self::Metrics
+            Self::List
+                | Self::WrappingKey
+                | Self::Random
+                | Self::Hash
+                | Self::Metrics
+                | Self::RotateMaster
         )
     }
 }

@@ -31,6 +31,7 @@ use crate::client::causes;
 use crate::config::Config;
 use crate::keyring::{Keyring, KeyringError};
 use crate::policy::{Policy, PolicyError};
+use crate::rotation::Rotation;
 use crate::store::{Store, StoreError};
 use crate::tls::{Tls, TlsError};
 use crate::tokens::{Tokens, TokensError};
@@ -160,6 +161,7 @@ fn start(runtime: &Runtime, config: Config, started: Instant) -> Result<Arc<App>
             tls,
             started,
             gate,
+            rotation: Rotation::default(),
         }))
     })
 }

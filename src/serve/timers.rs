@@ -12,6 +12,7 @@ use super::watch::Watch;
 use crate::api::App;
 use crate::audit::Entry;
 use crate::client::causes;
+use crate::keyring::{KeyringError, Moved};
 
 const ROTATION: Duration = Duration::from_mins(1);
 const IDLE_KEYS: Duration = Duration::from_secs(10);
@@ -21,6 +22,7 @@ pub(super) fn start(app: &Arc<App>, reloader: &Arc<Reloader>, watch: Watch) -> J
     let mut timers = JoinSet::new();
     timers.spawn(rotate(app.clone()));
     timers.spawn(drop_idle(app.clone()));
+    timers.spawn(move_keys(app.clone()));
     timers.spawn(watch.run(reloader.clone()));
     let signing = app.clone();
     timers.spawn(async move { signing.audit.run_checkpoints().await });
@@ -57,6 +59,29 @@ async fn rotate(app: Arc<App>) {
             }
         }
     }
+}
+
+/// Moves keys to another master key: now, if a rotation was under way when the server stopped, and whenever it is told to.
+async fn move_keys(app: Arc<App>) {
+    let recorded = |key: &str, version: u32, outcome: &Result<Moved, KeyringError>| {
+        let (outcome, reason) = match outcome {
+            Ok(_) => ("ok", String::new()),
+            Err(error) => ("error", causes(error)),
+        };
+        let entry = Entry {
+            operation: "move-key",
+            key,
+            key_version: version,
+            outcome,
+            reason: &reason,
+            ..Entry::default()
+        };
+        if let Err(error) = app.audit.record(&entry) {
+            let error = causes(&error);
+            tracing::error!(key, error, "the move of a key is not in the audit log");
+        }
+    };
+    app.rotation.run(&app.keyring, recorded).await;
 }
 
 async fn drop_idle(app: Arc<App>) {

@@ -27,6 +27,7 @@ use crate::audit::Audit;
 use crate::config::Config;
 use crate::keyring::Keyring;
 use crate::policy::Policy;
+use crate::rotation::Rotation;
 use crate::store::Store;
 use crate::tls::{Peer, Tls};
 use crate::tokens::Tokens;
@@ -238,6 +239,7 @@ impl Appliance {
             audit,
             started: Instant::now(),
             config,
+            rotation: Rotation::default(),
         };
         Self {
             app: Arc::new(app),
