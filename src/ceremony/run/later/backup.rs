@@ -88,7 +88,7 @@ fn secrets(ceremony: &mut Ceremony<'_>) -> Result<shares::Pins, RunError> {
     let record: PinsRecord = ceremony
         .journal
         .outputs(Step::Transport)
-        .and_then(|outputs| commitments(outputs))
+        .and_then(commitments)
         .ok_or_else(|| RunError::refused("the transcript holds no shares of the transport key"))?;
     let set = Set {
         what: WHAT,
