@@ -32,12 +32,19 @@ KINDS = {
         "store", "identity", "trial", "runtime-pin", "closing",
     ],
     "replace-custodian": ["opening", "pins", "closing"],
+    "backup": ["opening", "transport", "export", "closing"],
+    "restore": [
+        "opening", "pins", "token", "keys", "evidence", "store", "identity", "trial", "runtime-pin", "closing",
+    ],
     "destroy": ["opening", "inventory", "consent", "destroy", "closing"],
 }
 # The kinds that are sealed before that step, not at the end.
 SEALED_BEFORE = {"destroy": "destroy"}
 # What in the summary may differ from the transcript before.
-MAY_CHANGE = {"replace-custodian": set(), "destroy": set()}
+MAY_CHANGE = {
+    "replace-custodian": set(), "backup": set(), "destroy": set(),
+    "restore": {"token", "audit_key", "strongroom-audit", "strongroom-wrapping"},
+}
 HEAD = {"type": str, "seq": int, "time": str, "mode": str, "prev": str}
 BODY = {
     "open": {
@@ -295,6 +302,15 @@ class Transcript:
                 need(token[1] == planned["serial"], "token: serial is not the plan's")
         else:
             self.presence(self.outputs["opening"])
+        if self.kind == "backup":
+            self.pins(self.outputs["transport"])
+            export = self.outputs["export"]
+            unhex(export["backup_sha256"], 32)
+            need(all(the_key(key) in keys for key in export["keys"]), "export: a key that is none of the summary")
+        if self.kind == "restore":
+            restored = self.outputs["keys"]
+            unhex(restored["backup_sha256"], 32)
+            need(restored["new_audit_key"] == line["audit_key"], "the new audit key is not the summary's")
         if self.kind == "destroy":
             inventory = self.outputs["inventory"]
             self.evidence(inventory, token, keys)
@@ -368,6 +384,8 @@ class Transcript:
         else:
             need(self.plan_text == before.plan_text, "the plan is another")
         need(self.outputs["opening"]["shares"] == before.shares(), "the shares in force are others")
+        if self.kind == "restore":
+            need(self.outputs["keys"]["old_audit_key"] == before.closed[0]["audit_key"], "the old audit key is another")
         (now, audit_key), (then, old_key) = ((one.closed[0]["summary"], one.closed[0]["audit_key"]) for one in (self, before))
         keys, old_keys = ({key["label"]: the_key(key) for key in summary["keys"]} for summary in (now, then))
         changed = {name for name in ("token", "store_id") if now[name] != then[name]}
@@ -513,7 +531,6 @@ def check_plan(plan):
     keys = plan["keys"]
     booleans = ("memory_master", "transfer", "backup")
     members(dict.fromkeys(booleans, False) | keys, dict.fromkeys(booleans, bool))
-    need(not keys.get("backup", False), "the plan's backup")
     members(plan["custody"], {"threshold": int})
     need(1 <= plan["custody"]["threshold"] <= len(plan["custodian"]) <= 255, "the plan's threshold")
     software = plan["software"]

@@ -85,6 +85,26 @@ pub struct LaterOpeningOutputs {
     pub shares: SharesRecord,
 }
 
+/// Outputs of step `export`. (Those of step `transport` are a [`PinsRecord`]: of the transport key and the authentication key.)
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportOutputs {
+    /// SHA-256 of the backup file, hexadecimal.
+    pub backup_sha256: String,
+    /// Every key in it.
+    pub keys: Vec<KeyRecord>,
+}
+
+/// What a restoration's step `keys` records besides [`KeysOutputs`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoreOutputs {
+    /// SHA-256 of the backup file, hexadecimal.
+    pub backup_sha256: String,
+    /// The audit key of the token that is replaced: `SubjectPublicKeyInfo`, base64.
+    pub old_audit_key: String,
+    /// That of the new one.
+    pub new_audit_key: String,
+}
+
 /// Outputs of step `inventory`: what is to be destroyed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InventoryOutputs {

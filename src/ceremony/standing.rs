@@ -1,5 +1,7 @@
 //! How things stand after a ceremony: what the next one goes on from.
 
+use strongroom_hsm::KeyShape;
+
 use super::encoding::unbase64;
 use super::record::{SharesRecord, Summary};
 use super::shares::Deal;
@@ -14,6 +16,8 @@ pub struct Standing {
     pub ceremony_id: CeremonyId,
     /// What it was for.
     pub kind: Kind,
+    /// Whether the token's keys came from another one by a backup.
+    pub moved: bool,
     /// Whether it counted.
     pub mode: Mode,
     /// The plan in force.
@@ -33,6 +37,15 @@ impl Standing {
     pub fn deal(&self) -> Option<Deal> {
         let id = CeremonyId::parse(&self.shares.ceremony_id)?;
         Some(Deal::new(&self.plan, id, self.mode))
+    }
+
+    /// What is demanded of the token's keys.
+    pub fn shape(&self) -> KeyShape {
+        match (self.plan.keys.backup, self.moved) {
+            (false, _) => KeyShape::Fixed,
+            (true, false) => KeyShape::Movable,
+            (true, true) => KeyShape::Moved,
+        }
     }
 
     /// The audit key, DER.

@@ -42,6 +42,7 @@ impl Room {
             serial: None,
             memory_master: true,
             transfer: true,
+            backup: false,
             threshold,
             custodians: (0..custodians).map(public).collect(),
             security_officer: public(custodians),

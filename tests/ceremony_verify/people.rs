@@ -58,6 +58,7 @@ impl Room {
             serial: Some(SERIAL.into()),
             memory_master: false,
             transfer: true,
+            backup: false,
             threshold: 2,
             custodians: (0..3).map(public).collect(),
             security_officer: public(3),

@@ -17,6 +17,7 @@ pub struct Draft {
     pub serial: Option<String>,
     pub memory_master: bool,
     pub transfer: bool,
+    pub backup: bool,
     pub threshold: u8,
     pub custodians: Vec<Participant>,
     pub security_officer: Participant,
@@ -42,6 +43,7 @@ impl Draft {
             serial: old.token.serial.clone(),
             memory_master: old.keys.memory_master,
             transfer: old.keys.transfer,
+            backup: old.keys.backup,
             threshold: old.threshold,
             custodians: old.custodians.clone(),
             security_officer: old.security_officer.clone(),
@@ -90,10 +92,11 @@ impl Draft {
             out,
             "\n[keys]\n# A second master key, for keys that are used in the appliance's memory.\nmemory_master = {}\n\
              # A transfer key, without which the keys can never be moved to another master key: decided here, and for good.\ntransfer = {}\n\
-             # Whether the master key may ever be moved to another token: decided here, and for good.\nbackup = false\n\n\
+             # Whether the master key may ever be moved to another token: decided here, and for good.\nbackup = {}\n\n\
              [custody]\n# So many of the {} custodians together give the PINs back.\nthreshold = {}\n",
             self.memory_master,
             self.transfer,
+            self.backup,
             self.custodians.len(),
             self.threshold
         );

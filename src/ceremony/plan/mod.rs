@@ -73,7 +73,7 @@ pub struct Keys {
     /// Also the transfer key, without which the keys can never be moved to another master key.
     #[serde(default)]
     pub transfer: bool,
-    /// Whether the master key may be moved to another token. Refused for now.
+    /// Whether the keys that a second token needs may be moved to one, wrapped by a key that the security officer made trusted.
     #[serde(default)]
     pub backup: bool,
 }

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use super::super::encoding::unhex;
 use super::super::record::{
-    DestroyOutputs, InventoryOutputs, LaterOpeningOutputs, PinsRecord, PresentRecord, SharesRecord,
+    DestroyOutputs, ExportOutputs, InventoryOutputs, LaterOpeningOutputs, PinsRecord,
+    PresentRecord, RestoreOutputs, SharesRecord,
 };
 use super::super::{CeremonyId, Kind, Standing, Step};
 use super::chain::{Chain, Closed};
@@ -28,6 +30,8 @@ pub(super) fn problems(chain: &Chain) -> Problems {
     }
     match kind {
         Kind::Destroy => destroy(chain, &mut problems),
+        Kind::Backup => backup(chain, &mut problems),
+        Kind::Restore => restore(chain, &mut problems),
         Kind::Birth | Kind::ReplaceCustodian => {}
     }
     problems
@@ -92,6 +96,52 @@ fn destroy(chain: &Chain, problems: &mut Problems) {
     }
 }
 
+/// The transport key is shared as the PINs are, and the backup's keys are the appliance's.
+fn backup(chain: &Chain, problems: &mut Problems) {
+    if let Some((line, shares)) = facts::outputs::<PinsRecord>(chain, Step::Transport, problems)
+        && let Some(plan) = &chain.plan
+        && !facts::pins_fit(&shares, plan)
+    {
+        problems.push((
+            line,
+            "the transport key's commitments are not of the plan's custodians and threshold".into(),
+        ));
+    }
+    if let (Some((line, export)), Some(close)) = (
+        facts::outputs::<ExportOutputs>(chain, Step::Export, problems),
+        &chain.close,
+    ) {
+        let summary = &close.fields.summary;
+        if unhex::<32>(&export.backup_sha256).is_none() {
+            problems.push((
+                line,
+                "`backup_sha256` is not 64 lower-case hexadecimal digits".into(),
+            ));
+        }
+        if export.keys.iter().any(|key| !summary.keys.contains(key)) {
+            problems.push((line, "a key of the backup is none of the summary".into()));
+        }
+    }
+}
+
+/// The keys that came by the backup are those that were there; the audit key is new, and both are named.
+fn restore(chain: &Chain, problems: &mut Problems) {
+    if let (Some((line, restored)), Some(close)) = (
+        facts::outputs::<RestoreOutputs>(chain, Step::Keys, problems),
+        &chain.close,
+    ) {
+        if restored.new_audit_key != close.fields.audit_key {
+            problems.push((line, "the new audit key is not that of the summary".into()));
+        }
+        if unhex::<32>(&restored.backup_sha256).is_none() {
+            problems.push((
+                line,
+                "`backup_sha256` is not 64 lower-case hexadecimal digits".into(),
+            ));
+        }
+    }
+}
+
 /// What does not fit between a transcript and the one that it goes on from.
 pub(super) fn link(chain: &Chain, before: &Standing) -> Problems {
     let mut problems = Vec::new();
@@ -129,6 +179,16 @@ pub(super) fn link(chain: &Chain, before: &Standing) -> Problems {
             "the shares in force are not those that the transcript before left".into(),
         ));
     }
+    if let Some((line, restored)) =
+        facts::outputs::<RestoreOutputs>(chain, Step::Keys, &mut Vec::new())
+        && kind == Kind::Restore
+        && restored.old_audit_key != before.audit_key
+    {
+        problems.push((
+            line,
+            "the old audit key is not that of the transcript before".into(),
+        ));
+    }
     if let Some(close) = &chain.close {
         for what in changed(close, before) {
             if !may_change(kind).contains(&what) {
@@ -146,7 +206,13 @@ pub(super) fn link(chain: &Chain, before: &Standing) -> Problems {
 /// for other labels than before.
 fn may_change(kind: Kind) -> &'static [&'static str] {
     match kind {
-        Kind::Birth | Kind::ReplaceCustodian | Kind::Destroy => &[],
+        Kind::Birth | Kind::ReplaceCustodian | Kind::Backup | Kind::Destroy => &[],
+        Kind::Restore => &[
+            "token",
+            "audit_key",
+            "strongroom-audit",
+            "strongroom-wrapping",
+        ],
     }
 }
 
@@ -204,6 +270,7 @@ pub(super) fn standing(chain: &Chain, sha256: &str) -> Option<Standing> {
         sha256: sha256.to_owned(),
         ceremony_id: id,
         kind: chain.kind?,
+        moved: chain.kind == Some(Kind::Restore),
         mode: chain.mode?,
         plan: chain.plan.clone()?,
         signatures: chain.plan_signatures.clone(),

@@ -147,6 +147,9 @@ pub fn verify(transcript: &[u8], anchors: &Anchors) -> Verified {
                 }
             }
         }
+        if let Some(standing) = &mut verified.found.standing {
+            standing.moved |= before.found.kind == Some(Kind::Restore);
+        }
         verified.found.predecessors.push(Predecessor {
             sha256,
             kind: before.found.kind.map(Kind::name),

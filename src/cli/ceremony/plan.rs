@@ -38,6 +38,9 @@ pub(super) struct PlanArgs {
     /// Make no transfer key: the keys of this appliance can then never be moved to another master key
     #[arg(long)]
     no_transfer: bool,
+    /// Make the keys so that they can be moved to a second token, by `ceremony backup` and `restore`: decided now, and for good
+    #[arg(long)]
+    backup: bool,
     /// How many custodians together give the PINs back
     #[arg(long, value_name = "M")]
     threshold: u8,
@@ -99,6 +102,7 @@ pub(super) fn run(args: &PlanArgs, format: Format) -> Result<(), Failure> {
         serial: args.serial.clone(),
         memory_master: args.memory_master,
         transfer: !args.no_transfer,
+        backup: args.backup,
         threshold: args.threshold,
         security_officer: Participant::load(&args.security_officer)?,
         auditor: Participant::load(&args.auditor)?,

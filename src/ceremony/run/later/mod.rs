@@ -8,9 +8,11 @@
 //!
 //! To add a kind: a variant of [`Kind`] with its steps, a [`Task`], a line in [`acts`], and its facts in `verify/later.rs`.
 
+mod backup;
 mod destroy;
 mod opening;
 mod reshare;
+mod restore;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -54,6 +56,13 @@ pub enum Task {
         /// The new plan; its signatures are beside it.
         plan: PathBuf,
     },
+    /// The keys that a second token needs come out.
+    Backup,
+    /// They come into another token.
+    Restore {
+        /// The folder of the ceremony that made the backup.
+        backup: PathBuf,
+    },
     /// The token is emptied.
     Destroy,
 }
@@ -62,12 +71,32 @@ impl Task {
     fn kind(&self) -> Kind {
         match self {
             Self::ReplaceCustodian { .. } => Kind::ReplaceCustodian,
+            Self::Backup => Kind::Backup,
+            Self::Restore { .. } => Kind::Restore,
             Self::Destroy => Kind::Destroy,
         }
     }
 }
 
 static REPLACE_CUSTODIAN: [Act; 3] = [opening::ACT, reshare::ACT, closing::ACT];
+static BACKUP: [Act; 4] = [
+    opening::ACT,
+    backup::TRANSPORT,
+    backup::EXPORT,
+    closing::ACT,
+];
+static RESTORE: [Act; 10] = [
+    opening::ACT,
+    restore::PINS,
+    restore::TOKEN,
+    restore::KEYS,
+    super::evidence::ACT,
+    restore::STORE,
+    restore::IDENTITY,
+    super::trial::ACT,
+    super::runtime_pin::ACT,
+    closing::ACT,
+];
 static DESTROY: [Act; 5] = [
     opening::ACT,
     destroy::INVENTORY,
@@ -80,6 +109,8 @@ fn acts(kind: Kind) -> &'static [Act] {
     match kind {
         Kind::Birth => &super::BIRTH,
         Kind::ReplaceCustodian => &REPLACE_CUSTODIAN,
+        Kind::Backup => &BACKUP,
+        Kind::Restore => &RESTORE,
         Kind::Destroy => &DESTROY,
     }
 }
@@ -178,6 +209,11 @@ fn open<'a>(options: &LaterOptions, ui: &'a mut dyn Ui) -> Result<Ceremony<'a>, 
     let before = Before::load(&options.after)?;
     let kind = options.task.kind();
     let (plan, signatures) = plan(&options.task, &before.standing)?;
+    if matches!(kind, Kind::Backup | Kind::Restore) && !plan.keys.backup {
+        return Err(RunError::refused(
+            "the plan decided at the keys' birth that there is no backup ([keys] backup = false): they can't leave their token, and nothing can change that now",
+        ));
+    }
     let mode = before.standing.mode;
     if options.rehearsal.is_some() != (mode == Mode::Rehearsal) {
         return Err(RunError::refused(
@@ -190,7 +226,7 @@ fn open<'a>(options: &LaterOptions, ui: &'a mut dyn Ui) -> Result<Ceremony<'a>, 
             .map_err(|error| RunError::file(path, error))
     };
     let (folder, after) = (canonical(&options.folder)?, canonical(&options.after)?);
-    let site = match &options.rehearsal {
+    let mut site = match &options.rehearsal {
         Some(module) => {
             let first = rehearsal_folder(&after)?.unwrap_or_else(|| after.clone());
             let path = first.display().to_string();
@@ -198,6 +234,14 @@ fn open<'a>(options: &LaterOptions, ui: &'a mut dyn Ui) -> Result<Ceremony<'a>, 
             Site::rehearsal(&plan, &first, module.clone())
         }
         None => Site::planned(&plan),
+    };
+    let backup = match &options.task {
+        Task::Restore { backup } => {
+            // The plan's is the one that is replaced.
+            site.serial = None;
+            Some(canonical(backup)?)
+        }
+        _ => None,
     };
     let journal = if transcript::path(&folder).exists() {
         resume(&folder, kind, &plan, &before.standing)?
@@ -233,6 +277,8 @@ fn open<'a>(options: &LaterOptions, ui: &'a mut dyn Ui) -> Result<Ceremony<'a>, 
         ui,
         step: Step::Opening,
         pins: None,
+        transport: None,
+        backup,
     })
 }
 
