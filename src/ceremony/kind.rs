@@ -17,6 +17,8 @@ pub enum Kind {
     Backup,
     /// They come into another token, which takes the place of the one that is lost.
     Restore,
+    /// Another master key takes the place of the one in force.
+    RotateMaster,
     /// The token is emptied, for good.
     Destroy,
 }
@@ -38,6 +40,10 @@ pub enum Step {
     RuntimePin,
     Transport,
     Export,
+    Successor,
+    Trust,
+    Move,
+    Retire,
     Inventory,
     Consent,
     Destroy,
@@ -46,11 +52,12 @@ pub enum Step {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Birth,
         Self::ReplaceCustodian,
         Self::Backup,
         Self::Restore,
+        Self::RotateMaster,
         Self::Destroy,
     ];
 
@@ -61,6 +68,7 @@ impl Kind {
             Self::ReplaceCustodian => "replace-custodian",
             Self::Backup => "backup",
             Self::Restore => "restore",
+            Self::RotateMaster => "rotate-master",
             Self::Destroy => "destroy",
         }
     }
@@ -98,6 +106,17 @@ impl Kind {
                 Step::Identity,
                 Step::Trial,
                 Step::RuntimePin,
+                Step::Closing,
+            ],
+            Self::RotateMaster => &[
+                Step::Opening,
+                Step::SelfTest,
+                Step::Successor,
+                Step::Trust,
+                Step::Move,
+                Step::Retire,
+                Step::Keys,
+                Step::Evidence,
                 Step::Closing,
             ],
             Self::Destroy => &[
@@ -146,6 +165,10 @@ impl Step {
             Self::RuntimePin => "runtime-pin",
             Self::Transport => "transport",
             Self::Export => "export",
+            Self::Successor => "successor",
+            Self::Trust => "trust",
+            Self::Move => "move",
+            Self::Retire => "retire",
             Self::Inventory => "inventory",
             Self::Consent => "consent",
             Self::Destroy => "destroy",

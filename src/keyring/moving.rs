@@ -18,7 +18,7 @@ pub struct Standing {
     pub versions: usize,
     /// Those that are wrapped by the master key in force.
     pub moved: usize,
-    /// Those that can't be moved, because they were made without a transfer key: name and version, sorted.
+    /// Those that can't be moved to another one, because they were made without a transfer key: name and version, sorted.
     pub unmovable: Vec<(String, u32)>,
 }
 
@@ -50,7 +50,8 @@ impl Keyring {
                 let both = [&wrapped.kek, &wrapped.mac];
                 if both.iter().all(|key| masters.in_force(key)) {
                     standing.moved += 1;
-                } else if !both.iter().all(|key| masters.is_movable(key)) {
+                }
+                if !both.iter().all(|key| masters.is_movable(key)) {
                     standing.unmovable.push((key.name.clone(), version.number));
                 }
             }
@@ -185,7 +186,6 @@ impl Masters {
 
     fn is_movable(&self, key: &WrappedKey) -> bool {
         match (key.master, &key.transfer) {
-            _ if self.in_force(key) => true,
             (MasterKind::Memory, _) => true,
             (MasterKind::Hsm, Some(transfer)) => self.transfer.contains(&transfer.fingerprint),
             (MasterKind::Hsm, None) => false,

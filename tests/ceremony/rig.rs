@@ -20,6 +20,7 @@ use strongroom::ceremony::shares::{self, Added, Deal, Pins};
 use strongroom::ceremony::{
     CeremonyId, Mode, Participant, ParticipantKey, Plan, PlanSignature, Recovery,
 };
+use strongroom::client::ClientOptions;
 use tempfile::TempDir;
 use zeroize::Zeroizing;
 
@@ -438,7 +439,7 @@ impl Room {
 pub struct Serving<'a> {
     room: &'a Room,
     child: Child,
-    address: String,
+    pub address: String,
 }
 
 impl Room {
@@ -486,6 +487,19 @@ impl Serving<'_> {
             .arg("--client-key")
             .arg(pki.key(Who::Vault));
         command
+    }
+
+    /// The same, as a library.
+    pub fn options(&self) -> ClientOptions {
+        let pki = &self.room.pki;
+        ClientOptions::new(&self.address, pki.ca())
+            .identity(pki.certificate(Who::Vault), pki.key(Who::Vault))
+    }
+
+    /// The power goes.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 
     /// Its standard output.
