@@ -7,7 +7,7 @@ use cryptoki_sys::{
 };
 
 use super::text;
-use crate::fault::Fault;
+use crate::fault::{Fault, Reach};
 use crate::keys::generation::{Numbered, parse};
 use crate::line::Line;
 use crate::template::{EPOCH_LABEL, KeySpec, OPTIONAL, REQUIRED};
@@ -53,8 +53,26 @@ impl TokenObject {
     }
 }
 
+/// How often a listing is begun anew.
+const LISTINGS: usize = 50;
+
+/// Begins anew when an object went in the middle: a running server replaces its epoch object with each change of the store.
+pub(super) fn steadily<T>(mut body: impl FnMut() -> Result<T, Fault>) -> Result<T, Fault> {
+    for _ in 1..LISTINGS {
+        match body() {
+            Err(fault) if fault.reach() == Reach::Object => {}
+            other => return other,
+        }
+    }
+    body()
+}
+
 /// All that this login may see: the appliance's keys in the order of their making, then the epoch object, then the rest.
 pub(super) fn all(line: &Line) -> Result<Vec<TokenObject>, Fault> {
+    steadily(|| list(line))
+}
+
+fn list(line: &Line) -> Result<Vec<TokenObject>, Fault> {
     let mut objects = Vec::new();
     for handle in line.session().find_objects(&[])? {
         let object = describe(line, handle)?;
