@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use strongroom_hsm::{HsmConfig, PinSource, TokenSelector};
+use strongroom_hsm::{HsmConfig, KeyShape, PinSource, TokenSelector};
 
 use crate::audit::AuditOptions;
 use crate::keyring::{KeyringOptions, Residency};
@@ -170,6 +170,16 @@ fn hsm(reader: &mut Reader) -> Option<HsmConfig> {
         Duration::from_millis(100),
     );
     let session_keys = section.size("session_keys", 1024, 4..=1 << 20);
+    let shape = match section.string("keys").as_deref() {
+        None | Some("fixed") => KeyShape::Fixed,
+        Some("movable") => KeyShape::Movable,
+        Some("moved") => KeyShape::Moved,
+        Some(_) => {
+            let expected = "expected \"fixed\", \"movable\" or \"moved\", as the ceremony wrote it";
+            section.problem("keys", expected);
+            KeyShape::Fixed
+        }
+    };
     reader.close(section);
     Some(HsmConfig {
         module: module?,
@@ -179,6 +189,7 @@ fn hsm(reader: &mut Reader) -> Option<HsmConfig> {
         queue,
         call_deadline,
         session_keys,
+        shape,
     })
 }
 
