@@ -13,6 +13,7 @@ use crate::config::ConfigError;
 use crate::keyring::KeyringError;
 use crate::policy::PolicyError;
 use crate::serve::ServeError;
+use crate::serve::harden::HardenError;
 use crate::store::StoreError;
 use crate::tls::TlsError;
 use crate::tokens::TokensError;
@@ -219,6 +220,9 @@ impl From<ServeError> for Failure {
             ServeError::Tls(error) => error.into(),
             ServeError::Policy(error) => error.into(),
             ServeError::Tokens(error) => error.into(),
+            ServeError::Harden(error @ HardenError::SystemCalls(_)) => {
+                Self::caused(Exit::Config, &error)
+            }
             error @ ServeError::Listen { .. } => Self::caused(Exit::Failed, &error)
                 .next("choose another `listen` in the configuration, or stop what listens there"),
             error => Self::caused(Exit::Failed, &error),
