@@ -13,7 +13,6 @@ use crate::config::ConfigError;
 use crate::keyring::KeyringError;
 use crate::policy::PolicyError;
 use crate::serve::ServeError;
-use crate::serve::harden::HardenError;
 use crate::store::StoreError;
 use crate::tls::TlsError;
 use crate::tokens::TokensError;
@@ -220,9 +219,8 @@ impl From<ServeError> for Failure {
             ServeError::Tls(error) => error.into(),
             ServeError::Policy(error) => error.into(),
             ServeError::Tokens(error) => error.into(),
-            ServeError::Harden(error @ HardenError::SystemCalls(_)) => {
-                Self::caused(Exit::Config, &error)
-            }
+            // Settings, or a machine that can't do what they require: starting again can't help.
+            ServeError::Harden(error) => Self::caused(Exit::Config, &error),
             error @ ServeError::Listen { .. } => Self::caused(Exit::Failed, &error)
                 .next("choose another `listen` in the configuration, or stop what listens there"),
             error => Self::caused(Exit::Failed, &error),

@@ -1,7 +1,6 @@
 //! `--stop-with-stdin`: for whoever starts the server and must not leave it behind.
 
-use nix::sys::signal::{SIGTERM, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::{Signal, raise};
 
 use super::harden::{Filters, Group};
 use super::{ServeError, spawn};
@@ -10,13 +9,13 @@ use super::{ServeError, spawn};
 pub(super) fn watch(filters: &Filters) -> Result<(), ServeError> {
     let filters = filters.clone();
     let watch = move || {
-        if let Err(error) = filters.confine(Group::Main) {
+        if let Err(error) = filters.confine(Group::Server) {
             tracing::error!(%error, "standard input is not watched");
             return;
         }
         // Whatever is written there is of no interest; an error is an end too.
         let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
-        if let Err(error) = kill(Pid::this(), SIGTERM) {
+        if let Err(error) = raise(Signal::SIGTERM) {
             tracing::error!(%error, "standard input is closed, but the server can't be stopped");
         }
     };

@@ -80,6 +80,7 @@ impl Paths {
     }
 
     /// One more file that is written.
+    #[must_use]
     pub fn written(mut self, file: Option<&Path>) -> Self {
         self.write.extend(file.into_iter().flat_map(folders));
         self
