@@ -2,6 +2,8 @@
 //!
 //! A call that is not on a group's list ends the process (SIGSYS): whatever makes it is not this program any more.
 
+use std::collections::BTreeSet;
+
 use seccompiler::{BpfProgram, TargetArch, apply_filter, compile_from_json};
 use serde_json::{Map, Value, json};
 
@@ -29,8 +31,6 @@ pub enum Group {
 }
 
 impl Group {
-    const ALL: [Self; 3] = [Self::Main, Self::Server, Self::Hsm];
-
     /// Its lists.
     fn lists(self, options: &Options) -> Vec<&'static str> {
         match self {
@@ -51,7 +51,9 @@ impl Group {
 #[derive(Clone, Debug)]
 pub struct Filters {
     enosys: BpfProgram,
-    groups: [BpfProgram; 3],
+    main: BpfProgram,
+    server: BpfProgram,
+    hsm: BpfProgram,
     /// The kernel knows no seccomp; that was reported.
     pub(super) absent: bool,
 }
@@ -74,42 +76,39 @@ impl Filters {
         let broken = |error: &dyn std::fmt::Display| HardenError::Filters(error.to_string());
         let lists: Map<String, Value> =
             serde_json::from_str(LISTS).map_err(|error| broken(&error))?;
-        let mut groups = [const { BpfProgram::new() }; 3];
-        for (group, program) in Group::ALL.into_iter().zip(&mut groups) {
-            let filter = |more: &[String]| {
-                let mut rules = Vec::new();
-                for list in group.lists(options) {
-                    for name in [list.to_owned(), format!("{list}@{arch}")] {
-                        rules.extend(
-                            lists
-                                .get(&name)
-                                .and_then(Value::as_array)
-                                .into_iter()
-                                .flatten()
-                                .cloned(),
-                        );
-                    }
-                }
-                // A rule without arguments must be the only one of its call: beside others it would not count.
-                rules.retain(|rule| !more.iter().any(|name| rule["syscall"] == name.as_str()));
-                rules.extend(more.iter().map(|name| json!({"syscall": name})));
-                let action = if options.log_only {
-                    "log"
-                } else {
-                    "kill_process"
-                };
-                let text = json!({"group": {"mismatch_action": action, "match_action": "allow", "filter": rules}});
-                program_of(&text.to_string(), target)
+        let filter = |group: Group, more: &[String]| {
+            let mut rules: Vec<Value> = group
+                .lists(options)
+                .into_iter()
+                .flat_map(|list| [list.to_owned(), format!("{list}@{arch}")])
+                .filter_map(|name| lists.get(&name)?.as_array())
+                .flatten()
+                .cloned()
+                .collect();
+            rules.extend(more.iter().map(|name| json!({"syscall": name})));
+            let action = if options.log_only {
+                "log"
+            } else {
+                "kill_process"
             };
-            *program = filter(&[]).map_err(|error| broken(&error))?;
-            if group == Group::Hsm && !options.hsm_syscalls.is_empty() {
-                *program = filter(&options.hsm_syscalls)
-                    .map_err(|error| HardenError::SystemCalls(error.to_string()))?;
-            }
-        }
+            let filter = json!({"group": {
+                "mismatch_action": action,
+                "match_action": "allow",
+                "filter": without_idle_conditions(rules),
+            }});
+            program_of(&filter.to_string(), target)
+        };
+        let ours = |group| filter(group, &[]).map_err(|error| broken(&error));
+        let hsm = match options.hsm_syscalls.as_slice() {
+            [] => ours(Group::Hsm)?,
+            more => filter(Group::Hsm, more)
+                .map_err(|error| HardenError::SystemCalls(error.to_string()))?,
+        };
         Ok(Self {
             enosys: program_of(ENOSYS, target).map_err(|error| broken(&error))?,
-            groups,
+            main: ours(Group::Main)?,
+            server: ours(Group::Server)?,
+            hsm,
             absent: false,
         })
     }
@@ -134,14 +133,25 @@ impl Filters {
         if self.absent {
             return Ok(());
         }
-        let [main, server, hsm] = &self.groups;
         let program = match group {
-            Group::Main => main,
-            Group::Server => server,
-            Group::Hsm => hsm,
+            Group::Main => &self.main,
+            Group::Server => &self.server,
+            Group::Hsm => &self.hsm,
         };
         apply_filter(program).map_err(|error| HardenError::Filters(error.to_string()))
     }
+}
+
+/// A call that one rule allows whatever its arguments needs no other rule; to seccompiler it would be the conditions that count.
+fn without_idle_conditions(rules: Vec<Value>) -> Vec<Value> {
+    let free: BTreeSet<String> = rules
+        .iter()
+        .filter(|rule| rule.get("args").is_none())
+        .map(|rule| rule["syscall"].to_string())
+        .collect();
+    let counts =
+        |rule: &Value| rule.get("args").is_none() || !free.contains(&rule["syscall"].to_string());
+    rules.into_iter().filter(counts).collect()
 }
 
 fn program_of(json: &str, target: TargetArch) -> Result<BpfProgram, seccompiler::Error> {
@@ -168,12 +178,9 @@ mod tests {
                 };
                 let filters = Filters::compile(&options, arch, target).unwrap();
                 // The kernel takes 4096 instructions at most.
-                assert!(
-                    filters
-                        .groups
-                        .iter()
-                        .all(|program| (50..4096).contains(&program.len()))
-                );
+                for program in [&filters.main, &filters.server, &filters.hsm] {
+                    assert!((50..4096).contains(&program.len()), "{}", program.len());
+                }
             }
         }
     }
@@ -185,7 +192,7 @@ mod tests {
             hsm_connect: vec![1],
             ..Options::default()
         };
-        let used: Vec<_> = Group::ALL
+        let used: Vec<_> = [Group::Main, Group::Server, Group::Hsm]
             .into_iter()
             .flat_map(|group| group.lists(&options))
             .collect();
@@ -213,7 +220,7 @@ mod tests {
                 hsm_syscalls: more.iter().map(ToString::to_string).collect(),
                 ..Options::default()
             };
-            Filters::new(&options).unwrap().groups[2].len()
+            Filters::new(&options).unwrap().hsm.len()
         };
         // `socket` is on the list with a condition, which goes.
         assert!(length(&["socket"]) < length(&[]));
