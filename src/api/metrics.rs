@@ -31,6 +31,7 @@ pub(super) struct Metrics {
     keys: Gauge<i64, AtomicI64>,
     store_epoch: Gauge<i64, AtomicI64>,
     uptime: Gauge<i64, AtomicI64>,
+    hardening: Family<MeasureLabel, Gauge<i64, AtomicI64>>,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -43,6 +44,11 @@ struct RequestLabels {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct OperationLabel {
     operation: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct MeasureLabel {
+    measure: &'static str,
 }
 
 impl Metrics {
@@ -63,6 +69,7 @@ impl Metrics {
             keys: Gauge::default(),
             store_epoch: Gauge::default(),
             uptime: Gauge::default(),
+            hardening: Family::default(),
             registry: Registry::default(),
         };
         registry.register(
@@ -114,6 +121,11 @@ impl Metrics {
             Unit::Seconds,
             metrics.uptime.clone(),
         );
+        registry.register(
+            "hardening",
+            "1: the process is hardened in this way; 0: it could not be, the log says why",
+            metrics.hardening.clone(),
+        );
         Self {
             registry,
             ..metrics
@@ -158,6 +170,13 @@ impl Metrics {
             .set(i64::try_from(app.store.status().epoch).unwrap_or(i64::MAX));
         self.uptime
             .set(i64::try_from(app.started.elapsed().as_secs()).unwrap_or(i64::MAX));
+        for measure in app.hardening.measures() {
+            self.hardening
+                .get_or_create(&MeasureLabel {
+                    measure: measure.name,
+                })
+                .set(i64::from(measure.outcome.is_ok()));
+        }
         let mut text = String::with_capacity(16 * 1024);
         // Writing to memory can't fail.
         let _ = encode(&mut text, &self.registry);

@@ -41,6 +41,7 @@ use crate::audit::{Audit, AuditError, Entry};
 use crate::config::Config;
 use crate::keyring::Keyring;
 use crate::policy::{Decision, Policy};
+use crate::serve::harden::Report;
 use crate::store::Store;
 use crate::tls::{Peer, Tls};
 use crate::tokens::{TokenInfo, Tokens};
@@ -79,6 +80,8 @@ pub struct App {
     pub tls: Arc<Tls>,
     /// When the server started.
     pub started: Instant,
+    /// What rights the process has given up.
+    pub hardening: Report,
     /// How many requests may be in flight, and what was counted.
     pub gate: Gate,
 }
