@@ -106,11 +106,11 @@ async fn run(quick: bool, only: Option<&str>) {
                     let load = site.https(residency, &body, connections);
                     let before = site.server_cpu();
                     let https = load.run(time).await;
-                    let ours = site.server_cpu() - before;
+                    let ours = site.server_cpu().saturating_sub(before);
                     let load = site.hello(&body, batch, connections).await;
                     let before = site.hello_cpu();
                     let hello = load.run(time).await;
-                    let theirs = site.hello_cpu() - before;
+                    let theirs = site.hello_cpu().saturating_sub(before);
                     rates.add(https.per_second, hello.per_second);
                     cpu.add(https.cpu_us(ours), hello.cpu_us(theirs));
                     if residency == "hsm" {

@@ -49,7 +49,8 @@ fn make_all(
     line: &Line,
     shape: KeyShape,
     memory_master: bool,
-    progress: &mut dyn FnMut(&str)) -> Result<(), Fault> {
+    progress: &mut dyn FnMut(&str),
+) -> Result<(), Fault> {
     if let Some(name) = keys::existing(line, true)? {
         return Err(HsmError::KeyExists(name.to_owned()).into());
     }

@@ -93,12 +93,18 @@ fn policy_attribute(result: Result<Hsm, HsmError>) -> String {
 }
 
 #[tokio::test]
-#[allow(clippy::await_holding_lock, reason = "the turn lasts for the whole test")]
+#[allow(
+    clippy::await_holding_lock,
+    reason = "the turn lasts for the whole test"
+)]
 async fn the_keys_move_and_open_what_was_sealed() {
     let _turn = turn();
     let old = Token::with_keys(KeyShape::Movable, true);
     let hsm = Hsm::start(old.config(KeyShape::Movable)).unwrap();
-    let key = hsm.generate_key(KeyUsage::Aead, MasterKind::Hsm).await.unwrap();
+    let key = hsm
+        .generate_key(KeyUsage::Aead, MasterKind::Hsm)
+        .await
+        .unwrap();
     let item = |data: Vec<u8>| GcmItem {
         key: Arc::new(key.clone()),
         iv: [7; 12],
@@ -116,7 +122,9 @@ async fn the_keys_move_and_open_what_was_sealed() {
     assert_eq!(epoch.0, b"an epoch");
     // Nothing is left of the transport key, and the token is what it was.
     assert_eq!(
-        ceremony::evidence(&old.config(KeyShape::Movable)).unwrap().keys,
+        ceremony::evidence(&old.config(KeyShape::Movable))
+            .unwrap()
+            .keys,
         KeySet::InUse
     );
 
@@ -266,7 +274,10 @@ fn the_user_pin_alone_does_not_get_a_movable_key_out() {
     for treasure in treasures {
         // Wrapped by an untrusted key, of the thief's or of the appliance's.
         for mechanism in [Mechanism::AesKeyWrap, Mechanism::AesKeyWrapPad] {
-            let code = refused("wrapping", thief.session.wrap_key(&mechanism, own, treasure));
+            let code = refused(
+                "wrapping",
+                thief.session.wrap_key(&mechanism, own, treasure),
+            );
             assert_eq!(code, RvError::KeyNotWrappable, "{mechanism:?}");
         }
         let oaep = Mechanism::RsaPkcs;
@@ -283,7 +294,10 @@ fn the_user_pin_alone_does_not_get_a_movable_key_out() {
             Attribute::Modifiable(true),
         ] {
             let weaker = [weaker];
-            refused("setting", thief.session.update_attributes(treasure, &weaker));
+            refused(
+                "setting",
+                thief.session.update_attributes(treasure, &weaker),
+            );
             refused("copying", thief.session.copy_object(treasure, &weaker));
         }
         refused("copying", thief.session.copy_object(treasure, &[]));
@@ -312,7 +326,10 @@ fn the_user_pin_alone_does_not_get_a_movable_key_out() {
     );
     // The bytes, asked for.
     for (treasure, attribute) in [
-        (treasures[0], cryptoki::object::AttributeType::PrivateExponent),
+        (
+            treasures[0],
+            cryptoki::object::AttributeType::PrivateExponent,
+        ),
         (treasures[1], cryptoki::object::AttributeType::Value),
     ] {
         let told = thief.session.get_attributes(treasure, &[attribute]);

@@ -26,9 +26,7 @@ use crate::pin::SecretPin;
 use crate::provision;
 use crate::selftest::{self, Abilities};
 use crate::session_key;
-use crate::template::{
-    AUDIT, EPOCH_LABEL, KeySpec, MASTER, MEMORY_MASTER, Rule, STORE, WRAPPING,
-};
+use crate::template::{AUDIT, EPOCH_LABEL, KeySpec, MASTER, MEMORY_MASTER, Rule, STORE, WRAPPING};
 use crate::types::{KeyUsage, MasterKind};
 
 /// Bytes of AES-256.
@@ -133,9 +131,7 @@ fn wrap_all(
     for (spec, private, spki) in pairs.into_iter().flatten() {
         moved.push(MovedKey {
             label: spec.label.to_owned(),
-            wrapped: line
-                .raw()
-                .wrap_key(line.session(), kwp, trusted, private)?,
+            wrapped: line.raw().wrap_key(line.session(), kwp, trusted, private)?,
             spki: spki.cloned(),
         });
     }
