@@ -202,6 +202,7 @@ fn what_is_not_supported_is_never_a_silent_success() {
     for (method, path, status) in [
         ("POST", "transit/sign/h-no", 400),
         ("POST", "transit/sign/h-no/sha2-256", 400),
+        ("GET", "transit/export/public-key/h-no", 400),
         ("GET", "transit/export/encryption-key/h-no", 400),
         ("GET", "transit/export/encryption-key/h-no/1", 400),
         ("GET", "transit/backup/h-no", 400),
