@@ -133,6 +133,7 @@ pub static SYSTEM: &[Route] = &[
     route!(Read   "sys/seal-status",              "seal-status",       None,                       Small, false, false, [], sys::seal_status),
     route!(Read   "sys/init",                     "init",              None,                       Small, false, false, [], sys::init),
     route!(Read   "sys/leader",                   "leader",            None,                       Small, false, false, [], sys::leader),
+    route!(Read   "sys/lifecycle",                "metrics",           Some(O::Metrics),           Small, true,  false, [], sys::lifecycle),
     route!(Read   "sys/metrics",                  "metrics",           Some(O::Metrics),           Small, true,  false, ["format"], sys::metrics),
     route!(Read   "sys/internal/specs/openapi",   "openapi",           None,                       Small, false, false, ["generic_mount_paths"], sys::openapi),
     route!(Read   "openapi.json",                 "openapi",           None,                       Small, false, false, [], sys::openapi),

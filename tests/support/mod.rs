@@ -562,6 +562,7 @@ impl<'a> Site<'a> {
             ("audit", "path = \"audit.log\"\n".to_owned()),
             ("keyring", String::new()),
             ("tokens", String::new()),
+            ("jwt", String::new()),
         ];
         let mut text = String::new();
         for (name, lines) in plain {

@@ -227,6 +227,17 @@ fn the_system_describes_itself() {
         299
     );
     a.expect(400, "GET", "sys/health?activecode=x", &Value::Null);
+    a.key("h-due", &json!({ "auto_rotate_period": "2h" }));
+    let keys = a.expect(200, "GET", "sys/lifecycle", &Value::Null);
+    let due = keys["rotations"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|r| r["name"] == "h-due");
+    assert!(
+        (6800..=7200).contains(&due.unwrap()["due_in"].as_i64().unwrap()),
+        "{keys}"
+    );
     for path in ["sys/seal-status", "sys/init", "sys/leader"] {
         a.expect(200, "GET", path, &Value::Null);
     }

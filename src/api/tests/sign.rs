@@ -125,10 +125,9 @@ fn what_is_signed_verifies_as_vault_has_it() {
         "transit/export/public-key/s-ecdsa-p256/latest",
         &Value::Null,
     );
-    let key: p256::ecdsa::VerifyingKey = pkcs8::DecodePublicKey::from_public_key_pem(
-        pem["data"]["keys"]["2"].as_str().unwrap(),
-    )
-    .unwrap();
+    let key: p256::ecdsa::VerifyingKey =
+        pkcs8::DecodePublicKey::from_public_key_pem(pem["data"]["keys"]["2"].as_str().unwrap())
+            .unwrap();
     key.verify(b"m", &signature).unwrap();
 }
 

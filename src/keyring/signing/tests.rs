@@ -345,12 +345,21 @@ async fn a_private_key_that_is_gone_from_the_token_degrades_its_key() {
     site.hsm.destroy_signing_keys(ids).await.unwrap();
     keyring.inner.keeper.ask_again();
     let transitions = keyring.keep().await;
-    let [Transition { from, to, reason, .. }] = &transitions[..] else {
+    let [
+        Transition {
+            from, to, reason, ..
+        },
+    ] = &transitions[..]
+    else {
         panic!("{transitions:?}");
     };
     assert_eq!((*from, *to), (State::Active, State::Degraded));
     assert!(reason.contains("not on the token"), "{reason}");
-    assert_eq!(keyring.jwks(&["users".to_owned()]).len(), 1, "what is in memory is served");
+    assert_eq!(
+        keyring.jwks(&["users".to_owned()]).len(),
+        1,
+        "what is in memory is served"
+    );
 }
 
 /// The steps of a rotation, each left undone once: afterwards, either the version is there and signs, or nothing of it is.
