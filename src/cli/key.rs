@@ -21,10 +21,14 @@ enum Action {
     /// Create a key; one that exists is left as it is
     #[command(after_help = "Examples:\n  strongroom key create vault-unseal\n  \
         strongroom key create tenant-a --derived --auto-rotate-period 30d\n  \
-        strongroom key create bulk --residency memory")]
+        strongroom key create bulk --residency memory\n  \
+        strongroom key create user-tokens --type ecdsa-p256")]
     Create {
         /// Its name: letters, digits, _ - .
         name: String,
+        /// What it is: the last three sign
+        #[arg(long = "type", value_name = "TYPE", default_value = "aes256-gcm96")]
+        kind: Kind,
         /// Where it is used; the configuration's default if not given
         #[arg(long)]
         residency: Option<Residency>,
@@ -34,7 +38,7 @@ enum Action {
         /// Equal plaintexts give equal ciphertexts under one context
         #[arg(long, requires = "derived")]
         convergent: bool,
-        /// Rotate by itself this often, e.g. 30d or 720h; at least 1h
+        /// Rotate by itself this often, e.g. 30d or 720h; at least 1h; 0 never; the configuration's default (90d) if not given
         #[arg(long, value_name = "PERIOD")]
         auto_rotate_period: Option<String>,
     },
@@ -116,6 +120,22 @@ enum Action {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
+enum Kind {
+    /// Encrypts
+    #[value(name = "aes256-gcm96")]
+    Aes256Gcm96,
+    /// Signs: ES256
+    #[value(name = "ecdsa-p256")]
+    EcdsaP256,
+    /// Signs: RSA-PSS; its making takes seconds
+    #[value(name = "rsa-4096")]
+    Rsa4096,
+    /// Signs, where the token can
+    #[value(name = "ed25519")]
+    Ed25519,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
 enum Residency {
     /// In the token only
     Hsm,
@@ -145,12 +165,20 @@ pub(super) fn run(args: &KeyArgs, format: Format) -> Result<(), Failure> {
     match &args.action {
         Action::Create {
             name,
+            kind,
             residency,
             derived,
             convergent,
             auto_rotate_period,
         } => {
             let mut body = Map::new();
+            let kind = match kind {
+                Kind::Aes256Gcm96 => "aes256-gcm96",
+                Kind::EcdsaP256 => "ecdsa-p256",
+                Kind::Rsa4096 => "rsa-4096",
+                Kind::Ed25519 => "ed25519",
+            };
+            body.insert("type".into(), kind.into());
             if let Some(residency) = residency {
                 let residency = match residency {
                     Residency::Hsm => "hsm",
