@@ -15,6 +15,8 @@ pub enum Kind {
     ReplaceCustodian,
     /// The keys that a second token needs come out, under a transport key that the custodians share.
     Backup,
+    /// They come into a second token beside the first, with nothing left on a disc.
+    AddToken,
     /// They come into another token, which takes the place of the one that is lost.
     Restore,
     /// The token is emptied, for good.
@@ -38,6 +40,8 @@ pub enum Step {
     RuntimePin,
     Transport,
     Export,
+    SecondToken,
+    Copy,
     Inventory,
     Consent,
     Destroy,
@@ -46,10 +50,11 @@ pub enum Step {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Birth,
         Self::ReplaceCustodian,
         Self::Backup,
+        Self::AddToken,
         Self::Restore,
         Self::Destroy,
     ];
@@ -60,6 +65,7 @@ impl Kind {
             Self::Birth => "birth",
             Self::ReplaceCustodian => "replace-custodian",
             Self::Backup => "backup",
+            Self::AddToken => "add-token",
             Self::Restore => "restore",
             Self::Destroy => "destroy",
         }
@@ -88,6 +94,7 @@ impl Kind {
             ],
             Self::ReplaceCustodian => &[Step::Opening, Step::Pins, Step::Closing],
             Self::Backup => &[Step::Opening, Step::Transport, Step::Export, Step::Closing],
+            Self::AddToken => &[Step::Opening, Step::SecondToken, Step::Copy, Step::Closing],
             Self::Restore => &[
                 Step::Opening,
                 Step::Pins,
@@ -146,6 +153,8 @@ impl Step {
             Self::RuntimePin => "runtime-pin",
             Self::Transport => "transport",
             Self::Export => "export",
+            Self::SecondToken => "second-token",
+            Self::Copy => "copy",
             Self::Inventory => "inventory",
             Self::Consent => "consent",
             Self::Destroy => "destroy",

@@ -274,6 +274,22 @@ impl Ceremony<'_> {
             .ok_or_else(|| RunError::refused("the transcript names no token yet"))
     }
 
+    /// The label that a token gets which this ceremony initialises: the plan's, and for a second token beside it one that tells them apart.
+    fn token_label(&self) -> String {
+        let label = &self.plan.token.label;
+        let spares = match (self.kind, &self.standing) {
+            (Kind::AddToken, Some(standing)) => standing.spares.len(),
+            _ => return label.clone(),
+        };
+        let end = format!("-{}", spares + 2);
+        // PKCS#11 has 32 bytes for it.
+        let mut room = 32 - end.len();
+        while !label.is_char_boundary(room.min(label.len())) {
+            room -= 1;
+        }
+        format!("{}{end}", &label[..room.min(label.len())])
+    }
+
     /// What the shares have in common that give the PINs back: those that this ceremony dealt, or else those in force before.
     fn deal(&self) -> Result<Deal, RunError> {
         if self.journal.is_done(Step::Pins) || self.standing.is_none() {

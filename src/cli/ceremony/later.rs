@@ -76,6 +76,10 @@ pub(super) fn restore(args: &RestoreArgs, format: Format) -> Result<(), Failure>
     carry_out(&args.later, task, args.paper, format)
 }
 
+pub(super) fn add_token(args: &LaterArgs, format: Format) -> Result<(), Failure> {
+    carry_out(args, Task::AddToken, false, format)
+}
+
 pub(super) fn destroy(args: &LaterArgs, format: Format) -> Result<(), Failure> {
     carry_out(args, Task::Destroy, false, format)
 }

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use strongroom_hsm::Hsm;
 use strongroom_hsm::ceremony::{self as hsm, KeySet};
+use strongroom_hsm::{Hsm, HsmConfig};
 
 use super::super::custody::{self, Set};
 use super::super::{
@@ -188,7 +188,12 @@ fn lines(transcript: &[u8]) -> Vec<Value> {
 /// What no store depends on yet is cleared. The epoch is written last: where it is there, all is.
 fn recover(ceremony: &mut Ceremony<'_>) -> Result<Found, RunError> {
     let config = ceremony.hsm_config()?;
-    let (text, destroyed) = match hsm::evidence(&config)?.keys {
+    clear(&config)
+}
+
+/// The same for any token that keys are being moved to.
+pub(super) fn clear(config: &HsmConfig) -> Result<Found, RunError> {
+    let (text, destroyed) = match hsm::evidence(config)?.keys {
         KeySet::None => ("no key was unwrapped yet: the step starts over", Vec::new()),
         KeySet::InUse => (
             "every key was unwrapped and tried: the step continues with them",
@@ -196,7 +201,7 @@ fn recover(ceremony: &mut Ceremony<'_>) -> Result<Found, RunError> {
         ),
         _ => (
             "objects of the interrupted step were destroyed; nothing depended on them, and the step starts over",
-            hsm::discard_unused_keys(&config)?,
+            hsm::discard_unused_keys(config)?,
         ),
     };
     Ok(Found {
