@@ -227,7 +227,12 @@ fn is_absent(line: &Line, spec: &KeySpec) -> Result<bool, Fault> {
         && (spec.public.is_none() || line.find(CKO_PUBLIC_KEY, spec.label)?.is_empty()))
 }
 
-fn check(line: &Line, key: ObjectHandle, name: &str, rules: &[Rule]) -> Result<(), Fault> {
+pub(crate) fn check(
+    line: &Line,
+    key: ObjectHandle,
+    name: &str,
+    rules: &[Rule],
+) -> Result<(), Fault> {
     for rule in rules {
         if let Value::Template(inner) = rule.value {
             check_template(line, key, name, rule, inner)?;

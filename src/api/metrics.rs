@@ -14,6 +14,9 @@ use strongroom_hsm::HsmState;
 
 use super::App;
 
+mod lifecycle;
+use lifecycle::Lifecycles;
+
 /// Everything that is counted. Labels come from the route table only, so their number is bounded.
 pub(super) struct Metrics {
     registry: Registry,
@@ -31,6 +34,8 @@ pub(super) struct Metrics {
     keys: Gauge<i64, AtomicI64>,
     store_epoch: Gauge<i64, AtomicI64>,
     uptime: Gauge<i64, AtomicI64>,
+    hardening: Family<MeasureLabel, Gauge<i64, AtomicI64>>,
+    lifecycle: Lifecycles,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -43,6 +48,11 @@ struct RequestLabels {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct OperationLabel {
     operation: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct MeasureLabel {
+    measure: &'static str,
 }
 
 impl Metrics {
@@ -63,6 +73,8 @@ impl Metrics {
             keys: Gauge::default(),
             store_epoch: Gauge::default(),
             uptime: Gauge::default(),
+            hardening: Family::default(),
+            lifecycle: Lifecycles::default(),
             registry: Registry::default(),
         };
         registry.register(
@@ -114,6 +126,12 @@ impl Metrics {
             Unit::Seconds,
             metrics.uptime.clone(),
         );
+        registry.register(
+            "hardening",
+            "1: the process is hardened in this way; 0: it could not be, the log says why",
+            metrics.hardening.clone(),
+        );
+        metrics.lifecycle.register(&mut registry);
         Self {
             registry,
             ..metrics
@@ -144,6 +162,11 @@ impl Metrics {
         }
     }
 
+    /// A signing key went from one state to another.
+    pub(super) fn transition(&self, key: &str, from: &'static str, to: &'static str) {
+        self.lifecycle.transition(key, from, to);
+    }
+
     /// The whole exposition, in the `OpenMetrics` text format.
     pub(super) fn render(&self, app: &App, in_flight: usize) -> String {
         let gauge = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
@@ -158,6 +181,14 @@ impl Metrics {
             .set(i64::try_from(app.store.status().epoch).unwrap_or(i64::MAX));
         self.uptime
             .set(i64::try_from(app.started.elapsed().as_secs()).unwrap_or(i64::MAX));
+        for measure in app.hardening.measures() {
+            self.hardening
+                .get_or_create(&MeasureLabel {
+                    measure: measure.name,
+                })
+                .set(i64::from(measure.outcome.is_ok()));
+        }
+        self.lifecycle.set(app);
         let mut text = String::with_capacity(16 * 1024);
         // Writing to memory can't fail.
         let _ = encode(&mut text, &self.registry);

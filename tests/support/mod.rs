@@ -562,6 +562,8 @@ impl<'a> Site<'a> {
             ("audit", "path = \"audit.log\"\n".to_owned()),
             ("keyring", String::new()),
             ("tokens", String::new()),
+            ("hardening", String::new()),
+            ("jwt", String::new()),
         ];
         let mut text = String::new();
         for (name, lines) in plain {
