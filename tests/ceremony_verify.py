@@ -32,12 +32,22 @@ KINDS = {
         "store", "identity", "trial", "runtime-pin", "closing",
     ],
     "replace-custodian": ["opening", "pins", "closing"],
+    "backup": ["opening", "transport", "export", "closing"],
+    "add-token": ["opening", "second-token", "copy", "closing"],
+    "restore": [
+        "opening", "pins", "token", "keys", "evidence", "store", "identity", "trial", "runtime-pin", "closing",
+    ],
     "destroy": ["opening", "inventory", "consent", "destroy", "closing"],
 }
 # The kinds that are sealed before that step, not at the end.
 SEALED_BEFORE = {"destroy": "destroy"}
 # What in the summary may differ from the transcript before.
-MAY_CHANGE = {"replace-custodian": set(), "destroy": set()}
+MAY_CHANGE = {
+    "replace-custodian": set(), "backup": set(), "add-token": set(), "destroy": set(),
+    "restore": {"token", "audit_key", "strongroom-audit", "strongroom-wrapping"},
+}
+# Labels of the keys that each token makes for itself.
+OWN = ("strongroom-audit", "strongroom-wrapping")
 HEAD = {"type": str, "seq": int, "time": str, "mode": str, "prev": str}
 BODY = {
     "open": {
@@ -108,6 +118,7 @@ class Transcript:
         self.plan_text = None
         self.people = []
         self.outputs = {}
+        self.spares = []  # second tokens with the same keys and PINs
         self.begun = None
         self.closed = None  # the close line, its seq and hash
         self.signatures = 0
@@ -295,6 +306,24 @@ class Transcript:
                 need(token[1] == planned["serial"], "token: serial is not the plan's")
         else:
             self.presence(self.outputs["opening"])
+        if self.kind == "backup":
+            self.pins(self.outputs["transport"])
+            export = self.outputs["export"]
+            unhex(export["backup_sha256"], 32)
+            need(all(the_key(key) in keys for key in export["keys"]), "export: a key that is none of the summary")
+        if self.kind == "add-token":
+            copy = self.outputs["copy"]
+            need(the_token(copy["token"]) == the_token(self.outputs["second-token"]["token"]), "copy: on another token")
+            copied = [the_key(key) for key in copy["keys"]]
+            own = hashlib.sha256(unbase64(copy["audit_key"])).hexdigest()
+            need(own in [digest for _, _, _, digest in copied], "copy: its audit key is none of its keys")
+            self.evidence(copy, the_token(copy["token"]), copied)
+            need(all(key in copied for key in keys if key[1] not in OWN), "copy: a key is missing")
+            self.spares = [copy]
+        if self.kind == "restore":
+            restored = self.outputs["keys"]
+            unhex(restored["backup_sha256"], 32)
+            need(restored["new_audit_key"] == line["audit_key"], "the new audit key is not the summary's")
         if self.kind == "destroy":
             inventory = self.outputs["inventory"]
             self.evidence(inventory, token, keys)
@@ -338,7 +367,7 @@ class Transcript:
 
     def go_back(self, previous):
         """Holds it against the transcripts that it goes on from, back to the birth."""
-        this = self
+        this, links = self, []
         while this.previous is not None:
             if this.previous not in previous:
                 self.problems.append(f"the transcript that it goes on from is not given: {this.previous}")
@@ -350,8 +379,13 @@ class Transcript:
                 return
             if not (this.plan and this.closed):
                 return  # said already
-            self.guard(f"after the transcript {this.previous}", this.link, before)
+            links.append((this, before))
             this = before
+        # From the oldest on: what stood after it, and whether the next one fits that.
+        for this, before in reversed(links):
+            if not self.guard(f"after the transcript {this.previous}", this.link, before):
+                return
+            this.spares = ([] if this.kind == "restore" else before.spares) + this.spares
 
     def link(self, before):
         need(before.kind != "destroy", "it was one that destroyed the keys")
@@ -368,7 +402,15 @@ class Transcript:
         else:
             need(self.plan_text == before.plan_text, "the plan is another")
         need(self.outputs["opening"]["shares"] == before.shares(), "the shares in force are others")
+        if self.kind == "restore":
+            need(self.outputs["keys"]["old_audit_key"] == before.closed[0]["audit_key"], "the old audit key is another")
         (now, audit_key), (then, old_key) = ((one.closed[0]["summary"], one.closed[0]["audit_key"]) for one in (self, before))
+        for spare in before.spares:
+            moved = [key for key in then["keys"] if key["label"] not in OWN]
+            if the_token(spare["token"]) == the_token(now["token"]) and all(key in spare["keys"] for key in moved):
+                # The spare is at work in place of the token.
+                then, old_key = then | {"token": spare["token"], "keys": spare["keys"]}, spare["audit_key"]
+                break
         keys, old_keys = ({key["label"]: the_key(key) for key in summary["keys"]} for summary in (now, then))
         changed = {name for name in ("token", "store_id") if now[name] != then[name]}
         changed |= {"audit_key"} if audit_key != old_key else set()
@@ -512,7 +554,6 @@ def check_plan(plan):
     need(1 <= len(token.get("serial", "-").encode()) <= 16, "the plan's serial")
     keys = plan["keys"]
     members({"memory_master": False, "backup": False} | keys, {"memory_master": bool, "backup": bool})
-    need(not keys.get("backup", False), "the plan's backup")
     members(plan["custody"], {"threshold": int})
     need(1 <= plan["custody"]["threshold"] <= len(plan["custodian"]) <= 255, "the plan's threshold")
     software = plan["software"]

@@ -13,6 +13,12 @@ pub enum Kind {
     Birth,
     /// The PINs are shared anew, among other custodians.
     ReplaceCustodian,
+    /// The keys that a second token needs come out, under a transport key that the custodians share.
+    Backup,
+    /// They come into a second token beside the first, with nothing left on a disc.
+    AddToken,
+    /// They come into another token, which takes the place of the one that is lost.
+    Restore,
     /// The token is emptied, for good.
     Destroy,
 }
@@ -32,6 +38,10 @@ pub enum Step {
     Identity,
     Trial,
     RuntimePin,
+    Transport,
+    Export,
+    SecondToken,
+    Copy,
     Inventory,
     Consent,
     Destroy,
@@ -40,13 +50,23 @@ pub enum Step {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Birth, Self::ReplaceCustodian, Self::Destroy];
+    pub const ALL: [Self; 6] = [
+        Self::Birth,
+        Self::ReplaceCustodian,
+        Self::Backup,
+        Self::AddToken,
+        Self::Restore,
+        Self::Destroy,
+    ];
 
     /// As transcripts have it.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Birth => "birth",
             Self::ReplaceCustodian => "replace-custodian",
+            Self::Backup => "backup",
+            Self::AddToken => "add-token",
+            Self::Restore => "restore",
             Self::Destroy => "destroy",
         }
     }
@@ -73,6 +93,20 @@ impl Kind {
                 Step::Closing,
             ],
             Self::ReplaceCustodian => &[Step::Opening, Step::Pins, Step::Closing],
+            Self::Backup => &[Step::Opening, Step::Transport, Step::Export, Step::Closing],
+            Self::AddToken => &[Step::Opening, Step::SecondToken, Step::Copy, Step::Closing],
+            Self::Restore => &[
+                Step::Opening,
+                Step::Pins,
+                Step::Token,
+                Step::Keys,
+                Step::Evidence,
+                Step::Store,
+                Step::Identity,
+                Step::Trial,
+                Step::RuntimePin,
+                Step::Closing,
+            ],
             Self::Destroy => &[
                 Step::Opening,
                 Step::Inventory,
@@ -117,6 +151,10 @@ impl Step {
             Self::Identity => "identity",
             Self::Trial => "trial",
             Self::RuntimePin => "runtime-pin",
+            Self::Transport => "transport",
+            Self::Export => "export",
+            Self::SecondToken => "second-token",
+            Self::Copy => "copy",
             Self::Inventory => "inventory",
             Self::Consent => "consent",
             Self::Destroy => "destroy",

@@ -4,6 +4,7 @@
 //! [`shares`], one for each custodian, encrypted to him ([`jwe`]) and, if he wants, on paper ([`words`], [`page`]). A [`Transcript`] records
 //! each step; [`verify`](fn@verify::verify) checks it years later without the HSM, and [`report`] prints it. `docs/transcript-format.md` is the format.
 
+pub mod backup;
 mod error;
 pub mod jwe;
 mod kind;

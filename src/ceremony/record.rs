@@ -85,6 +85,39 @@ pub struct LaterOpeningOutputs {
     pub shares: SharesRecord,
 }
 
+/// Outputs of step `export`. (Those of step `transport` are a [`PinsRecord`]: of the transport key and the authentication key.)
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportOutputs {
+    /// SHA-256 of the backup file, hexadecimal.
+    pub backup_sha256: String,
+    /// Every key in it.
+    pub keys: Vec<KeyRecord>,
+}
+
+/// Outputs of step `copy`: the second token, as it now is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyOutputs {
+    /// The token.
+    pub token: TokenRecord,
+    /// Every key on it.
+    pub keys: Vec<KeyRecord>,
+    /// Its own audit key: `SubjectPublicKeyInfo`, base64.
+    pub audit_key: String,
+    /// Every object on it.
+    pub objects: Vec<ObjectRecord>,
+}
+
+/// What a restoration's step `keys` records besides [`KeysOutputs`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoreOutputs {
+    /// SHA-256 of the backup file, hexadecimal.
+    pub backup_sha256: String,
+    /// The audit key of the token that is replaced: `SubjectPublicKeyInfo`, base64.
+    pub old_audit_key: String,
+    /// That of the new one.
+    pub new_audit_key: String,
+}
+
 /// Outputs of step `inventory`: what is to be destroyed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InventoryOutputs {

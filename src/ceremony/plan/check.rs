@@ -40,9 +40,6 @@ pub(super) fn check(file: File, text: &str) -> Result<Plan, Vec<String>> {
     {
         say("token.serial: PKCS#11 has 1 to 16 bytes for a serial number; leave it out if there is one free slot".to_owned());
     }
-    if file.keys.backup {
-        say("keys.backup: a backup of the master key is not supported by this version; set it to false".to_owned());
-    }
     for (field, path) in [
         ("token.module", &file.token.module),
         ("appliance.folder", &file.appliance.folder),

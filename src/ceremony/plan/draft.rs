@@ -16,6 +16,7 @@ pub struct Draft {
     pub label: String,
     pub serial: Option<String>,
     pub memory_master: bool,
+    pub backup: bool,
     pub threshold: u8,
     pub custodians: Vec<Participant>,
     pub security_officer: Participant,
@@ -40,6 +41,7 @@ impl Draft {
             label: old.token.label.clone(),
             serial: old.token.serial.clone(),
             memory_master: old.keys.memory_master,
+            backup: old.keys.backup,
             threshold: old.threshold,
             custodians: old.custodians.clone(),
             security_officer: old.security_officer.clone(),
@@ -87,9 +89,10 @@ impl Draft {
         let _ = write!(
             out,
             "\n[keys]\n# A second master key, for keys that are used in the appliance's memory.\nmemory_master = {}\n\
-             # Whether the master key may ever be moved to another token: decided here, and for good.\nbackup = false\n\n\
+             # Whether the master key may ever be moved to another token: decided here, and for good.\nbackup = {}\n\n\
              [custody]\n# So many of the {} custodians together give the PINs back.\nthreshold = {}\n",
             self.memory_master,
+            self.backup,
             self.custodians.len(),
             self.threshold
         );

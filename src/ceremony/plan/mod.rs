@@ -70,7 +70,7 @@ pub struct Keys {
     /// Also the second master key, for keys in `memory` residency.
     #[serde(default)]
     pub memory_master: bool,
-    /// Whether the master key may be moved to another token. Refused for now.
+    /// Whether the keys that a second token needs may be moved to one, wrapped by a key that the security officer made trusted.
     #[serde(default)]
     pub backup: bool,
 }

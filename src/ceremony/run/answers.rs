@@ -121,6 +121,10 @@ impl Ui for Answers {
             .filter(|name| !name.is_empty()))
     }
 
+    fn new_round(&mut self) {
+        self.people = None;
+    }
+
     fn words(&mut self, name: &str) -> Result<Option<Zeroizing<String>>, UiError> {
         let path = self.folder.join("words").join(name);
         if path.exists() {

@@ -36,7 +36,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use strongroom_hsm::ceremony::{self as hsm, Evidence};
-use strongroom_hsm::{HsmConfig, PinSource, SecretPin, TokenIdentity, TokenSelector};
+use strongroom_hsm::{HsmConfig, KeyShape, PinSource, SecretPin, TokenIdentity, TokenSelector};
 
 pub use answers::Answers;
 pub use error::RunError;
@@ -143,6 +143,10 @@ struct Ceremony<'a> {
     /// Where it stands.
     step: Step,
     pins: Option<Pins>,
+    /// A backup's two secrets, while they are known: the transport key, and the key that authenticates its file.
+    transport: Option<super::shares::Pins>,
+    /// Where a restoration's backup is.
+    backup: Option<PathBuf>,
     runtime: tokio::runtime::Runtime,
 }
 
@@ -270,6 +274,22 @@ impl Ceremony<'_> {
             .ok_or_else(|| RunError::refused("the transcript names no token yet"))
     }
 
+    /// The label that a token gets which this ceremony initialises: the plan's, and for a second token beside it one that tells them apart.
+    fn token_label(&self) -> String {
+        let label = &self.plan.token.label;
+        let spares = match (self.kind, &self.standing) {
+            (Kind::AddToken, Some(standing)) => standing.spares.len(),
+            _ => return label.clone(),
+        };
+        let end = format!("-{}", spares + 2);
+        // PKCS#11 has 32 bytes for it.
+        let mut room = 32 - end.len();
+        while !label.is_char_boundary(room.min(label.len())) {
+            room -= 1;
+        }
+        format!("{}{end}", &label[..room.min(label.len())])
+    }
+
     /// What the shares have in common that give the PINs back: those that this ceremony dealt, or else those in force before.
     fn deal(&self) -> Result<Deal, RunError> {
         if self.journal.is_done(Step::Pins) || self.standing.is_none() {
@@ -288,7 +308,8 @@ impl Ceremony<'_> {
 
     /// Whether the token that step `token` initialised is still there; its loss has to be told in so many words.
     fn check_token(&mut self) -> Result<(), RunError> {
-        if self.standing.is_none() && !self.journal.is_done(Step::Token) {
+        // Where the ceremony has a token of its own to initialise, that comes first.
+        if self.kind.steps().contains(&Step::Token) && !self.journal.is_done(Step::Token) {
             return Ok(());
         }
         let serial = self.token_serial()?;
@@ -310,6 +331,16 @@ impl Ceremony<'_> {
         Err(RunError::Refused(problem))
     }
 
+    /// What is demanded of the token's keys.
+    fn shape(&self) -> KeyShape {
+        match (self.kind, &self.standing) {
+            (Kind::Restore, _) => KeyShape::Moved,
+            (_, Some(standing)) => standing.shape(),
+            (_, None) if self.plan.keys.backup => KeyShape::Movable,
+            (_, None) => KeyShape::Fixed,
+        }
+    }
+
     /// For the token of this ceremony, with the user PIN from memory.
     fn hsm_config(&mut self) -> Result<HsmConfig, RunError> {
         let pins = self.pins()?;
@@ -321,7 +352,7 @@ impl Ceremony<'_> {
             queue: 64,
             call_deadline: Duration::from_mins(1),
             session_keys: 4,
-            shape: strongroom_hsm::KeyShape::Fixed,
+            shape: self.shape(),
         })
     }
 

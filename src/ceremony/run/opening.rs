@@ -76,6 +76,8 @@ pub(super) fn open<'a>(options: &Options, ui: &'a mut dyn Ui) -> Result<Ceremony
         ui,
         step: Step::Opening,
         pins: None,
+        transport: None,
+        backup: None,
     })
 }
 

@@ -40,7 +40,7 @@ pub(super) const ACT: Act = Act {
 
 /// Shares without a `done` line are of PINs that no token ever knew.
 fn recover(ceremony: &mut Ceremony<'_>) -> Result<Found, RunError> {
-    let removed = remove(ceremony)?;
+    let removed = remove(ceremony, custody::DEALT)?;
     Ok(Found {
         text: format!(
             "{} shares or pages of the interrupted step were removed; no token knows the PINs that they were of, and the step starts over",
@@ -51,9 +51,9 @@ fn recover(ceremony: &mut Ceremony<'_>) -> Result<Found, RunError> {
 }
 
 /// Takes away what an interrupted step dealt; the files' names.
-pub(super) fn remove(ceremony: &Ceremony<'_>) -> Result<Vec<String>, RunError> {
+pub(super) fn remove(ceremony: &Ceremony<'_>, folder: &str) -> Result<Vec<String>, RunError> {
     let mut removed = Vec::new();
-    for folder in [custody::folder(ceremony), ceremony.folder.join("pages")] {
+    for folder in [ceremony.folder.join(folder), ceremony.folder.join("pages")] {
         if !folder.exists() {
             continue;
         }
@@ -69,23 +69,25 @@ pub(super) fn remove(ceremony: &Ceremony<'_>) -> Result<Vec<String>, RunError> {
 
 fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
     let pins = shares::Pins::generate()?;
-    let outputs = deal_out(ceremony, &pins)?;
+    let outputs = deal_out(ceremony, &pins, custody::DEALT)?;
     ceremony.pins = Some(Pins::from(pins));
     Ok(outputs)
 }
 
-/// Splits the PINs and gives each custodian of the plan his share; for the `done` line.
+/// Splits two secrets and gives each custodian of the plan his share, in that folder of the ceremony's; for the `done` line.
 pub(super) fn deal_out(
     ceremony: &mut Ceremony<'_>,
     pins: &shares::Pins,
+    folder: &str,
 ) -> Result<Value, RunError> {
     let deal = ceremony.own_deal();
     let (dealt, commitments) = shares::split(&deal, pins)?;
-    disk::make_folder(&custody::folder(ceremony))?;
+    let folder = ceremony.folder.join(folder);
+    disk::make_folder(&folder)?;
     let mut files = Vec::new();
     for (share, custodian) in dealt.iter().zip(&deal.custodians) {
         let jwe = shares::seal(share, custodian)?;
-        let path = custody::file(ceremony, custodian);
+        let path = folder.join(custody::name(custodian));
         disk::write(&path, jwe.as_bytes(), 0o600)?;
         let page = if ceremony.paper {
             let page = page::write(&ceremony.folder, share, custodian, &ceremony.plan.name)?;

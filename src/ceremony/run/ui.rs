@@ -87,6 +87,9 @@ pub trait Ui {
     /// Which of these people (their names) acts next; `None` if nobody is left to act.
     fn person(&mut self, text: &str, names: &[String]) -> Result<Option<String>, UiError>;
 
+    /// Shares are asked for, by [`Ui::person`], from the beginning.
+    fn new_round(&mut self) {}
+
     /// The words on a custodian's page, if he would rather type those than use his key.
     fn words(&mut self, _name: &str) -> Result<Option<Zeroizing<String>>, UiError> {
         Ok(None)

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use super::super::encoding::{hex, sha256, unbase64, unhex};
 use super::super::record::{
-    DestroyOutputs, InventoryOutputs, LaterOpeningOutputs, PinsRecord, PresentRecord, SharesRecord,
+    CopyOutputs, DestroyOutputs, ExportOutputs, InventoryOutputs, LaterOpeningOutputs, PinsRecord,
+    PresentRecord, RestoreOutputs, SharesRecord, TokenOutputs,
 };
 use super::super::{CeremonyId, Kind, Standing, Step};
 use super::chain::{Chain, Closed};
@@ -28,6 +30,9 @@ pub(super) fn problems(chain: &Chain) -> Problems {
     }
     match kind {
         Kind::Destroy => destroy(chain, &mut problems),
+        Kind::Backup => backup(chain, &mut problems),
+        Kind::AddToken => copy(chain, &mut problems),
+        Kind::Restore => restore(chain, &mut problems),
         Kind::Birth | Kind::ReplaceCustodian => {}
     }
     problems
@@ -92,6 +97,81 @@ fn destroy(chain: &Chain, problems: &mut Problems) {
     }
 }
 
+/// The transport key is shared as the PINs are, and the backup's keys are the appliance's.
+fn backup(chain: &Chain, problems: &mut Problems) {
+    if let Some((line, shares)) = facts::outputs::<PinsRecord>(chain, Step::Transport, problems)
+        && let Some(plan) = &chain.plan
+        && !facts::pins_fit(&shares, plan)
+    {
+        problems.push((
+            line,
+            "the transport key's commitments are not of the plan's custodians and threshold".into(),
+        ));
+    }
+    if let (Some((line, export)), Some(close)) = (
+        facts::outputs::<ExportOutputs>(chain, Step::Export, problems),
+        &chain.close,
+    ) {
+        let summary = &close.fields.summary;
+        if unhex::<32>(&export.backup_sha256).is_none() {
+            problems.push((
+                line,
+                "`backup_sha256` is not 64 lower-case hexadecimal digits".into(),
+            ));
+        }
+        if export.keys.iter().any(|key| !summary.keys.contains(key)) {
+            problems.push((line, "a key of the backup is none of the summary".into()));
+        }
+    }
+}
+
+/// The second token has the first one's keys, and an audit key of its own.
+fn copy(chain: &Chain, problems: &mut Problems) {
+    let second = facts::outputs::<TokenOutputs>(chain, Step::SecondToken, problems);
+    let Some((line, copy)) = facts::outputs::<CopyOutputs>(chain, Step::Copy, problems) else {
+        return;
+    };
+    if second.is_some_and(|(_, second)| second.token != copy.token) {
+        problems.push((
+            line,
+            "the copy is on another token than the one that was initialised for it".into(),
+        ));
+    }
+    let audit_key = unbase64(&copy.audit_key).map(|spki| hex(&sha256(&spki)));
+    if audit_key.is_none() || !copy.keys.iter().any(|key| key.sha256 == audit_key) {
+        problems.push((line, "the copy's audit key is none of its keys".into()));
+    }
+    facts::evidence_fits(line, &copy.keys, &copy.objects, problems);
+    if let Some(close) = &chain.close {
+        for key in &close.fields.summary.keys {
+            if !OWN.contains(&key.label.as_str()) && !copy.keys.contains(key) {
+                problems.push((line, format!("the copy lacks the key {:?}", key.label)));
+            }
+        }
+    }
+}
+
+/// Labels of the keys that each token makes for itself.
+const OWN: [&str; 2] = ["strongroom-audit", "strongroom-wrapping"];
+
+/// The keys that came by the backup are those that were there; the audit key is new, and both are named.
+fn restore(chain: &Chain, problems: &mut Problems) {
+    if let (Some((line, restored)), Some(close)) = (
+        facts::outputs::<RestoreOutputs>(chain, Step::Keys, problems),
+        &chain.close,
+    ) {
+        if restored.new_audit_key != close.fields.audit_key {
+            problems.push((line, "the new audit key is not that of the summary".into()));
+        }
+        if unhex::<32>(&restored.backup_sha256).is_none() {
+            problems.push((
+                line,
+                "`backup_sha256` is not 64 lower-case hexadecimal digits".into(),
+            ));
+        }
+    }
+}
+
 /// What does not fit between a transcript and the one that it goes on from.
 pub(super) fn link(chain: &Chain, before: &Standing) -> Problems {
     let mut problems = Vec::new();
@@ -129,8 +209,24 @@ pub(super) fn link(chain: &Chain, before: &Standing) -> Problems {
             "the shares in force are not those that the transcript before left".into(),
         ));
     }
+    if let Some((line, restored)) =
+        facts::outputs::<RestoreOutputs>(chain, Step::Keys, &mut Vec::new())
+        && kind == Kind::Restore
+        && restored.old_audit_key != before.audit_key
+    {
+        problems.push((
+            line,
+            "the old audit key is not that of the transcript before".into(),
+        ));
+    }
     if let Some(close) = &chain.close {
-        for what in changed(close, before) {
+        // A spare may be at work in place of the token.
+        let spare = before
+            .spares
+            .iter()
+            .find(|spare| spare.token == close.fields.summary.token)
+            .and_then(|spare| before.with(spare));
+        for what in changed(close, spare.as_ref().unwrap_or(before)) {
             if !may_change(kind).contains(&what) {
                 problems.push((
                     close.line,
@@ -146,7 +242,13 @@ pub(super) fn link(chain: &Chain, before: &Standing) -> Problems {
 /// for other labels than before.
 fn may_change(kind: Kind) -> &'static [&'static str] {
     match kind {
-        Kind::Birth | Kind::ReplaceCustodian | Kind::Destroy => &[],
+        Kind::Birth | Kind::ReplaceCustodian | Kind::Backup | Kind::AddToken | Kind::Destroy => &[],
+        Kind::Restore => &[
+            "token",
+            "audit_key",
+            "strongroom-audit",
+            "strongroom-wrapping",
+        ],
     }
 }
 
@@ -180,6 +282,11 @@ fn changed<'a>(close: &'a Closed, before: &'a Standing) -> Vec<&'a str> {
     changed
 }
 
+/// The second token that this ceremony added.
+pub(super) fn spare(chain: &Chain) -> Option<CopyOutputs> {
+    serde_json::from_value(chain.outputs(Step::Copy)?.clone()).ok()
+}
+
 /// How things stand after a transcript that has no faults.
 pub(super) fn standing(chain: &Chain, sha256: &str) -> Option<Standing> {
     let close = chain.close.as_ref()?;
@@ -204,11 +311,13 @@ pub(super) fn standing(chain: &Chain, sha256: &str) -> Option<Standing> {
         sha256: sha256.to_owned(),
         ceremony_id: id,
         kind: chain.kind?,
+        moved: chain.kind == Some(Kind::Restore),
         mode: chain.mode?,
         plan: chain.plan.clone()?,
         signatures: chain.plan_signatures.clone(),
         shares,
         summary: close.fields.summary.clone(),
+        spares: spare(chain).into_iter().collect(),
         audit_key: close.fields.audit_key.clone(),
     })
 }

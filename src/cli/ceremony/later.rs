@@ -45,6 +45,41 @@ pub(super) fn replace_custodian(
     carry_out(&args.later, task, args.paper, format)
 }
 
+#[derive(Args, Debug)]
+pub(super) struct RestoreArgs {
+    /// The folder of the ceremony that made the backup: backup.jsonl and transport-shares/
+    backup: PathBuf,
+    #[command(flatten)]
+    later: LaterArgs,
+    /// Also write each custodian's share of the new PINs as words and a QR code on a page to be printed
+    #[arg(long)]
+    paper: bool,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct BackupArgs {
+    #[command(flatten)]
+    later: LaterArgs,
+    /// Also write each custodian's share of the transport key as words and a QR code on a page to be printed
+    #[arg(long)]
+    paper: bool,
+}
+
+pub(super) fn backup(args: &BackupArgs, format: Format) -> Result<(), Failure> {
+    carry_out(&args.later, Task::Backup, args.paper, format)
+}
+
+pub(super) fn restore(args: &RestoreArgs, format: Format) -> Result<(), Failure> {
+    let task = Task::Restore {
+        backup: args.backup.clone(),
+    };
+    carry_out(&args.later, task, args.paper, format)
+}
+
+pub(super) fn add_token(args: &LaterArgs, format: Format) -> Result<(), Failure> {
+    carry_out(args, Task::AddToken, false, format)
+}
+
 pub(super) fn destroy(args: &LaterArgs, format: Format) -> Result<(), Failure> {
     carry_out(args, Task::Destroy, false, format)
 }

@@ -65,6 +65,24 @@ enum Action {
         The PINs stay what they are: M old shares would still give them. Have the old shares destroyed."
     )]
     ReplaceCustodian(later::ReplaceCustodianArgs),
+    /// Wrap the keys that a second token needs under a transport key that the custodians share; only where the plan chose it at their birth
+    #[command(
+        after_help = "Example:\n  strongroom ceremony backup --after /var/lib/strongroom-ceremony --dir /media/stick/backup-1\n\n\
+        DIR/backup.jsonl and DIR/transport-shares/ are the backup. Back up the store too, and keep it apart."
+    )]
+    Backup(later::BackupArgs),
+    /// Copy the keys to a second token of the same kind, with the same PINs and nothing left on a disc
+    #[command(
+        after_help = "Example:\n  strongroom ceremony add-token --after /var/lib/strongroom-ceremony --dir /var/lib/strongroom-ceremony-2\n\n\
+        docs/ceremony.md says how the second token takes over when the first is lost."
+    )]
+    AddToken(later::LaterArgs),
+    /// Bring a backup's keys into another token of the same kind, which takes the place of the one that is lost
+    #[command(
+        after_help = "Example:\n  strongroom ceremony restore /media/stick/backup-1 --after /media/stick/backup-1 --dir /var/lib/strongroom-ceremony-3\n\n\
+        --after is the folder of the last ceremony, the backup's own or a later one. The newest copy of the store must be in its place."
+    )]
+    Restore(later::RestoreArgs),
     /// Destroy every object on the token, with evidence; nothing can be decrypted afterwards
     #[command(
         after_help = "Example:\n  strongroom ceremony destroy --after /var/lib/strongroom-ceremony --dir /var/lib/strongroom-ceremony-end\n\n\
@@ -96,6 +114,9 @@ pub(super) fn run(args: &CeremonyArgs, format: Format) -> Result<(), Failure> {
         Action::Rehearse(args) => run::rehearse(args, format),
         Action::Revise(args) => revise::run(args, format),
         Action::ReplaceCustodian(args) => later::replace_custodian(args, format),
+        Action::Backup(args) => later::backup(args, format),
+        Action::AddToken(args) => later::add_token(args, format),
+        Action::Restore(args) => later::restore(args, format),
         Action::Destroy(args) => later::destroy(args, format),
         Action::Verify(args) => verify::run(args, format),
         Action::Report(args) => verify::report(args, format),

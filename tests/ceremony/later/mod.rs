@@ -1,9 +1,11 @@
 //! Ceremonies of an appliance that has its keys: each on a real token, from start to end, with power cuts, and its transcript checked by
 //! both programs together with those before it.
 //!
+//! - `backup`: the keys come to another token, which serves
 //! - `destroy`: every object goes, with evidence
 //! - `replace`: the PINs shared anew
 
+mod backup;
 mod destroy;
 mod replace;
 
@@ -13,12 +15,19 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
-use crate::rig::{Room, Running, describe, lines, repair_token_files, stderr};
+use strongroom::ceremony::record::PinsRecord;
+use strongroom::ceremony::shares::{self, Added, Deal};
+use strongroom::ceremony::{CeremonyId, Mode, Recovery};
+
+use crate::rig::{People, Room, Running, describe, lines, repair_token_files, stderr};
 use crate::support;
 
 /// A room whose ceremony is over: an appliance that could serve.
 pub fn born() -> Room {
-    let room = Room::new();
+    to_the_end(Room::new())
+}
+
+pub fn to_the_end(room: Room) -> Room {
     room.run_to_the_certificate();
     room.sign_certificate();
     room.run_to_the_end();
@@ -91,6 +100,30 @@ impl<'a> Later<'a> {
             .find(|line| line["type"] == "done" && line["step"] == step)
             .unwrap_or_else(|| panic!("{step} is not done"))["outputs"]
             .clone()
+    }
+
+    /// A backup's transport key and its companion, from three shares.
+    pub fn transport_secrets(&self) -> Vec<Vec<u8>> {
+        let transcript = self.transcript();
+        let id = CeremonyId::parse(transcript[0]["ceremony_id"].as_str().unwrap()).unwrap();
+        let outputs = self.outputs("transport");
+        let record: PinsRecord = serde_json::from_value(serde_json::json!({
+            "threshold": outputs["threshold"],
+            "commitments": outputs["commitments"],
+        }))
+        .unwrap();
+        let deal = Deal::new(&self.room.plan(), id, Mode::Ceremony);
+        let mut recovery = Recovery::new(deal, record.commitments).unwrap();
+        for name in ["Alice", "Dave", "Erin"] {
+            let key = People::all().key(name);
+            let file = format!("{}.jwe", key.participant().fingerprint());
+            let share = fs::read_to_string(self.dir.join("transport-shares").join(file)).unwrap();
+            let share = shares::open(share.trim(), &key).unwrap();
+            if let Added::Complete(secrets) = recovery.add(share) {
+                return vec![secrets.so.to_vec(), secrets.user.to_vec()];
+            }
+        }
+        panic!("three shares do not give it back");
     }
 
     /// The power goes when each of these lines has been written, and once more at the end; each run goes on.

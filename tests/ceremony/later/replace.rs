@@ -26,7 +26,7 @@ fn revised(room: &Room) -> String {
     path.to_str().unwrap().to_owned()
 }
 
-fn sign(path: &Path) {
+pub fn sign(path: &Path) {
     let plan = Plan::load(path).unwrap();
     for (_, person) in plan.participants() {
         PlanSignature::make(&plan, &People::all().key(person.name()))

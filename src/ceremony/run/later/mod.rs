@@ -8,9 +8,12 @@
 //!
 //! To add a kind: a variant of [`Kind`] with its steps, a [`Task`], a line in [`acts`], and its facts in `verify/later.rs`.
 
+mod add_token;
+mod backup;
 mod destroy;
 mod opening;
 mod reshare;
+mod restore;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -54,6 +57,15 @@ pub enum Task {
         /// The new plan; its signatures are beside it.
         plan: PathBuf,
     },
+    /// The keys that a second token needs come out.
+    Backup,
+    /// They come into a second token.
+    AddToken,
+    /// They come into another token.
+    Restore {
+        /// The folder of the ceremony that made the backup.
+        backup: PathBuf,
+    },
     /// The token is emptied.
     Destroy,
 }
@@ -62,12 +74,39 @@ impl Task {
     fn kind(&self) -> Kind {
         match self {
             Self::ReplaceCustodian { .. } => Kind::ReplaceCustodian,
+            Self::Backup => Kind::Backup,
+            Self::AddToken => Kind::AddToken,
+            Self::Restore { .. } => Kind::Restore,
             Self::Destroy => Kind::Destroy,
         }
     }
 }
 
 static REPLACE_CUSTODIAN: [Act; 3] = [opening::ACT, reshare::ACT, closing::ACT];
+static BACKUP: [Act; 4] = [
+    opening::ACT,
+    backup::TRANSPORT,
+    backup::EXPORT,
+    closing::ACT,
+];
+static ADD_TOKEN: [Act; 4] = [
+    opening::ACT,
+    add_token::TOKEN,
+    add_token::COPY,
+    closing::ACT,
+];
+static RESTORE: [Act; 10] = [
+    opening::ACT,
+    restore::PINS,
+    restore::TOKEN,
+    restore::KEYS,
+    super::evidence::ACT,
+    restore::STORE,
+    restore::IDENTITY,
+    super::trial::ACT,
+    super::runtime_pin::ACT,
+    closing::ACT,
+];
 static DESTROY: [Act; 5] = [
     opening::ACT,
     destroy::INVENTORY,
@@ -80,6 +119,9 @@ fn acts(kind: Kind) -> &'static [Act] {
     match kind {
         Kind::Birth => &super::BIRTH,
         Kind::ReplaceCustodian => &REPLACE_CUSTODIAN,
+        Kind::Backup => &BACKUP,
+        Kind::AddToken => &ADD_TOKEN,
+        Kind::Restore => &RESTORE,
         Kind::Destroy => &DESTROY,
     }
 }
@@ -178,6 +220,11 @@ fn open<'a>(options: &LaterOptions, ui: &'a mut dyn Ui) -> Result<Ceremony<'a>, 
     let before = Before::load(&options.after)?;
     let kind = options.task.kind();
     let (plan, signatures) = plan(&options.task, &before.standing)?;
+    if matches!(kind, Kind::Backup | Kind::AddToken | Kind::Restore) && !plan.keys.backup {
+        return Err(RunError::refused(
+            "the plan decided at the keys' birth that there is no backup ([keys] backup = false): they can't leave their token, and nothing can change that now",
+        ));
+    }
     let mode = before.standing.mode;
     if options.rehearsal.is_some() != (mode == Mode::Rehearsal) {
         return Err(RunError::refused(
@@ -190,7 +237,7 @@ fn open<'a>(options: &LaterOptions, ui: &'a mut dyn Ui) -> Result<Ceremony<'a>, 
             .map_err(|error| RunError::file(path, error))
     };
     let (folder, after) = (canonical(&options.folder)?, canonical(&options.after)?);
-    let site = match &options.rehearsal {
+    let mut site = match &options.rehearsal {
         Some(module) => {
             let first = rehearsal_folder(&after)?.unwrap_or_else(|| after.clone());
             let path = first.display().to_string();
@@ -199,6 +246,12 @@ fn open<'a>(options: &LaterOptions, ui: &'a mut dyn Ui) -> Result<Ceremony<'a>, 
         }
         None => Site::planned(&plan),
     };
+    let backup = match &options.task {
+        Task::Restore { backup } => Some(canonical(backup)?),
+        _ => None,
+    };
+    // The plan names the first one; what is initialised later is another.
+    site.serial = None;
     let journal = if transcript::path(&folder).exists() {
         resume(&folder, kind, &plan, &before.standing)?
     } else {
@@ -219,13 +272,14 @@ fn open<'a>(options: &LaterOptions, ui: &'a mut dyn Ui) -> Result<Ceremony<'a>, 
             },
         )?
     };
+    let standing = at_work(&site, before.standing, &journal)?;
     Ok(Ceremony {
         kind,
         acts: acts(kind),
         runtime: super::opening::runtime()?,
         plan,
         mode,
-        standing: Some(before.standing),
+        standing: Some(standing),
         folder,
         site,
         paper: options.paper,
@@ -233,7 +287,36 @@ fn open<'a>(options: &LaterOptions, ui: &'a mut dyn Ui) -> Result<Ceremony<'a>, 
         ui,
         step: Step::Opening,
         pins: None,
+        transport: None,
+        backup,
     })
+}
+
+/// As things stand with the token that is there: the first, or where that is missing, the one of its spares that is in its place.
+fn at_work(site: &Site, standing: Standing, journal: &Journal) -> Result<Standing, RunError> {
+    if standing.spares.is_empty() {
+        return Ok(standing);
+    }
+    // Once a ceremony has begun with one, it goes on with that one.
+    let begun = journal
+        .outputs(Step::Opening)
+        .and_then(|outputs| outputs["token_serial"].as_str().map(str::to_owned));
+    let serials: Vec<String> = match begun {
+        Some(serial) => vec![serial],
+        None => strongroom_hsm::ceremony::slots(&site.module)?
+            .into_iter()
+            .map(|slot| slot.token.serial)
+            .collect(),
+    };
+    if serials.contains(&standing.summary.token.serial) {
+        return Ok(standing);
+    }
+    let with = standing
+        .spares
+        .iter()
+        .find(|spare| serials.contains(&spare.token.serial))
+        .and_then(|spare| standing.with(spare));
+    Ok(with.unwrap_or(standing))
 }
 
 /// The plan in force, or the one that takes its place.
