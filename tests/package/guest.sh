@@ -50,7 +50,7 @@ identities = ["dns:client.test"]
 keys = ["*"]
 operations = ["*", "global"]
 EOF
-export STRONGROOM_ADDR=https://localhost:8200 STRONGROOM_CACERT=/root/ca.pem STRONGROOM_CLIENT_CERT=/root/client.pem STRONGROOM_CLIENT_KEY=/root/client.key
+export STRONGROOM_ADDR=https://127.0.0.1:8200 STRONGROOM_CACERT=/root/ca.pem STRONGROOM_CLIENT_CERT=/root/client.pem STRONGROOM_CLIENT_KEY=/root/client.key
 
 systemctl start strongroom
 fact started "$(systemctl is-active strongroom.service strongroom.socket | tr '\n' ' ')"
@@ -70,9 +70,9 @@ fact user "$(id -u strongroom)"
 fact threads "$(ls /proc/"$pid"/task | wc -l)"
 fact namespaces "$(for kind in mnt net ipc user; do [ "$(readlink /proc/"$pid"/ns/$kind)" = "$(readlink /proc/1/ns/$kind)" ] || echo $kind; done | paste -sd,)"
 
-# In its mount namespace, as its user, without landlock: every file and folder that it could write to.
+# In its mount namespace, as its user, without landlock: every file and folder that it could write to (a socket is only talked to).
 writable=$(nsenter --target "$pid" --mount -- /bin/bash -c '
-    cd / && exec setpriv --reuid strongroom --regid strongroom --clear-groups find / -path /proc -prune -o -writable ! -type l -print' 2>/dev/null |
+    cd / && exec setpriv --reuid strongroom --regid strongroom --clear-groups find / -path /proc -prune -o -writable ! -type l ! -type s -print' 2>/dev/null |
     grep -vE '^/dev/(null|zero|full|random|urandom|tty|ptmx|pts/ptmx)$' | grep -v '^/var/lib/strongroom\(/\|$\)' || true)
 fact writable.elsewhere "${writable:-none}"
 fact writable.state "$(nsenter --target "$pid" --mount -- setpriv --reuid strongroom --regid strongroom --clear-groups test -w /var/lib/strongroom && echo yes)"
