@@ -33,6 +33,7 @@ KINDS = {
     ],
     "replace-custodian": ["opening", "pins", "closing"],
     "backup": ["opening", "transport", "export", "closing"],
+    "add-token": ["opening", "second-token", "copy", "closing"],
     "restore": [
         "opening", "pins", "token", "keys", "evidence", "store", "identity", "trial", "runtime-pin", "closing",
     ],
@@ -45,9 +46,11 @@ KINDS = {
 SEALED_BEFORE = {"destroy": "destroy"}
 # What in the summary may differ from the transcript before.
 MAY_CHANGE = {
-    "replace-custodian": set(), "backup": set(), "destroy": set(), "rotate-master": set(),
+    "replace-custodian": set(), "backup": set(), "add-token": set(), "destroy": set(), "rotate-master": set(),
     "restore": {"token", "audit_key", "strongroom-audit", "strongroom-wrapping"},
 }
+# Labels of the keys that each token makes for itself.
+OWN = ("strongroom-audit", "strongroom-wrapping")
 # What a rotation of the master key replaces.
 ROTATED = re.compile(r"strongroom-(master|transfer|memory-master)(-[0-9]+)?")
 HEAD = {"type": str, "seq": int, "time": str, "mode": str, "prev": str}
@@ -120,6 +123,7 @@ class Transcript:
         self.plan_text = None
         self.people = []
         self.outputs = {}
+        self.spares = []  # second tokens with the same keys and PINs
         self.begun = None
         self.closed = None  # the close line, its seq and hash
         self.signatures = 0
@@ -312,6 +316,15 @@ class Transcript:
             export = self.outputs["export"]
             unhex(export["backup_sha256"], 32)
             need(all(the_key(key) in keys for key in export["keys"]), "export: a key that is none of the summary")
+        if self.kind == "add-token":
+            copy = self.outputs["copy"]
+            need(the_token(copy["token"]) == the_token(self.outputs["second-token"]["token"]), "copy: on another token")
+            copied = [the_key(key) for key in copy["keys"]]
+            own = hashlib.sha256(unbase64(copy["audit_key"])).hexdigest()
+            need(own in [digest for _, _, _, digest in copied], "copy: its audit key is none of its keys")
+            self.evidence(copy, the_token(copy["token"]), copied)
+            need(all(key in copied for key in keys if key[1] not in OWN), "copy: a key is missing")
+            self.spares = [copy]
         if self.kind == "restore":
             restored = self.outputs["keys"]
             unhex(restored["backup_sha256"], 32)
@@ -344,7 +357,7 @@ class Transcript:
         objects = [the_object(one) for one in evidence["objects"]]
         need(
             {(label, spki) for _, label, spki, _ in keys if spki is not None}
-            == {(label, spki) for label, spki in objects if spki is not None},
+            == {(label, spki) for label, spki in objects if spki is not None and label != "strongroom-signing"},
             "evidence: the public keys are not those of step keys",
         )
         need({label for _, label, _, _ in keys} <= {label for label, _ in objects}, "evidence: a key has none")
@@ -366,7 +379,7 @@ class Transcript:
 
     def go_back(self, previous):
         """Holds it against the transcripts that it goes on from, back to the birth."""
-        this = self
+        this, links = self, []
         while this.previous is not None:
             if this.previous not in previous:
                 self.problems.append(f"the transcript that it goes on from is not given: {this.previous}")
@@ -378,8 +391,13 @@ class Transcript:
                 return
             if not (this.plan and this.closed):
                 return  # said already
-            self.guard(f"after the transcript {this.previous}", this.link, before)
+            links.append((this, before))
             this = before
+        # From the oldest on: what stood after it, and whether the next one fits that.
+        for this, before in reversed(links):
+            if not self.guard(f"after the transcript {this.previous}", this.link, before):
+                return
+            this.spares = ([] if this.kind == "restore" else before.spares) + this.spares
 
     def link(self, before):
         need(before.kind != "destroy", "it was one that destroyed the keys")
@@ -399,6 +417,12 @@ class Transcript:
         if self.kind == "restore":
             need(self.outputs["keys"]["old_audit_key"] == before.closed[0]["audit_key"], "the old audit key is another")
         (now, audit_key), (then, old_key) = ((one.closed[0]["summary"], one.closed[0]["audit_key"]) for one in (self, before))
+        for spare in before.spares:
+            moved = [key for key in then["keys"] if key["label"] not in OWN]
+            if the_token(spare["token"]) == the_token(now["token"]) and all(key in spare["keys"] for key in moved):
+                # The spare is at work in place of the token.
+                then, old_key = then | {"token": spare["token"], "keys": spare["keys"]}, spare["audit_key"]
+                break
         keys, old_keys = ({key["label"]: the_key(key) for key in summary["keys"]} for summary in (now, then))
         changed = {name for name in ("token", "store_id") if now[name] != then[name]}
         changed |= {"audit_key"} if audit_key != old_key else set()

@@ -16,7 +16,7 @@ use cryptoki::object::ObjectHandle;
 use cryptoki::session::Session;
 use cryptoki_sys::{
     CK_ATTRIBUTE, CK_ATTRIBUTE_TYPE, CK_FUNCTION_LIST, CK_GCM_PARAMS, CK_MECHANISM,
-    CK_MECHANISM_TYPE, CK_RV, CK_ULONG, CK_UNAVAILABLE_INFORMATION, CKA_UNWRAP_TEMPLATE,
+    CK_MECHANISM_TYPE, CK_RV, CK_ULONG, CK_UNAVAILABLE_INFORMATION, CKA_ID, CKA_UNWRAP_TEMPLATE,
     CKM_AES_GCM,
 };
 
@@ -83,9 +83,41 @@ impl Raw {
         public: impl Iterator<Item = &'a Rule>,
         private: impl Iterator<Item = &'a Rule>,
     ) -> Result<(ObjectHandle, ObjectHandle)> {
-        let mut mechanism = plain_mechanism(mechanism);
-        let mut public = Template::new(public);
+        self.key_pair(
+            session,
+            mechanism,
+            Template::new(public),
+            Template::new(private),
+        )
+    }
+
+    /// The same, with a `CKA_ID` for the private key.
+    pub(crate) fn generate_key_pair_with_id<'a>(
+        &self,
+        session: &Session,
+        mechanism: CK_MECHANISM_TYPE,
+        public: impl Iterator<Item = &'a Rule>,
+        private: impl Iterator<Item = &'a Rule>,
+        id: &[u8; 16],
+    ) -> Result<(ObjectHandle, ObjectHandle)> {
         let mut private = Template::new(private);
+        // `id` outlives the call below, and with it the pointer.
+        private.attributes.push(CK_ATTRIBUTE {
+            type_: CKA_ID,
+            pValue: id.as_ptr().cast_mut().cast(),
+            ulValueLen: 16,
+        });
+        self.key_pair(session, mechanism, Template::new(public), private)
+    }
+
+    fn key_pair(
+        &self,
+        session: &Session,
+        mechanism: CK_MECHANISM_TYPE,
+        mut public: Template,
+        mut private: Template,
+    ) -> Result<(ObjectHandle, ObjectHandle)> {
+        let mut mechanism = plain_mechanism(mechanism);
         let (mut public_key, mut private_key) = (0, 0);
         // SAFETY: both templates own or borrow everything they point to until after the call; lengths are the vectors' own.
         unsafe {

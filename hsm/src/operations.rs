@@ -1,6 +1,7 @@
 //! What the token does for callers, on one session: `Conn` is that session with its keys and its unwrapped KEKs.
 
 mod kek;
+mod signing;
 mod transfer;
 
 use std::num::NonZeroUsize;
@@ -35,6 +36,8 @@ pub(crate) struct Conn {
     shape: KeyShape,
     /// Unwrapped KEKs: session objects, which die with the session.
     cache: LruCache<[u8; 16], ObjectHandle>,
+    /// Signing keys that were found and checked: token objects, which stay when they fall out of here.
+    signing: LruCache<[u8; 16], ObjectHandle>,
     canary: Canary,
 }
 
@@ -63,6 +66,7 @@ impl Conn {
             abilities,
             shape,
             cache: LruCache::new(capacity),
+            signing: LruCache::new(capacity),
             canary,
         })
     }

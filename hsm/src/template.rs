@@ -474,6 +474,8 @@ pub(crate) const KWP_TEST_TARGET: &[Rule] = rules! {
     Always CKA_EXTRACTABLE = YES;
 };
 
+pub(crate) mod signing;
+
 /// The keys that every appliance has, in the order of their making; those of [`OPTIONAL`] come on request.
 pub(crate) const REQUIRED: [&KeySpec; 4] = [&MASTER, &STORE, &AUDIT, &WRAPPING];
 

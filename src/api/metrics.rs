@@ -1,5 +1,6 @@
 //! Counters and latencies, as Prometheus reads them.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::time::Duration;
 
@@ -13,6 +14,10 @@ use prometheus_client::registry::{Registry, Unit};
 use strongroom_hsm::HsmState;
 
 use super::App;
+use crate::tls;
+
+mod lifecycle;
+use lifecycle::Lifecycles;
 
 /// Everything that is counted. Labels come from the route table only, so their number is bounded.
 pub(super) struct Metrics {
@@ -34,6 +39,9 @@ pub(super) struct Metrics {
     key_versions: Gauge<i64, AtomicI64>,
     key_versions_moved: Gauge<i64, AtomicI64>,
     uptime: Gauge<i64, AtomicI64>,
+    hardening: Family<MeasureLabel, Gauge<i64, AtomicI64>>,
+    tls_not_after: Family<FileLabel, Gauge<i64, AtomicI64>>,
+    lifecycle: Lifecycles,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -48,7 +56,18 @@ struct OperationLabel {
     operation: &'static str,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct MeasureLabel {
+    measure: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct FileLabel {
+    file: &'static str,
+}
+
 impl Metrics {
+    #[allow(clippy::too_many_lines, reason = "one registration after the other")]
     pub(super) fn new() -> Self {
         let mut registry = Registry::with_prefix("strongroom");
         let new_histogram: fn() -> Histogram =
@@ -69,6 +88,9 @@ impl Metrics {
             key_versions: Gauge::default(),
             key_versions_moved: Gauge::default(),
             uptime: Gauge::default(),
+            hardening: Family::default(),
+            tls_not_after: Family::default(),
+            lifecycle: Lifecycles::default(),
             registry: Registry::default(),
         };
         registry.register(
@@ -135,6 +157,18 @@ impl Metrics {
             Unit::Seconds,
             metrics.uptime.clone(),
         );
+        registry.register(
+            "hardening",
+            "1: the process is hardened in this way; 0: it could not be, the log says why",
+            metrics.hardening.clone(),
+        );
+        registry.register_with_unit(
+            "tls_not_after",
+            "When the first of the file's certificates or lists ends, since 1970",
+            Unit::Seconds,
+            metrics.tls_not_after.clone(),
+        );
+        metrics.lifecycle.register(&mut registry);
         Self {
             registry,
             ..metrics
@@ -165,6 +199,31 @@ impl Metrics {
         }
     }
 
+    /// A signing key went from one state to another.
+    pub(super) fn transition(&self, key: &str, from: &'static str, to: &'static str) {
+        self.lifecycle.transition(key, from, to);
+    }
+
+    /// Of the TLS files as they are now. Of one that can't be read there is no figure: an alert on its absence would be one on a file half written.
+    fn set_ends(&self, app: &App) {
+        let files = &app.config.tls;
+        let mut ends: BTreeMap<&'static str, i64> = BTreeMap::new();
+        for expiry in tls::expiries(files).into_iter().flatten() {
+            let file = match expiry.file {
+                _ if expiry.is_crl => "crl",
+                file if file == files.certificate => "certificate",
+                _ => "client_ca",
+            };
+            let end = ends.entry(file).or_insert(i64::MAX);
+            *end = expiry.end.min(*end);
+        }
+        for (file, end) in ends {
+            self.tls_not_after
+                .get_or_create(&FileLabel { file })
+                .set(end);
+        }
+    }
+
     /// The whole exposition, in the `OpenMetrics` text format.
     pub(super) fn render(&self, app: &App, in_flight: usize) -> String {
         let gauge = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
@@ -185,6 +244,15 @@ impl Metrics {
             .set(in_force.map_or(0, |one| i64::from(one.number)));
         self.uptime
             .set(i64::try_from(app.started.elapsed().as_secs()).unwrap_or(i64::MAX));
+        for measure in app.hardening.measures() {
+            self.hardening
+                .get_or_create(&MeasureLabel {
+                    measure: measure.name,
+                })
+                .set(i64::from(measure.outcome.is_ok()));
+        }
+        self.lifecycle.set(app);
+        self.set_ends(app);
         let mut text = String::with_capacity(16 * 1024);
         // Writing to memory can't fail.
         let _ = encode(&mut text, &self.registry);

@@ -15,6 +15,8 @@ pub enum Kind {
     ReplaceCustodian,
     /// The keys that a second token needs come out, under a transport key that the custodians share.
     Backup,
+    /// They come into a second token beside the first, with nothing left on a disc.
+    AddToken,
     /// They come into another token, which takes the place of the one that is lost.
     Restore,
     /// Another master key takes the place of the one in force.
@@ -44,6 +46,8 @@ pub enum Step {
     Trust,
     Move,
     Retire,
+    SecondToken,
+    Copy,
     Inventory,
     Consent,
     Destroy,
@@ -52,10 +56,11 @@ pub enum Step {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Birth,
         Self::ReplaceCustodian,
         Self::Backup,
+        Self::AddToken,
         Self::Restore,
         Self::RotateMaster,
         Self::Destroy,
@@ -67,6 +72,7 @@ impl Kind {
             Self::Birth => "birth",
             Self::ReplaceCustodian => "replace-custodian",
             Self::Backup => "backup",
+            Self::AddToken => "add-token",
             Self::Restore => "restore",
             Self::RotateMaster => "rotate-master",
             Self::Destroy => "destroy",
@@ -96,6 +102,7 @@ impl Kind {
             ],
             Self::ReplaceCustodian => &[Step::Opening, Step::Pins, Step::Closing],
             Self::Backup => &[Step::Opening, Step::Transport, Step::Export, Step::Closing],
+            Self::AddToken => &[Step::Opening, Step::SecondToken, Step::Copy, Step::Closing],
             Self::Restore => &[
                 Step::Opening,
                 Step::Pins,
@@ -169,6 +176,8 @@ impl Step {
             Self::Trust => "trust",
             Self::Move => "move",
             Self::Retire => "retire",
+            Self::SecondToken => "second-token",
+            Self::Copy => "copy",
             Self::Inventory => "inventory",
             Self::Consent => "consent",
             Self::Destroy => "destroy",

@@ -94,6 +94,19 @@ pub struct ExportOutputs {
     pub keys: Vec<KeyRecord>,
 }
 
+/// Outputs of step `copy`: the second token, as it now is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyOutputs {
+    /// The token.
+    pub token: TokenRecord,
+    /// Every key on it.
+    pub keys: Vec<KeyRecord>,
+    /// Its own audit key: `SubjectPublicKeyInfo`, base64.
+    pub audit_key: String,
+    /// Every object on it.
+    pub objects: Vec<ObjectRecord>,
+}
+
 /// What a restoration's step `keys` records besides [`KeysOutputs`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestoreOutputs {

@@ -3,7 +3,7 @@
 use strongroom_hsm::KeyShape;
 
 use super::encoding::unbase64;
-use super::record::{SharesRecord, Summary};
+use super::record::{CopyOutputs, SharesRecord, Summary};
 use super::shares::Deal;
 use super::{CeremonyId, Kind, Mode, Plan, PlanSignature};
 
@@ -28,6 +28,8 @@ pub struct Standing {
     pub shares: SharesRecord,
     /// Token, keys and store.
     pub summary: Summary,
+    /// Second tokens that hold the same keys and take the same PINs.
+    pub spares: Vec<CopyOutputs>,
     /// The audit key, `SubjectPublicKeyInfo`, base64.
     pub audit_key: String,
 }
@@ -46,6 +48,41 @@ impl Standing {
             (true, false) => KeyShape::Movable,
             (true, true) => KeyShape::Moved,
         }
+    }
+
+    /// What was so before and still is: where the keys came from, and which second tokens take the same PINs.
+    pub(super) fn goes_on_from(&mut self, before: &Self) {
+        let at_work = before
+            .spares
+            .iter()
+            .any(|spare| spare.token == self.summary.token);
+        self.moved |= before.moved || at_work;
+        if self.kind != Kind::Restore {
+            let spares = before.spares.iter().cloned();
+            self.spares = spares.chain(self.spares.drain(..)).collect();
+        }
+    }
+
+    /// How things stand if that spare is at work in place of the token; none if it lacks keys that are in force now.
+    #[must_use]
+    pub fn with(&self, spare: &CopyOutputs) -> Option<Self> {
+        let own = ["strongroom-audit", "strongroom-wrapping"];
+        let moved = self
+            .summary
+            .keys
+            .iter()
+            .filter(|key| !own.contains(&key.label.as_str()));
+        let holds = moved.clone().all(|key| spare.keys.contains(key));
+        holds.then(|| Self {
+            moved: true,
+            audit_key: spare.audit_key.clone(),
+            summary: Summary {
+                token: spare.token.clone(),
+                keys: spare.keys.clone(),
+                store_id: self.summary.store_id.clone(),
+            },
+            ..self.clone()
+        })
     }
 
     /// The audit key, DER.

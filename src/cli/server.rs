@@ -14,7 +14,7 @@ use super::output::Format;
 use super::remote::block_on;
 use crate::audit::{Audit, Entry};
 use crate::config::Config;
-use crate::serve::{self, ServeOptions};
+use crate::serve::{self, ServeError, ServeOptions, harden};
 use crate::store::{Store, StoreError};
 
 /// The file that every command on the appliance itself reads.
@@ -34,6 +34,13 @@ pub(super) struct ConfigFile {
 impl ConfigFile {
     pub(super) fn load(&self) -> Result<Config, Failure> {
         Ok(Config::load(&self.config)?)
+    }
+
+    /// For what writes into the store, the audit log or a token that is files: root becomes their owner first, so that the server can open them.
+    pub(super) fn load_as_owner(&self) -> Result<Config, Failure> {
+        let config = self.load()?;
+        harden::become_owner(&config.hardening, &config.store).map_err(ServeError::from)?;
+        Ok(config)
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -74,32 +81,11 @@ pub(super) fn serve(args: &ServeArgs) -> Result<(), Failure> {
     start_log(args)?;
     private_files();
     let config = args.config.load()?;
-    if args.stop_with_stdin {
-        stop_with_stdin()?;
-    }
     let options = ServeOptions {
         addr_file: args.addr_file.clone(),
+        stop_with_stdin: args.stop_with_stdin,
     };
     Ok(serve::run(config, &options)?)
-}
-
-/// Watches standard input in a thread; its end becomes a SIGTERM to this process, which the server knows how to handle.
-fn stop_with_stdin() -> Result<(), Failure> {
-    let watch = || {
-        // Whatever is written there is of no interest; an error is an end too.
-        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
-        if let Err(error) =
-            nix::sys::signal::kill(nix::unistd::Pid::this(), nix::sys::signal::SIGTERM)
-        {
-            tracing::error!(%error, "standard input is closed, but the server can't be stopped");
-        }
-    };
-    std::thread::Builder::new()
-        .name("stdin".into())
-        .stack_size(64 * 1024)
-        .spawn(watch)
-        .map(drop)
-        .map_err(|error| Failure::new(Exit::Failed, format!("no thread: {error}")))
 }
 
 fn start_log(args: &ServeArgs) -> Result<(), Failure> {
@@ -157,7 +143,7 @@ pub(super) struct InitArgs {
 
 pub(super) fn init(args: &InitArgs, format: Format) -> Result<(), Failure> {
     private_files();
-    let config = args.config.load()?;
+    let config = args.config.load_as_owner()?;
     // Asked before the token is touched: keys without a store are half an appliance.
     if holds_something(&config.store) {
         return Err(StoreError::Exists(config.store).into());

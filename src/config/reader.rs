@@ -182,6 +182,32 @@ impl Section {
         }
     }
 
+    /// A duration that the environment may give too, under a name that operators know from elsewhere; it wins.
+    pub(super) fn duration_or_env(
+        &mut self,
+        key: &str,
+        env: (&str, Option<String>),
+        default: Duration,
+        least: Duration,
+    ) -> Duration {
+        let (name, given) = env;
+        let in_file = self.duration(key, default, least);
+        let Some(text) = given.filter(|text| !text.is_empty()) else {
+            return in_file;
+        };
+        let seconds = text.parse().ok().map(Duration::from_secs);
+        match seconds.or_else(|| parse_duration(&text)) {
+            Some(duration) if duration >= least => duration,
+            _ => {
+                let problem = format!(
+                    "{name} in the environment: expected seconds, or a duration like \"15m\", of at least {least:?}, found {text:?}"
+                );
+                self.problem(key, &problem);
+                in_file
+            }
+        }
+    }
+
     /// A required path.
     pub(super) fn path(&mut self, key: &str) -> Option<PathBuf> {
         self.required(key, "a path").map(|text| self.resolve(&text))
@@ -192,6 +218,24 @@ impl Section {
             .iter()
             .map(|text| self.resolve(text))
             .collect()
+    }
+
+    /// TCP ports.
+    pub(super) fn ports(&mut self, key: &str) -> Vec<u16> {
+        let Some(value) = self.table.remove(key) else {
+            return Vec::new();
+        };
+        let port = |item: &Value| {
+            let port = u16::try_from(item.as_integer()?).ok()?;
+            (port != 0).then_some(port)
+        };
+        let ports: Option<Vec<u16>> = value
+            .as_array()
+            .and_then(|array| array.iter().map(port).collect());
+        ports.unwrap_or_else(|| {
+            self.problem(key, &format!("expected a list of ports, found {value}"));
+            Vec::new()
+        })
     }
 
     pub(super) fn strings(&mut self, key: &str) -> Vec<String> {

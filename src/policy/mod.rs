@@ -39,13 +39,16 @@ pub enum Operation {
     Hash,
     Hmac,
     Verify,
+    Sign,
+    Jwt,
     Metrics,
     RotateMaster,
+    StatusPage,
 }
 
 impl Operation {
     /// Every operation, in the order of the documentation.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 23] = [
         Self::Create,
         Self::Read,
         Self::List,
@@ -64,8 +67,11 @@ impl Operation {
         Self::Hash,
         Self::Hmac,
         Self::Verify,
+        Self::Sign,
+        Self::Jwt,
         Self::Metrics,
         Self::RotateMaster,
+        Self::StatusPage,
     ];
 
     /// Whether it concerns the appliance as a whole and no key in particular.
@@ -78,6 +84,7 @@ impl Operation {
                 | Self::Hash
                 | Self::Metrics
                 | Self::RotateMaster
+                | Self::StatusPage
         )
     }
 }

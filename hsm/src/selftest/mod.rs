@@ -21,8 +21,8 @@ use crate::fault::Fault;
 use crate::keys::Keys;
 use crate::line::Line;
 use crate::session_key;
-use crate::template::KWP_TEST_TARGET;
-use crate::types::{HashAlgorithm, KeyUsage, MasterKind, OaepHash, Profile};
+use crate::template::{self, KWP_TEST_TARGET};
+use crate::types::{HashAlgorithm, KeyUsage, MasterKind, OaepHash, Profile, SigningKind};
 
 /// What the token was found able to do.
 #[derive(Clone, Debug)]
@@ -72,6 +72,11 @@ pub(crate) fn run(line: &Line, keys: &Keys, mechanisms: &[MechanismType]) -> Res
     let oaep_accepted = oaep(line)?;
     let preferred = best(&oaep_accepted);
     let kwp = kwp(line, mechanisms)?;
+    let mut signing = SigningKind::ALL.to_vec();
+    signing.retain(|kind| {
+        let mut needed = template::signing::spec(*kind).signs_with.iter();
+        needed.all(|(mechanism, _)| offered(*mechanism))
+    });
     ecdsa(line, keys)?;
     let narrow_session_keys = master(line, keys, preferred)?;
     Ok(Abilities {
@@ -82,6 +87,7 @@ pub(crate) fn run(line: &Line, keys: &Keys, mechanisms: &[MechanismType]) -> Res
             hmac,
             memory_master: keys.master(MasterKind::Memory).is_ok(),
             transfer: keys.generations.current().transfer.is_some(),
+            signing,
         },
         kwp,
         narrow_session_keys,

@@ -320,7 +320,10 @@ fn describe(body: &Body) -> (String, String) {
 
 /// Whether the step records the token's objects, which have a table of their own.
 fn lists_objects(step: super::Step) -> bool {
-    matches!(step, super::Step::Evidence | super::Step::Inventory)
+    matches!(
+        step,
+        super::Step::Evidence | super::Step::Inventory | super::Step::Copy
+    )
 }
 
 /// An object as lines of name and value.

@@ -13,6 +13,7 @@ mod disk;
 mod entropy;
 mod error;
 mod evidence;
+mod handover;
 mod identity;
 mod journal;
 mod keys;
@@ -274,6 +275,22 @@ impl Ceremony<'_> {
             .and_then(|outputs| outputs["token"]["serial"].as_str())
             .or_else(|| Some(self.standing.as_ref()?.summary.token.serial.as_str()))
             .ok_or_else(|| RunError::refused("the transcript names no token yet"))
+    }
+
+    /// The label that a token gets which this ceremony initialises: the plan's, and for a second token beside it one that tells them apart.
+    fn token_label(&self) -> String {
+        let label = &self.plan.token.label;
+        let spares = match (self.kind, &self.standing) {
+            (Kind::AddToken, Some(standing)) => standing.spares.len(),
+            _ => return label.clone(),
+        };
+        let end = format!("-{}", spares + 2);
+        // PKCS#11 has 32 bytes for it.
+        let mut room = 32 - end.len();
+        while !label.is_char_boundary(room.min(label.len())) {
+            room -= 1;
+        }
+        format!("{}{end}", &label[..room.min(label.len())])
     }
 
     /// What the shares have in common that give the PINs back: those that this ceremony dealt, or else those in force before.

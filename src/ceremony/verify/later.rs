@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use super::super::encoding::unhex;
+use super::super::encoding::{hex, sha256, unbase64, unhex};
 use super::super::record::{
-    DestroyOutputs, ExportOutputs, InventoryOutputs, LaterOpeningOutputs, MoveOutputs, PinsRecord,
-    PresentRecord, RestoreOutputs, RetireOutputs, SharesRecord, SuccessorOutputs,
+    CopyOutputs, DestroyOutputs, ExportOutputs, InventoryOutputs, LaterOpeningOutputs, MoveOutputs,
+    PinsRecord, PresentRecord, RestoreOutputs, RetireOutputs, SharesRecord, SuccessorOutputs,
+    TokenOutputs,
 };
 use super::super::{CeremonyId, Kind, Standing, Step};
 use super::chain::{Chain, Closed};
@@ -31,6 +32,7 @@ pub(super) fn problems(chain: &Chain) -> Problems {
     match kind {
         Kind::Destroy => destroy(chain, &mut problems),
         Kind::Backup => backup(chain, &mut problems),
+        Kind::AddToken => copy(chain, &mut problems),
         Kind::Restore => restore(chain, &mut problems),
         Kind::RotateMaster => rotate(chain, &mut problems),
         Kind::Birth | Kind::ReplaceCustodian => {}
@@ -124,6 +126,35 @@ fn backup(chain: &Chain, problems: &mut Problems) {
         }
     }
 }
+
+/// The second token has the first one's keys, and an audit key of its own.
+fn copy(chain: &Chain, problems: &mut Problems) {
+    let second = facts::outputs::<TokenOutputs>(chain, Step::SecondToken, problems);
+    let Some((line, copy)) = facts::outputs::<CopyOutputs>(chain, Step::Copy, problems) else {
+        return;
+    };
+    if second.is_some_and(|(_, second)| second.token != copy.token) {
+        problems.push((
+            line,
+            "the copy is on another token than the one that was initialised for it".into(),
+        ));
+    }
+    let audit_key = unbase64(&copy.audit_key).map(|spki| hex(&sha256(&spki)));
+    if audit_key.is_none() || !copy.keys.iter().any(|key| key.sha256 == audit_key) {
+        problems.push((line, "the copy's audit key is none of its keys".into()));
+    }
+    facts::evidence_fits(line, &copy.keys, &copy.objects, problems);
+    if let Some(close) = &chain.close {
+        for key in &close.fields.summary.keys {
+            if !OWN.contains(&key.label.as_str()) && !copy.keys.contains(key) {
+                problems.push((line, format!("the copy lacks the key {:?}", key.label)));
+            }
+        }
+    }
+}
+
+/// Labels of the keys that each token makes for itself.
+const OWN: [&str; 2] = ["strongroom-audit", "strongroom-wrapping"];
 
 /// The keys that came by the backup are those that were there; the audit key is new, and both are named.
 fn restore(chain: &Chain, problems: &mut Problems) {
@@ -246,7 +277,13 @@ pub(super) fn link(chain: &Chain, before: &Standing) -> Problems {
         ));
     }
     if let Some(close) = &chain.close {
-        for what in changed(kind, close, before) {
+        // A spare may be at work in place of the token.
+        let spare = before
+            .spares
+            .iter()
+            .find(|spare| spare.token == close.fields.summary.token)
+            .and_then(|spare| before.with(spare));
+        for what in changed(kind, close, spare.as_ref().unwrap_or(before)) {
             if !may_change(kind).contains(&what) {
                 problems.push((
                     close.line,
@@ -265,6 +302,7 @@ fn may_change(kind: Kind) -> &'static [&'static str] {
         Kind::Birth
         | Kind::ReplaceCustodian
         | Kind::Backup
+        | Kind::AddToken
         | Kind::RotateMaster
         | Kind::Destroy => &[],
         Kind::Restore => &[
@@ -311,6 +349,11 @@ fn changed<'a>(kind: Kind, close: &'a Closed, before: &'a Standing) -> Vec<&'a s
     changed
 }
 
+/// The second token that this ceremony added.
+pub(super) fn spare(chain: &Chain) -> Option<CopyOutputs> {
+    serde_json::from_value(chain.outputs(Step::Copy)?.clone()).ok()
+}
+
 /// How things stand after a transcript that has no faults.
 pub(super) fn standing(chain: &Chain, sha256: &str) -> Option<Standing> {
     let close = chain.close.as_ref()?;
@@ -341,6 +384,7 @@ pub(super) fn standing(chain: &Chain, sha256: &str) -> Option<Standing> {
         signatures: chain.plan_signatures.clone(),
         shares,
         summary: close.fields.summary.clone(),
+        spares: spare(chain).into_iter().collect(),
         audit_key: close.fields.audit_key.clone(),
     })
 }

@@ -1,7 +1,7 @@
 //! Checks a transcript without the HSM: years later, by a stranger.
 
 mod chain;
-mod facts;
+pub(super) mod facts;
 mod later;
 
 use super::encoding::{hex, sha256, unbase64};
@@ -120,45 +120,65 @@ pub(super) struct Resumed {
 
 /// Checks a whole transcript, and those that it goes on from.
 pub fn verify(transcript: &[u8], anchors: &Anchors) -> Verified {
-    let mut verified = alone(transcript, anchors);
-    let mut wanted = verified.previous.take();
-    let mut after = verified.chain.take();
+    let mut all = vec![alone(transcript, anchors)];
     // Each step back finds a file by its own hash, so this ends.
-    while let Some(sha256) = wanted {
+    while let Some(sha256) = all.last().and_then(|last| last.previous.clone()) {
         let Some(bytes) = find(&anchors.previous, &sha256) else {
-            verified.found.say(0, format!(
+            all[0].found.say(0, format!(
                 "the transcript that it goes on from (SHA-256 {sha256}) is not among those given as previous ones"
             ));
             break;
         };
-        let mut before = alone(bytes, &Anchors::default());
-        for problem in &before.found.problems {
-            verified
-                .found
-                .say(0, format!("the previous transcript {sha256}: {problem}"));
-        }
-        if let (Some(after), Some(standing)) = (&after, &before.found.standing) {
-            for (line, what) in later::link(after, standing) {
-                if verified.found.predecessors.is_empty() {
-                    verified.found.say(line, what);
-                } else {
-                    let what = format!("in a previous transcript: {what}");
-                    verified.found.say(0, what);
-                }
+        all.push(alone(bytes, &Anchors::default()));
+    }
+    // From the oldest on: what stood after it, and whether the next one fits that.
+    let mut before: Option<Alone> = None;
+    let mut predecessors = Vec::new();
+    let mut problems = Vec::new();
+    while let Some(mut this) = all.pop() {
+        let last = all.is_empty();
+        let mut say = |line: usize, what: String| {
+            problems.push(if last {
+                Problem { line, what }
+            } else {
+                let what = format!("the previous transcript {}: {what}", this.found.sha256);
+                Problem { line: 0, what }
+            });
+        };
+        for problem in &this.found.problems {
+            if last {
+                say(problem.line, problem.what.clone());
+            } else {
+                say(0, problem.to_string());
             }
         }
-        if let Some(standing) = &mut verified.found.standing {
-            standing.moved |= before.found.kind == Some(Kind::Restore);
+        if let Some(before) = before.take() {
+            if let Some(then) = &before.found.standing {
+                for (line, what) in later::link(&this.chain, then) {
+                    say(line, what);
+                }
+                if let Some(now) = &mut this.found.standing {
+                    now.goes_on_from(then);
+                }
+            }
+            predecessors.insert(
+                0,
+                Predecessor {
+                    kind: before.found.kind.map(Kind::name),
+                    sha256: before.found.sha256,
+                    ceremony_id: before.found.ceremony_id,
+                },
+            );
         }
-        verified.found.predecessors.push(Predecessor {
-            sha256,
-            kind: before.found.kind.map(Kind::name),
-            ceremony_id: before.found.ceremony_id.take(),
-        });
-        wanted = before.previous.take();
-        after = before.chain.take();
+        if last {
+            this.found.problems = problems;
+            this.found.predecessors = predecessors;
+            return this.found.finish();
+        }
+        before = Some(this);
     }
-    verified.found.finish()
+    // The list was never empty.
+    Verified::default()
 }
 
 fn find<'a>(transcripts: &'a [Vec<u8>], wanted: &str) -> Option<&'a [u8]> {
@@ -172,7 +192,7 @@ fn find<'a>(transcripts: &'a [Vec<u8>], wanted: &str) -> Option<&'a [u8]> {
 struct Alone {
     found: Verified,
     previous: Option<String>,
-    chain: Option<Chain>,
+    chain: Chain,
 }
 
 fn alone(transcript: &[u8], anchors: &Anchors) -> Alone {
@@ -235,7 +255,7 @@ fn alone(transcript: &[u8], anchors: &Anchors) -> Alone {
             .previous_sha256
             .clone()
             .filter(|_| chain.kind.is_some_and(Kind::is_later)),
-        chain: Some(chain),
+        chain,
         found: found.finish(),
     }
 }

@@ -77,6 +77,10 @@ pub(super) fn restore(args: &RestoreArgs, format: Format) -> Result<(), Failure>
     carry_out(&args.later, task, args.paper, format)
 }
 
+pub(super) fn add_token(args: &LaterArgs, format: Format) -> Result<(), Failure> {
+    carry_out(args, Task::AddToken, false, format)
+}
+
 #[derive(Args, Debug)]
 pub(super) struct RotateMasterArgs {
     #[command(flatten)]

@@ -71,6 +71,12 @@ enum Action {
         DIR/backup.jsonl and DIR/transport-shares/ are the backup. Back up the store too, and keep it apart."
     )]
     Backup(later::BackupArgs),
+    /// Copy the keys to a second token of the same kind, with the same PINs and nothing left on a disc
+    #[command(
+        after_help = "Example:\n  strongroom ceremony add-token --after /var/lib/strongroom-ceremony --dir /var/lib/strongroom-ceremony-2\n\n\
+        docs/ceremony.md says how the second token takes over when the first is lost."
+    )]
+    AddToken(later::LaterArgs),
     /// Bring a backup's keys into another token of the same kind, which takes the place of the one that is lost
     #[command(
         after_help = "Example:\n  strongroom ceremony restore /media/stick/backup-1 --after /media/stick/backup-1 --dir /var/lib/strongroom-ceremony-3\n\n\
@@ -116,6 +122,7 @@ pub(super) fn run(args: &CeremonyArgs, format: Format) -> Result<(), Failure> {
         Action::Revise(args) => revise::run(args, format),
         Action::ReplaceCustodian(args) => later::replace_custodian(args, format),
         Action::Backup(args) => later::backup(args, format),
+        Action::AddToken(args) => later::add_token(args, format),
         Action::Restore(args) => later::restore(args, format),
         Action::RotateMaster(args) => later::rotate_master(args, format),
         Action::Destroy(args) => later::destroy(args, format),

@@ -235,3 +235,66 @@ fn a_plan_without_backup_stays_without() {
     assert!(!output.status.success());
     assert!(stderr(&output).contains("the plan's `keys` is not that of the plan"));
 }
+
+#[test]
+fn a_second_token_takes_over() {
+    let (room, sealed) = in_use();
+    let add = Later::new(&room, &["add-token"]);
+    add.killed_at(&["opening", "second-token", "copy", "closing"], &everyone());
+    add.verify();
+    assert!(!add.dir.join("transport-shares").exists() && !add.dir.join("shares").exists());
+    let copy = add.outputs("copy");
+    let first = room.outputs("token")["token"]["serial"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let second = copy["token"]["serial"].as_str().unwrap().to_owned();
+    assert_eq!(copy["token"]["label"], "vault-keys-1-2");
+    // The first one still serves, and the store goes on.
+    decrypts(&room, &sealed);
+    let serving = room.serve();
+    serving.succeeds(&["key", "create", "later"]);
+    drop(serving);
+
+    // The first one dies. As docs/ceremony.md has it:
+    for folder in fs::read_dir(room.path().join("token/tokens")).unwrap() {
+        let folder = folder.unwrap().path();
+        let object = fs::read(folder.join("token.object")).unwrap();
+        if memchr::memmem::find(&object, first.as_bytes()).is_some() {
+            fs::remove_dir_all(folder).unwrap();
+        }
+    }
+    let config = room.appliance().join("strongroom.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    let text = text
+        .replace(&first, &second)
+        .replace("keys = \"movable\"", "keys = \"moved\"");
+    fs::write(&config, text).unwrap();
+    let log = room.state().join("audit.log");
+    fs::rename(&log, room.state().join("audit.log.first")).unwrap();
+    let accepted = room
+        .command(&["store", "accept-rollback", "--yes", "--config"])
+        .arg(&config)
+        .output()
+        .unwrap();
+    assert!(accepted.status.success(), "{}", stderr(&accepted));
+    decrypts(&room, &sealed);
+    let serving = room.serve();
+    serving.succeeds(&["client", "seal", "later"]);
+    drop(serving);
+
+    // The next ceremony is with the second token, and the same shares open it.
+    let backup = Later {
+        after: add.dir.clone(),
+        ..Later::new(&room, &["backup"])
+    };
+    backup.run_to_the_end();
+    backup.verify();
+    let close = backup
+        .transcript()
+        .into_iter()
+        .find(|line| line["type"] == "close")
+        .unwrap();
+    assert_eq!(close["summary"]["token"]["serial"], *second);
+    assert_eq!(close["audit_key"], copy["audit_key"]);
+}

@@ -8,6 +8,7 @@
 //!
 //! To add a kind: a variant of [`Kind`] with its steps, a [`Task`], a line in [`acts`], and its facts in `verify/later.rs`.
 
+mod add_token;
 mod backup;
 mod destroy;
 mod opening;
@@ -60,6 +61,8 @@ pub enum Task {
     },
     /// The keys that a second token needs come out.
     Backup,
+    /// They come into a second token.
+    AddToken,
     /// They come into another token.
     Restore {
         /// The folder of the ceremony that made the backup.
@@ -79,6 +82,7 @@ impl Task {
         match self {
             Self::ReplaceCustodian { .. } => Kind::ReplaceCustodian,
             Self::Backup => Kind::Backup,
+            Self::AddToken => Kind::AddToken,
             Self::Restore { .. } => Kind::Restore,
             Self::RotateMaster { .. } => Kind::RotateMaster,
             Self::Destroy => Kind::Destroy,
@@ -91,6 +95,12 @@ static BACKUP: [Act; 4] = [
     opening::ACT,
     backup::TRANSPORT,
     backup::EXPORT,
+    closing::ACT,
+];
+static ADD_TOKEN: [Act; 4] = [
+    opening::ACT,
+    add_token::TOKEN,
+    add_token::COPY,
     closing::ACT,
 ];
 static RESTORE: [Act; 10] = [
@@ -129,6 +139,7 @@ fn acts(kind: Kind) -> &'static [Act] {
         Kind::Birth => &super::BIRTH,
         Kind::ReplaceCustodian => &REPLACE_CUSTODIAN,
         Kind::Backup => &BACKUP,
+        Kind::AddToken => &ADD_TOKEN,
         Kind::Restore => &RESTORE,
         Kind::RotateMaster => &ROTATE_MASTER,
         Kind::Destroy => &DESTROY,
@@ -229,7 +240,7 @@ fn open<'a>(options: &LaterOptions, ui: &'a mut dyn Ui) -> Result<Ceremony<'a>, 
     let before = Before::load(&options.after)?;
     let kind = options.task.kind();
     let (plan, signatures) = plan(&options.task, &before.standing)?;
-    if matches!(kind, Kind::Backup | Kind::Restore) && !plan.keys.backup {
+    if matches!(kind, Kind::Backup | Kind::AddToken | Kind::Restore) && !plan.keys.backup {
         return Err(RunError::refused(
             "the plan decided at the keys' birth that there is no backup ([keys] backup = false): they can't leave their token, and nothing can change that now",
         ));
@@ -256,13 +267,11 @@ fn open<'a>(options: &LaterOptions, ui: &'a mut dyn Ui) -> Result<Ceremony<'a>, 
         None => Site::planned(&plan),
     };
     let backup = match &options.task {
-        Task::Restore { backup } => {
-            // The plan's is the one that is replaced.
-            site.serial = None;
-            Some(canonical(backup)?)
-        }
+        Task::Restore { backup } => Some(canonical(backup)?),
         _ => None,
     };
+    // The plan names the first one; what is initialised later is another.
+    site.serial = None;
     let journal = if transcript::path(&folder).exists() {
         resume(&folder, kind, &plan, &before.standing)?
     } else {
@@ -283,13 +292,14 @@ fn open<'a>(options: &LaterOptions, ui: &'a mut dyn Ui) -> Result<Ceremony<'a>, 
             },
         )?
     };
+    let standing = at_work(&site, before.standing, &journal)?;
     Ok(Ceremony {
         kind,
         acts: acts(kind),
         runtime: super::opening::runtime()?,
         plan,
         mode,
-        standing: Some(before.standing),
+        standing: Some(standing),
         folder,
         site,
         paper: options.paper,
@@ -304,6 +314,33 @@ fn open<'a>(options: &LaterOptions, ui: &'a mut dyn Ui) -> Result<Ceremony<'a>, 
             _ => None,
         },
     })
+}
+
+/// As things stand with the token that is there: the first, or where that is missing, the one of its spares that is in its place.
+fn at_work(site: &Site, standing: Standing, journal: &Journal) -> Result<Standing, RunError> {
+    if standing.spares.is_empty() {
+        return Ok(standing);
+    }
+    // Once a ceremony has begun with one, it goes on with that one.
+    let begun = journal
+        .outputs(Step::Opening)
+        .and_then(|outputs| outputs["token_serial"].as_str().map(str::to_owned));
+    let serials: Vec<String> = match begun {
+        Some(serial) => vec![serial],
+        None => strongroom_hsm::ceremony::slots(&site.module)?
+            .into_iter()
+            .map(|slot| slot.token.serial)
+            .collect(),
+    };
+    if serials.contains(&standing.summary.token.serial) {
+        return Ok(standing);
+    }
+    let with = standing
+        .spares
+        .iter()
+        .find(|spare| serials.contains(&spare.token.serial))
+        .and_then(|spare| standing.with(spare));
+    Ok(with.unwrap_or(standing))
 }
 
 /// The plan in force, or the one that takes its place.

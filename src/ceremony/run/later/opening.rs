@@ -53,6 +53,10 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
         grouped(&standing.sha256)
     ))?;
     ceremony.ui.say(&format!(
+        "Token at work: {}, serial number {}",
+        standing.summary.token.label, standing.summary.token.serial
+    ))?;
+    ceremony.ui.say(&format!(
         "Plan SHA-256: {}",
         grouped(&ceremony.plan.hash_hex())
     ))?;
@@ -86,6 +90,7 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
         shares: standing.shares,
     };
     let mut outputs = serde_json::to_value(&outputs).map_err(RunError::json)?;
+    outputs["token_serial"] = json!(standing.summary.token.serial);
     outputs["previous_kind"] = json!(standing.kind.name());
     outputs["binary_sha256"] = json!(binary);
     outputs["version"] = json!(env!("CARGO_PKG_VERSION"));

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use strongroom_hsm::Hsm;
 use strongroom_hsm::ceremony::{self as hsm, KeySet};
+use strongroom_hsm::{Hsm, HsmConfig};
 
 use super::super::custody::{self, Set};
 use super::super::{
@@ -188,7 +188,12 @@ fn lines(transcript: &[u8]) -> Vec<Value> {
 /// What no store depends on yet is cleared. The epoch is written last: where it is there, all is.
 fn recover(ceremony: &mut Ceremony<'_>) -> Result<Found, RunError> {
     let config = ceremony.hsm_config()?;
-    let (text, destroyed) = match hsm::evidence(&config)?.keys {
+    clear(&config)
+}
+
+/// The same for any token that keys are being moved to.
+pub(super) fn clear(config: &HsmConfig) -> Result<Found, RunError> {
+    let (text, destroyed) = match hsm::evidence(config)?.keys {
         KeySet::None => ("no key was unwrapped yet: the step starts over", Vec::new()),
         KeySet::InUse => (
             "every key was unwrapped and tried: the step continues with them",
@@ -196,7 +201,7 @@ fn recover(ceremony: &mut Ceremony<'_>) -> Result<Found, RunError> {
         ),
         _ => (
             "objects of the interrupted step were destroyed; nothing depended on them, and the step starts over",
-            hsm::discard_unused_keys(&config)?,
+            hsm::discard_unused_keys(config)?,
         ),
     };
     Ok(Found {
@@ -346,7 +351,12 @@ fn aside(log: &std::path::Path, old_key: &str) -> PathBuf {
 fn configure(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
     let path = ceremony.site.configuration();
     let serial = ceremony.token_serial()?.to_owned();
-    let text = ceremony.site.toml(&serial, ceremony.shape());
+    // Sealed by the first ceremony on this machine; on another one the plain key is put there by hand.
+    let tls_key_is_sealed =
+        !ceremony.site.tls_key().exists() && ceremony.site.sealed_tls_key().exists();
+    let text = ceremony
+        .site
+        .toml(&serial, ceremony.shape(), tls_key_is_sealed);
     disk::make_folder(&ceremony.site.folder)?;
     let mut kept = path.clone().into_os_string();
     kept.push(".before");
@@ -362,7 +372,11 @@ fn configure(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
         kept.display()
     ))?;
     let missing: Vec<_> = [
-        ceremony.site.tls_key(),
+        if tls_key_is_sealed {
+            ceremony.site.sealed_tls_key()
+        } else {
+            ceremony.site.tls_key()
+        },
         ceremony.site.tls_certificate(),
         ceremony.site.client_ca(),
         ceremony.site.policy(),

@@ -6,6 +6,7 @@ use strongroom_hsm::ceremony::{self as hsm, KeySet};
 use super::super::super::{Act, Ceremony, Found, RunError, evidence, key_records};
 use crate::ceremony::Step;
 use crate::ceremony::record::KeysOutputs;
+use crate::ceremony::verify::facts::SIGNING;
 
 pub(in super::super) const KEYS: Act = Act {
     step: Step::Keys,
@@ -60,7 +61,11 @@ fn found(ceremony: &mut Ceremony<'_>) -> Result<hsm::Evidence, RunError> {
 
 fn keys(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
     let outputs = KeysOutputs {
-        keys: key_records(&found(ceremony)?),
+        // Signing keys come and go while the appliance is at work: they are none of a ceremony's.
+        keys: key_records(&found(ceremony)?)
+            .into_iter()
+            .filter(|key| key.label != SIGNING)
+            .collect(),
     };
     for key in &outputs.keys {
         let hash = key
