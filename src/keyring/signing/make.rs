@@ -297,7 +297,7 @@ impl Inner {
         let inputs = vec![Zeroizing::new(message.to_vec())];
         let made = super::make_signatures(&self.hsm, version, &options, inputs).await?;
         let made = made.into_iter().next().ok_or_else(&wrong)??;
-        if version.public.verify(&options, message, &made.bytes)? {
+        if version.public.verify(options, message, &made.bytes)? {
             Ok(())
         } else {
             Err(wrong())

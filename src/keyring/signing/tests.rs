@@ -1,5 +1,10 @@
 //! Signing keys on a real token and store.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::trivially_copy_pass_by_ref
+)]
 
 use std::time::Duration;
 
