@@ -171,6 +171,34 @@ impl Raw {
         Ok(unsafe { ObjectHandle::new_from_raw(key) })
     }
 
+    /// `C_WrapKey` by a mechanism without parameters.
+    pub(crate) fn wrap_key(
+        &self,
+        session: &Session,
+        mechanism: CK_MECHANISM_TYPE,
+        wrapping_key: ObjectHandle,
+        key: ObjectHandle,
+    ) -> Result<Vec<u8>> {
+        let mut mechanism = plain_mechanism(mechanism);
+        let mut wrapped = vec![0; ATTRIBUTE_LIMIT];
+        let mut length = CK_ULONG::try_from(wrapped.len())?;
+        // SAFETY: as in `generate_key_pair`; `wrapped` has room for `length` bytes, and the module writes no more.
+        unsafe {
+            call!(
+                self,
+                C_WrapKey,
+                WrapKey,
+                session.handle(),
+                &raw mut mechanism,
+                wrapping_key.handle(),
+                key.handle(),
+                wrapped.as_mut_ptr(),
+                &raw mut length
+            )
+        }?;
+        shortened(wrapped, length).ok_or(Error::InvalidValue)
+    }
+
     /// `C_UnwrapKey` by a mechanism without parameters, with rules as the template.
     pub(crate) fn unwrap_key<'a>(
         &self,

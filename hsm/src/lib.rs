@@ -35,7 +35,7 @@ mod transfer_prototype;
 mod types;
 
 pub use ceremony::SlotState;
-pub use config::{HsmConfig, PinSource, TokenSelector};
+pub use config::{HsmConfig, KeyShape, PinSource, TokenSelector};
 pub use error::HsmError;
 pub use pin::SecretPin;
 pub use types::{

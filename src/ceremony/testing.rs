@@ -41,6 +41,7 @@ impl Room {
             label: "vault-keys-1".into(),
             serial: None,
             memory_master: true,
+            backup: false,
             threshold,
             custodians: (0..custodians).map(public).collect(),
             security_officer: public(custodians),
@@ -52,6 +53,7 @@ impl Room {
             listen: "0.0.0.0:8200".parse().unwrap(),
             names: vec!["keys.example".into()],
             pin_method: PinMethod::SystemdCreds,
+            replaces: None,
         };
         let plan = draft.plan().unwrap();
         Self { keys, draft, plan }

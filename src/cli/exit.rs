@@ -219,6 +219,8 @@ impl From<ServeError> for Failure {
             ServeError::Tls(error) => error.into(),
             ServeError::Policy(error) => error.into(),
             ServeError::Tokens(error) => error.into(),
+            // Settings, or a machine that can't do what they require: starting again can't help.
+            ServeError::Harden(error) => Self::caused(Exit::Config, &error),
             error @ ServeError::Listen { .. } => Self::caused(Exit::Failed, &error)
                 .next("choose another `listen` in the configuration, or stop what listens there"),
             error => Self::caused(Exit::Failed, &error),

@@ -96,12 +96,27 @@ enum Action {
         openssl rand 32 | strongroom key import legacy --in - --allow-rotation"
     )]
     Import(import::ImportArgs),
-    /// Encrypt a file of ciphertexts, one a line, again with the latest key version
+    /// Encrypt again, with the latest key version, the ciphertexts in a file
     #[command(
-        after_help = "Examples:\n  strongroom key rewrap-all tenant-a secrets.txt --in-place\n  \
-        strongroom key rewrap-all tenant-a secrets.txt --out rewrapped.txt"
+        after_help = "Examples:\n  strongroom key rewrap-file tenant-a secrets.yaml --in-place\n  \
+        strongroom key rewrap-file tenant-a dump.sql --out rewrapped.sql\n  \
+        strongroom key rewrap-file tenant-a secrets.yaml --count\n\n\
+        Interrupted, it goes on where it was when it is run again; the file is replaced at the end, in one step."
     )]
-    RewrapAll(rewrap::RewrapArgs),
+    RewrapFile(rewrap::FileArgs),
+    /// The same in every file of a folder
+    #[command(
+        after_help = "Examples:\n  strongroom key rewrap-dir tenant-a /srv/secrets\n  \
+        strongroom key rewrap-dir tenant-a /srv/secrets --retire"
+    )]
+    RewrapDir(rewrap::DirArgs),
+    /// The same in a column of a PostgreSQL table
+    #[command(
+        after_help = "Example:\n  strongroom key rewrap-postgres tenant-a --database 'host=db.example dbname=app user=app' \\\n    \
+        --password-file pg.pass --database-cacert pg-ca.pem --table public.customers --column iban\n\n\
+        Each page of rows is one transaction; a row that another client changes meanwhile is left to him and looked at again."
+    )]
+    RewrapPostgres(rewrap::PostgresArgs),
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -215,7 +230,9 @@ pub(super) fn run(args: &KeyArgs, format: Format) -> Result<(), Failure> {
             format.either(&format!("{name} is destroyed"), &json!({"deleted": name}))
         }
         Action::Import(import) => import::run(import, remote, format),
-        Action::RewrapAll(rewrap) => rewrap::run(rewrap, remote, format),
+        Action::RewrapFile(args) => rewrap::run_file(args, remote, format),
+        Action::RewrapDir(args) => rewrap::run_dir(args, remote, format),
+        Action::RewrapPostgres(args) => rewrap::run_postgres(args, remote, format),
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod audit;
 mod ceremony;
+mod check;
 mod crypt;
 mod demo;
 mod exit;
@@ -71,6 +72,12 @@ enum Command {
         after_help = "Example:\n  strongroom check-config --config strongroom.toml && systemctl reload strongroom"
     )]
     CheckConfig(server::CheckConfigArgs),
+    /// Look after the appliance: certificates, rotation, backups, audit log, disk, clock; exit code 1 if something is not well
+    #[command(
+        after_help = "Examples:\n  strongroom check\n  strongroom check --backups /var/backups/strongroom --backup-days 2\n\n\
+        strongroom-check.timer runs it daily; it does not touch the token. With --cacert, --client-cert and --client-key it also asks the running server."
+    )]
+    Check(check::CheckArgs),
     /// Make the appliance's keys on an empty token, and an empty store
     #[command(
         after_help = "Example:\n  strongroom init --config strongroom.toml --memory-master\n\n\
@@ -132,6 +139,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
     match &cli.command {
         Command::Serve(args) => server::serve(args),
         Command::CheckConfig(args) => server::check_config(args, format),
+        Command::Check(args) => check::run(args, format),
         Command::Init(args) => server::init(args, format),
         Command::Status(args) => status::run(args, format),
         Command::Key(args) => key::run(args, format),

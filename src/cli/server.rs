@@ -74,32 +74,11 @@ pub(super) fn serve(args: &ServeArgs) -> Result<(), Failure> {
     start_log(args)?;
     private_files();
     let config = args.config.load()?;
-    if args.stop_with_stdin {
-        stop_with_stdin()?;
-    }
     let options = ServeOptions {
         addr_file: args.addr_file.clone(),
+        stop_with_stdin: args.stop_with_stdin,
     };
     Ok(serve::run(config, &options)?)
-}
-
-/// Watches standard input in a thread; its end becomes a SIGTERM to this process, which the server knows how to handle.
-fn stop_with_stdin() -> Result<(), Failure> {
-    let watch = || {
-        // Whatever is written there is of no interest; an error is an end too.
-        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
-        if let Err(error) =
-            nix::sys::signal::kill(nix::unistd::Pid::this(), nix::sys::signal::SIGTERM)
-        {
-            tracing::error!(%error, "standard input is closed, but the server can't be stopped");
-        }
-    };
-    std::thread::Builder::new()
-        .name("stdin".into())
-        .stack_size(64 * 1024)
-        .spawn(watch)
-        .map(drop)
-        .map_err(|error| Failure::new(Exit::Failed, format!("no thread: {error}")))
 }
 
 fn start_log(args: &ServeArgs) -> Result<(), Failure> {

@@ -5,19 +5,24 @@
 mod check;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzz;
+mod hardening;
 mod reader;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use strongroom_hsm::{HsmConfig, PinSource, TokenSelector};
+use strongroom_hsm::{HsmConfig, KeyShape, PinSource, TokenSelector};
 
 use crate::audit::AuditOptions;
 use crate::keyring::{JwtOptions, KeyringOptions, Residency};
 use crate::lifecycle::Limits;
+use crate::serve::harden;
 use crate::tls::TlsFiles;
 use reader::{Reader, Section};
+
+/// Where systemd keeps the credentials of the unit that the package brings.
+const CREDENTIALS: &str = "/run/credentials/strongroom.service";
 
 /// The whole configuration, after validation.
 #[derive(Clone, Debug)]
@@ -44,6 +49,8 @@ pub struct Config {
     pub audit: AuditOptions,
     /// The keyring.
     pub keyring: KeyringOptions,
+    /// What the process gives up, and what its PKCS#11 module needs beside the usual.
+    pub hardening: harden::Options,
     /// Mount paths under which Transit is spoken (none: any).
     pub mounts: Vec<String>,
     /// Create a key on `encrypt` of an unknown name, as Vault does for a token with the `create` capability (also needs the policy's `create`).
@@ -108,6 +115,7 @@ impl Config {
             jwt: jwt(&mut reader, env),
             ..keyring(&mut reader, env)
         };
+        let hardening = hardening::read(&mut reader);
 
         reader.finish().map_err(ConfigError)?;
         // Every required value is there: what a reader could not find is among the problems that just ended this.
@@ -124,6 +132,7 @@ impl Config {
             tokens: tokens.flatten(),
             audit: audit.ok_or_else(missing)?,
             keyring,
+            hardening,
             mounts,
             upsert,
         })
@@ -146,7 +155,12 @@ fn mounts(server: &mut Section) -> Vec<String> {
 fn tls(reader: &mut Reader) -> Option<TlsFiles> {
     let mut section = reader.section("tls");
     let certificate = section.path("certificate");
-    let private_key = section.path("private_key");
+    let private_key = section
+        .one_of(&["private_key", "private_key_credential"])
+        .map(|(name, value)| match name {
+            "private_key" => section.resolve(&value),
+            _ => credential(&mut section, name, &value),
+        });
     let client_ca = section.path("client_ca");
     let crls = section.paths("crls");
     reader.close(section);
@@ -156,6 +170,19 @@ fn tls(reader: &mut Reader) -> Option<TlsFiles> {
         client_ca: client_ca?,
         crls,
     })
+}
+
+/// The file of a systemd credential. Outside the service: where systemd has the service's, for root to look at.
+fn credential(section: &mut Section, setting: &str, name: &str) -> PathBuf {
+    if name.contains('/') || name == "." || name == ".." {
+        section.problem(
+            setting,
+            "expected the name of a systemd credential, a plain file name",
+        );
+    }
+    std::env::var_os("CREDENTIALS_DIRECTORY")
+        .map_or_else(|| PathBuf::from(CREDENTIALS), PathBuf::from)
+        .join(name)
 }
 
 fn hsm(reader: &mut Reader) -> Option<HsmConfig> {
@@ -182,6 +209,16 @@ fn hsm(reader: &mut Reader) -> Option<HsmConfig> {
         Duration::from_millis(100),
     );
     let session_keys = section.size("session_keys", 1024, 4..=1 << 20);
+    let shape = match section.string("keys").as_deref() {
+        None | Some("fixed") => KeyShape::Fixed,
+        Some("movable") => KeyShape::Movable,
+        Some("moved") => KeyShape::Moved,
+        Some(_) => {
+            let expected = "expected \"fixed\", \"movable\" or \"moved\", as the ceremony wrote it";
+            section.problem("keys", expected);
+            KeyShape::Fixed
+        }
+    };
     reader.close(section);
     Some(HsmConfig {
         module: module?,
@@ -191,6 +228,7 @@ fn hsm(reader: &mut Reader) -> Option<HsmConfig> {
         queue,
         call_deadline,
         session_keys,
+        shape,
     })
 }
 

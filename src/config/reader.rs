@@ -220,6 +220,24 @@ impl Section {
             .collect()
     }
 
+    /// TCP ports.
+    pub(super) fn ports(&mut self, key: &str) -> Vec<u16> {
+        let Some(value) = self.table.remove(key) else {
+            return Vec::new();
+        };
+        let port = |item: &Value| {
+            let port = u16::try_from(item.as_integer()?).ok()?;
+            (port != 0).then_some(port)
+        };
+        let ports: Option<Vec<u16>> = value
+            .as_array()
+            .and_then(|array| array.iter().map(port).collect());
+        ports.unwrap_or_else(|| {
+            self.problem(key, &format!("expected a list of ports, found {value}"));
+            Vec::new()
+        })
+    }
+
     pub(super) fn strings(&mut self, key: &str) -> Vec<String> {
         let Some(value) = self.table.remove(key) else {
             return Vec::new();

@@ -7,10 +7,13 @@
 //! | SIGUSR1 | open the audit log anew |
 
 mod connection;
+pub mod harden;
 mod linger;
+mod listen;
 mod notify;
 mod reload;
 mod signals;
+mod stdin;
 mod timers;
 mod watch;
 
@@ -18,11 +21,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use strongroom_hsm::{Hsm, HsmError, OaepHash};
-use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
 use crate::api::{App, Gate};
@@ -34,6 +38,8 @@ use crate::policy::{Policy, PolicyError};
 use crate::store::{Store, StoreError};
 use crate::tls::{Tls, TlsError};
 use crate::tokens::{Tokens, TokensError};
+use harden::{Filters, Group, HardenError, Paths, Report};
+use listen::Bound;
 
 /// Requests in flight at a stop get this long to finish.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -43,6 +49,8 @@ const DRAIN: Duration = Duration::from_secs(10);
 pub struct ServeOptions {
     /// Write the address that is listened on into this file, one line: for a configured port of 0.
     pub addr_file: Option<PathBuf>,
+    /// Stop as on SIGTERM when standard input closes.
+    pub stop_with_stdin: bool,
 }
 
 /// Why the server did not start, or stopped by itself.
@@ -86,6 +94,9 @@ pub enum ServeError {
         /// Why.
         source: io::Error,
     },
+    /// The process could not be hardened.
+    #[error(transparent)]
+    Harden(#[from] HardenError),
     /// The operating system refused something the server can't do without.
     #[error("{what}: {source}")]
     System {
@@ -96,33 +107,129 @@ pub enum ServeError {
     },
 }
 
+/// The server's own thread runs the runtime, so it has the room that a main thread has.
+const STACK: usize = 8 << 20;
+
 /// Runs the server until SIGTERM or SIGINT.
+///
+/// Call it while the process has one thread: that one gives up the process's rights, then starts two others, one for the HSM and one for the
+/// runtime, waits for them, and does nothing else. Threads that these start are confined as they are.
 ///
 /// # Errors
 /// Whatever keeps a part from starting: nothing is served unless every part is up.
 pub fn run(config: Config, options: &ServeOptions) -> Result<(), ServeError> {
     let started = Instant::now();
-    forbid_core_dumps();
-    // Signals that come while the parts start must not kill a half-started server in the middle of a write.
-    let runtime = runtime()?;
-    let mut signals = {
-        let _inside = runtime.enter();
-        signals::Signals::new().map_err(|source| ServeError::System {
-            what: "signals can't be caught",
-            source,
+    let cores = thread::available_parallelism().map_or(2, usize::from);
+    let bound = Bound::new(config.listen)?;
+    let paths = Paths::new(&config, &config.hardening).written(options.addr_file.as_deref());
+    let (report, filters) = harden::process(&config.hardening, &paths)?;
+    let (go, hsm) = hsm_thread(&config, &filters)?;
+    let server = {
+        let (filters, options) = (filters.clone(), options.clone());
+        let start = Start {
+            config,
+            started,
+            report,
+            bound,
+            go,
+            hsm,
+        };
+        spawn("strongroom", STACK, move || {
+            filters.confine(Group::Server)?;
+            start.run(&options, cores)
         })?
     };
-    let watch = watch::Watch::new(&config);
-    let app = start(&runtime, config, started)?;
-    let served = runtime.block_on(serve(&app, options, &mut signals, watch));
-    // Whatever still runs after the drain is cut off here.
-    runtime.shutdown_timeout(Duration::from_millis(100));
-    served
+    if options.stop_with_stdin {
+        stdin::watch(&filters)?;
+    }
+    filters.confine(Group::Main)?;
+    server
+        .join()
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// A thread that starts the HSM's when it is told to: those have other rights than the runtime's.
+fn hsm_thread(
+    config: &Config,
+    filters: &Filters,
+) -> Result<(mpsc::Sender<()>, HsmThread), ServeError> {
+    let (go, gone) = mpsc::channel();
+    let (config, filters) = (config.hsm.clone(), filters.clone());
+    let thread = spawn("hsm-start", STACK, move || {
+        filters.confine(Group::Hsm)?;
+        // Nobody says so: the runtime could not be started.
+        if gone.recv().is_err() {
+            return Ok(None);
+        }
+        Ok(Some(Hsm::start(config)?))
+    })?;
+    Ok((go, thread))
+}
+
+type HsmThread = JoinHandle<Result<Option<Hsm>, ServeError>>;
+
+fn spawn<T: Send + 'static>(
+    name: &'static str,
+    stack: usize,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>, ServeError> {
+    thread::Builder::new()
+        .name(name.to_owned())
+        .stack_size(stack)
+        .spawn(run)
+        .map_err(|source| ServeError::System {
+            what: "a thread can't be started",
+            source,
+        })
+}
+
+/// What the server's thread starts with.
+struct Start {
+    config: Config,
+    started: Instant,
+    report: Report,
+    bound: Bound,
+    go: mpsc::Sender<()>,
+    hsm: HsmThread,
+}
+
+impl Start {
+    fn run(self, options: &ServeOptions, cores: usize) -> Result<(), ServeError> {
+        // Signals that come while the parts start must not kill a half-started server in the middle of a write.
+        let runtime = runtime(cores)?;
+        let mut signals = {
+            let _inside = runtime.enter();
+            signals::Signals::new().map_err(|source| ServeError::System {
+                what: "signals can't be caught",
+                source,
+            })?
+        };
+        let watch = watch::Watch::new(&self.config);
+        let stopped = || ServeError::System {
+            what: "the HSM's thread",
+            source: io::ErrorKind::BrokenPipe.into(),
+        };
+        self.go.send(()).map_err(|_| stopped())?;
+        let hsm = match self.hsm.join() {
+            Ok(started) => started?.ok_or_else(stopped)?,
+            Err(panic) => std::panic::resume_unwind(panic),
+        };
+        let app = start(&runtime, self.config, hsm, self.started, self.report)?;
+        let served = runtime.block_on(serve(&app, self.bound, options, &mut signals, watch));
+        // Whatever still runs after the drain is cut off here.
+        runtime.shutdown_timeout(Duration::from_millis(100));
+        served
+    }
 }
 
 /// Makes the parts in order; each fails closed before the next one sees the light.
-fn start(runtime: &Runtime, config: Config, started: Instant) -> Result<Arc<App>, ServeError> {
-    let hsm = Hsm::start(config.hsm.clone())?;
+fn start(
+    runtime: &Runtime,
+    config: Config,
+    hsm: Hsm,
+    started: Instant,
+    report: Report,
+) -> Result<Arc<App>, ServeError> {
     log_token(&hsm);
     runtime.block_on(async {
         let store = Arc::new(Store::open(&config.store, hsm.clone()).await?);
@@ -159,6 +266,7 @@ fn start(runtime: &Runtime, config: Config, started: Instant) -> Result<Arc<App>
             audit,
             tls,
             started,
+            hardening: report,
             gate,
         }))
     })
@@ -166,6 +274,7 @@ fn start(runtime: &Runtime, config: Config, started: Instant) -> Result<Arc<App>
 
 async fn serve(
     app: &Arc<App>,
+    bound: Bound,
     options: &ServeOptions,
     signals: &mut signals::Signals,
     watch: watch::Watch,
@@ -174,9 +283,7 @@ async fn serve(
         address: app.config.listen,
         source,
     };
-    let listener = TcpListener::bind(app.config.listen)
-        .await
-        .map_err(listen_error)?;
+    let listener = bound.listen(app.config.listen).map_err(listen_error)?;
     let address = listener.local_addr().map_err(listen_error)?;
     if let Some(path) = &options.addr_file {
         write_address(path, address)?;
@@ -186,7 +293,7 @@ async fn serve(
     let acceptor = connection::Acceptor::new(app.clone(), listener);
     let reloader = Arc::new(reload::Reloader::new(app.clone()));
     let timers = timers::start(app, &reloader, watch);
-    notify::ready(&format!("serving on {address}"));
+    notify::ready(&serving(app, address));
 
     tokio::select! {
         () = acceptor.run() => {}
@@ -216,8 +323,17 @@ async fn serve(
     Ok(())
 }
 
-fn runtime() -> Result<Runtime, ServeError> {
-    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+/// What systemd shows as the service's status.
+fn serving(app: &App, address: SocketAddr) -> String {
+    let missing = app.hardening.missing();
+    if missing.is_empty() {
+        format!("serving on {address}")
+    } else {
+        format!("serving on {address}; not hardened: {}", missing.join(", "))
+    }
+}
+
+fn runtime(cores: usize) -> Result<Runtime, ServeError> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(cores)
         // Only sled's flushes and file reloads block; each thread would cost memory for nothing.
@@ -230,14 +346,6 @@ fn runtime() -> Result<Runtime, ServeError> {
             what: "the async runtime can't start",
             source,
         })
-}
-
-/// A core dump of this process could hold the bytes of a key in `memory` residency.
-fn forbid_core_dumps() {
-    use nix::sys::resource::{Resource, setrlimit};
-    if let Err(error) = setrlimit(Resource::RLIMIT_CORE, 0, 0) {
-        tracing::warn!(%error, "core dumps can't be turned off");
-    }
 }
 
 fn log_token(hsm: &Hsm) {

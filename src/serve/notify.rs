@@ -7,7 +7,12 @@ pub(super) fn ready(status: &str) {
     send(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
-/// A reload begins; [`ready`] ends it. The time is what ties the two together, see `systemd.service(5)`.
+/// Serving on, as before the reload.
+pub(super) fn reloaded() {
+    send(&[NotifyState::Ready]);
+}
+
+/// A reload begins; [`reloaded`] ends it. The time is what ties the two together, see `systemd.service(5)`.
 pub(super) fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => send(&[NotifyState::Reloading, now]),

@@ -38,7 +38,7 @@ impl Reloader {
         for (operation, outcome) in &outcomes {
             self.report(cause, operation, outcome);
         }
-        notify::ready("serving");
+        notify::reloaded();
     }
 
     fn report(&self, cause: &str, operation: &str, outcome: &Result<(), String>) {

@@ -151,6 +151,53 @@ pub(super) fn crls(
     }
 }
 
+/// When a certificate or a CRL ends.
+#[derive(Clone, Debug)]
+pub struct Expiry {
+    /// Its file.
+    pub file: PathBuf,
+    /// Whose it is: a certificate's subject, a CRL's issuer.
+    pub name: String,
+    /// Seconds since 1970.
+    pub end: i64,
+    /// A CRL, which is renewed as a matter of course.
+    pub is_crl: bool,
+}
+
+/// Of the server's chain, the clients' CAs and every CRL, in that order.
+///
+/// # Errors
+/// A file that can't be read.
+pub fn expiries(files: &super::TlsFiles) -> Result<Vec<Expiry>, TlsError> {
+    let mut found = Vec::new();
+    for file in [&files.certificate, &files.client_ca] {
+        for certificate in certificates(file)? {
+            let certificate = parse(file, &certificate)?;
+            found.push(Expiry {
+                file: file.clone(),
+                name: certificate.subject().to_string(),
+                end: certificate.validity().not_after.timestamp(),
+                is_crl: false,
+            });
+        }
+    }
+    for file in &files.crls {
+        let pem = read(file)?;
+        for crl in CertificateRevocationListDer::pem_slice_iter(&pem).flatten() {
+            let Ok((_, crl)) = CertificateRevocationList::from_der(&crl) else {
+                continue;
+            };
+            found.extend(crl.next_update().map(|next| Expiry {
+                file: file.clone(),
+                name: crl.issuer().to_string(),
+                end: next.timestamp(),
+                is_crl: true,
+            }));
+        }
+    }
+    Ok(found)
+}
+
 const CRL_EXPECTED: &str = "expected `-----BEGIN X509 CRL-----` (from DER: `openssl crl -inform DER -in FILE -out FILE.pem`)";
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {

@@ -28,6 +28,7 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::SingleCertAndKey;
 
+pub use self::files::{Expiry, expiries};
 pub use self::peer::Peer;
 
 /// The files TLS is made of, all PEM.

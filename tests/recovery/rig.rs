@@ -38,6 +38,11 @@ impl Rig {
             )
             .env("PKCS11_FAULT_CONTROL", folder.path().join("control"))
             .env("PKCS11_FAULT_LOG", folder.path().join("log"))
+            // What this module needs beside the usual.
+            .section(
+                "hardening",
+                &format!("write = [{:?}]", folder.path().display().to_string()),
+            )
             .prepare();
         Self { appliance, folder }
     }

@@ -75,12 +75,7 @@ pub(crate) fn run(line: &Line, keys: &Keys, mechanisms: &[MechanismType]) -> Res
     } else {
         OaepHash::Sha1
     };
-    let mut kwp = None;
-    for mechanism in [CKM_AES_KEY_WRAP_KWP, CKM_AES_KEY_WRAP_PAD] {
-        if kwp.is_none() && offered(mechanism) && kwp_is_rfc5649(line, mechanism)? {
-            kwp = Some(mechanism);
-        }
-    }
+    let kwp = kwp(line, mechanisms)?;
     let mut signing = SigningKind::ALL.to_vec();
     signing.retain(|kind| {
         let mut needed = template::signing::spec(*kind).signs_with.iter();
@@ -257,6 +252,18 @@ fn oaep(line: &Line) -> Result<Vec<OaepHash>> {
         return Err(HsmError::Unsupported("RSA-OAEP with SHA-256 or SHA-1".to_owned()).into());
     }
     Ok(accepted)
+}
+
+/// The key wrap mechanism that is RFC 5649 here, if there is one.
+pub(crate) fn kwp(line: &Line, mechanisms: &[MechanismType]) -> Result<Option<CK_MECHANISM_TYPE>> {
+    for mechanism in [CKM_AES_KEY_WRAP_KWP, CKM_AES_KEY_WRAP_PAD] {
+        if mechanisms.iter().any(|offered| **offered == mechanism)
+            && kwp_is_rfc5649(line, mechanism)?
+        {
+            return Ok(Some(mechanism));
+        }
+    }
+    Ok(None)
 }
 
 /// Whether a key wrap mechanism is that of RFC 5649: `CKM_AES_KEY_WRAP_PAD` is not, in some tokens.

@@ -27,6 +27,7 @@ use crate::audit::Audit;
 use crate::config::Config;
 use crate::keyring::Keyring;
 use crate::policy::Policy;
+use crate::serve::harden::Report;
 use crate::store::Store;
 use crate::tls::{Peer, Tls};
 use crate::tokens::Tokens;
@@ -237,6 +238,7 @@ impl Appliance {
             tokens: ArcSwap::from_pointee(Tokens::default()),
             audit,
             started: Instant::now(),
+            hardening: Report::default(),
             config,
         };
         Self {

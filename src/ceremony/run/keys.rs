@@ -12,7 +12,8 @@ pub(super) const ACT: Act = Act {
     title: "Make the keys",
     what: "The token makes the master key (RSA-4096), the store key, the audit signing key and the key for imports, from its own generator. \
            This takes some seconds to minutes.",
-    why: "These keys are born in the token and can't leave it: each is sensitive, never extractable, and may do one thing only.",
+    why: "These keys are born in the token: each is sensitive and may do one thing only. They can't leave it, unless the plan chose a backup: then a key that both \
+          PINs together make trusted can wrap them, and nothing else.",
     who: |_| "the machine; all watch".to_owned(),
     actors: super::everyone,
     ready: "Shall the keys be made?",
@@ -51,6 +52,11 @@ fn recover(ceremony: &mut Ceremony<'_>) -> Result<Found, RunError> {
 
 fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
     let config = ceremony.hsm_config()?;
+    if ceremony.plan.keys.backup {
+        ceremony.ui.say(
+            "The plan says backup = true: master and store keys can be wrapped for another token, by a trusted key only. That can't be changed later.",
+        )?;
+    }
     let memory_master = ceremony.plan.keys.memory_master;
     let mut made = Vec::new();
     let ui = &mut *ceremony.ui;

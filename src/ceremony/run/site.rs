@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use strongroom_hsm::KeyShape;
+
 use crate::ceremony::Plan;
 use crate::ceremony::plan::PinMethod;
 
@@ -115,8 +117,13 @@ impl Site {
         .collect()
     }
 
-    /// strongroom.toml for the token with that serial number.
-    pub(super) fn toml(&self, serial: &str) -> String {
+    /// strongroom.toml for the token with that serial number and keys of that shape.
+    pub(super) fn toml(&self, serial: &str, shape: KeyShape) -> String {
+        let keys = match shape {
+            KeyShape::Fixed => "",
+            KeyShape::Movable => "keys = \"movable\"\n",
+            KeyShape::Moved => "keys = \"moved\"\n",
+        };
         let quote = |text: &str| toml::Value::String(text.to_owned()).to_string();
         let path = |path: &Path| quote(&path.display().to_string());
         let pin = match self.pin_place {
@@ -127,7 +134,7 @@ impl Site {
             "# Written by the key ceremony. docs/configuration.md has every setting.\n\n\
              [server]\nlisten = {}\n\n\
              [tls]\ncertificate = {}\nprivate_key = {}\nclient_ca = {}\n\n\
-             [hsm]\nmodule = {}\nserial = {}\n{pin}\n\n\
+             [hsm]\nmodule = {}\nserial = {}\n{pin}\n{keys}\n\
              [store]\npath = {}\n\n\
              [policy]\npath = {}\n\n\
              [audit]\npath = {}\n",

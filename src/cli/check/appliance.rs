@@ -1,0 +1,100 @@
+//! The appliance's own files: certificates, store, audit log.
+
+use std::fs;
+use std::path::Path;
+
+use super::{Finding, date, now};
+use crate::cli::audit;
+use crate::config::Config;
+use crate::tls::expiries;
+
+const DAY: i64 = 24 * 60 * 60;
+
+/// One for each certificate and CRL. A CRL is renewed often, so it fails only when it has ended.
+pub(super) fn certificates(config: &Config, days: u16) -> Vec<Finding> {
+    let found = match expiries(&config.tls) {
+        Ok(found) => found,
+        Err(error) => return vec![Finding::new("certificates", Err(error.to_string()))],
+    };
+    found
+        .into_iter()
+        .map(|item| {
+            let check = if item.is_crl { "crl" } else { "certificate" };
+            let margin = if item.is_crl {
+                0
+            } else {
+                i64::from(days) * DAY
+            };
+            let left = item.end - now();
+            let text = format!(
+                "{} ({}), until {}",
+                item.name,
+                item.file.display(),
+                date(item.end)
+            );
+            Finding::new(
+                check,
+                if left > margin {
+                    Ok(text)
+                } else if left <= 0 {
+                    Err(format!("it has ended: {text}"))
+                } else {
+                    Err(format!("renew it, it ends in {} days: {text}", left / DAY))
+                },
+            )
+        })
+        .collect()
+}
+
+/// Whether it can be read; whether it is whole, only a server that starts can tell, since the key is in the token.
+pub(super) fn store(config: &Config) -> Finding {
+    let size = |folder: &Path| -> std::io::Result<u64> {
+        let mut size = 0;
+        let mut folders = vec![folder.to_owned()];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder)? {
+                let entry = entry?;
+                let kind = entry.file_type()?;
+                if kind.is_dir() {
+                    folders.push(entry.path());
+                } else if kind.is_file() {
+                    // Opened, not only seen: a file that belongs to root can be seen.
+                    match fs::File::open(entry.path()).and_then(|file| file.metadata()) {
+                        Ok(metadata) => size += metadata.len(),
+                        // The running server removes files as it goes.
+                        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+            }
+        }
+        Ok(size)
+    };
+    let path = config.store.display();
+    Finding::new(
+        "store",
+        match size(&config.store) {
+            Ok(0) => Err(format!("{path} is empty: there is no store")),
+            Ok(size) => Ok(format!("{path}, {} KiB", size.div_ceil(1024))),
+            Err(error) => Err(format!("{path} can't be read: {error}")),
+        },
+    )
+}
+
+pub(super) fn audit_log(config: &Config, key: Option<&Path>) -> Finding {
+    let Some(key) = key else {
+        return Finding::skipped(
+            "audit log",
+            "no key to verify it with: `strongroom audit public-key` prints it, --audit-key names its file",
+        );
+    };
+    let found = audit::verify(std::slice::from_ref(&config.audit.path), key);
+    Finding::new(
+        "audit log",
+        match found {
+            Err(failure) => Err(failure.message().to_owned()),
+            Ok(found) if found.problems.is_empty() => Ok(audit::summary(&found)),
+            Ok(found) => Err(found.problems.join("; ")),
+        },
+    )
+}

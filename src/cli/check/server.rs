@@ -1,0 +1,107 @@
+//! The running server: its health, and keys whose rotation is overdue.
+
+use serde_json::Value;
+
+use super::{Finding, date, now};
+use crate::cli::exit::Failure;
+use crate::cli::remote::{Remote, block_on};
+use crate::client::Client;
+
+/// The server looks once a minute; an hour later something is wrong.
+const GRACE: i64 = 60 * 60;
+
+pub(super) fn look(remote: &Remote) -> Vec<Finding> {
+    if remote.cacert.is_none() {
+        let why = "the server is not asked: it needs --cacert, --client-cert and --client-key";
+        return vec![
+            Finding::skipped("server", why),
+            Finding::skipped("rotation", why),
+        ];
+    }
+    let found = remote.client().and_then(|client| {
+        block_on(async {
+            let health = health(&client).await;
+            Ok((health, rotation(&client, remote).await))
+        })
+    });
+    match found {
+        Err(failure) => vec![Finding::new("server", Err(failure.message().to_owned()))],
+        Ok((health, rotation)) => vec![
+            Finding::new("server", health),
+            Finding::new("rotation", rotation),
+        ],
+    }
+}
+
+async fn health(client: &Client) -> Result<String, String> {
+    let answer = client
+        .request("GET", "sys/health", None)
+        .await
+        .map_err(|error| Failure::from(error).message().to_owned())?;
+    if answer.status.is_success() {
+        return Ok(format!("{} is healthy", client.address()));
+    }
+    let reason = answer
+        .json()
+        .ok()
+        .and_then(|body| Some(body["reason"].as_str()?.to_owned()));
+    Err(reason.unwrap_or_else(|| format!("it answers {}", answer.status)))
+}
+
+async fn rotation(client: &Client, remote: &Remote) -> Result<String, String> {
+    let ask = async |method, path: &str| -> Result<Value, String> {
+        client
+            .call(method, &remote.path(path), None)
+            .await
+            .map_err(|error| Failure::from(error).message().to_owned())
+    };
+    let list: Value = ask("LIST", "keys").await?;
+    let names: Vec<&str> = list["data"]["keys"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
+    let mut late = Vec::new();
+    for name in &names {
+        let key = ask("GET", &format!("keys/{name}")).await?;
+        late.extend(overdue(&key["data"]).map(|since| format!("{name} since {}", date(since))));
+    }
+    if late.is_empty() {
+        Ok(format!("none of {} keys is overdue", names.len()))
+    } else {
+        Err(format!(
+            "overdue, the server's log says why: {}",
+            late.join(", ")
+        ))
+    }
+}
+
+/// When a key should have been rotated and was not.
+fn overdue(key: &Value) -> Option<i64> {
+    let period = key["auto_rotate_period"]
+        .as_i64()
+        .filter(|period| *period > 0)?;
+    let latest = key["keys"]
+        .as_object()?
+        .values()
+        .filter_map(Value::as_i64)
+        .max()?;
+    let due = latest.saturating_add(period);
+    (now() > due.saturating_add(GRACE)).then_some(due)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_key_is_overdue_an_hour_after_its_period() {
+        let key = |age: i64, period: i64| json!({"auto_rotate_period": period, "keys": {"1": 0, "2": now() - age}});
+        assert_eq!(overdue(&key(100_000, 0)), None);
+        assert_eq!(overdue(&key(3_700, 3_600)), None);
+        assert!(overdue(&key(7_300, 3_600)).is_some());
+        assert_eq!(overdue(&json!({})), None);
+    }
+}

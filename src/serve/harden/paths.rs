@@ -1,0 +1,157 @@
+//! The files that the server needs, found before the way to others is closed.
+
+use std::collections::BTreeSet;
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use strongroom_hsm::PinSource;
+
+use super::Options;
+use crate::config::Config;
+
+/// Libraries of the C library, of the PKCS#11 module, and their settings.
+const SYSTEM: [&str; 16] = [
+    "/lib",
+    "/lib64",
+    "/usr/lib",
+    "/usr/lib64",
+    "/usr/local/lib",
+    "/etc/ld.so.cache",
+    "/etc/ld.so.preload",
+    "/etc/ssl",
+    "/etc/pki",
+    "/etc/pkcs11",
+    "/usr/share/p11-kit",
+    "/etc/localtime",
+    "/usr/share/zoneinfo",
+    "/dev/urandom",
+    "/dev/random",
+    "/sys/devices/system/cpu",
+];
+
+/// What may be read, and what written.
+#[derive(Clone, Debug, Default)]
+pub struct Paths {
+    /// The store: its owner is whom the server becomes.
+    pub state: PathBuf,
+    /// Files, and folders with all that is in them.
+    pub read: BTreeSet<PathBuf>,
+    /// The same.
+    pub write: BTreeSet<PathBuf>,
+}
+
+impl Paths {
+    /// Those of a configuration. Of each file its folder, since files are replaced, and the folder that a symbolic link leads to.
+    pub fn new(config: &Config, options: &Options) -> Self {
+        let mut paths = Self {
+            state: config.store.clone(),
+            ..Self::default()
+        };
+        let tls = &config.tls;
+        let files = [
+            &tls.certificate,
+            &tls.private_key,
+            &tls.client_ca,
+            &config.policy,
+            &config.hsm.module,
+        ];
+        for file in files.into_iter().chain(&tls.crls).chain(&config.tokens) {
+            paths.read.extend(folders(file));
+        }
+        if let PinSource::File(file) = &config.hsm.pin {
+            paths.read.extend(folders(file));
+        }
+        paths
+            .read
+            .extend(env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from));
+        paths.read.extend(SYSTEM.map(PathBuf::from));
+        let libraries = env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+        paths
+            .read
+            .extend(env::split_paths(&libraries).filter(|path| path.is_absolute()));
+        paths.write.insert(config.store.clone());
+        paths.write.extend(folders(&config.audit.path));
+        paths.write.insert("/dev/null".into());
+        paths.softhsm(&config.hsm.module);
+        paths.read.extend(options.read.iter().cloned());
+        paths.write.extend(options.write.iter().cloned());
+        paths
+    }
+
+    /// One more file that is written.
+    #[must_use]
+    pub fn written(mut self, file: Option<&Path>) -> Self {
+        self.write.extend(file.into_iter().flat_map(folders));
+        self
+    }
+
+    /// SoftHSM keeps its tokens where its own configuration says. Also asked of other modules: one may stand before it.
+    fn softhsm(&mut self, module: &Path) {
+        let configured = env::var_os("SOFTHSM2_CONF").map(PathBuf::from);
+        let by_name = module
+            .to_string_lossy()
+            .contains("softhsm")
+            .then(|| "/etc/softhsm/softhsm2.conf".into());
+        let Some(file) = configured.or(by_name) else {
+            return;
+        };
+        self.read.extend(folders(&file));
+        let text = fs::read_to_string(&file).unwrap_or_default();
+        let folder = text.lines().find_map(|line| {
+            let (name, value) = line.split_once('=')?;
+            (name.trim() == "directories.tokendir").then(|| PathBuf::from(value.trim()))
+        });
+        self.write.extend(folder);
+    }
+}
+
+/// The file's folder as it is written, and as it really is.
+fn folders(file: &Path) -> Vec<PathBuf> {
+    let real = file.canonicalize().ok();
+    [Some(file), real.as_deref()]
+        .into_iter()
+        .flatten()
+        .filter_map(|path| match path.parent() {
+            Some(folder) if folder != Path::new("") => Some(folder.to_owned()),
+            Some(_) => Some(".".into()),
+            None => None,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_link_counts_at_both_its_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let real = folder.path().canonicalize().unwrap();
+        fs::create_dir_all(real.join("archive")).unwrap();
+        fs::create_dir_all(real.join("live")).unwrap();
+        fs::write(real.join("archive/cert1.pem"), "").unwrap();
+        std::os::unix::fs::symlink("../archive/cert1.pem", real.join("live/cert.pem")).unwrap();
+        assert_eq!(
+            folders(&real.join("live/cert.pem")),
+            [real.join("live"), real.join("archive")]
+        );
+        assert_eq!(folders(&real.join("none/file")), [real.join("none")]);
+        assert_eq!(folders(Path::new("file")), [PathBuf::from(".")]);
+    }
+
+    #[test]
+    fn of_the_shipped_example_only_its_own_folders_are_written() {
+        let text = include_str!("../../../examples/strongroom.toml");
+        let config = Config::parse(text, Path::new("/etc/strongroom/strongroom.toml")).unwrap();
+        let paths = Paths::new(&config, &config.hardening);
+        assert!(paths.read.contains(Path::new("/etc/strongroom/tls")));
+        let ours = |path: &&PathBuf| {
+            path.starts_with("/var/lib/strongroom") || **path == Path::new("/dev/null")
+        };
+        let others: Vec<_> = paths.write.iter().filter(|path| !ours(path)).collect();
+        // The tests' own token, or the system's: wherever SoftHSM has it here.
+        assert!(others.len() <= 1, "{others:?}");
+    }
+}
