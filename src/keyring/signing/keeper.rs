@@ -204,6 +204,11 @@ impl Inner {
                 for version in latest + 1..=versions.latest {
                     *machine = machine.clone().after(Event::Published(version), now);
                 }
+                if versions.signing > machine.versions().signing {
+                    *machine = machine
+                        .clone()
+                        .after(Event::Activated(versions.signing), now);
+                }
             }
         });
     }
@@ -224,7 +229,8 @@ impl Inner {
         })
     }
 
-    /// Whether the token holds every private key that is published, and the store the same settings as memory. `None`: the token is too
+    /// Whether the token holds every private key that signs or is about to (older ones are needed no more), and the store the same settings
+    /// as memory. `None`: the token is too
     /// busy to say, which says nothing of the keys.
     async fn confirm(&self) -> Result<Option<()>, String> {
         let on_token = match self.hsm.signing_keys().await {
@@ -236,7 +242,7 @@ impl Inner {
             let Some(key) = self.find_signing(name) else {
                 continue;
             };
-            let versions = key.versions.range(key.settings.published_version..);
+            let versions = key.versions.range(key.settings.signing_version..);
             for (number, version) in versions {
                 if !on_token.contains(&version.key.id) {
                     return Err(format!("version {number} of {name} is not on the token"));

@@ -367,6 +367,40 @@ async fn a_private_key_that_is_gone_from_the_token_degrades_its_key() {
     );
 }
 
+#[tokio::test]
+async fn a_key_that_was_lost_with_its_token_signs_again_after_a_rotation() {
+    let hour = Duration::from_hours(1);
+    let (site, keyring) = Site::new(published(&["users"], hour, hour)).await;
+    keyring
+        .create("users", kind(SigningKind::EcdsaP256))
+        .await
+        .unwrap();
+    keyring.keep().await;
+    let key = keyring.inner.find_signing("users").unwrap();
+    let ids = key.versions.values().map(|v| v.key.id).collect();
+    site.hsm.destroy_signing_keys(ids).await.unwrap();
+    let options = SignOptions::default();
+    let gone = sign(&keyring, "users", None, &options).await;
+    assert!(says(gone).contains("on the token 0 times"));
+    keyring.rotate("users").await.unwrap();
+    let made = sign(&keyring, "users", None, &options).await.unwrap();
+    assert_eq!(made.version, 2, "nothing else can sign");
+    keyring.inner.keeper.ask_again();
+    keyring.keep().await;
+    let [health] = &keyring.health()[..] else {
+        panic!("one key");
+    };
+    assert_eq!(
+        (health.state, health.signing_version),
+        (State::DualActive, 2)
+    );
+    assert_eq!(
+        keyring.jwks(&["users".to_owned()]).len(),
+        2,
+        "old tokens are valid"
+    );
+}
+
 /// The steps of a rotation, each left undone once: afterwards, either the version is there and signs, or nothing of it is.
 #[tokio::test]
 async fn what_a_crash_leaves_on_the_token_is_destroyed_and_what_is_needed_is_not() {
