@@ -65,6 +65,7 @@ async fn rotation_child() {
         queue: 16,
         call_deadline: Duration::from_mins(2),
         session_keys: 16,
+        shape: strongroom_hsm::KeyShape::Fixed,
     };
     let path = Path::new(folder).join("store");
     let new = !path.exists();
