@@ -4,7 +4,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    clippy::format_push_string,
+    unreachable_pub,
     reason = "tests"
 )]
 
