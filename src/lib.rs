@@ -14,6 +14,7 @@ pub mod config;
 pub mod fuzzing;
 pub mod identity;
 pub mod keyring;
+pub mod lifecycle;
 pub mod policy;
 pub mod serve;
 pub mod store;

@@ -197,7 +197,7 @@ fn completions_are_made_for_each_shell() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = ok(&run(["completions", shell]));
         assert!(
-            script.contains("strongroom") && script.contains("rewrap-all"),
+            script.contains("strongroom") && script.contains("rewrap-file"),
             "{shell}"
         );
     }
@@ -425,52 +425,6 @@ async fn keys_are_managed_and_used() {
 fn ok_bytes(output: &Output, expected: &[u8]) {
     assert!(output.status.success(), "{}", stderr(output));
     assert_eq!(output.stdout, expected);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_file_of_ciphertexts_is_rewrapped_whole_or_not_at_all() {
-    let appliance = Appliance::start().await;
-    let folder = tempfile::tempdir().unwrap();
-    let list = folder.path().join("list");
-    let list = list.to_str().unwrap();
-    ok(&appliance.cli(["key", "create", "app-two"]));
-    let client = appliance.client(support::Who::Operator);
-    let mut lines = Vec::new();
-    for number in 0..5 {
-        lines.push(
-            support::encrypt(&client, "app-two", format!("secret {number}").as_bytes()).await,
-        );
-    }
-    lines.insert(2, String::new());
-    fs::write(list, lines.join("\n")).unwrap();
-    ok(&appliance.cli(["key", "rotate", "app-two"]));
-    ok(&appliance.cli([
-        "key",
-        "rewrap-all",
-        "app-two",
-        list,
-        "--in-place",
-        "--batch",
-        "2",
-    ]));
-    let text = fs::read_to_string(list).unwrap();
-    let rewrapped: Vec<&str> = text.lines().collect();
-    assert_eq!(rewrapped.len(), 6);
-    assert_eq!(rewrapped[2], "");
-    for (number, line) in rewrapped.iter().filter(|line| !line.is_empty()).enumerate() {
-        assert!(line.starts_with("vault:v2:"));
-        assert_eq!(
-            support::decrypt(&client, "app-two", line).await,
-            format!("secret {number}").into_bytes()
-        );
-    }
-
-    fs::write(list, format!("{}\nvault:v1:AAAA\n", rewrapped[0])).unwrap();
-    let before = fs::read_to_string(list).unwrap();
-    let output = appliance.cli(["key", "rewrap-all", "app-two", list, "--in-place"]);
-    assert_eq!(code(&output), 1);
-    assert!(stderr(&output).contains("line 2"), "{}", stderr(&output));
-    assert_eq!(fs::read_to_string(list).unwrap(), before);
 }
 
 #[tokio::test(flavor = "multi_thread")]

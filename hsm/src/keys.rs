@@ -10,6 +10,7 @@ use rsa::BoxedUint;
 use rsa::pkcs8::EncodePublicKey;
 use sha2::{Digest, Sha256};
 
+use crate::config::KeyShape;
 use crate::error::HsmError;
 use crate::fault::Fault;
 use crate::line::Line;
@@ -37,19 +38,19 @@ pub(crate) struct Pair {
 
 impl Keys {
     /// Finds every key and checks every attribute. The first deviation is an [`HsmError::KeyPolicy`].
-    pub(crate) fn check(line: &Line) -> Result<Self, Fault> {
+    pub(crate) fn check(line: &Line, shape: KeyShape) -> Result<Self, Fault> {
         refuse_wrap_and_decrypt(line)?;
         let memory_master = if is_absent(line, &MEMORY_MASTER)? {
             None
         } else {
-            Some(rsa_pair(line, &MEMORY_MASTER)?)
+            Some(rsa_pair(line, &MEMORY_MASTER, shape)?)
         };
         Ok(Self {
-            master: rsa_pair(line, &MASTER)?,
+            master: rsa_pair(line, &MASTER, shape)?,
             memory_master,
-            wrapping: rsa_pair(line, &WRAPPING)?,
-            audit: ec_pair(line, &AUDIT)?,
-            store: private_key(line, &STORE)?,
+            wrapping: rsa_pair(line, &WRAPPING, shape)?,
+            audit: ec_pair(line, &AUDIT, shape)?,
+            store: private_key(line, &STORE, shape)?,
         })
     }
 
@@ -123,9 +124,9 @@ fn rsa_spki(line: &Line, spec: &KeySpec, public: ObjectHandle) -> Result<Vec<u8>
         .ok_or_else(|| policy(&name, "CKA_MODULUS", "and its exponent make no RSA key").into())
 }
 
-fn rsa_pair(line: &Line, spec: &KeySpec) -> Result<Pair, Fault> {
-    let private = private_key(line, spec)?;
-    let public = public_key(line, spec)?;
+fn rsa_pair(line: &Line, spec: &KeySpec, shape: KeyShape) -> Result<Pair, Fault> {
+    let private = private_key(line, spec, shape)?;
+    let public = public_key(line, spec, shape)?;
     let name = public_name(spec);
     let modulus = demand(line, public, &name, CKA_MODULUS, "CKA_MODULUS")?;
     // A public key swapped for somebody else's would wrap our keys for them.
@@ -139,9 +140,9 @@ fn rsa_pair(line: &Line, spec: &KeySpec) -> Result<Pair, Fault> {
     })
 }
 
-fn ec_pair(line: &Line, spec: &KeySpec) -> Result<Pair, Fault> {
-    let private = private_key(line, spec)?;
-    let public = public_key(line, spec)?;
+fn ec_pair(line: &Line, spec: &KeySpec, shape: KeyShape) -> Result<Pair, Fault> {
+    let private = private_key(line, spec, shape)?;
+    let public = public_key(line, spec, shape)?;
     let name = public_name(spec);
     let point = demand(line, public, &name, CKA_EC_POINT, "CKA_EC_POINT")?;
     // That it belongs to the private key is for the self-test to see, which verifies a signature with it.
@@ -166,16 +167,16 @@ fn ec_der(point: &[u8]) -> Option<Vec<u8>> {
     Some(key.to_public_key_der().ok()?.into_vec())
 }
 
-fn private_key(line: &Line, spec: &KeySpec) -> Result<ObjectHandle, Fault> {
+fn private_key(line: &Line, spec: &KeySpec, shape: KeyShape) -> Result<ObjectHandle, Fault> {
     let key = only(line, spec, spec.private_class(), spec.name)?;
-    check(line, key, spec.name, spec.private)?;
+    check(line, key, spec.name, &spec.private_rules(shape))?;
     Ok(key)
 }
 
-fn public_key(line: &Line, spec: &KeySpec) -> Result<ObjectHandle, Fault> {
+fn public_key(line: &Line, spec: &KeySpec, shape: KeyShape) -> Result<ObjectHandle, Fault> {
     let name = public_name(spec);
     let key = only(line, spec, CKO_PUBLIC_KEY, &name)?;
-    check(line, key, &name, spec.public.unwrap_or_default())?;
+    check(line, key, &name, &spec.public_rules(shape))?;
     Ok(key)
 }
 
@@ -226,7 +227,12 @@ fn is_absent(line: &Line, spec: &KeySpec) -> Result<bool, Fault> {
         && (spec.public.is_none() || line.find(CKO_PUBLIC_KEY, spec.label)?.is_empty()))
 }
 
-fn check(line: &Line, key: ObjectHandle, name: &str, rules: &[Rule]) -> Result<(), Fault> {
+pub(crate) fn check(
+    line: &Line,
+    key: ObjectHandle,
+    name: &str,
+    rules: &[Rule],
+) -> Result<(), Fault> {
     for rule in rules {
         if let Value::Template(inner) = rule.value {
             check_template(line, key, name, rule, inner)?;

@@ -35,12 +35,12 @@ mod transfer_prototype;
 mod types;
 
 pub use ceremony::SlotState;
-pub use config::{HsmConfig, PinSource, TokenSelector};
+pub use config::{HsmConfig, KeyShape, PinSource, TokenSelector};
 pub use error::HsmError;
 pub use pin::SecretPin;
 pub use types::{
-    GcmItem, HashAlgorithm, HsmState, KeyUsage, MacItem, MasterKind, OaepHash, Profile,
-    TokenIdentity, WrappedKey,
+    Digest, GcmItem, HashAlgorithm, HsmState, KeyUsage, MacItem, MasterKind, OaepHash, Profile,
+    SignItem, Signature, SigningKey, SigningKind, TokenIdentity, WrappedKey,
 };
 
 use std::sync::Arc;
@@ -56,6 +56,7 @@ pub struct Hsm {
     pool: Arc<Pool>,
     encryptions: Arc<Together<GcmItem, Vec<u8>>>,
     decryptions: Arc<Together<GcmItem, Zeroizing<Vec<u8>>>>,
+    signatures: Arc<Together<SignItem, Vec<u8>>>,
     epoch_writer: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -72,6 +73,7 @@ impl Hsm {
             pool,
             encryptions: Arc::new(Together::new(Conn::encrypt, sessions)),
             decryptions: Arc::new(Together::new(Conn::decrypt, sessions)),
+            signatures: Arc::new(Together::new(Conn::sign_items, sessions)),
             epoch_writer: Arc::default(),
         })
     }
@@ -150,7 +152,36 @@ impl Hsm {
         self.pool.submit(move |conn| conn.sign(&digest)).await
     }
 
-    /// The signing key's public half, `SubjectPublicKeyInfo`, DER.
+    /// Makes a signing key pair on the token: the private half is a token object that signs, is sensitive and never extractable, and
+    /// has this `CKA_ID`. [`HsmError::Unsupported`] names the mechanisms where the token can't. RSA-4096 takes seconds.
+    pub async fn generate_signing_key(
+        &self,
+        kind: SigningKind,
+        id: [u8; 16],
+    ) -> Result<SigningKey, HsmError> {
+        self.pool
+            .submit(move |conn| conn.generate_signing_key(kind, &id))
+            .await
+    }
+
+    /// Signs with keys of [`Hsm::generate_signing_key`]: one signature per item, in their order.
+    pub async fn sign_with(&self, items: Vec<SignItem>) -> Batch<Vec<u8>> {
+        self.signatures.submit(&self.pool, items).await
+    }
+
+    /// Destroys the private halves of these signing keys; those that are not there are no error.
+    pub async fn destroy_signing_keys(&self, ids: Vec<[u8; 16]>) -> Result<(), HsmError> {
+        self.pool
+            .submit(move |conn| conn.destroy_signing_keys(&ids))
+            .await
+    }
+
+    /// The ids of all signing keys on the token.
+    pub async fn signing_keys(&self) -> Result<Vec<[u8; 16]>, HsmError> {
+        self.pool.submit(|conn| conn.signing_keys()).await
+    }
+
+    /// The audit signing key's public half, `SubjectPublicKeyInfo`, DER.
     pub fn signing_public_key(&self) -> Vec<u8> {
         self.pool.facts().signing_public_key.clone()
     }

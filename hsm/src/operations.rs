@@ -1,6 +1,7 @@
 //! What the token does for callers, on one session: `Conn` is that session with its keys and its unwrapped KEKs.
 
 mod kek;
+mod signing;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -31,6 +32,8 @@ pub(crate) struct Conn {
     abilities: Arc<Abilities>,
     /// Unwrapped KEKs: session objects, which die with the session.
     cache: LruCache<[u8; 16], ObjectHandle>,
+    /// Signing keys that were found and checked: token objects, which stay when they fall out of here.
+    signing: LruCache<[u8; 16], ObjectHandle>,
     canary: Canary,
 }
 
@@ -57,6 +60,7 @@ impl Conn {
             keys,
             abilities,
             cache: LruCache::new(capacity),
+            signing: LruCache::new(capacity),
             canary,
         })
     }

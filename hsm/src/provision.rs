@@ -5,7 +5,7 @@ use std::sync::Arc;
 use cryptoki::error::RvError;
 use cryptoki::object::ObjectHandle;
 
-use crate::config::HsmConfig;
+use crate::config::{HsmConfig, KeyShape};
 use crate::epoch;
 use crate::error::HsmError;
 use crate::fault::Fault;
@@ -40,12 +40,17 @@ fn on_token(
     let line = Line::open(library, found.slot, Arc::new(Watch::default()))?;
     let result = Access::new(config.pin.clone())
         .login(&line)
-        .and_then(|()| make_all(&line, memory_master, progress));
+        .and_then(|()| make_all(&line, config.shape, memory_master, progress));
     line.close();
     result
 }
 
-fn make_all(line: &Line, memory_master: bool, progress: &mut dyn FnMut(&str)) -> Result<(), Fault> {
+fn make_all(
+    line: &Line,
+    shape: KeyShape,
+    memory_master: bool,
+    progress: &mut dyn FnMut(&str),
+) -> Result<(), Fault> {
     if let Some(name) = keys::existing(line, true)? {
         return Err(HsmError::KeyExists(name.to_owned()).into());
     }
@@ -53,7 +58,7 @@ fn make_all(line: &Line, memory_master: bool, progress: &mut dyn FnMut(&str)) ->
         return Err(HsmError::KeyExists("epoch object".to_owned()).into());
     }
     let mut made = Vec::new();
-    let result = make_each(line, memory_master, progress, &mut made);
+    let result = make_each(line, shape, memory_master, progress, &mut made);
     if result.is_err() {
         // A half-made set would make the next attempt say that keys exist.
         for object in made {
@@ -67,6 +72,7 @@ fn make_all(line: &Line, memory_master: bool, progress: &mut dyn FnMut(&str)) ->
 
 fn make_each(
     line: &Line,
+    shape: KeyShape,
     memory_master: bool,
     progress: &mut dyn FnMut(&str),
     made: &mut Vec<ObjectHandle>,
@@ -74,19 +80,24 @@ fn make_each(
     let optional = memory_master.then_some(&MEMORY_MASTER);
     for spec in REQUIRED.into_iter().chain(optional) {
         progress(spec.making);
-        made.extend(make(line, spec)?);
+        made.extend(make(line, spec, shape)?);
     }
     progress("epoch object");
     made.push(epoch::create(line)?);
     // What the token made of the templates, not what they asked for.
     progress("check of all attributes");
-    Keys::check(line)?;
+    Keys::check(line, shape)?;
     Ok(())
 }
 
-fn make(line: &Line, spec: &KeySpec) -> Result<Vec<ObjectHandle>, Fault> {
+pub(crate) fn make(
+    line: &Line,
+    spec: &KeySpec,
+    shape: KeyShape,
+) -> Result<Vec<ObjectHandle>, Fault> {
+    let rules = spec.private_rules(shape);
     let attempt = |with_optional: bool| -> Result<Vec<ObjectHandle>, Fault> {
-        let private = spec.private.iter().filter(|rule| rule.asked(with_optional));
+        let private = rules.iter().filter(|rule| rule.asked(with_optional));
         if let Some(public) = spec.public {
             let public = public.iter().filter(|rule| rule.asked(with_optional));
             let (public, private) =

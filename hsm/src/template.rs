@@ -10,12 +10,26 @@ use cryptoki_sys::{
     CKA_ID, CKA_KEY_TYPE, CKA_LABEL, CKA_LOCAL, CKA_MODIFIABLE, CKA_MODULUS_BITS,
     CKA_NEVER_EXTRACTABLE, CKA_PRIVATE, CKA_PUBLIC_EXPONENT, CKA_SENSITIVE, CKA_SIGN,
     CKA_SIGN_RECOVER, CKA_TOKEN, CKA_UNWRAP, CKA_UNWRAP_TEMPLATE, CKA_VALUE_LEN, CKA_VERIFY,
-    CKA_VERIFY_RECOVER, CKA_WRAP, CKK_AES, CKK_EC, CKK_GENERIC_SECRET, CKK_RSA, CKM_AES_GCM,
-    CKM_AES_KEY_GEN, CKM_EC_KEY_PAIR_GEN, CKM_ECDSA, CKM_RSA_PKCS_KEY_PAIR_GEN, CKM_RSA_PKCS_OAEP,
-    CKO_PRIVATE_KEY, CKO_PUBLIC_KEY, CKO_SECRET_KEY,
+    CKA_VERIFY_RECOVER, CKA_WRAP, CKA_WRAP_WITH_TRUSTED, CKK_AES, CKK_EC, CKK_GENERIC_SECRET,
+    CKK_RSA, CKM_AES_GCM, CKM_AES_KEY_GEN, CKM_EC_KEY_PAIR_GEN, CKM_ECDSA,
+    CKM_RSA_PKCS_KEY_PAIR_GEN, CKM_RSA_PKCS_OAEP, CKO_PRIVATE_KEY, CKO_PUBLIC_KEY, CKO_SECRET_KEY,
 };
 
+use crate::config::KeyShape;
+
+macro_rules! rule {
+    ($when:ident $name:ident = $value:expr) => {
+        Rule {
+            attribute: $name,
+            name: stringify!($name),
+            value: $value,
+            when: When::$when,
+        }
+    };
+}
+
 /// One attribute and the value it must have.
+#[derive(Clone, Copy)]
 pub(crate) struct Rule {
     pub(crate) attribute: CK_ATTRIBUTE_TYPE,
     /// As PKCS#11 spells it, for error messages.
@@ -25,6 +39,7 @@ pub(crate) struct Rule {
 }
 
 /// An attribute's value.
+#[derive(Clone, Copy)]
 pub(crate) enum Value {
     Bool(bool),
     Ulong(CK_ULONG),
@@ -69,6 +84,51 @@ impl KeySpec {
         } else {
             CKO_SECRET_KEY
         }
+    }
+}
+
+impl KeySpec {
+    /// Whether a second token needs this very key; it makes the others itself.
+    pub(crate) fn is_moved(&self) -> bool {
+        [MASTER.label, MEMORY_MASTER.label, STORE.label].contains(&self.label)
+    }
+
+    /// [`KeySpec::private`] as the plan decided.
+    pub(crate) fn private_rules(&self, shape: KeyShape) -> Vec<Rule> {
+        let mut rules = self.private.to_vec();
+        if shape == KeyShape::Fixed || !self.is_moved() {
+            return rules;
+        }
+        for rule in &mut rules {
+            match rule.attribute {
+                CKA_EXTRACTABLE => rule.value = YES,
+                CKA_NEVER_EXTRACTABLE => rule.value = NO,
+                // The token can't say them of a key that it did not make.
+                CKA_LOCAL | CKA_ALWAYS_SENSITIVE if shape == KeyShape::Moved => rule.value = NO,
+                _ => {}
+            }
+        }
+        if shape == KeyShape::Moved {
+            // Not to be told where a key is unwrapped, and SoftHSM then says 0: that it is the same key, the trial shows.
+            rules.retain(|rule| rule.attribute != CKA_VALUE_LEN);
+        }
+        rules.push(rule!(Always CKA_WRAP_WITH_TRUSTED = YES));
+        // Last: SoftHSM lets nothing be set after it.
+        rules.sort_by_key(|rule| rule.attribute == CKA_MODIFIABLE);
+        rules
+    }
+
+    /// [`KeySpec::public`] as the plan decided; empty for a secret key.
+    pub(crate) fn public_rules(&self, shape: KeyShape) -> Vec<Rule> {
+        let mut rules = self.public.unwrap_or_default().to_vec();
+        if shape == KeyShape::Moved && self.is_moved() {
+            for rule in &mut rules {
+                if rule.attribute == CKA_LOCAL {
+                    rule.value = NO;
+                }
+            }
+        }
+        rules
     }
 }
 
@@ -123,17 +183,6 @@ impl Rule {
 
 /// The label and application of the epoch data object.
 pub(crate) const EPOCH_LABEL: &str = "strongroom-epoch";
-
-macro_rules! rule {
-    ($when:ident $name:ident = $value:expr) => {
-        Rule {
-            attribute: $name,
-            name: stringify!($name),
-            value: $value,
-            when: When::$when,
-        }
-    };
-}
 
 macro_rules! rules {
     ($($when:ident $name:ident = $value:expr;)+) => { &[$(rule!($when $name = $value)),+] };
@@ -365,6 +414,8 @@ pub(crate) const KWP_TEST_TARGET: &[Rule] = rules! {
     Always CKA_SENSITIVE = NO;
     Always CKA_EXTRACTABLE = YES;
 };
+
+pub(crate) mod signing;
 
 /// The keys that every appliance has, in the order of their making; [`MEMORY_MASTER`] comes on request.
 pub(crate) const REQUIRED: [&KeySpec; 4] = [&MASTER, &STORE, &AUDIT, &WRAPPING];

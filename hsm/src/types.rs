@@ -92,6 +92,80 @@ pub struct MacItem {
     pub data: Zeroizing<Vec<u8>>,
 }
 
+/// A kind of signing key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SigningKind {
+    /// ECDSA on P-256 (FIPS 186-5).
+    EcdsaP256,
+    /// RSA of 4096 bits: PSS and PKCS #1 v1.5 (RFC 8017).
+    Rsa4096,
+    /// Ed25519 (RFC 8032).
+    Ed25519,
+}
+
+impl SigningKind {
+    /// Every kind.
+    pub const ALL: [Self; 3] = [Self::EcdsaP256, Self::Rsa4096, Self::Ed25519];
+
+    /// Vault's name for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::EcdsaP256 => "ecdsa-p256",
+            Self::Rsa4096 => "rsa-4096",
+            Self::Ed25519 => "ed25519",
+        }
+    }
+}
+
+/// A signing key as it is kept. The private half is a token object that never leaves the token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SigningKey {
+    /// `CKA_ID` of the private half.
+    pub id: [u8; 16],
+    /// What it signs.
+    pub kind: SigningKind,
+    /// The public half, `SubjectPublicKeyInfo`, DER.
+    pub spki: Vec<u8>,
+}
+
+/// The hash of an RSA-PSS signature (both of the message and of MGF1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub enum Digest {
+    Sha224,
+    Sha256,
+    Sha384,
+    Sha512,
+}
+
+/// How a signature is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signature {
+    /// ECDSA of a digest: r || s.
+    Ecdsa,
+    /// RSASSA-PSS of a digest.
+    Pss {
+        /// The digest's hash.
+        digest: Digest,
+        /// Bytes of salt.
+        salt: u16,
+    },
+    /// RSASSA-PKCS1-v1_5 of a `DigestInfo`, DER.
+    Pkcs1v15,
+    /// Ed25519 of a message.
+    Ed25519,
+}
+
+/// One signature of a batch.
+pub struct SignItem {
+    /// The key.
+    pub key: Arc<SigningKey>,
+    /// How.
+    pub signature: Signature,
+    /// Digest, `DigestInfo` or message, as `signature` says.
+    pub data: Zeroizing<Vec<u8>>,
+}
+
 /// What the token's mechanism list allowed; chosen once at start, printed, recorded in wrapped keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Profile {
@@ -105,6 +179,8 @@ pub struct Profile {
     pub hmac: Vec<HashAlgorithm>,
     /// The second master key is there: `memory` residency is possible.
     pub memory_master: bool,
+    /// Kinds of signing keys whose mechanisms are all on the token's list.
+    pub signing: Vec<SigningKind>,
 }
 
 /// Which token answers.

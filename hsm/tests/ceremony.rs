@@ -70,6 +70,7 @@ impl Birth {
             queue: 16,
             call_deadline: Duration::from_secs(10),
             session_keys: 16,
+            shape: strongroom_hsm::KeyShape::Fixed,
         }
     }
 
@@ -172,6 +173,7 @@ fn child_makes_keys() {
         queue: 16,
         call_deadline: Duration::from_secs(10),
         session_keys: 16,
+        shape: strongroom_hsm::KeyShape::Fixed,
     };
     ceremony::make_keys(&config, false, &mut |now| {
         if now == step {

@@ -376,6 +376,7 @@ fn config(folder: &Path, sessions: usize) -> HsmConfig {
         queue: 256,
         call_deadline: DEADLINE,
         session_keys: 16,
+        shape: strongroom_hsm::KeyShape::Fixed,
     }
 }
 

@@ -3,6 +3,7 @@
 use std::io::Write as _;
 
 use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::Response;
@@ -49,6 +50,16 @@ pub(super) struct Answer {
     pub(super) batch: usize,
     /// Items that failed.
     pub(super) batch_failed: usize,
+    /// How long it may be kept; `None`: not at all.
+    pub(super) cache: Option<Cache>,
+}
+
+/// What an answer says to caches.
+pub(super) struct Cache {
+    /// `max-age`.
+    pub(super) seconds: u64,
+    /// `ETag`, with its quotes.
+    pub(super) tag: String,
 }
 
 impl Answer {
@@ -71,6 +82,7 @@ impl Answer {
             key_version: 0,
             batch: 0,
             batch_failed: 0,
+            cache: None,
         }
     }
 
@@ -88,6 +100,21 @@ impl Answer {
                 header::CONTENT_TYPE,
                 HeaderValue::from_static(self.content_type),
             );
+        }
+        if let Some(cache) = self.cache {
+            let headers = response.headers_mut();
+            let control = match cache.seconds {
+                0 => "no-cache".to_owned(),
+                seconds => format!("public, max-age={seconds}"),
+            };
+            // Digits and hexadecimal make header values.
+            if let (Ok(control), Ok(tag)) = (
+                HeaderValue::try_from(control),
+                HeaderValue::try_from(cache.tag),
+            ) {
+                headers.insert(header::CACHE_CONTROL, control);
+                headers.insert(header::ETAG, tag);
+            }
         }
         response
     }
@@ -201,6 +228,16 @@ impl Envelope {
         self.number(version);
         self.raw(":");
         self.base64(bytes);
+        self.raw("\"");
+    }
+
+    /// `vault:v<version>:<base64url, no padding>` with quotes.
+    pub(super) fn versioned_url(&mut self, version: u32, bytes: &[u8]) {
+        self.raw("\"");
+        self.raw(PREFIX);
+        self.number(version);
+        self.raw(":");
+        self.raw(&URL_SAFE_NO_PAD.encode(bytes));
         self.raw("\"");
     }
 

@@ -14,6 +14,9 @@ use strongroom_hsm::HsmState;
 
 use super::App;
 
+mod lifecycle;
+use lifecycle::Lifecycles;
+
 /// Everything that is counted. Labels come from the route table only, so their number is bounded.
 pub(super) struct Metrics {
     registry: Registry,
@@ -32,6 +35,7 @@ pub(super) struct Metrics {
     store_epoch: Gauge<i64, AtomicI64>,
     uptime: Gauge<i64, AtomicI64>,
     hardening: Family<MeasureLabel, Gauge<i64, AtomicI64>>,
+    lifecycle: Lifecycles,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -70,6 +74,7 @@ impl Metrics {
             store_epoch: Gauge::default(),
             uptime: Gauge::default(),
             hardening: Family::default(),
+            lifecycle: Lifecycles::default(),
             registry: Registry::default(),
         };
         registry.register(
@@ -126,6 +131,7 @@ impl Metrics {
             "1: the process is hardened in this way; 0: it could not be, the log says why",
             metrics.hardening.clone(),
         );
+        metrics.lifecycle.register(&mut registry);
         Self {
             registry,
             ..metrics
@@ -156,6 +162,11 @@ impl Metrics {
         }
     }
 
+    /// A signing key went from one state to another.
+    pub(super) fn transition(&self, key: &str, from: &'static str, to: &'static str) {
+        self.lifecycle.transition(key, from, to);
+    }
+
     /// The whole exposition, in the `OpenMetrics` text format.
     pub(super) fn render(&self, app: &App, in_flight: usize) -> String {
         let gauge = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
@@ -177,6 +188,7 @@ impl Metrics {
                 })
                 .set(i64::from(measure.outcome.is_ok()));
         }
+        self.lifecycle.set(app);
         let mut text = String::with_capacity(16 * 1024);
         // Writing to memory can't fail.
         let _ = encode(&mut text, &self.registry);

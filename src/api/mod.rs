@@ -10,6 +10,7 @@ mod body;
 mod error;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzz;
+mod jwks;
 mod metrics;
 pub mod routes;
 mod sys;
@@ -104,6 +105,11 @@ impl Gate {
         }
     }
 
+    /// A signing key went from one state to another.
+    pub fn transition(&self, key: &str, from: &'static str, to: &'static str) {
+        self.metrics.transition(key, from, to);
+    }
+
     /// Requests being answered now.
     pub fn in_flight(&self) -> usize {
         self.max_requests - self.places.available_permits()
@@ -147,6 +153,8 @@ struct Call<'a> {
     captures: [Option<&'a str>; 2],
     params: Params<'a>,
     token: Option<&'a Presented>,
+    /// What the client has already of what it reads.
+    if_none_match: Option<&'a str>,
 }
 
 async fn answer<B>(
@@ -188,7 +196,9 @@ where
         _ => Source::Json,
     };
     if !route.mutates {
-        return carry_out(&app, trail, captures, source, token.as_ref(), body).await;
+        let known = head.headers.get(header::IF_NONE_MATCH);
+        let known = known.and_then(|tags| tags.to_str().ok());
+        return carry_out(&app, trail, captures, source, token.as_ref(), body, known).await;
     }
     // Once begun, a change is carried out and recorded whether or not the client waits for it.
     let form = matches!(source, Source::Form);
@@ -205,7 +215,7 @@ where
         let mut trail = Trail::begin(&app, &peer, &id, route, key, begun);
         trail.token = token.as_ref().map(|t| t.info.id.clone());
         let source = if form { Source::Form } else { Source::Json };
-        carry_out(&app, trail, captures, source, token.as_ref(), body).await
+        carry_out(&app, trail, captures, source, token.as_ref(), body, None).await
     };
     // `carry_out` catches a handler's panic; a task that is lost all the same was aborted by the runtime's end.
     tokio::spawn(change)
@@ -228,6 +238,7 @@ async fn carry_out(
     source: Source<'_>,
     token: Option<&Presented>,
     body: Bytes,
+    if_none_match: Option<&str>,
 ) -> Result<Answer, ApiError> {
     let route = trail.route;
     let parsed = match source {
@@ -245,6 +256,7 @@ async fn carry_out(
                 captures: captures.others,
                 params,
                 token,
+                if_none_match,
             };
             catch_panic(AssertUnwindSafe((route.handler)(call)))
                 .await
@@ -308,7 +320,7 @@ fn verb(head: &Parts) -> Result<Verb, ApiError> {
 
 /// Vault's core answers its own paths without words.
 fn wrong_method(path: &str, allow: String) -> ApiError {
-    if path.starts_with("sys/") || path == "openapi.json" {
+    if path.starts_with("sys/") || path.starts_with('/') || path == "openapi.json" {
         return ApiError {
             allow: Some(allow),
             ..ApiError::empty(405)

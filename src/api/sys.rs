@@ -9,6 +9,7 @@ use strongroom_hsm::HsmState;
 use super::answer::Answer;
 use super::error::ApiError;
 use super::{App, Call, OPENAPI};
+use crate::keyring::{KeyHealth, Scheduled, Verdict};
 
 /// What stands for Vault's version: this program's, marked as its own.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "+strongroom");
@@ -160,6 +161,51 @@ pub(super) async fn metrics(call: Call<'_>) -> Result<Answer, ApiError> {
         "application/openmetrics-text; version=1.0.0; charset=utf-8",
         text.into(),
     ))
+}
+
+/// `GET sys/lifecycle`: how the published signing keys are, and which rotations are due when.
+pub(super) async fn lifecycle(call: Call<'_>) -> Result<Answer, ApiError> {
+    Ok(json(200, &Lifecycle::now(call.app)))
+}
+
+/// What `sys/lifecycle`, `strongroom status` and the status page show of keys.
+#[derive(Serialize)]
+pub(super) struct Lifecycle {
+    pub(super) signing_keys: Vec<KeyHealth>,
+    pub(super) rotations: Vec<Rotation>,
+}
+
+/// A key that is rotated by itself.
+#[derive(Serialize)]
+pub(super) struct Rotation {
+    pub(super) name: String,
+    pub(super) latest_version: u32,
+    /// Seconds until it is due; negative: since.
+    pub(super) due_in: Option<i64>,
+    /// Due for more than 15 minutes.
+    pub(super) skipped: bool,
+    /// Its latest version is from the future: nothing is done until the clock is right.
+    pub(super) clock_behind: bool,
+}
+
+impl Lifecycle {
+    pub(super) fn now(app: &App) -> Self {
+        let rotation = |key: Scheduled| Rotation {
+            due_in: match key.verdict {
+                Verdict::In(seconds) => Some(seconds),
+                Verdict::Due(since) => Some(since.saturating_neg()),
+                Verdict::Never | Verdict::ClockBehind => None,
+            },
+            skipped: key.verdict.is_skipped(),
+            clock_behind: key.verdict == Verdict::ClockBehind,
+            name: key.name,
+            latest_version: key.latest,
+        };
+        Self {
+            signing_keys: app.keyring.health(),
+            rotations: app.keyring.schedule().into_iter().map(rotation).collect(),
+        }
+    }
 }
 
 /// `GET sys/internal/specs/openapi`, `GET openapi.json`.

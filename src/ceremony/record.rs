@@ -52,6 +52,57 @@ pub struct PinsRecord {
     pub commitments: Vec<Commitment>,
 }
 
+/// The shares in force when a later ceremony begins: outputs of its step `opening` (as field `shares`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SharesRecord {
+    /// The ceremony that dealt them, hexadecimal.
+    pub ceremony_id: String,
+    /// How many of them give the PINs back.
+    pub threshold: u8,
+    /// One for each custodian of that ceremony's plan, in its order.
+    pub commitments: Vec<Commitment>,
+}
+
+/// Someone who was there: outputs of step `opening` (in field `present`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PresentRecord {
+    /// His name.
+    pub name: String,
+    /// `custodian`, `security-officer` or `auditor`.
+    pub role: String,
+    /// His fingerprint.
+    pub key: String,
+}
+
+/// What a later ceremony's step `opening` records.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaterOpeningOutputs {
+    /// Those who were there and will sign, in the plan's order.
+    pub present: Vec<PresentRecord>,
+    /// The shares in force.
+    pub shares: SharesRecord,
+}
+
+/// Outputs of step `inventory`: what is to be destroyed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InventoryOutputs {
+    /// The token.
+    pub token: TokenRecord,
+    /// Every object on it.
+    pub objects: Vec<ObjectRecord>,
+    /// The audit key, which seals before it is destroyed itself: `SubjectPublicKeyInfo`, base64.
+    pub audit_key: String,
+}
+
+/// Outputs of step `destroy`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DestroyOutputs {
+    /// Objects that were found on the token afterwards: none.
+    pub left: Vec<ObjectRecord>,
+}
+
 /// Outputs of step `token`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenOutputs {

@@ -52,6 +52,7 @@ impl Room {
             listen: "0.0.0.0:8200".parse().unwrap(),
             names: vec!["keys.example".into()],
             pin_method: PinMethod::SystemdCreds,
+            replaces: None,
         };
         let plan = draft.plan().unwrap();
         Self { keys, draft, plan }

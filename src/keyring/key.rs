@@ -12,7 +12,8 @@ use zeroize::Zeroizing;
 
 use super::counter::UseCounter;
 use super::memory::MemorySlot;
-use super::{Kdf, KeyInfo, KeyringError, Residency, VersionInfo};
+use super::schedule::{self, Verdict};
+use super::{Kdf, KeyInfo, KeyType, KeyringError, Residency, VersionInfo};
 use crate::store::{Change, RecordId, RecordKind, StoreError};
 
 /// Vault allows any length; a bound keeps records and audit lines small.
@@ -81,6 +82,7 @@ impl Key {
         let settings = &self.settings;
         KeyInfo {
             name: self.name.clone(),
+            key_type: KeyType::Aes256Gcm96,
             residency: settings.residency,
             derived: settings.derived,
             convergent: settings.convergent,
@@ -93,12 +95,15 @@ impl Key {
             min_decryption_version: settings.min_decryption_version,
             min_encryption_version: settings.min_encryption_version,
             latest_version: settings.latest_version,
+            signing_version: 0,
+            published_version: 0,
             versions: self
                 .versions
                 .values()
                 .map(|version| VersionInfo {
                     version: version.number,
                     created: version.created,
+                    public: None,
                 })
                 .collect(),
         }
@@ -182,14 +187,20 @@ impl Key {
         }
     }
 
-    /// Whether its latest version is as old as automatic rotation allows.
-    pub(super) fn is_due(&self, now: i64) -> bool {
+    /// What the schedule says of it.
+    pub(super) fn verdict(&self, now: i64) -> Verdict {
         let settings = &self.settings;
-        let period = i64::try_from(settings.auto_rotate_period).unwrap_or(i64::MAX);
-        let latest = self.versions.get(&settings.latest_version);
-        period > 0
-            && (!settings.imported || settings.allow_rotation)
-            && latest.is_some_and(|version| now.saturating_sub(version.created) >= period)
+        let latest = settings.latest_version;
+        match self.versions.get(&latest) {
+            Some(version) if !settings.imported || settings.allow_rotation => schedule::verdict(
+                &self.name,
+                latest,
+                version.created,
+                settings.auto_rotate_period,
+                now,
+            ),
+            _ => Verdict::Never,
+        }
     }
 
     fn unarchived(&self, number: u32) -> Result<Arc<Version>, KeyringError> {
@@ -375,7 +386,7 @@ impl WrappedRecord {
     }
 }
 
-fn json(value: &impl Serialize) -> Result<Zeroizing<Vec<u8>>, KeyringError> {
+pub(super) fn json(value: &impl Serialize) -> Result<Zeroizing<Vec<u8>>, KeyringError> {
     serde_json::to_vec(value)
         .map(Zeroizing::new)
         .map_err(|error| KeyringError::System(format!("a record could not be written: {error}")))

@@ -26,7 +26,7 @@ impl Inner {
         check_name(name)?;
         check_auto_rotate(options.auto_rotate_period)?;
         let _turn = self.writer.lock().await;
-        if self.find(name).is_some() {
+        if self.is_taken(name) {
             return Ok(false);
         }
         if options.convergent && !options.derived {
@@ -60,7 +60,7 @@ impl Inner {
             ));
         }
         let _turn = self.writer.lock().await;
-        if self.find(name).is_some() {
+        if self.is_taken(name) {
             return Err(KeyringError::Exists(name.to_owned()));
         }
         let settings = self.settings(&options.create, true, options.allow_rotation)?;
@@ -323,7 +323,11 @@ impl Inner {
 
     /// Commits, and puts the change in force when the disc has it: also if the token could not be told of it, because a
     /// restart would bring it into force in any case.
-    async fn commit(&self, changes: Vec<Change>, apply: impl FnOnce()) -> Result<(), KeyringError> {
+    pub(super) async fn commit(
+        &self,
+        changes: Vec<Change>,
+        apply: impl FnOnce(),
+    ) -> Result<(), KeyringError> {
         let outcome = self.store.commit(changes).await;
         if outcome
             .as_ref()
@@ -364,7 +368,7 @@ impl Inner {
     }
 }
 
-fn check_auto_rotate(period: Duration) -> Result<(), KeyringError> {
+pub(super) fn check_auto_rotate(period: Duration) -> Result<(), KeyringError> {
     if period.is_zero() || period >= MIN_AUTO_ROTATE {
         Ok(())
     } else {
@@ -374,7 +378,7 @@ fn check_auto_rotate(period: Duration) -> Result<(), KeyringError> {
     }
 }
 
-fn next_version(settings: &Settings) -> Result<u32, KeyringError> {
+pub(super) fn next_version(settings: &Settings) -> Result<u32, KeyringError> {
     settings
         .latest_version
         .checked_add(1)
@@ -387,7 +391,10 @@ fn delete_version(name: &str, number: u32) -> [Change; 2] {
 }
 
 /// Vault's rules and words of `keys/:name/config`.
-fn configured(current: &Settings, change: &ConfigChange) -> Result<Settings, KeyringError> {
+pub(super) fn configured(
+    current: &Settings,
+    change: &ConfigChange,
+) -> Result<Settings, KeyringError> {
     let mut new = current.clone();
     let latest = current.latest_version;
     if let Some(min) = change.min_decryption_version {
@@ -438,7 +445,7 @@ fn configured(current: &Settings, change: &ConfigChange) -> Result<Settings, Key
 }
 
 /// Vault's rules and words of `keys/:name/trim`.
-fn check_trim(settings: &Settings, min: u32) -> Result<(), KeyringError> {
+pub(super) fn check_trim(settings: &Settings, min: u32) -> Result<(), KeyringError> {
     let why = if min < settings.min_available_version {
         "minimum available version cannot be decremented"
     } else if settings.min_encryption_version == 0 {

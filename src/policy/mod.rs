@@ -39,12 +39,14 @@ pub enum Operation {
     Hash,
     Hmac,
     Verify,
+    Sign,
+    Jwt,
     Metrics,
 }
 
 impl Operation {
     /// Every operation, in the order of the documentation.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::Create,
         Self::Read,
         Self::List,
@@ -63,6 +65,8 @@ impl Operation {
         Self::Hash,
         Self::Hmac,
         Self::Verify,
+        Self::Sign,
+        Self::Jwt,
         Self::Metrics,
     ];
 

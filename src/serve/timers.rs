@@ -12,14 +12,20 @@ use super::watch::Watch;
 use crate::api::App;
 use crate::audit::Entry;
 use crate::client::causes;
+use crate::keyring::Transition;
+use crate::lifecycle::State;
 
-const ROTATION: Duration = Duration::from_mins(1);
+/// What an outage of the token kept from being rotated is caught up within a minute of its return.
+const ROTATION: Duration = Duration::from_secs(15);
+/// Published keys are looked after this often.
+const KEEPING: Duration = Duration::from_secs(1);
 const IDLE_KEYS: Duration = Duration::from_secs(10);
 
 /// Starts every timer; dropping the set stops them.
 pub(super) fn start(app: &Arc<App>, reloader: &Arc<Reloader>, watch: Watch) -> JoinSet<()> {
     let mut timers = JoinSet::new();
     timers.spawn(rotate(app.clone()));
+    timers.spawn(keep(app.clone()));
     timers.spawn(drop_idle(app.clone()));
     timers.spawn(watch.run(reloader.clone()));
     let signing = app.clone();
@@ -53,6 +59,45 @@ async fn rotate(app: Arc<App>) {
                     key,
                     error = causes(&error),
                     "the rotation is not in the audit log"
+                );
+            }
+        }
+    }
+}
+
+/// Walks the published signing keys through their states, and tells of each change.
+async fn keep(app: Arc<App>) {
+    let mut ticks = every(KEEPING);
+    loop {
+        ticks.tick().await;
+        for transition in app.keyring.keep().await {
+            let Transition {
+                key,
+                from,
+                to,
+                reason,
+            } = &transition;
+            let (from, to) = (from.as_str(), to.as_str());
+            app.gate.transition(key, from, to);
+            match transition.to {
+                State::Degraded | State::Critical => {
+                    tracing::error!(key, from, to, reason, "the state of a signing key changed");
+                }
+                _ => tracing::info!(key, from, to, "the state of a signing key changed"),
+            }
+            let operation = format!("key-state:{to}");
+            let entry = Entry {
+                operation: &operation,
+                key,
+                outcome: "ok",
+                reason,
+                ..Entry::default()
+            };
+            if let Err(error) = app.audit.record(&entry) {
+                tracing::error!(
+                    key,
+                    error = causes(&error),
+                    "a change of state is not in the audit log"
                 );
             }
         }

@@ -20,6 +20,7 @@ fn config(token: &Throwaway) -> HsmConfig {
         queue: 256,
         call_deadline: Duration::from_secs(30),
         session_keys: 64,
+        shape: strongroom_hsm::KeyShape::Fixed,
     }
 }
 
@@ -374,6 +375,7 @@ async fn committer_child() {
         queue: 16,
         call_deadline: Duration::from_secs(30),
         session_keys: 4,
+        shape: strongroom_hsm::KeyShape::Fixed,
     };
     let path = Path::new(path);
     if !path.exists() {

@@ -29,6 +29,9 @@ pub const CUSTODIANS: [&str; 5] = ["Alice", "Bob", "Carol", "Dave", "Erin"];
 pub const OFFICER: &str = "Olga";
 pub const AUDITOR: &str = "Anton";
 
+/// Nobody in a birth's plan.
+pub const NEWCOMER: &str = "Frank";
+
 /// The exit code of a ceremony that waits for something from outside.
 pub const WAITING: i32 = 10;
 
@@ -50,7 +53,7 @@ impl People {
                     .unwrap(),
             };
             fs::create_dir(people.folder.path().join("passphrases")).unwrap();
-            for name in Self::names() {
+            for name in Self::names().chain([NEWCOMER]) {
                 people.make(name);
             }
             people
@@ -466,6 +469,11 @@ pub struct Running {
 }
 
 impl Running {
+    /// With its standard error in a pipe.
+    pub fn new(child: Child) -> Self {
+        Self { child }
+    }
+
     /// SIGKILL, as a power cut, when this becomes true. Whether it did before the process ended by itself.
     pub fn kill_when(mut self, mut condition: impl FnMut() -> bool) -> bool {
         let deadline = Instant::now() + PATIENCE;

@@ -5,7 +5,7 @@ use base64::prelude::BASE64_STANDARD;
 use p256::ecdsa::SigningKey;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use strongroom::ceremony::{Mode, Step};
+use strongroom::ceremony::{Kind, Mode, Step};
 
 use super::people::{BINARY, ID, Room, key, sign};
 
@@ -40,7 +40,7 @@ impl Forgery {
                 "software": {"version": "0.1.0", "binary_sha256": BINARY},
             }),
         )];
-        for step in Step::ALL {
+        for step in Kind::Birth.steps() {
             let name = step.name();
             lines.push((
                 "begin".into(),
@@ -52,7 +52,7 @@ impl Forgery {
             ));
             lines.push((
                 "done".into(),
-                json!({"step": name, "actor": ["Ed"], "outputs": room.outputs(step)}),
+                json!({"step": name, "actor": ["Ed"], "outputs": room.outputs(*step)}),
             ));
         }
         let audit_key = BASE64_STANDARD.encode(room.spki());

@@ -10,8 +10,8 @@ use strongroom::ceremony::plan::{Draft, PinMethod};
 use strongroom::ceremony::record::{KeyRecord, Summary, TokenRecord};
 use strongroom::ceremony::shares::{Deal, Pins, split};
 use strongroom::ceremony::{
-    CeremonyError, CeremonyId, Mode, Opening, Participant, ParticipantKey, Plan, PlanSignature,
-    Step, Transcript,
+    CeremonyError, CeremonyId, Kind, Mode, Opening, Participant, ParticipantKey, Plan,
+    PlanSignature, Step, Transcript,
 };
 use zeroize::Zeroizing;
 
@@ -68,6 +68,7 @@ impl Room {
             listen: "0.0.0.0:8200".parse().unwrap(),
             names: vec!["keys.example".into(), "192.0.2.7".into()],
             pin_method: PinMethod::File,
+            replaces: None,
         };
         change(&mut draft);
         let plan = draft.plan().unwrap();
@@ -138,6 +139,8 @@ impl Room {
         let folder = tempfile::tempdir().unwrap();
         let opening = Opening {
             mode,
+            kind: Kind::Birth,
+            previous_sha256: None,
             ceremony_id: ID,
             plan: &self.plan,
             signatures: &self.signatures,
@@ -150,7 +153,7 @@ impl Room {
             .participants()
             .map(|(_, person)| person.name())
             .collect();
-        for step in Step::ALL {
+        for step in Kind::Birth.steps().iter().copied() {
             transcript.begin(step, &actors, &json!({"n": 1})).unwrap();
             if step == Step::Keys {
                 drop(transcript);

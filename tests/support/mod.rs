@@ -563,6 +563,7 @@ impl<'a> Site<'a> {
             ("keyring", String::new()),
             ("tokens", String::new()),
             ("hardening", String::new()),
+            ("jwt", String::new()),
         ];
         let mut text = String::new();
         for (name, lines) in plain {

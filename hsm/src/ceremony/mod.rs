@@ -14,6 +14,7 @@ mod objects;
 mod participant;
 mod text;
 mod token;
+mod transport;
 
 use std::path::Path;
 
@@ -150,4 +151,57 @@ pub fn evidence(config: &HsmConfig) -> Result<Evidence, HsmError> {
 /// Cut off by a power failure, it may be called again; the list then holds what was left.
 pub fn destroy(config: &HsmConfig, so_pin: &SecretPin) -> Result<Destroyed, HsmError> {
     destroy::destroy(config, so_pin)
+}
+
+/// A key that was moved out of a token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MovedKey {
+    /// `CKA_LABEL`: which key it is.
+    pub label: String,
+    /// The private or secret key under the transport key: RFC 5649 over PKCS#8, or over the key's bytes.
+    pub wrapped: Vec<u8>,
+    /// The public half, `SubjectPublicKeyInfo`, DER; none for a secret key.
+    pub spki: Option<Vec<u8>>,
+}
+
+/// What the old token sealed, for the new one to open: nothing else proves that the keys are the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trial {
+    /// A KEK of no other use, wrapped by the master key's public half.
+    pub wrapped: Vec<u8>,
+    /// With this hash.
+    pub oaep: crate::OaepHash,
+    /// What that KEK makes of a known text: ciphertext || tag, with a nonce of zeros.
+    pub answer: Vec<u8>,
+    /// Nonce of the next.
+    pub iv: [u8; 12],
+    /// The known text, sealed by the store key.
+    pub sealed: Vec<u8>,
+}
+
+/// The epoch object's value when the keys were moved out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Epoch(pub Vec<u8>);
+
+/// Wraps every key that a second token needs, under a transport key that lives in the token for the seconds of this call.
+/// [`HsmError::Unsupported`] with the reason if the keys are [`crate::KeyShape::Fixed`], or if the token can't do it.
+pub fn export_keys(
+    config: &HsmConfig,
+    so_pin: &SecretPin,
+    transport: &[u8; 32],
+) -> Result<(Vec<MovedKey>, Trial, Epoch), HsmError> {
+    transport::export(config, so_pin, transport)
+}
+
+/// Unwraps them on an initialised token that has none, makes the keys that are each token's own, checks all of it and tries it, and
+/// writes the epoch. Cut off before its end, [`discard_unused_keys`] clears what it made.
+pub fn import_keys(
+    config: &HsmConfig,
+    transport: &[u8; 32],
+    moved: &[MovedKey],
+    trial: &Trial,
+    epoch: &Epoch,
+    progress: &mut dyn FnMut(&str),
+) -> Result<(), HsmError> {
+    transport::import(config, transport, moved, trial, epoch, progress)
 }

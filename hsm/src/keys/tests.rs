@@ -89,9 +89,9 @@ fn verdict(
                 .generate_key(line.session(), spec.mechanism, private.iter())?,
         ]
     };
-    let result = private_key(line, spec).and_then(|_| {
+    let result = private_key(line, spec, KeyShape::Fixed).and_then(|_| {
         if spec.public.is_some() {
-            public_key(line, spec).map(|_| ())
+            public_key(line, spec, KeyShape::Fixed).map(|_| ())
         } else {
             Ok(())
         }

@@ -85,7 +85,7 @@ pub(super) fn open_another(
     let keys = shared
         .access
         .login(&line)
-        .and_then(|()| check_keys(&line, Some(facts)));
+        .and_then(|()| check_keys(shared, &line, Some(facts)));
     match keys {
         Ok(keys) => Conn::new(
             line,
@@ -107,7 +107,7 @@ fn log_in_and_test(
     known: Option<&Arc<Facts>>,
 ) -> Result<(Keys, Arc<selftest::Abilities>), Fault> {
     shared.access.login(line)?;
-    let keys = check_keys(line, known.map(AsRef::as_ref))?;
+    let keys = check_keys(shared, line, known.map(AsRef::as_ref))?;
     let abilities = if let Some(facts) = known {
         selftest::run_short(line, &keys, &facts.abilities)?;
         Arc::clone(&facts.abilities)
@@ -119,8 +119,8 @@ fn log_in_and_test(
     Ok((keys, abilities))
 }
 
-fn check_keys(line: &Line, known: Option<&Facts>) -> Result<Keys, Fault> {
-    let keys = Keys::check(line)?;
+fn check_keys(shared: &Shared, line: &Line, known: Option<&Facts>) -> Result<Keys, Fault> {
+    let keys = Keys::check(line, shared.config.shape)?;
     if known.is_some_and(|facts| facts.masters != masters(&keys)) {
         return Err(HsmError::KeyPolicy {
             key: "master key".to_owned(),

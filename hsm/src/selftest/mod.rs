@@ -21,8 +21,8 @@ use crate::fault::Fault;
 use crate::keys::Keys;
 use crate::line::Line;
 use crate::session_key;
-use crate::template::KWP_TEST_TARGET;
-use crate::types::{HashAlgorithm, KeyUsage, MasterKind, OaepHash, Profile};
+use crate::template::{self, KWP_TEST_TARGET};
+use crate::types::{HashAlgorithm, KeyUsage, MasterKind, OaepHash, Profile, SigningKind};
 
 /// What the token was found able to do.
 #[derive(Clone, Debug)]
@@ -75,12 +75,12 @@ pub(crate) fn run(line: &Line, keys: &Keys, mechanisms: &[MechanismType]) -> Res
     } else {
         OaepHash::Sha1
     };
-    let mut kwp = None;
-    for mechanism in [CKM_AES_KEY_WRAP_KWP, CKM_AES_KEY_WRAP_PAD] {
-        if kwp.is_none() && offered(mechanism) && kwp_is_rfc5649(line, mechanism)? {
-            kwp = Some(mechanism);
-        }
-    }
+    let kwp = kwp(line, mechanisms)?;
+    let mut signing = SigningKind::ALL.to_vec();
+    signing.retain(|kind| {
+        let mut needed = template::signing::spec(*kind).signs_with.iter();
+        needed.all(|(mechanism, _)| offered(*mechanism))
+    });
     ecdsa(line, keys)?;
     let narrow_session_keys = master(line, keys, preferred)?;
     Ok(Abilities {
@@ -90,6 +90,7 @@ pub(crate) fn run(line: &Line, keys: &Keys, mechanisms: &[MechanismType]) -> Res
             aes_kwp: kwp.is_some(),
             hmac,
             memory_master: keys.memory_master.is_some(),
+            signing,
         },
         kwp,
         narrow_session_keys,
@@ -251,6 +252,18 @@ fn oaep(line: &Line) -> Result<Vec<OaepHash>> {
         return Err(HsmError::Unsupported("RSA-OAEP with SHA-256 or SHA-1".to_owned()).into());
     }
     Ok(accepted)
+}
+
+/// The key wrap mechanism that is RFC 5649 here, if there is one.
+pub(crate) fn kwp(line: &Line, mechanisms: &[MechanismType]) -> Result<Option<CK_MECHANISM_TYPE>> {
+    for mechanism in [CKM_AES_KEY_WRAP_KWP, CKM_AES_KEY_WRAP_PAD] {
+        if mechanisms.iter().any(|offered| **offered == mechanism)
+            && kwp_is_rfc5649(line, mechanism)?
+        {
+            return Ok(Some(mechanism));
+        }
+    }
+    Ok(None)
 }
 
 /// Whether a key wrap mechanism is that of RFC 5649: `CKM_AES_KEY_WRAP_PAD` is not, in some tokens.

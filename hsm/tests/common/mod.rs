@@ -37,5 +37,6 @@ pub(crate) fn config(token: &Throwaway) -> HsmConfig {
         queue: 256,
         call_deadline: Duration::from_secs(10),
         session_keys: 64,
+        shape: strongroom_hsm::KeyShape::Fixed,
     }
 }

@@ -284,7 +284,12 @@ impl Appliance {
         headers: &[(&str, &str)],
         body: impl Into<Bytes>,
     ) -> Reply {
-        let mut request = Request::builder().method(method).uri(format!("/v1/{path}"));
+        let uri = if path.starts_with('/') {
+            path.to_owned()
+        } else {
+            format!("/v1/{path}")
+        };
+        let mut request = Request::builder().method(method).uri(uri);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -304,7 +309,9 @@ impl Appliance {
         if method != "HEAD" {
             openapi::check_answer(route, reply.status, &reply.bytes);
         }
-        assert_eq!(reply.headers["cache-control"], "no-store");
+        if !reply.headers.contains_key("etag") {
+            assert_eq!(reply.headers["cache-control"], "no-store");
+        }
         assert_eq!(
             reply.headers["strict-transport-security"],
             "max-age=63072000; includeSubDomains; preload"

@@ -202,6 +202,7 @@ fn what_is_not_supported_is_never_a_silent_success() {
     for (method, path, status) in [
         ("POST", "transit/sign/h-no", 400),
         ("POST", "transit/sign/h-no/sha2-256", 400),
+        ("GET", "transit/export/public-key/h-no", 400),
         ("GET", "transit/export/encryption-key/h-no", 400),
         ("GET", "transit/export/encryption-key/h-no/1", 400),
         ("GET", "transit/backup/h-no", 400),
@@ -226,6 +227,17 @@ fn the_system_describes_itself() {
         299
     );
     a.expect(400, "GET", "sys/health?activecode=x", &Value::Null);
+    a.key("h-due", &json!({ "auto_rotate_period": "2h" }));
+    let keys = a.expect(200, "GET", "sys/lifecycle", &Value::Null);
+    let due = keys["rotations"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|r| r["name"] == "h-due");
+    assert!(
+        (6800..=7200).contains(&due.unwrap()["due_in"].as_i64().unwrap()),
+        "{keys}"
+    );
     for path in ["sys/seal-status", "sys/init", "sys/leader"] {
         a.expect(200, "GET", path, &Value::Null);
     }

@@ -65,6 +65,7 @@ pub(super) fn check(file: File, text: &str) -> Result<Plan, Vec<String>> {
     for (field, hash) in [
         ("software.binary_sha256", Some(&file.software.binary_sha256)),
         ("software.image_sha256", file.software.image_sha256.as_ref()),
+        ("replaces", file.replaces.as_ref()),
     ] {
         if hash.is_some_and(|hash| unhex::<32>(hash).is_none()) {
             say(format!(
@@ -101,6 +102,7 @@ pub(super) fn check(file: File, text: &str) -> Result<Plan, Vec<String>> {
             software: file.software,
             appliance: file.appliance,
             runtime_pin: file.runtime_pin,
+            replaces: file.replaces,
             text: text.to_owned(),
         }),
         _ => Err(problems),

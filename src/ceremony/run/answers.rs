@@ -70,6 +70,23 @@ impl Ui for Answers {
         })
     }
 
+    /// Those whom the file `present` lists; without it, everyone who has a key there.
+    fn present(&mut self, _text: &str, name: &str) -> Result<bool, UiError> {
+        let path = self.folder.join("present");
+        if path.exists() {
+            return Ok(read_text(&path)?.lines().any(|line| line.trim() == name));
+        }
+        Ok(self
+            .folder
+            .join("keys")
+            .join(format!("{name}.key"))
+            .exists())
+    }
+
+    fn typed(&mut self, id: &str, _text: &str) -> Result<String, UiError> {
+        Ok(read_text(&self.folder.join(id))?.trim().to_owned())
+    }
+
     fn file(&mut self, question: &Question<'_>) -> Result<Option<PathBuf>, UiError> {
         Ok(self.offered(question.id))
     }

@@ -21,33 +21,49 @@ impl From<shares::Pins> for Pins {
     }
 }
 
-/// Where the encrypted shares are.
+/// The folder, in a ceremony's, of the encrypted shares that it dealt.
+pub(super) const DEALT: &str = "shares";
+/// The folder, in a later ceremony's, of those that were in force when it began.
+pub(super) const PREVIOUS: &str = "previous-shares";
+
+/// Where the encrypted shares are that this ceremony deals.
 pub(super) fn folder(ceremony: &Ceremony<'_>) -> PathBuf {
-    ceremony.folder.join("shares")
+    ceremony.folder.join(DEALT)
 }
 
-/// A custodian's encrypted share.
+/// A custodian's encrypted share among those.
 pub(super) fn file(ceremony: &Ceremony<'_>, custodian: &Participant) -> PathBuf {
-    folder(ceremony).join(format!("{}.jwe", custodian.fingerprint()))
+    folder(ceremony).join(name(custodian))
+}
+
+pub(super) fn name(custodian: &Participant) -> String {
+    format!("{}.jwe", custodian.fingerprint())
 }
 
 /// Asks custodians for their shares until there are enough.
 pub(super) fn recover(ceremony: &mut Ceremony<'_>) -> Result<Pins, RunError> {
-    let record: PinsRecord = ceremony.journal
-        .outputs(Step::Pins)
-        .and_then(|outputs| {
-            let known = serde_json::json!({"threshold": outputs["threshold"], "commitments": outputs["commitments"]});
-            serde_json::from_value(known).ok()
-        })
-        .ok_or_else(|| RunError::refused("the transcript holds no shares yet"))?;
-    let deal = Deal::new(
-        &ceremony.plan,
-        ceremony.journal.ceremony_id(),
-        ceremony.mode,
-    );
-    let mut recovery = Recovery::new(deal.clone(), record.commitments)?;
+    let deal = ceremony.deal()?;
+    let own = deal.ceremony_id == ceremony.journal.ceremony_id();
+    let commitments = if own {
+        ceremony.journal
+            .outputs(Step::Pins)
+            .and_then(|outputs| {
+                let known = serde_json::json!({"threshold": outputs["threshold"], "commitments": outputs["commitments"]});
+                serde_json::from_value::<PinsRecord>(known).ok()
+            })
+            .map(|record| record.commitments)
+    } else {
+        ceremony
+            .standing
+            .as_ref()
+            .map(|standing| standing.shares.commitments.clone())
+    };
+    let commitments =
+        commitments.ok_or_else(|| RunError::refused("the transcript holds no shares yet"))?;
+    let mut recovery = Recovery::new(deal.clone(), commitments)?;
     ceremony.ui.say(&format!(
-        "The PINs are not in this machine's memory (it was restarted). {} custodians give them back with their keys.",
+        "The PINs are not in this machine's memory{}. {} custodians give them back with their keys.",
+        if own { " (it was restarted)" } else { "" },
         deal.threshold
     ))?;
     loop {
@@ -115,7 +131,9 @@ fn share(
     if let Some(words) = ceremony.ui.words(name)? {
         return Ok(Share::from_words(&words, deal).map_err(|error| error.to_string()));
     }
-    let path = file(ceremony, &custodian);
+    let own = deal.ceremony_id == ceremony.journal.ceremony_id();
+    let folder = if own { DEALT } else { PREVIOUS };
+    let path = ceremony.folder.join(folder).join(self::name(&custodian));
     let jwe = match fs::read_to_string(&path) {
         Ok(jwe) => jwe,
         Err(error) => return Ok(Err(format!("{}: {error}", path.display()))),

@@ -92,7 +92,7 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
     Ok(value)
 }
 
-fn outputs(evidence: &Evidence) -> EvidenceOutputs {
+pub(super) fn outputs(evidence: &Evidence) -> EvidenceOutputs {
     EvidenceOutputs {
         token: token_record(&evidence.token),
         objects: evidence

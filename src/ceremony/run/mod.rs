@@ -1,4 +1,4 @@
-//! Carrying a ceremony out: a state machine of eleven steps, each in a file of its own.
+//! Carrying a ceremony out: a state machine of steps, each in a file of its own. Those of a birth are here, the later kinds' in [`later`].
 //!
 //! The transcript is the source of truth. A step whose `done` line is there is never done again; one with a `begin` line only was
 //! interrupted, and its `recover` looks at what is there (token, files) and says how the step goes on, on the screen and in a
@@ -18,6 +18,7 @@ mod identity;
 mod journal;
 mod keys;
 mod known_answers;
+pub mod later;
 mod opening;
 mod pins;
 mod runtime_pin;
@@ -40,6 +41,7 @@ use strongroom_hsm::{HsmConfig, PinSource, SecretPin, TokenIdentity, TokenSelect
 
 pub use answers::Answers;
 pub use error::RunError;
+pub use later::{LaterOptions, Task};
 pub use opening::program_sha256;
 pub use terminal::Terminal;
 pub use ui::{Ui, UiError};
@@ -48,7 +50,8 @@ use self::journal::Journal;
 use self::site::Site;
 use super::encoding::{base64, hex, sha256};
 use super::record::{KeyRecord, TokenRecord};
-use super::{Mode, Participant, Plan, Step};
+use super::shares::Deal;
+use super::{Kind, Mode, Participant, Plan, Role, Standing, Step};
 
 /// What is to be carried out, and where its record goes.
 #[derive(Clone, Debug)]
@@ -72,8 +75,8 @@ pub struct Outcome {
     pub report: PathBuf,
     /// The audit key's public half, PEM: what the transcript is verified against.
     pub audit_key: PathBuf,
-    /// The appliance's configuration.
-    pub configuration: PathBuf,
+    /// The appliance's configuration, where the ceremony wrote one.
+    pub configuration: Option<PathBuf>,
 }
 
 /// Both PINs, while they are known.
@@ -91,7 +94,7 @@ struct Act {
     why: &'static str,
     who: fn(&Ceremony<'_>) -> String,
     /// For the transcript.
-    actors: fn(&Plan) -> Vec<Participant>,
+    actors: fn(&Ceremony<'_>) -> Vec<Participant>,
     /// What the room says yes to before anything happens.
     ready: &'static str,
     needs_pins: bool,
@@ -109,8 +112,8 @@ struct Found {
     data: Value,
 }
 
-/// The steps, in order.
-const ACTS: [Act; 11] = [
+/// The steps of a birth, in order.
+static BIRTH: [Act; 11] = [
     opening::ACT,
     self_test::ACT,
     pins::ACT,
@@ -126,8 +129,13 @@ const ACTS: [Act; 11] = [
 
 /// A ceremony under way.
 struct Ceremony<'a> {
+    kind: Kind,
+    /// Its steps.
+    acts: &'static [Act],
     plan: Plan,
     mode: Mode,
+    /// What it goes on from; none for a birth.
+    standing: Option<Standing>,
     folder: PathBuf,
     site: Site,
     paper: bool,
@@ -144,14 +152,22 @@ struct Ceremony<'a> {
 /// # Errors
 /// [`RunError`]: what was done so far stays done, and the next run goes on from there.
 pub fn run(options: &Options, ui: &mut dyn Ui) -> Result<Outcome, RunError> {
-    let mut ceremony = opening::open(options, ui)?;
-    for (index, act) in ACTS.iter().enumerate() {
-        ceremony.carry_out(index + 1, act)?;
-    }
-    closing::sign(&mut ceremony)
+    opening::open(options, ui)?.carry_on()
 }
 
 impl Ceremony<'_> {
+    /// Every step that is not done yet, and the signatures.
+    fn carry_on(&mut self) -> Result<Outcome, RunError> {
+        let acts = self.acts;
+        for (index, act) in acts.iter().enumerate() {
+            if self.kind.sealed_before() == Some(act.step) && !self.journal.is_sealed() {
+                closing::seal(self)?;
+            }
+            self.carry_out(index + 1, act)?;
+        }
+        closing::sign(self)
+    }
+
     fn carry_out(&mut self, number: usize, act: &Act) -> Result<(), RunError> {
         let name = act.step;
         self.step = name;
@@ -166,7 +182,7 @@ impl Ceremony<'_> {
         }
         self.ui.confirm(act.ready)?;
         let inputs = (act.inputs)(self)?;
-        let actors = (act.actors)(&self.plan);
+        let actors = (act.actors)(self);
         let actors: Vec<&str> = actors.iter().map(Participant::name).collect();
         self.journal.begin(name, &actors, inputs)?;
         if act.needs_pins {
@@ -182,7 +198,7 @@ impl Ceremony<'_> {
         let outputs = (act.run)(self)?;
         self.journal.done(name, &actors, outputs)?;
         // After the last step the signatures follow on the same screen.
-        if number < ACTS.len() {
+        if number < self.acts.len() {
             self.ui.pause()?;
         }
         Ok(())
@@ -191,7 +207,7 @@ impl Ceremony<'_> {
     fn screen(&mut self, number: usize, act: &Act) -> Result<(), RunError> {
         let screen = ui::Screen {
             number,
-            of: ACTS.len(),
+            of: self.acts.len(),
             title: act.title,
             what: act.what,
             why: act.why,
@@ -225,23 +241,67 @@ impl Ceremony<'_> {
             .ok_or_else(|| RunError::refused("the PINs are not known"))
     }
 
-    /// The serial number that step `token` recorded.
+    /// Those who sign, in this order: at a birth everyone in the plan, later those whom step `opening` found present.
+    fn signers(&self) -> Vec<(Role, Participant)> {
+        let present = match self.kind {
+            Kind::Birth => None,
+            _ => Some(&self.journal.outputs(Step::Opening).unwrap_or(&Value::Null)["present"]),
+        };
+        let is_there = |person: &Participant| {
+            present.is_none_or(|present| {
+                let fingerprint = person.fingerprint();
+                present
+                    .as_array()
+                    .is_some_and(|all| all.iter().any(|one| one["key"] == *fingerprint))
+            })
+        };
+        self.plan
+            .participants()
+            .filter(|(_, person)| is_there(person))
+            .map(|(role, person)| (role, person.clone()))
+            .collect()
+    }
+
+    /// The serial number of the token that is at work: the one that step `token` recorded, or else the one that was there before.
     fn token_serial(&self) -> Result<&str, RunError> {
         self.journal
             .outputs(Step::Token)
             .and_then(|outputs| outputs["token"]["serial"].as_str())
+            .or_else(|| Some(self.standing.as_ref()?.summary.token.serial.as_str()))
             .ok_or_else(|| RunError::refused("the transcript names no token yet"))
+    }
+
+    /// What the shares have in common that give the PINs back: those that this ceremony dealt, or else those in force before.
+    fn deal(&self) -> Result<Deal, RunError> {
+        if self.journal.is_done(Step::Pins) || self.standing.is_none() {
+            return Ok(self.own_deal());
+        }
+        self.standing
+            .as_ref()
+            .and_then(Standing::deal)
+            .ok_or_else(|| RunError::refused("the transcript before holds no shares"))
+    }
+
+    /// For the shares that this ceremony deals itself.
+    fn own_deal(&self) -> Deal {
+        Deal::new(&self.plan, self.journal.ceremony_id(), self.mode)
     }
 
     /// Whether the token that step `token` initialised is still there; its loss has to be told in so many words.
     fn check_token(&mut self) -> Result<(), RunError> {
-        if !self.journal.is_done(Step::Token) {
+        if self.standing.is_none() && !self.journal.is_done(Step::Token) {
             return Ok(());
         }
         let serial = self.token_serial()?;
         let slots = hsm::slots(&self.site.module)?;
         if slots.iter().any(|slot| slot.token.serial == serial) {
             return Ok(());
+        }
+        if !self.journal.is_done(Step::Token) {
+            return Err(RunError::Waiting {
+                what: format!("the token {serial}, which holds the appliance's keys, is not there"),
+                next: "put it in, and run the same command again".to_owned(),
+            });
         }
         let problem = format!(
             "the token {serial}, which this ceremony initialised, is not there: put it back, and run the same command again. If it is lost for good (a SoftHSM \
@@ -262,6 +322,7 @@ impl Ceremony<'_> {
             queue: 64,
             call_deadline: Duration::from_mins(1),
             session_keys: 4,
+            shape: strongroom_hsm::KeyShape::Fixed,
         })
     }
 
@@ -307,12 +368,15 @@ fn key_records(evidence: &Evidence) -> Vec<KeyRecord> {
     keys
 }
 
-fn everyone(plan: &Plan) -> Vec<Participant> {
-    plan.participants()
-        .map(|(_, person)| person.clone())
+/// Everyone who is there.
+fn everyone(ceremony: &Ceremony<'_>) -> Vec<Participant> {
+    ceremony
+        .signers()
+        .into_iter()
+        .map(|(_, person)| person)
         .collect()
 }
 
-fn security_officer(plan: &Plan) -> Vec<Participant> {
-    vec![plan.security_officer.clone()]
+fn security_officer(ceremony: &Ceremony<'_>) -> Vec<Participant> {
+    vec![ceremony.plan.security_officer.clone()]
 }

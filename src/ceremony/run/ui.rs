@@ -70,6 +70,12 @@ pub trait Ui {
     /// Waits for "yes"; anything else ends the run with [`UiError::Declined`].
     fn confirm(&mut self, text: &str) -> Result<(), UiError>;
 
+    /// Whether this person is here.
+    fn present(&mut self, text: &str, name: &str) -> Result<bool, UiError>;
+
+    /// A line that is no secret; in a directory of answers, that of the file with this name.
+    fn typed(&mut self, id: &str, text: &str) -> Result<String, UiError>;
+
     /// The path of a file; `None` where there is none yet ("later").
     fn file(&mut self, question: &Question<'_>) -> Result<Option<PathBuf>, UiError>;
 

@@ -1,8 +1,10 @@
 //! `strongroom ceremony …`: plan it, make participants' keys, sign, and years later verify and print the record.
 
 mod custodian;
+mod later;
 mod passphrase;
 mod plan;
+mod revise;
 mod run;
 mod sign;
 mod verify;
@@ -51,9 +53,28 @@ enum Action {
         Nothing outside DIR is touched. A throwaway CA signs the TLS certificate."
     )]
     Rehearse(run::RunArgs),
+    /// Write a plan with other people in it, that takes the place of one in force
+    #[command(
+        after_help = "Example:\n  strongroom ceremony revise plan.toml --out plan-2.toml --remove \"Bob Bell\" --add frank.key.pub\n\n\
+        Everyone in the new plan signs it; then: strongroom ceremony replace-custodian plan-2.toml --after DIR --dir DIR2"
+    )]
+    Revise(revise::ReviseArgs),
+    /// Share the same PINs anew, among the custodians of a revised plan
+    #[command(
+        after_help = "Example:\n  strongroom ceremony replace-custodian plan-2.toml --after /var/lib/strongroom-ceremony --dir /var/lib/strongroom-ceremony-2\n\n\
+        The PINs stay what they are: M old shares would still give them. Have the old shares destroyed."
+    )]
+    ReplaceCustodian(later::ReplaceCustodianArgs),
+    /// Destroy every object on the token, with evidence; nothing can be decrypted afterwards
+    #[command(
+        after_help = "Example:\n  strongroom ceremony destroy --after /var/lib/strongroom-ceremony --dir /var/lib/strongroom-ceremony-end\n\n\
+        The appliance's name has to be typed (in a directory of answers: the file `appliance`)."
+    )]
+    Destroy(later::LaterArgs),
     /// Check a transcript, anywhere, without the HSM
     #[command(
-        after_help = "Example:\n  strongroom ceremony verify transcript.jsonl --plan plan.toml --audit-key audit.pem --token-serial 0123abcd\n\n\
+        after_help = "Example:\n  strongroom ceremony verify transcript.jsonl --plan plan.toml --audit-key audit.pem --token-serial 0123abcd\n  \
+        strongroom ceremony verify later/transcript.jsonl --previous later/chain\n\n\
         Exit code 8 if anything is wrong, or if it is a rehearsal and --rehearsal was not given. Without an anchor\n\
         (--plan, --audit-key, --token-serial) it shows only that the transcript is whole and signed by the people that its own plan names."
     )]
@@ -73,6 +94,9 @@ pub(super) fn run(args: &CeremonyArgs, format: Format) -> Result<(), Failure> {
         Action::Sign(args) => sign::run(args, format),
         Action::Run(args) => run::run(args, format),
         Action::Rehearse(args) => run::rehearse(args, format),
+        Action::Revise(args) => revise::run(args, format),
+        Action::ReplaceCustodian(args) => later::replace_custodian(args, format),
+        Action::Destroy(args) => later::destroy(args, format),
         Action::Verify(args) => verify::run(args, format),
         Action::Report(args) => verify::report(args, format),
     }

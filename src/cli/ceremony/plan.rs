@@ -108,6 +108,7 @@ pub(super) fn run(args: &PlanArgs, format: Format) -> Result<(), Failure> {
             Method::SystemdCreds => PinMethod::SystemdCreds,
             Method::File => PinMethod::File,
         },
+        replaces: None,
         custodians,
     };
     let plan = draft.plan()?;

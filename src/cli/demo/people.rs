@@ -61,6 +61,7 @@ pub(super) fn plan(answers: &Path, module: &Path, port: u16) -> Result<Everyone,
         listen: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
         names: vec!["localhost".to_owned(), "127.0.0.1".to_owned()],
         pin_method: PinMethod::File,
+        replaces: None,
     };
     Ok(Everyone { keys, draft })
 }
