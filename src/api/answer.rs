@@ -16,6 +16,8 @@ use super::wire::{BASE64, PREFIX};
 
 /// Two years, for every host below: the appliance speaks nothing but TLS.
 const STRICT_TRANSPORT_SECURITY: &str = "max-age=63072000; includeSubDomains; preload";
+/// Nothing but its own style sheet: what a client named a key must never become a script, and nobody frames the page.
+const PAGE_POLICY: &str = "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 /// Seconds that a client is asked to wait after 503.
 const RETRY_AFTER: &str = "1";
 /// Room for the envelope around `data`.
@@ -100,6 +102,15 @@ impl Answer {
                 header::CONTENT_TYPE,
                 HeaderValue::from_static(self.content_type),
             );
+        }
+        if self.content_type.starts_with("text/") {
+            let headers = response.headers_mut();
+            let policy = HeaderValue::from_static(PAGE_POLICY);
+            headers.insert(header::CONTENT_SECURITY_POLICY, policy);
+            let sniff = HeaderValue::from_static("nosniff");
+            headers.insert(header::X_CONTENT_TYPE_OPTIONS, sniff);
+            let referrer = HeaderValue::from_static("no-referrer");
+            headers.insert(header::REFERRER_POLICY, referrer);
         }
         if let Some(cache) = self.cache {
             let headers = response.headers_mut();

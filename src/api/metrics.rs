@@ -1,5 +1,6 @@
 //! Counters and latencies, as Prometheus reads them.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use prometheus_client::registry::{Registry, Unit};
 use strongroom_hsm::HsmState;
 
 use super::App;
+use crate::tls;
 
 mod lifecycle;
 use lifecycle::Lifecycles;
@@ -35,6 +37,7 @@ pub(super) struct Metrics {
     store_epoch: Gauge<i64, AtomicI64>,
     uptime: Gauge<i64, AtomicI64>,
     hardening: Family<MeasureLabel, Gauge<i64, AtomicI64>>,
+    tls_not_after: Family<FileLabel, Gauge<i64, AtomicI64>>,
     lifecycle: Lifecycles,
 }
 
@@ -53,6 +56,11 @@ struct OperationLabel {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct MeasureLabel {
     measure: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct FileLabel {
+    file: &'static str,
 }
 
 impl Metrics {
@@ -74,6 +82,7 @@ impl Metrics {
             store_epoch: Gauge::default(),
             uptime: Gauge::default(),
             hardening: Family::default(),
+            tls_not_after: Family::default(),
             lifecycle: Lifecycles::default(),
             registry: Registry::default(),
         };
@@ -131,6 +140,12 @@ impl Metrics {
             "1: the process is hardened in this way; 0: it could not be, the log says why",
             metrics.hardening.clone(),
         );
+        registry.register_with_unit(
+            "tls_not_after",
+            "When the first of the file's certificates or lists ends, since 1970",
+            Unit::Seconds,
+            metrics.tls_not_after.clone(),
+        );
         metrics.lifecycle.register(&mut registry);
         Self {
             registry,
@@ -167,6 +182,26 @@ impl Metrics {
         self.lifecycle.transition(key, from, to);
     }
 
+    /// Of the TLS files as they are now. Of one that can't be read there is no figure: an alert on its absence would be one on a file half written.
+    fn set_ends(&self, app: &App) {
+        let files = &app.config.tls;
+        let mut ends: BTreeMap<&'static str, i64> = BTreeMap::new();
+        for expiry in tls::expiries(files).into_iter().flatten() {
+            let file = match expiry.file {
+                _ if expiry.is_crl => "crl",
+                file if file == files.certificate => "certificate",
+                _ => "client_ca",
+            };
+            let end = ends.entry(file).or_insert(i64::MAX);
+            *end = expiry.end.min(*end);
+        }
+        for (file, end) in ends {
+            self.tls_not_after
+                .get_or_create(&FileLabel { file })
+                .set(end);
+        }
+    }
+
     /// The whole exposition, in the `OpenMetrics` text format.
     pub(super) fn render(&self, app: &App, in_flight: usize) -> String {
         let gauge = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
@@ -189,6 +224,7 @@ impl Metrics {
                 .set(i64::from(measure.outcome.is_ok()));
         }
         self.lifecycle.set(app);
+        self.set_ends(app);
         let mut text = String::with_capacity(16 * 1024);
         // Writing to memory can't fail.
         let _ = encode(&mut text, &self.registry);

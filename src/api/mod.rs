@@ -12,9 +12,11 @@ mod error;
 pub(crate) mod fuzz;
 mod jwks;
 mod metrics;
+pub mod recent;
 pub mod routes;
 mod sys;
 mod transit;
+mod ui;
 pub mod wire;
 
 #[cfg(test)]
@@ -51,6 +53,7 @@ use answer::{Answer, RequestId};
 use body::Params;
 use error::ApiError;
 use metrics::Metrics;
+use recent::Recent;
 use routes::{Captures, Limit, Route, Target, Verb};
 
 /// The `OpenAPI` 3.1 document that describes every route; served, and checked against the route table by a test.
@@ -92,6 +95,7 @@ pub struct Gate {
     places: Arc<Semaphore>,
     max_requests: usize,
     metrics: Metrics,
+    recent: Recent,
 }
 
 impl Gate {
@@ -102,7 +106,13 @@ impl Gate {
             places: Arc::new(Semaphore::new(max_requests)),
             max_requests,
             metrics: Metrics::new(),
+            recent: Recent::default(),
         }
+    }
+
+    /// Remembers how many requests were answered since the last call; to be called each [`recent::SAMPLE`].
+    pub fn sample(&self) {
+        self.recent.sample();
     }
 
     /// A signing key went from one state to another.
@@ -370,7 +380,7 @@ fn admit(
     }
     // Asked after the policy: who is denied learns nothing of what the appliance supports.
     refuse_headers(headers)?;
-    if route.audited
+    if route.needs_audit()
         && let Err(error) = app.audit.check()
     {
         tracing::error!(%error, "refusing requests: they can't be audited");
@@ -549,6 +559,9 @@ impl<'a> Trail<'a> {
     /// A request that was denied or failed.
     async fn refuse(&mut self, error: &ApiError) -> Result<(), ApiError> {
         let outcome = if error.status == 403 {
+            let (identity, operation) = (self.peer.identity.as_str(), self.route.label);
+            let recent = &self.app.gate.recent;
+            recent.deny(identity, operation, self.key, error.reason());
             "denied"
         } else {
             "error"
@@ -584,7 +597,10 @@ impl<'a> Trail<'a> {
         } else {
             audit.record(&entry)
         };
-        recorded.map_err(|error| self.withhold(&error))
+        match recorded {
+            Err(error) if self.route.needs_audit() => Err(self.withhold(&error)),
+            _ => Ok(()),
+        }
     }
 
     fn count(&mut self, outcome: &'static str, status: u16, answer: Option<&Answer>) {
@@ -593,6 +609,7 @@ impl<'a> Trail<'a> {
         let took = self.begun.elapsed();
         let metrics = &self.app.gate.metrics;
         metrics.request(self.route.label, outcome, status, batch, took);
+        self.app.gate.recent.count(outcome);
     }
 
     fn entry<'e>(

@@ -10,7 +10,7 @@ use super::answer::Answer;
 use super::body::{BATCH, CLAIMS};
 use super::error::ApiError;
 use super::transit::{cipher, import, jwt, keys, mac, random, sign, unsupported};
-use super::{Call, auth, jwks, sys, wire};
+use super::{Call, auth, jwks, sys, ui, wire};
 use crate::policy::Operation;
 
 /// What a method means, as Vault sees it.
@@ -59,6 +59,13 @@ pub struct Route {
     /// Changes keys: once begun it is carried out and audited even if the client goes away.
     pub mutates: bool,
     pub(super) handler: Handler,
+}
+
+impl Route {
+    /// Whether a request that can't be audited is refused. What shows that the audit log can't be written must be answered just then.
+    pub(super) fn needs_audit(&self) -> bool {
+        self.audited && !matches!(self.operation, Some(O::Metrics | O::StatusPage))
+    }
 }
 
 /// `route!(Verb "path" label, Some(Operation) …)` keeps each row on few lines.
@@ -143,6 +150,8 @@ pub static SYSTEM: &[Route] = &[
 #[rustfmt::skip]
 pub static ROOT: &[Route] = &[
     route!(Read   ".well-known/jwks.json",        "jwks",              None,                       Small, false, false, [], jwks::jwks),
+    route!(Read   "ui/",                          "status-page",       Some(O::StatusPage),        Small, true,  false, [], ui::page),
+    route!(Read   "ui/style.css",                 "status-page",       None,                       Small, false, false, [], ui::style),
 ];
 
 /// Not a path: the creation that an `encrypt` of an unknown key is, for the audit log.

@@ -14,7 +14,7 @@ use super::output::Format;
 use super::remote::block_on;
 use crate::audit::{Audit, Entry};
 use crate::config::Config;
-use crate::serve::{self, ServeOptions};
+use crate::serve::{self, ServeError, ServeOptions, harden};
 use crate::store::{Store, StoreError};
 
 /// The file that every command on the appliance itself reads.
@@ -34,6 +34,13 @@ pub(super) struct ConfigFile {
 impl ConfigFile {
     pub(super) fn load(&self) -> Result<Config, Failure> {
         Ok(Config::load(&self.config)?)
+    }
+
+    /// For what writes into the store, the audit log or a token that is files: root becomes their owner first, so that the server can open them.
+    pub(super) fn load_as_owner(&self) -> Result<Config, Failure> {
+        let config = self.load()?;
+        harden::become_owner(&config.hardening, &config.store).map_err(ServeError::from)?;
+        Ok(config)
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -133,7 +140,7 @@ pub(super) struct InitArgs {
 
 pub(super) fn init(args: &InitArgs, format: Format) -> Result<(), Failure> {
     private_files();
-    let config = args.config.load()?;
+    let config = args.config.load_as_owner()?;
     // Asked before the token is touched: keys without a store are half an appliance.
     if holds_something(&config.store) {
         return Err(StoreError::Exists(config.store).into());

@@ -786,4 +786,6 @@ fn unix_seconds() -> i64 {
 }
 
 #[cfg(test)]
+mod rotation_tests;
+#[cfg(test)]
 mod tests;

@@ -56,7 +56,11 @@ fn item(plaintext: &[u8], context: &[u8], key_version: Option<u32>) -> EncryptIt
     }
 }
 
-async fn seal(keyring: &Keyring, name: &str, context: &[u8]) -> Result<Ciphertext, KeyringError> {
+pub(super) async fn seal(
+    keyring: &Keyring,
+    name: &str,
+    context: &[u8],
+) -> Result<Ciphertext, KeyringError> {
     keyring
         .encrypt(name, vec![item(b"secret", context, None)])
         .await?
@@ -64,7 +68,7 @@ async fn seal(keyring: &Keyring, name: &str, context: &[u8]) -> Result<Ciphertex
         .unwrap()
 }
 
-async fn open(
+pub(super) async fn open(
     keyring: &Keyring,
     name: &str,
     ciphertext: &Ciphertext,

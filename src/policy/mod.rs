@@ -42,11 +42,12 @@ pub enum Operation {
     Sign,
     Jwt,
     Metrics,
+    StatusPage,
 }
 
 impl Operation {
     /// Every operation, in the order of the documentation.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Create,
         Self::Read,
         Self::List,
@@ -68,13 +69,19 @@ impl Operation {
         Self::Sign,
         Self::Jwt,
         Self::Metrics,
+        Self::StatusPage,
     ];
 
     /// Whether it concerns the appliance as a whole and no key in particular.
     pub const fn is_global(self) -> bool {
         matches!(
             self,
-            Self::List | Self::WrappingKey | Self::Random | Self::Hash | Self::Metrics
+            Self::List
+                | Self::WrappingKey
+                | Self::Random
+                | Self::Hash
+                | Self::Metrics
+                | Self::StatusPage
         )
     }
 }

@@ -9,7 +9,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use super::notify;
 use super::reload::Reloader;
 use super::watch::Watch;
-use crate::api::App;
+use crate::api::{App, recent};
 use crate::audit::Entry;
 use crate::client::causes;
 use crate::keyring::Transition;
@@ -27,6 +27,7 @@ pub(super) fn start(app: &Arc<App>, reloader: &Arc<Reloader>, watch: Watch) -> J
     timers.spawn(rotate(app.clone()));
     timers.spawn(keep(app.clone()));
     timers.spawn(drop_idle(app.clone()));
+    timers.spawn(sample(app.clone()));
     timers.spawn(watch.run(reloader.clone()));
     let signing = app.clone();
     timers.spawn(async move { signing.audit.run_checkpoints().await });
@@ -109,6 +110,15 @@ async fn drop_idle(app: Arc<App>) {
     loop {
         ticks.tick().await;
         app.keyring.drop_idle();
+    }
+}
+
+/// For the status page.
+async fn sample(app: Arc<App>) {
+    let mut ticks = every(recent::SAMPLE);
+    loop {
+        ticks.tick().await;
+        app.gate.sample();
     }
 }
 

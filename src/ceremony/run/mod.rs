@@ -13,6 +13,7 @@ mod disk;
 mod entropy;
 mod error;
 mod evidence;
+mod handover;
 mod identity;
 mod journal;
 mod keys;

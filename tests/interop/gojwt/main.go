@@ -38,7 +38,7 @@ type keys struct {
 
 func main() {
 	set := &keys{client: client()}
-	parser := jwt.NewParser(jwt.WithValidMethods([]string{"ES256", "PS256", "EdDSA"}), jwt.WithExpirationRequired(), jwt.WithIssuedAt(), jwt.WithLeeway(time.Second))
+	parser := jwt.NewParser(jwt.WithValidMethods([]string{"ES256", "PS256", "EdDSA"}), jwt.WithExpirationRequired(), jwt.WithIssuedAt(), jwt.WithAudience("shop"), jwt.WithLeeway(time.Second))
 	var lock sync.Mutex
 	var wait sync.WaitGroup
 	verified, rejected := 0, 0

@@ -63,7 +63,7 @@ def main():
         try:
             kid = jwt.get_unverified_header(token)["kid"]
             key = keys.get(kid)
-            jwt.decode(token, key, algorithms=["ES256", "PS256", "EdDSA"], options={"require": ["exp", "iat", "nbf", "jti"]}, leeway=1)
+            jwt.decode(token, key, algorithms=["ES256", "PS256", "EdDSA"], audience="shop", options={"require": ["exp", "iat", "nbf", "jti"]}, leeway=1)
             verified += 1
         except Exception as error:  # noqa: BLE001: each is a rejection
             rejected.append(f"{type(error).__name__}: {error}: {token}")
