@@ -224,7 +224,7 @@ async fn check_names_what_is_not_well() {
         ["certificate", "certificate"]
     );
 
-    let week = Duration::from_secs(8 * 24 * 60 * 60);
+    let week = Duration::from_hours(8 * 24);
     backup
         .set_modified(std::time::SystemTime::now() - week)
         .unwrap();
