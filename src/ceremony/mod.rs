@@ -6,6 +6,8 @@
 
 pub mod backup;
 mod error;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzz;
 pub mod jwe;
 mod kind;
 pub mod page;

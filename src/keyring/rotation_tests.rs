@@ -70,7 +70,12 @@ async fn rotation_child() {
     let path = Path::new(folder).join("store");
     let new = !path.exists();
     if new {
-        Hsm::provision(&config, false, &mut |_| ()).unwrap();
+        Hsm::provision(
+            &config,
+            strongroom_hsm::OptionalKeys::default(),
+            &mut |_| (),
+        )
+        .unwrap();
     }
     let hsm = Hsm::start(config).unwrap();
     let store = if new {

@@ -7,7 +7,7 @@ use p256::pkcs8::{EncodePublicKey as _, LineEnding};
 use serde_json::{Value, json};
 use strongroom_hsm::Hsm;
 
-use super::{Act, Ceremony, Found, Outcome, RunError, custody, disk};
+use super::{Act, Ceremony, Found, Outcome, RunError, custody, disk, handover};
 use crate::ceremony::record::{KeysOutputs, StoreOutputs, Summary, TokenOutputs};
 use crate::ceremony::{Anchors, Kind, Mode, Step, report, transcript, verify};
 
@@ -154,6 +154,13 @@ fn papers(ceremony: &mut Ceremony<'_>) -> Result<Outcome, RunError> {
         .ok_or_else(|| RunError::refused("the audit key is not a P-256 key"))?;
     let key = ceremony.folder.join("audit-key.pem");
     disk::write(&key, pem.as_bytes(), 0o644)?;
+    // `strongroom check` finds it there; the auditor keeps the other one away from the machine.
+    disk::write(
+        &ceremony.site.folder.join("audit-key.pem"),
+        pem.as_bytes(),
+        0o644,
+    )?;
+    handover::to_service(&ceremony.site)?;
     let report = ceremony.folder.join("report.html");
     disk::write(&report, report::html(&bytes, &verified).as_bytes(), 0o644)?;
     if !verified.problems.is_empty() {

@@ -351,7 +351,12 @@ fn aside(log: &std::path::Path, old_key: &str) -> PathBuf {
 fn configure(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
     let path = ceremony.site.configuration();
     let serial = ceremony.token_serial()?.to_owned();
-    let text = ceremony.site.toml(&serial, ceremony.shape());
+    // Sealed by the first ceremony on this machine; on another one the plain key is put there by hand.
+    let tls_key_is_sealed =
+        !ceremony.site.tls_key().exists() && ceremony.site.sealed_tls_key().exists();
+    let text = ceremony
+        .site
+        .toml(&serial, ceremony.shape(), tls_key_is_sealed);
     disk::make_folder(&ceremony.site.folder)?;
     let mut kept = path.clone().into_os_string();
     kept.push(".before");
@@ -367,7 +372,11 @@ fn configure(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
         kept.display()
     ))?;
     let missing: Vec<_> = [
-        ceremony.site.tls_key(),
+        if tls_key_is_sealed {
+            ceremony.site.sealed_tls_key()
+        } else {
+            ceremony.site.tls_key()
+        },
         ceremony.site.tls_certificate(),
         ceremony.site.client_ca(),
         ceremony.site.policy(),
