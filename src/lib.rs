@@ -16,6 +16,7 @@ pub mod identity;
 pub mod keyring;
 pub mod lifecycle;
 pub mod policy;
+pub mod rotation;
 pub mod serve;
 pub mod store;
 pub mod tls;

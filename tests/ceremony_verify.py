@@ -37,17 +37,22 @@ KINDS = {
     "restore": [
         "opening", "pins", "token", "keys", "evidence", "store", "identity", "trial", "runtime-pin", "closing",
     ],
+    "rotate-master": [
+        "opening", "self-test", "successor", "trust", "move", "retire", "keys", "evidence", "closing",
+    ],
     "destroy": ["opening", "inventory", "consent", "destroy", "closing"],
 }
 # The kinds that are sealed before that step, not at the end.
 SEALED_BEFORE = {"destroy": "destroy"}
 # What in the summary may differ from the transcript before.
 MAY_CHANGE = {
-    "replace-custodian": set(), "backup": set(), "add-token": set(), "destroy": set(),
+    "replace-custodian": set(), "backup": set(), "add-token": set(), "destroy": set(), "rotate-master": set(),
     "restore": {"token", "audit_key", "strongroom-audit", "strongroom-wrapping"},
 }
 # Labels of the keys that each token makes for itself.
 OWN = ("strongroom-audit", "strongroom-wrapping")
+# What a rotation of the master key replaces.
+ROTATED = re.compile(r"strongroom-(master|transfer|memory-master)(-[0-9]+)?")
 HEAD = {"type": str, "seq": int, "time": str, "mode": str, "prev": str}
 BODY = {
     "open": {
@@ -324,6 +329,13 @@ class Transcript:
             restored = self.outputs["keys"]
             unhex(restored["backup_sha256"], 32)
             need(restored["new_audit_key"] == line["audit_key"], "the new audit key is not the summary's")
+        if self.kind == "rotate-master":
+            made, moved = self.outputs["successor"], self.outputs["move"]
+            need(is_integer(moved["versions"]) and moved["moved"] == moved["versions"], "move: not every key was moved")
+            need(self.outputs["retire"]["generation"] == made["generation"], "retire: another generation was left")
+            new = [the_key(key) for key in made["keys"]]
+            self.evidence({"token": summary["token"], "objects": made["objects"]}, token, new)
+            need(sorted(new) == sorted(key for key in keys if ROTATED.fullmatch(key[1])), "summary: other keys than were made")
         if self.kind == "destroy":
             inventory = self.outputs["inventory"]
             self.evidence(inventory, token, keys)
@@ -345,7 +357,7 @@ class Transcript:
         objects = [the_object(one) for one in evidence["objects"]]
         need(
             {(label, spki) for _, label, spki, _ in keys if spki is not None}
-            == {(label, spki) for label, spki in objects if spki is not None},
+            == {(label, spki) for label, spki in objects if spki is not None and label != "strongroom-signing"},
             "evidence: the public keys are not those of step keys",
         )
         need({label for _, label, _, _ in keys} <= {label for label, _ in objects}, "evidence: a key has none")
@@ -394,7 +406,7 @@ class Transcript:
         if self.kind == "replace-custodian":
             old = hashlib.sha256(before.plan_text.encode()).hexdigest()
             need(self.plan.get("replaces") == old, "the plan does not replace the one before")
-            defaults = {"keys": {"memory_master": False, "backup": False}}
+            defaults = {"keys": {"memory_master": False, "transfer": False, "backup": False}}
             for name in ("name", "token", "keys", "appliance", "runtime_pin"):
                 new, then = ((defaults.get(name, {}) | plan[name]) if isinstance(plan[name], dict) else plan[name]
                              for plan in (self.plan, before.plan))
@@ -414,7 +426,10 @@ class Transcript:
         keys, old_keys = ({key["label"]: the_key(key) for key in summary["keys"]} for summary in (now, then))
         changed = {name for name in ("token", "store_id") if now[name] != then[name]}
         changed |= {"audit_key"} if audit_key != old_key else set()
-        changed |= {"keys"} if keys.keys() != old_keys.keys() or len(now["keys"]) != len(then["keys"]) else set()
+        fixed, old_fixed = (
+            {label for label in one if self.kind != "rotate-master" or not ROTATED.fullmatch(label)} for one in (keys, old_keys)
+        )
+        changed |= {"keys"} if fixed != old_fixed or len(now["keys"]) != len(then["keys"]) else set()
         changed |= {label for label in keys.keys() & old_keys.keys() if keys[label] != old_keys[label]}
         need(changed <= MAY_CHANGE[self.kind], f"the summary's {changed} may not change")
 
@@ -553,7 +568,8 @@ def check_plan(plan):
     need(1 <= len(token["label"].encode()) <= 32 and token["label"].strip() == token["label"], "the plan's label")
     need(1 <= len(token.get("serial", "-").encode()) <= 16, "the plan's serial")
     keys = plan["keys"]
-    members({"memory_master": False, "backup": False} | keys, {"memory_master": bool, "backup": bool})
+    booleans = ("memory_master", "transfer", "backup")
+    members(dict.fromkeys(booleans, False) | keys, dict.fromkeys(booleans, bool))
     members(plan["custody"], {"threshold": int})
     need(1 <= plan["custody"]["threshold"] <= len(plan["custodian"]) <= 255, "the plan's threshold")
     software = plan["software"]

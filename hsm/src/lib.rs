@@ -30,17 +30,18 @@ mod selector;
 mod selftest;
 mod session_key;
 mod template;
-#[cfg(test)]
-mod transfer_prototype;
+mod transfer;
 mod types;
 
 pub use ceremony::SlotState;
 pub use config::{HsmConfig, KeyShape, PinSource, TokenSelector};
 pub use error::HsmError;
 pub use pin::SecretPin;
+pub use provision::{OptionalKeys, Provisioned, TransferKey};
 pub use types::{
-    Digest, GcmItem, HashAlgorithm, HsmState, KeyUsage, MacItem, MasterKind, OaepHash, Profile,
-    SignItem, Signature, SigningKey, SigningKind, TokenIdentity, WrappedKey,
+    Digest, GcmItem, HashAlgorithm, HsmState, KeyUsage, MacItem, MasterGeneration, MasterKind,
+    OaepHash, Profile, SignItem, Signature, SigningKey, SigningKind, TokenIdentity, TransferBlob,
+    WrappedKey,
 };
 
 use std::sync::Arc;
@@ -80,13 +81,12 @@ impl Hsm {
 
     /// Makes the appliance's keys and the epoch object on an empty token. `progress` is told what is
     /// being made ("RSA-4096 master key", ...). Fails with [`HsmError::KeyExists`] if one is there.
-    /// `memory_master`: also make the second master key that `memory` residency needs.
     pub fn provision(
         config: &HsmConfig,
-        memory_master: bool,
+        optional: OptionalKeys,
         progress: &mut dyn FnMut(&str),
-    ) -> Result<(), HsmError> {
-        provision::provision(config, memory_master, progress)
+    ) -> Result<Provisioned, HsmError> {
+        provision::provision(config, optional, progress)
     }
 
     /// Ready, reconnecting since when and why, or stopped for good.
@@ -97,6 +97,23 @@ impl Hsm {
     /// What the mechanism list allowed, chosen once at start.
     pub fn profile(&self) -> Profile {
         self.pool.facts().abilities.profile.clone()
+    }
+
+    /// The generations of the master key on the token, oldest first, when they were last looked at.
+    pub fn generations(&self) -> Vec<MasterGeneration> {
+        self.pool.facts().generations()
+    }
+
+    /// Looks for the keys anew, after a ceremony made or marked others; no request waits for it. Keys that are not acceptable are an error, and
+    /// those that were in use stay so.
+    pub async fn refresh_keys(&self) -> Result<Vec<MasterGeneration>, HsmError> {
+        self.pool.refresh_keys().await
+    }
+
+    /// Wraps a KEK by the master key in force; `None` if it is so already. The key itself, its id and its session objects stay the same.
+    /// [`HsmError::NotMovable`] says which key can't be moved and why, [`HsmError::Rotation`] that the token is not ready for it.
+    pub async fn rewrap(&self, key: Arc<WrappedKey>) -> Result<Option<WrappedKey>, HsmError> {
+        self.pool.submit(move |conn| conn.rewrap(&key)).await
     }
 
     /// Label, serial, model of the token in use.

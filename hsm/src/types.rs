@@ -59,6 +59,35 @@ pub struct WrappedKey {
     pub oaep: OaepHash,
     /// RSA-OAEP ciphertext, 512 bytes for RSA-4096.
     pub blob: Vec<u8>,
+    /// The same key wrapped by the transfer key, through which it can be moved to another master key. `None`: it was made without, or it is
+    /// of [`MasterKind::Memory`], which needs none.
+    pub transfer: Option<TransferBlob>,
+}
+
+/// A KEK wrapped by the transfer key, with the OAEP hash of its [`WrappedKey`].
+#[derive(Clone, PartialEq, Eq)]
+pub struct TransferBlob {
+    /// First 16 bytes of SHA-256 over the transfer key's `SubjectPublicKeyInfo`.
+    pub fingerprint: [u8; 16],
+    /// RSA-OAEP ciphertext, 512 bytes for RSA-4096.
+    pub blob: Vec<u8>,
+}
+
+/// One generation of the keys that a rotation replaces, as the token has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MasterGeneration {
+    /// From 1.
+    pub number: u32,
+    /// SHA-256 of the master key's `SubjectPublicKeyInfo`; a [`WrappedKey::master_fingerprint`] is its first half.
+    pub master: [u8; 32],
+    /// The same of the memory master key, if there is one.
+    pub memory_master: Option<[u8; 32]>,
+    /// The same of the transfer key, if there is one.
+    pub transfer: Option<[u8; 32]>,
+    /// The security officer has marked its public keys: KEKs may be moved to it.
+    pub trusted: bool,
+    /// It wraps new KEKs. One generation does.
+    pub in_force: bool,
 }
 
 impl fmt::Debug for WrappedKey {
@@ -179,6 +208,8 @@ pub struct Profile {
     pub hmac: Vec<HashAlgorithm>,
     /// The second master key is there: `memory` residency is possible.
     pub memory_master: bool,
+    /// The transfer key is there: new KEKs can be moved to another master key later.
+    pub transfer: bool,
     /// Kinds of signing keys whose mechanisms are all on the token's list.
     pub signing: Vec<SigningKind>,
 }

@@ -16,8 +16,8 @@ use cryptoki::session::{Session, UserType};
 use cryptoki::types::AuthPin;
 use strongroom_hsm::ceremony::{self, KeySet, TokenCondition};
 use strongroom_hsm::{
-    GcmItem, Hsm, HsmConfig, HsmError, KeyShape, KeyUsage, MasterKind, PinSource, SecretPin,
-    TokenSelector,
+    GcmItem, Hsm, HsmConfig, HsmError, KeyShape, KeyUsage, MasterKind, OptionalKeys, PinSource,
+    SecretPin, TokenSelector,
 };
 
 const TRANSPORT: [u8; 32] = [42; 32];
@@ -55,7 +55,11 @@ impl Token {
 
     fn with_keys(shape: KeyShape, memory_master: bool) -> Self {
         let token = Self::new();
-        ceremony::make_keys(&token.config(shape), memory_master, &mut |_| ()).unwrap();
+        let optional = OptionalKeys {
+            memory_master,
+            transfer: memory_master,
+        };
+        ceremony::make_keys(&token.config(shape), optional, &mut |_| ()).unwrap();
         token
     }
 
@@ -118,7 +122,7 @@ async fn the_keys_move_and_open_what_was_sealed() {
     drop(hsm);
 
     let (moved, trial, epoch) = old.export(KeyShape::Movable).unwrap();
-    assert_eq!(moved.len(), 3);
+    assert_eq!(moved.len(), 4);
     assert_eq!(epoch.0, b"an epoch");
     // Nothing is left of the transport key, and the token is what it was.
     assert_eq!(

@@ -35,6 +35,9 @@ pub(super) struct Metrics {
     hsm_up: Gauge<i64, AtomicI64>,
     keys: Gauge<i64, AtomicI64>,
     store_epoch: Gauge<i64, AtomicI64>,
+    master_generation: Gauge<i64, AtomicI64>,
+    key_versions: Gauge<i64, AtomicI64>,
+    key_versions_moved: Gauge<i64, AtomicI64>,
     uptime: Gauge<i64, AtomicI64>,
     hardening: Family<MeasureLabel, Gauge<i64, AtomicI64>>,
     tls_not_after: Family<FileLabel, Gauge<i64, AtomicI64>>,
@@ -64,6 +67,7 @@ struct FileLabel {
 }
 
 impl Metrics {
+    #[allow(clippy::too_many_lines, reason = "one registration after the other")]
     pub(super) fn new() -> Self {
         let mut registry = Registry::with_prefix("strongroom");
         let new_histogram: fn() -> Histogram =
@@ -80,6 +84,9 @@ impl Metrics {
             hsm_up: Gauge::default(),
             keys: Gauge::default(),
             store_epoch: Gauge::default(),
+            master_generation: Gauge::default(),
+            key_versions: Gauge::default(),
+            key_versions_moved: Gauge::default(),
             uptime: Gauge::default(),
             hardening: Family::default(),
             tls_not_after: Family::default(),
@@ -128,6 +135,21 @@ impl Metrics {
             "store_epoch",
             "Commits to the store since its birth",
             metrics.store_epoch.clone(),
+        );
+        registry.register(
+            "master_generation",
+            "The master key in force: 1, and one more with each rotation",
+            metrics.master_generation.clone(),
+        );
+        registry.register(
+            "key_versions",
+            "Versions of all keys",
+            metrics.key_versions.clone(),
+        );
+        registry.register(
+            "key_versions_moved",
+            "Those that the master key in force wraps; the others are on their way to it",
+            metrics.key_versions_moved.clone(),
         );
         registry.register_with_unit(
             "uptime",
@@ -214,6 +236,12 @@ impl Metrics {
         });
         self.store_epoch
             .set(i64::try_from(app.store.status().epoch).unwrap_or(i64::MAX));
+        let standing = app.keyring.standing();
+        self.key_versions.set(gauge(standing.versions));
+        self.key_versions_moved.set(gauge(standing.moved));
+        let in_force = app.hsm.generations().into_iter().find(|one| one.in_force);
+        self.master_generation
+            .set(in_force.map_or(0, |one| i64::from(one.number)));
         self.uptime
             .set(i64::try_from(app.started.elapsed().as_secs()).unwrap_or(i64::MAX));
         for measure in app.hardening.measures() {

@@ -13,6 +13,7 @@ pub(crate) mod fuzz;
 mod jwks;
 mod metrics;
 pub mod recent;
+mod rotation;
 pub mod routes;
 mod sys;
 mod transit;
@@ -44,6 +45,7 @@ use crate::audit::{Audit, AuditError, Entry};
 use crate::config::Config;
 use crate::keyring::Keyring;
 use crate::policy::{Decision, Policy};
+use crate::rotation::Rotation;
 use crate::serve::harden::Report;
 use crate::store::Store;
 use crate::tls::{Peer, Tls};
@@ -88,6 +90,8 @@ pub struct App {
     pub hardening: Report,
     /// How many requests may be in flight, and what was counted.
     pub gate: Gate,
+    /// The move of the keys to another master key.
+    pub rotation: Rotation,
 }
 
 /// Bounds the requests in flight, and counts them.

@@ -10,7 +10,7 @@ use super::answer::Answer;
 use super::body::{BATCH, CLAIMS};
 use super::error::ApiError;
 use super::transit::{cipher, import, jwt, keys, mac, random, sign, unsupported};
-use super::{Call, auth, jwks, sys, ui, wire};
+use super::{Call, auth, jwks, rotation, sys, ui, wire};
 use crate::policy::Operation;
 
 /// What a method means, as Vault sees it.
@@ -142,6 +142,8 @@ pub static SYSTEM: &[Route] = &[
     route!(Read   "sys/leader",                   "leader",            None,                       Small, false, false, [], sys::leader),
     route!(Read   "sys/lifecycle",                "metrics",           Some(O::Metrics),           Small, true,  false, [], sys::lifecycle),
     route!(Read   "sys/metrics",                  "metrics",           Some(O::Metrics),           Small, true,  false, ["format"], sys::metrics),
+    route!(Read   "sys/rotate-master",            "rotate-master",     Some(O::RotateMaster),      Small, true,  false, [], rotation::read),
+    route!(Update "sys/rotate-master",            "rotate-master",     Some(O::RotateMaster),      Small, true,  true,  ["master_sha256"], rotation::update),
     route!(Read   "sys/internal/specs/openapi",   "openapi",           None,                       Small, false, false, ["generic_mount_paths"], sys::openapi),
     route!(Read   "openapi.json",                 "openapi",           None,                       Small, false, false, [], sys::openapi),
 ];

@@ -8,7 +8,7 @@ use strongroom_hsm::HsmState;
 
 use super::answer::Answer;
 use super::error::ApiError;
-use super::{App, Call, OPENAPI};
+use super::{App, Call, OPENAPI, rotation};
 use crate::keyring::{KeyHealth, Scheduled, Verdict};
 
 /// What stands for Vault's version: this program's, marked as its own.
@@ -33,6 +33,8 @@ pub(super) async fn health(call: Call<'_>) -> Result<Answer, ApiError> {
         cluster_id: String,
         #[serde(skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        strongroom: Option<rotation::Progress>,
     }
     let reason = not_serving(call.app);
     let (parameter, default) = match reason {
@@ -64,6 +66,7 @@ pub(super) async fn health(call: Call<'_>) -> Result<Answer, ApiError> {
         cluster_name: NAME,
         cluster_id: cluster_id(call.app),
         reason,
+        strongroom: rotation::progress(call.app),
     };
     Ok(json(status, &body))
 }
@@ -239,7 +242,7 @@ fn cluster_id(app: &App) -> String {
     uuid::Uuid::from_bytes(app.store.status().store_id).to_string()
 }
 
-fn json<T: Serialize>(status: u16, body: &T) -> Answer {
+pub(super) fn json<T: Serialize>(status: u16, body: &T) -> Answer {
     // The types above have no map with keys that aren't strings, so nothing can fail.
     let mut text = serde_json::to_vec(body).unwrap_or_default();
     text.push(b'\n');

@@ -19,6 +19,8 @@ pub enum Kind {
     AddToken,
     /// They come into another token, which takes the place of the one that is lost.
     Restore,
+    /// Another master key takes the place of the one in force.
+    RotateMaster,
     /// The token is emptied, for good.
     Destroy,
 }
@@ -40,6 +42,10 @@ pub enum Step {
     RuntimePin,
     Transport,
     Export,
+    Successor,
+    Trust,
+    Move,
+    Retire,
     SecondToken,
     Copy,
     Inventory,
@@ -50,12 +56,13 @@ pub enum Step {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Birth,
         Self::ReplaceCustodian,
         Self::Backup,
         Self::AddToken,
         Self::Restore,
+        Self::RotateMaster,
         Self::Destroy,
     ];
 
@@ -67,6 +74,7 @@ impl Kind {
             Self::Backup => "backup",
             Self::AddToken => "add-token",
             Self::Restore => "restore",
+            Self::RotateMaster => "rotate-master",
             Self::Destroy => "destroy",
         }
     }
@@ -105,6 +113,17 @@ impl Kind {
                 Step::Identity,
                 Step::Trial,
                 Step::RuntimePin,
+                Step::Closing,
+            ],
+            Self::RotateMaster => &[
+                Step::Opening,
+                Step::SelfTest,
+                Step::Successor,
+                Step::Trust,
+                Step::Move,
+                Step::Retire,
+                Step::Keys,
+                Step::Evidence,
                 Step::Closing,
             ],
             Self::Destroy => &[
@@ -153,6 +172,10 @@ impl Step {
             Self::RuntimePin => "runtime-pin",
             Self::Transport => "transport",
             Self::Export => "export",
+            Self::Successor => "successor",
+            Self::Trust => "trust",
+            Self::Move => "move",
+            Self::Retire => "retire",
             Self::SecondToken => "second-token",
             Self::Copy => "copy",
             Self::Inventory => "inventory",

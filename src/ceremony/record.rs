@@ -129,6 +129,33 @@ pub struct InventoryOutputs {
     pub audit_key: String,
 }
 
+/// Outputs of step `successor`: the next generation of the master key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SuccessorOutputs {
+    /// From 2.
+    pub generation: u32,
+    /// Its key pairs.
+    pub keys: Vec<KeyRecord>,
+    /// Every object of it.
+    pub objects: Vec<ObjectRecord>,
+}
+
+/// Outputs of step `move`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MoveOutputs {
+    /// Versions of keys in the store.
+    pub versions: u64,
+    /// Those under the new master key: all.
+    pub moved: u64,
+}
+
+/// Outputs of step `retire`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetireOutputs {
+    /// The one that is left.
+    pub generation: u32,
+}
+
 /// Outputs of step `destroy`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DestroyOutputs {

@@ -41,6 +41,7 @@ impl Room {
             label: "vault-keys-1".into(),
             serial: None,
             memory_master: true,
+            transfer: true,
             backup: false,
             threshold,
             custodians: (0..custodians).map(public).collect(),

@@ -7,7 +7,7 @@ use std::time::Instant;
 use base16ct::lower::encode_string;
 use clap::{Args, ValueEnum};
 use serde_json::json;
-use strongroom_hsm::Hsm;
+use strongroom_hsm::{Hsm, OptionalKeys, TransferKey};
 
 use super::exit::{Exit, Failure};
 use super::output::Format;
@@ -136,6 +136,9 @@ pub(super) struct InitArgs {
     /// Also make the second master key, which keys in `memory` residency need
     #[arg(long)]
     memory_master: bool,
+    /// Make no transfer key: the keys of this appliance can then never be moved to another master key
+    #[arg(long)]
+    no_transfer: bool,
 }
 
 pub(super) fn init(args: &InitArgs, format: Format) -> Result<(), Failure> {
@@ -148,12 +151,22 @@ pub(super) fn init(args: &InitArgs, format: Format) -> Result<(), Failure> {
     let started = Instant::now();
     let spinner = format.spinner();
     let mut made = Vec::new();
-    let provisioned = Hsm::provision(&config.hsm, args.memory_master, &mut |what| {
+    let optional = OptionalKeys {
+        memory_master: args.memory_master,
+        transfer: !args.no_transfer,
+    };
+    let provisioned = Hsm::provision(&config.hsm, optional, &mut |what| {
         spinner.set_message(what.to_owned());
         made.push(what.to_owned());
     });
     spinner.finish_and_clear();
-    provisioned?;
+    let provisioned = provisioned?;
+    if let TransferKey::Unsupported(reason) = &provisioned.transfer {
+        made.retain(|what| what != "RSA-4096 transfer key");
+        format.note(&format!(
+            "no transfer key: {reason}; the keys of this appliance can never be moved to another master key"
+        ));
+    }
     for what in &made {
         format.note(&format!("made: {what}"));
     }
@@ -167,6 +180,7 @@ pub(super) fn init(args: &InitArgs, format: Format) -> Result<(), Failure> {
         ),
         &json!({
             "made": made,
+            "transfer": provisioned.transfer == TransferKey::Made,
             "store": config.store,
             "store_id": encode_string(&status.store_id),
             "epoch": status.epoch,

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use strongroom_hsm::{HsmError, KeyUsage, MasterKind, OaepHash, WrappedKey};
 
 use super::counter::UseCounter;
-use super::key::{Key, Settings, Version, check_name, id, invalid, put_counter};
+use super::key::{Key, Settings, Version, Wrapped, check_name, id, invalid, put_counter};
 use super::memory::MemorySlot;
 use super::{ConfigChange, CreateOptions, ImportOptions, Inner, Kdf, KeyringError, Residency};
 use crate::store::{Change, RecordKind};
@@ -273,8 +274,10 @@ impl Inner {
         Ok(Version {
             number,
             created: (self.clock)(),
-            kek: Arc::new(kek),
-            mac: Arc::new(mac),
+            wrapped: ArcSwap::from_pointee(Wrapped {
+                kek: Arc::new(kek),
+                mac: Arc::new(mac),
+            }),
             counter: UseCounter::fresh(self.first_reservation()),
             memory: MemorySlot::new(),
         })
@@ -344,7 +347,7 @@ impl Inner {
     async fn forget(&self, versions: &BTreeMap<u32, Arc<Version>>) {
         let ids = versions
             .values()
-            .flat_map(|version| [version.kek.id, version.mac.id])
+            .flat_map(|version| [version.kek().id, version.mac().id])
             .collect();
         if let Err(error) = self.hsm.forget(ids).await {
             tracing::warn!(%error, "the session objects of destroyed keys stay until they are the least used");

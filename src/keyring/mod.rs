@@ -10,11 +10,13 @@ pub(crate) mod fuzz;
 mod key;
 mod manage;
 mod memory;
+mod moving;
 mod schedule;
 mod signing;
 mod types;
 
 pub use key::MAX_NAME;
+pub use moving::{Moved, Standing};
 pub use schedule::{SKIPPED_AFTER, Verdict};
 pub use signing::{
     Jwk, JwtSigner, KeyHealth, MadeSignature, Marshaling, RsaScheme, SaltLength, SignOptions,
@@ -110,6 +112,7 @@ impl Keyring {
         options: KeyringOptions,
     ) -> Result<Self, KeyringError> {
         let keys = load(&store).await?;
+        moving::check(&hsm, &keys)?;
         let signing = signing::load(&store).await?;
         Ok(Self {
             inner: Arc::new(Inner {
@@ -749,7 +752,7 @@ fn in_order<T>(mut results: Answers<T>) -> Vec<Result<T, KeyringError>> {
 
 fn mac_item(version: &Arc<Version>, hash: HashAlgorithm, input: HmacInput) -> MacItem {
     MacItem {
-        key: Arc::clone(&version.mac),
+        key: version.mac(),
         hash,
         data: input.input,
     }

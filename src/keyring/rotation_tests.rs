@@ -1,5 +1,10 @@
 //! Rotation by schedule: once, also when killed in the middle of it, and never later than promised without an alert.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::too_many_lines
+)]
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -65,7 +70,12 @@ async fn rotation_child() {
     let path = Path::new(folder).join("store");
     let new = !path.exists();
     if new {
-        Hsm::provision(&config, false, &mut |_| ()).unwrap();
+        Hsm::provision(
+            &config,
+            strongroom_hsm::OptionalKeys::default(),
+            &mut |_| (),
+        )
+        .unwrap();
     }
     let hsm = Hsm::start(config).unwrap();
     let store = if new {

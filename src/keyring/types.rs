@@ -282,6 +282,21 @@ pub enum KeyringError {
         "this key version has made as many encryptions as are safe with random nonces (2^32, NIST SP 800-38D): rotate the key"
     )]
     Exhausted,
+    /// A key is wrapped by a master key that is not on the token.
+    #[error(
+        "version {version} of the key {name:?} is wrapped by the master key {wanted}, but the token holds {here}: the store is from before a \
+         rotation of the master key, which destroyed that one, or from another token. Restore a backup of the store that was made after the rotation"
+    )]
+    OtherMaster {
+        /// The key.
+        name: String,
+        /// Its version.
+        version: u32,
+        /// The master key's fingerprint, hexadecimal.
+        wanted: String,
+        /// Those of the token's.
+        here: String,
+    },
     /// The operating system refused random bytes, locked memory, or a task.
     #[error("{0}")]
     System(String),

@@ -42,12 +42,13 @@ pub enum Operation {
     Sign,
     Jwt,
     Metrics,
+    RotateMaster,
     StatusPage,
 }
 
 impl Operation {
     /// Every operation, in the order of the documentation.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Create,
         Self::Read,
         Self::List,
@@ -69,6 +70,7 @@ impl Operation {
         Self::Sign,
         Self::Jwt,
         Self::Metrics,
+        Self::RotateMaster,
         Self::StatusPage,
     ];
 
@@ -81,6 +83,7 @@ impl Operation {
                 | Self::Random
                 | Self::Hash
                 | Self::Metrics
+                | Self::RotateMaster
                 | Self::StatusPage
         )
     }

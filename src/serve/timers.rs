@@ -12,7 +12,7 @@ use super::watch::Watch;
 use crate::api::{App, recent};
 use crate::audit::Entry;
 use crate::client::causes;
-use crate::keyring::Transition;
+use crate::keyring::{KeyringError, Moved, Transition};
 use crate::lifecycle::State;
 
 /// What an outage of the token kept from being rotated is caught up within a minute of its return.
@@ -27,6 +27,7 @@ pub(super) fn start(app: &Arc<App>, reloader: &Arc<Reloader>, watch: Watch) -> J
     timers.spawn(rotate(app.clone()));
     timers.spawn(keep(app.clone()));
     timers.spawn(drop_idle(app.clone()));
+    timers.spawn(move_keys(app.clone()));
     timers.spawn(sample(app.clone()));
     timers.spawn(watch.run(reloader.clone()));
     let signing = app.clone();
@@ -64,6 +65,29 @@ async fn rotate(app: Arc<App>) {
             }
         }
     }
+}
+
+/// Moves keys to another master key: now, if a rotation was under way when the server stopped, and whenever it is told to.
+async fn move_keys(app: Arc<App>) {
+    let recorded = |key: &str, version: u32, outcome: &Result<Moved, KeyringError>| {
+        let (outcome, reason) = match outcome {
+            Ok(_) => ("ok", String::new()),
+            Err(error) => ("error", causes(error)),
+        };
+        let entry = Entry {
+            operation: "move-key",
+            key,
+            key_version: version,
+            outcome,
+            reason: &reason,
+            ..Entry::default()
+        };
+        if let Err(error) = app.audit.record(&entry) {
+            let error = causes(&error);
+            tracing::error!(key, error, "the move of a key is not in the audit log");
+        }
+    };
+    app.rotation.run(&app.keyring, recorded).await;
 }
 
 /// Walks the published signing keys through their states, and tells of each change.

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-use strongroom_hsm::{HsmConfig, PinSource, TokenSelector};
+use strongroom_hsm::{HsmConfig, OptionalKeys, PinSource, TokenSelector};
 use strongroom_softhsm::Throwaway;
 use tokio::sync::MutexGuard;
 
@@ -31,7 +31,7 @@ pub(crate) async fn token() -> (Hsm, MutexGuard<'static, ()>) {
     let turn = TURN.lock().await;
     let hsm = HSM.get_or_init(|| {
         let config = config(crate::testing::store_token());
-        Hsm::provision(&config, true, &mut |_| ()).unwrap();
+        Hsm::provision(&config, OptionalKeys::ALL, &mut |_| ()).unwrap();
         Hsm::start(config).unwrap()
     });
     hsm.write_epoch(Vec::new()).await.unwrap();
@@ -379,7 +379,7 @@ async fn committer_child() {
     };
     let path = Path::new(path);
     if !path.exists() {
-        Hsm::provision(&config, false, &mut |_| ()).unwrap();
+        Hsm::provision(&config, OptionalKeys::default(), &mut |_| ()).unwrap();
     }
     let hsm = Hsm::start(config).unwrap();
     let store = if path.exists() {

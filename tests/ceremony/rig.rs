@@ -20,6 +20,7 @@ use strongroom::ceremony::shares::{self, Added, Deal, Pins};
 use strongroom::ceremony::{
     CeremonyId, Mode, Participant, ParticipantKey, Plan, PlanSignature, Recovery,
 };
+use strongroom::client::ClientOptions;
 use tempfile::TempDir;
 use zeroize::Zeroizing;
 
@@ -214,7 +215,7 @@ impl Room {
         let mut text = format!(
             "format = 1\nname = \"vault-keys-1\"\n\
              [token]\nmodule = {module:?}\nlabel = \"vault-keys-1\"\n\
-             [keys]\nmemory_master = {backup}\nbackup = {backup}\n\
+             [keys]\nmemory_master = {backup}\ntransfer = true\nbackup = {backup}\n\
              [custody]\nthreshold = 3\n\
              [software]\nbinary_sha256 = \"{}\"\n\
              [appliance]\nfolder = {:?}\nstate = {:?}\nlisten = \"127.0.0.1:0\"\nnames = [\"localhost\", \"127.0.0.1\"]\n\
@@ -438,7 +439,7 @@ impl Room {
 pub struct Serving<'a> {
     room: &'a Room,
     child: Child,
-    address: String,
+    pub address: String,
 }
 
 impl Room {
@@ -486,6 +487,19 @@ impl Serving<'_> {
             .arg("--client-key")
             .arg(pki.key(Who::Vault));
         command
+    }
+
+    /// The same, as a library.
+    pub fn options(&self) -> ClientOptions {
+        let pki = &self.room.pki;
+        ClientOptions::new(&self.address, pki.ca())
+            .identity(pki.certificate(Who::Vault), pki.key(Who::Vault))
+    }
+
+    /// The power goes.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 
     /// Its standard output.

@@ -67,6 +67,7 @@ fn one_that_fits_what_was_before_is_valid_only_with_it() {
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "a list of forgeries")]
 fn what_must_be_as_it_was_before() {
     let room = Room::new();
     let birth = room.written(Mode::Ceremony);

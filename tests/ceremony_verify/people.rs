@@ -57,6 +57,7 @@ impl Room {
             label: "vault-keys-1".into(),
             serial: Some(SERIAL.into()),
             memory_master: false,
+            transfer: true,
             backup: false,
             threshold: 2,
             custodians: (0..3).map(public).collect(),

@@ -77,7 +77,7 @@ pub struct ObjectEvidence {
 pub(super) fn evidence(config: &HsmConfig) -> Result<Evidence, HsmError> {
     on_token(&config.module, &config.token, |line, found| {
         Access::new(config.pin.clone()).login(line)?;
-        collect(line, found, config.shape)
+        objects::steadily(|| collect(line, found, config.shape))
     })
 }
 

@@ -20,13 +20,16 @@ use crate::config::{HsmConfig, KeyShape};
 use crate::epoch;
 use crate::error::HsmError;
 use crate::fault::Fault;
-use crate::keys::Keys;
+use crate::keys::generation::{Numbered, parse};
+use crate::keys::{Keys, Pair};
 use crate::line::{Access, Line};
 use crate::pin::SecretPin;
 use crate::provision;
 use crate::selftest::{self, Abilities};
 use crate::session_key;
-use crate::template::{AUDIT, EPOCH_LABEL, KeySpec, MASTER, MEMORY_MASTER, Rule, STORE, WRAPPING};
+use crate::template::{
+    AUDIT, EPOCH_LABEL, MASTER, MEMORY_MASTER, OPTIONAL, Rule, STORE, TRANSFER, WRAPPING,
+};
 use crate::types::{KeyUsage, MasterKind};
 
 /// Bytes of AES-256.
@@ -120,19 +123,33 @@ fn wrap_all(
     let offered = line.library().context.get_mechanism_list(slot)?;
     let abilities = selftest::run(line, &keys, &offered)?;
     let kwp = abilities.kwp.ok_or_else(no_kwp)?;
+    if keys.generations.describe().len() > 1 {
+        return Err(HsmError::Rotation(
+            "a rotation of the master key was begun and not ended: end it before a backup"
+                .to_owned(),
+        )
+        .into());
+    }
+    let current = keys.generations.current();
     let mut moved = Vec::new();
+    let pair = |spec, pair: Option<&'_ Pair>| {
+        let key = Numbered {
+            spec,
+            generation: current.number,
+        };
+        pair.map(|pair| (key.label(), pair.private, Some(pair.spki.clone())))
+    };
     let pairs = [
-        Some((&MASTER, keys.master.private, Some(&keys.master.spki))),
-        keys.memory_master
-            .as_ref()
-            .map(|pair| (&MEMORY_MASTER, pair.private, Some(&pair.spki))),
-        Some((&STORE, keys.store, None)),
+        pair(&MASTER, Some(&current.master)),
+        pair(&TRANSFER, current.transfer.as_ref()),
+        pair(&MEMORY_MASTER, current.memory_master.as_ref()),
+        Some((STORE.label.to_owned(), keys.store, None)),
     ];
-    for (spec, private, spki) in pairs.into_iter().flatten() {
+    for (label, private, spki) in pairs.into_iter().flatten() {
         moved.push(MovedKey {
-            label: spec.label.to_owned(),
+            label,
             wrapped: line.raw().wrap_key(line.session(), kwp, trusted, private)?,
-            spki: spki.cloned(),
+            spki,
         });
     }
     let trial = Trial::new(line, &keys, &abilities)?;
@@ -159,7 +176,7 @@ impl Trial {
         let kek = session_key::generate(line, KeyUsage::Aead, MasterKind::Hsm)?;
         let result = (|| {
             let oaep = session_key::oaep(abilities.profile.oaep);
-            let wrapped = session.wrap_key(&oaep, keys.master.public, kek)?;
+            let wrapped = session.wrap_key(&oaep, keys.master(MasterKind::Hsm)?.public, kek)?;
             let mut answer = Vec::new();
             line.raw()
                 .gcm_encrypt(session, kek, &[0; 12], &[], KNOWN, &mut answer)?;
@@ -191,7 +208,7 @@ impl Trial {
         let kek = session_key::unwrap(
             line,
             self.oaep,
-            keys.master.private,
+            keys.master(MasterKind::Hsm)?.private,
             &self.wrapped,
             KeyUsage::Aead,
             false,
@@ -233,8 +250,8 @@ pub(super) fn import(
 ) -> Result<(), HsmError> {
     on_token(&config.module, &config.token, |line, found| {
         Access::new(config.pin.clone()).login(line)?;
-        if let Some(name) = crate::keys::existing(line, true)? {
-            return Err(HsmError::KeyExists(name.to_owned()).into());
+        if let Some(name) = crate::keys::existing(line)? {
+            return Err(HsmError::KeyExists(name).into());
         }
         if epoch::exists(line)? {
             return Err(HsmError::KeyExists(EPOCH_LABEL.to_owned()).into());
@@ -255,7 +272,7 @@ pub(super) fn import(
         gone?;
         for spec in [&WRAPPING, &AUDIT] {
             progress(spec.making);
-            provision::make(line, spec, KeyShape::Moved)?;
+            provision::make(line, spec.into(), KeyShape::Moved)?;
         }
         progress("check of all attributes, and a trial");
         let keys = Keys::check(line, KeyShape::Moved)?;
@@ -277,18 +294,28 @@ fn unwrap_all(
     progress: &mut dyn FnMut(&str),
 ) -> Result<(), Fault> {
     let kwp = selftest::kwp(line, offered)?.ok_or_else(no_kwp)?;
-    for spec in [&MASTER, &MEMORY_MASTER, &STORE] {
-        let Some(key) = moved.iter().find(|key| key.label == spec.label) else {
-            if spec.label == MEMORY_MASTER.label {
+    // The label tells the generation too, which the keys of a token that was rotated before have.
+    let named = |label: &str| match parse(label) {
+        Some((key, false)) => Some(key),
+        _ => (label == STORE.label).then(|| Numbered::from(&STORE)),
+    };
+    for spec in [&MASTER, &TRANSFER, &MEMORY_MASTER, &STORE] {
+        let found = moved.iter().find_map(|key| {
+            named(&key.label)
+                .filter(|name| name.spec.label == spec.label)
+                .map(|name| (name, key))
+        });
+        let Some((name, key)) = found else {
+            if OPTIONAL.iter().any(|optional| optional.label == spec.label) {
                 continue;
             }
             return Err(HsmError::Config(format!("the backup lacks the {}", spec.name)).into());
         };
-        progress(spec.name);
+        progress(&name.name());
         if let Some(spki) = &key.spki {
-            public(line, spec, spki)?;
+            public(line, name, spki)?;
         }
-        unwrap_one(line, kwp, unwrapping, spec, &key.wrapped)?;
+        unwrap_one(line, kwp, unwrapping, name, &key.wrapped)?;
     }
     Ok(())
 }
@@ -297,10 +324,10 @@ fn unwrap_one(
     line: &Line,
     kwp: CK_MECHANISM_TYPE,
     unwrapping: ObjectHandle,
-    spec: &KeySpec,
+    key: Numbered<'_>,
     wrapped: &[u8],
 ) -> Result<ObjectHandle, Fault> {
-    let rules = spec.private_rules(KeyShape::Moved);
+    let rules = key.private_rules(KeyShape::Moved);
     let asked: Vec<&Rule> = rules.iter().filter(|rule| rule.asked(true)).collect();
     Ok(line
         .raw()
@@ -308,15 +335,15 @@ fn unwrap_one(
 }
 
 /// The public half as an object, from its numbers.
-fn public(line: &Line, spec: &KeySpec, spki: &[u8]) -> Result<ObjectHandle, Fault> {
+fn public(line: &Line, name: Numbered<'_>, spki: &[u8]) -> Result<ObjectHandle, Fault> {
     let key = rsa::PublicKey::from_public_key_der(spki).map_err(|_| {
         HsmError::Config(format!(
             "the backup's public half of the {} is no RSA key",
-            spec.name
+            name.name()
         ))
     })?;
     // As the table has it; the check of all keys afterwards holds it against that.
-    let id = spec.label.as_bytes().to_vec();
+    let id = name.label().into_bytes();
     let template = [
         Attribute::Class(ObjectClass::PUBLIC_KEY),
         Attribute::KeyType(KeyType::RSA),

@@ -70,11 +70,7 @@ pub(crate) fn run(line: &Line, keys: &Keys, mechanisms: &[MechanismType]) -> Res
         }
     }
     let oaep_accepted = oaep(line)?;
-    let preferred = if oaep_accepted.contains(&OaepHash::Sha256) {
-        OaepHash::Sha256
-    } else {
-        OaepHash::Sha1
-    };
+    let preferred = best(&oaep_accepted);
     let kwp = kwp(line, mechanisms)?;
     let mut signing = SigningKind::ALL.to_vec();
     signing.retain(|kind| {
@@ -89,12 +85,26 @@ pub(crate) fn run(line: &Line, keys: &Keys, mechanisms: &[MechanismType]) -> Res
             oaep_accepted,
             aes_kwp: kwp.is_some(),
             hmac,
-            memory_master: keys.memory_master.is_some(),
+            memory_master: keys.master(MasterKind::Memory).is_ok(),
+            transfer: keys.generations.current().transfer.is_some(),
             signing,
         },
         kwp,
         narrow_session_keys,
     })
+}
+
+/// The OAEP hash that new keys are wrapped with.
+pub(crate) fn preferred_oaep(line: &Line) -> Result<OaepHash> {
+    Ok(best(&oaep(line)?))
+}
+
+fn best(accepted: &[OaepHash]) -> OaepHash {
+    if accepted.contains(&OaepHash::Sha256) {
+        OaepHash::Sha256
+    } else {
+        OaepHash::Sha1
+    }
 }
 
 /// After a reconnection: the mechanisms of the hot path and the keys themselves.
@@ -318,20 +328,13 @@ fn ecdsa(line: &Line, keys: &Keys) -> Result<()> {
 /// Answers whether session keys may carry `CKA_ALLOWED_MECHANISMS`.
 fn master(line: &Line, keys: &Keys, hash: OaepHash) -> Result<bool> {
     const NAME: &str = "wrapping with the master key";
+    let master = keys.master(MasterKind::Hsm)?;
     let original = session_key::generate(line, KeyUsage::Aead, MasterKind::Hsm)?;
     let blob = line
         .session()
-        .wrap_key(&session_key::oaep(hash), keys.master.public, original)?;
-    let unwrap = |narrow| {
-        session_key::unwrap(
-            line,
-            hash,
-            keys.master.private,
-            &blob,
-            KeyUsage::Aead,
-            narrow,
-        )
-    };
+        .wrap_key(&session_key::oaep(hash), master.public, original)?;
+    let unwrap =
+        |narrow| session_key::unwrap(line, hash, master.private, &blob, KeyUsage::Aead, narrow);
     let (copy, narrow) = match unwrap(true) {
         Ok(copy) => (copy, true),
         Err(fault) if session_key::narrowing_refused(&fault) => (unwrap(false)?, false),

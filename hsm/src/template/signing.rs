@@ -51,7 +51,7 @@ macro_rules! private {
         rules! {
             Always CKA_CLASS = Value::Ulong(CKO_PRIVATE_KEY);
             Always CKA_KEY_TYPE = Value::Ulong($type);
-            Always CKA_LABEL = Value::Bytes(LABEL.as_bytes());
+            Always CKA_LABEL = Value::Bytes(std::borrow::Cow::Borrowed(LABEL.as_bytes()));
             Always CKA_TOKEN = YES;
             Always CKA_PRIVATE = YES;
             Always CKA_SENSITIVE = YES;
@@ -78,7 +78,10 @@ const ECDSA_P256: SigningSpec = SigningSpec {
         (CKM_EC_KEY_PAIR_GEN, "CKM_EC_KEY_PAIR_GEN"),
         (CKM_ECDSA, "CKM_ECDSA"),
     ],
-    public: public!(CKK_EC, CKA_EC_PARAMS = Value::Bytes(P256_OID)),
+    public: public!(
+        CKK_EC,
+        CKA_EC_PARAMS = Value::Bytes(std::borrow::Cow::Borrowed(P256_OID))
+    ),
     private: private!(CKK_EC, &[CKM_ECDSA]),
 };
 
@@ -93,7 +96,7 @@ const RSA_4096: SigningSpec = SigningSpec {
     public: public!(
         CKK_RSA,
         CKA_MODULUS_BITS = Value::Ulong(4096),
-        CKA_PUBLIC_EXPONENT = Value::Bytes(F4)
+        CKA_PUBLIC_EXPONENT = Value::Bytes(std::borrow::Cow::Borrowed(F4))
     ),
     private: private!(CKK_RSA, &[CKM_RSA_PKCS_PSS, CKM_RSA_PKCS]),
 };
@@ -105,7 +108,10 @@ const ED25519: SigningSpec = SigningSpec {
         (CKM_EC_EDWARDS_KEY_PAIR_GEN, "CKM_EC_EDWARDS_KEY_PAIR_GEN"),
         (CKM_EDDSA, "CKM_EDDSA"),
     ],
-    public: public!(CKK_EC_EDWARDS, CKA_EC_PARAMS = Value::Bytes(ED25519_OID)),
+    public: public!(
+        CKK_EC_EDWARDS,
+        CKA_EC_PARAMS = Value::Bytes(std::borrow::Cow::Borrowed(ED25519_OID))
+    ),
     private: private!(CKK_EC_EDWARDS, &[CKM_EDDSA]),
 };
 

@@ -17,7 +17,7 @@ use rcgen::{
     KeyUsagePurpose,
 };
 use serde_json::{Value, json};
-use strongroom_hsm::Hsm;
+use strongroom_hsm::{Hsm, OptionalKeys};
 use strongroom_softhsm::Throwaway;
 
 use super::openapi;
@@ -27,6 +27,7 @@ use crate::audit::Audit;
 use crate::config::Config;
 use crate::keyring::Keyring;
 use crate::policy::Policy;
+use crate::rotation::Rotation;
 use crate::serve::harden::Report;
 use crate::store::Store;
 use crate::tls::{Peer, Tls};
@@ -115,7 +116,7 @@ impl Site {
         let path = token.path().join("strongroom.toml");
         fs::write(&path, text).unwrap();
         let config = Config::load(&path).unwrap();
-        Hsm::provision(&config.hsm, true, &mut |_| {}).unwrap();
+        Hsm::provision(&config.hsm, OptionalKeys::ALL, &mut |_| {}).unwrap();
         let hsm = Hsm::start(config.hsm.clone()).unwrap();
         let store = RUNTIME
             .block_on(Store::create(&config.store, hsm.clone()))
@@ -240,6 +241,7 @@ impl Appliance {
             started: Instant::now(),
             hardening: Report::default(),
             config,
+            rotation: Rotation::default(),
         };
         Self {
             app: Arc::new(app),

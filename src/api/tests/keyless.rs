@@ -258,6 +258,35 @@ fn the_system_describes_itself() {
         a.send(Who::Stranger, "GET", "sys/metrics", &[], "").status,
         403
     );
+    assert!(text.contains("strongroom_master_generation 1\n"), "{text}");
+    // One master key: nothing is on its way, and no other is taken for the one in force.
+    let standing = a.expect(200, "GET", "sys/rotate-master", &Value::Null);
+    assert_eq!(standing["state"], "complete");
+    assert_eq!(standing["moved"], standing["versions"]);
+    let here = standing["generations"][0]["master_sha256"].clone();
+    let other = json!({"master_sha256": "0".repeat(64)});
+    let refused = a.expect(400, "POST", "sys/rotate-master", &other);
+    assert!(
+        refused["errors"][0]
+            .as_str()
+            .unwrap()
+            .contains("nothing was moved"),
+        "{refused}"
+    );
+    for bad in [
+        json!({}),
+        json!({"master_sha256": "00"}),
+        json!({"master_sha256": 7}),
+    ] {
+        a.expect(400, "POST", "sys/rotate-master", &bad);
+    }
+    let same = json!({"master_sha256": here});
+    a.expect(200, "POST", "sys/rotate-master", &same);
+    assert_eq!(
+        a.send(Who::Stranger, "GET", "sys/rotate-master", &[], "")
+            .status,
+        403
+    );
     assert_eq!(
         a.send(Who::Stranger, "GET", "sys/health", &[], "").status,
         200

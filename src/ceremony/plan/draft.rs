@@ -16,6 +16,7 @@ pub struct Draft {
     pub label: String,
     pub serial: Option<String>,
     pub memory_master: bool,
+    pub transfer: bool,
     pub backup: bool,
     pub threshold: u8,
     pub custodians: Vec<Participant>,
@@ -41,6 +42,7 @@ impl Draft {
             label: old.token.label.clone(),
             serial: old.token.serial.clone(),
             memory_master: old.keys.memory_master,
+            transfer: old.keys.transfer,
             backup: old.keys.backup,
             threshold: old.threshold,
             custodians: old.custodians.clone(),
@@ -89,9 +91,11 @@ impl Draft {
         let _ = write!(
             out,
             "\n[keys]\n# A second master key, for keys that are used in the appliance's memory.\nmemory_master = {}\n\
+             # A transfer key, without which the keys can never be moved to another master key: decided here, and for good.\ntransfer = {}\n\
              # Whether the master key may ever be moved to another token: decided here, and for good.\nbackup = {}\n\n\
              [custody]\n# So many of the {} custodians together give the PINs back.\nthreshold = {}\n",
             self.memory_master,
+            self.transfer,
             self.backup,
             self.custodians.len(),
             self.threshold

@@ -70,6 +70,9 @@ pub struct Keys {
     /// Also the second master key, for keys in `memory` residency.
     #[serde(default)]
     pub memory_master: bool,
+    /// Also the transfer key, without which the keys can never be moved to another master key.
+    #[serde(default)]
+    pub transfer: bool,
     /// Whether the keys that a second token needs may be moved to one, wrapped by a key that the security officer made trusted.
     #[serde(default)]
     pub backup: bool,

@@ -92,6 +92,7 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
         },
         "aes_kwp": profile.aes_kwp,
         "memory_master": profile.memory_master,
+        "transfer": profile.transfer,
     });
     value["self_tests"] = json!("passed");
     Ok(value)

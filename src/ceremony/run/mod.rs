@@ -148,6 +148,8 @@ struct Ceremony<'a> {
     transport: Option<super::shares::Pins>,
     /// Where a restoration's backup is.
     backup: Option<PathBuf>,
+    /// The running server, which moves the keys of a rotation.
+    server: Option<crate::client::ClientOptions>,
     runtime: tokio::runtime::Runtime,
 }
 

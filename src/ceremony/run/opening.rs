@@ -78,6 +78,7 @@ pub(super) fn open<'a>(options: &Options, ui: &'a mut dyn Ui) -> Result<Ceremony
         pins: None,
         transport: None,
         backup: None,
+        server: None,
     })
 }
 

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 
 use super::super::encoding::{hex, sha256, unbase64, unhex};
 use super::super::record::{
-    CopyOutputs, DestroyOutputs, ExportOutputs, InventoryOutputs, LaterOpeningOutputs, PinsRecord,
-    PresentRecord, RestoreOutputs, SharesRecord, TokenOutputs,
+    CopyOutputs, DestroyOutputs, ExportOutputs, InventoryOutputs, LaterOpeningOutputs, MoveOutputs,
+    PinsRecord, PresentRecord, RestoreOutputs, RetireOutputs, SharesRecord, SuccessorOutputs,
+    TokenOutputs,
 };
 use super::super::{CeremonyId, Kind, Standing, Step};
 use super::chain::{Chain, Closed};
@@ -33,6 +34,7 @@ pub(super) fn problems(chain: &Chain) -> Problems {
         Kind::Backup => backup(chain, &mut problems),
         Kind::AddToken => copy(chain, &mut problems),
         Kind::Restore => restore(chain, &mut problems),
+        Kind::RotateMaster => rotate(chain, &mut problems),
         Kind::Birth | Kind::ReplaceCustodian => {}
     }
     problems
@@ -172,6 +174,61 @@ fn restore(chain: &Chain, problems: &mut Problems) {
     }
 }
 
+/// Every key was moved, and the new keys are those of the summary.
+fn rotate(chain: &Chain, problems: &mut Problems) {
+    let successor = facts::outputs::<SuccessorOutputs>(chain, Step::Successor, problems);
+    if let Some((line, moved)) = facts::outputs::<MoveOutputs>(chain, Step::Move, problems)
+        && moved.moved != moved.versions
+    {
+        problems.push((line, "not every key was moved".into()));
+    }
+    let retired = facts::outputs::<RetireOutputs>(chain, Step::Retire, problems);
+    let Some((line, successor)) = successor else {
+        return;
+    };
+    if let Some((line, retired)) = retired
+        && retired.generation != successor.generation
+    {
+        problems.push((line, "another generation was left than was made".into()));
+    }
+    facts::evidence_fits(line, &successor.keys, &successor.objects, problems);
+    if let Some(close) = &chain.close {
+        let rotated: Vec<_> = close
+            .fields
+            .summary
+            .keys
+            .iter()
+            .filter(|key| is_rotated(&key.label))
+            .collect();
+        if rotated.len() != successor.keys.len()
+            || rotated.iter().any(|key| !successor.keys.contains(key))
+        {
+            problems.push((
+                close.line,
+                "the summary's master and transfer keys are not those that were made".into(),
+            ));
+        }
+    }
+}
+
+/// Whether a rotation of the master key replaces the key with that label: `strongroom-master`, `strongroom-master-2`, …
+fn is_rotated(label: &str) -> bool {
+    [
+        "strongroom-master",
+        "strongroom-transfer",
+        "strongroom-memory-master",
+    ]
+    .iter()
+    .any(|base| {
+        label.strip_prefix(base).is_some_and(|rest| {
+            rest.is_empty()
+                || rest.strip_prefix('-').is_some_and(|number| {
+                    !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+                })
+        })
+    })
+}
+
 /// What does not fit between a transcript and the one that it goes on from.
 pub(super) fn link(chain: &Chain, before: &Standing) -> Problems {
     let mut problems = Vec::new();
@@ -226,7 +283,7 @@ pub(super) fn link(chain: &Chain, before: &Standing) -> Problems {
             .iter()
             .find(|spare| spare.token == close.fields.summary.token)
             .and_then(|spare| before.with(spare));
-        for what in changed(close, spare.as_ref().unwrap_or(before)) {
+        for what in changed(kind, close, spare.as_ref().unwrap_or(before)) {
             if !may_change(kind).contains(&what) {
                 problems.push((
                     close.line,
@@ -242,7 +299,12 @@ pub(super) fn link(chain: &Chain, before: &Standing) -> Problems {
 /// for other labels than before.
 fn may_change(kind: Kind) -> &'static [&'static str] {
     match kind {
-        Kind::Birth | Kind::ReplaceCustodian | Kind::Backup | Kind::AddToken | Kind::Destroy => &[],
+        Kind::Birth
+        | Kind::ReplaceCustodian
+        | Kind::Backup
+        | Kind::AddToken
+        | Kind::RotateMaster
+        | Kind::Destroy => &[],
         Kind::Restore => &[
             "token",
             "audit_key",
@@ -252,7 +314,7 @@ fn may_change(kind: Kind) -> &'static [&'static str] {
     }
 }
 
-fn changed<'a>(close: &'a Closed, before: &'a Standing) -> Vec<&'a str> {
+fn changed<'a>(kind: Kind, close: &'a Closed, before: &'a Standing) -> Vec<&'a str> {
     let (now, then) = (&close.fields.summary, &before.summary);
     let mut changed = Vec::new();
     if now.token != then.token {
@@ -264,8 +326,13 @@ fn changed<'a>(close: &'a Closed, before: &'a Standing) -> Vec<&'a str> {
     if close.fields.audit_key != before.audit_key {
         changed.push("audit_key");
     }
+    // A rotation's new labels are held against what it made.
+    let rotates = kind == Kind::RotateMaster;
     let labels = |keys: &'a [super::super::record::KeyRecord]| -> BTreeSet<&'a str> {
-        keys.iter().map(|key| key.label.as_str()).collect()
+        let labels = keys.iter().map(|key| key.label.as_str());
+        labels
+            .filter(|label| !rotates || !is_rotated(label))
+            .collect()
     };
     if now.keys.len() != then.keys.len() || labels(&now.keys) != labels(&then.keys) {
         changed.push("keys");

@@ -9,6 +9,7 @@ use crate::ceremony::run::later::{self, rehearsal_folder};
 use crate::ceremony::run::{LaterOptions, Task};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::Format;
+use crate::client::ClientOptions;
 
 /// What every later ceremony is told.
 #[derive(Args, Debug)]
@@ -78,6 +79,39 @@ pub(super) fn restore(args: &RestoreArgs, format: Format) -> Result<(), Failure>
 
 pub(super) fn add_token(args: &LaterArgs, format: Format) -> Result<(), Failure> {
     carry_out(args, Task::AddToken, false, format)
+}
+
+#[derive(Args, Debug)]
+pub(super) struct RotateMasterArgs {
+    #[command(flatten)]
+    later: LaterArgs,
+    /// The address of the running appliance, which moves the keys while it serves; without it the appliance must be stopped
+    #[arg(long, value_name = "URL", requires_all = ["cacert", "client_cert", "client_key"])]
+    addr: Option<String>,
+    /// The CA of the appliance's certificate, PEM
+    #[arg(long, value_name = "FILE", requires = "addr")]
+    cacert: Option<PathBuf>,
+    /// The certificate of a client that the policy allows `rotate-master`, PEM
+    #[arg(long, value_name = "FILE", requires = "addr")]
+    client_cert: Option<PathBuf>,
+    /// Its private key, PEM
+    #[arg(long, value_name = "FILE", requires = "addr")]
+    client_key: Option<PathBuf>,
+}
+
+pub(super) fn rotate_master(args: &RotateMasterArgs, format: Format) -> Result<(), Failure> {
+    let server = match (
+        &args.addr,
+        &args.cacert,
+        &args.client_cert,
+        &args.client_key,
+    ) {
+        (Some(address), Some(ca), Some(certificate), Some(key)) => {
+            Some(ClientOptions::new(address, ca).identity(certificate, key))
+        }
+        _ => None,
+    };
+    carry_out(&args.later, Task::RotateMaster { server }, false, format)
 }
 
 pub(super) fn destroy(args: &LaterArgs, format: Format) -> Result<(), Failure> {

@@ -83,6 +83,13 @@ enum Action {
         --after is the folder of the last ceremony, the backup's own or a later one. The newest copy of the store must be in its place."
     )]
     Restore(later::RestoreArgs),
+    /// Put another master key in the place of the one in force, and move every key to it while the appliance serves
+    #[command(
+        after_help = "Example:\n  strongroom ceremony rotate-master --after /var/lib/strongroom-ceremony --dir /var/lib/strongroom-ceremony-4 \\\n    \
+        --addr https://127.0.0.1:8200 --cacert ca.pem --client-cert operator.pem --client-key operator.key\n\n\
+        Without --addr the appliance must be stopped. Ciphertexts stay as they are. A store from before it can't be used afterwards."
+    )]
+    RotateMaster(later::RotateMasterArgs),
     /// Destroy every object on the token, with evidence; nothing can be decrypted afterwards
     #[command(
         after_help = "Example:\n  strongroom ceremony destroy --after /var/lib/strongroom-ceremony --dir /var/lib/strongroom-ceremony-end\n\n\
@@ -117,6 +124,7 @@ pub(super) fn run(args: &CeremonyArgs, format: Format) -> Result<(), Failure> {
         Action::Backup(args) => later::backup(args, format),
         Action::AddToken(args) => later::add_token(args, format),
         Action::Restore(args) => later::restore(args, format),
+        Action::RotateMaster(args) => later::rotate_master(args, format),
         Action::Destroy(args) => later::destroy(args, format),
         Action::Verify(args) => verify::run(args, format),
         Action::Report(args) => verify::report(args, format),

@@ -35,6 +35,9 @@ pub(super) struct PlanArgs {
     /// Also make the master key that keys in memory residency need
     #[arg(long)]
     memory_master: bool,
+    /// Make no transfer key: the keys of this appliance can then never be moved to another master key
+    #[arg(long)]
+    no_transfer: bool,
     /// Make the keys so that they can be moved to a second token, by `ceremony backup` and `restore`: decided now, and for good
     #[arg(long)]
     backup: bool,
@@ -98,6 +101,7 @@ pub(super) fn run(args: &PlanArgs, format: Format) -> Result<(), Failure> {
         label: args.label.clone().unwrap_or_else(|| args.name.clone()),
         serial: args.serial.clone(),
         memory_master: args.memory_master,
+        transfer: !args.no_transfer,
         backup: args.backup,
         threshold: args.threshold,
         security_officer: Participant::load(&args.security_officer)?,

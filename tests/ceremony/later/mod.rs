@@ -4,10 +4,12 @@
 //! - `backup`: the keys come to another token, which serves
 //! - `destroy`: every object goes, with evidence
 //! - `replace`: the PINs shared anew
+//! - `rotate`: another master key, under a running seal client
 
 mod backup;
 mod destroy;
 mod replace;
+mod rotate;
 
 use std::fs;
 use std::path::{Path, PathBuf};

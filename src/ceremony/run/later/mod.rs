@@ -14,6 +14,7 @@ mod destroy;
 mod opening;
 mod reshare;
 mod restore;
+mod rotate;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,6 +27,7 @@ use crate::ceremony::{
     Anchors, CeremonyId, Kind, Mode, Opening, Plan, PlanSignature, Standing, Step, transcript,
     verify,
 };
+use crate::client::ClientOptions;
 
 /// Copies of the transcripts that came before, oldest first: `0001.jsonl`, …
 const CHAIN: &str = "chain";
@@ -66,6 +68,11 @@ pub enum Task {
         /// The folder of the ceremony that made the backup.
         backup: PathBuf,
     },
+    /// Another master key takes the place of the one in force.
+    RotateMaster {
+        /// The running server; `None`: it is stopped.
+        server: Option<ClientOptions>,
+    },
     /// The token is emptied.
     Destroy,
 }
@@ -77,6 +84,7 @@ impl Task {
             Self::Backup => Kind::Backup,
             Self::AddToken => Kind::AddToken,
             Self::Restore { .. } => Kind::Restore,
+            Self::RotateMaster { .. } => Kind::RotateMaster,
             Self::Destroy => Kind::Destroy,
         }
     }
@@ -107,6 +115,17 @@ static RESTORE: [Act; 10] = [
     super::runtime_pin::ACT,
     closing::ACT,
 ];
+static ROTATE_MASTER: [Act; 9] = [
+    opening::ACT,
+    super::self_test::ACT,
+    rotate::SUCCESSOR,
+    rotate::TRUST,
+    rotate::MOVE,
+    rotate::RETIRE,
+    rotate::KEYS,
+    rotate::EVIDENCE,
+    closing::ACT,
+];
 static DESTROY: [Act; 5] = [
     opening::ACT,
     destroy::INVENTORY,
@@ -122,6 +141,7 @@ fn acts(kind: Kind) -> &'static [Act] {
         Kind::Backup => &BACKUP,
         Kind::AddToken => &ADD_TOKEN,
         Kind::Restore => &RESTORE,
+        Kind::RotateMaster => &ROTATE_MASTER,
         Kind::Destroy => &DESTROY,
     }
 }
@@ -289,6 +309,10 @@ fn open<'a>(options: &LaterOptions, ui: &'a mut dyn Ui) -> Result<Ceremony<'a>, 
         pins: None,
         transport: None,
         backup,
+        server: match &options.task {
+            Task::RotateMaster { server } => server.clone(),
+            _ => None,
+        },
     })
 }
 
