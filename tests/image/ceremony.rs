@@ -27,11 +27,14 @@ async fn short_born_by_a_ceremony_it_unseals_now_and_after_the_plug_was_pulled()
     let room = born(&image, &mut machine).await;
 
     client(&machine, &room)
-        .call::<serde_json::Value>("POST", &format!("transit/keys/{KEY}"), Some(json!({})))
+        .request("POST", &format!("transit/keys/{KEY}"), Some(&json!({})))
         .await
         .unwrap();
     unseal(&machine, &room, &seal, "check");
-    println!("first boot to first unseal, the ceremony and its CA between: {:?}", begun.elapsed());
+    println!(
+        "first boot to first unseal, the ceremony and its CA between: {:?}",
+        begun.elapsed()
+    );
 
     // Written just now: the key must survive.
     machine.eject();
@@ -39,7 +42,10 @@ async fn short_born_by_a_ceremony_it_unseals_now_and_after_the_plug_was_pulled()
     machine.start();
     wait_until_healthy(&machine, &room).await;
     unseal(&machine, &room, &seal, "roundtrip");
-    println!("second boot to unseal, from QEMU's start: {:?}", begun.elapsed());
+    println!(
+        "second boot to unseal, from QEMU's start: {:?}",
+        begun.elapsed()
+    );
     let console = machine.console();
     println!("{console}");
     assert!(!console.contains("FAILED"), "{console}");
@@ -104,8 +110,10 @@ fn signatures(room: &Room) -> PathBuf {
 }
 
 fn client(machine: &Machine, room: &Room) -> Client {
-    let options = ClientOptions::new(machine.url(), room.pki.ca())
-        .identity(room.pki.certificate(Who::Operator), room.pki.key(Who::Operator));
+    let options = ClientOptions::new(machine.url(), room.pki.ca()).identity(
+        room.pki.certificate(Who::Operator),
+        room.pki.key(Who::Operator),
+    );
     Client::new(&options).unwrap()
 }
 
@@ -113,7 +121,10 @@ pub async fn wait_until_healthy(machine: &Machine, room: &Room) {
     let begun = Instant::now();
     let mut last = String::new();
     while begun.elapsed() < Duration::from_secs(240) {
-        match client(machine, room).request("GET", "sys/health", None).await {
+        match client(machine, room)
+            .request("GET", "sys/health", None)
+            .await
+        {
             Ok(answer) if answer.status.is_success() => return,
             Ok(answer) => last = answer.status.to_string(),
             Err(error) => last = strongroom::client::causes(&error),
@@ -148,5 +159,7 @@ fn seal_client() -> Option<PathBuf> {
     }
     assert!(output.status.success(), "{output:?}");
     let said = String::from_utf8(output.stdout).unwrap();
-    Some(PathBuf::from(said.trim().strip_prefix("seal").unwrap().trim_start()))
+    Some(PathBuf::from(
+        said.trim().strip_prefix("seal").unwrap().trim_start(),
+    ))
 }

@@ -25,8 +25,14 @@ pub fn built() -> Option<Image> {
     );
     let image = Image { folder };
     let missing = [
-        (image.find(".raw", "strongroom_").is_none(), "make image was not run"),
-        (!installed("qemu-system-x86_64"), "qemu-system-x86 is not installed"),
+        (
+            image.find(".raw", "strongroom_").is_none(),
+            "make image was not run",
+        ),
+        (
+            !installed("qemu-system-x86_64"),
+            "qemu-system-x86 is not installed",
+        ),
         (!installed("swtpm"), "swtpm is not installed"),
         (!installed("mcopy"), "mtools is not installed"),
         (!installed("mkfs.vfat"), "dosfstools is not installed"),
@@ -59,7 +65,10 @@ impl Image {
             .map(|entry| entry.unwrap().path())
             .filter(|path| {
                 let name = path.file_name().unwrap().to_str().unwrap();
-                name.starts_with(start) && name.ends_with(end) && !name.contains(".root.") && !name.contains(".verity.")
+                name.starts_with(start)
+                    && name.ends_with(end)
+                    && !name.contains(".root.")
+                    && !name.contains(".verity.")
             })
             .collect();
         found.sort();
@@ -72,7 +81,10 @@ impl Image {
 
     /// The SHA-256 of the program inside, hexadecimal.
     pub fn program_sha256(&self) -> String {
-        fs::read_to_string(self.file("strongroom.sha256")).unwrap().trim().to_owned()
+        fs::read_to_string(self.file("strongroom.sha256"))
+            .unwrap()
+            .trim()
+            .to_owned()
     }
 
     /// The signed kernel image.
@@ -105,13 +117,20 @@ impl Machine {
             .status()
             .unwrap();
         assert!(copied.success());
-        let disk = OpenOptions::new().write(true).open(folder.path().join("disk")).unwrap();
+        let disk = OpenOptions::new()
+            .write(true)
+            .open(folder.path().join("disk"))
+            .unwrap();
         disk.set_len(DISK).unwrap();
         for (from, to) in [("firmware-code.fd", "code"), ("firmware-vars.fd", "vars")] {
             fs::copy(image.file(from), folder.path().join(to)).unwrap();
         }
         // Free now, and hardly taken until QEMU binds it.
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
         let mut machine = Self {
             folder,
             running: None,
@@ -180,21 +199,50 @@ impl Machine {
             .args(accelerator())
             .args(["-global", "driver=cfi.pflash01,property=secure,value=on"])
             .args(["-global", "ICH9-LPC.disable_s3=1"])
-            .args(["-drive", &format!("if=pflash,unit=0,format=raw,readonly=on,file={}", path("code"))])
-            .args(["-drive", &format!("if=pflash,unit=1,format=raw,file={}", path("vars"))])
-            .args(["-drive", &format!("if=none,id=disk,format=raw,cache=unsafe,file={}", path("disk"))])
+            .args([
+                "-drive",
+                &format!(
+                    "if=pflash,unit=0,format=raw,readonly=on,file={}",
+                    path("code")
+                ),
+            ])
+            .args([
+                "-drive",
+                &format!("if=pflash,unit=1,format=raw,file={}", path("vars")),
+            ])
+            .args([
+                "-drive",
+                &format!(
+                    "if=none,id=disk,format=raw,cache=unsafe,file={}",
+                    path("disk")
+                ),
+            ])
             .args(["-device", "virtio-blk-pci,drive=disk,bootindex=0"])
             .args(["-chardev", &format!("socket,id=tpm,path={socket}")])
-            .args(["-tpmdev", "emulator,id=tpm,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm"])
-            .args(["-netdev", &format!("user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{}-:8200", self.port)])
+            .args([
+                "-tpmdev",
+                "emulator,id=tpm,chardev=tpm",
+                "-device",
+                "tpm-crb,tpmdev=tpm",
+            ])
+            .args([
+                "-netdev",
+                &format!(
+                    "user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{}-:8200",
+                    self.port
+                ),
+            ])
             .args(["-device", "virtio-net-pci,netdev=net,romfile="])
             .args(["-device", "virtio-rng-pci"])
             .args(["-serial", &format!("file:{}", path("console"))])
             .args(more);
         if let Some(medium) = &self.medium {
             // Written through: the other side of this file is read while the machine runs.
-            qemu.args(["-drive", &format!("if=none,id=medium,format=raw,file={}", medium.display())])
-                .args(["-device", "virtio-blk-pci,drive=medium"]);
+            qemu.args([
+                "-drive",
+                &format!("if=none,id=medium,format=raw,file={}", medium.display()),
+            ])
+            .args(["-device", "virtio-blk-pci,drive=medium"]);
         }
         let qemu = qemu
             .stdin(Stdio::null())
@@ -224,7 +272,9 @@ impl Machine {
         while let Some(character) = characters.next() {
             match character {
                 '\u{1b}' => {
-                    let mut sequence = characters.by_ref().skip_while(|c| "[0123456789;?=!".contains(*c));
+                    let mut sequence = characters
+                        .by_ref()
+                        .skip_while(|c| "[0123456789;?=!".contains(*c));
                     sequence.next();
                 }
                 '\r' => {}
@@ -245,17 +295,25 @@ impl Machine {
             if let Some(running) = &mut self.running
                 && let Some(status) = running.qemu.try_wait().unwrap()
             {
-                let errors = fs::read_to_string(self.folder.path().join("qemu-errors")).unwrap_or_default();
+                let errors =
+                    fs::read_to_string(self.folder.path().join("qemu-errors")).unwrap_or_default();
                 panic!("QEMU ended with {status} before {texts:?}: {errors}\n{console}");
             }
-            assert!(begun.elapsed() < PATIENCE, "the console never showed {texts:?}:\n{console}");
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "the console never showed {texts:?}:\n{console}"
+            );
             std::thread::sleep(Duration::from_millis(200));
         }
     }
 
     /// Changes one byte of the disk, `offset` bytes into the partition of this type.
     pub fn flip(&self, partition: Partition, offset: u64) {
-        let disk = OpenOptions::new().read(true).write(true).open(self.disk()).unwrap();
+        let disk = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(self.disk())
+            .unwrap();
         let at = partition.start(&disk) + offset;
         let mut byte = [0];
         disk.read_exact_at(&mut byte, at).unwrap();
@@ -266,7 +324,11 @@ impl Machine {
     /// `mcopy` and its like see the boot partition as this drive.
     pub fn boot_partition(&self) -> String {
         let disk = File::open(self.disk()).unwrap();
-        format!("{}@@{}", self.disk().display(), Partition::Boot.start(&disk))
+        format!(
+            "{}@@{}",
+            self.disk().display(),
+            Partition::Boot.start(&disk)
+        )
     }
 }
 
@@ -288,7 +350,8 @@ impl Partition {
     /// Bytes from the start of the disk.
     fn start(self, disk: &File) -> u64 {
         let mut entry = [0; 128];
-        disk.read_exact_at(&mut entry, 1024 + 128 * self as u64).unwrap();
+        disk.read_exact_at(&mut entry, 1024 + 128 * self as u64)
+            .unwrap();
         u64::from_le_bytes(entry[32..40].try_into().unwrap()) * 512
     }
 }
@@ -303,7 +366,9 @@ impl Medium {
         let mut file = File::create(&path).unwrap();
         file.seek(SeekFrom::Start((64 << 20) - 1)).unwrap();
         file.write_all(&[0]).unwrap();
-        run(Command::new("/usr/sbin/mkfs.vfat").args(["-n", "STRONGROOM"]).arg(&path));
+        run(Command::new("/usr/sbin/mkfs.vfat")
+            .args(["-n", "STRONGROOM"])
+            .arg(&path));
         Self { path }
     }
 
@@ -312,7 +377,11 @@ impl Medium {
     }
 
     pub fn put(&self, file: &Path, to: &str) {
-        run(Command::new("mcopy").args(["-o", "-s", "-i"]).arg(&self.path).arg(file).arg(format!("::{to}")));
+        run(Command::new("mcopy")
+            .args(["-o", "-s", "-i"])
+            .arg(&self.path)
+            .arg(file)
+            .arg(format!("::{to}")));
     }
 
     /// `None` if it is not there.
@@ -359,9 +428,20 @@ fn kvm_works() -> bool {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(&sector).unwrap();
     let mut qemu = Command::new("qemu-system-x86_64")
-        .args(["-nodefaults", "-display", "none", "-accel", "kvm", "-m", "32"])
+        .args([
+            "-nodefaults",
+            "-display",
+            "none",
+            "-accel",
+            "kvm",
+            "-m",
+            "32",
+        ])
         .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"])
-        .args(["-drive", &format!("format=raw,file={}", file.path().display())])
+        .args([
+            "-drive",
+            &format!("format=raw,file={}", file.path().display()),
+        ])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
