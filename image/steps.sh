@@ -67,3 +67,5 @@ cp /usr/share/OVMF/OVMF_CODE_4M.secboot.fd out/firmware-code.fd
 guid=$(cat keys/guid)
 virt-fw-vars --loglevel WARNING --input /usr/share/OVMF/OVMF_VARS_4M.fd --output out/firmware-vars.fd --secure-boot \
     --set-pk "$guid" keys/pk.pem --add-kek "$guid" keys/kek.pem --add-db "$guid" keys/db.pem
+# Others' keys: to show that nothing of ours boots there.
+cp /usr/share/OVMF/OVMF_VARS_4M.ms.fd out/firmware-vars-others.fd

@@ -148,6 +148,15 @@ impl Machine {
         fs::create_dir(folder).unwrap();
     }
 
+    /// Firmware that trusts others' keys only.
+    pub fn trust_others(&self, image: &Image) {
+        fs::copy(
+            image.file("firmware-vars-others.fd"),
+            self.folder.path().join("vars"),
+        )
+        .unwrap();
+    }
+
     /// With a medium in it.
     pub fn insert(&mut self, medium: &Path) {
         self.medium = Some(medium.to_owned());
@@ -163,10 +172,6 @@ impl Machine {
 
     pub fn url(&self) -> String {
         format!("https://127.0.0.1:{}", self.port)
-    }
-
-    pub fn port(&self) -> u16 {
-        self.port
     }
 
     /// Power on.
@@ -193,49 +198,38 @@ impl Machine {
             std::thread::sleep(Duration::from_millis(20));
         }
         let _ = fs::remove_file(path("console"));
-        let mut qemu = Command::new("qemu-system-x86_64");
-        qemu.args(["-nodefaults", "-no-user-config", "-display", "none"])
-            .args(["-machine", "q35,smm=on", "-smp", "2", "-m", "512"])
-            .args(accelerator())
-            .args(["-global", "driver=cfi.pflash01,property=secure,value=on"])
-            .args(["-global", "ICH9-LPC.disable_s3=1"])
-            .args([
-                "-drive",
-                &format!(
-                    "if=pflash,unit=0,format=raw,readonly=on,file={}",
-                    path("code")
-                ),
-            ])
-            .args([
-                "-drive",
-                &format!("if=pflash,unit=1,format=raw,file={}", path("vars")),
-            ])
-            .args([
-                "-drive",
-                &format!(
-                    "if=none,id=disk,format=raw,cache=unsafe,file={}",
-                    path("disk")
-                ),
-            ])
-            .args(["-device", "virtio-blk-pci,drive=disk,bootindex=0"])
-            .args(["-chardev", &format!("socket,id=tpm,path={socket}")])
-            .args([
-                "-tpmdev",
-                "emulator,id=tpm,chardev=tpm",
-                "-device",
-                "tpm-crb,tpmdev=tpm",
-            ])
-            .args([
-                "-netdev",
-                &format!(
-                    "user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{}-:8200",
-                    self.port
-                ),
-            ])
-            .args(["-device", "virtio-net-pci,netdev=net,romfile="])
-            .args(["-device", "virtio-rng-pci"])
-            .args(["-serial", &format!("file:{}", path("console"))])
-            .args(more);
+        let code = PathBuf::from(path("code"));
+        let mut qemu = hardware(
+            accelerator(&code),
+            &code,
+            Path::new(&path("vars")),
+            Path::new(&path("console")),
+        );
+        qemu.args([
+            "-drive",
+            &format!(
+                "if=none,id=disk,format=raw,cache=unsafe,file={}",
+                path("disk")
+            ),
+        ])
+        .args(["-device", "virtio-blk-pci,drive=disk,bootindex=0"])
+        .args(["-chardev", &format!("socket,id=tpm,path={socket}")])
+        .args([
+            "-tpmdev",
+            "emulator,id=tpm,chardev=tpm",
+            "-device",
+            "tpm-crb,tpmdev=tpm",
+        ])
+        .args([
+            "-netdev",
+            &format!(
+                "user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{}-:8200",
+                self.port
+            ),
+        ])
+        .args(["-device", "virtio-net-pci,netdev=net,romfile="])
+        .args(["-device", "virtio-rng-pci"])
+        .args(more);
         if let Some(medium) = &self.medium {
             // Written through: the other side of this file is read while the machine runs.
             qemu.args([
@@ -343,7 +337,6 @@ impl Drop for Machine {
 pub enum Partition {
     Boot = 0,
     Root = 1,
-    Verity = 2,
 }
 
 impl Partition {
@@ -406,55 +399,60 @@ pub fn run(command: &mut Command) {
     );
 }
 
-/// QEMU's options: KVM only where a boot under it was seen to work. A /dev/kvm that is there may still abort, fail or hang.
-fn accelerator() -> [&'static str; 4] {
+/// QEMU's options: KVM only where the machine's firmware was seen to come up under it. A /dev/kvm that is there may still abort, fail or hang.
+fn accelerator(firmware: &Path) -> [&'static str; 4] {
     static KVM: OnceLock<bool> = OnceLock::new();
-    if *KVM.get_or_init(kvm_works) {
-        ["-accel", "kvm", "-cpu", "host"]
+    if *KVM.get_or_init(|| Path::new("/dev/kvm").exists() && firmware_runs(firmware, HARDWARE)) {
+        HARDWARE
     } else {
         ["-accel", "tcg,thread=multi", "-cpu", "max"]
     }
 }
 
-fn kvm_works() -> bool {
-    // mov dx, 0xf4; mov al, 0x10; out dx, al; hlt; jmp back: ends QEMU with code 33 through its exit device.
-    const CODE: [u8; 9] = [0xba, 0xf4, 0x00, 0xb0, 0x10, 0xee, 0xf4, 0xeb, 0xfd];
-    if !Path::new("/dev/kvm").exists() {
-        return false;
-    }
-    let mut sector = [0; 512];
-    sector[..CODE.len()].copy_from_slice(&CODE);
-    sector[510..].copy_from_slice(&[0x55, 0xaa]);
-    let mut file = tempfile::NamedTempFile::new().unwrap();
-    file.write_all(&sector).unwrap();
-    let mut qemu = Command::new("qemu-system-x86_64")
-        .args([
-            "-nodefaults",
-            "-display",
-            "none",
-            "-accel",
-            "kvm",
-            "-m",
-            "32",
-        ])
-        .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"])
-        .args([
-            "-drive",
-            &format!("format=raw,file={}", file.path().display()),
-        ])
+const HARDWARE: [&str; 4] = ["-accel", "kvm", "-cpu", "host"];
+
+/// Without a disk the firmware says so after some seconds.
+fn firmware_runs(firmware: &Path, accelerator: [&str; 4]) -> bool {
+    let folder = tempfile::tempdir().unwrap();
+    let (console, vars) = (folder.path().join("console"), folder.path().join("vars"));
+    fs::copy(firmware.with_file_name("vars"), &vars).unwrap();
+    let mut qemu = hardware(accelerator, firmware, &vars, &console)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
     let begun = Instant::now();
-    while begun.elapsed() < Duration::from_secs(20) {
-        if let Some(status) = qemu.try_wait().unwrap() {
-            return status.code() == Some(33);
-        }
-        std::thread::sleep(Duration::from_millis(50));
+    let mut runs = false;
+    while !runs && begun.elapsed() < Duration::from_secs(30) && qemu.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(100));
+        runs =
+            fs::read(&console).is_ok_and(|text| String::from_utf8_lossy(&text).contains("BdsDxe"));
     }
     let _ = qemu.kill();
     let _ = qemu.wait();
-    false
+    runs
+}
+
+/// What every machine has.
+fn hardware(accelerator: [&str; 4], code: &Path, vars: &Path, console: &Path) -> Command {
+    let mut qemu = Command::new("qemu-system-x86_64");
+    qemu.args(["-nodefaults", "-no-user-config", "-display", "none"])
+        .args(["-machine", "q35,smm=on", "-smp", "2", "-m", "512"])
+        .args(accelerator)
+        .args(["-global", "driver=cfi.pflash01,property=secure,value=on"])
+        .args(["-global", "ICH9-LPC.disable_s3=1"])
+        .args([
+            "-drive",
+            &format!(
+                "if=pflash,unit=0,format=raw,readonly=on,file={}",
+                code.display()
+            ),
+        ])
+        .args([
+            "-drive",
+            &format!("if=pflash,unit=1,format=raw,file={}", vars.display()),
+        ])
+        .args(["-serial", &format!("file:{}", console.display())]);
+    qemu
 }

@@ -131,9 +131,10 @@ pub(super) fn hand_over(medium: &Medium) -> Result<(), Failure> {
         .ok()
         .flatten()
         .ok_or_else(|| Failure::new(Exit::Failed, "there is no user strongroom"))?;
-    let folder = Path::new(CONFIGURATION)
-        .parent()
-        .unwrap_or(Path::new("/etc/strongroom"));
+    // On the image a link leads to the state.
+    let folder = fs::canonicalize(CONFIGURATION)
+        .map_err(|error| Failure::file(Path::new(CONFIGURATION), &error))?;
+    let folder = folder.parent().unwrap_or(Path::new("/var/etc/strongroom"));
     let policy = medium.path("policy.toml");
     if policy.exists() {
         let to = folder.join("policy.toml");
