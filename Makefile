@@ -4,10 +4,10 @@ SHELL := /bin/bash
 CARGO ?= cargo
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help demo test lint unit interop bench fuzz soak deb image clean
+.PHONY: help demo test lint unit interop bench fuzz soak deb image test-image clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1 \t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 demo: ## a token, a master key in it, a server, and a real transit seal sealed and unsealed against it
 	@.ci/install demo
@@ -45,8 +45,14 @@ deb: ## the Debian package: program, units, manual pages, completions, examples
 	@.ci/install deb
 	@packaging/build.sh
 
-image: ## the bootable image (not there yet)
-	@echo "make image: the bootable image is not built yet; see CHANGELOG.md" >&2; exit 1
+image: ## the bootable image, into image/out (as root; docs/image.md)
+	@.ci/install image
+	@image/build.sh
+
+test-image: ## every test of the bootable image, in QEMU: tens of minutes where it must emulate the processor
+	@.ci/install image
+	@[ -e image/out/SHA256SUMS ] || image/build.sh
+	cargo test --test image -- --include-ignored --test-threads=1
 
 clean: ## removes build output and caches
-	rm -rf target .cache
+	rm -rf target .cache image/out # not image/keys: what they signed boots with them only

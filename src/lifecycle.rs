@@ -142,7 +142,6 @@ impl Lifecycle {
         self.now = self.now.max(now);
         let now = self.now;
         match event {
-            Event::Tick => {}
             Event::Confirmed => {
                 self.confirmed = Some(now);
                 self.lost = false;
@@ -167,8 +166,8 @@ impl Lifecycle {
                 self.since = self.since.split_off(&version);
                 self.versions.published = version;
             }
-            // Of versions that this key does not have: an event told late.
-            Event::Published(_) | Event::Activated(_) | Event::Retired(_) => {}
+            // The last three: of versions that this key does not have, an event told late.
+            Event::Tick | Event::Published(_) | Event::Activated(_) | Event::Retired(_) => {}
         }
         self
     }

@@ -192,6 +192,63 @@ fn check_config_accepts_a_good_one_and_finds_a_broken_policy() {
     );
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn check_names_what_is_not_well() {
+    let mut appliance = Appliance::builder().prepare();
+    let key = appliance.path().join("audit-key.pem");
+    fs::write(&key, ok(&appliance.cli(["audit", "public-key"]))).unwrap();
+    appliance.launch().await;
+    let backups = appliance.path().join("backups");
+    fs::create_dir(&backups).unwrap();
+    let backup = fs::File::create(backups.join("monday")).unwrap();
+    let check = |appliance: &Appliance, more: &[&str]| {
+        let backups = backups.to_str().unwrap();
+        let words = ["--output", "json", "check", "--backups", backups];
+        let output = appliance.cli(words.iter().chain(more));
+        let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let failed: Vec<String> = found["checks"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|check| check["state"] == "failed")
+            .map(|check| check["check"].as_str().unwrap().to_owned())
+            .collect();
+        assert_eq!(code(&output), i32::from(!failed.is_empty()), "{found:#}");
+        assert_eq!(found["checks"].as_array().unwrap().len(), 11, "{found:#}");
+        failed
+    };
+    let fine = check(&appliance, &["--certificate-days", "0"]);
+    assert!(fine.is_empty(), "{fine:?}");
+    assert_eq!(
+        check(&appliance, &["--certificate-days", "9999999"]),
+        ["certificate", "certificate"]
+    );
+
+    let week = Duration::from_hours(8 * 24);
+    backup
+        .set_modified(std::time::SystemTime::now() - week)
+        .unwrap();
+    appliance.stop();
+    let mut log = fs::File::options()
+        .append(true)
+        .open(appliance.audit())
+        .unwrap();
+    log.write_all(b"{\"time\": \"2999-01-01T00:00:00.000Z\"}\n")
+        .unwrap();
+    fs::remove_dir_all(appliance.store()).unwrap();
+    assert_eq!(
+        check(&appliance, &["--certificate-days", "0"]),
+        [
+            "store",
+            "audit log",
+            "clock",
+            "backups",
+            "server",
+            "rotation"
+        ]
+    );
+}
+
 #[test]
 fn completions_are_made_for_each_shell() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {

@@ -263,7 +263,7 @@ fn script(folder: &Path, name: &str, text: &str) -> PathBuf {
     path
 }
 
-/// PyJWT and golang-jwt, each keeping the public keys by their cache headers alone, over twenty rotations.
+/// `PyJWT` and `golang-jwt`, each keeping the public keys by their cache headers alone, over twenty rotations.
 #[tokio::test]
 #[ignore = "needs Python and Go"]
 async fn pyjwt_and_golang_jwt_reject_no_token_over_twenty_rotations() {

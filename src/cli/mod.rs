@@ -3,6 +3,7 @@
 // The doc comments of arguments are help texts, where backticks would be noise.
 #![allow(clippy::doc_markdown)]
 
+mod appliance;
 mod audit;
 mod ceremony;
 mod check;
@@ -99,6 +100,8 @@ enum Command {
     Audit(audit::AuditArgs),
     /// The key ceremony: plan it, make participants' keys, sign, rehearse, run, verify the record, print it
     Ceremony(ceremony::CeremonyArgs),
+    /// What runs on the bootable image: its console, a ceremony by a medium, the minimum version
+    Appliance(appliance::ApplianceArgs),
     /// Make tokens, for rules of the policy that ask for one
     Token(token::TokenArgs),
     /// See it all work: a throwaway token, a server, a seal, an unseal; nothing is left behind
@@ -147,6 +150,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Store(args) => store::run(args, format),
         Command::Audit(args) => audit::run(args, format),
         Command::Ceremony(args) => ceremony::run(args, format),
+        Command::Appliance(args) => appliance::run(args),
         Command::Token(args) => token::run(args, format),
         Command::Demo(args) => demo::run(args, format),
         Command::Completions(args) => generate::completions(args, Cli::command()),

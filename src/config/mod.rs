@@ -291,7 +291,7 @@ fn jwt(reader: &mut Reader, env: &dyn Fn(&str) -> Option<String>) -> JwtOptions 
         "key_max_age",
         ("KEY_MAX_AGE", env("KEY_MAX_AGE")),
         defaults.limits.key_max_age,
-        Duration::from_mins(1),
+        second,
     );
     reader.close(section);
     JwtOptions {
@@ -339,10 +339,10 @@ fn keyring(reader: &mut Reader, env: &dyn Fn(&str) -> Option<String>) -> Keyring
     }
     reader.close(section);
     KeyringOptions {
-        rotation_period,
         default_residency,
         memory_idle,
         fips,
+        rotation_period,
         ..defaults
     }
 }
@@ -444,15 +444,15 @@ checkpoint_interval = 5
         );
         let plain = Config::parse(&text, path).unwrap().keyring;
         assert_eq!(plain.rotation_period, Duration::from_hours(30 * 24));
-        assert_eq!(plain.jwt.limits.overlap, Duration::from_secs(60));
-        assert_eq!(plain.jwt.limits.key_max_age, Duration::from_secs(604_800));
+        assert_eq!(plain.jwt.limits.overlap, Duration::from_mins(1));
+        assert_eq!(plain.jwt.limits.key_max_age, Duration::from_hours(168));
         assert_eq!(
             parse(GOOD).unwrap().keyring.rotation_period,
-            Duration::from_secs(7_776_000)
+            Duration::from_hours(2160)
         );
         assert_eq!(
             parse(GOOD).unwrap().keyring.jwt.limits.overlap,
-            Duration::from_secs(900)
+            Duration::from_mins(15)
         );
         let env = |name: &str| match name {
             "VAULT_ROTATION_PERIOD" => Some("7200".to_owned()),

@@ -1,5 +1,10 @@
 //! Rotation by schedule: once, also when killed in the middle of it, and never later than promised without an alert.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::too_many_lines
+)]
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};

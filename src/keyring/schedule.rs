@@ -53,8 +53,12 @@ fn jitter(name: &str, latest: u32, period: u64) -> u64 {
     hash.update(name.as_bytes());
     hash.update(latest.to_be_bytes());
     let hash: [u8; 32] = hash.finalize().into();
-    let [a, b, c, d, e, f, g, h, ..] = hash;
-    u64::from_be_bytes([a, b, c, d, e, f, g, h]) % (period / SPREAD + 1)
+    // The first eight bytes as a number.
+    let number = hash
+        .iter()
+        .take(8)
+        .fold(0, |n: u64, byte| n << 8 | u64::from(*byte));
+    number % (period / SPREAD + 1)
 }
 
 #[cfg(test)]

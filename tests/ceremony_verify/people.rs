@@ -132,6 +132,55 @@ impl Room {
         }
     }
 
+    /// What each step of a later ceremony puts into its transcript.
+    pub fn later_outputs(&self, step: Step) -> Value {
+        let shares = json!({"threshold": self.plan.threshold, "commitments": self.commitments});
+        let made = self.made();
+        match step {
+            Step::Opening => {
+                let present: Vec<Value> = self
+                    .plan
+                    .participants()
+                    .map(|(role, person)| {
+                        json!({"name": person.name(), "role": role.name(), "key": person.fingerprint()})
+                    })
+                    .collect();
+                let mut shares = shares;
+                shares["ceremony_id"] = ID.to_string().into();
+                json!({"present": present, "shares": shares, "version": "0.2.0"})
+            }
+            Step::Transport => shares,
+            Step::Export => json!({"backup_sha256": BINARY, "keys": [made[0], made[1]]}),
+            Step::SecondToken => json!({"token": Self::second_token()}),
+            Step::Copy => {
+                let audit = spki(&key(60));
+                let mut keys = made.as_array().unwrap().clone();
+                keys[2] = json!(KeyRecord::new(
+                    "audit key",
+                    "strongroom-audit",
+                    Some(&audit)
+                ));
+                let objects: Vec<Value> = keys
+                    .iter()
+                    .map(|key| {
+                        let mut object = json!({"name": "x", "label": key["label"], "class": "CKO_PUBLIC_KEY", "attributes": []});
+                        if key["spki"].is_string() {
+                            object["spki"] = key["spki"].clone();
+                        }
+                        object
+                    })
+                    .collect();
+                let audit = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, audit);
+                json!({"token": Self::second_token(), "keys": keys, "audit_key": audit, "objects": objects})
+            }
+            _ => json!({}),
+        }
+    }
+
+    fn second_token() -> Value {
+        json!({"label": "vault-keys-1-2", "serial": "beef", "manufacturer": "SoftHSM project", "model": "SoftHSM v2"})
+    }
+
     pub fn summary(&self) -> Value {
         json!({"token": Self::token(), "keys": self.made(), "store_id": STORE_ID})
     }

@@ -1,4 +1,5 @@
 //! Signing keys over HTTP: `sign`, `verify`, `export/public-key`, `jwt`, and the published set.
+#![allow(clippy::too_many_lines, reason = "a key's life is told in one piece")]
 
 use serde_json::{Value, json};
 

@@ -17,7 +17,7 @@ use crate::api::error::{ApiError, Doing};
 /// `jwt/:name`.
 pub(in crate::api) async fn jwt(mut call: Call<'_>) -> Result<Answer, ApiError> {
     #[derive(Serialize)]
-    struct Token {
+    struct Signed {
         token: String,
         kid: String,
         key_version: u32,
@@ -78,7 +78,7 @@ pub(in crate::api) async fn jwt(mut call: Call<'_>) -> Result<Answer, ApiError> 
         .map_err(failed)?;
     token.push('.');
     URL_SAFE_NO_PAD.encode_string(signature, &mut token);
-    let data = Token {
+    let data = Signed {
         token,
         kid: signer.kid,
         key_version: signer.version,

@@ -71,16 +71,16 @@ pub(in crate::api) async fn hmac(mut call: Call<'_>) -> Result<Answer, ApiError>
 
 /// `verify/:name[/:algorithm]`: HMACs here, signatures in `sign.rs`.
 pub(in crate::api) async fn verify(mut call: Call<'_>) -> Result<Answer, ApiError> {
+    #[derive(serde::Serialize)]
+    struct Valid {
+        valid: bool,
+    }
     let signatures = match &call.params.batch {
         Some(items) => all_signatures(items)?,
         None => call.params.is_set("signature") && !call.params.is_set("hmac"),
     };
     if signatures {
         return sign::verify(call);
-    }
-    #[derive(serde::Serialize)]
-    struct Valid {
-        valid: bool,
     }
     // `hash_algorithm` is for signatures: Vault doesn't look at it for an HMAC either.
     let algorithm = algorithm(&call)?;

@@ -21,6 +21,8 @@ pub(in crate::keyring) struct Keeper {
     started: Instant,
     machines: Mutex<HashMap<String, Lifecycle>>,
     asked: Mutex<Option<Instant>>,
+    /// Why the copy in use was not confirmed the last time; empty if it was.
+    doubt: Mutex<String>,
 }
 
 /// How a published key is.
@@ -59,6 +61,7 @@ impl Keeper {
             started: Instant::now(),
             machines: Mutex::default(),
             asked: Mutex::default(),
+            doubt: Mutex::default(),
         }
     }
 
@@ -71,14 +74,29 @@ impl Keeper {
         work(&mut self.machines.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Tells the log of a reason that is new: a key that is still loading changes no state for it.
+    fn note(&self, why: &str) {
+        let mut doubt = self.doubt.lock().unwrap_or_else(PoisonError::into_inner);
+        if *doubt != why {
+            why.clone_into(&mut doubt);
+            if !why.is_empty() {
+                tracing::warn!(why, "the published signing keys are not confirmed");
+            }
+        }
+    }
+
     /// As if nobody had been asked for long.
     #[cfg(test)]
     pub(super) fn ask_again(&self) {
         *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Whether it is time to ask.
+    /// Whether it is time to ask; for a key that is loading it always is.
     fn ask(&self) -> bool {
+        let loading = |machine: &Lifecycle| machine.state() == State::Loading;
+        if self.with(|machines| machines.values().any(loading)) {
+            return true;
+        }
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         let due = asked.is_none_or(|at| at.elapsed() >= CONFIRM_EVERY);
         if due {
@@ -108,6 +126,9 @@ impl Keyring {
             Some(Err(why)) => (Event::Lost, why),
             None => (Event::Tick, String::new()),
         };
+        if event != Event::Tick && !inner.options.jwt.keys.is_empty() {
+            inner.keeper.note(&reason);
+        }
         let names: Vec<_> = inner
             .keeper
             .with(|machines| machines.keys().cloned().collect());
@@ -133,7 +154,7 @@ impl Keyring {
                     "private keys that nothing needs were destroyed on the token"
                 ),
                 Err(error) => {
-                    tracing::warn!(%error, "private keys that nothing needs are still on the token")
+                    tracing::warn!(%error, "private keys that nothing needs are still on the token");
                 }
             }
         }
@@ -183,6 +204,11 @@ impl Inner {
                 for version in latest + 1..=versions.latest {
                     *machine = machine.clone().after(Event::Published(version), now);
                 }
+                if versions.signing > machine.versions().signing {
+                    *machine = machine
+                        .clone()
+                        .after(Event::Activated(versions.signing), now);
+                }
             }
         });
     }
@@ -203,7 +229,8 @@ impl Inner {
         })
     }
 
-    /// Whether the token holds every private key that is published, and the store the same settings as memory. `None`: the token is too
+    /// Whether the token holds every private key that signs or is about to (older ones are needed no more), and the store the same settings
+    /// as memory. `None`: the token is too
     /// busy to say, which says nothing of the keys.
     async fn confirm(&self) -> Result<Option<()>, String> {
         let on_token = match self.hsm.signing_keys().await {
@@ -215,7 +242,7 @@ impl Inner {
             let Some(key) = self.find_signing(name) else {
                 continue;
             };
-            let versions = key.versions.range(key.settings.published_version..);
+            let versions = key.versions.range(key.settings.signing_version..);
             for (number, version) in versions {
                 if !on_token.contains(&version.key.id) {
                     return Err(format!("version {number} of {name} is not on the token"));

@@ -231,7 +231,8 @@ impl Inner {
         self.options.jwt.keys.iter().any(|key| key == name)
     }
 
-    /// One version more. A key that is not in the published set signs with it at once, as Vault does.
+    /// One version more. A key that is not in the published set signs with it at once, as Vault does; so does one whose private key was lost
+    /// with its token, since nothing else can sign for it.
     async fn append_signing(&self, key: &NamedKey) -> Result<u32, KeyringError> {
         let number = key
             .settings
@@ -244,6 +245,8 @@ impl Inner {
         if number == 1 || !self.is_published(&key.name) {
             changed.settings.signing_version = number;
             changed.settings.published_version = number;
+        } else if self.cannot_sign(key).await? {
+            changed.settings.signing_version = number;
         }
         let changes = vec![
             version.put(&key.name)?,
@@ -252,6 +255,13 @@ impl Inner {
         changed.versions.insert(number, Arc::new(version));
         self.put_signing(changed, changes).await?;
         Ok(number)
+    }
+
+    /// Whether the token lacks the private key of the version that signs.
+    async fn cannot_sign(&self, key: &NamedKey) -> Result<bool, KeyringError> {
+        let on_token = self.hsm.signing_keys().await?;
+        let signs = key.versions.get(&key.settings.signing_version);
+        Ok(signs.is_none_or(|version| !on_token.contains(&version.key.id)))
     }
 
     async fn generate_signing(
@@ -297,7 +307,7 @@ impl Inner {
         let inputs = vec![Zeroizing::new(message.to_vec())];
         let made = super::make_signatures(&self.hsm, version, &options, inputs).await?;
         let made = made.into_iter().next().ok_or_else(&wrong)??;
-        if version.public.verify(&options, message, &made.bytes)? {
+        if version.public.verify(options, message, &made.bytes)? {
             Ok(())
         } else {
             Err(wrong())

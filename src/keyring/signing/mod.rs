@@ -154,7 +154,7 @@ impl Keyring {
         let key = self.inner.signing_key(name, "verification")?;
         let check = |(input, made): &(Zeroizing<Vec<u8>>, MadeSignature)| {
             let version = key.verifying(made.version)?;
-            version.public.verify(options, input, &made.bytes)
+            version.public.verify(*options, input, &made.bytes)
         };
         Ok(inputs.iter().map(check).collect())
     }
@@ -332,7 +332,7 @@ async fn make_signatures(
     let mut places = Vec::with_capacity(inputs.len());
     let mut items = Vec::with_capacity(inputs.len());
     for (index, input) in inputs.into_iter().enumerate() {
-        match sign_item(version, options, input) {
+        match sign_item(version, *options, input) {
             Ok(item) => {
                 places.push(index);
                 items.push(item);
@@ -345,7 +345,7 @@ async fn make_signatures(
         results.extend(places.into_iter().zip(made).map(|(index, made)| {
             let made = made
                 .map_err(KeyringError::from)
-                .and_then(|bytes| marshal(version, options, bytes));
+                .and_then(|bytes| marshal(version, *options, bytes));
             (index, made)
         }));
     }
@@ -355,7 +355,7 @@ async fn make_signatures(
 /// What the token is to sign.
 fn sign_item(
     version: &Version,
-    options: &SignOptions,
+    options: SignOptions,
     input: Zeroizing<Vec<u8>>,
 ) -> Result<SignItem, KeyringError> {
     let (signature, data) = match version.key.kind {
@@ -412,7 +412,7 @@ fn salt_bytes(salt: SaltLength, hash: usize) -> Result<u16, KeyringError> {
 
 fn marshal(
     version: &Version,
-    options: &SignOptions,
+    options: SignOptions,
     bytes: Vec<u8>,
 ) -> Result<MadeSignature, KeyringError> {
     let ecdsa = version.key.kind == SigningKind::EcdsaP256;

@@ -68,7 +68,7 @@ impl PublicKey {
     /// Whether the signature is the input's. A signature of another length or form is not.
     pub(super) fn verify(
         &self,
-        options: &SignOptions,
+        options: SignOptions,
         input: &[u8],
         signature: &[u8],
     ) -> Result<bool, KeyringError> {
@@ -205,7 +205,7 @@ where
 
 /// The input's hash: made here, or handed in.
 pub(super) fn digest(
-    options: &SignOptions,
+    options: SignOptions,
     input: &[u8],
 ) -> Result<(Algorithm, Zeroizing<Vec<u8>>), KeyringError> {
     let hash = options.hash.ok_or_else(|| {
@@ -227,7 +227,7 @@ pub(super) fn digest(
 
 /// The `DigestInfo` that RSASSA-PKCS1-v1_5 signs.
 pub(super) fn digest_info(
-    options: &SignOptions,
+    options: SignOptions,
     input: &[u8],
 ) -> Result<Zeroizing<Vec<u8>>, KeyringError> {
     if options.hash.is_none() {
@@ -256,7 +256,7 @@ pub(super) fn digest_info(
 }
 
 /// Ed25519 hashes its message itself; Ed25519ph, which takes a digest, is another scheme.
-pub(super) fn refuse_prehashed(options: &SignOptions) -> Result<(), KeyringError> {
+pub(super) fn refuse_prehashed(options: SignOptions) -> Result<(), KeyringError> {
     if options.prehashed {
         Err(invalid(
             "prehashed is not supported with ed25519 keys: send the message itself",

@@ -1,5 +1,10 @@
 //! Signing keys on a real token and store.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::trivially_copy_pass_by_ref
+)]
 
 use std::time::Duration;
 
@@ -359,6 +364,40 @@ async fn a_private_key_that_is_gone_from_the_token_degrades_its_key() {
         keyring.jwks(&["users".to_owned()]).len(),
         1,
         "what is in memory is served"
+    );
+}
+
+#[tokio::test]
+async fn a_key_that_was_lost_with_its_token_signs_again_after_a_rotation() {
+    let hour = Duration::from_hours(1);
+    let (site, keyring) = Site::new(published(&["users"], hour, hour)).await;
+    keyring
+        .create("users", kind(SigningKind::EcdsaP256))
+        .await
+        .unwrap();
+    keyring.keep().await;
+    let key = keyring.inner.find_signing("users").unwrap();
+    let ids = key.versions.values().map(|v| v.key.id).collect();
+    site.hsm.destroy_signing_keys(ids).await.unwrap();
+    let options = SignOptions::default();
+    let gone = sign(&keyring, "users", None, &options).await;
+    assert!(says(gone).contains("on the token 0 times"));
+    keyring.rotate("users").await.unwrap();
+    let made = sign(&keyring, "users", None, &options).await.unwrap();
+    assert_eq!(made.version, 2, "nothing else can sign");
+    keyring.inner.keeper.ask_again();
+    keyring.keep().await;
+    let [health] = &keyring.health()[..] else {
+        panic!("one key");
+    };
+    assert_eq!(
+        (health.state, health.signing_version),
+        (State::DualActive, 2)
+    );
+    assert_eq!(
+        keyring.jwks(&["users".to_owned()]).len(),
+        2,
+        "old tokens are valid"
     );
 }
 

@@ -1,0 +1,71 @@
+#!/bin/bash
+# The steps that run inside the tools tree: see build.sh. /work is the build's folder, /debian the unpacked packages.
+#
+#   steps.sh VERSION
+set -euo pipefail
+version=$1
+cd /work
+mkdir out
+name=strongroom_$version
+
+# Root: what the list names, our own files over it.
+python3 assemble.py root.list /debian root overlay-root
+cp strongroom root/usr/bin/strongroom
+cp units/strongroom* root/usr/lib/systemd/system/
+cp os-release root/usr/lib/os-release
+ln -sf ../usr/lib/os-release root/etc/os-release
+find root -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
+mkfs.erofs --quiet -zlz4hc,12 -C65536 -T"$SOURCE_DATE_EPOCH" --all-root -U 6f2a4d3e-0c1b-4e58-9f1c-2a5d7b8c9e10 root.erofs root
+salt=$(sha256sum root.erofs | cut -c1-64)
+veritysetup format root.erofs root.verity --uuid 6f2a4d3e-0c1b-4e58-9f1c-2a5d7b8c9e11 --salt "$salt" | sed -n 's/^Root hash:[[:space:]]*//p' >roothash
+roothash=$(cat roothash)
+uuid() { # the first or last 128 bits of the root hash: where the initrd looks for the partition
+    echo "$1" | sed 's/^\(........\)\(....\)\(....\)\(....\)\(............\)$/\1-\2-\3-\4-\5/'
+}
+root_uuid=$(uuid "${roothash:0:32}")
+verity_uuid=$(uuid "${roothash:32:32}")
+
+# The initrd.
+python3 assemble.py initrd.list /debian initrd overlay-initrd
+find initrd -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
+(cd initrd && find . -print0 | sort -z | cpio --quiet --null -o -H newc --reproducible -R 0:0) | zstd -q -19 -T1 -o initrd.zst
+
+# The kernel, its command line and the initrd, signed as one.
+ukify build \
+    --linux "$(echo /debian/boot/vmlinuz-*)" \
+    --initrd initrd.zst \
+    --os-release @os-release \
+    --cmdline "$(tr '\n' ' ' <disk/cmdline)roothash=$roothash${STRONGROOM_CMDLINE:+ $STRONGROOM_CMDLINE}" \
+    --uname "$(ls /debian/usr/lib/modules)" \
+    --stub /usr/lib/systemd/boot/efi/linuxx64.efi.stub \
+    --secureboot-private-key keys/db.key --secureboot-certificate keys/db.pem \
+    --signtool systemd-sbsign --no-sign-kernel \
+    --pcr-private-key keys/pcr.key --pcr-public-key keys/pcr.pub --pcr-banks sha256 \
+    --phases "enter-initrd enter-initrd:leave-initrd enter-initrd:leave-initrd:sysinit" \
+    --output "$name.efi"
+/usr/lib/systemd/systemd-sbsign sign --private-key keys/db.key --certificate keys/db.pem --output systemd-boot.efi \
+    /usr/lib/systemd/boot/efi/systemd-bootx64.efi
+
+# The disk: boot partition, slot A. The other slot and the state are made at the first boot.
+mkdir definitions
+sed -e "s/@NAME@/$name/g" disk/10-esp.conf >definitions/10-esp.conf
+sed -e "s/@NAME@/$name/g;s/@UUID@/$root_uuid/" disk/20-root.conf >definitions/20-root.conf
+sed -e "s/@NAME@/$name/g;s/@UUID@/$verity_uuid/" disk/21-root-verity.conf >definitions/21-root-verity.conf
+cp "$name.efi" uki.efi
+touch -d "@$SOURCE_DATE_EPOCH" uki.efi systemd-boot.efi disk/*
+systemd-repart --empty=create --sector-size=512 --size=auto --offline=yes --definitions=definitions --seed=6f2a4d3e-0c1b-4e58-9f1c-2a5d7b8c9e12 \
+    --dry-run=no "out/$name.raw"
+
+mv "$name.efi" out/
+cp root.erofs "out/${name}_$root_uuid.root.raw"
+cp root.verity "out/${name}_$verity_uuid.verity.raw"
+chmod 644 out/*
+sha256sum strongroom | cut -d' ' -f1 >out/strongroom.sha256
+
+# For virtual machines: firmware that enforces Secure Boot with the build's keys.
+cp /usr/share/OVMF/OVMF_CODE_4M.secboot.fd out/firmware-code.fd
+guid=$(cat keys/guid)
+virt-fw-vars --loglevel WARNING --input /usr/share/OVMF/OVMF_VARS_4M.fd --output out/firmware-vars.fd --secure-boot \
+    --set-pk "$guid" keys/pk.pem --add-kek "$guid" keys/kek.pem --add-db "$guid" keys/db.pem
+# Others' keys: to show that nothing of ours boots there.
+cp /usr/share/OVMF/OVMF_VARS_4M.ms.fd out/firmware-vars-others.fd

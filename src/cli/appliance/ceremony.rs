@@ -1,0 +1,170 @@
+//! The ceremony without a keyboard: the plan, its signatures and the answers come on a medium, and the record goes back onto it.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, lchown};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use nix::unistd::User;
+
+use super::medium::Medium;
+use super::status::CONFIGURATION;
+use crate::cli::exit::{Exit, Failure};
+
+/// The ceremony's own folder.
+pub(super) const FOLDER: &str = "/var/lib/strongroom-ceremony";
+
+const POLL: Duration = Duration::from_secs(1);
+
+/// The exit code of a ceremony that waits for something from outside.
+const WAITING: i32 = 10;
+
+/// Returns when the appliance has its keys, or when the medium asks for something that can't be done.
+pub(super) fn run() -> Result<(), Failure> {
+    // What was told last: each thing is told once.
+    let mut told = String::new();
+    loop {
+        match attempt()? {
+            Outcome::Done => return Ok(()),
+            Outcome::Nothing => {}
+            Outcome::Waiting(text) => {
+                if told != text {
+                    println!("strongroom: the ceremony waits: {text}");
+                    told = text;
+                }
+            }
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
+enum Outcome {
+    Done,
+    Nothing,
+    Waiting(String),
+}
+
+fn attempt() -> Result<Outcome, Failure> {
+    let Some(medium) = Medium::mount()? else {
+        return Ok(Outcome::Nothing);
+    };
+    let answers = medium.path("answers");
+    // Without answers there is a plan for people at the console.
+    if !answers.exists() {
+        return Ok(Outcome::Nothing);
+    }
+    let request = medium.path("certificate-request.pem");
+    if request.exists() && !answers.join("certificate.pem").exists() {
+        return Ok(Outcome::Waiting(
+            "certificate-request.pem is on the medium; put the certificate there as answers/certificate.pem"
+                .to_owned(),
+        ));
+    }
+    println!("strongroom: holding the ceremony of the medium");
+    let program = std::env::current_exe()
+        .map_err(|error| Failure::file(Path::new("/proc/self/exe"), &error))?;
+    let output = Command::new(program)
+        .args(["ceremony", "run"])
+        .arg(medium.path("plan.toml"))
+        .args(["--dir", FOLDER, "--answers"])
+        .arg(&answers)
+        .output()
+        .map_err(|error| {
+            Failure::new(
+                Exit::Failed,
+                format!("the ceremony does not start: {error}"),
+            )
+        })?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let last = errors.trim().lines().last().unwrap_or_default().to_owned();
+    match output.status.code() {
+        Some(0) => {
+            give_record(&medium)?;
+            hand_over(&medium)?;
+            super::console::start_server();
+            println!("strongroom: the ceremony is closed; its record is on the medium");
+            Ok(Outcome::Done)
+        }
+        Some(WAITING) => {
+            give(Path::new(FOLDER), "certificate-request.pem", &request)?;
+            Ok(Outcome::Waiting(last))
+        }
+        _ => Err(Failure::new(
+            Exit::Failed,
+            format!("the ceremony failed: {}", errors.trim()),
+        )
+        .next("put the medium right; the ceremony goes on when the machine starts again")),
+    }
+}
+
+/// What the ceremony made for people goes back with the medium.
+fn give_record(medium: &Medium) -> Result<(), Failure> {
+    let record = medium.path("record");
+    let shares = record.join("shares");
+    fs::create_dir_all(&shares).map_err(|error| Failure::file(&shares, &error))?;
+    let folder = Path::new(FOLDER);
+    for name in ["transcript.jsonl", "report.html", "audit-key.pem"] {
+        give(folder, name, &record.join(name))?;
+    }
+    for entry in read_dir(&folder.join("shares"))? {
+        if let Some(name) = entry.file_name().and_then(|name| name.to_str()) {
+            give(&folder.join("shares"), name, &shares.join(name))?;
+        }
+    }
+    Ok(())
+}
+
+fn give(folder: &Path, name: &str, to: &Path) -> Result<(), Failure> {
+    let from = folder.join(name);
+    if !from.exists() {
+        return Ok(());
+    }
+    fs::copy(&from, to)
+        .and_then(|_| fs::File::open(to)?.sync_all())
+        .map_err(|error| Failure::file(to, &error))
+}
+
+/// The server's user gets what is its own, and may read its configuration.
+pub(super) fn hand_over(medium: &Medium) -> Result<(), Failure> {
+    let user = User::from_name("strongroom")
+        .ok()
+        .flatten()
+        .ok_or_else(|| Failure::new(Exit::Failed, "there is no user strongroom"))?;
+    // On the image a link leads to the state.
+    let folder = fs::canonicalize(CONFIGURATION)
+        .map_err(|error| Failure::file(Path::new(CONFIGURATION), &error))?;
+    let folder = folder.parent().unwrap_or(Path::new("/var/etc/strongroom"));
+    let policy = medium.path("policy.toml");
+    if policy.exists() {
+        let to = folder.join("policy.toml");
+        fs::copy(&policy, &to).map_err(|error| Failure::file(&to, &error))?;
+    }
+    let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
+    give_to(Path::new("/var/lib/strongroom"), uid, gid, None)?;
+    give_to(folder, 0, gid, Some(0o640))
+}
+
+/// A folder and all in it, with files of `mode` where one is given.
+fn give_to(path: &Path, uid: u32, gid: u32, mode: Option<u32>) -> Result<(), Failure> {
+    let failed = |error| Failure::file(path, &error);
+    lchown(path, Some(uid), Some(gid)).map_err(failed)?;
+    let metadata = fs::symlink_metadata(path).map_err(failed)?;
+    if metadata.is_dir() {
+        if mode.is_some() {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o750)).map_err(failed)?;
+        }
+        for entry in read_dir(path)? {
+            give_to(&entry, uid, gid, mode)?;
+        }
+    } else if let (true, Some(mode)) = (metadata.is_file(), mode) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn read_dir(path: &Path) -> Result<Vec<std::path::PathBuf>, Failure> {
+    fs::read_dir(path)
+        .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect())
+        .map_err(|error| Failure::file(path, &error))
+}

@@ -1,0 +1,38 @@
+//! `strongroom appliance …`: what runs on the bootable image in place of a shell: its console, and the ceremony by a medium.
+
+mod ceremony;
+mod console;
+mod medium;
+mod status;
+mod version;
+
+use clap::{Args, Subcommand};
+
+use super::exit::Failure;
+
+#[derive(Args, Debug)]
+pub(super) struct ApplianceArgs {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand, Debug)]
+enum Action {
+    /// Show version, fingerprint, health and addresses whenever they change; offer the ceremony where none was held
+    Console,
+    /// Hold the ceremony that a medium with the label STRONGROOM asks for, once it is there
+    Ceremony,
+    /// Refuse to go on if this version is older than the state allows
+    CheckVersion,
+    /// Let no version older than this one's minimum run on this state any more
+    RaiseMinimum,
+}
+
+pub(super) fn run(args: &ApplianceArgs) -> Result<(), Failure> {
+    match &args.action {
+        Action::Console => console::run(),
+        Action::Ceremony => ceremony::run(),
+        Action::CheckVersion => version::check(),
+        Action::RaiseMinimum => version::raise(),
+    }
+}

@@ -1,0 +1,121 @@
+//! What the console tells: version, fingerprint, health, addresses.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::Path;
+use std::process::Command;
+
+use nix::ifaddrs::getifaddrs;
+use nix::net::if_::InterfaceFlags;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use sha2::{Digest as _, Sha256};
+
+/// Written by the ceremony: where it is, there are keys.
+pub(super) const CONFIGURATION: &str = "/etc/strongroom/strongroom.toml";
+
+const CERTIFICATE: &str = "/etc/strongroom/tls/server.pem";
+
+/// One look at the appliance.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Status {
+    version: String,
+    pub(super) born: bool,
+    fingerprint: Option<String>,
+    health: String,
+    addresses: Vec<IpAddr>,
+}
+
+impl Status {
+    pub(super) fn now() -> Self {
+        let born = Path::new(CONFIGURATION).exists();
+        Self {
+            version: release("IMAGE_VERSION")
+                .unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned()),
+            born,
+            fingerprint: fingerprint(),
+            health: health(born),
+            addresses: addresses(),
+        }
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "strongroom: version     {}", self.version)?;
+        writeln!(f, "strongroom: health      {}", self.health)?;
+        if let Some(fingerprint) = &self.fingerprint {
+            writeln!(f, "strongroom: certificate SHA-256 {fingerprint}")?;
+        }
+        let addresses: Vec<String> = self.addresses.iter().map(ToString::to_string).collect();
+        let none = "none yet".to_owned();
+        let joined = if addresses.is_empty() {
+            none
+        } else {
+            addresses.join(", ")
+        };
+        write!(f, "strongroom: address     {joined}")
+    }
+}
+
+/// A value of this image's os-release.
+pub(super) fn release(name: &str) -> Option<String> {
+    let text = std::fs::read_to_string("/usr/lib/os-release").ok()?;
+    text.lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
+        .map(|value| value.trim_matches('"').to_owned())
+}
+
+fn fingerprint() -> Option<String> {
+    let certificate = CertificateDer::from_pem_file(CERTIFICATE).ok()?;
+    Some(base16ct::lower::encode_string(&Sha256::digest(
+        &certificate,
+    )))
+}
+
+/// In words, from what systemd knows of the units.
+fn health(born: bool) -> String {
+    let failed = |unit: &str| state(unit, "ActiveState") == "failed";
+    if failed("state.service") || failed("systemd-repart.service") {
+        return "FAILED: the state partition does not open with this machine's TPM".to_owned();
+    }
+    if failed("strongroom-version.service") {
+        return "FAILED: this version is older than the state allows".to_owned();
+    }
+    if !born {
+        return "waiting for the key ceremony".to_owned();
+    }
+    match state("strongroom.service", "ActiveState").as_str() {
+        "active" => format!("serving ({})", state("strongroom.service", "StatusText")),
+        "failed" => format!(
+            "FAILED: the server ended with {}",
+            state("strongroom.service", "ExecMainStatus")
+        ),
+        other => format!("not serving ({other})"),
+    }
+}
+
+fn state(unit: &str, property: &str) -> String {
+    Command::new("systemctl")
+        .args(["show", "--value", "--property", property, unit])
+        .output()
+        .map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        .unwrap_or_default()
+}
+
+fn addresses() -> Vec<IpAddr> {
+    let mut found: Vec<IpAddr> = getifaddrs()
+        .into_iter()
+        .flatten()
+        .filter(|interface| !interface.flags.contains(InterfaceFlags::IFF_LOOPBACK))
+        .filter_map(|interface| {
+            let address = interface.address?;
+            address
+                .as_sockaddr_in()
+                .map(|v4| IpAddr::from(v4.ip()))
+                .or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::from(v6.ip())))
+        })
+        .collect();
+    found.sort();
+    found
+}

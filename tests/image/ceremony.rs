@@ -1,0 +1,161 @@
+//! First boot, a ceremony by a medium, unsealing, the plug pulled, unsealing again.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use strongroom::ceremony::{Plan, PlanSignature};
+use strongroom::client::{Client, ClientOptions};
+
+use crate::machine::{Image, Machine, Medium, built, run};
+use crate::rig::{People, Room, program_sha256};
+use crate::support::Who;
+
+const KEY: &str = "vault-unseal";
+
+const POLICY: &str = "[[rule]]\nidentities = [\"dns:operator.test\"]\nkeys = [\"*\"]\noperations = [\"*\", \"global\"]\n";
+
+#[tokio::test]
+#[ignore = "needs make image, and minutes"]
+async fn short_born_by_a_ceremony_it_unseals_now_and_after_the_plug_was_pulled() {
+    let Some(image) = built() else { return };
+    let Some(seal) = seal_client() else { return };
+    let mut machine = Machine::new(&image);
+    let begun = Instant::now();
+    let room = born(&image, &mut machine).await;
+
+    client(&machine, &room)
+        .request("POST", &format!("transit/keys/{KEY}"), Some(&json!({})))
+        .await
+        .unwrap();
+    unseal(&machine, &room, &seal, "check");
+    println!(
+        "first boot to first unseal, the ceremony and its CA between: {:?}",
+        begun.elapsed()
+    );
+
+    // Written just now: the key must survive.
+    machine.eject();
+    let begun = Instant::now();
+    machine.start();
+    wait_until_healthy(&machine, &room).await;
+    unseal(&machine, &room, &seal, "roundtrip");
+    println!(
+        "second boot to unseal, from QEMU's start: {:?}",
+        begun.elapsed()
+    );
+    let console = machine.console();
+    assert!(!console.contains("FAILED"), "{console}");
+}
+
+/// Boots it, and holds the ceremony by a medium.
+pub async fn born(image: &Image, machine: &mut Machine) -> Room {
+    let room = room(image);
+    let medium = Medium::new(room.path().join("medium"));
+    let policy = room.path().join("policy.toml");
+    fs::write(&policy, POLICY).unwrap();
+    for file in [room.plan_path(), signatures(&room), policy] {
+        medium.put(&file, "");
+    }
+    medium.put(&room.answers(), "");
+    machine.insert(medium.path());
+    machine.start();
+    machine.wait_for(&["waiting for the key ceremony"]);
+    machine.wait_for(&["the ceremony waits: certificate-request.pem"]);
+    fs::create_dir_all(room.dir()).unwrap();
+    let request = medium.get("certificate-request.pem").unwrap();
+    fs::write(room.dir().join("certificate-request.pem"), request).unwrap();
+    medium.put(&room.sign_certificate(), "answers/certificate.pem");
+    machine.wait_for(&["its record is on the medium"]);
+    wait_until_healthy(machine, &room).await;
+    let transcript = medium.get("record/transcript.jsonl").unwrap();
+    assert!(String::from_utf8(transcript).unwrap().contains("\"seal\""));
+    room
+}
+
+/// The rig's room, with a plan for the image: its program, its paths.
+fn room(image: &Image) -> Room {
+    let room = Room::with_credential();
+    let text = fs::read_to_string(room.plan_path()).unwrap();
+    let quoted = |path: &Path| format!("\"{}\"", path.display());
+    let module = strongroom_softhsm::module_path().unwrap();
+    let text = text
+        .replace(program_sha256(), &image.program_sha256())
+        .replace(&quoted(&module), "\"/usr/lib/softhsm/libsofthsm2.so\"")
+        .replace(&quoted(&room.appliance()), "\"/etc/strongroom\"")
+        .replace(&quoted(&room.state()), "\"/var/lib/strongroom\"")
+        .replace("127.0.0.1:0", "0.0.0.0:8200");
+    fs::write(room.plan_path(), text).unwrap();
+    fs::remove_file(signatures(&room)).unwrap();
+    let plan = Plan::load(&room.plan_path()).unwrap();
+    for name in People::names() {
+        PlanSignature::make(&plan, &People::all().key(name))
+            .unwrap()
+            .append(&room.plan_path())
+            .unwrap();
+    }
+    room
+}
+
+fn signatures(room: &Room) -> PathBuf {
+    let mut name = room.plan_path().into_os_string();
+    name.push(".signatures");
+    name.into()
+}
+
+fn client(machine: &Machine, room: &Room) -> Client {
+    let options = ClientOptions::new(machine.url(), room.pki.ca()).identity(
+        room.pki.certificate(Who::Operator),
+        room.pki.key(Who::Operator),
+    );
+    Client::new(&options).unwrap()
+}
+
+pub async fn wait_until_healthy(machine: &Machine, room: &Room) {
+    let begun = Instant::now();
+    let mut last = String::new();
+    while begun.elapsed() < Duration::from_secs(240) {
+        match client(machine, room)
+            .request("GET", "sys/health", None)
+            .await
+        {
+            Ok(answer) if answer.status.is_success() => return,
+            Ok(answer) => last = answer.status.to_string(),
+            Err(error) => last = strongroom::client::causes(&error),
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    panic!("never healthy ({last}):\n{}", machine.console());
+}
+
+/// Vault's own seal client, through the forwarded port.
+fn unseal(machine: &Machine, room: &Room, program: &Path, what: &str) {
+    run(Command::new(program)
+        .arg(what)
+        .env("STRONGROOM_ADDR", machine.url())
+        .env("STRONGROOM_CA", room.pki.ca())
+        .env("STRONGROOM_CERT", room.pki.certificate(Who::Operator))
+        .env("STRONGROOM_KEY", room.pki.key(Who::Operator))
+        .env("STRONGROOM_MOUNT", "transit")
+        .env("STRONGROOM_KEY_NAME", KEY)
+        .env_remove("STRONGROOM_TOKEN"));
+}
+
+fn seal_client() -> Option<PathBuf> {
+    let output = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/build.sh"))
+        .arg("seal")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    if output.status.code() == Some(77) {
+        crate::support::skip("the image unseals", "needs Go");
+        return None;
+    }
+    assert!(output.status.success(), "{output:?}");
+    let said = String::from_utf8(output.stdout).unwrap();
+    Some(PathBuf::from(
+        said.trim().strip_prefix("seal").unwrap().trim_start(),
+    ))
+}

@@ -1,0 +1,458 @@
+//! A virtual machine: disk, firmware variables, TPM, serial console, and a port of this host that leads to the API's.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Seek as _, SeekFrom, Write as _};
+use std::net::TcpListener;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// A machine that is slower than this has hung. A boot takes half a minute where nothing else runs.
+const PATIENCE: Duration = Duration::from_secs(240);
+
+/// Bytes: as much as a state partition needs beside the two slots.
+const DISK: u64 = 1 << 30;
+
+/// The build's output; `None`, counted as skipped, where the image is not built or QEMU not installed.
+pub fn built() -> Option<Image> {
+    let folder = std::env::var_os("STRONGROOM_IMAGE").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("image/out"),
+        PathBuf::from,
+    );
+    let image = Image { folder };
+    let missing = [
+        (
+            image.find(".raw", "strongroom_").is_none(),
+            "make image was not run",
+        ),
+        (
+            !installed("qemu-system-x86_64"),
+            "qemu-system-x86 is not installed",
+        ),
+        (!installed("swtpm"), "swtpm is not installed"),
+        (!installed("mcopy"), "mtools is not installed"),
+        (!installed("mkfs.vfat"), "dosfstools is not installed"),
+    ];
+    for (is_missing, why) in missing {
+        if is_missing {
+            crate::support::skip("the image in QEMU", why);
+            return None;
+        }
+    }
+    Some(image)
+}
+
+fn installed(program: &str) -> bool {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&paths)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .any(|folder| folder.join(program).exists())
+}
+
+/// What `make image` made.
+pub struct Image {
+    folder: PathBuf,
+}
+
+impl Image {
+    fn find(&self, end: &str, start: &str) -> Option<PathBuf> {
+        let mut found: Vec<PathBuf> = fs::read_dir(&self.folder)
+            .ok()?
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| {
+                let name = path.file_name().unwrap().to_str().unwrap();
+                name.starts_with(start)
+                    && name.ends_with(end)
+                    && !name.contains(".root.")
+                    && !name.contains(".verity.")
+            })
+            .collect();
+        found.sort();
+        found.into_iter().next()
+    }
+
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// The SHA-256 of the program inside, hexadecimal.
+    pub fn program_sha256(&self) -> String {
+        fs::read_to_string(self.file("strongroom.sha256"))
+            .unwrap()
+            .trim()
+            .to_owned()
+    }
+
+    /// The signed kernel image.
+    pub fn uki(&self) -> PathBuf {
+        self.find(".efi", "strongroom_").unwrap()
+    }
+}
+
+pub struct Machine {
+    folder: TempDir,
+    running: Option<Running>,
+    port: u16,
+    medium: Option<PathBuf>,
+}
+
+struct Running {
+    qemu: Child,
+    tpm: Child,
+}
+
+impl Machine {
+    /// As delivered: the image on a larger disk, Secure Boot with the build's keys, a TPM that has seen nothing.
+    pub fn new(image: &Image) -> Self {
+        let folder = tempfile::Builder::new().prefix("sr-vm-").tempdir().unwrap();
+        let raw = image.find(".raw", "strongroom_").unwrap();
+        let copied = Command::new("cp")
+            .args(["--sparse=always", "--"])
+            .arg(raw)
+            .arg(folder.path().join("disk"))
+            .status()
+            .unwrap();
+        assert!(copied.success());
+        let disk = OpenOptions::new()
+            .write(true)
+            .open(folder.path().join("disk"))
+            .unwrap();
+        disk.set_len(DISK).unwrap();
+        for (from, to) in [("firmware-code.fd", "code"), ("firmware-vars.fd", "vars")] {
+            fs::copy(image.file(from), folder.path().join(to)).unwrap();
+        }
+        // Free now, and hardly taken until QEMU binds it.
+        let port = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
+        let mut machine = Self {
+            folder,
+            running: None,
+            port,
+            medium: None,
+        };
+        machine.new_tpm();
+        machine
+    }
+
+    /// Another TPM, as in another machine.
+    pub fn new_tpm(&mut self) {
+        let folder = self.folder.path().join("tpm");
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir(folder).unwrap();
+    }
+
+    /// Firmware that trusts others' keys only.
+    pub fn trust_others(&self, image: &Image) {
+        fs::copy(
+            image.file("firmware-vars-others.fd"),
+            self.folder.path().join("vars"),
+        )
+        .unwrap();
+    }
+
+    /// With a medium in it.
+    pub fn insert(&mut self, medium: &Path) {
+        self.medium = Some(medium.to_owned());
+    }
+
+    pub fn eject(&mut self) {
+        self.medium = None;
+    }
+
+    pub fn disk(&self) -> PathBuf {
+        self.folder.path().join("disk")
+    }
+
+    pub fn url(&self) -> String {
+        format!("https://127.0.0.1:{}", self.port)
+    }
+
+    /// Power on.
+    pub fn start(&mut self) {
+        self.start_with(&[]);
+    }
+
+    pub fn start_with(&mut self, more: &[&str]) {
+        self.stop();
+        let path = |name: &str| self.folder.path().join(name).display().to_string();
+        let socket = path("tpm/socket");
+        let tpm = Command::new("swtpm")
+            .args(["socket", "--tpm2", "--terminate", "--tpmstate"])
+            .arg(format!("dir={}", path("tpm")))
+            .args(["--ctrl", &format!("type=unixio,path={socket}")])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let begun = Instant::now();
+        while !Path::new(&socket).exists() {
+            assert!(begun.elapsed() < PATIENCE, "swtpm does not start");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let _ = fs::remove_file(path("console"));
+        let code = PathBuf::from(path("code"));
+        let mut qemu = hardware(
+            accelerator(&code),
+            &code,
+            Path::new(&path("vars")),
+            Path::new(&path("console")),
+        );
+        qemu.args([
+            "-drive",
+            &format!(
+                "if=none,id=disk,format=raw,cache=unsafe,file={}",
+                path("disk")
+            ),
+        ])
+        .args(["-device", "virtio-blk-pci,drive=disk,bootindex=0"])
+        .args(["-chardev", &format!("socket,id=tpm,path={socket}")])
+        .args([
+            "-tpmdev",
+            "emulator,id=tpm,chardev=tpm",
+            "-device",
+            "tpm-crb,tpmdev=tpm",
+        ])
+        .args([
+            "-netdev",
+            &format!(
+                "user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{}-:8200",
+                self.port
+            ),
+        ])
+        .args(["-device", "virtio-net-pci,netdev=net,romfile="])
+        .args(["-device", "virtio-rng-pci"])
+        .args(more);
+        if let Some(medium) = &self.medium {
+            // Written through: the other side of this file is read while the machine runs.
+            qemu.args([
+                "-drive",
+                &format!("if=none,id=medium,format=raw,file={}", medium.display()),
+            ])
+            .args(["-device", "virtio-blk-pci,drive=medium"]);
+        }
+        let qemu = qemu
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(path("qemu-errors")).unwrap())
+            .spawn()
+            .unwrap();
+        self.running = Some(Running { qemu, tpm });
+    }
+
+    /// The plug is pulled.
+    pub fn stop(&mut self) {
+        if let Some(mut running) = self.running.take() {
+            for child in [&mut running.qemu, &mut running.tpm] {
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+        }
+    }
+
+    /// All that the serial console has shown since the start, without escape sequences.
+    pub fn console(&self) -> String {
+        let bytes = fs::read(self.folder.path().join("console")).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
+        let mut plain = String::new();
+        let mut characters = text.chars();
+        while let Some(character) = characters.next() {
+            match character {
+                '\u{1b}' => {
+                    let mut sequence = characters
+                        .by_ref()
+                        .skip_while(|c| "[0123456789;?=!".contains(*c));
+                    sequence.next();
+                }
+                '\r' => {}
+                other => plain.push(other),
+            }
+        }
+        plain
+    }
+
+    /// Until the console shows one of these; which.
+    pub fn wait_for<'a>(&mut self, texts: &[&'a str]) -> &'a str {
+        let begun = Instant::now();
+        loop {
+            let console = self.console();
+            if let Some(text) = texts.iter().find(|text| console.contains(**text)) {
+                return text;
+            }
+            if let Some(running) = &mut self.running
+                && let Some(status) = running.qemu.try_wait().unwrap()
+            {
+                let errors =
+                    fs::read_to_string(self.folder.path().join("qemu-errors")).unwrap_or_default();
+                panic!("QEMU ended with {status} before {texts:?}: {errors}\n{console}");
+            }
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "the console never showed {texts:?}:\n{console}"
+            );
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    /// Changes one byte of the disk, `offset` bytes into the partition of this type.
+    pub fn flip(&self, partition: Partition, offset: u64) {
+        let disk = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(self.disk())
+            .unwrap();
+        let at = partition.start(&disk) + offset;
+        let mut byte = [0];
+        disk.read_exact_at(&mut byte, at).unwrap();
+        byte[0] ^= 1;
+        disk.write_all_at(&byte, at).unwrap();
+    }
+
+    /// `mcopy` and its like see the boot partition as this drive.
+    pub fn boot_partition(&self) -> String {
+        let disk = File::open(self.disk()).unwrap();
+        format!(
+            "{}@@{}",
+            self.disk().display(),
+            Partition::Boot.start(&disk)
+        )
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// By its place in the table.
+#[derive(Clone, Copy)]
+pub enum Partition {
+    Boot = 0,
+    Root = 1,
+}
+
+impl Partition {
+    /// Bytes from the start of the disk.
+    fn start(self, disk: &File) -> u64 {
+        let mut entry = [0; 128];
+        disk.read_exact_at(&mut entry, 1024 + 128 * self as u64)
+            .unwrap();
+        u64::from_le_bytes(entry[32..40].try_into().unwrap()) * 512
+    }
+}
+
+/// A disc with a FAT file system labelled STRONGROOM.
+pub struct Medium {
+    path: PathBuf,
+}
+
+impl Medium {
+    pub fn new(path: PathBuf) -> Self {
+        let mut file = File::create(&path).unwrap();
+        file.seek(SeekFrom::Start((64 << 20) - 1)).unwrap();
+        file.write_all(&[0]).unwrap();
+        run(Command::new("/usr/sbin/mkfs.vfat")
+            .args(["-n", "STRONGROOM"])
+            .arg(&path));
+        Self { path }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn put(&self, file: &Path, to: &str) {
+        run(Command::new("mcopy")
+            .args(["-o", "-s", "-i"])
+            .arg(&self.path)
+            .arg(file)
+            .arg(format!("::{to}")));
+    }
+
+    /// `None` if it is not there.
+    pub fn get(&self, name: &str) -> Option<Vec<u8>> {
+        let output = Command::new("mtype")
+            .arg("-i")
+            .arg(&self.path)
+            .arg(format!("::{name}"))
+            .output()
+            .unwrap();
+        output.status.success().then_some(output.stdout)
+    }
+}
+
+pub fn run(command: &mut Command) {
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    assert!(
+        output.status.success(),
+        "{command:?}: {}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// QEMU's options: KVM only where the machine's firmware was seen to come up under it. A /dev/kvm that is there may still abort, fail or hang.
+fn accelerator(firmware: &Path) -> [&'static str; 4] {
+    static KVM: OnceLock<bool> = OnceLock::new();
+    if *KVM.get_or_init(|| Path::new("/dev/kvm").exists() && firmware_runs(firmware, HARDWARE)) {
+        HARDWARE
+    } else {
+        ["-accel", "tcg,thread=multi", "-cpu", "max"]
+    }
+}
+
+const HARDWARE: [&str; 4] = ["-accel", "kvm", "-cpu", "host"];
+
+/// Without a disk the firmware says so after some seconds.
+fn firmware_runs(firmware: &Path, accelerator: [&str; 4]) -> bool {
+    let folder = tempfile::tempdir().unwrap();
+    let (console, vars) = (folder.path().join("console"), folder.path().join("vars"));
+    fs::copy(firmware.with_file_name("vars"), &vars).unwrap();
+    let mut qemu = hardware(accelerator, firmware, &vars, &console)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let begun = Instant::now();
+    let mut runs = false;
+    while !runs && begun.elapsed() < Duration::from_secs(30) && qemu.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(100));
+        runs =
+            fs::read(&console).is_ok_and(|text| String::from_utf8_lossy(&text).contains("BdsDxe"));
+    }
+    let _ = qemu.kill();
+    let _ = qemu.wait();
+    runs
+}
+
+/// What every machine has.
+fn hardware(accelerator: [&str; 4], code: &Path, vars: &Path, console: &Path) -> Command {
+    let mut qemu = Command::new("qemu-system-x86_64");
+    qemu.args(["-nodefaults", "-no-user-config", "-display", "none"])
+        .args(["-machine", "q35,smm=on", "-smp", "2", "-m", "512"])
+        .args(accelerator)
+        .args(["-global", "driver=cfi.pflash01,property=secure,value=on"])
+        .args(["-global", "ICH9-LPC.disable_s3=1"])
+        .args([
+            "-drive",
+            &format!(
+                "if=pflash,unit=0,format=raw,readonly=on,file={}",
+                code.display()
+            ),
+        ])
+        .args([
+            "-drive",
+            &format!("if=pflash,unit=1,format=raw,file={}", vars.display()),
+        ])
+        .args(["-serial", &format!("file:{}", console.display())]);
+    qemu
+}

@@ -1,0 +1,22 @@
+//! The bootable image in QEMU, with firmware that enforces Secure Boot and a software TPM.
+//!
+//! `make image` builds what is booted; these tests are ignored unless asked for, and say where it is not built: `tests/run` runs the short
+//! ones (`short_…`), `make test-image` all. Each waits for lines on the serial console, as an operator would.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    dead_code,
+    unreachable_pub,
+    reason = "tests"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod ceremony;
+mod machine;
+#[path = "../ceremony/rig.rs"]
+mod rig;
+mod tamper;
