@@ -1,7 +1,6 @@
 //! A rotation by schedule that the token's absence spans, on the real program whose time of day is moved.
 
 #![allow(
-    unreachable_pub,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
