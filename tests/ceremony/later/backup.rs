@@ -92,6 +92,7 @@ fn another_token_opens_what_the_lost_one_sealed() {
         labels,
         [
             "strongroom-master",
+            "strongroom-transfer",
             "strongroom-memory-master",
             "strongroom-store"
         ]
