@@ -4,7 +4,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help demo test lint unit interop bench fuzz soak image test-image clean
+.PHONY: help demo test lint unit interop bench fuzz soak deb image test-image clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -40,6 +40,10 @@ fuzz: ## each parser fuzzed for FUZZ_SECONDS (default 60)
 soak: ## the server under load and token losses for SOAK_SECONDS (default 600)
 	@.ci/install demo
 	SOAK_SECONDS=$${SOAK_SECONDS:-600} $(CARGO) test --release --test recovery -- --ignored --nocapture soak
+
+deb: ## the Debian package: program, units, manual pages, completions, examples
+	@.ci/install deb
+	@packaging/build.sh
 
 image: ## the bootable image, into image/out (as root; docs/image.md)
 	@.ci/install image

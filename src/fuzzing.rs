@@ -6,6 +6,7 @@
 pub use crate::api::fuzz::{ciphertext, duration, form_body, json_body, route};
 pub use crate::audit::fuzz::audit_resume;
 pub use crate::audit::verify::fuzz::audit_log;
+pub use crate::ceremony::fuzz::{backup, ceremony_plan, share, transcript, words};
 pub use crate::config::fuzz::config;
 pub use crate::identity::fuzz::{certificate, identity};
 pub use crate::keyring::fuzz::key_record;
@@ -23,8 +24,8 @@ mod short;
 mod tests {
     short_forms! {
         "strongroom", "fuzz";
-        audit_log 300, audit_resume 1000, certificate 3000, ciphertext 5000, config 2000, duration 5000, form_body 3000,
+        audit_log 300, audit_resume 1000, backup 3000, ceremony_plan 1000, certificate 3000, ciphertext 5000, config 2000, duration 5000, form_body 3000,
         glob 5000, identity 5000, json_body 3000, key_record 3000, pem_files 1000, policy 1000, route 3000,
-        store_record 3000, tokens 2000,
+        share 3000, store_record 3000, tokens 2000, transcript 200, words 3000,
     }
 }

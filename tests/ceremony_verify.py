@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """Checks a ceremony's transcript: a second implementation, from docs/transcript-format.md alone.
 
-    ceremony_verify.py TRANSCRIPT... [--plan FILE] [--audit-key PEM] [--token-serial SERIAL] [--rehearsal]
+    ceremony_verify.py TRANSCRIPT... [--plan FILE] [--audit-key PEM] [--token-serial SERIAL] [--previous PATH]... [--rehearsal]
+
+PATH is a transcript that a later ceremony goes on from, or a folder of them.
 
 Exit code 0 if every one is valid, 1 if not; each problem that was found is printed as "TRANSCRIPT: problem". Needs Python 3.11 and the
 package `cryptography`.
@@ -14,6 +16,7 @@ import datetime
 import hashlib
 import ipaddress
 import json
+import pathlib
 import re
 import sys
 import tomllib
@@ -23,10 +26,33 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
 
-STEPS = [
-    "opening", "self-test", "pins", "token", "keys", "evidence",
-    "store", "identity", "trial", "runtime-pin", "closing",
-]
+KINDS = {
+    "birth": [
+        "opening", "self-test", "pins", "token", "keys", "evidence",
+        "store", "identity", "trial", "runtime-pin", "closing",
+    ],
+    "replace-custodian": ["opening", "pins", "closing"],
+    "backup": ["opening", "transport", "export", "closing"],
+    "add-token": ["opening", "second-token", "copy", "closing"],
+    "restore": [
+        "opening", "pins", "token", "keys", "evidence", "store", "identity", "trial", "runtime-pin", "closing",
+    ],
+    "rotate-master": [
+        "opening", "self-test", "successor", "trust", "move", "retire", "keys", "evidence", "closing",
+    ],
+    "destroy": ["opening", "inventory", "consent", "destroy", "closing"],
+}
+# The kinds that are sealed before that step, not at the end.
+SEALED_BEFORE = {"destroy": "destroy"}
+# What in the summary may differ from the transcript before.
+MAY_CHANGE = {
+    "replace-custodian": set(), "backup": set(), "add-token": set(), "destroy": set(), "rotate-master": set(),
+    "restore": {"token", "audit_key", "strongroom-audit", "strongroom-wrapping"},
+}
+# Labels of the keys that each token makes for itself.
+OWN = ("strongroom-audit", "strongroom-wrapping")
+# What a rotation of the master key replaces.
+ROTATED = re.compile(r"strongroom-(master|transfer|memory-master)(-[0-9]+)?")
 HEAD = {"type": str, "seq": int, "time": str, "mode": str, "prev": str}
 BODY = {
     "open": {
@@ -59,14 +85,21 @@ def main():
     parser.add_argument("--plan")
     parser.add_argument("--audit-key")
     parser.add_argument("--token-serial")
+    parser.add_argument("--previous", action="append", default=[], type=pathlib.Path)
     parser.add_argument("--rehearsal", action="store_true")
     options = parser.parse_args()
+    previous = {}
+    for path in options.previous:
+        for file in sorted(path.glob("*.jsonl")) if path.is_dir() else [path]:
+            content = file.read_bytes()
+            previous[hashlib.sha256(content).hexdigest()] = content
     valid = True
     for path in options.transcripts:
         with open(path, "rb") as file:
             transcript = Transcript(file.read())
         transcript.check()
         transcript.anchor(options)
+        transcript.go_back(previous)
         if not transcript.problems and transcript.mode == "REHEARSAL":
             print(f"{path}: REHEARSAL: this transcript is no evidence", file=sys.stderr)
             if not options.rehearsal:
@@ -82,15 +115,20 @@ class Transcript:
         self.content = content
         self.problems = []
         self.mode = None
+        self.kind = None
+        self.steps = KINDS["birth"]
+        self.previous = None
         self.ceremony_id = None
         self.plan = None
         self.plan_text = None
         self.people = []
         self.outputs = {}
+        self.spares = []  # second tokens with the same keys and PINs
         self.begun = None
         self.closed = None  # the close line, its seq and hash
         self.signatures = 0
         self.sealed = False
+        self.ended = False
         self.seq = 0
         self.hash = bytes(32)
         self.time = None
@@ -118,11 +156,12 @@ class Transcript:
 
     def line(self, number, raw):
         need(len(raw) <= LONGEST_LINE, "too long")
-        need(not self.sealed, "something follows the seal")
+        need(not self.ended, "something follows the last line")
         line = parse(raw)
         kind = line["type"]
         need(isinstance(kind, str) and kind in BODY, f"unknown type {kind!r}")
-        members(line, HEAD | BODY[kind])
+        more = {"previous_sha256": str} if kind == "open" and line["kind"] != "birth" else {}
+        members(line, HEAD | BODY[kind] | more)
         need(line["seq"] == number, "seq is not the line's number")
         need(line["prev"] == self.hash.hex(), "prev is not the hash of the line before")
         need(line["mode"] in ("CEREMONY", "REHEARSAL"), "unknown mode")
@@ -131,19 +170,24 @@ class Transcript:
         check_time(line["time"])
         need((number == 1) == (kind == "open"), "the first line, and no other, is `open`")
         if kind in ("begin", "note", "done"):
-            need(line["step"] in STEPS, f"unknown step {line['step']!r}")
+            need(line["step"] in self.steps, f"unknown step {line['step']!r}")
         if kind in ("begin", "done"):
             need(all(isinstance(name, str) for name in line["actor"]), "actor")
         before = (self.seq, self.hash, self.time)
         self.seq, self.hash, self.time = number, hashlib.sha256(raw).digest(), line["time"]
-        if kind == "seal":
-            self.seal(raw, line, *before)
+        if kind in ("seal", "signature"):
+            getattr(self, kind)(raw, line, *before)
         elif kind != "note":
             getattr(self, kind)(line)
 
     def open(self, line):
         need(line["format"] == 1, "format")
-        need(line["kind"] == "birth", "kind")
+        need(line["kind"] in KINDS, "kind")
+        self.kind = line["kind"]
+        self.steps = KINDS[self.kind]
+        if self.kind != "birth":
+            unhex(line["previous_sha256"], 32)
+            self.previous = line["previous_sha256"]
         self.ceremony_id = unhex(line["ceremony_id"], 16)
         members(line["software"], {"version": str, "binary_sha256": str})
         plan_hash = hashlib.sha256(line["plan"].encode()).digest()
@@ -160,65 +204,145 @@ class Transcript:
             verify(person[0]["signing"], digest, signature["signature"], f"{signature['name']}'s signature of the plan")
             signed.append(signature["key"])
         need(sorted(signed) == sorted(p["key"] for p in self.people), "the plan is not signed once by everyone")
-        if self.mode == "CEREMONY":
+        if self.kind == "birth":
+            need("replaces" not in self.plan, "the plan of a birth replaces no other")
+        if self.mode == "CEREMONY" and self.kind == "birth":
             need(line["software"]["binary_sha256"] == self.plan["software"]["binary_sha256"], "another program than planned")
+
+    def next(self):
+        return (self.steps + [None])[len(self.outputs)]
+
+    def signers(self):
+        """Everyone at a birth, later those who were present."""
+        if self.kind == "birth":
+            return self.people
+        present = [one["key"] for one in self.outputs["opening"]["present"]]
+        return [person for person in self.people if person["key"] in present]
 
     def begin(self, line):
         need(not self.closed, "a step after the summary")
-        need(line["step"] == (STEPS + [None])[len(self.outputs)], "a step out of order")
+        need(line["step"] == self.next(), "a step out of order")
+        need(SEALED_BEFORE.get(self.kind) != line["step"] or self.sealed, "a step that must come after the seal")
         self.begun = line["step"]
 
     def done(self, line):
         need(not self.closed, "a step after the summary")
-        need(line["step"] == (STEPS + [None])[len(self.outputs)] == self.begun, "a step is done out of order")
+        need(line["step"] == self.next() == self.begun, "a step is done out of order")
         self.outputs[line["step"]] = line["outputs"]
         self.begun = None
 
     def close(self, line):
         need(not self.closed, "a second summary")
-        need(len(self.outputs) == len(STEPS) and self.begun is None, "the summary before the end of all steps")
+        need(self.next() is None and self.begun is None, "the summary before the end of all steps")
         self.closed = (line, self.seq, self.hash)
 
-    def signature(self, line):
+    def signature(self, raw, line, before_seq, before_hash, before_time):
         need(self.closed, "a signature before the summary")
         _, seq, digest = self.closed
-        need(self.signatures < len(self.people), "more signatures than people")
-        person = self.people[self.signatures]
+        signers = self.signers()
+        need(self.signatures < len(signers), "more signatures than people")
+        person = signers[self.signatures]
         self.signatures += 1
+        self.ended = self.kind in SEALED_BEFORE and self.signatures == len(signers)
         need(
             (line["name"], line["role"], line["key"]) == (person["name"], person["role"], person["key"]),
             f"{person['name']}'s signature was expected here",
         )
         message = b"strongroom ceremony transcript v1\0" + self.ceremony_id + seq.to_bytes(8, "big") + digest
         verify(person["signing"], hashlib.sha256(message).digest(), line["signature"], f"{line['name']}'s signature")
+        if self.kind in SEALED_BEFORE:
+            fields = {name: line[name] for name in ("name", "role", "key", "signature")}
+            self.prescribed("signature", raw, fields, before_seq, before_hash, before_time)
 
     def seal(self, raw, line, seq, digest, time):
+        need(not self.sealed, "a second seal")
         self.sealed = True
-        need(self.closed, "a seal before the summary")
-        key = public_key(self.closed[0]["audit_key"])
+        early = SEALED_BEFORE.get(self.kind)
+        self.ended = early is None
+        if early:
+            need(self.next() == early and self.begun is None and not self.closed, "a seal at another place")
+            key = public_key(self.outputs["inventory"]["audit_key"])
+        else:
+            need(self.closed, "a seal before the summary")
+            key = public_key(self.closed[0]["audit_key"])
         message = b"strongroom ceremony seal v1\0" + self.ceremony_id + seq.to_bytes(8, "big") + digest
         verify(key, hashlib.sha256(message).digest(), line["signature"], "the seal")
-        need(int.from_bytes(unbase64(line["signature"])[32:], "big") <= ORDER // 2, "the seal's s is the greater one")
-        prescribed = {
-            "type": "seal", "seq": seq + 1, "time": time, "mode": self.mode,
-            "prev": digest.hex(), "signature": line["signature"],
-        }
-        need(json.dumps(prescribed, separators=(",", ":")).encode() == raw, "the seal's line is not as prescribed")
+        self.prescribed("seal", raw, {"signature": line["signature"]}, seq, digest, time)
+
+    def prescribed(self, kind, raw, fields, seq, digest, time):
+        """The bytes of a line that no other line follows."""
+        need(int.from_bytes(unbase64(fields["signature"])[32:], "big") <= ORDER // 2, "s is the greater one")
+        line = {"type": kind, "seq": seq + 1, "time": time, "mode": self.mode, "prev": digest.hex()} | fields
+        text = json.dumps(line, separators=(",", ":"), ensure_ascii=False)
+        need(text.encode() == raw, "the line is not as prescribed")
 
     def end(self):
         need(self.content, "the transcript is empty")
         need(self.closed, "it is not complete: there is no summary")
-        need(self.signatures == len(self.people), "not everyone has signed")
+        need(self.signatures == len(self.signers()), "not everyone has signed")
         need(self.sealed, "it is not sealed")
 
     def facts(self):
         if not (self.closed and self.plan):
             return  # said already
-        pins, token, keys, evidence, store = (self.outputs[step] for step in ("pins", "token", "keys", "evidence", "store"))
         line = self.closed[0]
         summary = line["summary"]
         members(summary, {"token": dict, "keys": list, "store_id": str})
+        token, keys = the_token(summary["token"]), [the_key(key) for key in summary["keys"]]
+        unhex(summary["store_id"], 16)
+        audit_key = hashlib.sha256(unbase64(line["audit_key"])).hexdigest()
+        need(audit_key in [digest for _, _, _, digest in keys], "the audit key is none of the keys")
 
+        # Each kind has some of these steps; what it has must be right.
+        if "pins" in self.steps:
+            self.pins(self.outputs["pins"])
+        if "token" in self.steps:
+            need(the_token(self.outputs["token"]["token"]) == token, "summary: token")
+        if "keys" in self.steps:
+            need([the_key(key) for key in self.outputs["keys"]["keys"]] == keys, "summary: keys")
+        if "evidence" in self.steps:
+            self.evidence(self.outputs["evidence"], token, keys)
+        if "store" in self.steps:
+            need(summary["store_id"] == self.outputs["store"]["store_id"], "summary: store_id")
+        if self.kind == "birth":
+            planned = self.plan["token"]
+            need(token[0] == planned["label"], "token: label is not the plan's")
+            if self.mode == "CEREMONY" and "serial" in planned:
+                need(token[1] == planned["serial"], "token: serial is not the plan's")
+        else:
+            self.presence(self.outputs["opening"])
+        if self.kind == "backup":
+            self.pins(self.outputs["transport"])
+            export = self.outputs["export"]
+            unhex(export["backup_sha256"], 32)
+            need(all(the_key(key) in keys for key in export["keys"]), "export: a key that is none of the summary")
+        if self.kind == "add-token":
+            copy = self.outputs["copy"]
+            need(the_token(copy["token"]) == the_token(self.outputs["second-token"]["token"]), "copy: on another token")
+            copied = [the_key(key) for key in copy["keys"]]
+            own = hashlib.sha256(unbase64(copy["audit_key"])).hexdigest()
+            need(own in [digest for _, _, _, digest in copied], "copy: its audit key is none of its keys")
+            self.evidence(copy, the_token(copy["token"]), copied)
+            need(all(key in copied for key in keys if key[1] not in OWN), "copy: a key is missing")
+            self.spares = [copy]
+        if self.kind == "restore":
+            restored = self.outputs["keys"]
+            unhex(restored["backup_sha256"], 32)
+            need(restored["new_audit_key"] == line["audit_key"], "the new audit key is not the summary's")
+        if self.kind == "rotate-master":
+            made, moved = self.outputs["successor"], self.outputs["move"]
+            need(is_integer(moved["versions"]) and moved["moved"] == moved["versions"], "move: not every key was moved")
+            need(self.outputs["retire"]["generation"] == made["generation"], "retire: another generation was left")
+            new = [the_key(key) for key in made["keys"]]
+            self.evidence({"token": summary["token"], "objects": made["objects"]}, token, new)
+            need(sorted(new) == sorted(key for key in keys if ROTATED.fullmatch(key[1])), "summary: other keys than were made")
+        if self.kind == "destroy":
+            inventory = self.outputs["inventory"]
+            self.evidence(inventory, token, keys)
+            need(inventory["audit_key"] == line["audit_key"], "the summary's audit key is not the one that sealed")
+            need(self.outputs["destroy"]["left"] == [], "objects were left")
+
+    def pins(self, pins):
         custodians = [person for person in self.people if person["role"] == "custodian"]
         need(is_integer(pins["threshold"]) and pins["threshold"] == self.plan["custody"]["threshold"], "pins: threshold")
         need(len(pins["commitments"]) == len(custodians), "pins: number of commitments")
@@ -228,28 +352,95 @@ class Transcript:
             unhex(commitment["so"], 32)
             unhex(commitment["user"], 32)
 
-        planned = self.plan["token"]
-        found = the_token(token["token"])
-        need(found[0] == planned["label"], "token: label is not the plan's")
-        if self.mode == "CEREMONY" and "serial" in planned:
-            need(found[1] == planned["serial"], "token: serial is not the plan's")
-        need(the_token(evidence["token"]) == found, "evidence: of another token")
-
-        made = [the_key(key) for key in keys["keys"]]
+    def evidence(self, evidence, token, keys):
+        need(the_token(evidence["token"]) == token, "evidence: of another token")
         objects = [the_object(one) for one in evidence["objects"]]
         need(
-            {(label, spki) for _, label, spki, _ in made if spki is not None}
-            == {(label, spki) for label, spki in objects if spki is not None},
+            {(label, spki) for _, label, spki, _ in keys if spki is not None}
+            == {(label, spki) for label, spki in objects if spki is not None and label != "strongroom-signing"},
             "evidence: the public keys are not those of step keys",
         )
-        need({label for _, label, _, _ in made} <= {label for label, _ in objects}, "evidence: a key has none")
+        need({label for _, label, _, _ in keys} <= {label for label, _ in objects}, "evidence: a key has none")
 
-        need(the_token(summary["token"]) == found, "summary: token")
-        need([the_key(key) for key in summary["keys"]] == made, "summary: keys")
-        need(summary["store_id"] == store["store_id"], "summary: store_id")
-        unhex(summary["store_id"], 16)
-        audit_key = hashlib.sha256(unbase64(line["audit_key"])).hexdigest()
-        need(audit_key in [digest for _, _, _, digest in made], "the audit key is none of the keys")
+    def presence(self, opening):
+        expected = [{name: person[name] for name in ("name", "role", "key")} for person in self.signers()]
+        need(opening["present"] == expected, "present: not people of the plan, each once and in its order")
+        roles = [person["role"] for person in expected]
+        need(
+            roles.count("security-officer") == roles.count("auditor") == 1
+            and roles.count("custodian") >= self.plan["custody"]["threshold"],
+            "present: too few",
+        )
+        shares = opening["shares"]
+        members(shares, {"ceremony_id": str, "threshold": int, "commitments": list})
+        unhex(shares["ceremony_id"], 16)
+        for commitment in shares["commitments"]:
+            members(commitment, {"custodian": str, "index": int, "so": str, "user": str})
+
+    def go_back(self, previous):
+        """Holds it against the transcripts that it goes on from, back to the birth."""
+        this, links = self, []
+        while this.previous is not None:
+            if this.previous not in previous:
+                self.problems.append(f"the transcript that it goes on from is not given: {this.previous}")
+                return
+            before = Transcript(previous[this.previous])
+            before.check()
+            self.problems += [f"the transcript {this.previous}: {problem}" for problem in before.problems]
+            if before.problems or this.problems and this is not self:
+                return
+            if not (this.plan and this.closed):
+                return  # said already
+            links.append((this, before))
+            this = before
+        # From the oldest on: what stood after it, and whether the next one fits that.
+        for this, before in reversed(links):
+            if not self.guard(f"after the transcript {this.previous}", this.link, before):
+                return
+            this.spares = ([] if this.kind == "restore" else before.spares) + this.spares
+
+    def link(self, before):
+        need(before.kind != "destroy", "it was one that destroyed the keys")
+        need(self.mode == before.mode, "its mode is another")
+        need(self.ceremony_id != before.ceremony_id, "its ceremony id is the same")
+        if self.kind == "replace-custodian":
+            old = hashlib.sha256(before.plan_text.encode()).hexdigest()
+            need(self.plan.get("replaces") == old, "the plan does not replace the one before")
+            defaults = {"keys": {"memory_master": False, "transfer": False, "backup": False}}
+            for name in ("name", "token", "keys", "appliance", "runtime_pin"):
+                new, then = ((defaults.get(name, {}) | plan[name]) if isinstance(plan[name], dict) else plan[name]
+                             for plan in (self.plan, before.plan))
+                need(new == then, f"the plan's {name} is another")
+        else:
+            need(self.plan_text == before.plan_text, "the plan is another")
+        need(self.outputs["opening"]["shares"] == before.shares(), "the shares in force are others")
+        if self.kind == "restore":
+            need(self.outputs["keys"]["old_audit_key"] == before.closed[0]["audit_key"], "the old audit key is another")
+        (now, audit_key), (then, old_key) = ((one.closed[0]["summary"], one.closed[0]["audit_key"]) for one in (self, before))
+        for spare in before.spares:
+            moved = [key for key in then["keys"] if key["label"] not in OWN]
+            if the_token(spare["token"]) == the_token(now["token"]) and all(key in spare["keys"] for key in moved):
+                # The spare is at work in place of the token.
+                then, old_key = then | {"token": spare["token"], "keys": spare["keys"]}, spare["audit_key"]
+                break
+        keys, old_keys = ({key["label"]: the_key(key) for key in summary["keys"]} for summary in (now, then))
+        changed = {name for name in ("token", "store_id") if now[name] != then[name]}
+        changed |= {"audit_key"} if audit_key != old_key else set()
+        fixed, old_fixed = (
+            {label for label in one if self.kind != "rotate-master" or not ROTATED.fullmatch(label)} for one in (keys, old_keys)
+        )
+        changed |= {"keys"} if fixed != old_fixed or len(now["keys"]) != len(then["keys"]) else set()
+        changed |= {label for label in keys.keys() & old_keys.keys() if keys[label] != old_keys[label]}
+        need(changed <= MAY_CHANGE[self.kind], f"the summary's {changed} may not change")
+
+    def shares(self):
+        """Those in force after it."""
+        if "pins" not in self.steps:
+            return self.outputs["opening"]["shares"]
+        pins = self.outputs["pins"]
+        return {
+            "ceremony_id": self.ceremony_id.hex(), "threshold": pins["threshold"], "commitments": pins["commitments"],
+        }
 
     def anchor(self, options):
         line = self.closed[0] if self.closed else None
@@ -363,7 +554,9 @@ def the_object(value):
 
 def check_plan(plan):
     """Everyone in the plan, in the order of the signatures."""
-    members(plan, {
+    if "replaces" in plan:
+        unhex(plan["replaces"], 32)
+    members(plan, {name: str for name in ("replaces",) if name in plan} | {
         "format": int, "name": str, "token": dict, "keys": dict, "custody": dict, "custodian": list,
         "security_officer": dict, "auditor": dict, "software": dict, "appliance": dict, "runtime_pin": dict,
     })
@@ -375,8 +568,8 @@ def check_plan(plan):
     need(1 <= len(token["label"].encode()) <= 32 and token["label"].strip() == token["label"], "the plan's label")
     need(1 <= len(token.get("serial", "-").encode()) <= 16, "the plan's serial")
     keys = plan["keys"]
-    members({"memory_master": False, "backup": False} | keys, {"memory_master": bool, "backup": bool})
-    need(not keys.get("backup", False), "the plan's backup")
+    booleans = ("memory_master", "transfer", "backup")
+    members(dict.fromkeys(booleans, False) | keys, dict.fromkeys(booleans, bool))
     members(plan["custody"], {"threshold": int})
     need(1 <= plan["custody"]["threshold"] <= len(plan["custodian"]) <= 255, "the plan's threshold")
     software = plan["software"]

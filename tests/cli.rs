@@ -192,12 +192,69 @@ fn check_config_accepts_a_good_one_and_finds_a_broken_policy() {
     );
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn check_names_what_is_not_well() {
+    let mut appliance = Appliance::builder().prepare();
+    let key = appliance.path().join("audit-key.pem");
+    fs::write(&key, ok(&appliance.cli(["audit", "public-key"]))).unwrap();
+    appliance.launch().await;
+    let backups = appliance.path().join("backups");
+    fs::create_dir(&backups).unwrap();
+    let backup = fs::File::create(backups.join("monday")).unwrap();
+    let check = |appliance: &Appliance, more: &[&str]| {
+        let backups = backups.to_str().unwrap();
+        let words = ["--output", "json", "check", "--backups", backups];
+        let output = appliance.cli(words.iter().chain(more));
+        let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let failed: Vec<String> = found["checks"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|check| check["state"] == "failed")
+            .map(|check| check["check"].as_str().unwrap().to_owned())
+            .collect();
+        assert_eq!(code(&output), i32::from(!failed.is_empty()), "{found:#}");
+        assert_eq!(found["checks"].as_array().unwrap().len(), 11, "{found:#}");
+        failed
+    };
+    let fine = check(&appliance, &["--certificate-days", "0"]);
+    assert!(fine.is_empty(), "{fine:?}");
+    assert_eq!(
+        check(&appliance, &["--certificate-days", "9999999"]),
+        ["certificate", "certificate"]
+    );
+
+    let week = Duration::from_hours(8 * 24);
+    backup
+        .set_modified(std::time::SystemTime::now() - week)
+        .unwrap();
+    appliance.stop();
+    let mut log = fs::File::options()
+        .append(true)
+        .open(appliance.audit())
+        .unwrap();
+    log.write_all(b"{\"time\": \"2999-01-01T00:00:00.000Z\"}\n")
+        .unwrap();
+    fs::remove_dir_all(appliance.store()).unwrap();
+    assert_eq!(
+        check(&appliance, &["--certificate-days", "0"]),
+        [
+            "store",
+            "audit log",
+            "clock",
+            "backups",
+            "server",
+            "rotation"
+        ]
+    );
+}
+
 #[test]
 fn completions_are_made_for_each_shell() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = ok(&run(["completions", shell]));
         assert!(
-            script.contains("strongroom") && script.contains("rewrap-all"),
+            script.contains("strongroom") && script.contains("rewrap-file"),
             "{shell}"
         );
     }
@@ -425,52 +482,6 @@ async fn keys_are_managed_and_used() {
 fn ok_bytes(output: &Output, expected: &[u8]) {
     assert!(output.status.success(), "{}", stderr(output));
     assert_eq!(output.stdout, expected);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_file_of_ciphertexts_is_rewrapped_whole_or_not_at_all() {
-    let appliance = Appliance::start().await;
-    let folder = tempfile::tempdir().unwrap();
-    let list = folder.path().join("list");
-    let list = list.to_str().unwrap();
-    ok(&appliance.cli(["key", "create", "app-two"]));
-    let client = appliance.client(support::Who::Operator);
-    let mut lines = Vec::new();
-    for number in 0..5 {
-        lines.push(
-            support::encrypt(&client, "app-two", format!("secret {number}").as_bytes()).await,
-        );
-    }
-    lines.insert(2, String::new());
-    fs::write(list, lines.join("\n")).unwrap();
-    ok(&appliance.cli(["key", "rotate", "app-two"]));
-    ok(&appliance.cli([
-        "key",
-        "rewrap-all",
-        "app-two",
-        list,
-        "--in-place",
-        "--batch",
-        "2",
-    ]));
-    let text = fs::read_to_string(list).unwrap();
-    let rewrapped: Vec<&str> = text.lines().collect();
-    assert_eq!(rewrapped.len(), 6);
-    assert_eq!(rewrapped[2], "");
-    for (number, line) in rewrapped.iter().filter(|line| !line.is_empty()).enumerate() {
-        assert!(line.starts_with("vault:v2:"));
-        assert_eq!(
-            support::decrypt(&client, "app-two", line).await,
-            format!("secret {number}").into_bytes()
-        );
-    }
-
-    fs::write(list, format!("{}\nvault:v1:AAAA\n", rewrapped[0])).unwrap();
-    let before = fs::read_to_string(list).unwrap();
-    let output = appliance.cli(["key", "rewrap-all", "app-two", list, "--in-place"]);
-    assert_eq!(code(&output), 1);
-    assert!(stderr(&output).contains("line 2"), "{}", stderr(&output));
-    assert_eq!(fs::read_to_string(list).unwrap(), before);
 }
 
 #[tokio::test(flavor = "multi_thread")]

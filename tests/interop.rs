@@ -8,9 +8,11 @@
 mod support;
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use strongroom::tokens::Tokens;
@@ -259,4 +261,74 @@ fn script(folder: &Path, name: &str, text: &str) -> PathBuf {
     fs::write(&path, text).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
     path
+}
+
+/// `PyJWT` and `golang-jwt`, each keeping the public keys by their cache headers alone, over twenty rotations.
+#[tokio::test]
+#[ignore = "needs Python and Go"]
+async fn pyjwt_and_golang_jwt_reject_no_token_over_twenty_rotations() {
+    let (Some(python), Some(go)) = (built("pyjwt"), built("gojwt")) else {
+        return;
+    };
+    let appliance = Appliance::builder()
+        .section(
+            "jwt",
+            "keys = [\"users\", \"rsa\", \"ed\"]\naccess_token_ttl = \"3s\"\njwks_max_age = \"1s\"\npublish_before = \"2s\"\n",
+        )
+        .start()
+        .await;
+    for (key, kind) in [
+        ("users", "ecdsa-p256"),
+        ("rsa", "rsa-4096"),
+        ("ed", "ed25519"),
+    ] {
+        appliance.create_key(key, json!({ "type": kind })).await;
+    }
+    let mut verifiers: Vec<_> = [
+        client(&appliance, &python).arg(source("pyjwt/verify.py")),
+        &mut client(&appliance, &go),
+    ]
+    .map(|command| {
+        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.stderr(Stdio::piped()).spawn().unwrap()
+    })
+    .into();
+    let operator = appliance.client(Who::Operator);
+    let body = json!({ "claims": { "sub": "alice", "aud": "shop" } });
+    let mut sent = 0;
+    for rotation in 1..=20 {
+        let path = "transit/keys/users/rotate";
+        support::expect(&operator, "POST", path, Value::Null, 200).await;
+        loop {
+            for key in ["users", "rsa", "ed"] {
+                let path = format!("transit/jwt/{key}");
+                let answer = support::expect(&operator, "POST", &path, body.clone(), 200).await;
+                let token = answer["data"]["token"].as_str().unwrap();
+                for verifier in &mut verifiers {
+                    let lines = verifier.stdin.as_mut().unwrap();
+                    // At once, and near its end.
+                    write!(lines, "0 {token}\n1.8 {token}\n").unwrap();
+                }
+                sent += 2;
+            }
+            let path = "transit/keys/users";
+            let key = support::expect(&operator, "GET", path, Value::Null, 200).await;
+            if key["data"]["signing_version"] == rotation + 1 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+    for mut verifier in verifiers {
+        drop(verifier.stdin.take());
+        let output = verifier.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let complained = String::from_utf8_lossy(&output.stderr);
+        println!("{said}{complained}");
+        assert!(output.status.success(), "{said}{complained}");
+        assert!(
+            said.starts_with(&format!("verified {sent}, rejected 0")),
+            "{sent} were sent: {said}"
+        );
+    }
 }

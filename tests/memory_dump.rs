@@ -49,6 +49,11 @@ async fn a_key_in_hsm_residency_is_nowhere_in_the_servers_memory() {
     let mut appliance = Appliance::builder()
         .memory_master()
         .env("PKCS11_FAULT_MODULE", tree.join("p11-kit-client.so"))
+        // The module's libraries are in the tree, not in the system's folders.
+        .section(
+            "hardening",
+            &format!("read = [{:?}]", tree.display().to_string()),
+        )
         .start()
         .await;
     let (in_hsm, in_memory) = (random_key(), random_key());

@@ -32,10 +32,19 @@ pub struct Load {
 pub struct Rate {
     /// Answers with status 200 per second.
     pub per_second: f64,
+    /// Requests answered, the warm-up's too.
+    pub answered: usize,
     /// Median latency of one request.
     pub median: Duration,
     /// 99th percentile.
     pub p99: Duration,
+}
+
+impl Rate {
+    /// What one request cost of this processor time, microseconds.
+    pub fn cpu_us(&self, used: Duration) -> f64 {
+        used.as_secs_f64() * 1e6 / self.answered as f64
+    }
 }
 
 impl Load {
@@ -54,13 +63,17 @@ impl Load {
             })
             .collect();
         let mut latencies = Vec::new();
+        let mut answered = 0;
         for worker in workers {
-            latencies.extend(worker.await.expect("a connection's task ended early"));
+            let (own, all) = worker.await.expect("a connection's task ended early");
+            latencies.extend(own);
+            answered += all;
         }
         latencies.sort_unstable();
         let at = |share: f64| latencies[((latencies.len() - 1) as f64 * share) as usize];
         Rate {
             per_second: latencies.len() as f64 / time.as_secs_f64(),
+            answered,
             median: at(0.5),
             p99: at(0.99),
         }
@@ -81,7 +94,7 @@ async fn connection(
     request: Request<Full<Bytes>>,
     ready: Arc<Barrier>,
     time: Duration,
-) -> Vec<Duration> {
+) -> (Vec<Duration>, usize) {
     let tcp = TcpStream::connect(address).await.expect("connect");
     tcp.set_nodelay(true).expect("TCP_NODELAY");
     let name = ServerName::try_from("localhost").expect("a name");
@@ -99,11 +112,12 @@ async fn connection(
     ready.wait().await;
     let start = Instant::now() + time / 10;
     let end = start + time;
+    let mut answered = 0;
     loop {
         let sent = Instant::now();
         // One at least, so that a machine too slow for the time still gives a figure.
         if sent >= end && !latencies.is_empty() {
-            return latencies;
+            return (latencies, answered);
         }
         let answer = sender
             .send_request(request.clone())
@@ -116,6 +130,7 @@ async fn connection(
             .await
             .expect("a whole answer")
             .to_bytes();
+        answered += 1;
         assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));
         if sent >= start {
             latencies.push(sent.elapsed());

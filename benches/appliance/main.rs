@@ -101,10 +101,18 @@ async fn run(quick: bool, only: Option<&str>) {
                 }
                 let mut rates = report::Pair::default();
                 let mut against_raw = report::Pair::default();
+                let mut cpu = report::Pair::default();
                 for _ in 0..rounds {
-                    let https = site.https(residency, &body, connections).run(time).await;
-                    let hello = site.hello(&body, batch, connections).await.run(time).await;
+                    let load = site.https(residency, &body, connections);
+                    let before = site.server_cpu();
+                    let https = load.run(time).await;
+                    let ours = site.server_cpu().saturating_sub(before);
+                    let load = site.hello(&body, batch, connections).await;
+                    let before = site.hello_cpu();
+                    let hello = load.run(time).await;
+                    let theirs = site.hello_cpu().saturating_sub(before);
                     rates.add(https.per_second, hello.per_second);
+                    cpu.add(https.cpu_us(ours), hello.cpu_us(theirs));
                     if residency == "hsm" {
                         against_raw.add(https.per_second * batch as f64, site.raw_rate());
                     }
@@ -114,6 +122,7 @@ async fn run(quick: bool, only: Option<&str>) {
                     &format!("{name}: https requests/s vs hello requests/s"),
                     &rates,
                 );
+                report.pair(&format!("{name}: server's CPU us/request vs hello's"), &cpu);
                 if residency == "hsm" {
                     report.pair(
                         &format!("{name}: https items/s vs raw C_Decrypt/s"),

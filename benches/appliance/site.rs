@@ -155,6 +155,18 @@ impl Site {
             .unwrap()
     }
 
+    /// Processor time that the server has used until now.
+    pub fn server_cpu(&self) -> Duration {
+        cpu_of(self.appliance.pid())
+    }
+
+    /// Processor time that the hello-world server has used until now.
+    pub fn hello_cpu(&self) -> Duration {
+        self.hello
+            .as_ref()
+            .map_or(Duration::ZERO, |(_, _, child)| cpu_of(child.id()))
+    }
+
     /// Resident memory of the server now.
     pub fn rss_mib(&self) -> f64 {
         self.status_mib("VmRSS:")
@@ -192,6 +204,19 @@ impl Drop for Site {
     fn drop(&mut self) {
         self.stop_hello();
     }
+}
+
+/// User and system time of a process (proc(5): fields 14 and 15 of its `stat`, in ticks of 10 ms).
+fn cpu_of(pid: u32) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let after_name = stat.rsplit(')').next().unwrap();
+    let ticks: u64 = after_name
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .map(|field| field.parse::<u64>().unwrap())
+        .sum();
+    Duration::from_millis(ticks * 10)
 }
 
 /// The child `raw`: prints `C_Decrypt`s per second.

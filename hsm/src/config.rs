@@ -22,6 +22,21 @@ pub struct HsmConfig {
     pub call_deadline: Duration,
     /// Unwrapped KEKs each session keeps; the least recently used goes first.
     pub session_keys: usize,
+    /// What the plan decided at the keys' birth; each start demands exactly this of them.
+    pub shape: KeyShape,
+}
+
+/// Whether the keys that a second token needs (master keys, store key) may ever be moved to one. Decided at their birth, for good.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KeyShape {
+    /// They never leave the token: `CKA_EXTRACTABLE=false`.
+    #[default]
+    Fixed,
+    /// They were made here, and can be wrapped by a key that the security officer made `CKA_TRUSTED`, and by no other:
+    /// `CKA_EXTRACTABLE=true` with `CKA_WRAP_WITH_TRUSTED=true`.
+    Movable,
+    /// The same, but they came from another token by a backup, so that this one did not make them: `CKA_LOCAL=false`.
+    Moved,
 }
 
 /// How the token is found.

@@ -36,14 +36,21 @@ pub enum HsmError {
     },
     /// A wrapped key belongs to another master key than the token's.
     #[error(
-        "the key is wrapped by the master key {wanted}, but the token holds {here}: use the token that the key was made with"
+        "the key is wrapped by the master key {wanted}, but the token holds {here}: use the token that the key was made with; if the store is a \
+         backup from before a rotation of the master key, use one that was made after it"
     )]
     OtherMaster {
         /// Fingerprint of the master key that wraps it, hexadecimal.
         wanted: String,
-        /// Fingerprint of the token's.
+        /// Fingerprint of the token's, or of each where a rotation is under way.
         here: String,
     },
+    /// A KEK can't go from one master key to another.
+    #[error("the key can't be moved to another master key: {0}")]
+    NotMovable(String),
+    /// No rotation of the master key is under way, or it is not as far as that.
+    #[error("{0}")]
+    Rotation(String),
     /// A key to be imported is of no use.
     #[error("the key can't be used: {0}")]
     InvalidKey(String),

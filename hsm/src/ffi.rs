@@ -16,7 +16,7 @@ use cryptoki::object::ObjectHandle;
 use cryptoki::session::Session;
 use cryptoki_sys::{
     CK_ATTRIBUTE, CK_ATTRIBUTE_TYPE, CK_FUNCTION_LIST, CK_GCM_PARAMS, CK_MECHANISM,
-    CK_MECHANISM_TYPE, CK_RV, CK_ULONG, CK_UNAVAILABLE_INFORMATION, CKA_UNWRAP_TEMPLATE,
+    CK_MECHANISM_TYPE, CK_RV, CK_ULONG, CK_UNAVAILABLE_INFORMATION, CKA_ID, CKA_UNWRAP_TEMPLATE,
     CKM_AES_GCM,
 };
 
@@ -83,9 +83,41 @@ impl Raw {
         public: impl Iterator<Item = &'a Rule>,
         private: impl Iterator<Item = &'a Rule>,
     ) -> Result<(ObjectHandle, ObjectHandle)> {
-        let mut mechanism = plain_mechanism(mechanism);
-        let mut public = Template::new(public);
+        self.key_pair(
+            session,
+            mechanism,
+            Template::new(public),
+            Template::new(private),
+        )
+    }
+
+    /// The same, with a `CKA_ID` for the private key.
+    pub(crate) fn generate_key_pair_with_id<'a>(
+        &self,
+        session: &Session,
+        mechanism: CK_MECHANISM_TYPE,
+        public: impl Iterator<Item = &'a Rule>,
+        private: impl Iterator<Item = &'a Rule>,
+        id: &[u8; 16],
+    ) -> Result<(ObjectHandle, ObjectHandle)> {
         let mut private = Template::new(private);
+        // `id` outlives the call below, and with it the pointer.
+        private.attributes.push(CK_ATTRIBUTE {
+            type_: CKA_ID,
+            pValue: id.as_ptr().cast_mut().cast(),
+            ulValueLen: 16,
+        });
+        self.key_pair(session, mechanism, Template::new(public), private)
+    }
+
+    fn key_pair(
+        &self,
+        session: &Session,
+        mechanism: CK_MECHANISM_TYPE,
+        mut public: Template,
+        mut private: Template,
+    ) -> Result<(ObjectHandle, ObjectHandle)> {
+        let mut mechanism = plain_mechanism(mechanism);
         let (mut public_key, mut private_key) = (0, 0);
         // SAFETY: both templates own or borrow everything they point to until after the call; lengths are the vectors' own.
         unsafe {
@@ -137,6 +169,34 @@ impl Raw {
         }?;
         // SAFETY: the module has just made this object and named its handle.
         Ok(unsafe { ObjectHandle::new_from_raw(key) })
+    }
+
+    /// `C_WrapKey` by a mechanism without parameters.
+    pub(crate) fn wrap_key(
+        &self,
+        session: &Session,
+        mechanism: CK_MECHANISM_TYPE,
+        wrapping_key: ObjectHandle,
+        key: ObjectHandle,
+    ) -> Result<Vec<u8>> {
+        let mut mechanism = plain_mechanism(mechanism);
+        let mut wrapped = vec![0; ATTRIBUTE_LIMIT];
+        let mut length = CK_ULONG::try_from(wrapped.len())?;
+        // SAFETY: as in `generate_key_pair`; `wrapped` has room for `length` bytes, and the module writes no more.
+        unsafe {
+            call!(
+                self,
+                C_WrapKey,
+                WrapKey,
+                session.handle(),
+                &raw mut mechanism,
+                wrapping_key.handle(),
+                key.handle(),
+                wrapped.as_mut_ptr(),
+                &raw mut length
+            )
+        }?;
+        shortened(wrapped, length).ok_or(Error::InvalidValue)
     }
 
     /// `C_UnwrapKey` by a mechanism without parameters, with rules as the template.

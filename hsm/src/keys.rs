@@ -10,18 +10,18 @@ use rsa::BoxedUint;
 use rsa::pkcs8::EncodePublicKey;
 use sha2::{Digest, Sha256};
 
+use crate::config::KeyShape;
 use crate::error::HsmError;
 use crate::fault::Fault;
 use crate::line::Line;
-use crate::template::{
-    AUDIT, KeySpec, MASTER, MEMORY_MASTER, REQUIRED, Rule, STORE, Value, WRAPPING, When,
-};
+use crate::template::{AUDIT, OPTIONAL, REQUIRED, ROTATED, Rule, STORE, Value, WRAPPING, When};
 use crate::types::MasterKind;
+use generation::{Generations, Numbered};
 
 /// The appliance's keys: handles are those of one login.
 pub(crate) struct Keys {
-    pub(crate) master: Pair,
-    pub(crate) memory_master: Option<Pair>,
+    /// Master and transfer keys.
+    pub(crate) generations: Generations,
     pub(crate) wrapping: Pair,
     pub(crate) audit: Pair,
     pub(crate) store: ObjectHandle,
@@ -37,51 +37,50 @@ pub(crate) struct Pair {
 
 impl Keys {
     /// Finds every key and checks every attribute. The first deviation is an [`HsmError::KeyPolicy`].
-    pub(crate) fn check(line: &Line) -> Result<Self, Fault> {
+    pub(crate) fn check(line: &Line, shape: KeyShape) -> Result<Self, Fault> {
         refuse_wrap_and_decrypt(line)?;
-        let memory_master = if is_absent(line, &MEMORY_MASTER)? {
-            None
-        } else {
-            Some(rsa_pair(line, &MEMORY_MASTER)?)
-        };
         Ok(Self {
-            master: rsa_pair(line, &MASTER)?,
-            memory_master,
-            wrapping: rsa_pair(line, &WRAPPING)?,
-            audit: ec_pair(line, &AUDIT)?,
-            store: private_key(line, &STORE)?,
+            generations: Generations::check(line, shape)?,
+            wrapping: rsa_pair(line, (&WRAPPING).into(), shape)?,
+            audit: ec_pair(line, (&AUDIT).into(), shape)?,
+            store: private_key(line, (&STORE).into(), shape)?,
         })
     }
 
-    /// The master key of that kind.
+    /// The master key of that kind that wraps new KEKs.
     pub(crate) fn master(&self, kind: MasterKind) -> Result<&Pair, HsmError> {
-        match kind {
-            MasterKind::Hsm => Ok(&self.master),
-            MasterKind::Memory => self.memory_master.as_ref().ok_or_else(|| {
-                HsmError::Unsupported(
-                    "memory residency: it needs a second master key, which this token does not hold".to_owned(),
-                )
-            }),
-        }
+        self.generations.current().master(kind).ok_or_else(|| {
+            HsmError::Unsupported(
+                "memory residency: it needs a second master key, which this token does not hold"
+                    .to_owned(),
+            )
+        })
     }
 }
 
 impl Pair {
     /// The first 16 bytes of SHA-256 over the `SubjectPublicKeyInfo`.
     pub(crate) fn fingerprint(&self) -> [u8; 16] {
-        let digest: [u8; 32] = Sha256::digest(&self.spki).into();
         let mut fingerprint = [0; 16];
-        fingerprint.copy_from_slice(&digest[..16]);
+        fingerprint.copy_from_slice(&self.sha256()[..16]);
         fingerprint
+    }
+
+    /// SHA-256 over the `SubjectPublicKeyInfo`.
+    pub(crate) fn sha256(&self) -> [u8; 32] {
+        Sha256::digest(&self.spki).into()
     }
 }
 
-/// The name of the first key that is on the token already.
-pub(crate) fn existing(line: &Line, memory_master: bool) -> Result<Option<&'static str>, Fault> {
-    let optional = memory_master.then_some(&MEMORY_MASTER);
-    for spec in REQUIRED.into_iter().chain(optional) {
-        if !is_absent(line, spec)? {
-            return Ok(Some(spec.name));
+/// The name of the first key that is on the token already, of whatever generation.
+pub(crate) fn existing(line: &Line) -> Result<Option<String>, Fault> {
+    let first = REQUIRED.into_iter().map(Numbered::from);
+    let later = generation::numbers(line)?
+        .into_iter()
+        .flat_map(|generation| ROTATED.map(|spec| Numbered { spec, generation }));
+    for key in first.chain(later) {
+        if key.halves(line)? != (false, false) {
+            return Ok(Some(key.name()));
         }
     }
     Ok(None)
@@ -109,8 +108,8 @@ pub(crate) fn spki(line: &Line, public: ObjectHandle) -> Result<Option<Vec<u8>>,
 }
 
 /// DER of an RSA public key object.
-fn rsa_spki(line: &Line, spec: &KeySpec, public: ObjectHandle) -> Result<Vec<u8>, Fault> {
-    let name = public_name(spec);
+fn rsa_spki(line: &Line, key: Numbered<'_>, public: ObjectHandle) -> Result<Vec<u8>, Fault> {
+    let name = key.public_name();
     let modulus = demand(line, public, &name, CKA_MODULUS, "CKA_MODULUS")?;
     let exponent = demand(
         line,
@@ -123,26 +122,26 @@ fn rsa_spki(line: &Line, spec: &KeySpec, public: ObjectHandle) -> Result<Vec<u8>
         .ok_or_else(|| policy(&name, "CKA_MODULUS", "and its exponent make no RSA key").into())
 }
 
-fn rsa_pair(line: &Line, spec: &KeySpec) -> Result<Pair, Fault> {
-    let private = private_key(line, spec)?;
-    let public = public_key(line, spec)?;
-    let name = public_name(spec);
+fn rsa_pair(line: &Line, key: Numbered<'_>, shape: KeyShape) -> Result<Pair, Fault> {
+    let private = private_key(line, key, shape)?;
+    let public = public_key(line, key, shape)?;
+    let name = key.public_name();
     let modulus = demand(line, public, &name, CKA_MODULUS, "CKA_MODULUS")?;
     // A public key swapped for somebody else's would wrap our keys for them.
-    if demand(line, private, spec.name, CKA_MODULUS, "CKA_MODULUS")? != modulus {
+    if demand(line, private, &key.name(), CKA_MODULUS, "CKA_MODULUS")? != modulus {
         return Err(policy(&name, "CKA_MODULUS", "is not that of the private key").into());
     }
     Ok(Pair {
         public,
         private,
-        spki: rsa_spki(line, spec, public)?,
+        spki: rsa_spki(line, key, public)?,
     })
 }
 
-fn ec_pair(line: &Line, spec: &KeySpec) -> Result<Pair, Fault> {
-    let private = private_key(line, spec)?;
-    let public = public_key(line, spec)?;
-    let name = public_name(spec);
+fn ec_pair(line: &Line, key: Numbered<'_>, shape: KeyShape) -> Result<Pair, Fault> {
+    let private = private_key(line, key, shape)?;
+    let public = public_key(line, key, shape)?;
+    let name = key.public_name();
     let point = demand(line, public, &name, CKA_EC_POINT, "CKA_EC_POINT")?;
     // That it belongs to the private key is for the self-test to see, which verifies a signature with it.
     let spki =
@@ -166,39 +165,40 @@ fn ec_der(point: &[u8]) -> Option<Vec<u8>> {
     Some(key.to_public_key_der().ok()?.into_vec())
 }
 
-fn private_key(line: &Line, spec: &KeySpec) -> Result<ObjectHandle, Fault> {
-    let key = only(line, spec, spec.private_class(), spec.name)?;
-    check(line, key, spec.name, spec.private)?;
-    Ok(key)
+fn private_key(line: &Line, key: Numbered<'_>, shape: KeyShape) -> Result<ObjectHandle, Fault> {
+    let name = key.name();
+    let object = only(line, &key.label(), key.spec.private_class(), &name)?;
+    check(line, object, &name, &key.private_rules(shape))?;
+    Ok(object)
 }
 
-fn public_key(line: &Line, spec: &KeySpec) -> Result<ObjectHandle, Fault> {
-    let name = public_name(spec);
-    let key = only(line, spec, CKO_PUBLIC_KEY, &name)?;
-    check(line, key, &name, spec.public.unwrap_or_default())?;
-    Ok(key)
-}
-
-pub(crate) fn public_name(spec: &KeySpec) -> String {
-    format!("public half of the {}", spec.name)
+fn public_key(line: &Line, key: Numbered<'_>, shape: KeyShape) -> Result<ObjectHandle, Fault> {
+    let name = key.public_name();
+    let object = only(line, &key.label(), CKO_PUBLIC_KEY, &name)?;
+    check(line, object, &name, &key.public_rules(shape))?;
+    Ok(object)
 }
 
 /// The one object of that class and label.
-fn only(line: &Line, spec: &KeySpec, class: CK_ULONG, name: &str) -> Result<ObjectHandle, Fault> {
-    match line.find(class, spec.label)?.as_slice() {
+pub(crate) fn only(
+    line: &Line,
+    label: &str,
+    class: CK_ULONG,
+    name: &str,
+) -> Result<ObjectHandle, Fault> {
+    match line.find(class, label)?.as_slice() {
         [key] => Ok(*key),
         [] => Err(policy(
             name,
             "CKA_LABEL",
-            &format!("{:?} is on no such object: make the keys first", spec.label),
+            &format!("{label:?} is on no such object: make the keys first"),
         )
         .into()),
         several => Err(policy(
             name,
             "CKA_LABEL",
             &format!(
-                "{:?} is on {} objects, there must be one",
-                spec.label,
+                "{label:?} is on {} objects, there must be one",
                 several.len()
             ),
         )
@@ -206,27 +206,50 @@ fn only(line: &Line, spec: &KeySpec, class: CK_ULONG, name: &str) -> Result<Obje
     }
 }
 
-/// The halves of the appliance's keys that are not there; of the optional key only if the other half is.
+/// The halves of the appliance's keys that are not there; of an optional key only if the other half is. Of keys of several generations one
+/// whole one is enough.
 pub(crate) fn missing(line: &Line) -> Result<Vec<String>, Fault> {
     let mut names = Vec::new();
-    let optional = (!is_absent(line, &MEMORY_MASTER)?).then_some(&MEMORY_MASTER);
-    for spec in REQUIRED.into_iter().chain(optional) {
-        if line.find(spec.private_class(), spec.label)?.is_empty() {
-            names.push(spec.name.to_owned());
+    let mut numbers = generation::numbers(line)?;
+    numbers.insert(1);
+    for spec in REQUIRED.into_iter().chain(OPTIONAL) {
+        let rotated = ROTATED.iter().any(|other| other.label == spec.label);
+        let mut halves = Vec::new();
+        for generation in numbers.iter().copied().filter(|n| rotated || *n == 1) {
+            let key = Numbered { spec, generation };
+            halves.push((key, key.halves(line)?));
         }
-        if spec.public.is_some() && line.find(CKO_PUBLIC_KEY, spec.label)?.is_empty() {
-            names.push(public_name(spec));
+        let whole = |(private, public): (bool, bool)| private && (public || spec.public.is_none());
+        let optional = OPTIONAL.iter().any(|other| other.label == spec.label);
+        if halves.iter().any(|(_, found)| whole(*found))
+            || (optional && halves.iter().all(|(_, found)| *found == (false, false)))
+        {
+            continue;
+        }
+        // The first generation where there is nothing at all.
+        let Some((key, (private, public))) = halves
+            .iter()
+            .find(|(_, found)| *found != (false, false))
+            .or(halves.first())
+        else {
+            continue;
+        };
+        if !private {
+            names.push(key.name());
+        }
+        if spec.public.is_some() && !public {
+            names.push(key.public_name());
         }
     }
     Ok(names)
 }
 
-fn is_absent(line: &Line, spec: &KeySpec) -> Result<bool, Fault> {
-    Ok(line.find(spec.private_class(), spec.label)?.is_empty()
-        && (spec.public.is_none() || line.find(CKO_PUBLIC_KEY, spec.label)?.is_empty()))
-}
-
-fn check(line: &Line, key: ObjectHandle, name: &str, rules: &[Rule]) -> Result<(), Fault> {
+pub(crate) fn check(
+    line: &Line,
+    key: ObjectHandle,
+    name: &str,
+    rules: &[Rule],
+) -> Result<(), Fault> {
     for rule in rules {
         if let Value::Template(inner) = rule.value {
             check_template(line, key, name, rule, inner)?;
@@ -331,5 +354,6 @@ fn policy(key: &str, attribute: &str, problem: &str) -> HsmError {
 
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzz;
+pub(crate) mod generation;
 #[cfg(test)]
 mod tests;

@@ -30,17 +30,18 @@ mod selector;
 mod selftest;
 mod session_key;
 mod template;
-#[cfg(test)]
-mod transfer_prototype;
+mod transfer;
 mod types;
 
 pub use ceremony::SlotState;
-pub use config::{HsmConfig, PinSource, TokenSelector};
+pub use config::{HsmConfig, KeyShape, PinSource, TokenSelector};
 pub use error::HsmError;
 pub use pin::SecretPin;
+pub use provision::{OptionalKeys, Provisioned, TransferKey};
 pub use types::{
-    GcmItem, HashAlgorithm, HsmState, KeyUsage, MacItem, MasterKind, OaepHash, Profile,
-    TokenIdentity, WrappedKey,
+    Digest, GcmItem, HashAlgorithm, HsmState, KeyUsage, MacItem, MasterGeneration, MasterKind,
+    OaepHash, Profile, SignItem, Signature, SigningKey, SigningKind, TokenIdentity, TransferBlob,
+    WrappedKey,
 };
 
 use std::sync::Arc;
@@ -56,6 +57,7 @@ pub struct Hsm {
     pool: Arc<Pool>,
     encryptions: Arc<Together<GcmItem, Vec<u8>>>,
     decryptions: Arc<Together<GcmItem, Zeroizing<Vec<u8>>>>,
+    signatures: Arc<Together<SignItem, Vec<u8>>>,
     epoch_writer: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -72,19 +74,19 @@ impl Hsm {
             pool,
             encryptions: Arc::new(Together::new(Conn::encrypt, sessions)),
             decryptions: Arc::new(Together::new(Conn::decrypt, sessions)),
+            signatures: Arc::new(Together::new(Conn::sign_items, sessions)),
             epoch_writer: Arc::default(),
         })
     }
 
     /// Makes the appliance's keys and the epoch object on an empty token. `progress` is told what is
     /// being made ("RSA-4096 master key", ...). Fails with [`HsmError::KeyExists`] if one is there.
-    /// `memory_master`: also make the second master key that `memory` residency needs.
     pub fn provision(
         config: &HsmConfig,
-        memory_master: bool,
+        optional: OptionalKeys,
         progress: &mut dyn FnMut(&str),
-    ) -> Result<(), HsmError> {
-        provision::provision(config, memory_master, progress)
+    ) -> Result<Provisioned, HsmError> {
+        provision::provision(config, optional, progress)
     }
 
     /// Ready, reconnecting since when and why, or stopped for good.
@@ -95,6 +97,23 @@ impl Hsm {
     /// What the mechanism list allowed, chosen once at start.
     pub fn profile(&self) -> Profile {
         self.pool.facts().abilities.profile.clone()
+    }
+
+    /// The generations of the master key on the token, oldest first, when they were last looked at.
+    pub fn generations(&self) -> Vec<MasterGeneration> {
+        self.pool.facts().generations()
+    }
+
+    /// Looks for the keys anew, after a ceremony made or marked others; no request waits for it. Keys that are not acceptable are an error, and
+    /// those that were in use stay so.
+    pub async fn refresh_keys(&self) -> Result<Vec<MasterGeneration>, HsmError> {
+        self.pool.refresh_keys().await
+    }
+
+    /// Wraps a KEK by the master key in force; `None` if it is so already. The key itself, its id and its session objects stay the same.
+    /// [`HsmError::NotMovable`] says which key can't be moved and why, [`HsmError::Rotation`] that the token is not ready for it.
+    pub async fn rewrap(&self, key: Arc<WrappedKey>) -> Result<Option<WrappedKey>, HsmError> {
+        self.pool.submit(move |conn| conn.rewrap(&key)).await
     }
 
     /// Label, serial, model of the token in use.
@@ -150,7 +169,36 @@ impl Hsm {
         self.pool.submit(move |conn| conn.sign(&digest)).await
     }
 
-    /// The signing key's public half, `SubjectPublicKeyInfo`, DER.
+    /// Makes a signing key pair on the token: the private half is a token object that signs, is sensitive and never extractable, and
+    /// has this `CKA_ID`. [`HsmError::Unsupported`] names the mechanisms where the token can't. RSA-4096 takes seconds.
+    pub async fn generate_signing_key(
+        &self,
+        kind: SigningKind,
+        id: [u8; 16],
+    ) -> Result<SigningKey, HsmError> {
+        self.pool
+            .submit(move |conn| conn.generate_signing_key(kind, &id))
+            .await
+    }
+
+    /// Signs with keys of [`Hsm::generate_signing_key`]: one signature per item, in their order.
+    pub async fn sign_with(&self, items: Vec<SignItem>) -> Batch<Vec<u8>> {
+        self.signatures.submit(&self.pool, items).await
+    }
+
+    /// Destroys the private halves of these signing keys; those that are not there are no error.
+    pub async fn destroy_signing_keys(&self, ids: Vec<[u8; 16]>) -> Result<(), HsmError> {
+        self.pool
+            .submit(move |conn| conn.destroy_signing_keys(&ids))
+            .await
+    }
+
+    /// The ids of all signing keys on the token.
+    pub async fn signing_keys(&self) -> Result<Vec<[u8; 16]>, HsmError> {
+        self.pool.submit(|conn| conn.signing_keys()).await
+    }
+
+    /// The audit signing key's public half, `SubjectPublicKeyInfo`, DER.
     pub fn signing_public_key(&self) -> Vec<u8> {
         self.pool.facts().signing_public_key.clone()
     }

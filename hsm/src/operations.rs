@@ -1,6 +1,8 @@
 //! What the token does for callers, on one session: `Conn` is that session with its keys and its unwrapped KEKs.
 
 mod kek;
+mod signing;
+mod transfer;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -12,6 +14,7 @@ use cryptoki::object::ObjectHandle;
 use lru::LruCache;
 use zeroize::Zeroizing;
 
+use crate::config::KeyShape;
 use crate::error::HsmError;
 use crate::fault::{Fault, Reach};
 use crate::ffi::TAG_LEN;
@@ -19,7 +22,7 @@ use crate::keys::Keys;
 use crate::line::Line;
 use crate::selftest::Abilities;
 use crate::session_key;
-use crate::types::{GcmItem, HashAlgorithm, KeyUsage, MacItem, WrappedKey};
+use crate::types::{GcmItem, HashAlgorithm, KeyUsage, MacItem, MasterGeneration, WrappedKey};
 
 /// More random bytes than this come in several calls.
 const RANDOM_CHUNK: usize = 64 * 1024;
@@ -29,8 +32,12 @@ pub(crate) struct Conn {
     pub(crate) line: Line,
     keys: Keys,
     abilities: Arc<Abilities>,
+    /// What is demanded of the keys.
+    shape: KeyShape,
     /// Unwrapped KEKs: session objects, which die with the session.
     cache: LruCache<[u8; 16], ObjectHandle>,
+    /// Signing keys that were found and checked: token objects, which stay when they fall out of here.
+    signing: LruCache<[u8; 16], ObjectHandle>,
     canary: Canary,
 }
 
@@ -48,6 +55,7 @@ impl Conn {
         line: Line,
         keys: Keys,
         abilities: Arc<Abilities>,
+        shape: KeyShape,
         capacity: usize,
     ) -> Result<Self> {
         let canary = Canary::new(&line)?;
@@ -56,7 +64,9 @@ impl Conn {
             line,
             keys,
             abilities,
+            shape,
             cache: LruCache::new(capacity),
+            signing: LruCache::new(capacity),
             canary,
         })
     }
@@ -146,6 +156,17 @@ impl Conn {
         data: &[u8],
     ) -> Result<Zeroizing<Vec<u8>>> {
         self.gcm_decrypt(self.keys.store, iv, aad, data)
+    }
+
+    /// Looks for the keys anew: a ceremony may have made others.
+    pub(crate) fn refresh_keys(&mut self) -> Result<Vec<MasterGeneration>> {
+        self.keys = Keys::check(&self.line, self.shape)?;
+        Ok(self.generations())
+    }
+
+    /// The generations of the master key that this session knows, oldest first.
+    pub(crate) fn generations(&self) -> Vec<MasterGeneration> {
+        self.keys.generations.describe()
     }
 
     pub(crate) fn forget(&mut self, ids: &[[u8; 16]]) -> Result<()> {

@@ -5,25 +5,62 @@ use std::sync::Arc;
 use cryptoki::error::RvError;
 use cryptoki::object::ObjectHandle;
 
-use crate::config::HsmConfig;
+use crate::config::{HsmConfig, KeyShape};
 use crate::epoch;
 use crate::error::HsmError;
 use crate::fault::Fault;
+use crate::keys::generation::Numbered;
 use crate::keys::{self, Keys};
 use crate::line::{Access, Line, Watch};
 use crate::module::Module;
 use crate::selector::Wanted;
-use crate::template::{KeySpec, MEMORY_MASTER, REQUIRED};
+use crate::template::{MEMORY_MASTER, REQUIRED, TRANSFER};
+use crate::transfer;
+
+/// Keys that an appliance may have or not; what is made at its birth can't be added later.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OptionalKeys {
+    /// The second master key, which `memory` residency needs.
+    pub memory_master: bool,
+    /// The transfer key, without which KEKs can never be moved to another master key.
+    pub transfer: bool,
+}
+
+impl OptionalKeys {
+    /// Every one.
+    pub const ALL: Self = Self {
+        memory_master: true,
+        transfer: true,
+    };
+}
+
+/// What provisioning made besides the keys that every appliance has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Provisioned {
+    /// What became of the transfer key.
+    pub transfer: TransferKey,
+}
+
+/// What became of the transfer key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TransferKey {
+    /// It is there, and the token keeps what it unwraps as it must.
+    Made,
+    /// It was not asked for.
+    NotAsked,
+    /// The token is not fit for one, which is why; there is none.
+    Unsupported(String),
+}
 
 /// See [`crate::Hsm::provision`].
 pub(crate) fn provision(
     config: &HsmConfig,
-    memory_master: bool,
+    optional: OptionalKeys,
     progress: &mut dyn FnMut(&str),
-) -> Result<(), HsmError> {
+) -> Result<Provisioned, HsmError> {
     let wanted = Wanted::new(&config.token)?;
     let module = Module::acquire(&config.module).map_err(Fault::into_error)?;
-    let result = on_token(&module, config, &wanted, memory_master, progress);
+    let result = on_token(&module, config, &wanted, optional, progress);
     module.release(false);
     result.map_err(Fault::into_error)
 }
@@ -32,30 +69,44 @@ fn on_token(
     module: &Module,
     config: &HsmConfig,
     wanted: &Wanted,
-    memory_master: bool,
+    optional: OptionalKeys,
     progress: &mut dyn FnMut(&str),
-) -> Result<(), Fault> {
+) -> Result<Provisioned, Fault> {
     let library = module.library();
     let found = wanted.find(&library.context)?;
     let line = Line::open(library, found.slot, Arc::new(Watch::default()))?;
     let result = Access::new(config.pin.clone())
         .login(&line)
-        .and_then(|()| make_all(&line, memory_master, progress));
+        .and_then(|()| make_all(&line, config.shape, optional, progress));
     line.close();
     result
 }
 
-fn make_all(line: &Line, memory_master: bool, progress: &mut dyn FnMut(&str)) -> Result<(), Fault> {
-    if let Some(name) = keys::existing(line, true)? {
-        return Err(HsmError::KeyExists(name.to_owned()).into());
+fn make_all(
+    line: &Line,
+    shape: KeyShape,
+    optional: OptionalKeys,
+    progress: &mut dyn FnMut(&str),
+) -> Result<Provisioned, Fault> {
+    if let Some(name) = keys::existing(line)? {
+        return Err(HsmError::KeyExists(name).into());
     }
     if epoch::exists(line)? {
         return Err(HsmError::KeyExists("epoch object".to_owned()).into());
     }
+    or_nothing(line, |made| {
+        make_each(line, shape, optional, progress, made)
+    })
+}
+
+/// Destroys what `body` has made if it fails: a half-made set would make the next attempt say that keys exist.
+pub(crate) fn or_nothing<T>(
+    line: &Line,
+    body: impl FnOnce(&mut Vec<ObjectHandle>) -> Result<T, Fault>,
+) -> Result<T, Fault> {
     let mut made = Vec::new();
-    let result = make_each(line, memory_master, progress, &mut made);
+    let result = body(&mut made);
     if result.is_err() {
-        // A half-made set would make the next attempt say that keys exist.
         for object in made {
             if let Err(error) = line.session().destroy_object(object) {
                 tracing::warn!(%error, "an object of the failed key generation is left on the token");
@@ -67,54 +118,104 @@ fn make_all(line: &Line, memory_master: bool, progress: &mut dyn FnMut(&str)) ->
 
 fn make_each(
     line: &Line,
-    memory_master: bool,
+    shape: KeyShape,
+    optional: OptionalKeys,
     progress: &mut dyn FnMut(&str),
     made: &mut Vec<ObjectHandle>,
-) -> Result<(), Fault> {
-    let optional = memory_master.then_some(&MEMORY_MASTER);
-    for spec in REQUIRED.into_iter().chain(optional) {
+) -> Result<Provisioned, Fault> {
+    let memory_master = optional.memory_master.then_some(&MEMORY_MASTER);
+    for spec in REQUIRED.into_iter().chain(memory_master) {
         progress(spec.making);
-        made.extend(make(line, spec)?);
+        made.extend(make(line, spec.into(), shape)?);
     }
+    let transfer = if optional.transfer {
+        progress(TRANSFER.making);
+        make_transfer(line, shape, made)?
+    } else {
+        TransferKey::NotAsked
+    };
     progress("epoch object");
     made.push(epoch::create(line)?);
     // What the token made of the templates, not what they asked for.
     progress("check of all attributes");
-    Keys::check(line)?;
-    Ok(())
+    Keys::check(line, shape)?;
+    Ok(Provisioned { transfer })
 }
 
-fn make(line: &Line, spec: &KeySpec) -> Result<Vec<ObjectHandle>, Fault> {
+/// The transfer key, unless the token does not make one, or one that does not keep what it unwraps.
+fn make_transfer(
+    line: &Line,
+    shape: KeyShape,
+    made: &mut Vec<ObjectHandle>,
+) -> Result<TransferKey, Fault> {
+    let key = Numbered::from(&TRANSFER);
+    let objects = match make(line, key, shape) {
+        Ok(objects) => objects,
+        Err(fault) if refuses_template(&fault) => {
+            return Ok(TransferKey::Unsupported(format!(
+                "the token does not make it: {fault}"
+            )));
+        }
+        Err(fault) => return Err(fault),
+    };
+    let verdict = transfer::check_as_user(line, key);
+    let reason = match verdict {
+        Ok(None) => {
+            made.extend(objects);
+            return Ok(TransferKey::Made);
+        }
+        Ok(Some(reason)) => reason,
+        Err(fault) => {
+            made.extend(objects);
+            return Err(fault);
+        }
+    };
+    for object in objects {
+        line.session().destroy_object(object)?;
+    }
+    Ok(TransferKey::Unsupported(reason))
+}
+
+/// Makes a key as its template says, and without those attributes that a token need not know if it refuses them.
+pub(crate) fn make(
+    line: &Line,
+    key: Numbered<'_>,
+    shape: KeyShape,
+) -> Result<Vec<ObjectHandle>, Fault> {
+    let (public, private) = (key.public_rules(shape), key.private_rules(shape));
     let attempt = |with_optional: bool| -> Result<Vec<ObjectHandle>, Fault> {
-        let private = spec.private.iter().filter(|rule| rule.asked(with_optional));
-        if let Some(public) = spec.public {
+        let private = private.iter().filter(|rule| rule.asked(with_optional));
+        if key.spec.public.is_some() {
             let public = public.iter().filter(|rule| rule.asked(with_optional));
-            let (public, private) =
-                line.raw()
-                    .generate_key_pair(line.session(), spec.mechanism, public, private)?;
+            let (public, private) = line.raw().generate_key_pair(
+                line.session(),
+                key.spec.mechanism,
+                public,
+                private,
+            )?;
             Ok(vec![public, private])
         } else {
             Ok(vec![line.raw().generate_key(
                 line.session(),
-                spec.mechanism,
+                key.spec.mechanism,
                 private,
             )?])
         }
     };
     match attempt(true) {
-        Err(fault)
-            if matches!(
-                fault.code(),
-                Some(
-                    RvError::AttributeTypeInvalid
-                        | RvError::AttributeValueInvalid
-                        | RvError::AttributeReadOnly
-                        | RvError::TemplateInconsistent
-                )
-            ) =>
-        {
-            attempt(false)
-        }
+        Err(fault) if refuses_template(&fault) => attempt(false),
         other => other,
     }
+}
+
+fn refuses_template(fault: &Fault) -> bool {
+    matches!(
+        fault.code(),
+        Some(
+            RvError::AttributeTypeInvalid
+                | RvError::AttributeValueInvalid
+                | RvError::AttributeReadOnly
+                | RvError::TemplateInconsistent
+        )
+    )
 }

@@ -100,9 +100,52 @@ pub(crate) fn narrowing_refused(fault: &Fault) -> bool {
     )
 }
 
-/// A key whose bytes the host has, to compare with.
-pub(crate) fn create(line: &Line, usage: KeyUsage, value: &[u8]) -> Result<ObjectHandle> {
-    let mut template = common(usage, false);
+/// A KEK out of its transfer blob: good for nothing but to be wrapped by a trusted key.
+pub(crate) fn unwrap_to_move(
+    line: &Line,
+    hash: OaepHash,
+    transfer: ObjectHandle,
+    blob: &[u8],
+    usage: KeyUsage,
+) -> Result<ObjectHandle> {
+    Ok(line
+        .session()
+        .unwrap_key(&oaep(hash), transfer, blob, &to_move(usage))?)
+}
+
+/// What the transfer key's unwrap template wants repeated in the call, and what kind of key it is.
+pub(crate) fn to_move(usage: KeyUsage) -> Vec<Attribute> {
+    vec![
+        Attribute::Class(ObjectClass::SECRET_KEY),
+        Attribute::KeyType(match usage {
+            KeyUsage::Aead => KeyType::AES,
+            KeyUsage::Mac => KeyType::GENERIC_SECRET,
+        }),
+        Attribute::Token(false),
+        Attribute::Private(true),
+        Attribute::Sensitive(true),
+        Attribute::Extractable(true),
+        Attribute::WrapWithTrusted(true),
+        Attribute::Encrypt(false),
+        Attribute::Decrypt(false),
+        Attribute::Sign(false),
+        Attribute::Verify(false),
+        Attribute::Wrap(false),
+        Attribute::Unwrap(false),
+        Attribute::Derive(false),
+        Attribute::Copyable(false),
+        Attribute::Modifiable(false),
+    ]
+}
+
+/// A key whose bytes the host has, to compare with, or, if `extractable`, to wrap.
+pub(crate) fn create(
+    line: &Line,
+    usage: KeyUsage,
+    value: &[u8],
+    extractable: bool,
+) -> Result<ObjectHandle> {
+    let mut template = common(usage, extractable);
     template.push(Attribute::Value(value.to_vec()));
     template.push(Attribute::Modifiable(false));
     let result = line.session().create_object(&template);

@@ -2,6 +2,7 @@
 //!
 //! One table serves both, so that a check can't forget an attribute which provisioning sets. See PKCS#11 3.1, sections 4.4 to 4.10.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use cryptoki_sys::{
@@ -9,13 +10,27 @@ use cryptoki_sys::{
     CKA_CLASS, CKA_COPYABLE, CKA_DECRYPT, CKA_DERIVE, CKA_EC_PARAMS, CKA_ENCRYPT, CKA_EXTRACTABLE,
     CKA_ID, CKA_KEY_TYPE, CKA_LABEL, CKA_LOCAL, CKA_MODIFIABLE, CKA_MODULUS_BITS,
     CKA_NEVER_EXTRACTABLE, CKA_PRIVATE, CKA_PUBLIC_EXPONENT, CKA_SENSITIVE, CKA_SIGN,
-    CKA_SIGN_RECOVER, CKA_TOKEN, CKA_UNWRAP, CKA_UNWRAP_TEMPLATE, CKA_VALUE_LEN, CKA_VERIFY,
-    CKA_VERIFY_RECOVER, CKA_WRAP, CKK_AES, CKK_EC, CKK_GENERIC_SECRET, CKK_RSA, CKM_AES_GCM,
-    CKM_AES_KEY_GEN, CKM_EC_KEY_PAIR_GEN, CKM_ECDSA, CKM_RSA_PKCS_KEY_PAIR_GEN, CKM_RSA_PKCS_OAEP,
-    CKO_PRIVATE_KEY, CKO_PUBLIC_KEY, CKO_SECRET_KEY,
+    CKA_SIGN_RECOVER, CKA_TOKEN, CKA_TRUSTED, CKA_UNWRAP, CKA_UNWRAP_TEMPLATE, CKA_VALUE_LEN,
+    CKA_VERIFY, CKA_VERIFY_RECOVER, CKA_WRAP, CKA_WRAP_WITH_TRUSTED, CKK_AES, CKK_EC,
+    CKK_GENERIC_SECRET, CKK_RSA, CKM_AES_GCM, CKM_AES_KEY_GEN, CKM_EC_KEY_PAIR_GEN, CKM_ECDSA,
+    CKM_RSA_PKCS_KEY_PAIR_GEN, CKM_RSA_PKCS_OAEP, CKO_PRIVATE_KEY, CKO_PUBLIC_KEY, CKO_SECRET_KEY,
 };
 
+use crate::config::KeyShape;
+
+macro_rules! rule {
+    ($when:ident $name:ident = $value:expr) => {
+        Rule {
+            attribute: $name,
+            name: stringify!($name),
+            value: $value,
+            when: When::$when,
+        }
+    };
+}
+
 /// One attribute and the value it must have.
+#[derive(Clone)]
 pub(crate) struct Rule {
     pub(crate) attribute: CK_ATTRIBUTE_TYPE,
     /// As PKCS#11 spells it, for error messages.
@@ -25,10 +40,11 @@ pub(crate) struct Rule {
 }
 
 /// An attribute's value.
+#[derive(Clone)]
 pub(crate) enum Value {
     Bool(bool),
     Ulong(CK_ULONG),
-    Bytes(&'static [u8]),
+    Bytes(Cow<'static, [u8]>),
     Mechanisms(&'static [CK_MECHANISM_TYPE]),
     /// An attribute that is itself a template: the object must have at least these.
     Template(&'static [Rule]),
@@ -72,6 +88,57 @@ impl KeySpec {
     }
 }
 
+impl KeySpec {
+    /// Whether a second token needs this very key; it makes the others itself.
+    pub(crate) fn is_moved(&self) -> bool {
+        [
+            MASTER.label,
+            TRANSFER.label,
+            MEMORY_MASTER.label,
+            STORE.label,
+        ]
+        .contains(&self.label)
+    }
+
+    /// [`KeySpec::private`] as the plan decided.
+    pub(crate) fn private_rules(&self, shape: KeyShape) -> Vec<Rule> {
+        let mut rules = self.private.to_vec();
+        if shape == KeyShape::Fixed || !self.is_moved() {
+            return rules;
+        }
+        for rule in &mut rules {
+            match rule.attribute {
+                CKA_EXTRACTABLE => rule.value = YES,
+                CKA_NEVER_EXTRACTABLE => rule.value = NO,
+                // The token can't say them of a key that it did not make.
+                CKA_LOCAL | CKA_ALWAYS_SENSITIVE if shape == KeyShape::Moved => rule.value = NO,
+                _ => {}
+            }
+        }
+        if shape == KeyShape::Moved {
+            // Not to be told where a key is unwrapped, and SoftHSM then says 0: that it is the same key, the trial shows.
+            rules.retain(|rule| rule.attribute != CKA_VALUE_LEN);
+        }
+        rules.push(rule!(Always CKA_WRAP_WITH_TRUSTED = YES));
+        // Last: SoftHSM lets nothing be set after it.
+        rules.sort_by_key(|rule| rule.attribute == CKA_MODIFIABLE);
+        rules
+    }
+
+    /// [`KeySpec::public`] as the plan decided; empty for a secret key.
+    pub(crate) fn public_rules(&self, shape: KeyShape) -> Vec<Rule> {
+        let mut rules = self.public.unwrap_or_default().to_vec();
+        if shape == KeyShape::Moved && self.is_moved() {
+            for rule in &mut rules {
+                if rule.attribute == CKA_LOCAL {
+                    rule.value = NO;
+                }
+            }
+        }
+        rules
+    }
+}
+
 impl Rule {
     /// Whether the rule goes into a creation template.
     pub(crate) fn asked(&self, with_optional: bool) -> bool {
@@ -88,7 +155,7 @@ impl Rule {
             // CK_TRUE is 1, but "not zero" counts as true in C.
             Value::Bool(value) => bytes.len() == 1 && bytes.iter().all(|b| (*b != 0) == *value),
             Value::Ulong(value) => bytes == value.to_ne_bytes(),
-            Value::Bytes(value) => bytes == *value,
+            Value::Bytes(value) => bytes == &**value,
             Value::Mechanisms(value) => {
                 let (chunks, rest) = bytes.as_chunks::<{ size_of::<CK_MECHANISM_TYPE>() }>();
                 rest.is_empty()
@@ -124,17 +191,6 @@ impl Rule {
 /// The label and application of the epoch data object.
 pub(crate) const EPOCH_LABEL: &str = "strongroom-epoch";
 
-macro_rules! rule {
-    ($when:ident $name:ident = $value:expr) => {
-        Rule {
-            attribute: $name,
-            name: stringify!($name),
-            value: $value,
-            when: When::$when,
-        }
-    };
-}
-
 macro_rules! rules {
     ($($when:ident $name:ident = $value:expr;)+) => { &[$(rule!($when $name = $value)),+] };
 }
@@ -154,6 +210,27 @@ pub(crate) const MASTER_UNWRAP_TEMPLATE: &[Rule] = rules! {
     Always CKA_UNWRAP = NO;
 };
 
+/// What the transfer key forces on what it unwraps: it comes out under a trusted key, and is good for nothing else. Each must be repeated
+/// in the call, so the same table is the template of the call.
+///
+/// `CKA_COPYABLE` and `CKA_MODIFIABLE` are not ornament: without them `SoftHSM` lets the user set `CKA_DERIVE`, and copy with `CKA_ENCRYPT`.
+pub(crate) const TRANSFER_UNWRAP_TEMPLATE: &[Rule] = rules! {
+    Always CKA_TOKEN = NO;
+    Always CKA_PRIVATE = YES;
+    Always CKA_SENSITIVE = YES;
+    Always CKA_EXTRACTABLE = YES;
+    Always CKA_WRAP_WITH_TRUSTED = YES;
+    Always CKA_ENCRYPT = NO;
+    Always CKA_DECRYPT = NO;
+    Always CKA_SIGN = NO;
+    Always CKA_VERIFY = NO;
+    Always CKA_WRAP = NO;
+    Always CKA_UNWRAP = NO;
+    Always CKA_DERIVE = NO;
+    Always CKA_COPYABLE = NO;
+    Always CKA_MODIFIABLE = NO;
+};
+
 /// What the BYOK wrapping key forces on the ephemeral AES key: it may unwrap the target and nothing else.
 pub(crate) const WRAPPING_UNWRAP_TEMPLATE: &[Rule] = rules! {
     Always CKA_EXTRACTABLE = NO;
@@ -169,8 +246,8 @@ macro_rules! rsa_public {
         rules! {
             Always CKA_CLASS = Value::Ulong(CKO_PUBLIC_KEY);
             Always CKA_KEY_TYPE = Value::Ulong(CKK_RSA);
-            Always CKA_LABEL = Value::Bytes($label);
-            Always CKA_ID = Value::Bytes($label);
+            Always CKA_LABEL = Value::Bytes(Cow::Borrowed($label));
+            Always CKA_ID = Value::Bytes(Cow::Borrowed($label));
             Always CKA_TOKEN = YES;
             Always CKA_PRIVATE = NO;
             Always CKA_WRAP = $wrap;
@@ -181,7 +258,7 @@ macro_rules! rsa_public {
             Always CKA_MODIFIABLE = NO;
             IfKnown CKA_COPYABLE = NO;
             CheckOnly CKA_LOCAL = YES;
-            Always CKA_PUBLIC_EXPONENT = Value::Bytes(F4);
+            Always CKA_PUBLIC_EXPONENT = Value::Bytes(Cow::Borrowed(F4));
             Always CKA_MODULUS_BITS = Value::Ulong(4096);
         }
     };
@@ -193,8 +270,8 @@ macro_rules! rsa_private {
         rules! {
             Always CKA_CLASS = Value::Ulong(CKO_PRIVATE_KEY);
             Always CKA_KEY_TYPE = Value::Ulong(CKK_RSA);
-            Always CKA_LABEL = Value::Bytes($label);
-            Always CKA_ID = Value::Bytes($label);
+            Always CKA_LABEL = Value::Bytes(Cow::Borrowed($label));
+            Always CKA_ID = Value::Bytes(Cow::Borrowed($label));
             Always CKA_TOKEN = YES;
             Always CKA_PRIVATE = YES;
             Always CKA_SENSITIVE = YES;
@@ -226,6 +303,37 @@ pub(crate) const MASTER: KeySpec = KeySpec {
         b"strongroom-master", unwrap: YES, decrypt: NO,
         CKA_UNWRAP_TEMPLATE = Value::Template(MASTER_UNWRAP_TEMPLATE)
     ),
+};
+
+/// Unwraps KEKs on their way from one master key to the next: they come out extractable, but only under keys that the security officer has
+/// marked as trusted.
+pub(crate) const TRANSFER: KeySpec = KeySpec {
+    name: "transfer key",
+    making: "RSA-4096 transfer key",
+    label: "strongroom-transfer",
+    mechanism: CKM_RSA_PKCS_KEY_PAIR_GEN,
+    public: Some(rsa_public!(b"strongroom-transfer", wrap: YES)),
+    private: rsa_private!(
+        b"strongroom-transfer", unwrap: YES, decrypt: NO,
+        CKA_UNWRAP_TEMPLATE = Value::Template(TRANSFER_UNWRAP_TEMPLATE)
+    ),
+};
+
+/// What the security officer imports of a new master or transfer key: its public numbers, marked as trusted. Label, identifier and numbers
+/// are compared elsewhere.
+pub(crate) const TRUSTED: &[Rule] = rules! {
+    Always CKA_CLASS = Value::Ulong(CKO_PUBLIC_KEY);
+    Always CKA_KEY_TYPE = Value::Ulong(CKK_RSA);
+    Always CKA_TOKEN = YES;
+    Always CKA_PRIVATE = NO;
+    Always CKA_TRUSTED = YES;
+    Always CKA_WRAP = YES;
+    Always CKA_ENCRYPT = NO;
+    Always CKA_VERIFY = NO;
+    Always CKA_VERIFY_RECOVER = NO;
+    Always CKA_DERIVE = NO;
+    Always CKA_MODIFIABLE = NO;
+    IfKnown CKA_COPYABLE = NO;
 };
 
 /// Wraps KEKs of `memory` residency and decrypts them into the host; can't unwrap.
@@ -261,8 +369,8 @@ pub(crate) const STORE: KeySpec = KeySpec {
     private: rules! {
         Always CKA_CLASS = Value::Ulong(CKO_SECRET_KEY);
         Always CKA_KEY_TYPE = Value::Ulong(CKK_AES);
-        Always CKA_LABEL = Value::Bytes(b"strongroom-store");
-        Always CKA_ID = Value::Bytes(b"strongroom-store");
+        Always CKA_LABEL = Value::Bytes(Cow::Borrowed(b"strongroom-store"));
+        Always CKA_ID = Value::Bytes(Cow::Borrowed(b"strongroom-store"));
         Always CKA_TOKEN = YES;
         Always CKA_PRIVATE = YES;
         Always CKA_SENSITIVE = YES;
@@ -293,8 +401,8 @@ pub(crate) const AUDIT: KeySpec = KeySpec {
     public: Some(rules! {
         Always CKA_CLASS = Value::Ulong(CKO_PUBLIC_KEY);
         Always CKA_KEY_TYPE = Value::Ulong(CKK_EC);
-        Always CKA_LABEL = Value::Bytes(b"strongroom-audit");
-        Always CKA_ID = Value::Bytes(b"strongroom-audit");
+        Always CKA_LABEL = Value::Bytes(Cow::Borrowed(b"strongroom-audit"));
+        Always CKA_ID = Value::Bytes(Cow::Borrowed(b"strongroom-audit"));
         Always CKA_TOKEN = YES;
         Always CKA_PRIVATE = NO;
         Always CKA_VERIFY = YES;
@@ -304,13 +412,13 @@ pub(crate) const AUDIT: KeySpec = KeySpec {
         Always CKA_MODIFIABLE = NO;
         IfKnown CKA_COPYABLE = NO;
         CheckOnly CKA_LOCAL = YES;
-        Always CKA_EC_PARAMS = Value::Bytes(P256_OID);
+        Always CKA_EC_PARAMS = Value::Bytes(Cow::Borrowed(P256_OID));
     }),
     private: rules! {
         Always CKA_CLASS = Value::Ulong(CKO_PRIVATE_KEY);
         Always CKA_KEY_TYPE = Value::Ulong(CKK_EC);
-        Always CKA_LABEL = Value::Bytes(b"strongroom-audit");
-        Always CKA_ID = Value::Bytes(b"strongroom-audit");
+        Always CKA_LABEL = Value::Bytes(Cow::Borrowed(b"strongroom-audit"));
+        Always CKA_ID = Value::Bytes(Cow::Borrowed(b"strongroom-audit"));
         Always CKA_TOKEN = YES;
         Always CKA_PRIVATE = YES;
         Always CKA_SENSITIVE = YES;
@@ -366,8 +474,16 @@ pub(crate) const KWP_TEST_TARGET: &[Rule] = rules! {
     Always CKA_EXTRACTABLE = YES;
 };
 
-/// The keys that every appliance has, in the order of their making; [`MEMORY_MASTER`] comes on request.
+pub(crate) mod signing;
+
+/// The keys that every appliance has, in the order of their making; those of [`OPTIONAL`] come on request.
 pub(crate) const REQUIRED: [&KeySpec; 4] = [&MASTER, &STORE, &AUDIT, &WRAPPING];
+
+/// The keys that an appliance may have.
+pub(crate) const OPTIONAL: [&KeySpec; 2] = [&TRANSFER, &MEMORY_MASTER];
+
+/// The keys that are replaced by a rotation, in the order of their making: each generation has a master key, and the others as the first had.
+pub(crate) const ROTATED: [&KeySpec; 3] = [&MASTER, &TRANSFER, &MEMORY_MASTER];
 
 /// Lower-case hexadecimal.
 pub(crate) fn hex(bytes: &[u8]) -> String {

@@ -59,6 +59,35 @@ pub struct WrappedKey {
     pub oaep: OaepHash,
     /// RSA-OAEP ciphertext, 512 bytes for RSA-4096.
     pub blob: Vec<u8>,
+    /// The same key wrapped by the transfer key, through which it can be moved to another master key. `None`: it was made without, or it is
+    /// of [`MasterKind::Memory`], which needs none.
+    pub transfer: Option<TransferBlob>,
+}
+
+/// A KEK wrapped by the transfer key, with the OAEP hash of its [`WrappedKey`].
+#[derive(Clone, PartialEq, Eq)]
+pub struct TransferBlob {
+    /// First 16 bytes of SHA-256 over the transfer key's `SubjectPublicKeyInfo`.
+    pub fingerprint: [u8; 16],
+    /// RSA-OAEP ciphertext, 512 bytes for RSA-4096.
+    pub blob: Vec<u8>,
+}
+
+/// One generation of the keys that a rotation replaces, as the token has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MasterGeneration {
+    /// From 1.
+    pub number: u32,
+    /// SHA-256 of the master key's `SubjectPublicKeyInfo`; a [`WrappedKey::master_fingerprint`] is its first half.
+    pub master: [u8; 32],
+    /// The same of the memory master key, if there is one.
+    pub memory_master: Option<[u8; 32]>,
+    /// The same of the transfer key, if there is one.
+    pub transfer: Option<[u8; 32]>,
+    /// The security officer has marked its public keys: KEKs may be moved to it.
+    pub trusted: bool,
+    /// It wraps new KEKs. One generation does.
+    pub in_force: bool,
 }
 
 impl fmt::Debug for WrappedKey {
@@ -92,6 +121,80 @@ pub struct MacItem {
     pub data: Zeroizing<Vec<u8>>,
 }
 
+/// A kind of signing key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SigningKind {
+    /// ECDSA on P-256 (FIPS 186-5).
+    EcdsaP256,
+    /// RSA of 4096 bits: PSS and PKCS #1 v1.5 (RFC 8017).
+    Rsa4096,
+    /// Ed25519 (RFC 8032).
+    Ed25519,
+}
+
+impl SigningKind {
+    /// Every kind.
+    pub const ALL: [Self; 3] = [Self::EcdsaP256, Self::Rsa4096, Self::Ed25519];
+
+    /// Vault's name for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::EcdsaP256 => "ecdsa-p256",
+            Self::Rsa4096 => "rsa-4096",
+            Self::Ed25519 => "ed25519",
+        }
+    }
+}
+
+/// A signing key as it is kept. The private half is a token object that never leaves the token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SigningKey {
+    /// `CKA_ID` of the private half.
+    pub id: [u8; 16],
+    /// What it signs.
+    pub kind: SigningKind,
+    /// The public half, `SubjectPublicKeyInfo`, DER.
+    pub spki: Vec<u8>,
+}
+
+/// The hash of an RSA-PSS signature (both of the message and of MGF1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub enum Digest {
+    Sha224,
+    Sha256,
+    Sha384,
+    Sha512,
+}
+
+/// How a signature is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signature {
+    /// ECDSA of a digest: r || s.
+    Ecdsa,
+    /// RSASSA-PSS of a digest.
+    Pss {
+        /// The digest's hash.
+        digest: Digest,
+        /// Bytes of salt.
+        salt: u16,
+    },
+    /// RSASSA-PKCS1-v1_5 of a `DigestInfo`, DER.
+    Pkcs1v15,
+    /// Ed25519 of a message.
+    Ed25519,
+}
+
+/// One signature of a batch.
+pub struct SignItem {
+    /// The key.
+    pub key: Arc<SigningKey>,
+    /// How.
+    pub signature: Signature,
+    /// Digest, `DigestInfo` or message, as `signature` says.
+    pub data: Zeroizing<Vec<u8>>,
+}
+
 /// What the token's mechanism list allowed; chosen once at start, printed, recorded in wrapped keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Profile {
@@ -105,6 +208,10 @@ pub struct Profile {
     pub hmac: Vec<HashAlgorithm>,
     /// The second master key is there: `memory` residency is possible.
     pub memory_master: bool,
+    /// The transfer key is there: new KEKs can be moved to another master key later.
+    pub transfer: bool,
+    /// Kinds of signing keys whose mechanisms are all on the token's list.
+    pub signing: Vec<SigningKind>,
 }
 
 /// Which token answers.

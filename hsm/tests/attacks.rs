@@ -86,6 +86,7 @@ impl Attacker {
         ];
         for label in [
             "strongroom-master",
+            "strongroom-transfer",
             "strongroom-memory-master",
             "strongroom-wrapping",
             "strongroom-audit",
@@ -97,6 +98,10 @@ impl Attacker {
 
     /// A KEK as the product keeps it: wrapped by the master key.
     fn wrapped_kek(&self) -> Vec<u8> {
+        self.wrapped_by("strongroom-master")
+    }
+
+    fn wrapped_by(&self, label: &str) -> Vec<u8> {
         let kek = self
             .session
             .generate_key(
@@ -109,7 +114,7 @@ impl Attacker {
                 ],
             )
             .unwrap();
-        let public = self.key(ObjectClass::PUBLIC_KEY, "strongroom-master");
+        let public = self.key(ObjectClass::PUBLIC_KEY, label);
         let wrapped = self.session.wrap_key(&oaep(), public, kek).unwrap();
         self.session.destroy_object(kek).unwrap();
         wrapped
@@ -138,6 +143,28 @@ impl Attacker {
             )
             .unwrap()
     }
+}
+
+/// What the transfer key forces; each must be repeated.
+fn to_move() -> Vec<Attribute> {
+    vec![
+        Attribute::Class(ObjectClass::SECRET_KEY),
+        Attribute::KeyType(KeyType::AES),
+        Attribute::Token(false),
+        Attribute::Private(true),
+        Attribute::Sensitive(true),
+        Attribute::Extractable(true),
+        Attribute::WrapWithTrusted(true),
+        Attribute::Encrypt(false),
+        Attribute::Decrypt(false),
+        Attribute::Sign(false),
+        Attribute::Verify(false),
+        Attribute::Wrap(false),
+        Attribute::Unwrap(false),
+        Attribute::Derive(false),
+        Attribute::Copyable(false),
+        Attribute::Modifiable(false),
+    ]
 }
 
 fn oaep() -> Mechanism<'static> {
@@ -480,6 +507,153 @@ fn the_byok_key_yields_nothing_that_comes_out() {
         .session
         .unwrap_key(&oaep(), wrapping, &wrapped, &strict());
     refusal(result, "unwrapping a KEK with the BYOK key");
+}
+
+#[test]
+fn no_kek_leaves_through_the_transfer_key() {
+    let _turn = turn();
+    let attacker = Attacker::new();
+    let session = &attacker.session;
+    let transfer = attacker.key(ObjectClass::PRIVATE_KEY, "strongroom-transfer");
+    let wrapped = attacker.wrapped_by("strongroom-transfer");
+    let refused = session.decrypt(&oaep(), transfer, &wrapped);
+    refusal(refused, "decrypting with the transfer key");
+    // Each attribute, changed or left out.
+    for attribute in to_move().into_iter().skip(2) {
+        let kind = attribute.attribute_type();
+        let mut without = to_move();
+        without.retain(|other| other.attribute_type() != kind);
+        let other = match attribute {
+            Attribute::Token(v) => Attribute::Token(!v),
+            Attribute::Private(v) => Attribute::Private(!v),
+            Attribute::Sensitive(v) => Attribute::Sensitive(!v),
+            Attribute::Extractable(v) => Attribute::Extractable(!v),
+            Attribute::WrapWithTrusted(v) => Attribute::WrapWithTrusted(!v),
+            Attribute::Encrypt(v) => Attribute::Encrypt(!v),
+            Attribute::Decrypt(v) => Attribute::Decrypt(!v),
+            Attribute::Sign(v) => Attribute::Sign(!v),
+            Attribute::Verify(v) => Attribute::Verify(!v),
+            Attribute::Wrap(v) => Attribute::Wrap(!v),
+            Attribute::Unwrap(v) => Attribute::Unwrap(!v),
+            Attribute::Derive(v) => Attribute::Derive(!v),
+            Attribute::Copyable(v) => Attribute::Copyable(!v),
+            Attribute::Modifiable(v) => Attribute::Modifiable(!v),
+            other => panic!("{other:?}"),
+        };
+        // Two have defaults that agree.
+        if !matches!(other, Attribute::Token(_) | Attribute::Private(_)) {
+            let attack = format!("unwrapping without {kind:?}");
+            let result = session.unwrap_key(&oaep(), transfer, &wrapped, &without);
+            assert_eq!(
+                refusal(result, &attack),
+                RvError::TemplateInconsistent,
+                "{attack}"
+            );
+        }
+        let attack = format!("unwrapping with {other:?}");
+        without.insert(2, other);
+        let result = session.unwrap_key(&oaep(), transfer, &wrapped, &without);
+        assert_eq!(
+            refusal(result, &attack),
+            RvError::TemplateInconsistent,
+            "{attack}"
+        );
+    }
+    // The control: as a rotation does it.
+    let moved = session
+        .unwrap_key(&oaep(), transfer, &wrapped, &to_move())
+        .unwrap();
+    let mut iv = [0; 12];
+    let gcm = Mechanism::AesGcm(GcmParams::new(&mut iv, &[], 128.into()).unwrap());
+    refusal(
+        session.encrypt(&gcm, moved, b"data"),
+        "encrypting with a KEK that is on its way",
+    );
+    let own = attacker.own_wrapping_key();
+    for label in [
+        "strongroom-master",
+        "strongroom-transfer",
+        "strongroom-memory-master",
+    ] {
+        let public = attacker.key(ObjectClass::PUBLIC_KEY, label);
+        let result = session.wrap_key(&oaep(), public, moved);
+        assert_eq!(
+            refusal(result, &format!("wrapping it by the {label} key")),
+            RvError::KeyNotWrappable
+        );
+    }
+    for mechanism in [Mechanism::AesKeyWrapPad, Mechanism::AesKeyWrap] {
+        let result = session.wrap_key(&mechanism, own, moved);
+        assert_eq!(
+            refusal(result, "wrapping it by an AES key"),
+            RvError::KeyNotWrappable
+        );
+    }
+    for weaker in [
+        Attribute::WrapWithTrusted(false),
+        Attribute::Sensitive(false),
+        Attribute::Encrypt(true),
+        Attribute::Decrypt(true),
+        Attribute::Derive(true),
+        Attribute::Modifiable(true),
+        Attribute::Copyable(true),
+    ] {
+        let weaker = [weaker];
+        let attack = format!("{weaker:?} on a KEK that is on its way");
+        refusal(session.update_attributes(moved, &weaker), &attack);
+        refusal(session.copy_object(moved, &weaker), &attack);
+    }
+}
+
+#[test]
+fn no_key_is_marked_as_trusted_with_the_user_pin() {
+    let _turn = turn();
+    let attacker = Attacker::new();
+    let session = &attacker.session;
+    let yes = [Attribute::Trusted(true)];
+    for label in ["strongroom-master", "strongroom-transfer"] {
+        let public = attacker.key(ObjectClass::PUBLIC_KEY, label);
+        refusal(
+            session.update_attributes(public, &yes),
+            "marking a key of the appliance",
+        );
+        refusal(
+            session.copy_object(public, &yes),
+            "copying a key of the appliance as trusted",
+        );
+    }
+    let import = |extra: &[Attribute]| {
+        let mut template = vec![
+            Attribute::Class(ObjectClass::PUBLIC_KEY),
+            Attribute::KeyType(KeyType::RSA),
+            Attribute::Token(false),
+            Attribute::Wrap(true),
+            Attribute::Modulus(vec![0xc1; 256]),
+            Attribute::PublicExponent(vec![1, 0, 1]),
+        ];
+        template.extend_from_slice(extra);
+        session.create_object(&template)
+    };
+    let own = import(&[]).unwrap();
+    refusal(import(&yes), "importing a trusted key");
+    refusal(
+        session.update_attributes(own, &yes),
+        "marking a key of one's own",
+    );
+    refusal(
+        session.copy_object(own, &yes),
+        "copying a key of one's own as trusted",
+    );
+    let generated = session.generate_key(
+        &Mechanism::AesKeyGen,
+        &[
+            Attribute::Token(false),
+            Attribute::Wrap(true),
+            Attribute::Trusted(true),
+            Attribute::ValueLen(32.into()),
+        ],
+    );
+    refusal(generated, "generating a trusted key");
 }
 
 #[test]

@@ -22,7 +22,8 @@ use cryptoki::session::{Session, UserType};
 use cryptoki::types::AuthPin;
 use strongroom_hsm::ceremony::{self, Evidence, KeySet, TokenCondition};
 use strongroom_hsm::{
-    Hsm, HsmConfig, HsmError, KeyUsage, MasterKind, PinSource, SecretPin, SlotState, TokenSelector,
+    Hsm, HsmConfig, HsmError, KeyUsage, MasterKind, OptionalKeys, PinSource, SecretPin, SlotState,
+    TokenSelector,
 };
 use tempfile::TempDir;
 
@@ -70,6 +71,7 @@ impl Birth {
             queue: 16,
             call_deadline: Duration::from_secs(10),
             session_keys: 16,
+            shape: strongroom_hsm::KeyShape::Fixed,
         }
     }
 
@@ -172,8 +174,9 @@ fn child_makes_keys() {
         queue: 16,
         call_deadline: Duration::from_secs(10),
         session_keys: 16,
+        shape: strongroom_hsm::KeyShape::Fixed,
     };
-    ceremony::make_keys(&config, false, &mut |now| {
+    ceremony::make_keys(&config, OptionalKeys::default(), &mut |now| {
         if now == step {
             std::process::abort();
         }
@@ -230,7 +233,7 @@ fn a_blank_token_becomes_one_with_two_pins() {
     for error in [
         ceremony::evidence(&birth.config()).unwrap_err(),
         ceremony::discard_unused_keys(&birth.config()).unwrap_err(),
-        ceremony::make_keys(&birth.config(), false, &mut |_| ()).unwrap_err(),
+        ceremony::make_keys(&birth.config(), OptionalKeys::default(), &mut |_| ()).unwrap_err(),
     ] {
         assert!(
             matches!(&error, HsmError::Pin(code) if code.contains("CKR_USER_PIN_NOT_INITIALIZED")),
@@ -337,7 +340,7 @@ fn half_of_the_keys_are_seen_and_discarded() {
     ]);
     let seen: Vec<_> = evidence.objects.iter().map(|o| o.name.clone()).collect();
     assert_eq!(seen, present);
-    let again = ceremony::make_keys(&birth.config(), false, &mut |_| ());
+    let again = ceremony::make_keys(&birth.config(), OptionalKeys::default(), &mut |_| ());
     assert!(matches!(again, Err(HsmError::KeyExists(_))), "{again:?}");
 
     // A pair of which only one half was written, and a cut in the middle of the clearing.
@@ -395,7 +398,7 @@ fn half_of_the_keys_are_seen_and_discarded() {
 async fn whole_keys_are_told_by_their_epoch_and_die_with_evidence() {
     let _turn = turn();
     let birth = Birth::ready();
-    ceremony::make_keys(&birth.config(), true, &mut |_| ()).unwrap();
+    ceremony::make_keys(&birth.config(), OptionalKeys::ALL, &mut |_| ()).unwrap();
     let evidence = birth.evidence();
     assert_eq!(evidence.keys, KeySet::Unused);
     assert_described(&evidence);
@@ -707,6 +710,11 @@ fn assert_described(evidence: &Evidence) {
         "strongroom-wrapping",
     ));
     expected.extend(pair(
+        "transfer key",
+        "public half of the transfer key",
+        "strongroom-transfer",
+    ));
+    expected.extend(pair(
         "memory master key",
         "public half of the memory master key",
         "strongroom-memory-master",
@@ -733,6 +741,14 @@ fn assert_described(evidence: &Evidence) {
             "master key",
             "CKA_UNWRAP_TEMPLATE",
             "CKA_EXTRACTABLE=false, CKA_SENSITIVE=true, CKA_UNWRAP=false, CKA_WRAP=false",
+        ),
+        ("transfer key", "CKA_DECRYPT", "false"),
+        (
+            "transfer key",
+            "CKA_UNWRAP_TEMPLATE",
+            "CKA_COPYABLE=false, CKA_DECRYPT=false, CKA_DERIVE=false, CKA_ENCRYPT=false, CKA_EXTRACTABLE=true, CKA_MODIFIABLE=false, \
+             CKA_PRIVATE=true, CKA_SENSITIVE=true, CKA_SIGN=false, CKA_TOKEN=false, CKA_UNWRAP=false, CKA_VERIFY=false, CKA_WRAP=false, \
+             CKA_WRAP_WITH_TRUSTED=true",
         ),
         ("public half of the master key", "CKA_MODULUS_BITS", "4096"),
         ("public half of the master key", "CKA_KEY_TYPE", "CKK_RSA"),

@@ -17,7 +17,7 @@ use cryptoki::mechanism::{Mechanism, MechanismType};
 use cryptoki::object::{Attribute, KeyType, ObjectClass, ObjectHandle};
 use cryptoki::session::{Session, UserType};
 use cryptoki::types::AuthPin;
-use strongroom_hsm::{Hsm, HsmConfig, HsmError, PinSource, TokenSelector};
+use strongroom_hsm::{Hsm, HsmConfig, HsmError, OptionalKeys, PinSource, TokenSelector};
 use strongroom_softhsm::Throwaway;
 
 #[test]
@@ -30,7 +30,7 @@ fn a_token_with_a_bad_key_does_not_start() {
     let token = Throwaway::in_process().unwrap();
     assert_policy(&token, "master key", "CKA_LABEL");
     let mut steps = Vec::new();
-    Hsm::provision(&config(&token), false, &mut |step| {
+    Hsm::provision(&config(&token), OptionalKeys::default(), &mut |step| {
         steps.push(step.to_owned());
     })
     .unwrap();
@@ -42,7 +42,7 @@ fn a_token_with_a_bad_key_does_not_start() {
     );
     drop(Hsm::start(config(&token)).unwrap());
 
-    let again = Hsm::provision(&config(&token), false, &mut |_| ()).unwrap_err();
+    let again = Hsm::provision(&config(&token), OptionalKeys::default(), &mut |_| ()).unwrap_err();
     assert!(
         matches!(&again, HsmError::KeyExists(name) if name == "master key"),
         "{again}"

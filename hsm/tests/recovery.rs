@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use strongroom_hsm::ceremony::{self, ParticipantToken};
 use strongroom_hsm::{
-    GcmItem, Hsm, HsmConfig, HsmError, HsmState, KeyUsage, MasterKind, PinSource, SecretPin,
-    TokenSelector, WrappedKey,
+    GcmItem, Hsm, HsmConfig, HsmError, HsmState, KeyUsage, MasterKind, OptionalKeys, PinSource,
+    SecretPin, TokenSelector, WrappedKey,
 };
 use strongroom_softhsm::Throwaway;
 use zeroize::Zeroizing;
@@ -240,7 +240,11 @@ fn a_ceremony_tries_each_wrong_pin_once() {
         tried(ceremony::random(module, token, &wrong, 1).map(|_| ()), 0, 1);
         tried(ceremony::evidence(&config).map(|_| ()), 0, 1);
         tried(ceremony::discard_unused_keys(&config).map(|_| ()), 0, 1);
-        tried(ceremony::make_keys(&config, false, &mut |_| ()), 0, 1);
+        tried(
+            ceremony::make_keys(&config, OptionalKeys::default(), &mut |_| ()).map(drop),
+            0,
+            1,
+        );
         let made = ParticipantToken::make_keys(module, token, &config.pin, "Ada");
         tried(made.map(|_| ()), 0, 1);
         let found = ParticipantToken::open(module, token, &config.pin, &[1]);
@@ -376,6 +380,7 @@ fn config(folder: &Path, sessions: usize) -> HsmConfig {
         queue: 256,
         call_deadline: DEADLINE,
         session_keys: 16,
+        shape: strongroom_hsm::KeyShape::Fixed,
     }
 }
 
@@ -441,7 +446,7 @@ fn provision() {
         call_deadline: Duration::from_mins(1),
         ..config(&folder, 1)
     };
-    Hsm::provision(&config, false, &mut |_| ()).unwrap();
+    Hsm::provision(&config, OptionalKeys::default(), &mut |_| ()).unwrap();
 }
 
 fn token() -> &'static Throwaway {

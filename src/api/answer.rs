@@ -3,6 +3,7 @@
 use std::io::Write as _;
 
 use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::Response;
@@ -15,6 +16,8 @@ use super::wire::{BASE64, PREFIX};
 
 /// Two years, for every host below: the appliance speaks nothing but TLS.
 const STRICT_TRANSPORT_SECURITY: &str = "max-age=63072000; includeSubDomains; preload";
+/// Nothing but its own style sheet: what a client named a key must never become a script, and nobody frames the page.
+const PAGE_POLICY: &str = "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 /// Seconds that a client is asked to wait after 503.
 const RETRY_AFTER: &str = "1";
 /// Room for the envelope around `data`.
@@ -49,6 +52,16 @@ pub(super) struct Answer {
     pub(super) batch: usize,
     /// Items that failed.
     pub(super) batch_failed: usize,
+    /// How long it may be kept; `None`: not at all.
+    pub(super) cache: Option<Cache>,
+}
+
+/// What an answer says to caches.
+pub(super) struct Cache {
+    /// `max-age`.
+    pub(super) seconds: u64,
+    /// `ETag`, with its quotes.
+    pub(super) tag: String,
 }
 
 impl Answer {
@@ -71,6 +84,7 @@ impl Answer {
             key_version: 0,
             batch: 0,
             batch_failed: 0,
+            cache: None,
         }
     }
 
@@ -88,6 +102,30 @@ impl Answer {
                 header::CONTENT_TYPE,
                 HeaderValue::from_static(self.content_type),
             );
+        }
+        if self.content_type.starts_with("text/") {
+            let headers = response.headers_mut();
+            let policy = HeaderValue::from_static(PAGE_POLICY);
+            headers.insert(header::CONTENT_SECURITY_POLICY, policy);
+            let sniff = HeaderValue::from_static("nosniff");
+            headers.insert(header::X_CONTENT_TYPE_OPTIONS, sniff);
+            let referrer = HeaderValue::from_static("no-referrer");
+            headers.insert(header::REFERRER_POLICY, referrer);
+        }
+        if let Some(cache) = self.cache {
+            let headers = response.headers_mut();
+            let control = match cache.seconds {
+                0 => "no-cache".to_owned(),
+                seconds => format!("public, max-age={seconds}"),
+            };
+            // Digits and hexadecimal make header values.
+            if let (Ok(control), Ok(tag)) = (
+                HeaderValue::try_from(control),
+                HeaderValue::try_from(cache.tag),
+            ) {
+                headers.insert(header::CACHE_CONTROL, control);
+                headers.insert(header::ETAG, tag);
+            }
         }
         response
     }
@@ -201,6 +239,16 @@ impl Envelope {
         self.number(version);
         self.raw(":");
         self.base64(bytes);
+        self.raw("\"");
+    }
+
+    /// `vault:v<version>:<base64url, no padding>` with quotes.
+    pub(super) fn versioned_url(&mut self, version: u32, bytes: &[u8]) {
+        self.raw("\"");
+        self.raw(PREFIX);
+        self.number(version);
+        self.raw(":");
+        self.raw(&URL_SAFE_NO_PAD.encode(bytes));
         self.raw("\"");
     }
 

@@ -18,6 +18,8 @@ pub(super) const MAX_PARAMS: usize = 12;
 pub(super) const MAX_BATCH: usize = 16_384;
 /// The parameter whose value is a list of [`Item`]s.
 pub(super) const BATCH: &str = "batch_input";
+/// The parameter whose value is an object: the claims of a token.
+pub(super) const CLAIMS: &str = "claims";
 
 /// The parameters of one request, by the names that its route knows.
 pub(super) struct Params<'a> {
@@ -25,6 +27,8 @@ pub(super) struct Params<'a> {
     values: [Scalar<'a>; MAX_PARAMS],
     /// `batch_input`, where it was given and is not null.
     pub(super) batch: Option<Vec<Item<'a>>>,
+    /// `claims`, where it was given and is not null.
+    pub(super) claims: Option<serde_json::Value>,
     /// Names that the route doesn't know.
     unknown: Vec<String>,
     /// Names in the body that the path gives too.
@@ -91,6 +95,7 @@ impl<'a> Params<'a> {
             names,
             values: Default::default(),
             batch: None,
+            claims: None,
             unknown: Vec::new(),
             replaced: Vec::new(),
         }
@@ -120,6 +125,11 @@ impl<'a> Params<'a> {
             if name == BATCH && names.contains(&BATCH) {
                 return Err(ApiError::bad_request(
                     "failed to parse batch input: send it as a list in a JSON body",
+                ));
+            }
+            if name == CLAIMS && names.contains(&CLAIMS) {
+                return Err(ApiError::bad_request(
+                    "claims is an object: send it in a JSON body",
                 ));
             }
             if params.has(&name) {
@@ -340,6 +350,13 @@ impl<'de> Visitor<'de> for Seed {
             if takes_batch && &*name == BATCH {
                 batches += 1;
                 params.batch = map.next_value::<Option<BatchItems<'de>>>()?.map(|b| b.0);
+                continue;
+            }
+            if self.names.contains(&CLAIMS) && &*name == CLAIMS {
+                if params.claims.is_some() {
+                    return Err(de::Error::custom("a name is given twice"));
+                }
+                params.claims = map.next_value()?;
                 continue;
             }
             if params.has(&name) {

@@ -110,6 +110,8 @@ pub(super) enum Doing {
     Decrypt,
     Hmac,
     VerifyHmac,
+    Sign,
+    VerifySignature,
     Random,
 }
 
@@ -130,6 +132,8 @@ impl ApiError {
                 Doing::Import => Self::bad_request(format!(
                     "no key found with name {name}; to import a new key, use the import/ endpoint"
                 )),
+                Doing::Sign => Self::bad_request("signing key not found"),
+                Doing::VerifySignature => Self::bad_request("signature verification key not found"),
                 _ => Self::bad_request("encryption key not found"),
             },
             KeyringError::Exists(_) => Self::bad_request(

@@ -1,5 +1,6 @@
 //! Counters and latencies, as Prometheus reads them.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::time::Duration;
 
@@ -13,6 +14,10 @@ use prometheus_client::registry::{Registry, Unit};
 use strongroom_hsm::HsmState;
 
 use super::App;
+use crate::tls;
+
+mod lifecycle;
+use lifecycle::Lifecycles;
 
 /// Everything that is counted. Labels come from the route table only, so their number is bounded.
 pub(super) struct Metrics {
@@ -30,8 +35,13 @@ pub(super) struct Metrics {
     hsm_up: Gauge<i64, AtomicI64>,
     keys: Gauge<i64, AtomicI64>,
     store_epoch: Gauge<i64, AtomicI64>,
+    master_generation: Gauge<i64, AtomicI64>,
+    key_versions: Gauge<i64, AtomicI64>,
+    key_versions_moved: Gauge<i64, AtomicI64>,
     uptime: Gauge<i64, AtomicI64>,
     hardening: Family<MeasureLabel, Gauge<i64, AtomicI64>>,
+    tls_not_after: Family<FileLabel, Gauge<i64, AtomicI64>>,
+    lifecycle: Lifecycles,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -51,7 +61,13 @@ struct MeasureLabel {
     measure: &'static str,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct FileLabel {
+    file: &'static str,
+}
+
 impl Metrics {
+    #[allow(clippy::too_many_lines, reason = "one registration after the other")]
     pub(super) fn new() -> Self {
         let mut registry = Registry::with_prefix("strongroom");
         let new_histogram: fn() -> Histogram =
@@ -68,8 +84,13 @@ impl Metrics {
             hsm_up: Gauge::default(),
             keys: Gauge::default(),
             store_epoch: Gauge::default(),
+            master_generation: Gauge::default(),
+            key_versions: Gauge::default(),
+            key_versions_moved: Gauge::default(),
             uptime: Gauge::default(),
             hardening: Family::default(),
+            tls_not_after: Family::default(),
+            lifecycle: Lifecycles::default(),
             registry: Registry::default(),
         };
         registry.register(
@@ -115,6 +136,21 @@ impl Metrics {
             "Commits to the store since its birth",
             metrics.store_epoch.clone(),
         );
+        registry.register(
+            "master_generation",
+            "The master key in force: 1, and one more with each rotation",
+            metrics.master_generation.clone(),
+        );
+        registry.register(
+            "key_versions",
+            "Versions of all keys",
+            metrics.key_versions.clone(),
+        );
+        registry.register(
+            "key_versions_moved",
+            "Those that the master key in force wraps; the others are on their way to it",
+            metrics.key_versions_moved.clone(),
+        );
         registry.register_with_unit(
             "uptime",
             "Time since the start",
@@ -126,6 +162,13 @@ impl Metrics {
             "1: the process is hardened in this way; 0: it could not be, the log says why",
             metrics.hardening.clone(),
         );
+        registry.register_with_unit(
+            "tls_not_after",
+            "When the first of the file's certificates or lists ends, since 1970",
+            Unit::Seconds,
+            metrics.tls_not_after.clone(),
+        );
+        metrics.lifecycle.register(&mut registry);
         Self {
             registry,
             ..metrics
@@ -156,6 +199,31 @@ impl Metrics {
         }
     }
 
+    /// A signing key went from one state to another.
+    pub(super) fn transition(&self, key: &str, from: &'static str, to: &'static str) {
+        self.lifecycle.transition(key, from, to);
+    }
+
+    /// Of the TLS files as they are now. Of one that can't be read there is no figure: an alert on its absence would be one on a file half written.
+    fn set_ends(&self, app: &App) {
+        let files = &app.config.tls;
+        let mut ends: BTreeMap<&'static str, i64> = BTreeMap::new();
+        for expiry in tls::expiries(files).into_iter().flatten() {
+            let file = match expiry.file {
+                _ if expiry.is_crl => "crl",
+                file if file == files.certificate => "certificate",
+                _ => "client_ca",
+            };
+            let end = ends.entry(file).or_insert(i64::MAX);
+            *end = expiry.end.min(*end);
+        }
+        for (file, end) in ends {
+            self.tls_not_after
+                .get_or_create(&FileLabel { file })
+                .set(end);
+        }
+    }
+
     /// The whole exposition, in the `OpenMetrics` text format.
     pub(super) fn render(&self, app: &App, in_flight: usize) -> String {
         let gauge = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
@@ -168,6 +236,12 @@ impl Metrics {
         });
         self.store_epoch
             .set(i64::try_from(app.store.status().epoch).unwrap_or(i64::MAX));
+        let standing = app.keyring.standing();
+        self.key_versions.set(gauge(standing.versions));
+        self.key_versions_moved.set(gauge(standing.moved));
+        let in_force = app.hsm.generations().into_iter().find(|one| one.in_force);
+        self.master_generation
+            .set(in_force.map_or(0, |one| i64::from(one.number)));
         self.uptime
             .set(i64::try_from(app.started.elapsed().as_secs()).unwrap_or(i64::MAX));
         for measure in app.hardening.measures() {
@@ -177,6 +251,8 @@ impl Metrics {
                 })
                 .set(i64::from(measure.outcome.is_ok()));
         }
+        self.lifecycle.set(app);
+        self.set_ends(app);
         let mut text = String::with_capacity(16 * 1024);
         // Writing to memory can't fail.
         let _ = encode(&mut text, &self.registry);

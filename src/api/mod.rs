@@ -10,10 +10,14 @@ mod body;
 mod error;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzz;
+mod jwks;
 mod metrics;
+pub mod recent;
+mod rotation;
 pub mod routes;
 mod sys;
 mod transit;
+mod ui;
 pub mod wire;
 
 #[cfg(test)]
@@ -41,6 +45,7 @@ use crate::audit::{Audit, AuditError, Entry};
 use crate::config::Config;
 use crate::keyring::Keyring;
 use crate::policy::{Decision, Policy};
+use crate::rotation::Rotation;
 use crate::serve::harden::Report;
 use crate::store::Store;
 use crate::tls::{Peer, Tls};
@@ -50,6 +55,7 @@ use answer::{Answer, RequestId};
 use body::Params;
 use error::ApiError;
 use metrics::Metrics;
+use recent::Recent;
 use routes::{Captures, Limit, Route, Target, Verb};
 
 /// The `OpenAPI` 3.1 document that describes every route; served, and checked against the route table by a test.
@@ -84,6 +90,8 @@ pub struct App {
     pub hardening: Report,
     /// How many requests may be in flight, and what was counted.
     pub gate: Gate,
+    /// The move of the keys to another master key.
+    pub rotation: Rotation,
 }
 
 /// Bounds the requests in flight, and counts them.
@@ -91,6 +99,7 @@ pub struct Gate {
     places: Arc<Semaphore>,
     max_requests: usize,
     metrics: Metrics,
+    recent: Recent,
 }
 
 impl Gate {
@@ -101,7 +110,18 @@ impl Gate {
             places: Arc::new(Semaphore::new(max_requests)),
             max_requests,
             metrics: Metrics::new(),
+            recent: Recent::default(),
         }
+    }
+
+    /// Remembers how many requests were answered since the last call; to be called each [`recent::SAMPLE`].
+    pub fn sample(&self) {
+        self.recent.sample();
+    }
+
+    /// A signing key went from one state to another.
+    pub fn transition(&self, key: &str, from: &'static str, to: &'static str) {
+        self.metrics.transition(key, from, to);
     }
 
     /// Requests being answered now.
@@ -147,6 +167,8 @@ struct Call<'a> {
     captures: [Option<&'a str>; 2],
     params: Params<'a>,
     token: Option<&'a Presented>,
+    /// What the client has already of what it reads.
+    if_none_match: Option<&'a str>,
 }
 
 async fn answer<B>(
@@ -188,7 +210,9 @@ where
         _ => Source::Json,
     };
     if !route.mutates {
-        return carry_out(&app, trail, captures, source, token.as_ref(), body).await;
+        let known = head.headers.get(header::IF_NONE_MATCH);
+        let known = known.and_then(|tags| tags.to_str().ok());
+        return carry_out(&app, trail, captures, source, token.as_ref(), body, known).await;
     }
     // Once begun, a change is carried out and recorded whether or not the client waits for it.
     let form = matches!(source, Source::Form);
@@ -205,7 +229,7 @@ where
         let mut trail = Trail::begin(&app, &peer, &id, route, key, begun);
         trail.token = token.as_ref().map(|t| t.info.id.clone());
         let source = if form { Source::Form } else { Source::Json };
-        carry_out(&app, trail, captures, source, token.as_ref(), body).await
+        carry_out(&app, trail, captures, source, token.as_ref(), body, None).await
     };
     // `carry_out` catches a handler's panic; a task that is lost all the same was aborted by the runtime's end.
     tokio::spawn(change)
@@ -228,6 +252,7 @@ async fn carry_out(
     source: Source<'_>,
     token: Option<&Presented>,
     body: Bytes,
+    if_none_match: Option<&str>,
 ) -> Result<Answer, ApiError> {
     let route = trail.route;
     let parsed = match source {
@@ -245,6 +270,7 @@ async fn carry_out(
                 captures: captures.others,
                 params,
                 token,
+                if_none_match,
             };
             catch_panic(AssertUnwindSafe((route.handler)(call)))
                 .await
@@ -308,7 +334,7 @@ fn verb(head: &Parts) -> Result<Verb, ApiError> {
 
 /// Vault's core answers its own paths without words.
 fn wrong_method(path: &str, allow: String) -> ApiError {
-    if path.starts_with("sys/") || path == "openapi.json" {
+    if path.starts_with("sys/") || path.starts_with('/') || path == "openapi.json" {
         return ApiError {
             allow: Some(allow),
             ..ApiError::empty(405)
@@ -358,7 +384,7 @@ fn admit(
     }
     // Asked after the policy: who is denied learns nothing of what the appliance supports.
     refuse_headers(headers)?;
-    if route.audited
+    if route.needs_audit()
         && let Err(error) = app.audit.check()
     {
         tracing::error!(%error, "refusing requests: they can't be audited");
@@ -537,6 +563,9 @@ impl<'a> Trail<'a> {
     /// A request that was denied or failed.
     async fn refuse(&mut self, error: &ApiError) -> Result<(), ApiError> {
         let outcome = if error.status == 403 {
+            let (identity, operation) = (self.peer.identity.as_str(), self.route.label);
+            let recent = &self.app.gate.recent;
+            recent.deny(identity, operation, self.key, error.reason());
             "denied"
         } else {
             "error"
@@ -572,7 +601,10 @@ impl<'a> Trail<'a> {
         } else {
             audit.record(&entry)
         };
-        recorded.map_err(|error| self.withhold(&error))
+        match recorded {
+            Err(error) if self.route.needs_audit() => Err(self.withhold(&error)),
+            _ => Ok(()),
+        }
     }
 
     fn count(&mut self, outcome: &'static str, status: u16, answer: Option<&Answer>) {
@@ -581,6 +613,7 @@ impl<'a> Trail<'a> {
         let took = self.begun.elapsed();
         let metrics = &self.app.gate.metrics;
         metrics.request(self.route.label, outcome, status, batch, took);
+        self.app.gate.recent.count(outcome);
     }
 
     fn entry<'e>(

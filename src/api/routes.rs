@@ -7,10 +7,10 @@ use std::pin::Pin;
 use hyper::Method;
 
 use super::answer::Answer;
-use super::body::BATCH;
+use super::body::{BATCH, CLAIMS};
 use super::error::ApiError;
-use super::transit::{cipher, import, keys, mac, random, unsupported};
-use super::{Call, auth, sys, wire};
+use super::transit::{cipher, import, jwt, keys, mac, random, sign, unsupported};
+use super::{Call, auth, jwks, rotation, sys, ui, wire};
 use crate::policy::Operation;
 
 /// What a method means, as Vault sees it.
@@ -61,6 +61,13 @@ pub struct Route {
     pub(super) handler: Handler,
 }
 
+impl Route {
+    /// Whether a request that can't be audited is refused. What shows that the audit log can't be written must be answered just then.
+    pub(super) fn needs_audit(&self) -> bool {
+        self.audited && !matches!(self.operation, Some(O::Metrics | O::StatusPage))
+    }
+}
+
 /// `route!(Verb "path" label, Some(Operation) …)` keeps each row on few lines.
 macro_rules! route {
     ($verb:ident $path:literal, $label:literal, $operation:expr, $limit:ident, $audited:literal, $mutates:literal, [$($param:expr),*], $handler:path) => {
@@ -108,10 +115,14 @@ pub static TRANSIT: &[Route] = &[
     route!(Update "hmac/{name}/{urlalgorithm}",   "hmac",              Some(O::Hmac),              Data,  true,  false, ["input", "algorithm", "key_version", BATCH], mac::hmac),
     route!(Update "verify/{name}",                "verify",            Some(O::Verify),            Data,  true,  false, ["input", "hmac", "signature", "algorithm", "hash_algorithm", "signature_algorithm", "marshaling_algorithm", "prehashed", "salt_length", "context", BATCH], mac::verify),
     route!(Update "verify/{name}/{urlalgorithm}", "verify",            Some(O::Verify),            Data,  true,  false, ["input", "hmac", "signature", "algorithm", "hash_algorithm", "signature_algorithm", "marshaling_algorithm", "prehashed", "salt_length", "context", BATCH], mac::verify),
+    route!(Update "sign/{name}",                  "sign",              Some(O::Sign),              Data,  true,  false, ["input", "hash_algorithm", "algorithm", "signature_algorithm", "marshaling_algorithm", "prehashed", "salt_length", "key_version", "context", BATCH], sign::sign),
+    route!(Update "sign/{name}/{urlalgorithm}",   "sign",              Some(O::Sign),              Data,  true,  false, ["input", "hash_algorithm", "algorithm", "signature_algorithm", "marshaling_algorithm", "prehashed", "salt_length", "key_version", "context", BATCH], sign::sign),
+    route!(Read   "export/public-key/{name}",     "read",              Some(O::Read),              Small, true,  false, [], sign::export_public_key),
+    route!(Read   "export/public-key/{name}/{version}", "read",        Some(O::Read),              Small, true,  false, [], sign::export_public_key),
+    // Strongroom's own.
+    route!(Update "jwt/{name}",                   "jwt",               Some(O::Jwt),               Small, true,  false, [CLAIMS, "ttl", "typ"], jwt::jwt),
     // Known to Vault, not to this appliance: each says so.
     route!(Update "datakey/{plaintext}/{name}",   "unsupported",       None,                       Small, true,  false, [], unsupported::datakey),
-    route!(Update "sign/{name}",                  "unsupported",       None,                       Small, true,  false, [], unsupported::sign),
-    route!(Update "sign/{name}/{urlalgorithm}",   "unsupported",       None,                       Small, true,  false, [], unsupported::sign),
     route!(Read   "export/{type}/{name}",         "unsupported",       None,                       Small, true,  false, [], unsupported::export),
     route!(Read   "export/{type}/{name}/{version}", "unsupported",     None,                       Small, true,  false, [], unsupported::export),
     route!(Read   "backup/{name}",                "unsupported",       None,                       Small, true,  false, [], unsupported::backup),
@@ -129,9 +140,20 @@ pub static SYSTEM: &[Route] = &[
     route!(Read   "sys/seal-status",              "seal-status",       None,                       Small, false, false, [], sys::seal_status),
     route!(Read   "sys/init",                     "init",              None,                       Small, false, false, [], sys::init),
     route!(Read   "sys/leader",                   "leader",            None,                       Small, false, false, [], sys::leader),
+    route!(Read   "sys/lifecycle",                "metrics",           Some(O::Metrics),           Small, true,  false, [], sys::lifecycle),
     route!(Read   "sys/metrics",                  "metrics",           Some(O::Metrics),           Small, true,  false, ["format"], sys::metrics),
+    route!(Read   "sys/rotate-master",            "rotate-master",     Some(O::RotateMaster),      Small, true,  false, [], rotation::read),
+    route!(Update "sys/rotate-master",            "rotate-master",     Some(O::RotateMaster),      Small, true,  true,  ["master_sha256"], rotation::update),
     route!(Read   "sys/internal/specs/openapi",   "openapi",           None,                       Small, false, false, ["generic_mount_paths"], sys::openapi),
     route!(Read   "openapi.json",                 "openapi",           None,                       Small, false, false, [], sys::openapi),
+];
+
+/// Outside of `/v1/`.
+#[rustfmt::skip]
+pub static ROOT: &[Route] = &[
+    route!(Read   ".well-known/jwks.json",        "jwks",              None,                       Small, false, false, [], jwks::jwks),
+    route!(Read   "ui/",                          "status-page",       Some(O::StatusPage),        Small, true,  false, [], ui::page),
+    route!(Read   "ui/style.css",                 "status-page",       None,                       Small, false, false, [], ui::style),
 ];
 
 /// Not a path: the creation that an `encrypt` of an unknown key is, for the audit log.
@@ -175,8 +197,13 @@ pub fn verb(method: &Method, list: bool) -> Option<Verb> {
     }
 }
 
-/// The path with its percent signs decoded, without `/v1/`. `None`: not Vault's, or not UTF-8.
+/// The path with its percent signs decoded, without `/v1/`; one of [`ROOT`] as it stands, with its slash. `None`: neither, or not UTF-8.
 pub fn decode_path(path: &str) -> Option<Cow<'_, str>> {
+    if let Some(below) = path.strip_prefix('/')
+        && ROOT.iter().any(|route| route.path == below)
+    {
+        return Some(Cow::Borrowed(path));
+    }
     let rest = path.strip_prefix("/v1/")?;
     percent_encoding::percent_decode_str(rest)
         .decode_utf8()
@@ -186,6 +213,9 @@ pub fn decode_path(path: &str) -> Option<Cow<'_, str>> {
 /// Finds the route of a decoded path. `mounts` empty: whatever stands before a known path is its mount, and the shortest
 /// such mount wins.
 pub fn resolve<'a>(path: &'a str, verb: Verb, mounts: &[String]) -> Target<'a> {
+    if let Some(below) = path.strip_prefix('/') {
+        return lookup(ROOT, below, verb).unwrap_or(Target::NoMount);
+    }
     let first = path.split('/').next().unwrap_or_default();
     if matches!(first, "sys" | "auth" | "openapi.json") {
         return lookup(SYSTEM, path, verb).unwrap_or(Target::UnknownPath);

@@ -8,7 +8,8 @@ use strongroom_hsm::HsmState;
 
 use super::answer::Answer;
 use super::error::ApiError;
-use super::{App, Call, OPENAPI};
+use super::{App, Call, OPENAPI, rotation};
+use crate::keyring::{KeyHealth, Scheduled, Verdict};
 
 /// What stands for Vault's version: this program's, marked as its own.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "+strongroom");
@@ -32,6 +33,8 @@ pub(super) async fn health(call: Call<'_>) -> Result<Answer, ApiError> {
         cluster_id: String,
         #[serde(skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        strongroom: Option<rotation::Progress>,
     }
     let reason = not_serving(call.app);
     let (parameter, default) = match reason {
@@ -63,6 +66,7 @@ pub(super) async fn health(call: Call<'_>) -> Result<Answer, ApiError> {
         cluster_name: NAME,
         cluster_id: cluster_id(call.app),
         reason,
+        strongroom: rotation::progress(call.app),
     };
     Ok(json(status, &body))
 }
@@ -162,6 +166,51 @@ pub(super) async fn metrics(call: Call<'_>) -> Result<Answer, ApiError> {
     ))
 }
 
+/// `GET sys/lifecycle`: how the published signing keys are, and which rotations are due when.
+pub(super) async fn lifecycle(call: Call<'_>) -> Result<Answer, ApiError> {
+    Ok(json(200, &Lifecycle::now(call.app)))
+}
+
+/// What `sys/lifecycle`, `strongroom status` and the status page show of keys.
+#[derive(Serialize)]
+pub(super) struct Lifecycle {
+    pub(super) signing_keys: Vec<KeyHealth>,
+    pub(super) rotations: Vec<Rotation>,
+}
+
+/// A key that is rotated by itself.
+#[derive(Serialize)]
+pub(super) struct Rotation {
+    pub(super) name: String,
+    pub(super) latest_version: u32,
+    /// Seconds until it is due; negative: since.
+    pub(super) due_in: Option<i64>,
+    /// Due for more than 15 minutes.
+    pub(super) skipped: bool,
+    /// Its latest version is from the future: nothing is done until the clock is right.
+    pub(super) clock_behind: bool,
+}
+
+impl Lifecycle {
+    pub(super) fn now(app: &App) -> Self {
+        let rotation = |key: Scheduled| Rotation {
+            due_in: match key.verdict {
+                Verdict::In(seconds) => Some(seconds),
+                Verdict::Due(since) => Some(since.saturating_neg()),
+                Verdict::Never | Verdict::ClockBehind => None,
+            },
+            skipped: key.verdict.is_skipped(),
+            clock_behind: key.verdict == Verdict::ClockBehind,
+            name: key.name,
+            latest_version: key.latest,
+        };
+        Self {
+            signing_keys: app.keyring.health(),
+            rotations: app.keyring.schedule().into_iter().map(rotation).collect(),
+        }
+    }
+}
+
 /// `GET sys/internal/specs/openapi`, `GET openapi.json`.
 pub(super) async fn openapi(_: Call<'_>) -> Result<Answer, ApiError> {
     Ok(Answer::raw(
@@ -193,7 +242,7 @@ fn cluster_id(app: &App) -> String {
     uuid::Uuid::from_bytes(app.store.status().store_id).to_string()
 }
 
-fn json<T: Serialize>(status: u16, body: &T) -> Answer {
+pub(super) fn json<T: Serialize>(status: u16, body: &T) -> Answer {
     // The types above have no map with keys that aren't strings, so nothing can fail.
     let mut text = serde_json::to_vec(body).unwrap_or_default();
     text.push(b'\n');

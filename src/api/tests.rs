@@ -13,3 +13,4 @@ mod keyless;
 mod keys;
 mod openapi;
 mod pipeline;
+mod sign;

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::alphabet;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use zeroize::Zeroizing;
 
-use crate::keyring::{Ciphertext, HmacTag, MAX_NAME};
+use crate::keyring::{Ciphertext, HmacTag, MAX_NAME, MadeSignature};
 
 /// Standard alphabet with padding. Trailing bits that a canonical encoder leaves zero are not looked at, as in Go.
 pub const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -77,6 +78,19 @@ pub fn parse_hmac(text: &str) -> Result<HmacTag, WireError> {
     let mut tag = decode_base64(encoded).map_err(WireError::Base64)?;
     let tag = std::mem::take(&mut *tag);
     Ok(HmacTag { version, tag })
+}
+
+/// Takes `vault:v<version>:<signature>` apart. `v0` means version 1. `jws`: the signature is base64url without padding.
+pub fn parse_signature(text: &str, jws: bool) -> Result<MadeSignature, WireError> {
+    let (version, encoded) = split_versioned(text)?;
+    let bytes = if jws {
+        let decoded = URL_SAFE_NO_PAD.decode(encoded);
+        decoded.map_err(|_| WireError::Base64(Base64Error(0)))?
+    } else {
+        let mut bytes = decode_base64(encoded).map_err(WireError::Base64)?;
+        std::mem::take(&mut *bytes)
+    };
+    Ok(MadeSignature { version, bytes })
 }
 
 /// Whether a name may be a key's: 1 to 128 of `A-Z a-z 0-9 _ . -`, with neither `.` nor `-` at either end.

@@ -56,6 +56,9 @@ pub enum CeremonyError {
         /// What is wrong and what to do.
         problem: String,
     },
+    /// A backup that can't be used.
+    #[error("the backup: {0}")]
+    Backup(String),
     /// A participant's own token.
     #[error("the token: {0}")]
     Token(#[from] HsmError),

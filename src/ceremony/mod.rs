@@ -1,11 +1,15 @@
 //! The key ceremony: what the people, their keys, their shares and the record of it all are. Nothing in these files needs an HSM.
 //!
-//! A [`Plan`] says what is to happen and who takes part; everyone in it signs it. The PINs of the token are split into
+//! A [`Kind`] of ceremony makes the keys, or something later in their life. A [`Plan`] says what is to happen and who takes part; everyone in it signs it. The PINs of the token are split into
 //! [`shares`], one for each custodian, encrypted to him ([`jwe`]) and, if he wants, on paper ([`words`], [`page`]). A [`Transcript`] records
 //! each step; [`verify`](fn@verify::verify) checks it years later without the HSM, and [`report`] prints it. `docs/transcript-format.md` is the format.
 
+pub mod backup;
 mod error;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzz;
 pub mod jwe;
+mod kind;
 pub mod page;
 pub mod participant;
 pub mod plan;
@@ -13,6 +17,7 @@ pub mod record;
 pub mod report;
 pub mod run;
 pub mod shares;
+pub mod standing;
 #[cfg(test)]
 mod testing;
 pub mod transcript;
@@ -24,9 +29,11 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use error::CeremonyError;
+pub use kind::{Kind, Step};
 pub use participant::{Participant, ParticipantKey};
 pub use plan::{Plan, PlanSignature};
 pub use shares::{Recovery, Share};
+pub use standing::Standing;
 pub use transcript::{History, Opening, Transcript};
 pub use verify::{Anchors, Verified};
 
@@ -51,69 +58,6 @@ impl Mode {
 }
 
 impl fmt::Display for Mode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// The steps of a birth, in their order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[allow(missing_docs)]
-pub enum Step {
-    Opening,
-    SelfTest,
-    Pins,
-    Token,
-    Keys,
-    Evidence,
-    Store,
-    Identity,
-    Trial,
-    RuntimePin,
-    Closing,
-}
-
-impl Step {
-    /// All of them, in order.
-    pub const ALL: [Self; 11] = [
-        Self::Opening,
-        Self::SelfTest,
-        Self::Pins,
-        Self::Token,
-        Self::Keys,
-        Self::Evidence,
-        Self::Store,
-        Self::Identity,
-        Self::Trial,
-        Self::RuntimePin,
-        Self::Closing,
-    ];
-
-    /// As transcripts have it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Opening => "opening",
-            Self::SelfTest => "self-test",
-            Self::Pins => "pins",
-            Self::Token => "token",
-            Self::Keys => "keys",
-            Self::Evidence => "evidence",
-            Self::Store => "store",
-            Self::Identity => "identity",
-            Self::Trial => "trial",
-            Self::RuntimePin => "runtime-pin",
-            Self::Closing => "closing",
-        }
-    }
-
-    /// The one after it.
-    pub fn next(self) -> Option<Self> {
-        Self::ALL.into_iter().find(|step| *step > self)
-    }
-}
-
-impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }

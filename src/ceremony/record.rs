@@ -52,6 +52,117 @@ pub struct PinsRecord {
     pub commitments: Vec<Commitment>,
 }
 
+/// The shares in force when a later ceremony begins: outputs of its step `opening` (as field `shares`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SharesRecord {
+    /// The ceremony that dealt them, hexadecimal.
+    pub ceremony_id: String,
+    /// How many of them give the PINs back.
+    pub threshold: u8,
+    /// One for each custodian of that ceremony's plan, in its order.
+    pub commitments: Vec<Commitment>,
+}
+
+/// Someone who was there: outputs of step `opening` (in field `present`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PresentRecord {
+    /// His name.
+    pub name: String,
+    /// `custodian`, `security-officer` or `auditor`.
+    pub role: String,
+    /// His fingerprint.
+    pub key: String,
+}
+
+/// What a later ceremony's step `opening` records.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaterOpeningOutputs {
+    /// Those who were there and will sign, in the plan's order.
+    pub present: Vec<PresentRecord>,
+    /// The shares in force.
+    pub shares: SharesRecord,
+}
+
+/// Outputs of step `export`. (Those of step `transport` are a [`PinsRecord`]: of the transport key and the authentication key.)
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportOutputs {
+    /// SHA-256 of the backup file, hexadecimal.
+    pub backup_sha256: String,
+    /// Every key in it.
+    pub keys: Vec<KeyRecord>,
+}
+
+/// Outputs of step `copy`: the second token, as it now is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyOutputs {
+    /// The token.
+    pub token: TokenRecord,
+    /// Every key on it.
+    pub keys: Vec<KeyRecord>,
+    /// Its own audit key: `SubjectPublicKeyInfo`, base64.
+    pub audit_key: String,
+    /// Every object on it.
+    pub objects: Vec<ObjectRecord>,
+}
+
+/// What a restoration's step `keys` records besides [`KeysOutputs`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoreOutputs {
+    /// SHA-256 of the backup file, hexadecimal.
+    pub backup_sha256: String,
+    /// The audit key of the token that is replaced: `SubjectPublicKeyInfo`, base64.
+    pub old_audit_key: String,
+    /// That of the new one.
+    pub new_audit_key: String,
+}
+
+/// Outputs of step `inventory`: what is to be destroyed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InventoryOutputs {
+    /// The token.
+    pub token: TokenRecord,
+    /// Every object on it.
+    pub objects: Vec<ObjectRecord>,
+    /// The audit key, which seals before it is destroyed itself: `SubjectPublicKeyInfo`, base64.
+    pub audit_key: String,
+}
+
+/// Outputs of step `successor`: the next generation of the master key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SuccessorOutputs {
+    /// From 2.
+    pub generation: u32,
+    /// Its key pairs.
+    pub keys: Vec<KeyRecord>,
+    /// Every object of it.
+    pub objects: Vec<ObjectRecord>,
+}
+
+/// Outputs of step `move`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MoveOutputs {
+    /// Versions of keys in the store.
+    pub versions: u64,
+    /// Those under the new master key: all.
+    pub moved: u64,
+}
+
+/// Outputs of step `retire`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetireOutputs {
+    /// The one that is left.
+    pub generation: u32,
+}
+
+/// Outputs of step `destroy`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DestroyOutputs {
+    /// Objects that were found on the token afterwards: none.
+    pub left: Vec<ObjectRecord>,
+}
+
 /// Outputs of step `token`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenOutputs {

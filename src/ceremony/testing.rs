@@ -41,6 +41,8 @@ impl Room {
             label: "vault-keys-1".into(),
             serial: None,
             memory_master: true,
+            transfer: true,
+            backup: false,
             threshold,
             custodians: (0..custodians).map(public).collect(),
             security_officer: public(custodians),
@@ -52,6 +54,7 @@ impl Room {
             listen: "0.0.0.0:8200".parse().unwrap(),
             names: vec!["keys.example".into()],
             pin_method: PinMethod::SystemdCreds,
+            replaces: None,
         };
         let plan = draft.plan().unwrap();
         Self { keys, draft, plan }

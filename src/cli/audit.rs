@@ -82,7 +82,7 @@ pub(super) fn run(args: &AuditArgs, format: Format) -> Result<(), Failure> {
             .next("keep these files as they are, and compare them with a copy that was shipped elsewhere"))
         }
         Action::PublicKey { config } => {
-            let text = public_key(&config.load()?)?;
+            let text = public_key(&config.load_as_owner()?)?;
             format.either(text.trim_end(), &json!({"public_key": text}))
         }
     }

@@ -62,7 +62,7 @@ enum Action {
     /// Encrypt a ciphertext again, with the latest key version; the plaintext stays in the appliance
     #[command(
         after_help = "Example:\n  strongroom client rewrap backups --in dump.key.enc > dump.key.enc2\n\n\
-        A whole file of ciphertexts: strongroom key rewrap-all --help"
+        A whole file of ciphertexts: strongroom key rewrap-file --help"
     )]
     Rewrap {
         /// The key's name

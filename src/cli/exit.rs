@@ -187,6 +187,7 @@ impl From<KeyringError> for Failure {
         match error {
             KeyringError::Hsm(error) => error.into(),
             KeyringError::Store(error) => error.into(),
+            error @ KeyringError::OtherMaster { .. } => Self::caused(Exit::Store, &error),
             error => Self::caused(Exit::Failed, &error),
         }
     }

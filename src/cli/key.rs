@@ -21,10 +21,14 @@ enum Action {
     /// Create a key; one that exists is left as it is
     #[command(after_help = "Examples:\n  strongroom key create vault-unseal\n  \
         strongroom key create tenant-a --derived --auto-rotate-period 30d\n  \
-        strongroom key create bulk --residency memory")]
+        strongroom key create bulk --residency memory\n  \
+        strongroom key create user-tokens --type ecdsa-p256")]
     Create {
         /// Its name: letters, digits, _ - .
         name: String,
+        /// What it is: the last three sign
+        #[arg(long = "type", value_name = "TYPE", default_value = "aes256-gcm96")]
+        kind: Kind,
         /// Where it is used; the configuration's default if not given
         #[arg(long)]
         residency: Option<Residency>,
@@ -34,7 +38,7 @@ enum Action {
         /// Equal plaintexts give equal ciphertexts under one context
         #[arg(long, requires = "derived")]
         convergent: bool,
-        /// Rotate by itself this often, e.g. 30d or 720h; at least 1h
+        /// Rotate by itself this often, e.g. 30d or 720h; at least 1h; 0 never; the configuration's default (90d) if not given
         #[arg(long, value_name = "PERIOD")]
         auto_rotate_period: Option<String>,
     },
@@ -92,12 +96,43 @@ enum Action {
         openssl rand 32 | strongroom key import legacy --in - --allow-rotation"
     )]
     Import(import::ImportArgs),
-    /// Encrypt a file of ciphertexts, one a line, again with the latest key version
+    /// Encrypt again, with the latest key version, the ciphertexts in a file
     #[command(
-        after_help = "Examples:\n  strongroom key rewrap-all tenant-a secrets.txt --in-place\n  \
-        strongroom key rewrap-all tenant-a secrets.txt --out rewrapped.txt"
+        after_help = "Examples:\n  strongroom key rewrap-file tenant-a secrets.yaml --in-place\n  \
+        strongroom key rewrap-file tenant-a dump.sql --out rewrapped.sql\n  \
+        strongroom key rewrap-file tenant-a secrets.yaml --count\n\n\
+        Interrupted, it goes on where it was when it is run again; the file is replaced at the end, in one step."
     )]
-    RewrapAll(rewrap::RewrapArgs),
+    RewrapFile(rewrap::FileArgs),
+    /// The same in every file of a folder
+    #[command(
+        after_help = "Examples:\n  strongroom key rewrap-dir tenant-a /srv/secrets\n  \
+        strongroom key rewrap-dir tenant-a /srv/secrets --retire"
+    )]
+    RewrapDir(rewrap::DirArgs),
+    /// The same in a column of a PostgreSQL table
+    #[command(
+        after_help = "Example:\n  strongroom key rewrap-postgres tenant-a --database 'host=db.example dbname=app user=app' \\\n    \
+        --password-file pg.pass --database-cacert pg-ca.pem --table public.customers --column iban\n\n\
+        Each page of rows is one transaction; a row that another client changes meanwhile is left to him and looked at again."
+    )]
+    RewrapPostgres(rewrap::PostgresArgs),
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Kind {
+    /// Encrypts
+    #[value(name = "aes256-gcm96")]
+    Aes256Gcm96,
+    /// Signs: ES256
+    #[value(name = "ecdsa-p256")]
+    EcdsaP256,
+    /// Signs: RSA-PSS; its making takes seconds
+    #[value(name = "rsa-4096")]
+    Rsa4096,
+    /// Signs, where the token can
+    #[value(name = "ed25519")]
+    Ed25519,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -130,12 +165,20 @@ pub(super) fn run(args: &KeyArgs, format: Format) -> Result<(), Failure> {
     match &args.action {
         Action::Create {
             name,
+            kind,
             residency,
             derived,
             convergent,
             auto_rotate_period,
         } => {
             let mut body = Map::new();
+            let kind = match kind {
+                Kind::Aes256Gcm96 => "aes256-gcm96",
+                Kind::EcdsaP256 => "ecdsa-p256",
+                Kind::Rsa4096 => "rsa-4096",
+                Kind::Ed25519 => "ed25519",
+            };
+            body.insert("type".into(), kind.into());
             if let Some(residency) = residency {
                 let residency = match residency {
                     Residency::Hsm => "hsm",
@@ -187,7 +230,9 @@ pub(super) fn run(args: &KeyArgs, format: Format) -> Result<(), Failure> {
             format.either(&format!("{name} is destroyed"), &json!({"deleted": name}))
         }
         Action::Import(import) => import::run(import, remote, format),
-        Action::RewrapAll(rewrap) => rewrap::run(rewrap, remote, format),
+        Action::RewrapFile(args) => rewrap::run_file(args, remote, format),
+        Action::RewrapDir(args) => rewrap::run_dir(args, remote, format),
+        Action::RewrapPostgres(args) => rewrap::run_postgres(args, remote, format),
     }
 }
 

@@ -7,14 +7,14 @@ use std::time::Instant;
 use base16ct::lower::encode_string;
 use clap::{Args, ValueEnum};
 use serde_json::json;
-use strongroom_hsm::Hsm;
+use strongroom_hsm::{Hsm, OptionalKeys, TransferKey};
 
 use super::exit::{Exit, Failure};
 use super::output::Format;
 use super::remote::block_on;
 use crate::audit::{Audit, Entry};
 use crate::config::Config;
-use crate::serve::{self, ServeOptions};
+use crate::serve::{self, ServeError, ServeOptions, harden};
 use crate::store::{Store, StoreError};
 
 /// The file that every command on the appliance itself reads.
@@ -34,6 +34,13 @@ pub(super) struct ConfigFile {
 impl ConfigFile {
     pub(super) fn load(&self) -> Result<Config, Failure> {
         Ok(Config::load(&self.config)?)
+    }
+
+    /// For what writes into the store, the audit log or a token that is files: root becomes their owner first, so that the server can open them.
+    pub(super) fn load_as_owner(&self) -> Result<Config, Failure> {
+        let config = self.load()?;
+        harden::become_owner(&config.hardening, &config.store).map_err(ServeError::from)?;
+        Ok(config)
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -129,11 +136,14 @@ pub(super) struct InitArgs {
     /// Also make the second master key, which keys in `memory` residency need
     #[arg(long)]
     memory_master: bool,
+    /// Make no transfer key: the keys of this appliance can then never be moved to another master key
+    #[arg(long)]
+    no_transfer: bool,
 }
 
 pub(super) fn init(args: &InitArgs, format: Format) -> Result<(), Failure> {
     private_files();
-    let config = args.config.load()?;
+    let config = args.config.load_as_owner()?;
     // Asked before the token is touched: keys without a store are half an appliance.
     if holds_something(&config.store) {
         return Err(StoreError::Exists(config.store).into());
@@ -141,12 +151,22 @@ pub(super) fn init(args: &InitArgs, format: Format) -> Result<(), Failure> {
     let started = Instant::now();
     let spinner = format.spinner();
     let mut made = Vec::new();
-    let provisioned = Hsm::provision(&config.hsm, args.memory_master, &mut |what| {
+    let optional = OptionalKeys {
+        memory_master: args.memory_master,
+        transfer: !args.no_transfer,
+    };
+    let provisioned = Hsm::provision(&config.hsm, optional, &mut |what| {
         spinner.set_message(what.to_owned());
         made.push(what.to_owned());
     });
     spinner.finish_and_clear();
-    provisioned?;
+    let provisioned = provisioned?;
+    if let TransferKey::Unsupported(reason) = &provisioned.transfer {
+        made.retain(|what| what != "RSA-4096 transfer key");
+        format.note(&format!(
+            "no transfer key: {reason}; the keys of this appliance can never be moved to another master key"
+        ));
+    }
     for what in &made {
         format.note(&format!("made: {what}"));
     }
@@ -160,6 +180,7 @@ pub(super) fn init(args: &InitArgs, format: Format) -> Result<(), Failure> {
         ),
         &json!({
             "made": made,
+            "transfer": provisioned.transfer == TransferKey::Made,
             "store": config.store,
             "store_id": encode_string(&status.store_id),
             "epoch": status.epoch,

@@ -31,6 +31,23 @@ pub(super) fn run(args: &StatusArgs, format: Format) -> Result<(), Failure> {
         if let (Some(fields), Some(more)) = (fields.as_object_mut(), body.get("strongroom")) {
             fields.insert("strongroom".into(), more.clone());
         }
+        // Only who may read metrics is told of keys.
+        let keys = client.request("GET", "sys/lifecycle", None).await?;
+        if keys.status.is_success()
+            && let (Some(fields), Ok(Value::Object(keys))) = (fields.as_object_mut(), keys.json())
+        {
+            let rotations = keys.get("rotations").and_then(Value::as_array);
+            let skipped = rotations
+                .into_iter()
+                .flatten()
+                .filter(|r| r["skipped"] == true)
+                .count();
+            fields.insert("rotations_skipped".into(), skipped.into());
+            fields.insert(
+                "signing_keys".into(),
+                keys.get("signing_keys").cloned().unwrap_or_default(),
+            );
+        }
         format.result(&fields)?;
         if healthy {
             return Ok(());

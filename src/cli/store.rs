@@ -51,7 +51,7 @@ pub(super) fn run(args: &StoreArgs, format: Format) -> Result<(), Failure> {
     match &args.action {
         Action::Status { config } => status(config, format),
         Action::Create { config } => {
-            let status = create_store(&config.load()?, "cli:store-create")?;
+            let status = create_store(&config.load_as_owner()?, "cli:store-create")?;
             format.either(
                 &format!("made store {}", encode_string(&status.store_id)),
                 &json!({"store_id": encode_string(&status.store_id), "epoch": status.epoch}),
@@ -71,7 +71,7 @@ pub(super) fn run(args: &StoreArgs, format: Format) -> Result<(), Failure> {
 }
 
 fn status(config: &ConfigFile, format: Format) -> Result<(), Failure> {
-    let config = config.load()?;
+    let config = config.load_as_owner()?;
     let hsm = Hsm::start(config.hsm.clone())?;
     let status = block_on(async { Ok(Store::open(&config.store, hsm).await?.status()) })?;
     format.result(&json!({
@@ -83,7 +83,7 @@ fn status(config: &ConfigFile, format: Format) -> Result<(), Failure> {
 }
 
 fn accept_rollback(config: &ConfigFile, format: Format) -> Result<(), Failure> {
-    let config = config.load()?;
+    let config = config.load_as_owner()?;
     let hsm = Hsm::start(config.hsm.clone())?;
     block_on(async {
         let accepted = Store::accept_rollback(&config.store, hsm.clone()).await?;

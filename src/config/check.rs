@@ -84,7 +84,7 @@ mod tests {
             .replace("pin_credential = \"hsm-pin\"", "pin_file = \"pin\"")
             .replace("/usr/lib/softhsm/libsofthsm2.so", "module.so")
             .replace("/var/lib/strongroom/store", "lib/store")
-            .replace("/var/log/strongroom/audit.log", "log/audit.log")
+            .replace("/var/lib/strongroom/audit.log", "log/audit.log")
             .replace("crls = ", "# crls = ")
             .replace("# [tokens]", "[tokens]")
             .replace("# path = \"tokens.toml\"", "path = \"tokens.toml\"");

@@ -12,10 +12,11 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use strongroom_hsm::{HsmConfig, PinSource, TokenSelector};
+use strongroom_hsm::{HsmConfig, KeyShape, PinSource, TokenSelector};
 
 use crate::audit::AuditOptions;
-use crate::keyring::{KeyringOptions, Residency};
+use crate::keyring::{JwtOptions, KeyringOptions, Residency};
+use crate::lifecycle::Limits;
 use crate::serve::harden;
 use crate::tls::TlsFiles;
 use reader::{Reader, Section};
@@ -75,7 +76,7 @@ impl Config {
                 path.display()
             )])
         })?;
-        Self::parse(&text, path)
+        Self::parse_with(&text, path, &|name| std::env::var(name).ok())
     }
 
     /// As [`Config::load`], from its text; `path` is for messages and relative paths.
@@ -83,6 +84,14 @@ impl Config {
     /// # Errors
     /// As [`Config::load`].
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        Self::parse_with(text, path, &|_| None)
+    }
+
+    fn parse_with(
+        text: &str,
+        path: &Path,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, ConfigError> {
         let mut reader = Reader::new(text, path).map_err(|problem| ConfigError(vec![problem]))?;
 
         let mut server = reader.section("server");
@@ -102,7 +111,10 @@ impl Config {
             .has("tokens")
             .then(|| one_path(&mut reader, "tokens"));
         let audit = audit(&mut reader);
-        let keyring = keyring(&mut reader);
+        let keyring = KeyringOptions {
+            jwt: jwt(&mut reader, env),
+            ..keyring(&mut reader, env)
+        };
         let hardening = hardening::read(&mut reader);
 
         reader.finish().map_err(ConfigError)?;
@@ -197,6 +209,16 @@ fn hsm(reader: &mut Reader) -> Option<HsmConfig> {
         Duration::from_millis(100),
     );
     let session_keys = section.size("session_keys", 1024, 4..=1 << 20);
+    let shape = match section.string("keys").as_deref() {
+        None | Some("fixed") => KeyShape::Fixed,
+        Some("movable") => KeyShape::Movable,
+        Some("moved") => KeyShape::Moved,
+        Some(_) => {
+            let expected = "expected \"fixed\", \"movable\" or \"moved\", as the ceremony wrote it";
+            section.problem("keys", expected);
+            KeyShape::Fixed
+        }
+    };
     reader.close(section);
     Some(HsmConfig {
         module: module?,
@@ -206,6 +228,7 @@ fn hsm(reader: &mut Reader) -> Option<HsmConfig> {
         queue,
         call_deadline,
         session_keys,
+        shape,
     })
 }
 
@@ -233,7 +256,57 @@ fn audit(reader: &mut Reader) -> Option<AuditOptions> {
     })
 }
 
-fn keyring(reader: &mut Reader) -> KeyringOptions {
+/// Most that a `KEK` may be used for without rotation, where nothing else is said.
+const ROTATION_PERIOD: Duration = Duration::from_hours(90 * 24);
+
+fn jwt(reader: &mut Reader, env: &dyn Fn(&str) -> Option<String>) -> JwtOptions {
+    let defaults = JwtOptions::default();
+    let mut section = reader.section("jwt");
+    let keys = section.strings("keys");
+    for (at, key) in keys.iter().enumerate() {
+        if !crate::api::wire::is_key_name(key) {
+            section.problem("keys", &format!("{key:?} is no name of a key"));
+        }
+        if keys.iter().take(at).any(|other| other == key) {
+            section.problem("keys", &format!("{key:?} is there twice"));
+        }
+    }
+    let issuer = section.string("issuer");
+    let second = Duration::from_secs(1);
+    let overlap = section.duration_or_env(
+        "access_token_ttl",
+        ("JWT_ACCESS_TOKEN_TTL", env("JWT_ACCESS_TOKEN_TTL")),
+        defaults.limits.overlap,
+        second,
+    );
+    let cache = section.duration("jwks_max_age", defaults.limits.cache, second);
+    let publish_before = section.duration("publish_before", cache.saturating_mul(2), second);
+    if publish_before <= cache {
+        section.problem(
+            "publish_before",
+            "must be longer than jwt.jwks_max_age: who has just fetched the keys must have the new one before it signs",
+        );
+    }
+    let key_max_age = section.duration_or_env(
+        "key_max_age",
+        ("KEY_MAX_AGE", env("KEY_MAX_AGE")),
+        defaults.limits.key_max_age,
+        second,
+    );
+    reader.close(section);
+    JwtOptions {
+        keys,
+        issuer,
+        limits: Limits {
+            publish_before,
+            overlap,
+            cache: Duration::from_secs(cache.as_secs()),
+            key_max_age,
+        },
+    }
+}
+
+fn keyring(reader: &mut Reader, env: &dyn Fn(&str) -> Option<String>) -> KeyringOptions {
     let defaults = KeyringOptions::default();
     let mut section = reader.section("keyring");
     let default_residency = match section.string("residency").as_deref() {
@@ -252,11 +325,24 @@ fn keyring(reader: &mut Reader) -> KeyringOptions {
             "\"memory\" is refused with fips = true: remove one of the two",
         );
     }
+    let rotation_period = section.duration_or_env(
+        "rotation_period",
+        ("VAULT_ROTATION_PERIOD", env("VAULT_ROTATION_PERIOD")),
+        ROTATION_PERIOD,
+        Duration::ZERO,
+    );
+    if !rotation_period.is_zero() && rotation_period < Duration::from_hours(1) {
+        section.problem(
+            "rotation_period",
+            "expected 0 for none, or at least an hour",
+        );
+    }
     reader.close(section);
     KeyringOptions {
         default_residency,
         memory_idle,
         fips,
+        rotation_period,
         ..defaults
     }
 }
@@ -348,6 +434,55 @@ checkpoint_interval = 5
             );
         }
         assert_eq!(problems.len(), 9, "{problems:#?}");
+    }
+
+    #[test]
+    fn the_names_of_the_platform_are_honoured_in_the_environment() {
+        let path = Path::new("/etc/strongroom/strongroom.toml");
+        let text = format!(
+            "{GOOD}\n[keyring]\nrotation_period = \"30d\"\n[jwt]\nkeys = [\"users\"]\naccess_token_ttl = 60\n"
+        );
+        let plain = Config::parse(&text, path).unwrap().keyring;
+        assert_eq!(plain.rotation_period, Duration::from_hours(30 * 24));
+        assert_eq!(plain.jwt.limits.overlap, Duration::from_mins(1));
+        assert_eq!(plain.jwt.limits.key_max_age, Duration::from_hours(168));
+        assert_eq!(
+            parse(GOOD).unwrap().keyring.rotation_period,
+            Duration::from_hours(2160)
+        );
+        assert_eq!(
+            parse(GOOD).unwrap().keyring.jwt.limits.overlap,
+            Duration::from_mins(15)
+        );
+        let env = |name: &str| match name {
+            "VAULT_ROTATION_PERIOD" => Some("7200".to_owned()),
+            "KEY_MAX_AGE" => Some("2h".to_owned()),
+            "JWT_ACCESS_TOKEN_TTL" => Some("300".to_owned()),
+            _ => None,
+        };
+        let keyring = Config::parse_with(&text, path, &env).unwrap().keyring;
+        assert_eq!(keyring.rotation_period, Duration::from_hours(2));
+        assert_eq!(keyring.jwt.limits.key_max_age, Duration::from_hours(2));
+        assert_eq!(keyring.jwt.limits.overlap, Duration::from_mins(5));
+        let problems = Config::parse_with(&text, path, &|_| Some("soon".to_owned())).unwrap_err();
+        for name in [
+            "VAULT_ROTATION_PERIOD",
+            "KEY_MAX_AGE",
+            "JWT_ACCESS_TOKEN_TTL",
+        ] {
+            assert!(problems.to_string().contains(name), "{problems}");
+        }
+    }
+
+    #[test]
+    fn a_new_key_is_published_for_longer_than_it_is_cached() {
+        let text = format!("{GOOD}\n[jwt]\njwks_max_age = \"5m\"\npublish_before = \"5m\"\n");
+        assert!(
+            parse(&text)
+                .unwrap_err()
+                .to_string()
+                .contains("jwt.publish_before")
+        );
     }
 
     #[test]

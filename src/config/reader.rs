@@ -182,6 +182,32 @@ impl Section {
         }
     }
 
+    /// A duration that the environment may give too, under a name that operators know from elsewhere; it wins.
+    pub(super) fn duration_or_env(
+        &mut self,
+        key: &str,
+        env: (&str, Option<String>),
+        default: Duration,
+        least: Duration,
+    ) -> Duration {
+        let (name, given) = env;
+        let in_file = self.duration(key, default, least);
+        let Some(text) = given.filter(|text| !text.is_empty()) else {
+            return in_file;
+        };
+        let seconds = text.parse().ok().map(Duration::from_secs);
+        match seconds.or_else(|| parse_duration(&text)) {
+            Some(duration) if duration >= least => duration,
+            _ => {
+                let problem = format!(
+                    "{name} in the environment: expected seconds, or a duration like \"15m\", of at least {least:?}, found {text:?}"
+                );
+                self.problem(key, &problem);
+                in_file
+            }
+        }
+    }
+
     /// A required path.
     pub(super) fn path(&mut self, key: &str) -> Option<PathBuf> {
         self.required(key, "a path").map(|text| self.resolve(&text))

@@ -45,7 +45,7 @@ pub(super) async fn encrypt(
     if key.settings.residency == Residency::Memory {
         let mut answers = Vec::with_capacity(jobs.len());
         for (job, nonce) in jobs.into_iter().zip(nonces) {
-            let host = job.version.memory.get(hsm, &job.version.kek).await?;
+            let host = job.version.memory.get(hsm, &job.version.kek()).await?;
             let answer = match &*host {
                 HostKey::Aead(cipher) => encrypt_here(cipher, nonce, &job.aad, &job.data),
                 HostKey::Mac(_) => Err(wrong_usage()),
@@ -59,7 +59,7 @@ pub(super) async fn encrypt(
     for (job, nonce) in jobs.into_iter().zip(&nonces) {
         indexes.push(job.index);
         items.push(GcmItem {
-            key: Arc::clone(&job.version.kek),
+            key: job.version.kek(),
             iv: *nonce,
             aad: job.aad,
             data: job.data,
@@ -99,7 +99,7 @@ pub(super) async fn decrypt(
         }));
     } else if key.settings.residency == Residency::Memory {
         for job in whole {
-            let host = job.version.memory.get(hsm, &job.version.kek).await?;
+            let host = job.version.memory.get(hsm, &job.version.kek()).await?;
             let answer = match &*host {
                 HostKey::Aead(cipher) => decrypt_here(cipher, &job.aad, &job.data),
                 HostKey::Mac(_) => Err(wrong_usage()),
@@ -115,7 +115,7 @@ pub(super) async fn decrypt(
             };
             indexes.push(job.index);
             items.push(GcmItem {
-                key: Arc::clone(&job.version.kek),
+                key: job.version.kek(),
                 iv: *iv,
                 aad: job.aad,
                 data: Zeroizing::new(sealed.to_vec()),
@@ -144,7 +144,7 @@ async fn derive_all(
         Residency::Memory => {
             let mut keys = Vec::with_capacity(jobs.len());
             for job in jobs {
-                keys.push(job.version.memory.get(hsm, &job.version.kek).await?);
+                keys.push(job.version.memory.get(hsm, &job.version.kek()).await?);
             }
             PseudorandomKeys::Host(keys)
         }

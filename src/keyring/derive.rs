@@ -104,7 +104,7 @@ async fn hmacs(
                 .iter()
                 .zip(messages)
                 .map(|((version, _), data)| MacItem {
-                    key: Arc::clone(&version.kek),
+                    key: version.kek(),
                     hash: HashAlgorithm::Sha256,
                     data,
                 });

@@ -43,6 +43,6 @@ fn version(record: &[u8]) {
         unreachable!("a version can be written");
     };
     let again = Version::read("k", 1, &written, &counter).ok();
-    let again = again.map(|again| (again.created, again.kek, again.mac));
-    assert_eq!(again, Some((version.created, version.kek, version.mac)));
+    let again = again.map(|again| (again.created, again.kek(), again.mac()));
+    assert_eq!(again, Some((version.created, version.kek(), version.mac())));
 }

@@ -4,15 +4,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
-use strongroom_hsm::{KeyUsage, MasterKind, OaepHash, WrappedKey};
+use strongroom_hsm::{KeyUsage, MasterKind, OaepHash, TransferBlob, WrappedKey};
 use zeroize::Zeroizing;
 
 use super::counter::UseCounter;
 use super::memory::MemorySlot;
-use super::{Kdf, KeyInfo, KeyringError, Residency, VersionInfo};
+use super::schedule::{self, Verdict};
+use super::{Kdf, KeyInfo, KeyType, KeyringError, Residency, VersionInfo};
 use crate::store::{Change, RecordId, RecordKind, StoreError};
 
 /// Vault allows any length; a bound keeps records and audit lines small.
@@ -68,12 +70,18 @@ pub(super) struct Version {
     pub(super) number: u32,
     /// Seconds since 1970, UTC.
     pub(super) created: i64,
+    /// Replaced by a move to another master key, under requests that use it: the keys in it stay the same.
+    pub(super) wrapped: ArcSwap<Wrapped>,
+    pub(super) counter: UseCounter,
+    pub(super) memory: MemorySlot,
+}
+
+/// A version's keys as they are kept.
+pub(super) struct Wrapped {
     /// Encrypts, or has encryption keys derived from it.
     pub(super) kek: Arc<WrappedKey>,
     /// For `hmac`: a key of its own, always used in the token.
     pub(super) mac: Arc<WrappedKey>,
-    pub(super) counter: UseCounter,
-    pub(super) memory: MemorySlot,
 }
 
 impl Key {
@@ -81,6 +89,7 @@ impl Key {
         let settings = &self.settings;
         KeyInfo {
             name: self.name.clone(),
+            key_type: KeyType::Aes256Gcm96,
             residency: settings.residency,
             derived: settings.derived,
             convergent: settings.convergent,
@@ -93,12 +102,15 @@ impl Key {
             min_decryption_version: settings.min_decryption_version,
             min_encryption_version: settings.min_encryption_version,
             latest_version: settings.latest_version,
+            signing_version: 0,
+            published_version: 0,
             versions: self
                 .versions
                 .values()
                 .map(|version| VersionInfo {
                     version: version.number,
                     created: version.created,
+                    public: None,
                 })
                 .collect(),
         }
@@ -182,14 +194,20 @@ impl Key {
         }
     }
 
-    /// Whether its latest version is as old as automatic rotation allows.
-    pub(super) fn is_due(&self, now: i64) -> bool {
+    /// What the schedule says of it.
+    pub(super) fn verdict(&self, now: i64) -> Verdict {
         let settings = &self.settings;
-        let period = i64::try_from(settings.auto_rotate_period).unwrap_or(i64::MAX);
-        let latest = self.versions.get(&settings.latest_version);
-        period > 0
-            && (!settings.imported || settings.allow_rotation)
-            && latest.is_some_and(|version| now.saturating_sub(version.created) >= period)
+        let latest = settings.latest_version;
+        match self.versions.get(&latest) {
+            Some(version) if !settings.imported || settings.allow_rotation => schedule::verdict(
+                &self.name,
+                latest,
+                version.created,
+                settings.auto_rotate_period,
+                now,
+            ),
+            _ => Verdict::Never,
+        }
     }
 
     fn unarchived(&self, number: u32) -> Result<Arc<Version>, KeyringError> {
@@ -210,12 +228,32 @@ impl Key {
 }
 
 impl Version {
+    /// The key that encrypts, or from which encryption keys are derived.
+    pub(super) fn kek(&self) -> Arc<WrappedKey> {
+        Arc::clone(&self.wrapped.load().kek)
+    }
+
+    /// The key of `hmac`.
+    pub(super) fn mac(&self) -> Arc<WrappedKey> {
+        Arc::clone(&self.wrapped.load().mac)
+    }
+
     /// The change that writes this version's keys.
     pub(super) fn put(&self, name: &str) -> Result<Change, KeyringError> {
+        self.put_wrapped(name, &self.wrapped.load())
+    }
+
+    /// The change that writes this version with other wrapped keys.
+    pub(super) fn put_wrapped(
+        &self,
+        name: &str,
+        wrapped: &Wrapped,
+    ) -> Result<Change, KeyringError> {
         let record = VersionRecord {
+            format: VERSION_FORMAT,
             created: self.created,
-            kek: WrappedRecord::from(&*self.kek),
-            mac: WrappedRecord::from(&*self.mac),
+            kek: WrappedRecord::from(&*wrapped.kek),
+            mac: WrappedRecord::from(&*wrapped.mac),
         };
         Ok(Change::Put(
             id(RecordKind::KeyVersion, name, self.number),
@@ -232,6 +270,7 @@ impl Version {
     ) -> Result<Self, KeyringError> {
         let parsed: Option<VersionRecord> = serde_json::from_slice(record).ok();
         let keys = parsed
+            .filter(|record| record.format <= VERSION_FORMAT)
             .and_then(|record| Some((record.created, record.kek.decode()?, record.mac.decode()?)));
         let Some((created, kek, mac)) = keys else {
             return Err(unreadable(RecordKind::KeyVersion, name, number));
@@ -244,8 +283,10 @@ impl Version {
         Ok(Self {
             number,
             created,
-            kek: Arc::new(kek),
-            mac: Arc::new(mac),
+            wrapped: ArcSwap::from_pointee(Wrapped {
+                kek: Arc::new(kek),
+                mac: Arc::new(mac),
+            }),
             counter: UseCounter::recovered(reserved),
             memory: MemorySlot::new(),
         })
@@ -303,10 +344,19 @@ pub(super) fn invalid(text: &str) -> KeyringError {
     KeyringError::Invalid(text.to_owned())
 }
 
+/// The format of a `KeyVersion` record that is written; the first one had no number and no transfer blobs, and is still read.
+const VERSION_FORMAT: u32 = 2;
+
+fn first_format() -> u32 {
+    1
+}
+
 /// The payload of a `KeyVersion` record, as JSON.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct VersionRecord {
+    #[serde(default = "first_format")]
+    format: u32,
     created: i64,
     kek: WrappedRecord,
     mac: WrappedRecord,
@@ -321,6 +371,16 @@ struct WrappedRecord {
     master: String,
     master_fingerprint: String,
     oaep: String,
+    blob: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    transfer: Option<TransferRecord>,
+}
+
+/// A [`TransferBlob`] in JSON.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TransferRecord {
+    fingerprint: String,
     blob: String,
 }
 
@@ -345,6 +405,10 @@ impl From<&WrappedKey> for WrappedRecord {
             master_fingerprint: STANDARD.encode(key.master_fingerprint),
             oaep: oaep.to_owned(),
             blob: STANDARD.encode(&key.blob),
+            transfer: key.transfer.as_ref().map(|transfer| TransferRecord {
+                fingerprint: STANDARD.encode(transfer.fingerprint),
+                blob: STANDARD.encode(&transfer.blob),
+            }),
         }
     }
 }
@@ -371,11 +435,18 @@ impl WrappedRecord {
                 _ => return None,
             },
             blob: STANDARD.decode(&self.blob).ok()?,
+            transfer: match &self.transfer {
+                None => None,
+                Some(transfer) => Some(TransferBlob {
+                    fingerprint: bytes16(&transfer.fingerprint)?,
+                    blob: STANDARD.decode(&transfer.blob).ok()?,
+                }),
+            },
         })
     }
 }
 
-fn json(value: &impl Serialize) -> Result<Zeroizing<Vec<u8>>, KeyringError> {
+pub(super) fn json(value: &impl Serialize) -> Result<Zeroizing<Vec<u8>>, KeyringError> {
     serde_json::to_vec(value)
         .map(Zeroizing::new)
         .map_err(|error| KeyringError::System(format!("a record could not be written: {error}")))
@@ -383,7 +454,55 @@ fn json(value: &impl Serialize) -> Result<Zeroizing<Vec<u8>>, KeyringError> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::panic)]
+
     use super::*;
+
+    /// Bytes in base64, as short as they may be: only their form is looked at.
+    fn version_record(format: &str, transfer: &str) -> String {
+        let id = STANDARD.encode([7; 16]);
+        let wrapped = |usage: &str| {
+            format!(
+                r#"{{"id":"{id}","usage":"{usage}","master":"hsm","master_fingerprint":"{id}","oaep":"sha1","blob":"AAAA"{transfer}}}"#
+            )
+        };
+        format!(
+            r#"{{{format}"created":5,"kek":{},"mac":{}}}"#,
+            wrapped("aead"),
+            wrapped("mac")
+        )
+    }
+
+    #[test]
+    fn a_version_record_of_the_first_format_is_read_and_one_of_a_later_is_not() {
+        let read = |text: &str| Version::read("k", 1, text.as_bytes(), &[0; 8]);
+        let transfer = format!(
+            r#","transfer":{{"fingerprint":"{}","blob":"BBBB"}}"#,
+            STANDARD.encode([9; 16])
+        );
+        // As it was written before there were transfer keys.
+        let Ok(first) = read(&version_record("", "")) else {
+            panic!("the first format is not read");
+        };
+        assert!(first.kek().transfer.is_none() && first.created == 5);
+        let Ok(second) = read(&version_record(r#""format":2,"#, &transfer)) else {
+            panic!("the second format is not read");
+        };
+        for key in [second.kek(), second.mac()] {
+            let blob = key.transfer.clone().map(|blob| blob.fingerprint);
+            assert_eq!(blob, Some([9; 16]));
+        }
+        // What was written is read as it was.
+        let Ok(Change::Put(_, bytes)) = second.put("k") else {
+            panic!("no change");
+        };
+        let Ok(again) = Version::read("k", 1, &bytes, &[0; 8]) else {
+            panic!("what was written is not read");
+        };
+        assert!(again.kek() == second.kek() && again.mac() == second.mac());
+        assert!(read(&version_record(r#""format":3,"#, &transfer)).is_err());
+        assert!(read(&version_record(r#""format":2,"#, r#","transfer":{}"#)).is_err());
+    }
 
     #[test]
     fn names_are_vaults() {

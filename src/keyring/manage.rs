@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use strongroom_hsm::{HsmError, KeyUsage, MasterKind, OaepHash, WrappedKey};
 
 use super::counter::UseCounter;
-use super::key::{Key, Settings, Version, check_name, id, invalid, put_counter};
+use super::key::{Key, Settings, Version, Wrapped, check_name, id, invalid, put_counter};
 use super::memory::MemorySlot;
 use super::{ConfigChange, CreateOptions, ImportOptions, Inner, Kdf, KeyringError, Residency};
 use crate::store::{Change, RecordKind};
@@ -26,7 +27,7 @@ impl Inner {
         check_name(name)?;
         check_auto_rotate(options.auto_rotate_period)?;
         let _turn = self.writer.lock().await;
-        if self.find(name).is_some() {
+        if self.is_taken(name) {
             return Ok(false);
         }
         if options.convergent && !options.derived {
@@ -60,7 +61,7 @@ impl Inner {
             ));
         }
         let _turn = self.writer.lock().await;
-        if self.find(name).is_some() {
+        if self.is_taken(name) {
             return Err(KeyringError::Exists(name.to_owned()));
         }
         let settings = self.settings(&options.create, true, options.allow_rotation)?;
@@ -273,8 +274,10 @@ impl Inner {
         Ok(Version {
             number,
             created: (self.clock)(),
-            kek: Arc::new(kek),
-            mac: Arc::new(mac),
+            wrapped: ArcSwap::from_pointee(Wrapped {
+                kek: Arc::new(kek),
+                mac: Arc::new(mac),
+            }),
             counter: UseCounter::fresh(self.first_reservation()),
             memory: MemorySlot::new(),
         })
@@ -323,7 +326,11 @@ impl Inner {
 
     /// Commits, and puts the change in force when the disc has it: also if the token could not be told of it, because a
     /// restart would bring it into force in any case.
-    async fn commit(&self, changes: Vec<Change>, apply: impl FnOnce()) -> Result<(), KeyringError> {
+    pub(super) async fn commit(
+        &self,
+        changes: Vec<Change>,
+        apply: impl FnOnce(),
+    ) -> Result<(), KeyringError> {
         let outcome = self.store.commit(changes).await;
         if outcome
             .as_ref()
@@ -340,7 +347,7 @@ impl Inner {
     async fn forget(&self, versions: &BTreeMap<u32, Arc<Version>>) {
         let ids = versions
             .values()
-            .flat_map(|version| [version.kek.id, version.mac.id])
+            .flat_map(|version| [version.kek().id, version.mac().id])
             .collect();
         if let Err(error) = self.hsm.forget(ids).await {
             tracing::warn!(%error, "the session objects of destroyed keys stay until they are the least used");
@@ -364,7 +371,7 @@ impl Inner {
     }
 }
 
-fn check_auto_rotate(period: Duration) -> Result<(), KeyringError> {
+pub(super) fn check_auto_rotate(period: Duration) -> Result<(), KeyringError> {
     if period.is_zero() || period >= MIN_AUTO_ROTATE {
         Ok(())
     } else {
@@ -374,7 +381,7 @@ fn check_auto_rotate(period: Duration) -> Result<(), KeyringError> {
     }
 }
 
-fn next_version(settings: &Settings) -> Result<u32, KeyringError> {
+pub(super) fn next_version(settings: &Settings) -> Result<u32, KeyringError> {
     settings
         .latest_version
         .checked_add(1)
@@ -387,7 +394,10 @@ fn delete_version(name: &str, number: u32) -> [Change; 2] {
 }
 
 /// Vault's rules and words of `keys/:name/config`.
-fn configured(current: &Settings, change: &ConfigChange) -> Result<Settings, KeyringError> {
+pub(super) fn configured(
+    current: &Settings,
+    change: &ConfigChange,
+) -> Result<Settings, KeyringError> {
     let mut new = current.clone();
     let latest = current.latest_version;
     if let Some(min) = change.min_decryption_version {
@@ -438,7 +448,7 @@ fn configured(current: &Settings, change: &ConfigChange) -> Result<Settings, Key
 }
 
 /// Vault's rules and words of `keys/:name/trim`.
-fn check_trim(settings: &Settings, min: u32) -> Result<(), KeyringError> {
+pub(super) fn check_trim(settings: &Settings, min: u32) -> Result<(), KeyringError> {
     let why = if min < settings.min_available_version {
         "minimum available version cannot be decremented"
     } else if settings.min_encryption_version == 0 {

@@ -10,13 +10,22 @@ pub(crate) mod fuzz;
 mod key;
 mod manage;
 mod memory;
+mod moving;
+mod schedule;
+mod signing;
 mod types;
 
 pub use key::MAX_NAME;
+pub use moving::{Moved, Standing};
+pub use schedule::{SKIPPED_AFTER, Verdict};
+pub use signing::{
+    Jwk, JwtSigner, KeyHealth, MadeSignature, Marshaling, RsaScheme, SaltLength, SignOptions,
+    Transition,
+};
 pub use types::{
     Algorithm, Ciphertext, ConfigChange, CreateOptions, DataKey, DecryptItem, EncryptItem,
-    HmacInput, HmacTag, ImportOptions, Kdf, KeyInfo, KeyringError, RandomSource, Residency,
-    VersionInfo,
+    HmacInput, HmacTag, ImportOptions, JwtOptions, Kdf, KeyInfo, KeyType, KeyringError, PublicInfo,
+    RandomSource, Residency, VersionInfo,
 };
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -35,6 +44,7 @@ use crate::store::{RecordKind, Store};
 use cipher::{Answers, Job};
 use counter::Take;
 use key::{Key, Version, id, invalid, read_settings, unreadable};
+use signing::{Keeper, NamedKey};
 
 /// Settings of the keyring as a whole.
 #[derive(Clone, Debug)]
@@ -49,6 +59,10 @@ pub struct KeyringOptions {
     pub nonce_limit: u64,
     /// How many of them are reserved in the store at a time; a restart counts what was reserved as used.
     pub counter_block: u64,
+    /// For keys created without a period of their own; zero: none.
+    pub rotation_period: Duration,
+    /// Tokens, and the keys that sign them.
+    pub jwt: JwtOptions,
 }
 
 impl Default for KeyringOptions {
@@ -59,6 +73,8 @@ impl Default for KeyringOptions {
             fips: false,
             nonce_limit: 1 << 32,
             counter_block: 1 << 20,
+            rotation_period: Duration::ZERO,
+            jwt: JwtOptions::default(),
         }
     }
 }
@@ -74,6 +90,9 @@ struct Inner {
     options: KeyringOptions,
     /// Replaced as a whole by a change.
     keys: ArcSwap<HashMap<String, Arc<Key>>>,
+    /// The signing keys, likewise; names are shared with `keys`.
+    signing: ArcSwap<HashMap<String, Arc<NamedKey>>>,
+    keeper: Keeper,
     /// Held for the length of a change.
     writer: Mutex<()>,
     /// Seconds since 1970, UTC.
@@ -93,12 +112,16 @@ impl Keyring {
         options: KeyringOptions,
     ) -> Result<Self, KeyringError> {
         let keys = load(&store).await?;
+        moving::check(&hsm, &keys)?;
+        let signing = signing::load(&store).await?;
         Ok(Self {
             inner: Arc::new(Inner {
                 store,
                 hsm,
                 options,
                 keys: ArcSwap::from_pointee(keys),
+                signing: ArcSwap::from_pointee(signing),
+                keeper: Keeper::new(),
                 writer: Mutex::new(()),
                 clock: unix_seconds,
             }),
@@ -111,7 +134,13 @@ impl Keyring {
     /// [`KeyringError::Invalid`] for a name or options that can't be; [`KeyringError::Hsm`], [`KeyringError::Store`].
     pub async fn create(&self, name: &str, options: CreateOptions) -> Result<bool, KeyringError> {
         let (inner, name) = self.owned(name);
-        detached(async move { inner.create(&name, options).await }).await
+        detached(async move {
+            match options.key_type {
+                KeyType::Aes256Gcm96 => inner.create(&name, options).await,
+                KeyType::Signing(kind) => inner.create_signing_key(&name, kind, &options).await,
+            }
+        })
+        .await
     }
 
     /// BYOK: creates a key from wrapped material (`ciphertext` = RSA-OAEP(AES key), 512 bytes, || AES-KWP(target)).
@@ -147,17 +176,7 @@ impl Keyring {
 
     /// The BYOK wrapping key's public half, PEM (`SubjectPublicKeyInfo`, RFC 7468).
     pub fn wrapping_key_pem(&self) -> String {
-        let text = STANDARD.encode(self.inner.hsm.wrapping_public_key());
-        let mut pem = "-----BEGIN PUBLIC KEY-----\n".to_owned();
-        let mut rest = text.as_str();
-        while !rest.is_empty() {
-            let (line, after) = rest.split_at(rest.len().min(64));
-            pem.push_str(line);
-            pem.push('\n');
-            rest = after;
-        }
-        pem.push_str("-----END PUBLIC KEY-----\n");
-        pem
+        pem(&self.inner.hsm.wrapping_public_key())
     }
 
     /// A key's settings and versions.
@@ -165,17 +184,21 @@ impl Keyring {
     /// # Errors
     /// [`KeyringError::NotFound`].
     pub fn read(&self, name: &str) -> Result<KeyInfo, KeyringError> {
+        if let Some(key) = self.inner.find_signing(name) {
+            return Ok(key.info());
+        }
         Ok(self.inner.key(name)?.info())
     }
 
     /// Whether a key of that name exists.
     pub fn exists(&self, name: &str) -> bool {
-        self.inner.find(name).is_some()
+        self.inner.is_taken(name)
     }
 
     /// Every key's name, sorted.
     pub fn list(&self) -> Vec<String> {
         let mut names: Vec<_> = self.inner.keys.load().keys().cloned().collect();
+        names.extend(self.inner.signing.load().keys().cloned());
         names.sort_unstable();
         names
     }
@@ -186,7 +209,7 @@ impl Keyring {
     /// [`KeyringError::Invalid`] if there is no such key or it was imported without `allow_rotation`.
     pub async fn rotate(&self, name: &str) -> Result<u32, KeyringError> {
         let (inner, name) = self.owned(name);
-        detached(async move { inner.rotate(&name, None).await }).await
+        detached(async move { inner.rotate_any(&name, None).await }).await
     }
 
     /// Changes settings, all or none.
@@ -199,6 +222,11 @@ impl Keyring {
         change: ConfigChange,
     ) -> Result<KeyInfo, KeyringError> {
         let (inner, name) = self.owned(name);
+        if inner.find_signing(&name).is_some() {
+            let changed = name.clone();
+            detached(async move { inner.configure_signing_key(&changed, &change).await }).await?;
+            return self.read(&name);
+        }
         let key = detached(async move { inner.configure(&name, change).await }).await?;
         Ok(key.info())
     }
@@ -209,7 +237,13 @@ impl Keyring {
     /// [`KeyringError::Invalid`] with Vault's words.
     pub async fn trim(&self, name: &str, min_available_version: u32) -> Result<(), KeyringError> {
         let (inner, name) = self.owned(name);
-        detached(async move { inner.trim(&name, min_available_version).await }).await
+        detached(async move {
+            if inner.find_signing(&name).is_some() {
+                return inner.trim_signing_key(&name, min_available_version).await;
+            }
+            inner.trim(&name, min_available_version).await
+        })
+        .await
     }
 
     /// Destroys a key, if its `deletion_allowed` is set.
@@ -218,7 +252,13 @@ impl Keyring {
     /// [`KeyringError::Invalid`] with Vault's words.
     pub async fn delete(&self, name: &str) -> Result<(), KeyringError> {
         let (inner, name) = self.owned(name);
-        detached(async move { inner.delete(&name).await }).await
+        detached(async move {
+            if inner.find_signing(&name).is_some() {
+                return inner.delete_signing_key(&name).await;
+            }
+            inner.delete(&name).await
+        })
+        .await
     }
 
     /// Encrypts with each item's version, else the latest.
@@ -400,17 +440,44 @@ impl Keyring {
 
     /// Rotates every key whose `auto_rotate_period` has passed; returns their names. Called by a timer.
     pub async fn rotate_due(&self) -> Vec<(String, Result<u32, KeyringError>)> {
-        let now = (self.inner.clock)();
         let mut rotated = Vec::new();
-        let keys = self.inner.keys.load_full();
-        for key in keys.values().filter(|key| key.is_due(now)) {
-            let (inner, name) = self.owned(&key.name);
-            let latest = key.settings.latest_version;
-            let outcome = detached(async move { inner.rotate(&name, Some(latest)).await }).await;
-            rotated.push((key.name.clone(), outcome));
+        for Scheduled {
+            name,
+            latest,
+            verdict,
+            waiting,
+        } in self.schedule()
+        {
+            if !matches!(verdict, Verdict::Due(_)) || waiting {
+                continue;
+            }
+            let (inner, owned) = self.owned(&name);
+            // Only if `latest` is still the latest: somebody may have rotated it meanwhile.
+            let outcome =
+                detached(async move { inner.rotate_any(&owned, Some(latest)).await }).await;
+            rotated.push((name, outcome));
         }
-        rotated.sort_by(|(a, _), (b, _)| a.cmp(b));
         rotated
+    }
+
+    /// Each key that is rotated by itself, and when, by name.
+    pub fn schedule(&self) -> Vec<Scheduled> {
+        let now = (self.inner.clock)();
+        let keys = self.inner.keys.load_full();
+        let mut scheduled: Vec<_> = keys
+            .values()
+            .map(|key| Scheduled {
+                name: key.name.clone(),
+                latest: key.settings.latest_version,
+                verdict: key.verdict(now),
+                waiting: false,
+            })
+            .collect();
+        let keys = self.inner.signing.load_full();
+        scheduled.extend(keys.values().map(|key| key.scheduled(now)));
+        scheduled.retain(|key| key.verdict != Verdict::Never);
+        scheduled.sort_by(|a, b| a.name.cmp(&b.name));
+        scheduled
     }
 
     /// Drops `memory` keys idle for too long. Called by a timer.
@@ -428,12 +495,27 @@ impl Keyring {
 }
 
 impl Inner {
+    async fn rotate_any(&self, name: &str, expected: Option<u32>) -> Result<u32, KeyringError> {
+        if self.find_signing(name).is_some() {
+            return self.rotate_signing_key(name, expected).await;
+        }
+        self.rotate(name, expected).await
+    }
+
+    /// Whether a key of any sort has that name.
+    fn is_taken(&self, name: &str) -> bool {
+        self.find(name).is_some() || self.find_signing(name).is_some()
+    }
+
     fn find(&self, name: &str) -> Option<Arc<Key>> {
         self.keys.load().get(name).cloned()
     }
 
     fn key(&self, name: &str) -> Result<Arc<Key>, KeyringError> {
-        self.find(name).ok_or(KeyringError::NotFound)
+        self.find(name).ok_or_else(|| {
+            self.refuse_signing_key(name)
+                .unwrap_or(KeyringError::NotFound)
+        })
     }
 
     /// Puts a key's new state in force; the writer's lock is held.
@@ -597,6 +679,19 @@ impl Inner {
     }
 }
 
+/// A key that is rotated by itself.
+#[derive(Clone, Debug)]
+pub struct Scheduled {
+    /// Its name.
+    pub name: String,
+    /// Its latest version.
+    pub latest: u32,
+    /// When the next one is due.
+    pub verdict: Verdict,
+    /// A new version is published and does not sign yet: no other is made meanwhile.
+    pub waiting: bool,
+}
+
 /// What an encryption request will use.
 struct Plan {
     /// One per item.
@@ -657,10 +752,25 @@ fn in_order<T>(mut results: Answers<T>) -> Vec<Result<T, KeyringError>> {
 
 fn mac_item(version: &Arc<Version>, hash: HashAlgorithm, input: HmacInput) -> MacItem {
     MacItem {
-        key: Arc::clone(&version.mac),
+        key: version.mac(),
         hash,
         data: input.input,
     }
+}
+
+/// `SubjectPublicKeyInfo`, DER, as PEM (RFC 7468).
+fn pem(spki: &[u8]) -> String {
+    let text = STANDARD.encode(spki);
+    let mut pem = "-----BEGIN PUBLIC KEY-----\n".to_owned();
+    let mut rest = text.as_str();
+    while !rest.is_empty() {
+        let (line, after) = rest.split_at(rest.len().min(64));
+        pem.push_str(line);
+        pem.push('\n');
+        rest = after;
+    }
+    pem.push_str("-----END PUBLIC KEY-----\n");
+    pem
 }
 
 fn kernel_random(len: usize) -> Result<Zeroizing<Vec<u8>>, KeyringError> {
@@ -678,5 +788,7 @@ fn unix_seconds() -> i64 {
     i64::try_from(elapsed.as_secs()).unwrap_or(i64::MAX)
 }
 
+#[cfg(test)]
+mod rotation_tests;
 #[cfg(test)]
 mod tests;

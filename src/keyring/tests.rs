@@ -8,15 +8,15 @@ use tokio::sync::MutexGuard;
 use super::*;
 use crate::store::tests::token;
 
-struct Site {
+pub(super) struct Site {
     folder: tempfile::TempDir,
-    hsm: Hsm,
+    pub(super) hsm: Hsm,
     options: KeyringOptions,
     _turn: MutexGuard<'static, ()>,
 }
 
 impl Site {
-    async fn new(options: KeyringOptions) -> (Self, Keyring) {
+    pub(super) async fn new(options: KeyringOptions) -> (Self, Keyring) {
         let (hsm, turn) = token().await;
         let folder = tempfile::tempdir().unwrap();
         let site = Self {
@@ -40,7 +40,7 @@ impl Site {
             .unwrap()
     }
 
-    async fn restart(&self, keyring: Keyring) -> Keyring {
+    pub(super) async fn restart(&self, keyring: Keyring) -> Keyring {
         drop(keyring);
         self.keyring(Store::open(&self.path(), self.hsm.clone()).await.unwrap())
             .await
@@ -56,7 +56,11 @@ fn item(plaintext: &[u8], context: &[u8], key_version: Option<u32>) -> EncryptIt
     }
 }
 
-async fn seal(keyring: &Keyring, name: &str, context: &[u8]) -> Result<Ciphertext, KeyringError> {
+pub(super) async fn seal(
+    keyring: &Keyring,
+    name: &str,
+    context: &[u8],
+) -> Result<Ciphertext, KeyringError> {
     keyring
         .encrypt(name, vec![item(b"secret", context, None)])
         .await?
@@ -64,7 +68,7 @@ async fn seal(keyring: &Keyring, name: &str, context: &[u8]) -> Result<Ciphertex
         .unwrap()
 }
 
-async fn open(
+pub(super) async fn open(
     keyring: &Keyring,
     name: &str,
     ciphertext: &Ciphertext,
@@ -83,7 +87,7 @@ async fn open(
         .map(|plaintext| plaintext.to_vec())
 }
 
-fn says<T>(outcome: Result<T, KeyringError>) -> String {
+pub(super) fn says<T>(outcome: Result<T, KeyringError>) -> String {
     outcome.err().expect("an error").to_string()
 }
 

@@ -1,9 +1,10 @@
 //! What the keyring is asked and what it answers.
 
 use std::time::Duration;
-use strongroom_hsm::HsmError;
+use strongroom_hsm::{HsmError, SigningKind};
 use zeroize::Zeroizing;
 
+use crate::lifecycle::Limits;
 use crate::store::StoreError;
 
 /// Where a key is used.
@@ -42,6 +43,8 @@ impl Kdf {
 /// Options of a new key.
 #[derive(Clone, Debug, Default)]
 pub struct CreateOptions {
+    /// What it is to be.
+    pub key_type: KeyType,
     /// `None`: the keyring's default.
     pub residency: Option<Residency>,
     /// Each operation needs a context; keys are derived from it (HKDF-Expand, RFC 5869).
@@ -74,11 +77,49 @@ pub struct ConfigChange {
     pub auto_rotate_period: Option<Duration>,
 }
 
+/// What a key is, by Vault's names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KeyType {
+    /// Encrypts and authenticates.
+    #[default]
+    Aes256Gcm96,
+    /// Signs.
+    Signing(SigningKind),
+}
+
+/// Settings of tokens and of the keys that sign them.
+#[derive(Clone, Debug)]
+pub struct JwtOptions {
+    /// The keys that sign tokens, whose public halves are published as one set: whoever trusts the set trusts each of them.
+    pub keys: Vec<String>,
+    /// `iss` of each token; `None`: the client's own.
+    pub issuer: Option<String>,
+    /// `limits.overlap` is how long a token may be valid.
+    pub limits: Limits,
+}
+
+impl Default for JwtOptions {
+    fn default() -> Self {
+        Self {
+            keys: Vec::new(),
+            issuer: None,
+            limits: Limits {
+                publish_before: Duration::from_mins(10),
+                overlap: Duration::from_mins(15),
+                cache: Duration::from_mins(5),
+                key_max_age: Duration::from_hours(7 * 24),
+            },
+        }
+    }
+}
+
 /// A key as `read` shows it.
 #[derive(Clone, Debug)]
 pub struct KeyInfo {
     /// Its name.
     pub name: String,
+    /// What it is.
+    pub key_type: KeyType,
     /// Where it is used.
     pub residency: Residency,
     /// Needs a context.
@@ -103,6 +144,10 @@ pub struct KeyInfo {
     pub min_encryption_version: u32,
     /// The newest.
     pub latest_version: u32,
+    /// Of a signing key: the version that signs; 0 for other keys.
+    pub signing_version: u32,
+    /// Of a signing key: the oldest version in the published set of public keys; 0 for other keys.
+    pub published_version: u32,
     /// The versions that exist, oldest first.
     pub versions: Vec<VersionInfo>,
 }
@@ -114,6 +159,19 @@ pub struct VersionInfo {
     pub version: u32,
     /// Seconds since 1970, UTC.
     pub created: i64,
+    /// Of a signing key.
+    pub public: Option<PublicInfo>,
+}
+
+/// The public half of a version.
+#[derive(Clone, Debug)]
+pub struct PublicInfo {
+    /// `SubjectPublicKeyInfo`, PEM.
+    pub pem: String,
+    /// Of an Ed25519 key: its 32 bytes.
+    pub raw: Option<Vec<u8>>,
+    /// Thumbprint (RFC 7638), base64url.
+    pub kid: String,
 }
 
 /// One plaintext to encrypt.
@@ -224,6 +282,21 @@ pub enum KeyringError {
         "this key version has made as many encryptions as are safe with random nonces (2^32, NIST SP 800-38D): rotate the key"
     )]
     Exhausted,
+    /// A key is wrapped by a master key that is not on the token.
+    #[error(
+        "version {version} of the key {name:?} is wrapped by the master key {wanted}, but the token holds {here}: the store is from before a \
+         rotation of the master key, which destroyed that one, or from another token. Restore a backup of the store that was made after the rotation"
+    )]
+    OtherMaster {
+        /// The key.
+        name: String,
+        /// Its version.
+        version: u32,
+        /// The master key's fingerprint, hexadecimal.
+        wanted: String,
+        /// Those of the token's.
+        here: String,
+    },
     /// The operating system refused random bytes, locked memory, or a task.
     #[error("{0}")]
     System(String),

@@ -39,12 +39,16 @@ pub enum Operation {
     Hash,
     Hmac,
     Verify,
+    Sign,
+    Jwt,
     Metrics,
+    RotateMaster,
+    StatusPage,
 }
 
 impl Operation {
     /// Every operation, in the order of the documentation.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 23] = [
         Self::Create,
         Self::Read,
         Self::List,
@@ -63,14 +67,24 @@ impl Operation {
         Self::Hash,
         Self::Hmac,
         Self::Verify,
+        Self::Sign,
+        Self::Jwt,
         Self::Metrics,
+        Self::RotateMaster,
+        Self::StatusPage,
     ];
 
     /// Whether it concerns the appliance as a whole and no key in particular.
     pub const fn is_global(self) -> bool {
         matches!(
             self,
-            Self::List | Self::WrappingKey | Self::Random | Self::Hash | Self::Metrics
+            Self::List
+                | Self::WrappingKey
+                | Self::Random
+                | Self::Hash
+                | Self::Metrics
+                | Self::RotateMaster
+                | Self::StatusPage
         )
     }
 }

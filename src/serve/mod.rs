@@ -35,6 +35,7 @@ use crate::client::causes;
 use crate::config::Config;
 use crate::keyring::{Keyring, KeyringError};
 use crate::policy::{Policy, PolicyError};
+use crate::rotation::Rotation;
 use crate::store::{Store, StoreError};
 use crate::tls::{Tls, TlsError};
 use crate::tokens::{Tokens, TokensError};
@@ -268,6 +269,7 @@ fn start(
             started,
             hardening: report,
             gate,
+            rotation: Rotation::default(),
         }))
     })
 }
@@ -363,6 +365,7 @@ fn log_token(hsm: &Hsm) {
         oaep,
         aes_kwp = profile.aes_kwp,
         memory_master = profile.memory_master,
+        transfer = profile.transfer,
         "token ready"
     );
 }

@@ -9,18 +9,26 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use super::notify;
 use super::reload::Reloader;
 use super::watch::Watch;
-use crate::api::App;
+use crate::api::{App, recent};
 use crate::audit::Entry;
 use crate::client::causes;
+use crate::keyring::{KeyringError, Moved, Transition};
+use crate::lifecycle::State;
 
-const ROTATION: Duration = Duration::from_mins(1);
+/// What an outage of the token kept from being rotated is caught up within a minute of its return.
+const ROTATION: Duration = Duration::from_secs(15);
+/// Published keys are looked after this often.
+const KEEPING: Duration = Duration::from_secs(1);
 const IDLE_KEYS: Duration = Duration::from_secs(10);
 
 /// Starts every timer; dropping the set stops them.
 pub(super) fn start(app: &Arc<App>, reloader: &Arc<Reloader>, watch: Watch) -> JoinSet<()> {
     let mut timers = JoinSet::new();
     timers.spawn(rotate(app.clone()));
+    timers.spawn(keep(app.clone()));
     timers.spawn(drop_idle(app.clone()));
+    timers.spawn(move_keys(app.clone()));
+    timers.spawn(sample(app.clone()));
     timers.spawn(watch.run(reloader.clone()));
     let signing = app.clone();
     timers.spawn(async move { signing.audit.run_checkpoints().await });
@@ -59,11 +67,82 @@ async fn rotate(app: Arc<App>) {
     }
 }
 
+/// Moves keys to another master key: now, if a rotation was under way when the server stopped, and whenever it is told to.
+async fn move_keys(app: Arc<App>) {
+    let recorded = |key: &str, version: u32, outcome: &Result<Moved, KeyringError>| {
+        let (outcome, reason) = match outcome {
+            Ok(_) => ("ok", String::new()),
+            Err(error) => ("error", causes(error)),
+        };
+        let entry = Entry {
+            operation: "move-key",
+            key,
+            key_version: version,
+            outcome,
+            reason: &reason,
+            ..Entry::default()
+        };
+        if let Err(error) = app.audit.record(&entry) {
+            let error = causes(&error);
+            tracing::error!(key, error, "the move of a key is not in the audit log");
+        }
+    };
+    app.rotation.run(&app.keyring, recorded).await;
+}
+
+/// Walks the published signing keys through their states, and tells of each change.
+async fn keep(app: Arc<App>) {
+    let mut ticks = every(KEEPING);
+    loop {
+        ticks.tick().await;
+        for transition in app.keyring.keep().await {
+            let Transition {
+                key,
+                from,
+                to,
+                reason,
+            } = &transition;
+            let (from, to) = (from.as_str(), to.as_str());
+            app.gate.transition(key, from, to);
+            match transition.to {
+                State::Degraded | State::Critical => {
+                    tracing::error!(key, from, to, reason, "the state of a signing key changed");
+                }
+                _ => tracing::info!(key, from, to, "the state of a signing key changed"),
+            }
+            let operation = format!("key-state:{to}");
+            let entry = Entry {
+                operation: &operation,
+                key,
+                outcome: "ok",
+                reason,
+                ..Entry::default()
+            };
+            if let Err(error) = app.audit.record(&entry) {
+                tracing::error!(
+                    key,
+                    error = causes(&error),
+                    "a change of state is not in the audit log"
+                );
+            }
+        }
+    }
+}
+
 async fn drop_idle(app: Arc<App>) {
     let mut ticks = every(IDLE_KEYS);
     loop {
         ticks.tick().await;
         app.keyring.drop_idle();
+    }
+}
+
+/// For the status page.
+async fn sample(app: Arc<App>) {
+    let mut ticks = every(recent::SAMPLE);
+    loop {
+        ticks.tick().await;
+        app.gate.sample();
     }
 }
 

@@ -43,6 +43,12 @@ pub enum RecordKind {
     KeyVersion = 2,
     /// The encryptions reserved for one version of a named key.
     UseCounter = 3,
+    /// A named signing key's settings (version 0).
+    SigningKey = 4,
+    /// One version of a named signing key: its id on the token and its public half.
+    SigningVersion = 5,
+    /// A private key that may be on the token and that nothing needs; the name is its id in hexadecimal.
+    SigningDebris = 6,
 }
 
 /// A record's place: what it is bound to besides the store id.
@@ -423,6 +429,9 @@ fn tampered(id: &RecordId) -> StoreError {
         RecordKind::Key => "key",
         RecordKind::KeyVersion => "key-version",
         RecordKind::UseCounter => "use-counter",
+        RecordKind::SigningKey => "signing-key",
+        RecordKind::SigningVersion => "signing-version",
+        RecordKind::SigningDebris => "signing-debris",
     };
     StoreError::Tampered {
         record: format!("{kind}/{}/{}", id.name.escape_debug(), id.version),

@@ -146,6 +146,9 @@ pub(super) fn decode_id(bytes: &[u8]) -> Option<RecordId> {
         [1] => RecordKind::Key,
         [2] => RecordKind::KeyVersion,
         [3] => RecordKind::UseCounter,
+        [4] => RecordKind::SigningKey,
+        [5] => RecordKind::SigningVersion,
+        [6] => RecordKind::SigningDebris,
         _ => return None,
     };
     let length = usize::from(u16::from_be_bytes(reader.array()?));
@@ -212,7 +215,10 @@ mod tests {
         prop_oneof![
             Just(RecordKind::Key),
             Just(RecordKind::KeyVersion),
-            Just(RecordKind::UseCounter)
+            Just(RecordKind::UseCounter),
+            Just(RecordKind::SigningKey),
+            Just(RecordKind::SigningVersion),
+            Just(RecordKind::SigningDebris)
         ]
     }
 

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-use strongroom_hsm::{HsmConfig, PinSource, TokenSelector};
+use strongroom_hsm::{HsmConfig, OptionalKeys, PinSource, TokenSelector};
 use strongroom_softhsm::Throwaway;
 use tokio::sync::MutexGuard;
 
@@ -20,6 +20,7 @@ fn config(token: &Throwaway) -> HsmConfig {
         queue: 256,
         call_deadline: Duration::from_secs(30),
         session_keys: 64,
+        shape: strongroom_hsm::KeyShape::Fixed,
     }
 }
 
@@ -30,7 +31,7 @@ pub(crate) async fn token() -> (Hsm, MutexGuard<'static, ()>) {
     let turn = TURN.lock().await;
     let hsm = HSM.get_or_init(|| {
         let config = config(crate::testing::store_token());
-        Hsm::provision(&config, true, &mut |_| ()).unwrap();
+        Hsm::provision(&config, OptionalKeys::ALL, &mut |_| ()).unwrap();
         Hsm::start(config).unwrap()
     });
     hsm.write_epoch(Vec::new()).await.unwrap();
@@ -374,10 +375,11 @@ async fn committer_child() {
         queue: 16,
         call_deadline: Duration::from_secs(30),
         session_keys: 4,
+        shape: strongroom_hsm::KeyShape::Fixed,
     };
     let path = Path::new(path);
     if !path.exists() {
-        Hsm::provision(&config, false, &mut |_| ()).unwrap();
+        Hsm::provision(&config, OptionalKeys::default(), &mut |_| ()).unwrap();
     }
     let hsm = Hsm::start(config).unwrap();
     let store = if path.exists() {

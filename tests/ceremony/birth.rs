@@ -1,9 +1,7 @@
 //! A 3-of-5 ceremony by a directory of answers, from the plan to an appliance that serves.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
-use std::process::{Child, Stdio};
 use std::sync::OnceLock;
 
 use base64::Engine as _;
@@ -11,7 +9,6 @@ use serde_json::Value;
 use strongroom::ceremony::{Mode, jwe, shares};
 
 use crate::rig::{CUSTODIANS, People, Room, WAITING, describe, files, stderr};
-use crate::support::Who;
 
 /// A finished ceremony, made once, with every kind of wrong share on the way.
 pub fn finished() -> &'static Room {
@@ -255,16 +252,6 @@ fn nothing_secret_is_in_any_file() {
     }
 }
 
-/// A server that ends when this is dropped.
-struct Server(Child);
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[test]
 fn the_appliance_serves() {
     let room = finished();
@@ -284,41 +271,7 @@ fn the_appliance_serves() {
         .unwrap();
     assert!(checked.status.success(), "{}", stderr(&checked));
 
-    let address_file = room.path().join("address");
-    let mut child = room
-        .command(&["serve", "--config", config, "--addr-file"])
-        .arg(&address_file)
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let log = BufReader::new(child.stderr.take().unwrap());
-    let server = Server(child);
-    let mut seen = String::new();
-    for line in log.lines() {
-        seen += &(line.unwrap() + "\n");
-        if address_file.exists() {
-            break;
-        }
-    }
-    let address = format!(
-        "https://{}",
-        fs::read_to_string(&address_file).expect(&seen).trim()
-    );
-
-    let client = |words: &[&str]| {
-        room.command(words)
-            .args(["--addr", &address, "--cacert"])
-            .arg(room.pki.ca())
-            .arg("--client-cert")
-            .arg(room.pki.certificate(Who::Vault))
-            .arg("--client-key")
-            .arg(room.pki.key(Who::Vault))
-            .output()
-            .unwrap()
-    };
-    let created = client(&["key", "create", "vault-unseal"]);
-    assert!(created.status.success(), "{}", stderr(&created));
-    let sealed = client(&["client", "seal", "vault-unseal"]);
-    assert!(sealed.status.success(), "{}", stderr(&sealed));
-    drop(server);
+    let serving = room.serve();
+    serving.succeeds(&["key", "create", "vault-unseal"]);
+    serving.succeeds(&["client", "seal", "vault-unseal"]);
 }

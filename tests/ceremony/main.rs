@@ -4,6 +4,7 @@
 //! - `power_cut`: killed at every line of the transcript and inside the token's functions
 //! - `rehearsal`: the same on a throwaway token, worth nothing for real
 //! - `by_hand`: through a real terminal; nothing secret stays on it or in memory
+//! - `later`: ceremonies of an appliance that has its keys
 //! - `rig`: people with keys, a plan, a folder for each ceremony
 
 #![allow(
@@ -19,6 +20,7 @@ mod support;
 
 mod birth;
 mod by_hand;
+mod later;
 mod power_cut;
 mod rehearsal;
 mod rig;

@@ -146,3 +146,47 @@ fn what_is_not_right_at_the_door_stops_everything() {
     }
     refused("this program is not the one that the plan names");
 }
+
+#[test]
+fn what_follows_a_rehearsal_is_one() {
+    let room = Room::new();
+    let output = rehearse(&room);
+    assert!(output.status.success(), "{}", stderr(&output));
+    room.answer("appliance", "vault-keys-1\n");
+    let first = room.path().join("rehearsal");
+    let later = |after: &std::path::Path, dir: &std::path::Path| {
+        let mut command = std::process::Command::new(crate::support::STRONGROOM);
+        command
+            .args(["ceremony", "destroy", "--after"])
+            .arg(after)
+            .arg("--dir")
+            .arg(dir)
+            .arg("--answers")
+            .arg(room.answers())
+            .env_remove(strongroom_softhsm::CONF_VARIABLE)
+            .stdin(std::process::Stdio::null());
+        command.output().unwrap()
+    };
+    let dir = room.path().join("destroyed");
+    let output = later(&first, &dir);
+    assert!(output.status.success(), "{}", stderr(&output));
+    for line in lines(&dir.join("transcript.jsonl")) {
+        assert_eq!(line["mode"], "REHEARSAL");
+    }
+    assert!(
+        fs::read_to_string(dir.join("report.html"))
+            .unwrap()
+            .contains("REHEARSAL")
+    );
+    let verify = |extra: &[&str]| {
+        room.command(&["ceremony", "verify"])
+            .arg(dir.join("transcript.jsonl"))
+            .arg("--previous")
+            .arg(dir.join("chain"))
+            .args(extra)
+            .output()
+            .unwrap()
+    };
+    assert!(!verify(&[]).status.success());
+    assert!(verify(&["--rehearsal"]).status.success());
+}

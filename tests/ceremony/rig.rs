@@ -1,7 +1,7 @@
 //! People with keys, a plan that they all signed, and a folder in which a ceremony runs.
 
 use std::fs;
-use std::io::Read as _;
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -20,14 +20,18 @@ use strongroom::ceremony::shares::{self, Added, Deal, Pins};
 use strongroom::ceremony::{
     CeremonyId, Mode, Participant, ParticipantKey, Plan, PlanSignature, Recovery,
 };
+use strongroom::client::ClientOptions;
 use tempfile::TempDir;
 use zeroize::Zeroizing;
 
-use crate::support::{self, Pki, STRONGROOM, base64};
+use crate::support::{self, Pki, STRONGROOM, Who, base64};
 
 pub const CUSTODIANS: [&str; 5] = ["Alice", "Bob", "Carol", "Dave", "Erin"];
 pub const OFFICER: &str = "Olga";
 pub const AUDITOR: &str = "Anton";
+
+/// Nobody in a birth's plan.
+pub const NEWCOMER: &str = "Frank";
 
 /// The exit code of a ceremony that waits for something from outside.
 pub const WAITING: i32 = 10;
@@ -50,7 +54,7 @@ impl People {
                     .unwrap(),
             };
             fs::create_dir(people.folder.path().join("passphrases")).unwrap();
-            for name in Self::names() {
+            for name in Self::names().chain([NEWCOMER]) {
                 people.make(name);
             }
             people
@@ -147,7 +151,17 @@ impl Room {
         Self::make(module, "file")
     }
 
+    /// With keys that may be moved to another token.
+    pub fn with_backup() -> Self {
+        let module = strongroom_softhsm::module_path().unwrap();
+        Self::planned(&module, "file", true)
+    }
+
     fn make(module: &Path, method: &str) -> Self {
+        Self::planned(module, method, false)
+    }
+
+    fn planned(module: &Path, method: &str, backup: bool) -> Self {
         let folder = tempfile::Builder::new()
             .prefix("sr-room-")
             .tempdir()
@@ -160,7 +174,7 @@ impl Room {
             folder,
             pki,
         };
-        fs::write(room.plan_path(), room.plan_text(module, method)).unwrap();
+        fs::write(room.plan_path(), room.plan_text(module, method, backup)).unwrap();
         let plan = room.plan();
         for name in People::names() {
             PlanSignature::make(&plan, &People::all().key(name))
@@ -188,7 +202,7 @@ impl Room {
     }
 
     #[allow(clippy::unnecessary_debug_formatting, reason = "TOML wants it quoted")]
-    fn plan_text(&self, module: &Path, method: &str) -> String {
+    fn plan_text(&self, module: &Path, method: &str, backup: bool) -> String {
         let people = People::all();
         let person = |head: &str, name: &str| {
             let person = people.key(name).participant().clone();
@@ -201,7 +215,7 @@ impl Room {
         let mut text = format!(
             "format = 1\nname = \"vault-keys-1\"\n\
              [token]\nmodule = {module:?}\nlabel = \"vault-keys-1\"\n\
-             [keys]\nmemory_master = false\nbackup = false\n\
+             [keys]\nmemory_master = {backup}\ntransfer = true\nbackup = {backup}\n\
              [custody]\nthreshold = 3\n\
              [software]\nbinary_sha256 = \"{}\"\n\
              [appliance]\nfolder = {:?}\nstate = {:?}\nlisten = \"127.0.0.1:0\"\nnames = [\"localhost\", \"127.0.0.1\"]\n\
@@ -421,6 +435,88 @@ impl Room {
     }
 }
 
+/// The room's appliance, until this is dropped.
+pub struct Serving<'a> {
+    room: &'a Room,
+    child: Child,
+    pub address: String,
+}
+
+impl Room {
+    /// Starts the appliance with its own configuration.
+    pub fn serve(&self) -> Serving<'_> {
+        let address_file = self.path().join("address");
+        let _ = fs::remove_file(&address_file);
+        let mut child = self
+            .command(&["serve", "--config"])
+            .arg(self.appliance().join("strongroom.toml"))
+            .arg("--addr-file")
+            .arg(&address_file)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = BufReader::new(child.stderr.take().unwrap());
+        let mut seen = String::new();
+        for line in log.lines() {
+            seen += &(line.unwrap() + "\n");
+            if address_file.exists() {
+                break;
+            }
+        }
+        let mut serving = Serving {
+            room: self,
+            child,
+            address: String::new(),
+        };
+        let address = fs::read_to_string(&address_file).expect(&seen);
+        serving.address = format!("https://{}", address.trim());
+        serving
+    }
+}
+
+impl Serving<'_> {
+    /// A client's command, as Vault.
+    pub fn client(&self, words: &[&str]) -> Command {
+        let pki = &self.room.pki;
+        let mut command = self.room.command(words);
+        command
+            .args(["--addr", &self.address, "--cacert"])
+            .arg(pki.ca())
+            .arg("--client-cert")
+            .arg(pki.certificate(Who::Vault))
+            .arg("--client-key")
+            .arg(pki.key(Who::Vault));
+        command
+    }
+
+    /// The same, as a library.
+    pub fn options(&self) -> ClientOptions {
+        let pki = &self.room.pki;
+        ClientOptions::new(&self.address, pki.ca())
+            .identity(pki.certificate(Who::Vault), pki.key(Who::Vault))
+    }
+
+    /// The power goes.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Its standard output.
+    pub fn succeeds(&self, words: &[&str]) -> Vec<u8> {
+        let output = self.client(words).output().unwrap();
+        assert!(output.status.success(), "{words:?}: {}", stderr(&output));
+        output.stdout
+    }
+}
+
+impl Drop for Serving<'_> {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// The PINs, from these custodians' shares in a ceremony's folder.
 pub fn recover(dir: &Path, plan: &Plan, mode: Mode, names: &[&str]) -> Pins {
     let transcript = lines(&dir.join("transcript.jsonl"));
@@ -466,6 +562,11 @@ pub struct Running {
 }
 
 impl Running {
+    /// With its standard error in a pipe.
+    pub fn new(child: Child) -> Self {
+        Self { child }
+    }
+
     /// SIGKILL, as a power cut, when this becomes true. Whether it did before the process ended by itself.
     pub fn kill_when(mut self, mut condition: impl FnMut() -> bool) -> bool {
         let deadline = Instant::now() + PATIENCE;

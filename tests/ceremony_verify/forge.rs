@@ -5,7 +5,7 @@ use base64::prelude::BASE64_STANDARD;
 use p256::ecdsa::SigningKey;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use strongroom::ceremony::{Mode, Step};
+use strongroom::ceremony::{CeremonyId, Kind, Mode, Step};
 
 use super::people::{BINARY, ID, Room, key, sign};
 
@@ -13,6 +13,7 @@ const TIME: &str = "2026-01-31T12:34:56.789Z";
 
 /// A transcript under construction, and how it is to be finished.
 pub struct Forgery {
+    pub id: CeremonyId,
     pub mode: Mode,
     /// The number of a line that says the other mode.
     pub but: Option<u64>,
@@ -40,7 +41,7 @@ impl Forgery {
                 "software": {"version": "0.1.0", "binary_sha256": BINARY},
             }),
         )];
-        for step in Step::ALL {
+        for step in Kind::Birth.steps() {
             let name = step.name();
             lines.push((
                 "begin".into(),
@@ -52,7 +53,7 @@ impl Forgery {
             ));
             lines.push((
                 "done".into(),
-                json!({"step": name, "actor": ["Ed"], "outputs": room.outputs(step)}),
+                json!({"step": name, "actor": ["Ed"], "outputs": room.outputs(*step)}),
             ));
         }
         let audit_key = BASE64_STANDARD.encode(room.spki());
@@ -72,6 +73,7 @@ impl Forgery {
             })
             .collect();
         Self {
+            id: ID,
             mode,
             but: None,
             instead: ("\n", ""),
@@ -79,6 +81,34 @@ impl Forgery {
             signers,
             sealer: room.hsm.clone(),
         }
+    }
+
+    /// A later ceremony with no fault, which goes on from that transcript; everyone is there.
+    pub fn later(room: &Room, kind: Kind, before: &[u8]) -> Self {
+        let mut forgery = Self::new(room, Mode::Ceremony);
+        forgery.id = CeremonyId(*b"a later one's id");
+        let id = forgery.id.to_string();
+        let open = forgery.open();
+        open["kind"] = kind.name().into();
+        open["ceremony_id"] = id.into();
+        open["previous_sha256"] = hex(&Sha256::digest(before)).into();
+        let ends = [forgery.lines.remove(0), forgery.lines.pop().unwrap()];
+        forgery.lines.clear();
+        for step in kind.steps() {
+            let name = step.name();
+            forgery.lines.push((
+                "begin".into(),
+                json!({"step": name, "actor": ["Ed"], "inputs": {}}),
+            ));
+            forgery.lines.push((
+                "done".into(),
+                json!({"step": name, "actor": ["Ed"], "outputs": room.later_outputs(*step)}),
+            ));
+        }
+        let [open, close] = ends;
+        forgery.lines.insert(0, open);
+        forgery.lines.push(close);
+        forgery
     }
 
     /// The members of a step's `done` line.
@@ -110,6 +140,7 @@ impl Forgery {
 
     /// The same, with the seal's line changed at the end.
     pub fn finish(self, change: impl FnOnce(String) -> String) -> Vec<u8> {
+        let id = self.id;
         let mut chain = Chain::new(self.mode);
         chain.but = self.but;
         chain.instead = self.instead;
@@ -117,7 +148,7 @@ impl Forgery {
         for (kind, members) in &self.lines {
             chain.add(kind, members);
             if kind == "close" {
-                digest = Self::digest("transcript", &chain);
+                digest = Self::digest(id, "transcript", &chain);
             }
         }
         for (members, key) in &self.signers {
@@ -125,10 +156,12 @@ impl Forgery {
             members["signature"] = BASE64_STANDARD.encode(sign(key, &digest)).into();
             chain.add("signature", &members);
         }
-        let seal =
-            p256::ecdsa::Signature::from_slice(&sign(&self.sealer, &Self::digest("seal", &chain)))
-                .unwrap()
-                .normalize_s();
+        let seal = p256::ecdsa::Signature::from_slice(&sign(
+            &self.sealer,
+            &Self::digest(id, "seal", &chain),
+        ))
+        .unwrap()
+        .normalize_s();
         let line = chain.line(
             "seal",
             &json!({"signature": BASE64_STANDARD.encode(seal.to_bytes())}),
@@ -139,10 +172,10 @@ impl Forgery {
         bytes
     }
 
-    fn digest(what: &str, chain: &Chain) -> [u8; 32] {
+    fn digest(id: CeremonyId, what: &str, chain: &Chain) -> [u8; 32] {
         let mut hasher = Sha256::new();
         hasher.update(format!("strongroom ceremony {what} v1\0"));
-        hasher.update(ID.0);
+        hasher.update(id.0);
         hasher.update(chain.seq.to_be_bytes());
         hasher.update(chain.hash);
         hasher.finalize().into()

@@ -4,6 +4,7 @@
 //! - `people`: keys in this process, the HSM's among them, and a plan
 //! - `forge`: transcripts line by line, with any fault, chained, signed and sealed
 //! - `changed`: a good one that somebody changed afterwards
+//! - `later`: ceremonies after the birth, held against those before them
 //! - `dishonest`: ones whose makers put something wrong into them, and signed it
 
 #![allow(
@@ -20,6 +21,7 @@ mod support;
 mod changed;
 mod dishonest;
 mod forge;
+mod later;
 mod people;
 
 use std::fs;
@@ -42,10 +44,19 @@ fn second(python: &Path, arguments: &[&str]) -> Output {
 
 /// Has both implementations check every case, and compares what they say with `valid`.
 fn both_say(valid: bool, cases: &Cases) {
+    both_say_after(valid, cases, &[]);
+}
+
+/// The same of transcripts that go on from those.
+fn both_say_after(valid: bool, cases: &Cases, previous: &[Vec<u8>]) {
+    let anchors = Anchors {
+        previous: previous.to_vec(),
+        ..Anchors::default()
+    };
     let wrong: Vec<String> = cases
         .iter()
         .filter_map(|(name, transcript)| {
-            let found = verify(transcript, &Anchors::default());
+            let found = verify(transcript, &anchors);
             let fine = found.problems.is_empty() && !found.is_rehearsal();
             (fine != valid).then(|| format!("{name}: {:?}", found.problems))
         })
@@ -65,7 +76,13 @@ fn both_say(valid: bool, cases: &Cases) {
             path.to_str().unwrap().to_owned()
         })
         .collect();
-    let arguments: Vec<&str> = paths.iter().map(String::as_str).collect();
+    let mut arguments: Vec<&str> = paths.iter().map(String::as_str).collect();
+    let chain = folder.path().join("chain");
+    fs::create_dir(&chain).unwrap();
+    for (number, transcript) in previous.iter().enumerate() {
+        fs::write(chain.join(format!("{number}.jsonl")), transcript).unwrap();
+    }
+    arguments.extend(["--previous", chain.to_str().unwrap()]);
     let output = second(&python, &arguments);
     let said = String::from_utf8(output.stdout).unwrap();
     let complained = String::from_utf8_lossy(&output.stderr);

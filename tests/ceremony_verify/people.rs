@@ -10,8 +10,8 @@ use strongroom::ceremony::plan::{Draft, PinMethod};
 use strongroom::ceremony::record::{KeyRecord, Summary, TokenRecord};
 use strongroom::ceremony::shares::{Deal, Pins, split};
 use strongroom::ceremony::{
-    CeremonyError, CeremonyId, Mode, Opening, Participant, ParticipantKey, Plan, PlanSignature,
-    Step, Transcript,
+    CeremonyError, CeremonyId, Kind, Mode, Opening, Participant, ParticipantKey, Plan,
+    PlanSignature, Step, Transcript,
 };
 use zeroize::Zeroizing;
 
@@ -57,6 +57,8 @@ impl Room {
             label: "vault-keys-1".into(),
             serial: Some(SERIAL.into()),
             memory_master: false,
+            transfer: true,
+            backup: false,
             threshold: 2,
             custodians: (0..3).map(public).collect(),
             security_officer: public(3),
@@ -68,6 +70,7 @@ impl Room {
             listen: "0.0.0.0:8200".parse().unwrap(),
             names: vec!["keys.example".into(), "192.0.2.7".into()],
             pin_method: PinMethod::File,
+            replaces: None,
         };
         change(&mut draft);
         let plan = draft.plan().unwrap();
@@ -129,6 +132,55 @@ impl Room {
         }
     }
 
+    /// What each step of a later ceremony puts into its transcript.
+    pub fn later_outputs(&self, step: Step) -> Value {
+        let shares = json!({"threshold": self.plan.threshold, "commitments": self.commitments});
+        let made = self.made();
+        match step {
+            Step::Opening => {
+                let present: Vec<Value> = self
+                    .plan
+                    .participants()
+                    .map(|(role, person)| {
+                        json!({"name": person.name(), "role": role.name(), "key": person.fingerprint()})
+                    })
+                    .collect();
+                let mut shares = shares;
+                shares["ceremony_id"] = ID.to_string().into();
+                json!({"present": present, "shares": shares, "version": "0.2.0"})
+            }
+            Step::Transport => shares,
+            Step::Export => json!({"backup_sha256": BINARY, "keys": [made[0], made[1]]}),
+            Step::SecondToken => json!({"token": Self::second_token()}),
+            Step::Copy => {
+                let audit = spki(&key(60));
+                let mut keys = made.as_array().unwrap().clone();
+                keys[2] = json!(KeyRecord::new(
+                    "audit key",
+                    "strongroom-audit",
+                    Some(&audit)
+                ));
+                let objects: Vec<Value> = keys
+                    .iter()
+                    .map(|key| {
+                        let mut object = json!({"name": "x", "label": key["label"], "class": "CKO_PUBLIC_KEY", "attributes": []});
+                        if key["spki"].is_string() {
+                            object["spki"] = key["spki"].clone();
+                        }
+                        object
+                    })
+                    .collect();
+                let audit = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, audit);
+                json!({"token": Self::second_token(), "keys": keys, "audit_key": audit, "objects": objects})
+            }
+            _ => json!({}),
+        }
+    }
+
+    fn second_token() -> Value {
+        json!({"label": "vault-keys-1-2", "serial": "beef", "manufacturer": "SoftHSM project", "model": "SoftHSM v2"})
+    }
+
     pub fn summary(&self) -> Value {
         json!({"token": Self::token(), "keys": self.made(), "store_id": STORE_ID})
     }
@@ -138,6 +190,8 @@ impl Room {
         let folder = tempfile::tempdir().unwrap();
         let opening = Opening {
             mode,
+            kind: Kind::Birth,
+            previous_sha256: None,
             ceremony_id: ID,
             plan: &self.plan,
             signatures: &self.signatures,
@@ -150,7 +204,7 @@ impl Room {
             .participants()
             .map(|(_, person)| person.name())
             .collect();
-        for step in Step::ALL {
+        for step in Kind::Birth.steps().iter().copied() {
             transcript.begin(step, &actors, &json!({"n": 1})).unwrap();
             if step == Step::Keys {
                 drop(transcript);

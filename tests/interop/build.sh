@@ -2,7 +2,7 @@
 # Builds other people's clients, which the interop tests drive a Strongroom server with, each once: nothing is done again until its sources,
 # its locked dependencies or the toolchain change.
 #
-#   build.sh [vault] [seal] [seal-openbao] [hvac] [node] [cryptography]      default: all
+#   build.sh [vault] [seal] [seal-openbao] [hvac] [node] [cryptography] [pyjwt] [gojwt]      default: all
 #
 # Prints one line for each, "<name> <path>":
 #   vault  a real Vault, server and command line (tests/interop/vault)
@@ -11,6 +11,8 @@
 #   hvac   a Python interpreter that has hvac (tests/interop/hvac)
 #   node   a directory with node-vault and the script that uses it (tests/interop/node)
 #   cryptography  a Python interpreter that has pyca/cryptography, for tests/ceremony_verify.py (tests/interop/cryptography)
+#   pyjwt  a Python interpreter that has PyJWT (tests/interop/pyjwt)
+#   gojwt  a program around golang-jwt (tests/interop/gojwt)
 # They are kept in $STRONGROOM_INTEROP_CACHE, by default <repository>/.cache/interop.
 #
 # Exit code 77: a tool is not on this machine (it is named on standard error); 1: a build failed.
@@ -20,16 +22,16 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cache=${STRONGROOM_INTEROP_CACHE:-$(cd "$here/../.." && pwd)/.cache/interop}
 
 main() {
-    [ $# -gt 0 ] || set -- seal seal-openbao hvac cryptography node vault
+    [ $# -gt 0 ] || set -- seal seal-openbao hvac cryptography pyjwt gojwt node vault
     mkdir -p "$cache"
     local part
     for part in "$@"; do
         case $part in
         seal-openbao) need go && once "$part" "$(go version)" "$here/$part"/go.{mod,sum} "$here"/seal/*.go ;;
-        vault | seal) need go && once "$part" "$(go version)" "$here/$part"/{go.mod,go.sum,*.go} ;;
-        hvac | cryptography) need python3 && once "$part" "$(python3 -V) $(command -v python3)" "$here/$part/requirements.txt" ;;
+        vault | seal | gojwt) need go && once "$part" "$(go version)" "$here/$part"/{go.mod,go.sum,*.go} ;;
+        hvac | cryptography | pyjwt) need python3 && once "$part" "$(python3 -V) $(command -v python3)" "$here/$part/requirements.txt" ;;
         node) need node && need npm && once node "$(node -v) $(npm -v)" "$here/node"/{package.json,package-lock.json,*.js} ;;
-        *) echo "build.sh: \"$part\" is none of vault, seal, seal-openbao, hvac, node, cryptography" >&2 && exit 2 ;;
+        *) echo "build.sh: \"$part\" is none of vault, seal, seal-openbao, hvac, node, cryptography, pyjwt, gojwt" >&2 && exit 2 ;;
         esac
     done
 }
@@ -67,14 +69,18 @@ once() {
 
 product() {
     case $1 in
-    vault | seal | seal-openbao) echo "$2/$1" ;;
-    hvac | cryptography) echo "$2/bin/python" ;;
+    vault | seal | seal-openbao | gojwt) echo "$2/$1" ;;
+    hvac | cryptography | pyjwt) echo "$2/bin/python" ;;
     node) echo "$2" ;;
     esac
 }
 
 build_seal() {
     go_build seal "$1"
+}
+
+build_gojwt() {
+    go_build gojwt "$1"
 }
 
 build_seal_openbao() {
@@ -117,6 +123,10 @@ build_hvac() {
 
 build_cryptography() {
     python_with cryptography "$1"
+}
+
+build_pyjwt() {
+    python_with pyjwt "$1"
 }
 
 # python_with <part> <directory>: an environment of its own, with the part's pinned packages.

@@ -480,6 +480,14 @@ pub fn skip(test: &str, why: &str) {
     }
 }
 
+/// The library that tells a process another time of day.
+pub fn faketime() -> Option<PathBuf> {
+    let folders = fs::read_dir("/usr/lib").ok()?;
+    folders
+        .filter_map(|entry| Some(entry.ok()?.path().join("faketime/libfaketime.so.1")))
+        .find(|library| library.exists())
+}
+
 /// A Python interpreter that has the package `cryptography`; `None`, counted as skipped, where there is no Python.
 pub fn cryptography() -> Option<PathBuf> {
     let output = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/build.sh"))
@@ -563,6 +571,7 @@ impl<'a> Site<'a> {
             ("keyring", String::new()),
             ("tokens", String::new()),
             ("hardening", String::new()),
+            ("jwt", String::new()),
         ];
         let mut text = String::new();
         for (name, lines) in plain {

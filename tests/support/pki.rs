@@ -10,6 +10,7 @@ use rcgen::{
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevocationReason,
     RevokedCertParams, SanType, SerialNumber, date_time_ymd,
 };
+use time::OffsetDateTime;
 
 /// The clients of the infrastructure; each has `<name>.pem` and `<name>.key`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,14 +134,22 @@ impl Pki {
 
     /// Replaces the CRL: only these are revoked.
     pub fn revoke(&self, revoked: &[Who]) {
-        write(&self.crl(), crl(&issuer(&self.ca()), revoked).as_bytes());
+        let list = crl(&issuer(&self.ca()), revoked, date_time_ymd(2060, 1, 1));
+        write(&self.crl(), list.as_bytes());
+    }
+
+    /// Replaces the CRL: it ends then.
+    pub fn end_crl(&self, next_update: OffsetDateTime) {
+        let list = crl(&issuer(&self.ca()), &[Who::Revoked], next_update);
+        write(&self.crl(), list.as_bytes());
     }
 
     /// Replaces the CA bundle and the CRLs: clients of [`Who::OtherCa`]'s CA are good too.
     pub fn trust_the_other_ca(&self) {
         let (ours, other) = (issuer(&self.ca()), issuer(&self.other_ca()));
         // CRLs first: a CA whose CRL is missing is refused.
-        let crls = crl(&ours, &[]) + &crl(&other, &[]);
+        let end = date_time_ymd(2060, 1, 1);
+        let crls = crl(&ours, &[], end) + &crl(&other, &[], end);
         write(&self.crl(), crls.as_bytes());
         let bundle = [self.ca(), self.other_ca()].map(|path| fs::read_to_string(path).unwrap());
         write(&self.ca(), bundle.concat().as_bytes());
@@ -148,7 +157,13 @@ impl Pki {
 
     /// A new certificate and key for the server, written one after the other.
     pub fn renew_server(&self) {
+        self.renew_server_until(date_time_ymd(4096, 1, 1));
+    }
+
+    /// The same, with that end.
+    pub fn renew_server_until(&self, not_after: OffsetDateTime) {
         let mut server = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        server.not_after = not_after;
         server
             .subject_alt_names
             .push(SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST)));
@@ -219,10 +234,10 @@ fn issuer(certificate: &Path) -> Issuer<'static, KeyPair> {
     Issuer::from_ca_cert_pem(&certificate, KeyPair::from_pem(&key).unwrap()).unwrap()
 }
 
-fn crl(issuer: &Issuer<'_, KeyPair>, revoked: &[Who]) -> String {
+fn crl(issuer: &Issuer<'_, KeyPair>, revoked: &[Who], next_update: OffsetDateTime) -> String {
     let list = CertificateRevocationListParams {
         this_update: date_time_ymd(2024, 1, 1),
-        next_update: date_time_ymd(2060, 1, 1),
+        next_update,
         crl_number: SerialNumber::from(1_u64),
         issuing_distribution_point: None,
         revoked_certs: revoked

@@ -96,7 +96,7 @@ fn empty(
 }
 
 /// Destroys what is `wanted` and looks whether it is gone.
-fn destroy_all(
+pub(super) fn destroy_all(
     line: &Line,
     wanted: impl Fn(&TokenObject) -> bool,
 ) -> Result<Vec<DestroyedObject>, Fault> {

@@ -5,7 +5,7 @@ use cryptoki_sys::CKO_PUBLIC_KEY;
 use super::objects::{self, TokenObject};
 use super::text;
 use super::token::on_token;
-use crate::config::HsmConfig;
+use crate::config::{HsmConfig, KeyShape};
 use crate::error::HsmError;
 use crate::fault::Fault;
 use crate::keys::{self, Keys};
@@ -77,14 +77,14 @@ pub struct ObjectEvidence {
 pub(super) fn evidence(config: &HsmConfig) -> Result<Evidence, HsmError> {
     on_token(&config.module, &config.token, |line, found| {
         Access::new(config.pin.clone()).login(line)?;
-        collect(line, found)
+        objects::steadily(|| collect(line, found, config.shape))
     })
 }
 
-fn collect(line: &Line, found: &Found) -> Result<Evidence, Fault> {
+fn collect(line: &Line, found: &Found, shape: KeyShape) -> Result<Evidence, Fault> {
     let offered = line.library().context.get_mechanism_list(found.slot)?;
     let objects = objects::all(line)?;
-    let (keys, checked) = key_set(line, &objects)?;
+    let (keys, checked) = key_set(line, &objects, shape)?;
     // With good keys the self-tests show that they work, not only what they say of themselves.
     let profile = checked
         .map(|keys| selftest::run(line, &keys, &offered))
@@ -124,7 +124,11 @@ fn collect(line: &Line, found: &Found) -> Result<Evidence, Fault> {
 }
 
 /// The state of the keys, and the keys where they are good.
-fn key_set(line: &Line, objects: &[TokenObject]) -> Result<(KeySet, Option<Keys>), Fault> {
+fn key_set(
+    line: &Line,
+    objects: &[TokenObject],
+    shape: KeyShape,
+) -> Result<(KeySet, Option<Keys>), Fault> {
     if !objects.iter().any(TokenObject::is_ours) {
         return Ok((KeySet::None, None));
     }
@@ -137,7 +141,7 @@ fn key_set(line: &Line, objects: &[TokenObject]) -> Result<(KeySet, Option<Keys>
     if !missing.is_empty() {
         return Ok((KeySet::Incomplete { missing, in_use }, None));
     }
-    match Keys::check(line) {
+    match Keys::check(line, shape) {
         Ok(_) if !in_use && objects.iter().any(TokenObject::is_half_made) => {
             let problem = "an object whose making was cut off is on the token".to_owned();
             Ok((KeySet::Unacceptable { problem, in_use }, None))

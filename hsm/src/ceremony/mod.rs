@@ -12,8 +12,10 @@ mod destroy;
 mod evidence;
 mod objects;
 mod participant;
+mod rotation;
 mod text;
 mod token;
+mod transport;
 
 use std::path::Path;
 
@@ -22,11 +24,13 @@ use zeroize::Zeroizing;
 use crate::config::{HsmConfig, TokenSelector};
 use crate::error::HsmError;
 use crate::pin::SecretPin;
+use crate::provision::{OptionalKeys, Provisioned};
 use crate::types::TokenIdentity;
 
 pub use destroy::{Destroyed, DestroyedObject};
 pub use evidence::{Evidence, KeySet, ObjectEvidence};
 pub use participant::{ParticipantKeys, ParticipantToken};
+pub use rotation::{RotationState, Successor};
 
 /// A slot with a token, initialized or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,10 +131,56 @@ pub fn random(
 /// Makes the appliance's keys, as [`crate::Hsm::provision`] does.
 pub fn make_keys(
     config: &HsmConfig,
-    memory_master: bool,
+    optional: OptionalKeys,
     progress: &mut dyn FnMut(&str),
+) -> Result<Provisioned, HsmError> {
+    crate::provision::provision(config, optional, progress)
+}
+
+/// Tries the transfer key as a rotation would use it, with a throwaway KEK and both PINs: the security officer marks the master key that is
+/// there, a KEK is moved by it, and the mark is removed. [`HsmError::Unsupported`] says why the token is not fit for a transfer key.
+pub fn try_transfer(
+    module: &Path,
+    selector: &TokenSelector,
+    so_pin: &SecretPin,
+    user_pin: &SecretPin,
 ) -> Result<(), HsmError> {
-    crate::provision::provision(config, memory_master, progress)
+    rotation::try_transfer(module, selector, so_pin, user_pin)
+}
+
+/// Which generations of the master key are on the token.
+pub fn rotation_state(config: &HsmConfig) -> Result<RotationState, HsmError> {
+    rotation::state(config)
+}
+
+/// Makes the next generation of master, transfer and, where there is one, memory master key. It is not in force until
+/// [`trust_successor`]. [`HsmError::KeyExists`] if there is one already, [`HsmError::NotMovable`] on a token without a transfer key.
+pub fn make_successor(
+    config: &HsmConfig,
+    progress: &mut dyn FnMut(&str),
+) -> Result<Successor, HsmError> {
+    rotation::make_successor(config, progress)
+}
+
+/// Destroys whatever is newer than the generation in force, and objects whose making was cut off. Not to be called once a successor was
+/// marked: KEKs may be wrapped by it, and its marks may be gone.
+pub fn discard_successor(config: &HsmConfig) -> Result<Vec<DestroyedObject>, HsmError> {
+    rotation::discard_successor(config)
+}
+
+/// As the security officer: imports the successor's public keys, marked as trusted. From then on it is in force. What is marked already stays.
+pub fn trust_successor(
+    config: &HsmConfig,
+    so_pin: &SecretPin,
+    successor: &Successor,
+) -> Result<(), HsmError> {
+    rotation::trust_successor(config, so_pin, successor)
+}
+
+/// Destroys every generation older than the one in force, and then the marks. Call it when no KEK is wrapped by an older one. Cut off by a
+/// power failure, it may be called again; the list then holds what was left.
+pub fn retire_predecessors(config: &HsmConfig) -> Result<Vec<DestroyedObject>, HsmError> {
+    rotation::retire(config)
 }
 
 /// Destroys every object of the appliance (label `strongroom-…`) that a power cut left behind, or that no store was born with yet, and
@@ -150,4 +200,57 @@ pub fn evidence(config: &HsmConfig) -> Result<Evidence, HsmError> {
 /// Cut off by a power failure, it may be called again; the list then holds what was left.
 pub fn destroy(config: &HsmConfig, so_pin: &SecretPin) -> Result<Destroyed, HsmError> {
     destroy::destroy(config, so_pin)
+}
+
+/// A key that was moved out of a token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MovedKey {
+    /// `CKA_LABEL`: which key it is.
+    pub label: String,
+    /// The private or secret key under the transport key: RFC 5649 over PKCS#8, or over the key's bytes.
+    pub wrapped: Vec<u8>,
+    /// The public half, `SubjectPublicKeyInfo`, DER; none for a secret key.
+    pub spki: Option<Vec<u8>>,
+}
+
+/// What the old token sealed, for the new one to open: nothing else proves that the keys are the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trial {
+    /// A KEK of no other use, wrapped by the master key's public half.
+    pub wrapped: Vec<u8>,
+    /// With this hash.
+    pub oaep: crate::OaepHash,
+    /// What that KEK makes of a known text: ciphertext || tag, with a nonce of zeros.
+    pub answer: Vec<u8>,
+    /// Nonce of the next.
+    pub iv: [u8; 12],
+    /// The known text, sealed by the store key.
+    pub sealed: Vec<u8>,
+}
+
+/// The epoch object's value when the keys were moved out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Epoch(pub Vec<u8>);
+
+/// Wraps every key that a second token needs, under a transport key that lives in the token for the seconds of this call.
+/// [`HsmError::Unsupported`] with the reason if the keys are [`crate::KeyShape::Fixed`], or if the token can't do it.
+pub fn export_keys(
+    config: &HsmConfig,
+    so_pin: &SecretPin,
+    transport: &[u8; 32],
+) -> Result<(Vec<MovedKey>, Trial, Epoch), HsmError> {
+    transport::export(config, so_pin, transport)
+}
+
+/// Unwraps them on an initialised token that has none, makes the keys that are each token's own, checks all of it and tries it, and
+/// writes the epoch. Cut off before its end, [`discard_unused_keys`] clears what it made.
+pub fn import_keys(
+    config: &HsmConfig,
+    transport: &[u8; 32],
+    moved: &[MovedKey],
+    trial: &Trial,
+    epoch: &Epoch,
+    progress: &mut dyn FnMut(&str),
+) -> Result<(), HsmError> {
+    transport::import(config, transport, moved, trial, epoch, progress)
 }

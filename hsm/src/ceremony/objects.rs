@@ -7,10 +7,10 @@ use cryptoki_sys::{
 };
 
 use super::text;
-use crate::fault::Fault;
-use crate::keys::public_name;
+use crate::fault::{Fault, Reach};
+use crate::keys::generation::{Numbered, parse};
 use crate::line::Line;
-use crate::template::{EPOCH_LABEL, MEMORY_MASTER, REQUIRED};
+use crate::template::{EPOCH_LABEL, KeySpec, OPTIONAL, REQUIRED};
 
 /// What an object that nobody here made is called.
 const FOREIGN: &str = "not of the appliance";
@@ -53,8 +53,26 @@ impl TokenObject {
     }
 }
 
+/// How often a listing is begun anew.
+const LISTINGS: usize = 50;
+
+/// Begins anew when an object went in the middle: a running server replaces its epoch object with each change of the store.
+pub(super) fn steadily<T>(mut body: impl FnMut() -> Result<T, Fault>) -> Result<T, Fault> {
+    for _ in 1..LISTINGS {
+        match body() {
+            Err(fault) if fault.reach() == Reach::Object => {}
+            other => return other,
+        }
+    }
+    body()
+}
+
 /// All that this login may see: the appliance's keys in the order of their making, then the epoch object, then the rest.
 pub(super) fn all(line: &Line) -> Result<Vec<TokenObject>, Fault> {
+    steadily(|| list(line))
+}
+
+fn list(line: &Line) -> Result<Vec<TokenObject>, Fault> {
     let mut objects = Vec::new();
     for handle in line.session().find_objects(&[])? {
         let object = describe(line, handle)?;
@@ -109,13 +127,33 @@ fn told(
 }
 
 fn identify(class: CK_ULONG, label: &str) -> (usize, String) {
-    let specs = REQUIRED.into_iter().chain([&MEMORY_MASTER]);
-    for (place, spec) in specs.enumerate() {
+    if let Some((key, trusted)) = parse(label) {
+        let place = known().position(|spec| spec.label == key.spec.label);
+        let generation = usize::try_from(key.generation).unwrap_or(usize::MAX);
+        let rank = place
+            .unwrap_or_default()
+            .saturating_add(generation.saturating_mul(100))
+            .saturating_sub(100)
+            .min(usize::MAX - 8)
+            .saturating_mul(4)
+            .min(usize::MAX - 8);
+        if trusted && class == CKO_PUBLIC_KEY {
+            return (rank + 2, key.trusted_name());
+        }
+        if !trusted && class == key.spec.private_class() {
+            return (rank, key.name());
+        }
+        if !trusted && class == CKO_PUBLIC_KEY {
+            return (rank + 1, key.public_name());
+        }
+    }
+    for (place, spec) in known().enumerate() {
+        let key = Numbered::from(spec);
         if spec.label == label && class == spec.private_class() {
-            return (2 * place, spec.name.to_owned());
+            return (4 * place, key.name());
         }
         if spec.label == label && class == CKO_PUBLIC_KEY && spec.public.is_some() {
-            return (2 * place + 1, public_name(spec));
+            return (4 * place + 1, key.public_name());
         }
     }
     if class == CKO_DATA && label == EPOCH_LABEL {
@@ -125,4 +163,8 @@ fn identify(class: CK_ULONG, label: &str) -> (usize, String) {
         return (usize::MAX, format!("object labelled {label:?}"));
     }
     (usize::MAX, FOREIGN.to_owned())
+}
+
+fn known() -> impl Iterator<Item = &'static KeySpec> {
+    REQUIRED.into_iter().chain(OPTIONAL)
 }

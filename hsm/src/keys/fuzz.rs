@@ -11,7 +11,7 @@ use rsa::pkcs8::DecodePublicKey as _;
 use rsa::traits::PublicKeyParts as _;
 
 use super::{ec_der, is, rsa_der};
-use crate::template::{MEMORY_MASTER, REQUIRED, Rule, Value};
+use crate::template::{OPTIONAL, REQUIRED, Rule, Value};
 
 /// A point is read whether it is bare or in its OCTET STRING, as the same key; what is read is the point that was given.
 pub fn ec_point(data: &[u8]) {
@@ -60,7 +60,7 @@ pub fn rsa_numbers(data: &[u8]) {
 pub fn key_attribute(data: &[u8]) {
     let halves = REQUIRED
         .into_iter()
-        .chain([&MEMORY_MASTER])
+        .chain(OPTIONAL)
         .flat_map(|spec| [Some(spec.private), spec.public]);
     for rule in halves.flatten().flatten() {
         if rule.admits(data) {
@@ -76,7 +76,7 @@ fn is_as_strict(rule: &Rule, data: &[u8]) -> bool {
         Value::Bool(true) => data != [0] && data.len() == 1,
         Value::Bool(false) => data == [0],
         Value::Ulong(number) => data == number.to_ne_bytes(),
-        Value::Bytes(bytes) => data == *bytes,
+        Value::Bytes(bytes) => data == &**bytes,
         Value::Mechanisms(allowed) => {
             let (found, rest) = data.as_chunks::<{ size_of::<CK_MECHANISM_TYPE>() }>();
             let mut found = found

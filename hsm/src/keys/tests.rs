@@ -11,6 +11,7 @@ use crate::config::{PinSource, TokenSelector};
 use crate::line::{Access, Watch};
 use crate::module::Module;
 use crate::selector::Wanted;
+use crate::template::{KeySpec, MASTER, MEMORY_MASTER, TRANSFER};
 
 static TOO_MANY: Value = Value::Mechanisms(&[CKM_RSA_PKCS_OAEP, CKM_RSA_PKCS]);
 
@@ -50,22 +51,12 @@ fn broken(rules: &[Rule], attribute: CK_ATTRIBUTE_TYPE, value: Option<&Value>) -
             name: rule.name,
             when: rule.when,
             value: match value {
-                Some(value) if rule.attribute == attribute => copy(value),
+                Some(value) if rule.attribute == attribute => value.clone(),
                 _ if rule.attribute == CKA_MODULUS_BITS => Value::Ulong(1024),
-                _ => copy(&rule.value),
+                _ => rule.value.clone(),
             },
         })
         .collect()
-}
-
-fn copy(value: &Value) -> Value {
-    match value {
-        Value::Bool(value) => Value::Bool(*value),
-        Value::Ulong(value) => Value::Ulong(*value),
-        Value::Bytes(value) => Value::Bytes(value),
-        Value::Mechanisms(value) => Value::Mechanisms(value),
-        Value::Template(value) => Value::Template(value),
-    }
 }
 
 /// Makes the key, checks it, destroys it: the attribute that was named, or none if all was well. Answers the token's refusal to make it.
@@ -89,9 +80,9 @@ fn verdict(
                 .generate_key(line.session(), spec.mechanism, private.iter())?,
         ]
     };
-    let result = private_key(line, spec).and_then(|_| {
+    let result = private_key(line, spec.into(), KeyShape::Fixed).and_then(|_| {
         if spec.public.is_some() {
-            public_key(line, spec).map(|_| ())
+            public_key(line, spec.into(), KeyShape::Fixed).map(|_| ())
         } else {
             Ok(())
         }
@@ -109,7 +100,7 @@ fn verdict(
 fn flipped(value: &Value) -> Option<Value> {
     match value {
         Value::Bool(value) => Some(Value::Bool(!value)),
-        Value::Mechanisms(_) => Some(copy(&TOO_MANY)),
+        Value::Mechanisms(_) => Some(TOO_MANY.clone()),
         _ => None,
     }
 }
@@ -119,7 +110,7 @@ fn each_broken_rule_is_named() {
     on_token(|line| {
         let mut named = 0;
         // The BYOK wrapping key's rules come from the same macro as the master key's.
-        for spec in [&MASTER, &MEMORY_MASTER, &STORE, &AUDIT] {
+        for spec in [&MASTER, &TRANSFER, &MEMORY_MASTER, &STORE, &AUDIT] {
             let (public, private) = (spec.public.unwrap_or_default(), spec.private);
             let whole = |rules: &[Rule]| broken(rules, 0, Some(&Value::Bool(true)));
             // The control: as it should be, but for the modulus.
@@ -188,7 +179,7 @@ fn an_unwrap_template_that_is_missing_or_weaker_is_named() {
                 .iter()
                 .filter(|rule| !missing.contains(&rule.name))
                 .map(|rule| Rule {
-                    value: copy(&rule.value),
+                    value: rule.value.clone(),
                     ..*rule
                 })
                 .collect();

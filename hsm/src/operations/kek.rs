@@ -3,14 +3,16 @@
 use cryptoki::error::RvError;
 use cryptoki::object::ObjectHandle;
 use cryptoki_sys::CKA_VALUE_LEN;
+use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use super::{Conn, Result};
 use crate::error::HsmError;
 use crate::fault::{Fault, Reach};
+use crate::keys::Pair;
 use crate::session_key;
 use crate::template::hex;
-use crate::types::{HashAlgorithm, KeyUsage, MasterKind, OaepHash, WrappedKey};
+use crate::types::{HashAlgorithm, KeyUsage, MasterKind, OaepHash, TransferBlob, WrappedKey};
 
 impl Conn {
     /// Makes a KEK, wraps it and destroys the extractable original; the caller gets it only after it has been unwrapped and compared.
@@ -75,8 +77,7 @@ impl Conn {
             )
             .into());
         }
-        self.check_master(key)?;
-        let master = self.keys.master(MasterKind::Memory)?;
+        let master = self.master_of(key)?;
         let bytes = self
             .line
             .session()
@@ -97,11 +98,11 @@ impl Conn {
             )
             .into());
         }
-        self.check_master(key)?;
+        let master = self.master_of(key)?;
         let handle = session_key::unwrap(
             &self.line,
             key.oaep,
-            self.keys.master.private,
+            master.private,
             &key.blob,
             key.usage,
             self.abilities.narrow_session_keys,
@@ -115,17 +116,25 @@ impl Conn {
         Ok(handle)
     }
 
-    fn check_master(&self, key: &WrappedKey) -> Result<()> {
-        let master = self.keys.master(key.master)?;
-        if master.fingerprint() == key.master_fingerprint {
-            Ok(())
-        } else {
-            Err(HsmError::OtherMaster {
-                wanted: hex(&key.master_fingerprint),
-                here: hex(&master.fingerprint()),
-            }
-            .into())
-        }
+    /// The master key that wraps it, of whatever generation.
+    fn master_of(&self, key: &WrappedKey) -> Result<&Pair> {
+        // That there is one of its kind at all.
+        self.keys.master(key.master)?;
+        let generations = &self.keys.generations;
+        generations
+            .master(key.master, &key.master_fingerprint)
+            .ok_or_else(|| {
+                let here = generations.fingerprints(key.master);
+                HsmError::OtherMaster {
+                    wanted: hex(&key.master_fingerprint),
+                    here: here
+                        .iter()
+                        .map(|one| hex(one))
+                        .collect::<Vec<_>>()
+                        .join(" and "),
+                }
+                .into()
+            })
     }
 
     /// `SoftHSM` says 0 of any unwrapped key: then the length is left to the self-comparison and, for imports, to the wrapped form.
@@ -150,32 +159,17 @@ impl Conn {
         usage: KeyUsage,
         kind: MasterKind,
     ) -> Result<WrappedKey> {
-        let oaep = self.abilities.profile.oaep;
-        let master = self.keys.master(kind)?;
-        let blob =
-            self.line
-                .session()
-                .wrap_key(&session_key::oaep(oaep), master.public, original)?;
         let mut id = [0; 16];
         self.line.session().generate_random_slice(&mut id)?;
-        let wrapped = WrappedKey {
-            id,
-            usage,
-            master: kind,
-            master_fingerprint: master.fingerprint(),
-            oaep,
-            blob,
-        };
+        let wrapped = self.wrap(original, id, usage, kind)?;
         let copy = match kind {
             MasterKind::Hsm => self.unwrap(&wrapped)?,
             MasterKind::Memory => {
                 let bytes = self.unwrap_to_memory(&wrapped)?;
-                session_key::create(&self.line, usage, &bytes)?
+                session_key::create(&self.line, usage, &bytes, false)?
             }
         };
-        let same = self
-            .fixed_answer(original, usage)
-            .and_then(|expected| Ok(*expected == *self.fixed_answer(copy, usage)?));
+        let same = self.same(original, copy, usage);
         match (same, kind) {
             (Ok(true), MasterKind::Hsm) => self.keep(id, copy)?,
             (same, _) => {
@@ -186,6 +180,47 @@ impl Conn {
             }
         }
         Ok(wrapped)
+    }
+
+    /// Wraps a new key by the master key in force, and by the transfer key of its generation where there is one.
+    fn wrap(
+        &self,
+        key: ObjectHandle,
+        id: [u8; 16],
+        usage: KeyUsage,
+        kind: MasterKind,
+    ) -> Result<WrappedKey> {
+        let oaep = self.abilities.profile.oaep;
+        let wrap = |by: &Pair| {
+            self.line
+                .session()
+                .wrap_key(&session_key::oaep(oaep), by.public, key)
+        };
+        let master = self.keys.master(kind)?;
+        let transfer = match (kind, &self.keys.generations.current().transfer) {
+            (MasterKind::Hsm, Some(transfer)) => Some(TransferBlob {
+                fingerprint: transfer.fingerprint(),
+                blob: wrap(transfer)?,
+            }),
+            _ => None,
+        };
+        Ok(WrappedKey {
+            id,
+            usage,
+            master: kind,
+            master_fingerprint: master.fingerprint(),
+            oaep,
+            blob: wrap(master)?,
+            transfer,
+        })
+    }
+
+    /// Whether two session keys are one key.
+    pub(super) fn same(&self, a: ObjectHandle, b: ObjectHandle, usage: KeyUsage) -> Result<bool> {
+        let expected = self.fixed_answer(a, usage)?;
+        Ok(bool::from(
+            expected.ct_eq(self.fixed_answer(b, usage)?.as_slice()),
+        ))
     }
 
     /// What a key makes of a fixed input: equal answers, equal keys. Never given out.
@@ -199,7 +234,7 @@ impl Conn {
     }
 
     /// A wrapped key that does not unwrap: told apart from a token that does not work.
-    fn unwrapping_failed(&self, fault: Fault) -> Fault {
+    pub(super) fn unwrapping_failed(&self, fault: Fault) -> Fault {
         match fault.code() {
             Some(
                 RvError::WrappedKeyInvalid

@@ -1,6 +1,6 @@
 //! One attempt to reach the token: find it, log in, check every key, test it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use cryptoki::slot::Slot;
 
@@ -12,7 +12,6 @@ use crate::line::{Line, Watch};
 use crate::module::{Library, Module};
 use crate::operations::Conn;
 use crate::selftest;
-use crate::types::MasterKind;
 
 /// A connection that works.
 pub(super) struct Connected {
@@ -61,10 +60,16 @@ pub(super) fn connect(
             abilities: Arc::clone(&abilities),
             signing_public_key: keys.audit.spki.clone(),
             wrapping_public_key: keys.wrapping.spki.clone(),
-            masters: masters(&keys),
+            generations: Mutex::new(keys.generations.describe()),
         })
     };
-    let conn = Conn::new(line, keys, abilities, shared.config.session_keys)?;
+    let conn = Conn::new(
+        line,
+        keys,
+        abilities,
+        shared.config.shape,
+        shared.config.session_keys,
+    )?;
     Ok(Connected {
         module,
         conn,
@@ -85,12 +90,13 @@ pub(super) fn open_another(
     let keys = shared
         .access
         .login(&line)
-        .and_then(|()| check_keys(&line, Some(facts)));
+        .and_then(|()| check_keys(shared, &line, Some(facts)));
     match keys {
         Ok(keys) => Conn::new(
             line,
             keys,
             Arc::clone(&facts.abilities),
+            shared.config.shape,
             shared.config.session_keys,
         ),
         Err(fault) => {
@@ -107,7 +113,7 @@ fn log_in_and_test(
     known: Option<&Arc<Facts>>,
 ) -> Result<(Keys, Arc<selftest::Abilities>), Fault> {
     shared.access.login(line)?;
-    let keys = check_keys(line, known.map(AsRef::as_ref))?;
+    let keys = check_keys(shared, line, known.map(AsRef::as_ref))?;
     let abilities = if let Some(facts) = known {
         selftest::run_short(line, &keys, &facts.abilities)?;
         Arc::clone(&facts.abilities)
@@ -119,23 +125,10 @@ fn log_in_and_test(
     Ok((keys, abilities))
 }
 
-fn check_keys(line: &Line, known: Option<&Facts>) -> Result<Keys, Fault> {
-    let keys = Keys::check(line)?;
-    if known.is_some_and(|facts| facts.masters != masters(&keys)) {
-        return Err(HsmError::KeyPolicy {
-            key: "master key".to_owned(),
-            attribute: "CKA_MODULUS".to_owned(),
-            problem: "is not the one that was there at start".to_owned(),
-        }
-        .into());
+fn check_keys(shared: &Shared, line: &Line, known: Option<&Facts>) -> Result<Keys, Fault> {
+    let keys = Keys::check(line, shared.config.shape)?;
+    if let Some(facts) = known {
+        facts.learn(keys.generations.describe())?;
     }
     Ok(keys)
-}
-
-fn masters(keys: &Keys) -> Vec<[u8; 16]> {
-    [MasterKind::Hsm, MasterKind::Memory]
-        .into_iter()
-        .filter_map(|kind| keys.master(kind).ok())
-        .map(crate::keys::Pair::fingerprint)
-        .collect()
 }

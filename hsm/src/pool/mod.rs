@@ -30,7 +30,7 @@ use crate::line::Access;
 use crate::operations::Conn;
 use crate::selector::Wanted;
 use crate::selftest::Abilities;
-use crate::types::{HsmState, TokenIdentity};
+use crate::types::{HsmState, MasterGeneration, TokenIdentity};
 
 pub(crate) use job::Job;
 pub(crate) use together::Together;
@@ -41,8 +41,35 @@ pub(crate) struct Facts {
     pub(crate) abilities: Arc<Abilities>,
     pub(crate) signing_public_key: Vec<u8>,
     pub(crate) wrapping_public_key: Vec<u8>,
-    /// Fingerprints of the master keys: a token that comes back with others is not the one that left.
-    masters: Vec<[u8; 16]>,
+    /// The generations of the master key when they were last looked at.
+    generations: Mutex<Vec<MasterGeneration>>,
+}
+
+impl Facts {
+    pub(crate) fn generations(&self) -> Vec<MasterGeneration> {
+        let known = self.generations.lock();
+        known.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes what a session has found; a token that comes back with no master key that was there before is not the one that left.
+    fn learn(&self, found: Vec<MasterGeneration>) -> Result<(), HsmError> {
+        let mut known = self
+            .generations
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let same = found
+            .iter()
+            .any(|one| known.iter().any(|other| one.master == other.master));
+        if !same {
+            return Err(HsmError::KeyPolicy {
+                key: "master key".to_owned(),
+                attribute: "CKA_MODULUS".to_owned(),
+                problem: "is not the one that was there at start".to_owned(),
+            });
+        }
+        *known = found;
+        Ok(())
+    }
 }
 
 /// The running pool; dropping it stops the threads and leaves the token.
@@ -62,6 +89,8 @@ struct Shared {
     /// Threads that may be inside the module: workers, a connection attempt, hung ones.
     inside: AtomicUsize,
     forgotten: Forgotten,
+    /// How often workers were told to look for the keys anew.
+    refreshes: AtomicUsize,
 }
 
 /// Whether jobs are let in.
@@ -110,6 +139,7 @@ impl Pool {
             gate,
             inside: AtomicUsize::new(0),
             forgotten: Forgotten::default(),
+            refreshes: AtomicUsize::new(0),
         });
         let (events, supervisor, facts) = supervisor::start(&shared)?;
         Ok(Self {
@@ -165,6 +195,15 @@ impl Pool {
     pub(crate) async fn forget(&self, ids: Vec<[u8; 16]>) -> Result<(), HsmError> {
         self.shared.forgotten.add(&ids);
         self.submit(|conn| conn.probe()).await
+    }
+
+    /// Every worker looks for the keys anew: one at once, each other before its next job. Keys that are not acceptable are the caller's
+    /// error, and the workers go on with those they have.
+    pub(crate) async fn refresh_keys(&self) -> Result<Vec<MasterGeneration>, HsmError> {
+        let found = self.submit(Conn::refresh_keys).await?;
+        self.facts.learn(found.clone())?;
+        self.shared.refreshes.fetch_add(1, Ordering::AcqRel);
+        Ok(found)
     }
 }
 

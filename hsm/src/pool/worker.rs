@@ -1,5 +1,6 @@
 //! A thread with a session: takes jobs from its connection's queue until the queue is closed.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender};
@@ -124,6 +125,7 @@ impl Worker {
             return Some(conn);
         }
         let mut forgotten = 0;
+        let mut refreshes = self.shared.refreshes.load(Ordering::Acquire);
         while let Ok(mut job) = self.queue.recv() {
             if !job.answer.is_wanted() {
                 continue;
@@ -131,10 +133,19 @@ impl Worker {
             self.post.begin(Arc::clone(&job.answer));
             let (seen, ids) = self.shared.forgotten.since(forgotten);
             forgotten = seen;
+            let asked = self.shared.refreshes.load(Ordering::Acquire);
             let outcome = conn
                 .forget(&ids)
+                .and_then(|()| {
+                    if asked == refreshes {
+                        Ok(())
+                    } else {
+                        refresh(&mut conn)
+                    }
+                })
                 .or_else(|fault| self.reopen(&mut conn, &fault))
                 .and_then(|()| self.attempt(&mut conn, &mut job));
+            refreshes = asked;
             if !self.post.end() {
                 // The caller has been told already, and another thread has taken over.
                 return matches!(outcome, Ok(())).then_some(conn);
@@ -212,5 +223,16 @@ impl Worker {
             },
         };
         let _ = self.events.send(event);
+    }
+}
+
+/// Another worker found the keys good a moment ago; if they are not so any more, the work goes on with those that were.
+fn refresh(conn: &mut Conn) -> Result<(), Fault> {
+    match conn.refresh_keys() {
+        Err(Fault::Own(error @ HsmError::KeyPolicy { .. })) => {
+            tracing::warn!(%error, "the keys on the token have changed; working with those of before");
+            Ok(())
+        }
+        other => other.map(drop),
     }
 }

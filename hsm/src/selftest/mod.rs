@@ -21,8 +21,8 @@ use crate::fault::Fault;
 use crate::keys::Keys;
 use crate::line::Line;
 use crate::session_key;
-use crate::template::KWP_TEST_TARGET;
-use crate::types::{HashAlgorithm, KeyUsage, MasterKind, OaepHash, Profile};
+use crate::template::{self, KWP_TEST_TARGET};
+use crate::types::{HashAlgorithm, KeyUsage, MasterKind, OaepHash, Profile, SigningKind};
 
 /// What the token was found able to do.
 #[derive(Clone, Debug)]
@@ -70,17 +70,13 @@ pub(crate) fn run(line: &Line, keys: &Keys, mechanisms: &[MechanismType]) -> Res
         }
     }
     let oaep_accepted = oaep(line)?;
-    let preferred = if oaep_accepted.contains(&OaepHash::Sha256) {
-        OaepHash::Sha256
-    } else {
-        OaepHash::Sha1
-    };
-    let mut kwp = None;
-    for mechanism in [CKM_AES_KEY_WRAP_KWP, CKM_AES_KEY_WRAP_PAD] {
-        if kwp.is_none() && offered(mechanism) && kwp_is_rfc5649(line, mechanism)? {
-            kwp = Some(mechanism);
-        }
-    }
+    let preferred = best(&oaep_accepted);
+    let kwp = kwp(line, mechanisms)?;
+    let mut signing = SigningKind::ALL.to_vec();
+    signing.retain(|kind| {
+        let mut needed = template::signing::spec(*kind).signs_with.iter();
+        needed.all(|(mechanism, _)| offered(*mechanism))
+    });
     ecdsa(line, keys)?;
     let narrow_session_keys = master(line, keys, preferred)?;
     Ok(Abilities {
@@ -89,11 +85,26 @@ pub(crate) fn run(line: &Line, keys: &Keys, mechanisms: &[MechanismType]) -> Res
             oaep_accepted,
             aes_kwp: kwp.is_some(),
             hmac,
-            memory_master: keys.memory_master.is_some(),
+            memory_master: keys.master(MasterKind::Memory).is_ok(),
+            transfer: keys.generations.current().transfer.is_some(),
+            signing,
         },
         kwp,
         narrow_session_keys,
     })
+}
+
+/// The OAEP hash that new keys are wrapped with.
+pub(crate) fn preferred_oaep(line: &Line) -> Result<OaepHash> {
+    Ok(best(&oaep(line)?))
+}
+
+fn best(accepted: &[OaepHash]) -> OaepHash {
+    if accepted.contains(&OaepHash::Sha256) {
+        OaepHash::Sha256
+    } else {
+        OaepHash::Sha1
+    }
 }
 
 /// After a reconnection: the mechanisms of the hot path and the keys themselves.
@@ -253,6 +264,18 @@ fn oaep(line: &Line) -> Result<Vec<OaepHash>> {
     Ok(accepted)
 }
 
+/// The key wrap mechanism that is RFC 5649 here, if there is one.
+pub(crate) fn kwp(line: &Line, mechanisms: &[MechanismType]) -> Result<Option<CK_MECHANISM_TYPE>> {
+    for mechanism in [CKM_AES_KEY_WRAP_KWP, CKM_AES_KEY_WRAP_PAD] {
+        if mechanisms.iter().any(|offered| **offered == mechanism)
+            && kwp_is_rfc5649(line, mechanism)?
+        {
+            return Ok(Some(mechanism));
+        }
+    }
+    Ok(None)
+}
+
 /// Whether a key wrap mechanism is that of RFC 5649: `CKM_AES_KEY_WRAP_PAD` is not, in some tokens.
 fn kwp_is_rfc5649(line: &Line, mechanism: CK_MECHANISM_TYPE) -> Result<bool> {
     let key = import(
@@ -305,20 +328,13 @@ fn ecdsa(line: &Line, keys: &Keys) -> Result<()> {
 /// Answers whether session keys may carry `CKA_ALLOWED_MECHANISMS`.
 fn master(line: &Line, keys: &Keys, hash: OaepHash) -> Result<bool> {
     const NAME: &str = "wrapping with the master key";
+    let master = keys.master(MasterKind::Hsm)?;
     let original = session_key::generate(line, KeyUsage::Aead, MasterKind::Hsm)?;
     let blob = line
         .session()
-        .wrap_key(&session_key::oaep(hash), keys.master.public, original)?;
-    let unwrap = |narrow| {
-        session_key::unwrap(
-            line,
-            hash,
-            keys.master.private,
-            &blob,
-            KeyUsage::Aead,
-            narrow,
-        )
-    };
+        .wrap_key(&session_key::oaep(hash), master.public, original)?;
+    let unwrap =
+        |narrow| session_key::unwrap(line, hash, master.private, &blob, KeyUsage::Aead, narrow);
     let (copy, narrow) = match unwrap(true) {
         Ok(copy) => (copy, true),
         Err(fault) if session_key::narrowing_refused(&fault) => (unwrap(false)?, false),

@@ -9,7 +9,7 @@
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use strongroom_hsm::{Hsm, HsmConfig, PinSource, TokenSelector};
+use strongroom_hsm::{Hsm, HsmConfig, OptionalKeys, PinSource, TokenSelector};
 use strongroom_softhsm::Throwaway;
 
 /// `SoftHSM` sees tokens made by other processes only when it is initialized: tests that make one take turns.
@@ -23,7 +23,7 @@ pub(crate) fn token() -> &'static Throwaway {
     static TOKEN: OnceLock<Throwaway> = OnceLock::new();
     TOKEN.get_or_init(|| {
         let token = Throwaway::in_process().unwrap();
-        Hsm::provision(&config(&token), true, &mut |_| ()).unwrap();
+        Hsm::provision(&config(&token), OptionalKeys::ALL, &mut |_| ()).unwrap();
         token
     })
 }
@@ -37,5 +37,6 @@ pub(crate) fn config(token: &Throwaway) -> HsmConfig {
         queue: 256,
         call_deadline: Duration::from_secs(10),
         session_keys: 64,
+        shape: strongroom_hsm::KeyShape::Fixed,
     }
 }

@@ -202,6 +202,7 @@ fn what_is_not_supported_is_never_a_silent_success() {
     for (method, path, status) in [
         ("POST", "transit/sign/h-no", 400),
         ("POST", "transit/sign/h-no/sha2-256", 400),
+        ("GET", "transit/export/public-key/h-no", 400),
         ("GET", "transit/export/encryption-key/h-no", 400),
         ("GET", "transit/export/encryption-key/h-no/1", 400),
         ("GET", "transit/backup/h-no", 400),
@@ -226,6 +227,17 @@ fn the_system_describes_itself() {
         299
     );
     a.expect(400, "GET", "sys/health?activecode=x", &Value::Null);
+    a.key("h-due", &json!({ "auto_rotate_period": "2h" }));
+    let keys = a.expect(200, "GET", "sys/lifecycle", &Value::Null);
+    let due = keys["rotations"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|r| r["name"] == "h-due");
+    assert!(
+        (6800..=7200).contains(&due.unwrap()["due_in"].as_i64().unwrap()),
+        "{keys}"
+    );
     for path in ["sys/seal-status", "sys/init", "sys/leader"] {
         a.expect(200, "GET", path, &Value::Null);
     }
@@ -244,6 +256,35 @@ fn the_system_describes_itself() {
     );
     assert_eq!(
         a.send(Who::Stranger, "GET", "sys/metrics", &[], "").status,
+        403
+    );
+    assert!(text.contains("strongroom_master_generation 1\n"), "{text}");
+    // One master key: nothing is on its way, and no other is taken for the one in force.
+    let standing = a.expect(200, "GET", "sys/rotate-master", &Value::Null);
+    assert_eq!(standing["state"], "complete");
+    assert_eq!(standing["moved"], standing["versions"]);
+    let here = standing["generations"][0]["master_sha256"].clone();
+    let other = json!({"master_sha256": "0".repeat(64)});
+    let refused = a.expect(400, "POST", "sys/rotate-master", &other);
+    assert!(
+        refused["errors"][0]
+            .as_str()
+            .unwrap()
+            .contains("nothing was moved"),
+        "{refused}"
+    );
+    for bad in [
+        json!({}),
+        json!({"master_sha256": "00"}),
+        json!({"master_sha256": 7}),
+    ] {
+        a.expect(400, "POST", "sys/rotate-master", &bad);
+    }
+    let same = json!({"master_sha256": here});
+    a.expect(200, "POST", "sys/rotate-master", &same);
+    assert_eq!(
+        a.send(Who::Stranger, "GET", "sys/rotate-master", &[], "")
+            .status,
         403
     );
     assert_eq!(

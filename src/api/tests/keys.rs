@@ -65,8 +65,8 @@ fn what_a_key_cannot_be_is_refused() {
     for (error, body) in [
         ("unknown key type des", json!({ "type": "des" })),
         (
-            "key type rsa-4096 is not supported: the only type is aes256-gcm96",
-            json!({ "type": "rsa-4096" }),
+            "key type rsa-2048 is not supported: the types are aes256-gcm96, ecdsa-p256, rsa-4096 and ed25519",
+            json!({ "type": "rsa-2048" }),
         ),
         (
             "convergent encryption requires derivation to be enabled",

@@ -8,14 +8,16 @@ use std::sync::LazyLock;
 use serde_json::{Value, json};
 
 use crate::api::OPENAPI;
-use crate::api::routes::{Route, SYSTEM, TRANSIT, Verb};
+use crate::api::routes::{ROOT, Route, SYSTEM, TRANSIT, Verb};
 use crate::keyring::MAX_NAME;
 
 static DOCUMENT: LazyLock<Value> = LazyLock::new(|| serde_json::from_str(OPENAPI).unwrap());
 
 /// The document's path of a route.
 pub(super) fn path(route: &Route) -> String {
-    if SYSTEM.iter().any(|r| r.path == route.path) {
+    if ROOT.iter().any(|r| r.path == route.path) {
+        format!("/{}", route.path)
+    } else if SYSTEM.iter().any(|r| r.path == route.path) {
         format!("/v1/{}", route.path)
     } else {
         format!("/v1/{{mount}}/{}", route.path)
@@ -81,6 +83,7 @@ fn the_table_and_the_document_agree() {
     let in_table: BTreeSet<(String, String)> = TRANSIT
         .iter()
         .chain(SYSTEM)
+        .chain(ROOT)
         .flat_map(|route| {
             methods(route.verb)
                 .iter()
@@ -118,7 +121,7 @@ fn the_longest_name_of_a_key_is_the_keyrings() {
 
 #[test]
 fn parameters_agree() {
-    for route in TRANSIT.iter().chain(SYSTEM) {
+    for route in TRANSIT.iter().chain(SYSTEM).chain(ROOT) {
         for method in methods(route.verb) {
             let operation = &DOCUMENT["paths"][path(route)][*method];
             let described: BTreeSet<&str> = match route.verb {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    ItemError, Sorted, close, decode_optional, in_order, only, refuse_nonce, refuse_type,
+    ItemError, Sorted, close, decode_optional, in_order, key_type, only, refuse_nonce,
     wanted_version,
 };
 use crate::api::answer::{Answer, Envelope, room};
@@ -11,7 +11,7 @@ use crate::api::body::{Item, Text};
 use crate::api::error::{ApiError, Doing};
 use crate::api::wire::{self, WireError};
 use crate::api::{Call, record_creation};
-use crate::keyring::{Ciphertext, CreateOptions, DecryptItem, EncryptItem};
+use crate::keyring::{Ciphertext, CreateOptions, DecryptItem, EncryptItem, KeyType};
 use crate::policy::{Decision, Operation};
 
 /// `encrypt/:name`.
@@ -263,7 +263,11 @@ async fn upsert(call: &Call<'_>, derived: bool) -> Result<(), ApiError> {
             ));
         }
     }
-    refuse_type(&call.params)?;
+    if key_type(&call.params)? != KeyType::Aes256Gcm96 {
+        return Err(ApiError::bad_request(
+            "the type of a key that encrypts is aes256-gcm96",
+        ));
+    }
     let options = CreateOptions {
         derived,
         convergent: call.params.flag("convergent_encryption")?.unwrap_or(false),

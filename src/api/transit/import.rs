@@ -1,5 +1,7 @@
 //! BYOK: `wrapping_key`, `import`, `import_version`.
 
+use std::time::Duration;
+
 use serde::Serialize;
 use strongroom_hsm::OaepHash;
 
@@ -7,7 +9,7 @@ use super::{answer, create_options};
 use crate::api::answer::Answer;
 use crate::api::error::{ApiError, Doing};
 use crate::api::{Call, wire};
-use crate::keyring::ImportOptions;
+use crate::keyring::{ImportOptions, KeyType};
 
 /// `GET wrapping_key`.
 pub(in crate::api) async fn wrapping_key(mut call: Call<'_>) -> Result<Answer, ApiError> {
@@ -26,9 +28,15 @@ pub(in crate::api) async fn wrapping_key(mut call: Call<'_>) -> Result<Answer, A
 pub(in crate::api) async fn import(call: Call<'_>) -> Result<Answer, ApiError> {
     let derived = call.params.flag("derived")?.unwrap_or(false);
     let options = ImportOptions {
-        create: create_options(&call.params, derived)?,
+        // Rotated by itself only if that is asked for: nobody knows how the key came about, or who else has it.
+        create: create_options(&call.params, derived, Duration::ZERO)?,
         allow_rotation: call.params.flag("allow_rotation")?.unwrap_or(false),
     };
+    if options.create.key_type != KeyType::Aes256Gcm96 {
+        return Err(ApiError::bad_request(
+            "signing keys can't be imported: they are made in the token; create one with keys/:name",
+        ));
+    }
     if !options.create.auto_rotate_period.is_zero() && !options.allow_rotation {
         return Err(ApiError::bad_request(
             "allow_rotation must be set to true if auto-rotation is enabled",

@@ -4,11 +4,14 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{KEY_TYPE, answer, check_period, create_options, decode_optional, refuse_exports};
+use super::{answer, check_period, create_options, decode_optional, refuse_exports};
 use crate::api::Call;
 use crate::api::answer::Answer;
 use crate::api::error::{ApiError, Doing};
-use crate::keyring::{ConfigChange, KeyInfo, Residency};
+use crate::keyring::{ConfigChange, KeyInfo, KeyType, Residency, VersionInfo};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use strongroom_hsm::SigningKind;
 
 /// `POST keys/:name`: makes a key; one that exists is described and left as it is.
 pub(in crate::api) async fn create(mut call: Call<'_>) -> Result<Answer, ApiError> {
@@ -16,7 +19,8 @@ pub(in crate::api) async fn create(mut call: Call<'_>) -> Result<Answer, ApiErro
         return Err(managed_keys());
     }
     let derived = call.params.flag("derived")?.unwrap_or(false);
-    let mut options = create_options(&call.params, derived)?;
+    let default_period = call.app.config.keyring.rotation_period;
+    let mut options = create_options(&call.params, derived, default_period)?;
     options.convergent = call.params.flag("convergent_encryption")?.unwrap_or(false);
     if options.convergent && !derived {
         return Err(ApiError::bad_request(
@@ -25,7 +29,8 @@ pub(in crate::api) async fn create(mut call: Call<'_>) -> Result<Answer, ApiErro
     }
     if call.params.int("key_size")?.unwrap_or(0) != 0 {
         return Err(ApiError::bad_request(format!(
-            "key_size is not valid for algorithm {KEY_TYPE}"
+            "key_size is not valid for algorithm {}",
+            options.key_type.as_str()
         )));
     }
     let made = call.app.keyring.create(call.name, options).await;
@@ -152,14 +157,58 @@ struct Description {
     convergent_encryption: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     convergent_encryption_version: Option<i8>,
-    keys: BTreeMap<u32, i64>,
+    /// Strongroom's own, of signing keys: the version that signs, and the oldest in the published set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signing_version: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    published_version: Option<u32>,
+    keys: BTreeMap<u32, Version>,
+}
+
+/// A version as Vault describes it.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Version {
+    /// When it was made, seconds since 1970, UTC.
+    Created(i64),
+    Public {
+        name: &'static str,
+        creation_time: String,
+        public_key: String,
+        /// Strongroom's own: what a token's header calls it.
+        kid: String,
+    },
+}
+
+impl Version {
+    fn new(kind: KeyType, version: &VersionInfo) -> Self {
+        let (KeyType::Signing(kind), Some(public)) = (kind, &version.public) else {
+            return Self::Created(version.created);
+        };
+        let created = jiff::Timestamp::from_second(version.created).unwrap_or_default();
+        Self::Public {
+            name: match kind {
+                SigningKind::EcdsaP256 => "P-256",
+                SigningKind::Rsa4096 => "rsa-4096",
+                SigningKind::Ed25519 => "ed25519",
+            },
+            creation_time: created.to_string(),
+            // As Vault has it: Ed25519 keys are their 32 bytes in base64, the others PEM.
+            public_key: match &public.raw {
+                Some(raw) => STANDARD.encode(raw),
+                None => public.pem.clone(),
+            },
+            kid: public.kid.clone(),
+        }
+    }
 }
 
 impl From<KeyInfo> for Description {
     fn from(key: KeyInfo) -> Self {
+        let signs = matches!(key.key_type, KeyType::Signing(_));
         Self {
             name: key.name,
-            r#type: KEY_TYPE,
+            r#type: key.key_type.as_str(),
             residency: key.residency,
             derived: key.derived,
             deletion_allowed: key.deletion_allowed,
@@ -169,10 +218,12 @@ impl From<KeyInfo> for Description {
             latest_version: key.latest_version,
             exportable: false,
             allow_plaintext_backup: false,
-            supports_encryption: true,
-            supports_decryption: true,
-            supports_signing: false,
-            supports_derivation: true,
+            supports_encryption: !signs,
+            supports_decryption: !signs,
+            supports_signing: signs,
+            supports_derivation: !signs,
+            signing_version: signs.then_some(key.signing_version),
+            published_version: signs.then_some(key.published_version),
             auto_rotate_period: key.auto_rotate_period.as_secs(),
             imported_key: key.imported,
             imported_key_allow_rotation: key.imported.then_some(key.allow_rotation),
@@ -184,7 +235,7 @@ impl From<KeyInfo> for Description {
                 .versions
                 .iter()
                 .filter(|v| v.version >= key.min_decryption_version)
-                .map(|v| (v.version, v.created))
+                .map(|v| (v.version, Version::new(key.key_type, v)))
                 .collect(),
         }
     }

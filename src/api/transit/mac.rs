@@ -1,7 +1,7 @@
 //! `hmac`, and `verify` of HMACs.
 
 use super::cipher::{count, references, write_batch};
-use super::{ItemError, Sorted, answer, close, in_order, only};
+use super::{ItemError, Sorted, answer, close, in_order, only, sign};
 use crate::api::Call;
 use crate::api::answer::{Answer, Envelope, room};
 use crate::api::body::Item;
@@ -69,18 +69,24 @@ pub(in crate::api) async fn hmac(mut call: Call<'_>) -> Result<Answer, ApiError>
     Ok(close(&mut call, envelope, &[]).with_version(made.version))
 }
 
-/// `verify/:name[/:algorithm]`: HMACs only.
+/// `verify/:name[/:algorithm]`: HMACs here, signatures in `sign.rs`.
 pub(in crate::api) async fn verify(mut call: Call<'_>) -> Result<Answer, ApiError> {
     #[derive(serde::Serialize)]
     struct Valid {
         valid: bool,
+    }
+    let signatures = match &call.params.batch {
+        Some(items) => all_signatures(items)?,
+        None => call.params.is_set("signature") && !call.params.is_set("hmac"),
+    };
+    if signatures {
+        return sign::verify(call);
     }
     // `hash_algorithm` is for signatures: Vault doesn't look at it for an HMAC either.
     let algorithm = algorithm(&call)?;
     let keyring = &call.app.keyring;
     let failed = |e| ApiError::from_keyring(e, Doing::VerifyHmac, call.name);
     if let Some(items) = call.params.batch.take() {
-        check_batch(&items)?;
         let sorted = Sorted::sort(&items, |item| {
             check(
                 item.input.as_deref(),
@@ -117,8 +123,7 @@ pub(in crate::api) async fn verify(mut call: Call<'_>) -> Result<Answer, ApiErro
                 "provide one of 'signature' or 'hmac'",
             ));
         }
-        (false, true) => return Err(ApiError::bad_request(NO_SIGNATURES)),
-        (false, false) => {
+        (false, _) => {
             return Err(ApiError::bad_request(
                 "neither a 'signature' nor an 'hmac' were given to verify",
             ));
@@ -133,8 +138,6 @@ pub(in crate::api) async fn verify(mut call: Call<'_>) -> Result<Answer, ApiErro
     let valid = only(results.map_err(failed)?, Doing::VerifyHmac, call.name)?;
     Ok(answer(&mut call, &Valid { valid }, &[]).with_version(version))
 }
-
-const NO_SIGNATURES: &str = "key type aes256-gcm96 does not support verification";
 
 /// From the path, else the body, else SHA-256.
 fn algorithm(call: &Call<'_>) -> Result<Algorithm, ApiError> {
@@ -192,15 +195,16 @@ fn refuse_empty(items: &[Item<'_>]) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// Every item an HMAC, or none a signature.
-fn check_batch(items: &[Item<'_>]) -> Result<(), ApiError> {
+/// Every item a signature: true; every item an HMAC: false.
+fn all_signatures(items: &[Item<'_>]) -> Result<bool, ApiError> {
     refuse_empty(items)?;
     let hmacs = items.iter().filter(|item| item.hmac.is_some()).count();
     let signatures = items.iter().filter(|item| item.signature.is_some()).count();
     let why = match (hmacs, signatures) {
         (0, 0) => "no batch_input elements have 'signature' or 'hmac'",
-        (0, _) => NO_SIGNATURES,
-        (_, 0) if hmacs == items.len() => return Ok(()),
+        (0, _) if signatures == items.len() => return Ok(true),
+        (0, _) => "some elements of batch_input are missing 'signature'",
+        (_, 0) if hmacs == items.len() => return Ok(false),
         (_, 0) => "some elements of batch_input are missing 'hmac'",
         _ => "elements of batch_input must all provide 'signature' or all provide 'hmac'",
     };

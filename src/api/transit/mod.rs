@@ -2,9 +2,11 @@
 
 pub(super) mod cipher;
 pub(super) mod import;
+pub(super) mod jwt;
 pub(super) mod keys;
 pub(super) mod mac;
 pub(super) mod random;
+pub(super) mod sign;
 pub(super) mod unsupported;
 
 use std::borrow::Cow;
@@ -14,21 +16,20 @@ use super::answer::{Answer, Envelope};
 use super::body::{Item, Params};
 use super::error::{ApiError, Doing, is_outage, item_text};
 use super::{Call, wire};
-use crate::keyring::{CreateOptions, KeyringError, Residency};
+use strongroom_hsm::SigningKind;
 
-/// The only key type.
+use crate::keyring::{CreateOptions, KeyType, KeyringError, Residency};
+
+/// The type of a key that encrypts.
 const KEY_TYPE: &str = "aes256-gcm96";
 /// Vault's other types: known, and refused as not supported.
 const OTHER_TYPES: &[&str] = &[
     "aes128-gcm96",
     "chacha20-poly1305",
-    "ed25519",
-    "ecdsa-p256",
     "ecdsa-p384",
     "ecdsa-p521",
     "rsa-2048",
     "rsa-3072",
-    "rsa-4096",
     "hmac",
     "managed_key",
 ];
@@ -129,10 +130,16 @@ fn refuse_nonce(given: bool) -> Result<(), ItemError> {
 }
 
 /// Settings of a new key: what this appliance doesn't do is refused, not ignored.
-fn create_options(params: &Params<'_>, derived: bool) -> Result<CreateOptions, ApiError> {
-    refuse_type(params)?;
+fn create_options(
+    params: &Params<'_>,
+    derived: bool,
+    default_period: Duration,
+) -> Result<CreateOptions, ApiError> {
+    let key_type = key_type(params)?;
     refuse_exports(params)?;
-    let period = params.duration("auto_rotate_period")?.unwrap_or_default();
+    let period = params
+        .duration("auto_rotate_period")?
+        .unwrap_or(default_period);
     check_period(period)?;
     let residency = match params.text("residency")?.as_deref() {
         None | Some("") => None,
@@ -145,6 +152,7 @@ fn create_options(params: &Params<'_>, derived: bool) -> Result<CreateOptions, A
         }
     };
     Ok(CreateOptions {
+        key_type,
         residency,
         derived,
         convergent: false,
@@ -152,12 +160,19 @@ fn create_options(params: &Params<'_>, derived: bool) -> Result<CreateOptions, A
     })
 }
 
-/// A key type other than the only one.
-fn refuse_type(params: &Params<'_>) -> Result<(), ApiError> {
-    match params.text("type")?.as_deref() {
-        None | Some("" | KEY_TYPE) => Ok(()),
+/// Vault's name of a key type.
+fn key_type(params: &Params<'_>) -> Result<KeyType, ApiError> {
+    let text = params.text("type")?;
+    let signing = SigningKind::ALL
+        .into_iter()
+        .find(|kind| text.as_deref() == Some(kind.name()));
+    if let Some(kind) = signing {
+        return Ok(KeyType::Signing(kind));
+    }
+    match text.as_deref() {
+        None | Some("" | KEY_TYPE) => Ok(KeyType::Aes256Gcm96),
         Some(known) if OTHER_TYPES.contains(&known) => Err(ApiError::bad_request(format!(
-            "key type {known} is not supported: the only type is {KEY_TYPE}"
+            "key type {known} is not supported: the types are {KEY_TYPE}, ecdsa-p256, rsa-4096 and ed25519"
         ))),
         Some(unknown) => Err(ApiError::bad_request(format!("unknown key type {unknown}"))),
     }

@@ -4,12 +4,7 @@ use crate::api::Call;
 use crate::api::answer::Answer;
 use crate::api::error::ApiError;
 
-/// `sign`: there are no signing keys among the named ones.
-pub(in crate::api) async fn sign(_: Call<'_>) -> Result<Answer, ApiError> {
-    refuse("key type aes256-gcm96 does not support signing")
-}
-
-/// `export`: no key leaves in plaintext.
+/// `export` of anything but public keys: no key leaves in plaintext.
 pub(in crate::api) async fn export(_: Call<'_>) -> Result<Answer, ApiError> {
     refuse("private key material is not exportable")
 }

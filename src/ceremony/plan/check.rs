@@ -40,9 +40,6 @@ pub(super) fn check(file: File, text: &str) -> Result<Plan, Vec<String>> {
     {
         say("token.serial: PKCS#11 has 1 to 16 bytes for a serial number; leave it out if there is one free slot".to_owned());
     }
-    if file.keys.backup {
-        say("keys.backup: a backup of the master key is not supported by this version; set it to false".to_owned());
-    }
     for (field, path) in [
         ("token.module", &file.token.module),
         ("appliance.folder", &file.appliance.folder),
@@ -65,6 +62,7 @@ pub(super) fn check(file: File, text: &str) -> Result<Plan, Vec<String>> {
     for (field, hash) in [
         ("software.binary_sha256", Some(&file.software.binary_sha256)),
         ("software.image_sha256", file.software.image_sha256.as_ref()),
+        ("replaces", file.replaces.as_ref()),
     ] {
         if hash.is_some_and(|hash| unhex::<32>(hash).is_none()) {
             say(format!(
@@ -101,6 +99,7 @@ pub(super) fn check(file: File, text: &str) -> Result<Plan, Vec<String>> {
             software: file.software,
             appliance: file.appliance,
             runtime_pin: file.runtime_pin,
+            replaces: file.replaces,
             text: text.to_owned(),
         }),
         _ => Err(problems),

@@ -16,6 +16,8 @@ pub struct Draft {
     pub label: String,
     pub serial: Option<String>,
     pub memory_master: bool,
+    pub transfer: bool,
+    pub backup: bool,
     pub threshold: u8,
     pub custodians: Vec<Participant>,
     pub security_officer: Participant,
@@ -27,9 +29,36 @@ pub struct Draft {
     pub listen: SocketAddr,
     pub names: Vec<String>,
     pub pin_method: PinMethod,
+    pub replaces: Option<String>,
 }
 
 impl Draft {
+    /// What another plan says, to take its place once it is changed.
+    pub fn revision(old: &Plan) -> Self {
+        let appliance = &old.appliance;
+        Self {
+            name: old.name.clone(),
+            module: old.token.module.clone(),
+            label: old.token.label.clone(),
+            serial: old.token.serial.clone(),
+            memory_master: old.keys.memory_master,
+            transfer: old.keys.transfer,
+            backup: old.keys.backup,
+            threshold: old.threshold,
+            custodians: old.custodians.clone(),
+            security_officer: old.security_officer.clone(),
+            auditor: old.auditor.clone(),
+            binary_sha256: old.software.binary_sha256.clone(),
+            image_sha256: old.software.image_sha256.clone(),
+            folder: appliance.folder.clone(),
+            state: appliance.state.clone(),
+            listen: appliance.listen,
+            names: appliance.names.clone(),
+            pin_method: old.runtime_pin.method,
+            replaces: Some(old.hash_hex()),
+        }
+    }
+
     /// The plan, checked as one that was read.
     ///
     /// # Errors
@@ -42,9 +71,16 @@ impl Draft {
         let mut out = format!(
             "# The plan of a key ceremony. Everyone in it signs it: strongroom ceremony sign PLAN --key FILE\n\
              # A change, of a comment too, makes every signature worthless.\n\
-             format = {FORMAT}\nname = {}\n\n\
+             format = {FORMAT}\nname = {}\n{}\n\
              [token]\nmodule = {}\nlabel = {}\n",
             quote(&self.name),
+            self.replaces
+                .as_deref()
+                .map(|hash| format!(
+                    "# SHA-256 of the plan that this one takes the place of.\nreplaces = {}\n",
+                    quote(hash)
+                ))
+                .unwrap_or_default(),
             quote(&self.module.to_string_lossy()),
             quote(&self.label),
         );
@@ -55,9 +91,12 @@ impl Draft {
         let _ = write!(
             out,
             "\n[keys]\n# A second master key, for keys that are used in the appliance's memory.\nmemory_master = {}\n\
-             # Whether the master key may ever be moved to another token: decided here, and for good.\nbackup = false\n\n\
+             # A transfer key, without which the keys can never be moved to another master key: decided here, and for good.\ntransfer = {}\n\
+             # Whether the master key may ever be moved to another token: decided here, and for good.\nbackup = {}\n\n\
              [custody]\n# So many of the {} custodians together give the PINs back.\nthreshold = {}\n",
             self.memory_master,
+            self.transfer,
+            self.backup,
             self.custodians.len(),
             self.threshold
         );

@@ -46,6 +46,8 @@ pub struct Plan {
     pub appliance: Appliance,
     /// How the service gets its PIN.
     pub runtime_pin: RuntimePin,
+    /// SHA-256 of the plan that this one takes the place of, hexadecimal; none for a birth's.
+    pub replaces: Option<String>,
     text: String,
 }
 
@@ -68,7 +70,10 @@ pub struct Keys {
     /// Also the second master key, for keys in `memory` residency.
     #[serde(default)]
     pub memory_master: bool,
-    /// Whether the master key may be moved to another token. Refused for now.
+    /// Also the transfer key, without which the keys can never be moved to another master key.
+    #[serde(default)]
+    pub transfer: bool,
+    /// Whether the keys that a second token needs may be moved to one, wrapped by a key that the security officer made trusted.
     #[serde(default)]
     pub backup: bool,
 }
@@ -180,6 +185,31 @@ impl Plan {
             ])
     }
 
+    /// Why this plan can't take the other's place; nothing if it can. People may change, and how many of them are needed; nothing else may.
+    pub fn revision_problems(&self, old: &Self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if self.replaces.as_deref() != Some(&old.hash_hex()) {
+            problems.push(format!(
+                "the plan does not say that it replaces the plan in force (replaces = \"{}\")",
+                old.hash_hex()
+            ));
+        }
+        for (differs, what) in [
+            (self.name != old.name, "name"),
+            (self.token != old.token, "token"),
+            (self.keys != old.keys, "keys"),
+            (self.appliance != old.appliance, "appliance"),
+            (self.runtime_pin != old.runtime_pin, "runtime_pin"),
+        ] {
+            if differs {
+                problems.push(format!(
+                    "the plan's `{what}` is not that of the plan that it replaces: only people, threshold and software may change"
+                ));
+            }
+        }
+        problems
+    }
+
     /// The participant with this fingerprint.
     pub fn participant(&self, fingerprint: &str) -> Option<(Role, &Participant)> {
         self.participants()
@@ -193,6 +223,7 @@ impl Plan {
 struct File {
     format: u32,
     name: String,
+    replaces: Option<String>,
     token: Token,
     keys: Keys,
     custody: Custody,

@@ -16,7 +16,10 @@ pub fn html(transcript: &[u8], verified: &Verified) -> String {
         .plan
         .as_ref()
         .map_or("unknown", |plan| plan.name.as_str());
-    let title = format!("Key ceremony of {appliance}");
+    let title = match verified.kind {
+        None | Some(super::Kind::Birth) => format!("Key ceremony of {appliance}"),
+        Some(kind) => format!("Key ceremony of {appliance}: {kind}"),
+    };
     let mut page = Page {
         out: head(&title, mode),
         mode,
@@ -51,7 +54,7 @@ impl Page {
             let weight = if verified.is_rehearsal() {
                 "It verifies, but it is a REHEARSAL: it is evidence of nothing."
             } else {
-                "It verifies: the chain is whole, everyone in the plan has signed it, and the HSM's audit key has sealed it."
+                "It verifies: the chain is whole, everyone whose signature it needs has signed it, and the HSM's audit key has sealed it."
             };
             self.add(&format!("<p class=\"good\">{weight}</p>\n"));
             return;
@@ -65,10 +68,20 @@ impl Page {
 
     fn facts(&mut self, verified: &Verified) {
         let mut rows = vec![
+            (
+                "kind",
+                verified.kind.map_or("", super::Kind::name).to_owned(),
+            ),
             ("ceremony", verified.ceremony_id.clone().unwrap_or_default()),
             ("lines", verified.lines.to_string()),
             ("SHA-256 of the transcript", verified.sha256.clone()),
         ];
+        for before in &verified.predecessors {
+            rows.push((
+                "goes on from (SHA-256)",
+                format!("{} ({})", before.sha256, before.kind.unwrap_or("unknown")),
+            ));
+        }
         if let Some(plan) = &verified.plan {
             rows.push(("SHA-256 of the plan", plan.hash_hex()));
             rows.push(("program (SHA-256)", plan.software.binary_sha256.clone()));
@@ -113,7 +126,12 @@ impl Page {
                 vec![
                     participant.name().to_owned(),
                     role.to_string(),
-                    if signed { "signed" } else { "NOT SIGNED" }.to_owned(),
+                    match (signed, verified.signers.contains(&fingerprint)) {
+                        (true, _) => "signed",
+                        (false, true) => "NOT SIGNED",
+                        (false, false) => "not present",
+                    }
+                    .to_owned(),
                     fingerprint,
                 ]
             })
@@ -182,7 +200,7 @@ impl Page {
         let objects = lines(transcript)
             .filter_map(|(_, bytes)| Line::parse(bytes).ok())
             .find_map(|line| match line.body {
-                Body::Done(done) if done.step == super::Step::Evidence => {
+                Body::Done(done) if lists_objects(done.step) => {
                     serde_json::from_value::<super::record::EvidenceOutputs>(done.outputs).ok()
                 }
                 _ => None,
@@ -277,7 +295,7 @@ fn describe(body: &Body) -> (String, String) {
         ),
         Body::Note(note) => (format!("{}: {}", note.step, note.text), fields(&note.data)),
         // The objects have a table of their own.
-        Body::Done(done) if done.step == super::Step::Evidence => (
+        Body::Done(done) if lists_objects(done.step) => (
             format!("{} is done: {}", done.step, done.actor.join(", ")),
             "see the table of objects".to_owned(),
         ),
@@ -298,6 +316,14 @@ fn describe(body: &Body) -> (String, String) {
             seal.signature.clone(),
         ),
     }
+}
+
+/// Whether the step records the token's objects, which have a table of their own.
+fn lists_objects(step: super::Step) -> bool {
+    matches!(
+        step,
+        super::Step::Evidence | super::Step::Inventory | super::Step::Copy
+    )
 }
 
 /// An object as lines of name and value.

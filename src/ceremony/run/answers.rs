@@ -70,6 +70,23 @@ impl Ui for Answers {
         })
     }
 
+    /// Those whom the file `present` lists; without it, everyone who has a key there.
+    fn present(&mut self, _text: &str, name: &str) -> Result<bool, UiError> {
+        let path = self.folder.join("present");
+        if path.exists() {
+            return Ok(read_text(&path)?.lines().any(|line| line.trim() == name));
+        }
+        Ok(self
+            .folder
+            .join("keys")
+            .join(format!("{name}.key"))
+            .exists())
+    }
+
+    fn typed(&mut self, id: &str, _text: &str) -> Result<String, UiError> {
+        Ok(read_text(&self.folder.join(id))?.trim().to_owned())
+    }
+
     fn file(&mut self, question: &Question<'_>) -> Result<Option<PathBuf>, UiError> {
         Ok(self.offered(question.id))
     }
@@ -102,6 +119,10 @@ impl Ui for Answers {
             .as_mut()
             .and_then(VecDeque::pop_front)
             .filter(|name| !name.is_empty()))
+    }
+
+    fn new_round(&mut self) {
+        self.people = None;
     }
 
     fn words(&mut self, name: &str) -> Result<Option<Zeroizing<String>>, UiError> {

@@ -7,9 +7,9 @@ use p256::pkcs8::{EncodePublicKey as _, LineEnding};
 use serde_json::{Value, json};
 use strongroom_hsm::Hsm;
 
-use super::{Act, Ceremony, Found, Outcome, RunError, custody, disk};
+use super::{Act, Ceremony, Found, Outcome, RunError, custody, disk, handover};
 use crate::ceremony::record::{KeysOutputs, StoreOutputs, Summary, TokenOutputs};
-use crate::ceremony::{Anchors, Mode, Participant, Role, Step, report, transcript, verify};
+use crate::ceremony::{Anchors, Kind, Mode, Step, report, transcript, verify};
 
 pub(super) const ACT: Act = Act {
     step: Step::Closing,
@@ -38,8 +38,9 @@ pub(super) const ACT: Act = Act {
 /// What comes after the last step: close line, signatures, seal, and the papers.
 pub(super) fn sign(ceremony: &mut Ceremony<'_>) -> Result<Outcome, RunError> {
     if ceremony.journal.is_closed() {
-        if !ceremony.journal.is_sealed() {
-            ceremony.screen(super::ACTS.len(), &ACT)?;
+        if !ceremony.journal.is_ended() {
+            let acts = ceremony.acts;
+            ceremony.screen(acts.len(), &acts[acts.len() - 1])?;
         }
     } else {
         let (summary, audit_key) = (summary(ceremony)?, audit_key(ceremony)?);
@@ -48,6 +49,8 @@ pub(super) fn sign(ceremony: &mut Ceremony<'_>) -> Result<Outcome, RunError> {
     if !ceremony.journal.is_sealed() {
         signatures(ceremony)?;
         seal(ceremony)?;
+    } else if ceremony.kind.sealed_before().is_some() {
+        signatures(ceremony)?;
     }
     // Nothing needs them any more: they are wiped here.
     ceremony.pins = None;
@@ -55,12 +58,7 @@ pub(super) fn sign(ceremony: &mut Ceremony<'_>) -> Result<Outcome, RunError> {
 }
 
 fn signatures(ceremony: &mut Ceremony<'_>) -> Result<(), RunError> {
-    let people: Vec<(Role, Participant)> = ceremony
-        .plan
-        .participants()
-        .map(|(role, person)| (role, person.clone()))
-        .collect();
-    for (role, person) in people {
+    for (role, person) in ceremony.signers() {
         if ceremony.journal.has_signed(&person) {
             continue;
         }
@@ -76,7 +74,8 @@ fn signatures(ceremony: &mut Ceremony<'_>) -> Result<(), RunError> {
     Ok(())
 }
 
-fn seal(ceremony: &mut Ceremony<'_>) -> Result<(), RunError> {
+/// The audit key's signature. Where it comes before the end, what follows is held by the people's.
+pub(super) fn seal(ceremony: &mut Ceremony<'_>) -> Result<(), RunError> {
     ceremony.check_token()?;
     let config = ceremony.hsm_config()?;
     let digest = ceremony.journal.seal_digest()?;
@@ -90,35 +89,51 @@ fn seal(ceremony: &mut Ceremony<'_>) -> Result<(), RunError> {
     Ok(())
 }
 
+/// What the steps came to; what they did not touch is as it was before.
 fn summary(ceremony: &Ceremony<'_>) -> Result<Summary, RunError> {
-    let token: TokenOutputs = outputs(ceremony, Step::Token)?;
-    let keys: KeysOutputs = outputs(ceremony, Step::Keys)?;
-    let store: StoreOutputs = outputs(ceremony, Step::Store)?;
+    let before = ceremony.standing.as_ref().map(|standing| &standing.summary);
+    let token = outputs::<TokenOutputs>(ceremony, Step::Token)?.map(|outputs| outputs.token);
+    let keys = outputs::<KeysOutputs>(ceremony, Step::Keys)?.map(|outputs| outputs.keys);
+    let store = outputs::<StoreOutputs>(ceremony, Step::Store)?.map(|outputs| outputs.store_id);
+    let lacks = |what| move || RunError::refused(format!("the transcript names no {what}"));
     Ok(Summary {
-        token: token.token,
-        keys: keys.keys,
-        store_id: store.store_id,
+        token: token
+            .or_else(|| Some(before?.token.clone()))
+            .ok_or_else(lacks("token"))?,
+        keys: keys
+            .or_else(|| Some(before?.keys.clone()))
+            .ok_or_else(lacks("keys"))?,
+        store_id: store
+            .or_else(|| Some(before?.store_id.clone()))
+            .ok_or_else(lacks("store"))?,
     })
 }
 
+/// What a step came to, if its kind of ceremony has it.
 fn outputs<T: serde::de::DeserializeOwned>(
     ceremony: &Ceremony<'_>,
     step: Step,
-) -> Result<T, RunError> {
+) -> Result<Option<T>, RunError> {
     ceremony
         .journal
         .outputs(step)
-        .and_then(|outputs| serde_json::from_value(outputs.clone()).ok())
-        .ok_or_else(|| {
-            RunError::refused(format!("the transcript lacks what the step {step} came to"))
+        .map(|outputs| {
+            serde_json::from_value(outputs.clone()).map_err(|_| {
+                RunError::refused(format!("the transcript lacks what the step {step} came to"))
+            })
         })
+        .transpose()
 }
 
-/// The key that the token showed when the closing began.
+/// The key that the token showed when the closing began, or before it was destroyed.
 fn audit_key(ceremony: &Ceremony<'_>) -> Result<Vec<u8>, RunError> {
+    let step = match ceremony.kind.sealed_before() {
+        Some(_) => Step::Inventory,
+        None => Step::Closing,
+    };
     ceremony
         .journal
-        .outputs(Step::Closing)
+        .outputs(step)
         .and_then(|outputs| super::super::encoding::unbase64(outputs["audit_key"].as_str()?))
         .ok_or_else(|| RunError::refused("the transcript lacks the audit key"))
 }
@@ -127,7 +142,11 @@ fn audit_key(ceremony: &Ceremony<'_>) -> Result<Vec<u8>, RunError> {
 fn papers(ceremony: &mut Ceremony<'_>) -> Result<Outcome, RunError> {
     let transcript = transcript::path(&ceremony.folder);
     let bytes = std::fs::read(&transcript).map_err(|error| RunError::file(&transcript, error))?;
-    let verified = verify::verify(&bytes, &Anchors::default());
+    let anchors = Anchors {
+        previous: super::later::previous(&ceremony.folder)?,
+        ..Anchors::default()
+    };
+    let verified = verify::verify(&bytes, &anchors);
     let spki = audit_key(ceremony)?;
     let pem = p256::PublicKey::from_public_key_der(&spki)
         .ok()
@@ -135,6 +154,13 @@ fn papers(ceremony: &mut Ceremony<'_>) -> Result<Outcome, RunError> {
         .ok_or_else(|| RunError::refused("the audit key is not a P-256 key"))?;
     let key = ceremony.folder.join("audit-key.pem");
     disk::write(&key, pem.as_bytes(), 0o644)?;
+    // `strongroom check` finds it there; the auditor keeps the other one away from the machine.
+    disk::write(
+        &ceremony.site.folder.join("audit-key.pem"),
+        pem.as_bytes(),
+        0o644,
+    )?;
+    handover::to_service(&ceremony.site)?;
     let report = ceremony.folder.join("report.html");
     disk::write(&report, report::html(&bytes, &verified).as_bytes(), 0o644)?;
     if !verified.problems.is_empty() {
@@ -153,7 +179,7 @@ fn papers(ceremony: &mut Ceremony<'_>) -> Result<Outcome, RunError> {
         transcript,
         report,
         audit_key: key,
-        configuration: ceremony.site.configuration(),
+        configuration: (ceremony.kind == Kind::Birth).then(|| ceremony.site.configuration()),
     })
 }
 

@@ -1,7 +1,7 @@
 //! What only the people can do: their keys, and getting the PINs back from their shares.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use strongroom_hsm::SecretPin;
 
@@ -9,7 +9,7 @@ use super::ui::Question;
 use super::{Ceremony, Pins, RunError};
 use crate::ceremony::participant::Unlock;
 use crate::ceremony::record::PinsRecord;
-use crate::ceremony::shares::{self, Added, Deal};
+use crate::ceremony::shares::{self, Added, Commitment, Deal};
 use crate::ceremony::{CeremonyError, Participant, ParticipantKey, Recovery, Share, Step};
 
 impl From<shares::Pins> for Pins {
@@ -21,33 +21,71 @@ impl From<shares::Pins> for Pins {
     }
 }
 
-/// Where the encrypted shares are.
-pub(super) fn folder(ceremony: &Ceremony<'_>) -> PathBuf {
-    ceremony.folder.join("shares")
-}
+/// The folder, in a ceremony's, of the encrypted shares that it dealt.
+pub(super) const DEALT: &str = "shares";
+/// The folder, in a later ceremony's, of those that were in force when it began.
+pub(super) const PREVIOUS: &str = "previous-shares";
 
-/// A custodian's encrypted share.
-pub(super) fn file(ceremony: &Ceremony<'_>, custodian: &Participant) -> PathBuf {
-    folder(ceremony).join(format!("{}.jwe", custodian.fingerprint()))
+/// The file of a custodian's encrypted share.
+pub(super) fn name(custodian: &Participant) -> String {
+    format!("{}.jwe", custodian.fingerprint())
 }
 
 /// Asks custodians for their shares until there are enough.
 pub(super) fn recover(ceremony: &mut Ceremony<'_>) -> Result<Pins, RunError> {
-    let record: PinsRecord = ceremony.journal
-        .outputs(Step::Pins)
-        .and_then(|outputs| {
-            let known = serde_json::json!({"threshold": outputs["threshold"], "commitments": outputs["commitments"]});
-            serde_json::from_value(known).ok()
-        })
-        .ok_or_else(|| RunError::refused("the transcript holds no shares yet"))?;
-    let deal = Deal::new(
-        &ceremony.plan,
-        ceremony.journal.ceremony_id(),
-        ceremony.mode,
-    );
-    let mut recovery = Recovery::new(deal.clone(), record.commitments)?;
+    let deal = ceremony.deal()?;
+    let own = deal.ceremony_id == ceremony.journal.ceremony_id();
+    let commitments = if own {
+        ceremony.journal
+            .outputs(Step::Pins)
+            .and_then(|outputs| {
+                let known = serde_json::json!({"threshold": outputs["threshold"], "commitments": outputs["commitments"]});
+                serde_json::from_value::<PinsRecord>(known).ok()
+            })
+            .map(|record| record.commitments)
+    } else {
+        ceremony
+            .standing
+            .as_ref()
+            .map(|standing| standing.shares.commitments.clone())
+    };
+    let commitments =
+        commitments.ok_or_else(|| RunError::refused("the transcript holds no shares yet"))?;
+    let set = Set {
+        what: "PINs",
+        folder: ceremony.folder.join(if own { DEALT } else { PREVIOUS }),
+        deal,
+        commitments,
+        restarted: own,
+    };
+    collect(ceremony, set).map(Pins::from)
+}
+
+/// A set of shares of two secrets, and where the encrypted ones are.
+pub(super) struct Set {
+    /// "PINs": what people call what it gives back.
+    pub(super) what: &'static str,
+    pub(super) folder: PathBuf,
+    pub(super) deal: Deal,
+    pub(super) commitments: Vec<Commitment>,
+    /// The secrets were in this machine's memory before.
+    pub(super) restarted: bool,
+}
+
+/// Asks custodians for their shares until there are enough.
+pub(super) fn collect(ceremony: &mut Ceremony<'_>, set: Set) -> Result<shares::Pins, RunError> {
+    let Set {
+        what,
+        folder,
+        deal,
+        commitments,
+        restarted,
+    } = set;
+    let mut recovery = Recovery::new(deal.clone(), commitments)?;
+    ceremony.ui.new_round();
     ceremony.ui.say(&format!(
-        "The PINs are not in this machine's memory (it was restarted). {} custodians give them back with their keys.",
+        "The {what} are not in this machine's memory{}. {} custodians give them back with their keys.",
+        if restarted { " (it was restarted)" } else { "" },
         deal.threshold
     ))?;
     loop {
@@ -62,7 +100,7 @@ pub(super) fn recover(ceremony: &mut Ceremony<'_>) -> Result<Pins, RunError> {
         let Some(name) = ceremony.ui.person(&text, &absent)? else {
             return Err(RunError::Waiting {
                 what: format!(
-                    "{} of {} shares are there, and {} are needed: too few to give the PINs back; nothing was changed",
+                    "{} of {} shares are there, and {} are needed: too few to give the {what} back; nothing was changed",
                     present.len(),
                     deal.custodians.len(),
                     deal.threshold
@@ -71,18 +109,19 @@ pub(super) fn recover(ceremony: &mut Ceremony<'_>) -> Result<Pins, RunError> {
                     .to_owned(),
             });
         };
-        let problem = match share(ceremony, &deal, &name)? {
+        let problem = match share(ceremony, &folder, &deal, &name)? {
             Ok(share) => match recovery.add(share) {
                 Added::Complete(pins) => {
-                    let text = "The PINs are back in this machine's memory.";
-                    ceremony.ui.say(text)?;
+                    ceremony
+                        .ui
+                        .say(&format!("The {what} are back in this machine's memory."))?;
                     let by: Vec<String> =
                         recovery.present().into_iter().map(str::to_owned).collect();
                     ceremony.note(
-                        "the PINs were given back by custodians' shares",
+                        &format!("the {what} were given back by custodians' shares"),
                         &serde_json::json!({"custodians": by}),
                     )?;
-                    return Ok(pins.into());
+                    return Ok(pins);
                 }
                 Added::More { missing } => {
                     ceremony
@@ -101,6 +140,7 @@ pub(super) fn recover(ceremony: &mut Ceremony<'_>) -> Result<Pins, RunError> {
 /// One custodian's share, from the ceremony's folder with his key, or from the words on his page; or why it can't be had.
 fn share(
     ceremony: &mut Ceremony<'_>,
+    folder: &Path,
     deal: &Deal,
     name: &str,
 ) -> Result<Result<Share, String>, RunError> {
@@ -115,7 +155,7 @@ fn share(
     if let Some(words) = ceremony.ui.words(name)? {
         return Ok(Share::from_words(&words, deal).map_err(|error| error.to_string()));
     }
-    let path = file(ceremony, &custodian);
+    let path = folder.join(self::name(&custodian));
     let jwe = match fs::read_to_string(&path) {
         Ok(jwe) => jwe,
         Err(error) => return Ok(Err(format!("{}: {error}", path.display()))),

@@ -5,8 +5,8 @@ use strongroom_hsm::ceremony::{self as hsm, Evidence, KeySet};
 use strongroom_hsm::{Hsm, OaepHash, TokenSelector};
 
 use super::{Act, Ceremony, Found, RunError, base64, self_test, token_record};
-use crate::ceremony::Step;
 use crate::ceremony::record::{EvidenceOutputs, ObjectRecord};
+use crate::ceremony::{Kind, Step};
 
 pub(super) const ACT: Act = Act {
     step: Step::Evidence,
@@ -38,7 +38,12 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
     let evidence = hsm::evidence(&config);
     ceremony.ui.working(None);
     let evidence = evidence?;
-    if evidence.keys != KeySet::Unused {
+    // The keys that a backup brought belong to a store already.
+    let expected = match ceremony.kind {
+        Kind::Restore => KeySet::InUse,
+        _ => KeySet::Unused,
+    };
+    if evidence.keys != expected {
         return Err(RunError::refused(format!(
             "the token's keys are not as they were made: {:?}",
             evidence.keys
@@ -87,12 +92,13 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
         },
         "aes_kwp": profile.aes_kwp,
         "memory_master": profile.memory_master,
+        "transfer": profile.transfer,
     });
     value["self_tests"] = json!("passed");
     Ok(value)
 }
 
-fn outputs(evidence: &Evidence) -> EvidenceOutputs {
+pub(super) fn outputs(evidence: &Evidence) -> EvidenceOutputs {
     EvidenceOutputs {
         token: token_record(&evidence.token),
         objects: evidence

@@ -202,7 +202,7 @@ fn ask(
 fn configure(ceremony: &mut Ceremony<'_>) -> Result<Config, RunError> {
     let site = &ceremony.site;
     let path = site.configuration();
-    let text = site.toml(ceremony.token_serial()?);
+    let text = site.toml(ceremony.token_serial()?, ceremony.shape(), false);
     let config =
         Config::parse(&text, &path).map_err(|error| RunError::refused(error.to_string()))?;
     disk::write(&path, text.as_bytes(), 0o640)?;

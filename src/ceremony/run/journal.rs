@@ -20,6 +20,7 @@ pub(super) struct Journal {
     closed: bool,
     signed: Vec<String>,
     sealed: bool,
+    ended: bool,
 }
 
 impl Journal {
@@ -31,6 +32,7 @@ impl Journal {
             closed: false,
             signed: Vec::new(),
             sealed: false,
+            ended: false,
         })
     }
 
@@ -44,6 +46,7 @@ impl Journal {
             closed: history.closed,
             signed: history.signed.clone(),
             sealed: history.sealed,
+            ended: history.ended,
         };
         Ok((journal, history))
     }
@@ -78,6 +81,11 @@ impl Journal {
 
     pub(super) fn is_sealed(&self) -> bool {
         self.sealed
+    }
+
+    /// Whether it was complete when this run began.
+    pub(super) fn is_ended(&self) -> bool {
+        self.ended
     }
 
     pub(super) fn begin(

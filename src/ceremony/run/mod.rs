@@ -1,4 +1,4 @@
-//! Carrying a ceremony out: a state machine of eleven steps, each in a file of its own.
+//! Carrying a ceremony out: a state machine of steps, each in a file of its own. Those of a birth are here, the later kinds' in [`later`].
 //!
 //! The transcript is the source of truth. A step whose `done` line is there is never done again; one with a `begin` line only was
 //! interrupted, and its `recover` looks at what is there (token, files) and says how the step goes on, on the screen and in a
@@ -13,10 +13,12 @@ mod disk;
 mod entropy;
 mod error;
 mod evidence;
+mod handover;
 mod identity;
 mod journal;
 mod keys;
 mod known_answers;
+pub mod later;
 mod opening;
 mod pins;
 mod runtime_pin;
@@ -35,10 +37,11 @@ use std::time::Duration;
 
 use serde_json::Value;
 use strongroom_hsm::ceremony::{self as hsm, Evidence};
-use strongroom_hsm::{HsmConfig, PinSource, SecretPin, TokenIdentity, TokenSelector};
+use strongroom_hsm::{HsmConfig, KeyShape, PinSource, SecretPin, TokenIdentity, TokenSelector};
 
 pub use answers::Answers;
 pub use error::RunError;
+pub use later::{LaterOptions, Task};
 pub use opening::program_sha256;
 pub use terminal::Terminal;
 pub use ui::{Ui, UiError};
@@ -47,7 +50,8 @@ use self::journal::Journal;
 use self::site::Site;
 use super::encoding::{base64, hex, sha256};
 use super::record::{KeyRecord, TokenRecord};
-use super::{Mode, Participant, Plan, Step};
+use super::shares::Deal;
+use super::{Kind, Mode, Participant, Plan, Role, Standing, Step};
 
 /// What is to be carried out, and where its record goes.
 #[derive(Clone, Debug)]
@@ -71,8 +75,8 @@ pub struct Outcome {
     pub report: PathBuf,
     /// The audit key's public half, PEM: what the transcript is verified against.
     pub audit_key: PathBuf,
-    /// The appliance's configuration.
-    pub configuration: PathBuf,
+    /// The appliance's configuration, where the ceremony wrote one.
+    pub configuration: Option<PathBuf>,
 }
 
 /// Both PINs, while they are known.
@@ -90,7 +94,7 @@ struct Act {
     why: &'static str,
     who: fn(&Ceremony<'_>) -> String,
     /// For the transcript.
-    actors: fn(&Plan) -> Vec<Participant>,
+    actors: fn(&Ceremony<'_>) -> Vec<Participant>,
     /// What the room says yes to before anything happens.
     ready: &'static str,
     needs_pins: bool,
@@ -108,8 +112,8 @@ struct Found {
     data: Value,
 }
 
-/// The steps, in order.
-const ACTS: [Act; 11] = [
+/// The steps of a birth, in order.
+static BIRTH: [Act; 11] = [
     opening::ACT,
     self_test::ACT,
     pins::ACT,
@@ -125,8 +129,13 @@ const ACTS: [Act; 11] = [
 
 /// A ceremony under way.
 struct Ceremony<'a> {
+    kind: Kind,
+    /// Its steps.
+    acts: &'static [Act],
     plan: Plan,
     mode: Mode,
+    /// What it goes on from; none for a birth.
+    standing: Option<Standing>,
     folder: PathBuf,
     site: Site,
     paper: bool,
@@ -135,6 +144,12 @@ struct Ceremony<'a> {
     /// Where it stands.
     step: Step,
     pins: Option<Pins>,
+    /// A backup's two secrets, while they are known: the transport key, and the key that authenticates its file.
+    transport: Option<super::shares::Pins>,
+    /// Where a restoration's backup is.
+    backup: Option<PathBuf>,
+    /// The running server, which moves the keys of a rotation.
+    server: Option<crate::client::ClientOptions>,
     runtime: tokio::runtime::Runtime,
 }
 
@@ -143,14 +158,22 @@ struct Ceremony<'a> {
 /// # Errors
 /// [`RunError`]: what was done so far stays done, and the next run goes on from there.
 pub fn run(options: &Options, ui: &mut dyn Ui) -> Result<Outcome, RunError> {
-    let mut ceremony = opening::open(options, ui)?;
-    for (index, act) in ACTS.iter().enumerate() {
-        ceremony.carry_out(index + 1, act)?;
-    }
-    closing::sign(&mut ceremony)
+    opening::open(options, ui)?.carry_on()
 }
 
 impl Ceremony<'_> {
+    /// Every step that is not done yet, and the signatures.
+    fn carry_on(&mut self) -> Result<Outcome, RunError> {
+        let acts = self.acts;
+        for (index, act) in acts.iter().enumerate() {
+            if self.kind.sealed_before() == Some(act.step) && !self.journal.is_sealed() {
+                closing::seal(self)?;
+            }
+            self.carry_out(index + 1, act)?;
+        }
+        closing::sign(self)
+    }
+
     fn carry_out(&mut self, number: usize, act: &Act) -> Result<(), RunError> {
         let name = act.step;
         self.step = name;
@@ -165,7 +188,7 @@ impl Ceremony<'_> {
         }
         self.ui.confirm(act.ready)?;
         let inputs = (act.inputs)(self)?;
-        let actors = (act.actors)(&self.plan);
+        let actors = (act.actors)(self);
         let actors: Vec<&str> = actors.iter().map(Participant::name).collect();
         self.journal.begin(name, &actors, inputs)?;
         if act.needs_pins {
@@ -181,7 +204,7 @@ impl Ceremony<'_> {
         let outputs = (act.run)(self)?;
         self.journal.done(name, &actors, outputs)?;
         // After the last step the signatures follow on the same screen.
-        if number < ACTS.len() {
+        if number < self.acts.len() {
             self.ui.pause()?;
         }
         Ok(())
@@ -190,7 +213,7 @@ impl Ceremony<'_> {
     fn screen(&mut self, number: usize, act: &Act) -> Result<(), RunError> {
         let screen = ui::Screen {
             number,
-            of: ACTS.len(),
+            of: self.acts.len(),
             title: act.title,
             what: act.what,
             why: act.why,
@@ -224,17 +247,72 @@ impl Ceremony<'_> {
             .ok_or_else(|| RunError::refused("the PINs are not known"))
     }
 
-    /// The serial number that step `token` recorded.
+    /// Those who sign, in this order: at a birth everyone in the plan, later those whom step `opening` found present.
+    fn signers(&self) -> Vec<(Role, Participant)> {
+        let present = match self.kind {
+            Kind::Birth => None,
+            _ => Some(&self.journal.outputs(Step::Opening).unwrap_or(&Value::Null)["present"]),
+        };
+        let is_there = |person: &Participant| {
+            present.is_none_or(|present| {
+                let fingerprint = person.fingerprint();
+                present
+                    .as_array()
+                    .is_some_and(|all| all.iter().any(|one| one["key"] == *fingerprint))
+            })
+        };
+        self.plan
+            .participants()
+            .filter(|(_, person)| is_there(person))
+            .map(|(role, person)| (role, person.clone()))
+            .collect()
+    }
+
+    /// The serial number of the token that is at work: the one that step `token` recorded, or else the one that was there before.
     fn token_serial(&self) -> Result<&str, RunError> {
         self.journal
             .outputs(Step::Token)
             .and_then(|outputs| outputs["token"]["serial"].as_str())
+            .or_else(|| Some(self.standing.as_ref()?.summary.token.serial.as_str()))
             .ok_or_else(|| RunError::refused("the transcript names no token yet"))
+    }
+
+    /// The label that a token gets which this ceremony initialises: the plan's, and for a second token beside it one that tells them apart.
+    fn token_label(&self) -> String {
+        let label = &self.plan.token.label;
+        let spares = match (self.kind, &self.standing) {
+            (Kind::AddToken, Some(standing)) => standing.spares.len(),
+            _ => return label.clone(),
+        };
+        let end = format!("-{}", spares + 2);
+        // PKCS#11 has 32 bytes for it.
+        let mut room = 32 - end.len();
+        while !label.is_char_boundary(room.min(label.len())) {
+            room -= 1;
+        }
+        format!("{}{end}", &label[..room.min(label.len())])
+    }
+
+    /// What the shares have in common that give the PINs back: those that this ceremony dealt, or else those in force before.
+    fn deal(&self) -> Result<Deal, RunError> {
+        if self.journal.is_done(Step::Pins) || self.standing.is_none() {
+            return Ok(self.own_deal());
+        }
+        self.standing
+            .as_ref()
+            .and_then(Standing::deal)
+            .ok_or_else(|| RunError::refused("the transcript before holds no shares"))
+    }
+
+    /// For the shares that this ceremony deals itself.
+    fn own_deal(&self) -> Deal {
+        Deal::new(&self.plan, self.journal.ceremony_id(), self.mode)
     }
 
     /// Whether the token that step `token` initialised is still there; its loss has to be told in so many words.
     fn check_token(&mut self) -> Result<(), RunError> {
-        if !self.journal.is_done(Step::Token) {
+        // Where the ceremony has a token of its own to initialise, that comes first.
+        if self.kind.steps().contains(&Step::Token) && !self.journal.is_done(Step::Token) {
             return Ok(());
         }
         let serial = self.token_serial()?;
@@ -242,12 +320,28 @@ impl Ceremony<'_> {
         if slots.iter().any(|slot| slot.token.serial == serial) {
             return Ok(());
         }
+        if !self.journal.is_done(Step::Token) {
+            return Err(RunError::Waiting {
+                what: format!("the token {serial}, which holds the appliance's keys, is not there"),
+                next: "put it in, and run the same command again".to_owned(),
+            });
+        }
         let problem = format!(
             "the token {serial}, which this ceremony initialised, is not there: put it back, and run the same command again. If it is lost for good (a SoftHSM \
              token is, when the power goes while it writes its own file), nothing depends on it yet: hold the ceremony again with another token, in another folder"
         );
         self.note(&problem, &Value::Null)?;
         Err(RunError::Refused(problem))
+    }
+
+    /// What is demanded of the token's keys.
+    fn shape(&self) -> KeyShape {
+        match (self.kind, &self.standing) {
+            (Kind::Restore, _) => KeyShape::Moved,
+            (_, Some(standing)) => standing.shape(),
+            (_, None) if self.plan.keys.backup => KeyShape::Movable,
+            (_, None) => KeyShape::Fixed,
+        }
     }
 
     /// For the token of this ceremony, with the user PIN from memory.
@@ -261,6 +355,7 @@ impl Ceremony<'_> {
             queue: 64,
             call_deadline: Duration::from_mins(1),
             session_keys: 4,
+            shape: self.shape(),
         })
     }
 
@@ -306,12 +401,15 @@ fn key_records(evidence: &Evidence) -> Vec<KeyRecord> {
     keys
 }
 
-fn everyone(plan: &Plan) -> Vec<Participant> {
-    plan.participants()
-        .map(|(_, person)| person.clone())
+/// Everyone who is there.
+fn everyone(ceremony: &Ceremony<'_>) -> Vec<Participant> {
+    ceremony
+        .signers()
+        .into_iter()
+        .map(|(_, person)| person)
         .collect()
 }
 
-fn security_officer(plan: &Plan) -> Vec<Participant> {
-    vec![plan.security_officer.clone()]
+fn security_officer(ceremony: &Ceremony<'_>) -> Vec<Participant> {
+    vec![ceremony.plan.security_officer.clone()]
 }

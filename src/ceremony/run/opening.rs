@@ -9,8 +9,8 @@ use sha2::{Digest as _, Sha256};
 use super::journal::Journal;
 use super::site::Site;
 use super::ui::Ui;
-use super::{Act, Ceremony, Found, Options, RunError, disk, hex, runtime_pin};
-use crate::ceremony::{CeremonyId, Mode, Opening, Plan, PlanSignature, Step, transcript};
+use super::{Act, BIRTH, Ceremony, Found, Options, RunError, disk, hex, runtime_pin};
+use crate::ceremony::{CeremonyId, Kind, Mode, Opening, Plan, PlanSignature, Step, transcript};
 
 pub(super) const ACT: Act = Act {
     step: Step::Opening,
@@ -62,14 +62,13 @@ pub(super) fn open<'a>(options: &Options, ui: &'a mut dyn Ui) -> Result<Ceremony
         None => (Mode::Ceremony, Site::planned(&plan)),
     };
     let journal = journal(&plan, &signatures, mode, &site, &folder, &binary)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .map_err(|error| RunError::refused(format!("the async runtime can't start: {error}")))?;
     Ok(Ceremony {
+        kind: Kind::Birth,
+        acts: &BIRTH,
+        runtime: runtime()?,
         plan,
         mode,
+        standing: None,
         folder,
         site,
         paper: options.paper,
@@ -77,8 +76,18 @@ pub(super) fn open<'a>(options: &Options, ui: &'a mut dyn Ui) -> Result<Ceremony
         ui,
         step: Step::Opening,
         pins: None,
-        runtime,
+        transport: None,
+        backup: None,
+        server: None,
     })
+}
+
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime, RunError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .map_err(|error| RunError::refused(format!("the async runtime can't start: {error}")))
 }
 
 fn journal(
@@ -91,6 +100,12 @@ fn journal(
 ) -> Result<Journal, RunError> {
     if transcript::path(folder).exists() {
         let (journal, history) = Journal::resume(folder)?;
+        if history.kind != Kind::Birth {
+            return Err(RunError::refused(format!(
+                "the folder holds a ceremony of kind {}: go on with its own command, or name another folder with --dir",
+                history.kind
+            )));
+        }
         Journal::check_plan(&history.plan, plan)?;
         if history.mode != mode {
             return Err(RunError::refused(format!(
@@ -114,6 +129,8 @@ fn journal(
     runtime_pin::check_available(site.pin_place).map_err(RunError::Refused)?;
     let opening = Opening {
         mode,
+        kind: Kind::Birth,
+        previous_sha256: None,
         ceremony_id: CeremonyId::random()?,
         plan,
         signatures,
@@ -159,7 +176,7 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
 }
 
 /// As it is read aloud: groups of eight.
-fn grouped(text: &str) -> String {
+pub(super) fn grouped(text: &str) -> String {
     text.as_bytes()
         .chunks(8)
         .map(String::from_utf8_lossy)

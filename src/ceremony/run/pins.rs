@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{Act, Ceremony, Found, Pins, RunError, custody, disk, sha256_hex};
 use crate::ceremony::page;
 use crate::ceremony::record::PinsRecord;
-use crate::ceremony::shares::{self, Deal};
+use crate::ceremony::shares;
 use crate::ceremony::{Participant, Step};
 
 pub(super) const ACT: Act = Act {
@@ -40,8 +40,20 @@ pub(super) const ACT: Act = Act {
 
 /// Shares without a `done` line are of PINs that no token ever knew.
 fn recover(ceremony: &mut Ceremony<'_>) -> Result<Found, RunError> {
+    let removed = remove(ceremony, custody::DEALT)?;
+    Ok(Found {
+        text: format!(
+            "{} shares or pages of the interrupted step were removed; no token knows the PINs that they were of, and the step starts over",
+            removed.len()
+        ),
+        data: json!({"removed": removed}),
+    })
+}
+
+/// Takes away what an interrupted step dealt; the files' names.
+pub(super) fn remove(ceremony: &Ceremony<'_>, folder: &str) -> Result<Vec<String>, RunError> {
     let mut removed = Vec::new();
-    for folder in [custody::folder(ceremony), ceremony.folder.join("pages")] {
+    for folder in [ceremony.folder.join(folder), ceremony.folder.join("pages")] {
         if !folder.exists() {
             continue;
         }
@@ -52,28 +64,30 @@ fn recover(ceremony: &mut Ceremony<'_>) -> Result<Found, RunError> {
         }
     }
     removed.sort();
-    Ok(Found {
-        text: format!(
-            "{} shares or pages of the interrupted step were removed; no token knows the PINs that they were of, and the step starts over",
-            removed.len()
-        ),
-        data: json!({"removed": removed}),
-    })
+    Ok(removed)
 }
 
 fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
-    let deal = Deal::new(
-        &ceremony.plan,
-        ceremony.journal.ceremony_id(),
-        ceremony.mode,
-    );
     let pins = shares::Pins::generate()?;
-    let (dealt, commitments) = shares::split(&deal, &pins)?;
-    disk::make_folder(&custody::folder(ceremony))?;
+    let outputs = deal_out(ceremony, &pins, custody::DEALT)?;
+    ceremony.pins = Some(Pins::from(pins));
+    Ok(outputs)
+}
+
+/// Splits two secrets and gives each custodian of the plan his share, in that folder of the ceremony's; for the `done` line.
+pub(super) fn deal_out(
+    ceremony: &mut Ceremony<'_>,
+    pins: &shares::Pins,
+    folder: &str,
+) -> Result<Value, RunError> {
+    let deal = ceremony.own_deal();
+    let (dealt, commitments) = shares::split(&deal, pins)?;
+    let folder = ceremony.folder.join(folder);
+    disk::make_folder(&folder)?;
     let mut files = Vec::new();
     for (share, custodian) in dealt.iter().zip(&deal.custodians) {
         let jwe = shares::seal(share, custodian)?;
-        let path = custody::file(ceremony, custodian);
+        let path = folder.join(custody::name(custodian));
         disk::write(&path, jwe.as_bytes(), 0o600)?;
         let page = if ceremony.paper {
             let page = page::write(&ceremony.folder, share, custodian, &ceremony.plan.name)?;
@@ -109,6 +123,5 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
     };
     let mut outputs = serde_json::to_value(&record).map_err(RunError::json)?;
     outputs["shares"] = json!(files);
-    ceremony.pins = Some(Pins::from(pins));
     Ok(outputs)
 }

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use super::site::{CREDENTIAL, PinPlace};
+use super::site::{CREDENTIAL, PinPlace, TLS_KEY_CREDENTIAL};
 use super::{Act, Ceremony, Found, RunError, disk, sha256_hex};
 use crate::ceremony::{Mode, Step};
 
@@ -71,15 +71,7 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
             let tpm2 = has_tpm2();
             let key = if tpm2 { "host+tpm2" } else { "host" };
             ceremony.ui.working(Some("systemd-creds encrypt"));
-            let sealed = encrypt(pin.expose(), key).and_then(|sealed| {
-                // What nobody can open again would be found at the first start, when the room is empty.
-                let opened = systemd_creds(&["decrypt", &name_option(), "-", "-"], &sealed)?;
-                if **opened == *pin.expose() {
-                    Ok(sealed)
-                } else {
-                    Err("systemd-creds gives back something else than was encrypted".to_owned())
-                }
-            });
+            let sealed = seal(CREDENTIAL, pin.expose(), key);
             ceremony.ui.working(None);
             let sealed = sealed.map_err(|problem| {
                 RunError::refused(format!(
@@ -92,6 +84,7 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
                 path.display(),
                 path.display()
             ))?;
+            seal_tls_key(ceremony, key)?;
             Ok(json!({
                 "method": "systemd-creds",
                 "key": key,
@@ -104,8 +97,46 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
     }
 }
 
-fn name_option() -> String {
-    format!("--name={CREDENTIAL}")
+/// The TLS key goes the same way, and its file is removed. After a power cut in between the step does it once more, or finds it done.
+fn seal_tls_key(ceremony: &mut Ceremony<'_>, key: &str) -> Result<(), RunError> {
+    let (plain, path) = (ceremony.site.tls_key(), ceremony.site.sealed_tls_key());
+    if !plain.exists() && path.exists() {
+        return Ok(());
+    }
+    let bytes = Zeroizing::new(fs::read(&plain).map_err(|error| RunError::file(&plain, error))?);
+    ceremony.ui.working(Some("systemd-creds encrypt"));
+    let sealed = seal(TLS_KEY_CREDENTIAL, &bytes, key);
+    ceremony.ui.working(None);
+    let sealed = sealed.map_err(|problem| {
+        RunError::refused(format!(
+            "the TLS key can't be sealed with systemd-creds: {problem}"
+        ))
+    })?;
+    disk::write(&path, &sealed, 0o600)?;
+    let text = ceremony
+        .site
+        .toml(ceremony.token_serial()?, ceremony.shape(), true);
+    disk::write(&ceremony.site.configuration(), text.as_bytes(), 0o640)?;
+    disk::remove(&plain).map_err(|error| RunError::file(&plain, error))?;
+    ceremony.ui.say(&format!(
+        "{} holds the TLS key in the same way, with LoadCredentialEncrypted={TLS_KEY_CREDENTIAL}:{}.",
+        path.display(),
+        path.display()
+    ))?;
+    Ok(())
+}
+
+/// Encrypted, and decrypted once for a trial: what nobody can open again would be found at the first start, when the room is empty.
+fn seal(name: &str, secret: &[u8], key: &str) -> Result<Zeroizing<Vec<u8>>, String> {
+    let name = format!("--name={name}");
+    let with_key = format!("--with-key={key}");
+    let sealed = systemd_creds(&["encrypt", &name, &with_key, "-", "-"], secret)?;
+    let opened = systemd_creds(&["decrypt", &name, "-", "-"], &sealed)?;
+    if **opened == *secret {
+        Ok(sealed)
+    } else {
+        Err("systemd-creds gives back something else than was encrypted".to_owned())
+    }
 }
 
 /// Whether firmware, driver, kernel and libraries are all there: then it ends with 0.
@@ -117,19 +148,6 @@ fn has_tpm2() -> bool {
         .stderr(Stdio::null())
         .status()
         .is_ok_and(|status| status.success())
-}
-
-fn encrypt(pin: &[u8], key: &str) -> Result<Zeroizing<Vec<u8>>, String> {
-    systemd_creds(
-        &[
-            "encrypt",
-            &name_option(),
-            &format!("--with-key={key}"),
-            "-",
-            "-",
-        ],
-        pin,
-    )
 }
 
 /// The secret goes through pipes, never through arguments.

@@ -2,11 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
+use strongroom_hsm::KeyShape;
+
 use crate::ceremony::Plan;
 use crate::ceremony::plan::PinMethod;
 
 /// The credential's name in strongroom.toml and in the service's unit.
 pub(super) const CREDENTIAL: &str = "hsm-pin";
+/// The same for the TLS key.
+pub(super) const TLS_KEY_CREDENTIAL: &str = "tls-key";
 
 /// How the service gets its PIN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +79,11 @@ impl Site {
         self.tls_folder().join("server.key")
     }
 
+    /// The TLS key as a credential, encrypted.
+    pub(super) fn sealed_tls_key(&self) -> PathBuf {
+        self.tls_folder().join("server.key.cred")
+    }
+
     pub(super) fn tls_certificate(&self) -> PathBuf {
         self.tls_folder().join("server.pem")
     }
@@ -104,6 +113,7 @@ impl Site {
         [
             self.configuration(),
             self.tls_key(),
+            self.sealed_tls_key(),
             self.tls_certificate(),
             self.client_ca(),
             self.pin_path(),
@@ -115,25 +125,34 @@ impl Site {
         .collect()
     }
 
-    /// strongroom.toml for the token with that serial number.
-    pub(super) fn toml(&self, serial: &str) -> String {
+    /// strongroom.toml for the token with that serial number and keys of that shape; the TLS key is in its file, or sealed.
+    pub(super) fn toml(&self, serial: &str, shape: KeyShape, tls_key_is_sealed: bool) -> String {
+        let keys = match shape {
+            KeyShape::Fixed => "",
+            KeyShape::Movable => "keys = \"movable\"\n",
+            KeyShape::Moved => "keys = \"moved\"\n",
+        };
         let quote = |text: &str| toml::Value::String(text.to_owned()).to_string();
         let path = |path: &Path| quote(&path.display().to_string());
         let pin = match self.pin_place {
             PinPlace::Credential => format!("pin_credential = {}", quote(CREDENTIAL)),
             PinPlace::File => format!("pin_file = {}", path(&self.pin_path())),
         };
+        let tls_key = if tls_key_is_sealed {
+            format!("private_key_credential = {}", quote(TLS_KEY_CREDENTIAL))
+        } else {
+            format!("private_key = {}", path(&self.tls_key()))
+        };
         format!(
             "# Written by the key ceremony. docs/configuration.md has every setting.\n\n\
              [server]\nlisten = {}\n\n\
-             [tls]\ncertificate = {}\nprivate_key = {}\nclient_ca = {}\n\n\
-             [hsm]\nmodule = {}\nserial = {}\n{pin}\n\n\
+             [tls]\ncertificate = {}\n{tls_key}\nclient_ca = {}\n\n\
+             [hsm]\nmodule = {}\nserial = {}\n{pin}\n{keys}\n\
              [store]\npath = {}\n\n\
              [policy]\npath = {}\n\n\
              [audit]\npath = {}\n",
             quote(&self.listen),
             path(&self.tls_certificate()),
-            path(&self.tls_key()),
             path(&self.client_ca()),
             path(&self.module),
             quote(serial),

@@ -111,6 +111,31 @@ impl Ui for Terminal {
         }
     }
 
+    fn present(&mut self, text: &str, _name: &str) -> Result<bool, UiError> {
+        print("", "", text)?;
+        loop {
+            match ask("yes or no, or stop to end here")?
+                .to_ascii_lowercase()
+                .as_str()
+            {
+                "yes" | "y" => return Ok(true),
+                "no" | "n" => return Ok(false),
+                "stop" => {
+                    return Err(UiError::Declined("the room said stop".to_owned()));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn typed(&mut self, _id: &str, text: &str) -> Result<String, UiError> {
+        print("", "", text)?;
+        match ask("or stop to end here")? {
+            stop if stop == "stop" => Err(UiError::Declined("the room said stop".to_owned())),
+            typed => Ok(typed),
+        }
+    }
+
     fn file(&mut self, question: &Question<'_>) -> Result<Option<PathBuf>, UiError> {
         print("", "", question.text)?;
         loop {

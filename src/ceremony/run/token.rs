@@ -34,14 +34,14 @@ pub(super) const ACT: Act = Act {
 /// What was there before: the tokens that are not to be touched.
 fn inputs(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
     // What an interrupted attempt found still counts: what it initialised is not to be taken for somebody else's.
-    if let Some(inputs) = ceremony.journal.interrupted(Step::Token) {
+    if let Some(inputs) = ceremony.journal.interrupted(ceremony.step) {
         return Ok(inputs.clone());
     }
     let slots = hsm::slots(&ceremony.site.module)?;
     let initialised = slots.iter().filter(|slot| slot.initialized);
     Ok(json!({
         "module": ceremony.site.module,
-        "label": ceremony.plan.token.label,
+        "label": ceremony.token_label(),
         "initialised_before": initialised.map(|slot| slot.token.serial.clone()).collect::<Vec<_>>(),
         "blank": slots.iter().filter(|slot| !slot.initialized).count(),
     }))
@@ -60,17 +60,17 @@ impl Survey {
     fn new(ceremony: &Ceremony<'_>) -> Result<Self, RunError> {
         let before: Vec<String> = ceremony
             .journal
-            .interrupted(Step::Token)
+            .interrupted(ceremony.step)
             .and_then(|inputs| serde_json::from_value(inputs["initialised_before"].clone()).ok())
             .unwrap_or_default();
-        let label = &ceremony.plan.token.label;
+        let label = ceremony.token_label();
         let mut survey = Self {
             ours: Vec::new(),
             wrecks: Vec::new(),
             blank: Vec::new(),
         };
         for slot in hsm::slots(&ceremony.site.module)? {
-            let new = slot.token.label == *label && !before.contains(&slot.token.serial);
+            let new = slot.token.label == label && !before.contains(&slot.token.serial);
             match slot.condition() {
                 TokenCondition::Blank => survey.blank.push(slot),
                 _ if !new => {}
@@ -122,7 +122,7 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
         [] => {
             let blank = choose(ceremony, &survey.blank)?;
             ceremony.ui.working(Some("initialising the token"));
-            let label = ceremony.plan.token.label.clone();
+            let label = ceremony.token_label();
             let state = hsm::initialize_token(&module, blank.slot, &label, &pins.so);
             ceremony.ui.working(None);
             state?
@@ -132,7 +132,7 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
             return Err(RunError::refused(format!(
                 "{} tokens have the label {:?} and were initialised since this ceremony began: take away those that do not belong to it, and run again",
                 several.len(),
-                ceremony.plan.token.label
+                ceremony.token_label()
             )));
         }
     };

@@ -70,6 +70,12 @@ pub trait Ui {
     /// Waits for "yes"; anything else ends the run with [`UiError::Declined`].
     fn confirm(&mut self, text: &str) -> Result<(), UiError>;
 
+    /// Whether this person is here.
+    fn present(&mut self, text: &str, name: &str) -> Result<bool, UiError>;
+
+    /// A line that is no secret; in a directory of answers, that of the file with this name.
+    fn typed(&mut self, id: &str, text: &str) -> Result<String, UiError>;
+
     /// The path of a file; `None` where there is none yet ("later").
     fn file(&mut self, question: &Question<'_>) -> Result<Option<PathBuf>, UiError>;
 
@@ -80,6 +86,9 @@ pub trait Ui {
 
     /// Which of these people (their names) acts next; `None` if nobody is left to act.
     fn person(&mut self, text: &str, names: &[String]) -> Result<Option<String>, UiError>;
+
+    /// Shares are asked for, by [`Ui::person`], from the beginning.
+    fn new_round(&mut self) {}
 
     /// The words on a custodian's page, if he would rather type those than use his key.
     fn words(&mut self, _name: &str) -> Result<Option<Zeroizing<String>>, UiError> {

@@ -52,7 +52,7 @@ pub enum Added {
 pub enum Refusal {
     /// Of another ceremony.
     #[error(
-        "this share is of another ceremony ({share}), not of this one ({wanted}): look for the page or file with this ceremony's id"
+        "this share is of another ceremony ({share}), and those in force were dealt by {wanted}: look for the page or file with that id; an older one is void since custodians were replaced"
     )]
     OtherCeremony {
         /// The share's.

@@ -11,9 +11,6 @@ use super::super::{Mode, PlanSignature, Step};
 /// The format that `open` lines name.
 pub(in crate::ceremony) const FORMAT: u32 = 1;
 
-/// The one kind of ceremony for now.
-pub(in crate::ceremony) const KIND: &str = "birth";
-
 /// The chain's value before the first line.
 pub(in crate::ceremony) const START: [u8; 32] = [0; 32];
 
@@ -35,10 +32,22 @@ pub(in crate::ceremony) struct Open {
     pub(in crate::ceremony) format: u32,
     pub(in crate::ceremony) ceremony_id: String,
     pub(in crate::ceremony) kind: String,
+    /// SHA-256 of the whole transcript that a later ceremony goes on from, hexadecimal; a birth's line has no such member.
+    #[serde(
+        default,
+        deserialize_with = "there",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub(in crate::ceremony) previous_sha256: Option<String>,
     pub(in crate::ceremony) plan_sha256: String,
     pub(in crate::ceremony) plan: String,
     pub(in crate::ceremony) signatures: Vec<PlanSignature>,
     pub(in crate::ceremony) software: Software,
+}
+
+/// A member that may be missing, but not null.
+fn there<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    String::deserialize(deserializer).map(Some)
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

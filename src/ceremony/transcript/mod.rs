@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::encoding::sha256_of;
-use super::{CeremonyId, Mode, Plan, PlanSignature, Step};
+use super::{CeremonyId, Kind, Mode, Plan, PlanSignature, Step};
 
 pub(super) use line::{
-    Begin, Body, Close, Done, FORMAT, KIND, Line, Open, START, Seal, Signature, check_time,
+    Begin, Body, Close, Done, FORMAT, Line, Note, Open, START, Seal, Signature, check_time,
 };
 pub use write::Transcript;
 
@@ -29,6 +29,10 @@ const SEAL_DOMAIN: &[u8] = b"strongroom ceremony seal v1\0";
 pub struct Opening<'a> {
     /// Whether it counts.
     pub mode: Mode,
+    /// What for.
+    pub kind: Kind,
+    /// SHA-256 of the transcript that a later ceremony goes on from, hexadecimal; none for a birth.
+    pub previous_sha256: Option<&'a str>,
     /// Which ceremony.
     pub ceremony_id: CeremonyId,
     /// The plan.
@@ -46,6 +50,10 @@ pub struct Opening<'a> {
 pub struct History {
     /// Whether it counts.
     pub mode: Mode,
+    /// What for.
+    pub kind: Kind,
+    /// What it goes on from.
+    pub previous_sha256: Option<String>,
     /// Which ceremony.
     pub ceremony_id: CeremonyId,
     /// The plan that it opened with.
@@ -58,8 +66,10 @@ pub struct History {
     pub closed: bool,
     /// Who has signed, by fingerprint.
     pub signed: Vec<String>,
-    /// Whether it is sealed: complete.
+    /// Whether it is sealed.
     pub sealed: bool,
+    /// Whether nothing may follow.
+    pub ended: bool,
     /// What a power cut left of a last line, and was cut off: bytes, and their SHA-256.
     pub torn: Option<(usize, String)>,
 }
@@ -75,7 +85,7 @@ impl History {
 
     /// The step that comes next, or has to be taken up again; none when all are done.
     pub fn next(&self) -> Option<Step> {
-        Step::ALL.get(self.done.len()).copied()
+        self.kind.steps().get(self.done.len()).copied()
     }
 }
 

@@ -17,6 +17,8 @@ fn create(room: &Room, folder: &TempDir) -> Result<Transcript, CeremonyError> {
         folder.path(),
         &Opening {
             mode: Mode::Ceremony,
+            kind: Kind::Birth,
+            previous_sha256: None,
             ceremony_id: CeremonyId([9; 16]),
             plan: &room.plan,
             signatures: &room.signatures(),

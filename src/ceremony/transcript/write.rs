@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 use super::super::encoding::{base64, hex, sha256};
 use super::super::record::Summary;
 use super::super::verify;
-use super::super::{CeremonyError, CeremonyId, Mode, Participant, Role, Step};
+use super::super::{CeremonyError, CeremonyId, Kind, Mode, Participant, Role, Step};
 use super::line::{
-    Begin, Body, Close, Done, FORMAT, KIND, Line, Note, Open, START, Seal, Signature, Software,
+    Begin, Body, Close, Done, FORMAT, Line, Note, Open, START, Seal, Signature, Software,
 };
 use super::{FILE, History, Opening, seal_digest, signing_digest};
 
@@ -24,6 +24,7 @@ pub struct Transcript {
     /// Bytes up to the end of the last whole line.
     length: u64,
     mode: Mode,
+    kind: Kind,
     id: CeremonyId,
     /// Of the last line.
     seq: u64,
@@ -32,6 +33,8 @@ pub struct Transcript {
     /// Number and hash of the `close` line.
     closed: Option<(u64, [u8; 32])>,
     sealed: bool,
+    /// Nothing may follow.
+    ended: bool,
 }
 
 impl Transcript {
@@ -48,7 +51,8 @@ impl Transcript {
         let body = Body::Open(Open {
             format: FORMAT,
             ceremony_id: opening.ceremony_id.to_string(),
-            kind: KIND.to_owned(),
+            kind: opening.kind.name().to_owned(),
+            previous_sha256: opening.previous_sha256.map(str::to_owned),
             plan_sha256: opening.plan.hash_hex(),
             plan: opening.plan.text().to_owned(),
             signatures: opening.signatures.to_vec(),
@@ -77,12 +81,14 @@ impl Transcript {
             file: open_file(&path)?,
             length: bytes.len() as u64,
             mode: opening.mode,
+            kind: opening.kind,
             id: opening.ceremony_id,
             seq: 1,
             hash,
             time,
             closed: None,
             sealed: false,
+            ended: false,
             path,
         })
     }
@@ -109,12 +115,14 @@ impl Transcript {
             file,
             length: lines.len() as u64,
             mode: state.history.mode,
+            kind: state.history.kind,
             id: state.history.ceremony_id,
             seq: state.seq,
             hash: state.hash,
             time: state.time,
             closed: state.closed,
             sealed: state.history.sealed,
+            ended: state.history.ended,
         };
         let mut history = state.history;
         if !torn.is_empty() {
@@ -126,8 +134,8 @@ impl Transcript {
                 .map(|(step, _)| *step)
                 .or_else(|| history.next())
                 .unwrap_or(Step::Closing);
-            // Behind a seal nothing may stand; what was cut off there was nothing of ours.
-            if !transcript.sealed {
+            // Behind the end nothing may stand; what was cut off there was nothing of ours.
+            if !transcript.ended {
                 transcript.note(
                     step,
                     "the last line was torn by an interruption and was cut off",
@@ -175,11 +183,9 @@ impl Transcript {
     /// Anything worth keeping: a share that was refused, a step that starts over and why.
     ///
     /// # Errors
-    /// [`CeremonyError::Write`], [`CeremonyError::Transcript`] if it is sealed.
+    /// [`CeremonyError::Write`], [`CeremonyError::Transcript`] if it is complete.
     pub fn note(&mut self, step: Step, text: &str, data: &Value) -> Result<(), CeremonyError> {
-        if self.sealed {
-            return Err(self.refuse("it is sealed: nothing may follow"));
-        }
+        self.not_ended()?;
         self.append(&Body::Note(Note {
             step,
             text: text.to_owned(),
@@ -240,30 +246,42 @@ impl Transcript {
         participant: &Participant,
         signature: &[u8; 64],
     ) -> Result<(), CeremonyError> {
-        if self.sealed {
-            return Err(self.refuse("it is sealed: nothing may follow"));
-        }
+        self.not_ended()?;
         if !participant.verifies(&self.signing_digest()?, signature) {
             return Err(CeremonyError::Key(format!(
                 "this is not {}'s signature of this transcript: sign it with the key of the plan",
                 participant.name()
             )));
         }
-        self.append(&Body::Signature(Signature {
-            name: participant.name().to_owned(),
-            role: role.name().to_owned(),
-            key: participant.fingerprint(),
-            signature: base64(signature),
-        }))
+        // Where no seal follows, nothing covers the last signature's own line: so all else about it is prescribed, as a seal's is.
+        let prescribed = self.kind.sealed_before().is_some();
+        let (time, signature) = if prescribed {
+            (self.time.clone(), low_s(signature)?)
+        } else {
+            (now(), *signature)
+        };
+        self.append_at(
+            time,
+            &Body::Signature(Signature {
+                name: participant.name().to_owned(),
+                role: role.name().to_owned(),
+                key: participant.fingerprint(),
+                signature: base64(&signature),
+            }),
+        )
     }
 
-    /// What the HSM's audit key signs, once everyone has. Nothing may be written between this and [`Transcript::seal`].
+    /// What the HSM's audit key signs, once everyone has; where it is about to be destroyed, before that step. Nothing may be written
+    /// between this and [`Transcript::seal`].
     ///
     /// # Errors
-    /// [`CeremonyError::Transcript`] if it is not closed, or is sealed.
+    /// [`CeremonyError::Transcript`] if it is not the time for it, or if it is sealed.
     pub fn seal_digest(&self) -> Result<[u8; 32], CeremonyError> {
-        if self.closed.is_none() || self.sealed {
-            return Err(self.refuse("it can be sealed once, after everyone has signed"));
+        let early = self.kind.sealed_before().is_some();
+        if self.closed.is_some() == early || self.sealed {
+            return Err(self.refuse(
+                "it can be sealed once, after everyone has signed, or before the audit key is destroyed",
+            ));
         }
         Ok(seal_digest(&self.id, self.seq, &self.hash))
     }
@@ -275,18 +293,24 @@ impl Transcript {
     pub fn seal(&mut self, signature: &[u8; 64]) -> Result<(), CeremonyError> {
         self.seal_digest()?;
         // s and n - s are both right; one of them is chosen, so that nothing on the last line can be changed unseen.
-        let signature = ecdsa::Signature::from_slice(signature)
-            .map_err(|_| CeremonyError::Key("the token's signature is not one".to_owned()))?
-            .normalize_s();
+        let signature = low_s(signature)?;
         // No signature covers this line's own time, so it is that of the line before.
         let time = self.time.clone();
         self.append_at(
             time,
             &Body::Seal(Seal {
-                signature: base64(&signature.to_bytes()),
+                signature: base64(&signature),
             }),
         )?;
         self.sealed = true;
+        self.ended = self.closed.is_some();
+        Ok(())
+    }
+
+    fn not_ended(&self) -> Result<(), CeremonyError> {
+        if self.ended {
+            return Err(self.refuse("it is complete: nothing may follow"));
+        }
         Ok(())
     }
 
@@ -354,6 +378,13 @@ fn open_file(path: &Path) -> Result<File, CeremonyError> {
         }),
         Err(fs::TryLockError::Error(source)) => Err(CeremonyError::write(path, source)),
     }
+}
+
+/// Of the two values of s that verify, the smaller.
+fn low_s(signature: &[u8; 64]) -> Result<[u8; 64], CeremonyError> {
+    let signature = ecdsa::Signature::from_slice(signature)
+        .map_err(|_| CeremonyError::Key("the signature is not one".to_owned()))?;
+    Ok(signature.normalize_s().to_bytes().into())
 }
 
 fn now() -> String {

@@ -9,10 +9,12 @@ use serde_json::Value;
 use super::super::encoding::{base64, hex, sha256, unbase64, unhex};
 use super::super::page::printable;
 use super::super::transcript::{
-    Begin, Body, Close, Done, FORMAT, KIND, Line, Open, START, Seal, Signature, check_time,
+    Begin, Body, Close, Done, FORMAT, Line, Note, Open, START, Seal, Signature, check_time,
     seal_digest, signing_digest,
 };
-use super::super::{CeremonyError, CeremonyId, Mode, Plan, Role, Step};
+use super::super::{
+    CeremonyError, CeremonyId, Kind, Mode, Participant, Plan, PlanSignature, Role, Step,
+};
 use super::Problem;
 
 /// No line of ours is longer.
@@ -24,8 +26,11 @@ pub(super) struct Chain {
     pub(super) problems: Vec<Problem>,
     pub(super) lines: usize,
     pub(super) mode: Option<Mode>,
+    pub(super) kind: Option<Kind>,
+    pub(super) previous_sha256: Option<String>,
     pub(super) id: Option<CeremonyId>,
     pub(super) plan: Option<Plan>,
+    pub(super) plan_signatures: Vec<PlanSignature>,
     pub(super) binary_sha256: String,
     pub(super) done: Vec<DoneStep>,
     pub(super) begun: Option<(Step, Value)>,
@@ -37,7 +42,9 @@ pub(super) struct Chain {
     signatures: usize,
     pub(super) sealed: bool,
     /// A seal line was there, right or not.
-    ended: bool,
+    seals: bool,
+    /// The last line was there, right or not.
+    pub(super) ended: bool,
     /// Number, hash and time of the last line.
     pub(super) seq: u64,
     pub(super) hash: [u8; 32],
@@ -82,7 +89,7 @@ impl Chain {
 
     /// What must be there at the end.
     pub(super) fn finish(&mut self) {
-        let (done, missing) = (self.done.len(), Step::ALL.get(self.done.len()));
+        let (done, missing) = (self.done.len(), self.steps().get(self.done.len()));
         if let Some(step) = missing {
             self.whole(format!(
                 "it is not complete: {done} steps are done, and {step} is not"
@@ -91,9 +98,8 @@ impl Chain {
             self.whole("it is not complete: there is no summary".to_owned());
         }
         let unsigned: Vec<String> = self
-            .plan
-            .iter()
-            .flat_map(Plan::participants)
+            .signers()
+            .into_iter()
             .filter(|(_, participant)| !self.signed.contains(&participant.fingerprint()))
             .map(|(role, participant)| {
                 format!(
@@ -110,6 +116,42 @@ impl Chain {
         }
     }
 
+    /// The steps of its kind.
+    pub(super) fn steps(&self) -> &'static [Step] {
+        self.kind.unwrap_or(Kind::Birth).steps()
+    }
+
+    /// The step that comes next.
+    fn next(&self) -> Option<Step> {
+        self.steps().get(self.done.len()).copied()
+    }
+
+    /// What a step came to.
+    pub(super) fn outputs(&self, step: Step) -> Option<&Value> {
+        self.done
+            .iter()
+            .find(|done| done.step == step)
+            .map(|done| &done.outputs)
+    }
+
+    /// Who signs, in this order: at a birth everyone in the plan, later those who were there.
+    pub(super) fn signers(&self) -> Vec<(Role, &Participant)> {
+        let later = self.kind.is_some_and(Kind::is_later);
+        let present = self
+            .outputs(Step::Opening)
+            .and_then(|outputs| outputs["present"].as_array());
+        self.plan
+            .iter()
+            .flat_map(Plan::participants)
+            .filter(|(_, person)| {
+                let fingerprint = person.fingerprint();
+                !later
+                    || present
+                        .is_some_and(|present| present.iter().any(|one| one["key"] == *fingerprint))
+            })
+            .collect()
+    }
+
     fn line(&mut self, bytes: &[u8]) {
         self.lines += 1;
         let parsed = if bytes.len() > LONGEST_LINE {
@@ -118,7 +160,7 @@ impl Chain {
             Line::parse(bytes)
         };
         if self.ended {
-            self.say("something follows the seal");
+            self.say("something follows the last line");
         }
         let line = match parsed {
             Ok(line) => line,
@@ -164,10 +206,10 @@ impl Chain {
             }
             Body::Open(open) => self.open(open),
             Body::Begin(begin) => self.begin(begin),
-            Body::Note(_) => {}
+            Body::Note(note) => self.note(note),
             Body::Done(done) => self.done(done),
             Body::Close(close) => self.close(line, close),
-            Body::Signature(signature) => self.signature(signature),
+            Body::Signature(signature) => self.signature(bytes, line, signature),
             Body::Seal(seal) => self.seal(bytes, line, seal),
         }
     }
@@ -182,12 +224,23 @@ impl Chain {
                 open.format
             ));
         }
-        if open.kind != KIND {
-            self.say(format!(
-                "it is of a ceremony of kind {:?}, this version knows {KIND:?}",
+        self.kind = Kind::parse(&open.kind);
+        match (self.kind, &open.previous_sha256) {
+            (None, _) => self.say(format!(
+                "it is of a ceremony of kind {:?}, which this version does not know",
                 printable(&open.kind)
-            ));
+            )),
+            (Some(Kind::Birth), Some(_)) => {
+                self.say("a birth goes on from no other ceremony (previous_sha256)");
+            }
+            (Some(kind), previous)
+                if kind.is_later() && previous.as_deref().and_then(unhex::<32>).is_none() =>
+            {
+                self.say("`previous_sha256` is not 64 lower-case hexadecimal digits");
+            }
+            _ => {}
         }
+        self.previous_sha256.clone_from(&open.previous_sha256);
         self.id = CeremonyId::parse(&open.ceremony_id);
         if self.id.is_none() {
             self.say("`ceremony_id` is not 32 lower-case hexadecimal digits");
@@ -201,13 +254,18 @@ impl Chain {
                 for problem in plan.signature_problems(&open.signatures) {
                     self.say(format!("the plan's signatures: {problem}"));
                 }
-                // A rehearsal may be of a program that was built for it.
+                // A rehearsal may be of a program that was built for it, and later there are newer ones.
                 if self.mode == Some(Mode::Ceremony)
+                    && self.kind == Some(Kind::Birth)
                     && plan.software.binary_sha256 != open.software.binary_sha256
                 {
                     self.say("the program that ran is not the one of the plan (binary_sha256)");
                 }
+                if self.kind == Some(Kind::Birth) && plan.replaces.is_some() {
+                    self.say("the plan of a birth takes the place of no other (replaces)");
+                }
                 self.plan = Some(plan);
+                self.plan_signatures.clone_from(&open.signatures);
             }
             Err(CeremonyError::Plan(problems)) => {
                 for problem in problems {
@@ -219,8 +277,14 @@ impl Chain {
     }
 
     fn begin(&mut self, begin: &Begin) {
-        if Some(&begin.step) != Step::ALL.get(self.done.len()) {
+        if Some(begin.step) != self.next() {
             self.say(format!("step {} begins out of order", begin.step));
+        }
+        if self.kind.and_then(Kind::sealed_before) == Some(begin.step) && !self.sealed {
+            self.say(format!(
+                "step {} begins before the audit key has sealed what led to it",
+                begin.step
+            ));
         }
         if !begin.inputs.is_object() {
             self.say("`inputs` is not an object");
@@ -228,9 +292,18 @@ impl Chain {
         self.begun = Some((begin.step, begin.inputs.clone()));
     }
 
+    fn note(&mut self, note: &Note) {
+        if !self.steps().contains(&note.step) {
+            self.say(format!(
+                "a note of step {}, which this kind of ceremony has not",
+                note.step
+            ));
+        }
+    }
+
     fn done(&mut self, done: &Done) {
         let begun = self.begun.take().map(|(step, _)| step);
-        if begun != Some(done.step) || Some(&done.step) != Step::ALL.get(self.done.len()) {
+        if begun != Some(done.step) || Some(done.step) != self.next() {
             self.say(format!(
                 "step {} is done out of order, or without having begun",
                 done.step
@@ -247,7 +320,7 @@ impl Chain {
     }
 
     fn close(&mut self, line: &Line, close: &Close) {
-        if self.begun.is_some() || self.done.len() != Step::ALL.len() {
+        if self.begun.is_some() || self.done.len() != self.steps().len() {
             self.say("the summary stands before the end of all steps");
         }
         self.closed = true;
@@ -259,7 +332,7 @@ impl Chain {
         });
     }
 
-    fn signature(&mut self, signature: &Signature) {
+    fn signature(&mut self, bytes: &[u8], line: &Line, signature: &Signature) {
         let place = self.signatures;
         self.signatures += 1;
         let name = printable(&signature.name);
@@ -268,40 +341,86 @@ impl Chain {
             return;
         };
         let digest = signing_digest(id, close.seq, &close.hash);
-        let Some((role, participant)) = self.plan.iter().flat_map(Plan::participants).nth(place)
-        else {
+        let last = self.kind.and_then(Kind::sealed_before).is_some();
+        let signers = self.signers();
+        let Some((role, participant)) = signers.get(place) else {
             self.say(format!(
-                "a signature of {name}, whom the plan does not expect here"
+                "a signature of {name}, who is not expected to sign here"
             ));
             return;
         };
         let fingerprint = participant.fingerprint();
-        let expected = [participant.name(), Role::name(role), &fingerprint];
-        if [&signature.name, &signature.role, &signature.key] != expected {
-            let what = format!(
+        let expected = [participant.name(), Role::name(*role), &fingerprint];
+        let given = unbase64(&signature.signature).unwrap_or_default();
+        let problem = if [&signature.name, &signature.role, &signature.key] != expected {
+            Some(format!(
                 "a signature of {} ({role}) was expected here, this one is of {name} ({})",
                 participant.name(),
                 printable(&signature.key)
-            );
-            self.say(what);
-        } else if !unbase64(&signature.signature)
-            .is_some_and(|bytes| participant.verifies(&digest, &bytes))
-        {
-            self.say(format!(
+            ))
+        } else if !participant.verifies(&digest, &given) {
+            Some(format!(
                 "{name}'s signature is not one of this transcript by the key in the plan"
-            ));
+            ))
+        } else if last && !self.is_prescribed(bytes, line, signature, &given) {
+            Some(format!(
+                "the line with {name}'s signature is not written as it must be: it was changed"
+            ))
         } else {
-            self.signed.push(fingerprint);
+            None
+        };
+        if last && place + 1 == signers.len() {
+            self.ended = true;
+        }
+        match problem {
+            Some(problem) => self.say(problem),
+            None => self.signed.push(fingerprint),
         }
     }
 
+    /// Nothing covers a last signature's line but the signature itself, so all else about it is prescribed, byte for byte.
+    fn is_prescribed(
+        &self,
+        bytes: &[u8],
+        line: &Line,
+        signature: &Signature,
+        given: &[u8],
+    ) -> bool {
+        let Ok(given) = ecdsa::Signature::from_slice(given) else {
+            return false;
+        };
+        let body = Body::Signature(Signature {
+            signature: base64(&given.normalize_s().to_bytes()),
+            ..signature.clone()
+        });
+        Line::bytes(
+            self.seq.saturating_add(1),
+            &self.time,
+            line.mode,
+            &self.hash,
+            &body,
+        )
+        .ok()
+        .as_deref()
+            == Some(bytes)
+    }
+
     fn seal(&mut self, bytes: &[u8], line: &Line, seal: &Seal) {
-        self.ended = true;
-        let (Some(close), Some(id)) = (&self.close, &self.id) else {
-            self.say("a seal before there is a summary");
+        if std::mem::replace(&mut self.seals, true) {
+            self.say("a second seal");
+            return;
+        }
+        let early = self.kind.and_then(Kind::sealed_before);
+        self.ended = early.is_none();
+        let in_time = match early {
+            None => self.closed,
+            Some(step) => self.next() == Some(step) && self.begun.is_none(),
+        };
+        let (true, Some(id), Some(audit_key)) = (in_time, &self.id, self.audit_key()) else {
+            self.say("a seal where there is nothing to be sealed yet");
             return;
         };
-        let key = unbase64(&close.fields.audit_key)
+        let key = unbase64(&audit_key)
             .and_then(|spki| PublicKey::from_public_key_der(&spki).ok())
             .map(VerifyingKey::from);
         let signature =
@@ -330,6 +449,16 @@ impl Chain {
             return;
         }
         self.sealed = true;
+    }
+
+    /// The key that seals: the one of the summary, or where that comes too late, the one that the token showed before.
+    fn audit_key(&self) -> Option<String> {
+        if self.kind.and_then(Kind::sealed_before).is_none() {
+            return Some(self.close.as_ref()?.fields.audit_key.clone());
+        }
+        self.outputs(Step::Inventory)?["audit_key"]
+            .as_str()
+            .map(str::to_owned)
     }
 
     /// Something is wrong with the line at hand.

@@ -6,14 +6,17 @@ use serde::de::DeserializeOwned;
 
 use super::super::encoding::{hex, sha256, unbase64, unhex};
 use super::super::record::{
-    EvidenceOutputs, KeyRecord, KeysOutputs, PinsRecord, StoreOutputs, Summary, TokenOutputs,
-    TokenRecord,
+    EvidenceOutputs, KeyRecord, KeysOutputs, ObjectRecord, PinsRecord, StoreOutputs, Summary,
+    TokenOutputs, TokenRecord,
 };
-use super::super::{Mode, Plan, Step};
+use super::super::{Kind, Mode, Plan, Step};
 use super::chain::{Chain, Closed};
 
+/// The label of every signing key.
+pub(in super::super) const SIGNING: &str = "strongroom-signing";
+
 /// Line and what is wrong there.
-type Problems = Vec<(usize, String)>;
+pub(super) type Problems = Vec<(usize, String)>;
 
 /// Everything that does not fit. A step that is not done is no problem of this kind.
 pub(super) fn problems(chain: &Chain) -> Problems {
@@ -32,15 +35,23 @@ pub(super) fn problems(chain: &Chain) -> Problems {
     let keys = outputs::<KeysOutputs>(chain, Step::Keys, &mut problems);
     let evidence = outputs::<EvidenceOutputs>(chain, Step::Evidence, &mut problems);
     let store = outputs::<StoreOutputs>(chain, Step::Store, &mut problems);
-    if let (Some((line, token)), Some(plan)) = (&token, &chain.plan) {
+    if chain.kind == Some(Kind::Birth)
+        && let (Some((line, token)), Some(plan)) = (&token, &chain.plan)
+    {
         token_fits(*line, &token.token, plan, chain.mode, &mut problems);
     }
-    if let (Some((_, token)), Some((line, evidence))) = (&token, &evidence)
-        && evidence.token != token.token
+    // What a kind of ceremony has no step for is in the summary as it was before.
+    let summary = close.map(|close| &close.fields.summary);
+    let at_work = token
+        .as_ref()
+        .map(|(_, outputs)| &outputs.token)
+        .or(summary.map(|summary| &summary.token));
+    if let (Some(token), Some((line, evidence))) = (at_work, &evidence)
+        && evidence.token != *token
     {
         problems.push((
             *line,
-            "the evidence is of another token than step token".into(),
+            "the evidence is of another token than the one at work".into(),
         ));
     }
     if let Some((line, keys)) = &keys {
@@ -56,8 +67,12 @@ pub(super) fn problems(chain: &Chain) -> Problems {
             }
         }
     }
-    if let (Some((_, keys)), Some((line, evidence))) = (&keys, &evidence) {
-        evidence_fits(*line, &keys.keys, evidence, &mut problems);
+    let at_hand = keys
+        .as_ref()
+        .map(|(_, outputs)| &outputs.keys)
+        .or(summary.map(|summary| &summary.keys));
+    if let (Some(keys), Some((line, evidence))) = (at_hand, &evidence) {
+        evidence_fits(*line, keys, &evidence.objects, &mut problems);
     }
     if let Some(close) = close {
         let summary = &close.fields.summary;
@@ -72,7 +87,7 @@ pub(super) fn problems(chain: &Chain) -> Problems {
 }
 
 /// A step's outputs, and the line that has them.
-fn outputs<T: DeserializeOwned>(
+pub(super) fn outputs<T: DeserializeOwned>(
     chain: &Chain,
     step: Step,
     problems: &mut Problems,
@@ -90,7 +105,7 @@ fn outputs<T: DeserializeOwned>(
     }
 }
 
-fn pins_fit(pins: &PinsRecord, plan: &Plan) -> bool {
+pub(super) fn pins_fit(pins: &PinsRecord, plan: &Plan) -> bool {
     pins.threshold == plan.threshold
         && pins.commitments.len() == plan.custodians.len()
         && pins
@@ -140,10 +155,10 @@ fn hash_fits(key: &KeyRecord) -> bool {
 }
 
 /// Each key is an object on the token, and the token has no public key besides.
-fn evidence_fits(
+pub(super) fn evidence_fits(
     line: usize,
     keys: &[KeyRecord],
-    evidence: &EvidenceOutputs,
+    objects: &[ObjectRecord],
     problems: &mut Problems,
 ) {
     let pairs =
@@ -152,8 +167,7 @@ fn evidence_fits(
         .iter()
         .filter_map(|key| pairs(&key.spki, &key.label))
         .collect();
-    let found: BTreeSet<_> = evidence
-        .objects
+    let found: BTreeSet<_> = objects
         .iter()
         .filter_map(|object| pairs(&object.spki, &object.label))
         .collect();
@@ -163,18 +177,16 @@ fn evidence_fits(
             format!("the token does not have the public key {label:?} of step keys"),
         ));
     }
-    for (label, _) in found.difference(&recorded) {
+    // Signing keys come and go while the appliance is at work: they are none of a ceremony's.
+    let unknown = found.difference(&recorded);
+    for (label, _) in unknown.filter(|(label, _)| label != SIGNING) {
         problems.push((
             line,
             format!("the token has a public key {label:?} that step keys did not record"),
         ));
     }
     for key in keys {
-        if !evidence
-            .objects
-            .iter()
-            .any(|object| object.label == key.label)
-        {
+        if !objects.iter().any(|object| object.label == key.label) {
             problems.push((line, format!("there is no evidence of key {:?}", key.label)));
         }
     }

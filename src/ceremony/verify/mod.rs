@@ -1,12 +1,13 @@
 //! Checks a transcript without the HSM: years later, by a stranger.
 
 mod chain;
-mod facts;
+pub(super) mod facts;
+mod later;
 
 use super::encoding::{hex, sha256, unbase64};
 use super::record::Summary;
 use super::transcript::History;
-use super::{Mode, Plan};
+use super::{Kind, Mode, Plan, Standing};
 
 use chain::Chain;
 
@@ -19,6 +20,19 @@ pub struct Anchors {
     pub audit_key: Option<Vec<u8>>,
     /// The token's serial number.
     pub token_serial: Option<String>,
+    /// The transcripts that came before, whole, in any order: a later ceremony's is worth no more than what it goes on from.
+    pub previous: Vec<Vec<u8>>,
+}
+
+/// One transcript of those that a later one goes on from.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Predecessor {
+    /// SHA-256 of the whole file, hexadecimal.
+    pub sha256: String,
+    /// What it was for.
+    pub kind: Option<&'static str>,
+    /// Which ceremony.
+    pub ceremony_id: Option<String>,
 }
 
 /// Something that is wrong.
@@ -46,8 +60,14 @@ pub struct Verified {
     pub problems: Vec<Problem>,
     /// Whether it counts, as its lines say.
     pub mode: Option<Mode>,
+    /// What it was for.
+    pub kind: Option<Kind>,
     /// Which ceremony.
     pub ceremony_id: Option<String>,
+    /// What it goes on from, the latest first; empty for a birth.
+    pub predecessors: Vec<Predecessor>,
+    /// How things stand after it; none if it does not verify.
+    pub standing: Option<Standing>,
     /// Lines.
     pub lines: usize,
     /// SHA-256 of the whole file, hexadecimal.
@@ -58,6 +78,8 @@ pub struct Verified {
     pub summary: Option<Summary>,
     /// SHA-256 of the audit key's `SubjectPublicKeyInfo`, hexadecimal.
     pub audit_key: Option<String>,
+    /// Fingerprints of those who have to sign it.
+    pub signers: Vec<String>,
     /// Fingerprints of those whose signatures of the transcript are right.
     pub signed: Vec<String>,
     /// Whether the seal is right.
@@ -68,6 +90,22 @@ impl Verified {
     /// Whether it says REHEARSAL.
     pub fn is_rehearsal(&self) -> bool {
         self.mode == Some(Mode::Rehearsal)
+    }
+
+    fn say(&mut self, line: usize, what: impl Into<String>) {
+        self.problems.push(Problem {
+            line,
+            what: what.into(),
+        });
+    }
+
+    /// In the lines' order; nothing stands on what is not valid.
+    fn finish(mut self) -> Self {
+        self.problems.sort_by_key(|problem| problem.line);
+        if !self.problems.is_empty() {
+            self.standing = None;
+        }
+        self
     }
 }
 
@@ -80,30 +118,106 @@ pub(super) struct Resumed {
     pub(super) closed: Option<(u64, [u8; 32])>,
 }
 
-/// Checks a whole transcript.
+/// Checks a whole transcript, and those that it goes on from.
 pub fn verify(transcript: &[u8], anchors: &Anchors) -> Verified {
+    let mut all = vec![alone(transcript, anchors)];
+    // Each step back finds a file by its own hash, so this ends.
+    while let Some(sha256) = all.last().and_then(|last| last.previous.clone()) {
+        let Some(bytes) = find(&anchors.previous, &sha256) else {
+            all[0].found.say(0, format!(
+                "the transcript that it goes on from (SHA-256 {sha256}) is not among those given as previous ones"
+            ));
+            break;
+        };
+        all.push(alone(bytes, &Anchors::default()));
+    }
+    // From the oldest on: what stood after it, and whether the next one fits that.
+    let mut before: Option<Alone> = None;
+    let mut predecessors = Vec::new();
+    let mut problems = Vec::new();
+    while let Some(mut this) = all.pop() {
+        let last = all.is_empty();
+        let mut say = |line: usize, what: String| {
+            problems.push(if last {
+                Problem { line, what }
+            } else {
+                let what = format!("the previous transcript {}: {what}", this.found.sha256);
+                Problem { line: 0, what }
+            });
+        };
+        for problem in &this.found.problems {
+            if last {
+                say(problem.line, problem.what.clone());
+            } else {
+                say(0, problem.to_string());
+            }
+        }
+        if let Some(before) = before.take() {
+            if let Some(then) = &before.found.standing {
+                for (line, what) in later::link(&this.chain, then) {
+                    say(line, what);
+                }
+                if let Some(now) = &mut this.found.standing {
+                    now.goes_on_from(then);
+                }
+            }
+            predecessors.insert(
+                0,
+                Predecessor {
+                    kind: before.found.kind.map(Kind::name),
+                    sha256: before.found.sha256,
+                    ceremony_id: before.found.ceremony_id,
+                },
+            );
+        }
+        if last {
+            this.found.problems = problems;
+            this.found.predecessors = predecessors;
+            return this.found.finish();
+        }
+        before = Some(this);
+    }
+    // The list was never empty.
+    Verified::default()
+}
+
+fn find<'a>(transcripts: &'a [Vec<u8>], wanted: &str) -> Option<&'a [u8]> {
+    transcripts
+        .iter()
+        .map(Vec::as_slice)
+        .find(|bytes| hex(&sha256(bytes)) == wanted)
+}
+
+/// One transcript, not yet held against those before it.
+struct Alone {
+    found: Verified,
+    previous: Option<String>,
+    chain: Chain,
+}
+
+fn alone(transcript: &[u8], anchors: &Anchors) -> Alone {
     let mut chain = Chain::read(transcript);
     chain.finish();
-    let mut problems = std::mem::take(&mut chain.problems);
-    let mut say = |line, what: &str| {
-        problems.push(Problem {
-            line,
-            what: what.to_owned(),
-        });
+    let mut found = Verified {
+        problems: std::mem::take(&mut chain.problems),
+        ..Verified::default()
     };
-    for (line, what) in facts::problems(&chain) {
-        say(line, &what);
+    for (line, what) in facts::problems(&chain)
+        .into_iter()
+        .chain(later::problems(&chain))
+    {
+        found.say(line, what);
     }
     let close = chain.close.as_ref();
     if let (Some(wanted), Some(plan)) = (&anchors.plan, &chain.plan)
         && wanted != plan.text()
     {
-        say(1, "the transcript is of another plan than the one given");
+        found.say(1, "the transcript is of another plan than the one given");
     }
     if let Some(wanted) = &anchors.audit_key
         && close.is_none_or(|close| unbase64(&close.fields.audit_key).as_ref() != Some(wanted))
     {
-        say(
+        found.say(
             0,
             "the transcript's audit key is not the one given: it is of another HSM",
         );
@@ -111,24 +225,38 @@ pub fn verify(transcript: &[u8], anchors: &Anchors) -> Verified {
     if let Some(wanted) = &anchors.token_serial
         && close.is_none_or(|close| close.fields.summary.token.serial != *wanted)
     {
-        say(
+        found.say(
             0,
             "the transcript is from another token than the one given (serial number)",
         );
     }
-    problems.sort_by_key(|problem| problem.line);
     let audit_key = close.and_then(|close| unbase64(&close.fields.audit_key));
-    Verified {
-        problems,
+    let found = Verified {
         mode: chain.mode,
+        kind: chain.kind,
         ceremony_id: chain.id.map(|id| id.to_string()),
         lines: chain.lines,
         sha256: hex(&sha256(transcript)),
         summary: close.map(|close| close.fields.summary.clone()),
         audit_key: audit_key.map(|spki| hex(&sha256(&spki))),
-        signed: chain.signed,
+        signed: chain.signed.clone(),
+        signers: chain
+            .signers()
+            .iter()
+            .map(|(_, person)| person.fingerprint())
+            .collect(),
         sealed: chain.sealed,
-        plan: chain.plan,
+        plan: chain.plan.clone(),
+        standing: later::standing(&chain, &hex(&sha256(transcript))),
+        ..found
+    };
+    Alone {
+        previous: chain
+            .previous_sha256
+            .clone()
+            .filter(|_| chain.kind.is_some_and(Kind::is_later)),
+        chain,
+        found: found.finish(),
     }
 }
 
@@ -138,7 +266,9 @@ pub(super) fn resume(lines: &[u8]) -> Result<Resumed, String> {
     if let Some(problem) = chain.problems.first() {
         return Err(problem.to_string());
     }
-    let (Some(plan), Some(id), Some(mode)) = (chain.plan, chain.id, chain.mode) else {
+    let (Some(plan), Some(id), Some(mode), Some(kind)) =
+        (chain.plan, chain.id, chain.mode, chain.kind)
+    else {
         return Err("it has no first line".to_owned());
     };
     Ok(Resumed {
@@ -148,6 +278,8 @@ pub(super) fn resume(lines: &[u8]) -> Result<Resumed, String> {
         closed: chain.close.map(|close| (close.seq, close.hash)),
         history: History {
             mode,
+            kind,
+            previous_sha256: chain.previous_sha256,
             ceremony_id: id,
             plan,
             closed: chain.closed,
@@ -159,6 +291,7 @@ pub(super) fn resume(lines: &[u8]) -> Result<Resumed, String> {
             begun: chain.begun,
             signed: chain.signed,
             sealed: chain.sealed,
+            ended: chain.ended,
             torn: None,
         },
     })

@@ -1,8 +1,10 @@
 //! `strongroom ceremony …`: plan it, make participants' keys, sign, and years later verify and print the record.
 
 mod custodian;
+mod later;
 mod passphrase;
 mod plan;
+mod revise;
 mod run;
 mod sign;
 mod verify;
@@ -51,9 +53,53 @@ enum Action {
         Nothing outside DIR is touched. A throwaway CA signs the TLS certificate."
     )]
     Rehearse(run::RunArgs),
+    /// Write a plan with other people in it, that takes the place of one in force
+    #[command(
+        after_help = "Example:\n  strongroom ceremony revise plan.toml --out plan-2.toml --remove \"Bob Bell\" --add frank.key.pub\n\n\
+        Everyone in the new plan signs it; then: strongroom ceremony replace-custodian plan-2.toml --after DIR --dir DIR2"
+    )]
+    Revise(revise::ReviseArgs),
+    /// Share the same PINs anew, among the custodians of a revised plan
+    #[command(
+        after_help = "Example:\n  strongroom ceremony replace-custodian plan-2.toml --after /var/lib/strongroom-ceremony --dir /var/lib/strongroom-ceremony-2\n\n\
+        The PINs stay what they are: M old shares would still give them. Have the old shares destroyed."
+    )]
+    ReplaceCustodian(later::ReplaceCustodianArgs),
+    /// Wrap the keys that a second token needs under a transport key that the custodians share; only where the plan chose it at their birth
+    #[command(
+        after_help = "Example:\n  strongroom ceremony backup --after /var/lib/strongroom-ceremony --dir /media/stick/backup-1\n\n\
+        DIR/backup.jsonl and DIR/transport-shares/ are the backup. Back up the store too, and keep it apart."
+    )]
+    Backup(later::BackupArgs),
+    /// Copy the keys to a second token of the same kind, with the same PINs and nothing left on a disc
+    #[command(
+        after_help = "Example:\n  strongroom ceremony add-token --after /var/lib/strongroom-ceremony --dir /var/lib/strongroom-ceremony-2\n\n\
+        docs/ceremony.md says how the second token takes over when the first is lost."
+    )]
+    AddToken(later::LaterArgs),
+    /// Bring a backup's keys into another token of the same kind, which takes the place of the one that is lost
+    #[command(
+        after_help = "Example:\n  strongroom ceremony restore /media/stick/backup-1 --after /media/stick/backup-1 --dir /var/lib/strongroom-ceremony-3\n\n\
+        --after is the folder of the last ceremony, the backup's own or a later one. The newest copy of the store must be in its place."
+    )]
+    Restore(later::RestoreArgs),
+    /// Put another master key in the place of the one in force, and move every key to it while the appliance serves
+    #[command(
+        after_help = "Example:\n  strongroom ceremony rotate-master --after /var/lib/strongroom-ceremony --dir /var/lib/strongroom-ceremony-4 \\\n    \
+        --addr https://127.0.0.1:8200 --cacert ca.pem --client-cert operator.pem --client-key operator.key\n\n\
+        Without --addr the appliance must be stopped. Ciphertexts stay as they are. A store from before it can't be used afterwards."
+    )]
+    RotateMaster(later::RotateMasterArgs),
+    /// Destroy every object on the token, with evidence; nothing can be decrypted afterwards
+    #[command(
+        after_help = "Example:\n  strongroom ceremony destroy --after /var/lib/strongroom-ceremony --dir /var/lib/strongroom-ceremony-end\n\n\
+        The appliance's name has to be typed (in a directory of answers: the file `appliance`)."
+    )]
+    Destroy(later::LaterArgs),
     /// Check a transcript, anywhere, without the HSM
     #[command(
-        after_help = "Example:\n  strongroom ceremony verify transcript.jsonl --plan plan.toml --audit-key audit.pem --token-serial 0123abcd\n\n\
+        after_help = "Example:\n  strongroom ceremony verify transcript.jsonl --plan plan.toml --audit-key audit.pem --token-serial 0123abcd\n  \
+        strongroom ceremony verify later/transcript.jsonl --previous later/chain\n\n\
         Exit code 8 if anything is wrong, or if it is a rehearsal and --rehearsal was not given. Without an anchor\n\
         (--plan, --audit-key, --token-serial) it shows only that the transcript is whole and signed by the people that its own plan names."
     )]
@@ -73,6 +119,13 @@ pub(super) fn run(args: &CeremonyArgs, format: Format) -> Result<(), Failure> {
         Action::Sign(args) => sign::run(args, format),
         Action::Run(args) => run::run(args, format),
         Action::Rehearse(args) => run::rehearse(args, format),
+        Action::Revise(args) => revise::run(args, format),
+        Action::ReplaceCustodian(args) => later::replace_custodian(args, format),
+        Action::Backup(args) => later::backup(args, format),
+        Action::AddToken(args) => later::add_token(args, format),
+        Action::Restore(args) => later::restore(args, format),
+        Action::RotateMaster(args) => later::rotate_master(args, format),
+        Action::Destroy(args) => later::destroy(args, format),
         Action::Verify(args) => verify::run(args, format),
         Action::Report(args) => verify::report(args, format),
     }

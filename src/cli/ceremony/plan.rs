@@ -35,6 +35,12 @@ pub(super) struct PlanArgs {
     /// Also make the master key that keys in memory residency need
     #[arg(long)]
     memory_master: bool,
+    /// Make no transfer key: the keys of this appliance can then never be moved to another master key
+    #[arg(long)]
+    no_transfer: bool,
+    /// Make the keys so that they can be moved to a second token, by `ceremony backup` and `restore`: decided now, and for good
+    #[arg(long)]
+    backup: bool,
     /// How many custodians together give the PINs back
     #[arg(long, value_name = "M")]
     threshold: u8,
@@ -95,6 +101,8 @@ pub(super) fn run(args: &PlanArgs, format: Format) -> Result<(), Failure> {
         label: args.label.clone().unwrap_or_else(|| args.name.clone()),
         serial: args.serial.clone(),
         memory_master: args.memory_master,
+        transfer: !args.no_transfer,
+        backup: args.backup,
         threshold: args.threshold,
         security_officer: Participant::load(&args.security_officer)?,
         auditor: Participant::load(&args.auditor)?,
@@ -108,6 +116,7 @@ pub(super) fn run(args: &PlanArgs, format: Format) -> Result<(), Failure> {
             Method::SystemdCreds => PinMethod::SystemdCreds,
             Method::File => PinMethod::File,
         },
+        replaces: None,
         custodians,
     };
     let plan = draft.plan()?;

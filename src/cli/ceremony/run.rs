@@ -1,13 +1,13 @@
 //! `ceremony run` and `ceremony rehearse`: a plan carried out, by people at a terminal or by a directory of answers.
 
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use clap::Args;
 use serde_json::json;
 
-use crate::ceremony::run::{self, Answers, Options, RunError, Terminal, UiError};
+use crate::ceremony::run::{self, Answers, Options, Outcome, RunError, Terminal, Ui, UiError};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::Format;
 
@@ -35,27 +35,32 @@ pub(super) fn rehearse(args: &RunArgs, format: Format) -> Result<(), Failure> {
     let soft = |error| Failure::caused(Exit::Hsm, &error);
     let configuration = strongroom_softhsm::blank(&args.dir.join("token")).map_err(soft)?;
     let module = strongroom_softhsm::module_path().map_err(soft)?;
-    if std::env::var_os(strongroom_softhsm::CONF_VARIABLE).as_deref()
-        != Some(configuration.as_os_str())
-    {
-        // SoftHSM reads its configuration's path from the environment, which must not change while threads may read it: so this program
-        // begins again, with it set.
-        let program = std::env::current_exe().map_err(|error| {
-            Failure::new(
-                Exit::Failed,
-                format!("this program's own path is not known: {error}"),
-            )
-        })?;
-        let error = Command::new(program)
-            .args(std::env::args_os().skip(1))
-            .env(strongroom_softhsm::CONF_VARIABLE, &configuration)
-            .exec();
-        return Err(Failure::new(
-            Exit::Failed,
-            format!("this program does not start again: {error}"),
-        ));
-    }
+    with_token_folder(&configuration)?;
     carry_out(args, Some(module), format)
+}
+
+/// SoftHSM reads its configuration's path from the environment, which must not change while threads may read it: so where it is not the
+/// right one, this program begins again, with it set.
+pub(super) fn with_token_folder(configuration: &Path) -> Result<(), Failure> {
+    if std::env::var_os(strongroom_softhsm::CONF_VARIABLE).as_deref()
+        == Some(configuration.as_os_str())
+    {
+        return Ok(());
+    }
+    let program = std::env::current_exe().map_err(|error| {
+        Failure::new(
+            Exit::Failed,
+            format!("this program's own path is not known: {error}"),
+        )
+    })?;
+    let error = Command::new(program)
+        .args(std::env::args_os().skip(1))
+        .env(strongroom_softhsm::CONF_VARIABLE, configuration)
+        .exec();
+    Err(Failure::new(
+        Exit::Failed,
+        format!("this program does not start again: {error}"),
+    ))
 }
 
 fn carry_out(args: &RunArgs, rehearsal: Option<PathBuf>, format: Format) -> Result<(), Failure> {
@@ -66,13 +71,24 @@ fn carry_out(args: &RunArgs, rehearsal: Option<PathBuf>, format: Format) -> Resu
         paper: args.paper,
         rehearsal,
     };
-    let outcome = if let Some(folder) = &args.answers {
-        let mut answers = Answers::new(folder.clone(), format == Format::Json);
-        run::run(&options, &mut answers)?
+    let outcome = converse(args.answers.as_deref(), format, |ui| run::run(&options, ui))?;
+    print(&outcome, format)
+}
+
+/// With people at a terminal, or with a directory of answers.
+pub(super) fn converse(
+    answers: Option<&Path>,
+    format: Format,
+    run: impl FnOnce(&mut dyn Ui) -> Result<Outcome, RunError>,
+) -> Result<Outcome, Failure> {
+    Ok(if let Some(folder) = answers {
+        run(&mut Answers::new(folder.to_owned(), format == Format::Json))?
     } else {
-        let mut terminal = Terminal::new().map_err(RunError::from)?;
-        run::run(&options, &mut terminal)?
-    };
+        run(&mut Terminal::new().map_err(RunError::from)?)?
+    })
+}
+
+pub(super) fn print(outcome: &Outcome, format: Format) -> Result<(), Failure> {
     format.result(&json!({
         "transcript": outcome.transcript,
         "report": outcome.report,
@@ -82,7 +98,7 @@ fn carry_out(args: &RunArgs, rehearsal: Option<PathBuf>, format: Format) -> Resu
 }
 
 /// PINs and shares are in this process's memory: no core dump, and no other process of the same user reads it.
-fn keep_memory_private() -> Result<(), Failure> {
+pub(super) fn keep_memory_private() -> Result<(), Failure> {
     use nix::sys::resource::{Resource, setrlimit};
     setrlimit(Resource::RLIMIT_CORE, 0, 0)
         .and_then(|()| nix::sys::prctl::set_dumpable(false))

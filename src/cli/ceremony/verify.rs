@@ -46,13 +46,18 @@ struct AnchorOptions {
     /// The token's serial number
     #[arg(long, value_name = "SERIAL")]
     token_serial: Option<String>,
+    /// A transcript that a later ceremony goes on from, or a folder of them: all back to the birth's
+    #[arg(long, value_name = "PATH")]
+    previous: Vec<PathBuf>,
 }
 
 pub(super) fn run(args: &VerifyArgs, format: Format) -> Result<(), Failure> {
     let found = verify(&files::read(&args.transcript)?, &args.anchors.load()?);
     let value = json!({
         "mode": found.mode.map(crate::ceremony::Mode::name),
+        "kind": found.kind.map(crate::ceremony::Kind::name),
         "ceremony_id": found.ceremony_id,
+        "predecessors": found.predecessors,
         "lines": found.lines,
         "sha256": found.sha256,
         "plan_sha256": found.plan.as_ref().map(crate::ceremony::Plan::hash_hex),
@@ -122,10 +127,21 @@ fn summary(found: &Verified) -> String {
             summary.token.label, summary.token.serial
         )
     });
+    let previous = found
+        .predecessors
+        .iter()
+        .fold(String::new(), |text, before| {
+            format!(
+                "{text}\nafter      {} {}",
+                before.sha256,
+                before.kind.unwrap_or("-")
+            )
+        });
     format!(
-        "{mode}{} lines verify, signed by {} people and sealed by the HSM\nceremony   {}{token}\naudit key  {}\nplan       {}\nfile       {}",
+        "{mode}{} lines verify, signed by {} people and sealed by the HSM\nkind       {}\nceremony   {}{token}{previous}\naudit key  {}\nplan       {}\nfile       {}",
         found.lines,
         found.signed.len(),
+        found.kind.map_or("-", crate::ceremony::Kind::name),
         found.ceremony_id.as_deref().unwrap_or("-"),
         found.audit_key.as_deref().unwrap_or("-"),
         found
@@ -137,6 +153,30 @@ fn summary(found: &Verified) -> String {
 }
 
 impl AnchorOptions {
+    fn previous(&self) -> Result<Vec<Vec<u8>>, Failure> {
+        let mut transcripts = Vec::new();
+        for path in &self.previous {
+            let paths = if path.is_dir() {
+                std::fs::read_dir(path)
+                    .and_then(|entries| {
+                        entries
+                            .map(|entry| entry.map(|entry| entry.path()))
+                            .collect::<Result<Vec<_>, _>>()
+                    })
+                    .map_err(|error| Failure::file(path, &error))?
+                    .into_iter()
+                    .filter(|path| path.extension().is_some_and(|end| end == "jsonl"))
+                    .collect()
+            } else {
+                vec![path.clone()]
+            };
+            for path in paths {
+                transcripts.push(files::read(&path)?.to_vec());
+            }
+        }
+        Ok(transcripts)
+    }
+
     fn load(&self) -> Result<Anchors, Failure> {
         let text = |path: &Path| {
             let bytes = files::read(path)?;
@@ -158,6 +198,7 @@ impl AnchorOptions {
             plan: self.plan.as_deref().map(text).transpose()?,
             audit_key: self.audit_key.as_deref().map(key).transpose()?,
             token_serial: self.token_serial.clone(),
+            previous: self.previous()?,
         })
     }
 }

@@ -11,7 +11,7 @@ use crate::tls::expiries;
 const DAY: i64 = 24 * 60 * 60;
 
 /// One for each certificate and CRL. A CRL is renewed often, so it fails only when it has ended.
-pub(super) fn certificates(config: &Config, days: u16) -> Vec<Finding> {
+pub(super) fn certificates(config: &Config, days: u32) -> Vec<Finding> {
     let found = match expiries(&config.tls) {
         Ok(found) => found,
         Err(error) => return vec![Finding::new("certificates", Err(error.to_string()))],

@@ -11,9 +11,8 @@ use serde_json::Value;
 use super::{Finding, date, now};
 use crate::config::Config;
 
-/// Below one of these the server would soon refuse requests, since it can't write its audit log.
-const FREE_PERCENT: u64 = 5;
-const FREE_BYTES: u64 = 64 << 20;
+/// With less the server would soon refuse requests, since it can't write its audit log.
+const FREE: u64 = 256 << 20;
 
 /// More than one line of the audit log.
 const TAIL: u64 = 64 * 1024;
@@ -29,17 +28,11 @@ pub(super) fn disk(config: &Config) -> Finding {
             Err(format!("{} can't be looked at", folder.display())),
         );
     };
-    let block = found.fragment_size();
-    let (free, size) = (found.blocks_available() * block, found.blocks() * block);
-    let percent = (free * 100).checked_div(size).unwrap_or(0);
-    let text = format!(
-        "{} MiB ({percent} %) free for {}",
-        free >> 20,
-        folder.display()
-    );
+    let free = found.blocks_available() * found.fragment_size();
+    let text = format!("{} MiB free for {}", free >> 20, folder.display());
     Finding::new(
         "disk",
-        if free < FREE_BYTES || percent < FREE_PERCENT {
+        if free < FREE {
             Err(format!("make room: {text}"))
         } else {
             Ok(text)

@@ -21,7 +21,7 @@ pub(super) struct CheckArgs {
     config: ConfigFile,
     /// A certificate must be good for this many more days
     #[arg(long, value_name = "DAYS", default_value_t = 14)]
-    certificate_days: u16,
+    certificate_days: u32,
     /// The audit log is verified with this key; strongroom audit public-key prints it [default: audit-key.pem beside the configuration]
     #[arg(long, value_name = "FILE", env = "STRONGROOM_CHECK_AUDIT_KEY")]
     audit_key: Option<PathBuf>,

@@ -1,5 +1,6 @@
 //! The running server: its health, and keys whose rotation is overdue.
 
+use hyper::StatusCode;
 use serde_json::Value;
 
 use super::{Finding, date, now};
@@ -49,13 +50,21 @@ async fn health(client: &Client) -> Result<String, String> {
 }
 
 async fn rotation(client: &Client, remote: &Remote) -> Result<String, String> {
-    let ask = async |method, path: &str| -> Result<Value, String> {
-        client
-            .call(method, &remote.path(path), None)
-            .await
-            .map_err(|error| Failure::from(error).message().to_owned())
-    };
-    let list: Value = ask("LIST", "keys").await?;
+    let told = |error| Failure::from(error).message().to_owned();
+    let answer = client
+        .request("LIST", &remote.path("keys"), None)
+        .await
+        .map_err(told)?;
+    // Vault answers an empty list with 404 and no error.
+    let empty = answer.status == StatusCode::NOT_FOUND && answer.errors().is_empty();
+    if !answer.status.is_success() && !empty {
+        let errors = answer.errors().join("; ");
+        return Err(format!(
+            "the keys can't be listed: {} {errors}",
+            answer.status
+        ));
+    }
+    let list: Value = answer.json().unwrap_or_default();
     let names: Vec<&str> = list["data"]["keys"]
         .as_array()
         .into_iter()
@@ -64,7 +73,8 @@ async fn rotation(client: &Client, remote: &Remote) -> Result<String, String> {
         .collect();
     let mut late = Vec::new();
     for name in &names {
-        let key = ask("GET", &format!("keys/{name}")).await?;
+        let path = remote.path(&format!("keys/{name}"));
+        let key: Value = client.call("GET", &path, None).await.map_err(told)?;
         late.extend(overdue(&key["data"]).map(|since| format!("{name} since {}", date(since))));
     }
     if late.is_empty() {

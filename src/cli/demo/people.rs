@@ -50,6 +50,8 @@ pub(super) fn plan(answers: &Path, module: &Path, port: u16) -> Result<Everyone,
         label: "strongroom-demo".to_owned(),
         serial: None,
         memory_master: false,
+        transfer: true,
+        backup: false,
         threshold: 2,
         custodians: CUSTODIANS.into_iter().map(who).collect::<Result<_, _>>()?,
         security_officer: who(OFFICER)?,
@@ -61,6 +63,7 @@ pub(super) fn plan(answers: &Path, module: &Path, port: u16) -> Result<Everyone,
         listen: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
         names: vec!["localhost".to_owned(), "127.0.0.1".to_owned()],
         pin_method: PinMethod::File,
+        replaces: None,
     };
     Ok(Everyone { keys, draft })
 }

@@ -37,7 +37,7 @@ pub(super) fn confine(options: &Options, paths: &Paths) -> Result<String, String
 fn restrict(options: &Options, paths: &Paths) -> Result<landlock::RestrictionStatus, RulesetError> {
     let read = make_bitflags!(AccessFs::{ReadFile | ReadDir});
     let write = read
-        | make_bitflags!(AccessFs::{WriteFile | Truncate | MakeReg | MakeDir | RemoveFile | RemoveDir});
+        | make_bitflags!(AccessFs::{WriteFile | Truncate | IoctlDev | MakeReg | MakeDir | RemoveFile | RemoveDir});
     let mut ruleset = Ruleset::default()
         .handle_access(AccessFs::from_all(KNOWN))?
         .handle_access(AccessNet::from_all(KNOWN))?

@@ -15,7 +15,7 @@ mod paths;
 mod seccomp;
 mod user;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use paths::Paths;
 pub use seccomp::{Filters, Group};
@@ -95,6 +95,15 @@ impl Report {
         }
         self.measures.push(Measure { name, outcome });
     }
+}
+
+/// Becomes whoever owns the store, or is going to, if this is root: for commands whose files the server must be able to open afterwards.
+///
+/// # Errors
+/// [`HardenError::User`].
+pub fn become_owner(options: &Options, store: &Path) -> Result<(), HardenError> {
+    let there = store.ancestors().find(|path| path.exists());
+    user::become_owner(options.user.as_deref(), there.unwrap_or(store)).map(drop)
 }
 
 /// Hardens the process as a whole. It must have one thread: what is given up here is each thread's own, and handed down to those it starts.

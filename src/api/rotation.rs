@@ -1,0 +1,150 @@
+//! `sys/rotate-master`: a ceremony tells the server that another master key is in force, and asks how far the keys are.
+
+use serde::Serialize;
+
+use super::answer::Answer;
+use super::error::ApiError;
+use super::{App, Call, sys};
+
+/// `GET sys/rotate-master`.
+pub(super) async fn read(call: Call<'_>) -> Result<Answer, ApiError> {
+    Ok(answer(call.app))
+}
+
+/// `POST sys/rotate-master`: looks for the keys on the token anew, and moves every key to the master key with that SHA-256, which the
+/// security officer must have marked as trusted.
+pub(super) async fn update(call: Call<'_>) -> Result<Answer, ApiError> {
+    let wanted = call
+        .params
+        .text("master_sha256")?
+        .map(|text| text.to_ascii_lowercase())
+        .filter(|text| text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit()))
+        .ok_or_else(|| {
+            ApiError::bad_request(
+                "master_sha256 must be the SHA-256 of the new master key's public half (SubjectPublicKeyInfo, DER), 64 hexadecimal digits",
+            )
+        })?;
+    let generations = call
+        .app
+        .hsm
+        .refresh_keys()
+        .await
+        .map_err(|error| ApiError::unavailable(error.to_string()))?;
+    let in_force = generations.iter().find(|generation| generation.in_force);
+    let here = in_force.map(|generation| hex(&generation.master));
+    if here.as_deref() != Some(&wanted) {
+        return Err(ApiError::bad_request(format!(
+            "the master key in force on the token is {}, not {wanted}: nothing was moved. A new one is in force when the security officer has marked it as trusted",
+            here.as_deref().unwrap_or("none")
+        )));
+    }
+    call.app.rotation.wake();
+    Ok(answer(call.app))
+}
+
+/// What `sys/health` adds while more than one master key is on the token.
+#[derive(Serialize)]
+pub(super) struct Progress {
+    /// `moving`, `waiting`, `incomplete` or `complete`.
+    rotate_master: &'static str,
+    master_generation: u32,
+    versions: usize,
+    moved: usize,
+    unmovable: usize,
+}
+
+/// `None`: no rotation is under way.
+pub(super) fn progress(app: &App) -> Option<Progress> {
+    let generations = app.hsm.generations();
+    if generations.len() < 2 {
+        return None;
+    }
+    let standing = app.keyring.standing();
+    Some(Progress {
+        rotate_master: word(app, standing.is_complete()),
+        master_generation: generations
+            .iter()
+            .find(|generation| generation.in_force)
+            .map_or(0, |generation| generation.number),
+        versions: standing.versions,
+        moved: standing.moved,
+        unmovable: standing.unmovable.len(),
+    })
+}
+
+fn word(app: &App, complete: bool) -> &'static str {
+    let state = app.rotation.state();
+    match (complete, state.working, state.waiting_for) {
+        (true, _, _) => "complete",
+        (false, true, Some(_)) => "waiting",
+        (false, true, None) => "moving",
+        (false, false, _) => "incomplete",
+    }
+}
+
+fn answer(app: &App) -> Answer {
+    #[derive(Serialize)]
+    struct Generation {
+        number: u32,
+        master_sha256: String,
+        trusted: bool,
+        in_force: bool,
+    }
+    #[derive(Serialize)]
+    struct Place {
+        name: String,
+        version: u32,
+        reason: String,
+    }
+    #[derive(Serialize)]
+    struct Body {
+        state: &'static str,
+        waiting_for: Option<String>,
+        versions: usize,
+        moved: usize,
+        unmovable: Vec<Place>,
+        generations: Vec<Generation>,
+    }
+    let standing = app.keyring.standing();
+    let state = app.rotation.state();
+    let mut unmovable: Vec<_> = standing
+        .unmovable
+        .iter()
+        .map(|(name, version)| Place {
+            name: name.clone(),
+            version: *version,
+            reason: "it was made without a transfer key: rotate it, re-encrypt what it protects, and trim its old versions".to_owned(),
+        })
+        .collect();
+    unmovable.extend(
+        state
+            .failed
+            .into_iter()
+            .map(|((name, version), reason)| Place {
+                name,
+                version,
+                reason,
+            }),
+    );
+    let generations = app.hsm.generations().into_iter();
+    let body = Body {
+        state: word(app, standing.is_complete()),
+        waiting_for: state.waiting_for,
+        versions: standing.versions,
+        moved: standing.moved,
+        unmovable,
+        generations: generations
+            .map(|generation| Generation {
+                number: generation.number,
+                master_sha256: hex(&generation.master),
+                trusted: generation.trusted,
+                in_force: generation.in_force,
+            })
+            .collect(),
+    };
+    sys::json(200, &body)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    base16ct::lower::encode_string(bytes)
+}

@@ -1,0 +1,257 @@
+//! `sign`, `verify` of signatures, and `export` of public keys.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::cipher::{count, references, write_batch};
+use super::mac::named_algorithm;
+use super::{ItemError, Sorted, answer, close, in_order, only};
+use crate::api::Call;
+use crate::api::answer::{Answer, Envelope, room};
+use crate::api::body::Item;
+use crate::api::error::{ApiError, Doing};
+use crate::api::wire::{self, WireError};
+use crate::keyring::{MadeSignature, Marshaling, RsaScheme, SaltLength, SignOptions};
+use zeroize::Zeroizing;
+
+/// Room for a signature in base64: RSA-4096's is the longest.
+const SIGNATURE: usize = 512;
+
+/// `sign/:name[/:hash]`.
+pub(in crate::api) async fn sign(mut call: Call<'_>) -> Result<Answer, ApiError> {
+    let options = options(&call)?;
+    let version = match call.params.int("key_version")?.unwrap_or(0) {
+        0 => None,
+        v if v < 0 => {
+            return Err(ApiError::bad_request(
+                "requested version for signing is negative",
+            ));
+        }
+        v => Some(u32::try_from(v).unwrap_or(u32::MAX)),
+    };
+    let keyring = &call.app.keyring;
+    let failed = |e| ApiError::from_keyring(e, Doing::Sign, call.name);
+    if let Some(items) = call.params.batch.take() {
+        if items.is_empty() {
+            return Err(ApiError::bad_request("missing batch input to process"));
+        }
+        let sorted = Sorted::sort(&items, |item| input(item.input.as_deref()));
+        let results = keyring
+            .sign(call.name, version, &options, sorted.good)
+            .await;
+        let results = in_order(
+            sorted.places,
+            results.map_err(failed)?,
+            Doing::Sign,
+            call.name,
+        )?;
+        let mut envelope = Envelope::open(
+            call.id,
+            results.len() * room(SIGNATURE) + references(&items),
+        );
+        write_batch(&mut envelope, &items, &results, |envelope, result| {
+            if let Ok(made) = result {
+                write(envelope, options.marshaling, made);
+            }
+        });
+        let mut answer = close(&mut call, envelope, &[]);
+        answer.key_version = results
+            .iter()
+            .find_map(|r| r.as_ref().ok())
+            .map_or(0, |made| made.version);
+        count(&mut answer, &results);
+        return Ok(answer);
+    }
+    let given = call.params.text("input")?;
+    let item = input(given.as_deref()).map_err(ApiError::bad_request)?;
+    let results = keyring.sign(call.name, version, &options, vec![item]).await;
+    let made = only(results.map_err(failed)?, Doing::Sign, call.name)?;
+    let mut envelope = Envelope::open(call.id, room(SIGNATURE));
+    envelope.raw("{");
+    write(&mut envelope, options.marshaling, &made);
+    envelope.raw("}");
+    Ok(close(&mut call, envelope, &[]).with_version(made.version))
+}
+
+/// `verify/:name[/:hash]` with `signature`.
+pub(super) fn verify(mut call: Call<'_>) -> Result<Answer, ApiError> {
+    #[derive(Serialize)]
+    struct Valid {
+        valid: bool,
+    }
+    let options = options(&call)?;
+    let jws = options.marshaling == Marshaling::Jws;
+    let keyring = &call.app.keyring;
+    let failed = |e| ApiError::from_keyring(e, Doing::VerifySignature, call.name);
+    if let Some(items) = call.params.batch.take() {
+        let sorted = Sorted::sort(&items, |item: &Item<'_>| {
+            let signature = item.signature.as_deref().unwrap_or_default();
+            Ok::<_, ItemError>((input(item.input.as_deref())?, signature_of(signature, jws)?))
+        });
+        let version = sorted.good.first().map_or(0, |(_, made)| made.version);
+        let results = keyring.verify_signatures(call.name, &options, &sorted.good);
+        let results = in_order(
+            sorted.places,
+            results.map_err(failed)?,
+            Doing::VerifySignature,
+            call.name,
+        )?;
+        let mut envelope = Envelope::open(call.id, results.len() * 160 + references(&items));
+        write_batch(&mut envelope, &items, &results, |envelope, result| {
+            if let Ok(valid) = result {
+                envelope.raw(if *valid {
+                    "\"valid\":true"
+                } else {
+                    "\"valid\":false"
+                });
+            }
+        });
+        let mut answer = close(&mut call, envelope, &[]).with_version(version);
+        count(&mut answer, &results);
+        return Ok(answer);
+    }
+    let given = call.params.text("input")?;
+    let signature = call.params.text("signature")?.unwrap_or_default();
+    let made = signature_of(&signature, jws).map_err(ApiError::bad_request)?;
+    let version = made.version;
+    let item = (
+        input(given.as_deref()).map_err(ApiError::bad_request)?,
+        made,
+    );
+    let results = keyring.verify_signatures(call.name, &options, &[item]);
+    let valid = only(results.map_err(failed)?, Doing::VerifySignature, call.name)?;
+    Ok(answer(&mut call, &Valid { valid }, &[]).with_version(version))
+}
+
+/// `export/public-key/:name[/:version]`.
+pub(in crate::api) async fn export_public_key(mut call: Call<'_>) -> Result<Answer, ApiError> {
+    #[derive(Serialize)]
+    struct Exported {
+        name: String,
+        r#type: &'static str,
+        keys: BTreeMap<u32, String>,
+    }
+    let failed = |e| ApiError::from_keyring(e, Doing::Read, call.name);
+    let key = call.app.keyring.read(call.name).map_err(failed)?;
+    let [wanted, _] = call.captures;
+    let wanted = match wanted {
+        None => None,
+        Some("latest") => Some(key.latest_version),
+        Some(text) => Some(text.trim_start_matches('v').parse().map_err(|_| {
+            ApiError::bad_request(format!(
+                "invalid key version {text:?}: it is a number, or latest"
+            ))
+        })?),
+    };
+    let least = key.min_decryption_version;
+    let keys: BTreeMap<_, _> = key
+        .versions
+        .into_iter()
+        .filter(|v| v.version >= least && wanted.is_none_or(|wanted| wanted == v.version))
+        .filter_map(|v| Some((v.version, v.public?.pem)))
+        .collect();
+    if keys.is_empty() {
+        let why = match (wanted, key.signing_version) {
+            (_, 0) => format!(
+                "unknown key type {} for export type public-key",
+                key.key_type.as_str()
+            ),
+            (Some(wanted), _) if wanted < least => {
+                "version for export is below minimum decryption version".to_owned()
+            }
+            _ => "version does not exist or cannot be found".to_owned(),
+        };
+        return Err(ApiError::bad_request(why));
+    }
+    let exported = Exported {
+        name: key.name,
+        r#type: key.key_type.as_str(),
+        keys,
+    };
+    Ok(answer(&mut call, &exported, &[]))
+}
+
+/// The parameters that say how to sign: Vault's names, defaults and words.
+fn options(call: &Call<'_>) -> Result<SignOptions, ApiError> {
+    let params = &call.params;
+    let [from_path, _] = call.captures;
+    let (hash, old) = (params.text("hash_algorithm")?, params.text("algorithm")?);
+    let filled = |text: Option<&str>| text.filter(|text| !text.is_empty()).map(str::to_owned);
+    let hash = filled(from_path)
+        .or_else(|| filled(hash.as_deref()))
+        .or_else(|| filled(old.as_deref()));
+    let hash = match hash.as_deref().unwrap_or_default() {
+        "none" => None,
+        name => Some(
+            named_algorithm(name)
+                .map_err(|_| ApiError::bad_request(format!("invalid hash algorithm {name:?}")))?,
+        ),
+    };
+    let salt = match params.text("salt_length")?.as_deref().unwrap_or_default() {
+        "" | "auto" => SaltLength::Auto,
+        "hash" => SaltLength::Hash,
+        number => SaltLength::Bytes(number.parse().map_err(|_| {
+            ApiError::bad_request(format!(
+                "salt length {number:?} is neither \"auto\", \"hash\" nor a number of bytes"
+            ))
+        })?),
+    };
+    let rsa = match params
+        .text("signature_algorithm")?
+        .as_deref()
+        .unwrap_or_default()
+    {
+        "" | "pss" => RsaScheme::Pss(salt),
+        "pkcs1v15" => RsaScheme::Pkcs1v15,
+        other => {
+            return Err(ApiError::bad_request(format!(
+                "unsupported rsa signature algorithm {other}"
+            )));
+        }
+    };
+    let marshaling = match params
+        .text("marshaling_algorithm")?
+        .as_deref()
+        .unwrap_or_default()
+    {
+        "" | "asn1" => Marshaling::Asn1,
+        "jws" => Marshaling::Jws,
+        other => {
+            return Err(ApiError::bad_request(format!(
+                "invalid marshaling type {other:?}: \"asn1\" or \"jws\""
+            )));
+        }
+    };
+    Ok(SignOptions {
+        hash,
+        prehashed: params.flag("prehashed")?.unwrap_or(false),
+        rsa,
+        marshaling,
+    })
+}
+
+fn input(text: Option<&str>) -> Result<Zeroizing<Vec<u8>>, ItemError> {
+    wire::decode_base64(text.unwrap_or_default())
+        .map_err(|e| format!("unable to decode input as base64: {e}").into())
+}
+
+fn signature_of(text: &str, jws: bool) -> Result<MadeSignature, ItemError> {
+    wire::parse_signature(text, jws).map_err(|error| match error {
+        WireError::NoPrefix => "invalid signature: no prefix".into(),
+        WireError::TooOld => "invalid signature: version is too old".into(),
+        WireError::Base64(_) => "invalid base64 signature value".into(),
+        error => format!("invalid signature: {error}").into(),
+    })
+}
+
+/// `"signature": "vault:v<version>:…", "key_version": <version>`.
+fn write(envelope: &mut Envelope, marshaling: Marshaling, made: &MadeSignature) {
+    envelope.raw("\"signature\":");
+    match marshaling {
+        Marshaling::Asn1 => envelope.versioned(made.version, &made.bytes),
+        Marshaling::Jws => envelope.versioned_url(made.version, &made.bytes),
+    }
+    envelope.raw(",\"key_version\":");
+    envelope.number(made.version);
+}

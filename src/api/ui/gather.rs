@@ -1,0 +1,240 @@
+//! What the page shows, at one moment.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use strongroom_hsm::HsmState;
+
+use crate::api::App;
+use crate::api::recent::{Answered, Denial};
+use crate::keyring::{KeyInfo, KeyType, Residency, Verdict};
+use crate::lifecycle::State;
+use crate::tls;
+
+/// More keys than this make no page that anybody reads.
+const MAX_KEYS: usize = 500;
+/// An end that is nearer than this is worth a look.
+const SOON: i64 = 14 * 24 * 60 * 60;
+
+/// How good something is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Grade {
+    Good,
+    Watch,
+    Bad,
+}
+
+/// A fact, and how good it is.
+pub(super) struct Fact {
+    pub(super) name: String,
+    pub(super) value: String,
+    pub(super) grade: Grade,
+}
+
+/// One key's row.
+pub(super) struct Key {
+    pub(super) name: String,
+    pub(super) kind: String,
+    pub(super) versions: String,
+    /// Seconds since 1970 of each version, oldest first.
+    pub(super) created: Vec<i64>,
+    /// Seconds until the next rotation; negative: it is overdue for so long.
+    pub(super) due: Option<i64>,
+    pub(super) state: &'static str,
+    pub(super) grade: Grade,
+}
+
+/// Everything.
+pub(super) struct Status {
+    pub(super) now: i64,
+    pub(super) facts: Vec<Fact>,
+    pub(super) keys: Vec<Key>,
+    /// Keys beyond those shown.
+    pub(super) more_keys: usize,
+    pub(super) samples: Vec<Answered>,
+    pub(super) denials: Vec<Denial>,
+}
+
+impl Status {
+    /// The worst of it.
+    pub(super) fn grade(&self) -> Grade {
+        let facts = self.facts.iter().map(|fact| fact.grade);
+        let keys = self.keys.iter().map(|key| key.grade);
+        facts.chain(keys).max().unwrap_or(Grade::Good)
+    }
+}
+
+pub(super) fn gather(app: &App) -> Status {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| {
+            i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+        });
+    let mut keys = keys(app, now);
+    // What needs a look comes first.
+    keys.sort_by(|a, b| b.grade.cmp(&a.grade).then_with(|| a.name.cmp(&b.name)));
+    let more_keys = keys.len().saturating_sub(MAX_KEYS);
+    keys.truncate(MAX_KEYS);
+    Status {
+        now,
+        facts: facts(app, now),
+        keys,
+        more_keys,
+        samples: app.gate.recent.samples(),
+        denials: app.gate.recent.denials(),
+    }
+}
+
+fn facts(app: &App, now: i64) -> Vec<Fact> {
+    let mut facts = Vec::new();
+    let mut say = |name: &str, value: String, grade: Grade| {
+        facts.push(Fact {
+            name: name.to_owned(),
+            value,
+            grade,
+        });
+    };
+    match app.hsm.state() {
+        HsmState::Ready => say("HSM", "ready".to_owned(), Grade::Good),
+        HsmState::Reconnecting { reason } => {
+            say(
+                "HSM",
+                format!("away, being reconnected: {reason}"),
+                Grade::Bad,
+            );
+        }
+        HsmState::Stopped { reason } => {
+            say("HSM", format!("stopped for good: {reason}"), Grade::Bad);
+        }
+    }
+    let token = app.hsm.token();
+    let model = format!(
+        "{} {}, serial {}",
+        token.manufacturer, token.model, token.serial
+    );
+    say("Token", format!("{} ({model})", token.label), Grade::Good);
+    let store = app.store.status();
+    say(
+        "Store",
+        format!("{} records, epoch {}", store.records, store.epoch),
+        Grade::Good,
+    );
+    match app.audit.check() {
+        Ok(()) => say("Audit log", "written".to_owned(), Grade::Good),
+        Err(error) => say("Audit log", error.to_string(), Grade::Bad),
+    }
+    match tls::expiries(&app.config.tls) {
+        Ok(expiries) => {
+            for expiry in expiries {
+                let left = expiry.end - now;
+                let grade = match left {
+                    ..=0 => Grade::Bad,
+                    // A CRL lives for days, and is renewed as a matter of course.
+                    1..SOON if !expiry.is_crl => Grade::Watch,
+                    _ => Grade::Good,
+                };
+                let what = if expiry.is_crl {
+                    "Revocation list"
+                } else {
+                    "Certificate"
+                };
+                let value = format!("{}: {} left", expiry.name, super::time::span(left));
+                say(what, value, grade);
+            }
+        }
+        Err(error) => say("Certificates", error.to_string(), Grade::Bad),
+    }
+    match app.hardening.missing().as_slice() {
+        [] => say("Hardening", "complete".to_owned(), Grade::Good),
+        missing => say(
+            "Hardening",
+            format!("missing: {}", missing.join(", ")),
+            Grade::Watch,
+        ),
+    }
+    let uptime = i64::try_from(app.started.elapsed().as_secs()).unwrap_or(i64::MAX);
+    let version = env!("CARGO_PKG_VERSION");
+    say(
+        "Running",
+        format!("version {version}, for {}", super::time::span(uptime)),
+        Grade::Good,
+    );
+    facts
+}
+
+fn keys(app: &App, now: i64) -> Vec<Key> {
+    let scheduled = app.keyring.schedule();
+    let health = app.keyring.health();
+    let names = app.keyring.list();
+    // A key may be deleted between the list and the look.
+    let infos = names.iter().filter_map(|name| app.keyring.read(name).ok());
+    infos
+        .map(|info| {
+            let verdict = scheduled.iter().find(|key| key.name == info.name);
+            let (due, mut grade) = match verdict.map(|key| (key.verdict, key.waiting)) {
+                Some((Verdict::In(left), _)) => (Some(left), Grade::Good),
+                Some((Verdict::Due(_), true)) => (Some(0), Grade::Good),
+                Some((verdict @ Verdict::Due(since), false)) => {
+                    let grade = if verdict.is_skipped() {
+                        Grade::Bad
+                    } else {
+                        Grade::Watch
+                    };
+                    (Some(since.saturating_neg()), grade)
+                }
+                Some((Verdict::ClockBehind, _)) => (None, Grade::Bad),
+                Some((Verdict::Never, _)) | None => (None, Grade::Good),
+            };
+            let state = health
+                .iter()
+                .find(|key| key.name == info.name)
+                .map(|key| key.state);
+            grade = grade.max(match state {
+                Some(State::Degraded) => Grade::Watch,
+                Some(State::Critical) => Grade::Bad,
+                _ => Grade::Good,
+            });
+            let mut created: Vec<i64> = info
+                .versions
+                .iter()
+                .map(|version| version.created)
+                .collect();
+            created.sort_unstable();
+            created.retain(|created| *created <= now);
+            Key {
+                kind: kind(&info),
+                versions: versions(&info),
+                created,
+                due,
+                state: state.map_or("", State::as_str),
+                grade,
+                name: info.name,
+            }
+        })
+        .collect()
+}
+
+fn kind(info: &KeyInfo) -> String {
+    let mut kind = info.key_type.as_str().to_owned();
+    if info.key_type == KeyType::Aes256Gcm96 && info.residency == Residency::Memory {
+        kind.push_str(", memory");
+    }
+    if info.derived {
+        kind.push_str(", derived");
+    }
+    if info.imported {
+        kind.push_str(", imported");
+    }
+    kind
+}
+
+fn versions(info: &KeyInfo) -> String {
+    let oldest = info
+        .min_decryption_version
+        .max(info.min_available_version)
+        .max(1);
+    if oldest == info.latest_version {
+        format!("{oldest}")
+    } else {
+        format!("{oldest}\u{2013}{}", info.latest_version)
+    }
+}

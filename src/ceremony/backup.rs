@@ -1,0 +1,304 @@
+//! A backup's file: keys wrapped under a transport key, with what tells which they are and proves that they work. No secret is in the clear.
+//!
+//! The format is published in `docs/backup-format.md`.
+
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use serde::{Deserialize, Serialize};
+use sha2::Sha256;
+use strongroom_hsm::OaepHash;
+use strongroom_hsm::ceremony as hsm;
+
+use super::encoding::{base64, hex, unbase64, unhex};
+use super::record::{KeyRecord, TokenRecord};
+use super::{CeremonyError, Mode};
+
+/// The file's name in a backup's folder.
+pub const FILE: &str = "backup.jsonl";
+
+const FORMAT: u32 = 1;
+
+/// The first line.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Content {
+    format: u32,
+    r#type: String,
+    /// Whether it counts.
+    pub mode: Mode,
+    /// The appliance.
+    pub name: String,
+    /// The ceremony that made it, hexadecimal.
+    pub ceremony_id: String,
+    /// SHA-256 of the transcript that that ceremony went on from, hexadecimal.
+    pub previous_sha256: String,
+    /// The token that gave the keys.
+    pub token: TokenRecord,
+    /// The store that depends on them, hexadecimal.
+    pub store_id: String,
+    /// That token's audit key, which stays with it: `SubjectPublicKeyInfo`, base64.
+    pub audit_key: String,
+    /// How many shares give the transport key back.
+    pub threshold: u8,
+    keys: Vec<WrappedKey>,
+    trial: TrialRecord,
+    /// The epoch object's value, base64.
+    epoch: String,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrappedKey {
+    key: KeyRecord,
+    wrapped: String,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TrialRecord {
+    oaep: String,
+    wrapped: String,
+    answer: String,
+    iv: String,
+    sealed: String,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Tag {
+    r#type: String,
+    hmac_sha256: String,
+}
+
+/// What is moved.
+pub type Moved = (Vec<hsm::MovedKey>, hsm::Trial, hsm::Epoch);
+
+/// What a backup says besides what is moved.
+#[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "each is a field of `Content`")]
+pub struct About {
+    pub mode: Mode,
+    pub name: String,
+    pub ceremony_id: String,
+    pub previous_sha256: String,
+    pub token: TokenRecord,
+    pub store_id: String,
+    pub audit_key: String,
+    pub threshold: u8,
+}
+
+impl Content {
+    /// From what the token gave.
+    pub fn new(about: About, (keys, trial, epoch): &Moved) -> Self {
+        Self {
+            format: FORMAT,
+            r#type: "strongroom-backup".to_owned(),
+            mode: about.mode,
+            name: about.name,
+            ceremony_id: about.ceremony_id,
+            previous_sha256: about.previous_sha256,
+            token: about.token,
+            store_id: about.store_id,
+            audit_key: about.audit_key,
+            threshold: about.threshold,
+            keys: keys
+                .iter()
+                .map(|key| WrappedKey {
+                    key: KeyRecord::new(&key.label, &key.label, key.spki.as_deref()),
+                    wrapped: base64(&key.wrapped),
+                })
+                .collect(),
+            trial: TrialRecord {
+                oaep: match trial.oaep {
+                    OaepHash::Sha1 => "sha1",
+                    OaepHash::Sha256 => "sha256",
+                }
+                .to_owned(),
+                wrapped: base64(&trial.wrapped),
+                answer: base64(&trial.answer),
+                iv: base64(&trial.iv),
+                sealed: base64(&trial.sealed),
+            },
+            epoch: base64(&epoch.0),
+        }
+    }
+
+    /// The keys' names, labels and public halves.
+    pub fn keys(&self) -> Vec<KeyRecord> {
+        self.keys.iter().map(|key| key.key.clone()).collect()
+    }
+
+    /// For the token.
+    ///
+    /// # Errors
+    /// [`CeremonyError::Backup`] for what is not base64.
+    pub fn moved(&self) -> Result<Moved, CeremonyError> {
+        let bytes = |text: &str| {
+            unbase64(text)
+                .ok_or_else(|| CeremonyError::Backup("a value in it is not base64".to_owned()))
+        };
+        let keys = self
+            .keys
+            .iter()
+            .map(|key| {
+                Ok(hsm::MovedKey {
+                    label: key.key.label.clone(),
+                    wrapped: bytes(&key.wrapped)?,
+                    spki: key.key.spki.as_deref().map(bytes).transpose()?,
+                })
+            })
+            .collect::<Result<_, CeremonyError>>()?;
+        let trial = hsm::Trial {
+            wrapped: bytes(&self.trial.wrapped)?,
+            oaep: if self.trial.oaep == "sha256" {
+                OaepHash::Sha256
+            } else {
+                OaepHash::Sha1
+            },
+            answer: bytes(&self.trial.answer)?,
+            iv: bytes(&self.trial.iv)?
+                .try_into()
+                .map_err(|_| CeremonyError::Backup("its nonce has a wrong length".to_owned()))?,
+            sealed: bytes(&self.trial.sealed)?,
+        };
+        Ok((keys, trial, hsm::Epoch(bytes(&self.epoch)?)))
+    }
+
+    /// The file, authenticated by that key.
+    ///
+    /// # Errors
+    /// [`CeremonyError::Backup`].
+    pub fn to_file(&self, authentication: &[u8]) -> Result<Vec<u8>, CeremonyError> {
+        let failed = |_| CeremonyError::Backup("it can't be written".to_owned());
+        let mut file = serde_json::to_vec(self).map_err(failed)?;
+        let tag = Tag {
+            r#type: "tag".to_owned(),
+            hmac_sha256: hex(&mac(authentication, &file)?.finalize().into_bytes()),
+        };
+        file.push(b'\n');
+        file.extend(serde_json::to_vec(&tag).map_err(failed)?);
+        file.push(b'\n');
+        Ok(file)
+    }
+}
+
+/// A backup that was read, and perhaps is not to be believed yet.
+pub struct Backup {
+    /// What it says.
+    pub content: Content,
+    line: Vec<u8>,
+    tag: [u8; 32],
+}
+
+impl Backup {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// [`CeremonyError::Backup`] if it is none.
+    pub fn parse(file: &[u8]) -> Result<Self, CeremonyError> {
+        let foreign = || {
+            CeremonyError::Backup(
+                "it is not of this format, or was cut: take another copy".to_owned(),
+            )
+        };
+        let mut lines = file.split(|byte| *byte == b'\n');
+        let (Some(line), Some(tag), Some([]), None) =
+            (lines.next(), lines.next(), lines.next(), lines.next())
+        else {
+            return Err(foreign());
+        };
+        let content: Content = serde_json::from_slice(line).map_err(|_| foreign())?;
+        let tag: Tag = serde_json::from_slice(tag).map_err(|_| foreign())?;
+        if content.format != FORMAT || content.r#type != "strongroom-backup" || tag.r#type != "tag"
+        {
+            return Err(foreign());
+        }
+        Ok(Self {
+            content,
+            line: line.to_vec(),
+            tag: unhex(&tag.hmac_sha256).ok_or_else(foreign)?,
+        })
+    }
+
+    /// Whether the custodians' authentication key made it; in constant time.
+    ///
+    /// # Errors
+    /// [`CeremonyError::Backup`] if not.
+    pub fn authenticate(&self, authentication: &[u8]) -> Result<(), CeremonyError> {
+        mac(authentication, &self.line)?
+            .verify_slice(&self.tag)
+            .map_err(|_| {
+                CeremonyError::Backup(
+                    "it was altered since it was made: take another copy".to_owned(),
+                )
+            })
+    }
+}
+
+fn mac(key: &[u8], message: &[u8]) -> Result<Hmac<Sha256>, CeremonyError> {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key)
+        .map_err(|_| CeremonyError::Backup("the authentication key is none".to_owned()))?;
+    mac.update(message);
+    Ok(mac)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn content() -> Content {
+        let token = TokenRecord {
+            label: "l".into(),
+            serial: "s".into(),
+            manufacturer: "m".into(),
+            model: "n".into(),
+        };
+        let about = About {
+            mode: Mode::Ceremony,
+            name: "keys".into(),
+            ceremony_id: "00".repeat(16),
+            previous_sha256: "00".repeat(32),
+            token,
+            store_id: "00".repeat(16),
+            audit_key: String::new(),
+            threshold: 2,
+        };
+        let key = hsm::MovedKey {
+            label: "strongroom-store".into(),
+            wrapped: vec![1, 2, 3],
+            spki: None,
+        };
+        let trial = hsm::Trial {
+            wrapped: vec![4],
+            oaep: OaepHash::Sha1,
+            answer: vec![5],
+            iv: [6; 12],
+            sealed: vec![7],
+        };
+        Content::new(about, &(vec![key], trial, hsm::Epoch(vec![8])))
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_any_change_is_found() {
+        let file = content().to_file(&[9; 32]).unwrap();
+        let backup = Backup::parse(&file).unwrap();
+        backup.authenticate(&[9; 32]).unwrap();
+        backup.authenticate(&[8; 32]).unwrap_err();
+        assert_eq!(
+            backup.content.moved().unwrap().0[0].wrapped,
+            content().moved().unwrap().0[0].wrapped
+        );
+        for at in 0..file.len() {
+            for bit in [0, 5] {
+                let mut changed = file.clone();
+                changed[at] ^= 1 << bit;
+                let taken =
+                    Backup::parse(&changed).is_ok_and(|read| read.authenticate(&[9; 32]).is_ok());
+                assert!(!taken, "bit {bit} of byte {at}");
+            }
+        }
+        for cut in 0..file.len() {
+            assert!(Backup::parse(&file[..cut]).is_err(), "{cut}");
+        }
+    }
+}

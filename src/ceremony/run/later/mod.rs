@@ -1,0 +1,425 @@
+//! Ceremonies of an appliance that has its keys: each goes on from the one before, whose transcript its own names.
+//!
+//! A later ceremony is carried out by the same machine as a birth: a list of [`Act`]s, of which [`opening`] is the first and
+//! [`super::closing`] (or an `Act` of its own) the last. Between them, [`Ceremony::pins`] has the custodians give the PINs back,
+//! [`Ceremony::hsm_config`] is the token at work, [`Ceremony::standing`] what the ceremony before left (plan, shares, token, keys, store). What a
+//! step `token`, `keys`, `store` or `pins` records takes the place of what was there before, in the summary and for the next ceremony;
+//! `verify/later.rs` says which kind may change what.
+//!
+//! To add a kind: a variant of [`Kind`] with its steps, a [`Task`], a line in [`acts`], and its facts in `verify/later.rs`.
+
+mod add_token;
+mod backup;
+mod destroy;
+mod opening;
+mod reshare;
+mod restore;
+mod rotate;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::journal::Journal;
+use super::site::Site;
+use super::ui::Ui;
+use super::{Act, Ceremony, Outcome, RunError, closing, custody, disk};
+use crate::ceremony::{
+    Anchors, CeremonyId, Kind, Mode, Opening, Plan, PlanSignature, Standing, Step, transcript,
+    verify,
+};
+use crate::client::ClientOptions;
+
+/// Copies of the transcripts that came before, oldest first: `0001.jsonl`, …
+const CHAIN: &str = "chain";
+/// In a folder that another ceremony goes on from: the path of that one's folder.
+const FOLLOWED: &str = "followed-by";
+/// In a later rehearsal's folder: the path of the first rehearsal's, which has the throwaway token.
+const REHEARSAL: &str = "rehearsal-of";
+
+/// What is to be carried out, and where its record goes.
+#[derive(Clone, Debug)]
+pub struct LaterOptions {
+    /// The folder of the ceremony that it goes on from.
+    pub after: PathBuf,
+    /// The ceremony's own folder.
+    pub folder: PathBuf,
+    /// What it is for.
+    pub task: Task,
+    /// Also print each custodian's share as words and a QR code, where shares are dealt.
+    pub paper: bool,
+    /// The PKCS#11 module of the throwaway token, after a rehearsal; `None` after a ceremony.
+    pub rehearsal: Option<PathBuf>,
+}
+
+/// What a later ceremony is for.
+#[derive(Clone, Debug)]
+pub enum Task {
+    /// New shares of the same PINs, for the custodians of a new plan.
+    ReplaceCustodian {
+        /// The new plan; its signatures are beside it.
+        plan: PathBuf,
+    },
+    /// The keys that a second token needs come out.
+    Backup,
+    /// They come into a second token.
+    AddToken,
+    /// They come into another token.
+    Restore {
+        /// The folder of the ceremony that made the backup.
+        backup: PathBuf,
+    },
+    /// Another master key takes the place of the one in force.
+    RotateMaster {
+        /// The running server; `None`: it is stopped.
+        server: Option<ClientOptions>,
+    },
+    /// The token is emptied.
+    Destroy,
+}
+
+impl Task {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::ReplaceCustodian { .. } => Kind::ReplaceCustodian,
+            Self::Backup => Kind::Backup,
+            Self::AddToken => Kind::AddToken,
+            Self::Restore { .. } => Kind::Restore,
+            Self::RotateMaster { .. } => Kind::RotateMaster,
+            Self::Destroy => Kind::Destroy,
+        }
+    }
+}
+
+static REPLACE_CUSTODIAN: [Act; 3] = [opening::ACT, reshare::ACT, closing::ACT];
+static BACKUP: [Act; 4] = [
+    opening::ACT,
+    backup::TRANSPORT,
+    backup::EXPORT,
+    closing::ACT,
+];
+static ADD_TOKEN: [Act; 4] = [
+    opening::ACT,
+    add_token::TOKEN,
+    add_token::COPY,
+    closing::ACT,
+];
+static RESTORE: [Act; 10] = [
+    opening::ACT,
+    restore::PINS,
+    restore::TOKEN,
+    restore::KEYS,
+    super::evidence::ACT,
+    restore::STORE,
+    restore::IDENTITY,
+    super::trial::ACT,
+    super::runtime_pin::ACT,
+    closing::ACT,
+];
+static ROTATE_MASTER: [Act; 9] = [
+    opening::ACT,
+    super::self_test::ACT,
+    rotate::SUCCESSOR,
+    rotate::TRUST,
+    rotate::MOVE,
+    rotate::RETIRE,
+    rotate::KEYS,
+    rotate::EVIDENCE,
+    closing::ACT,
+];
+static DESTROY: [Act; 5] = [
+    opening::ACT,
+    destroy::INVENTORY,
+    destroy::CONSENT,
+    destroy::ACT,
+    destroy::CLOSING,
+];
+
+fn acts(kind: Kind) -> &'static [Act] {
+    match kind {
+        Kind::Birth => &super::BIRTH,
+        Kind::ReplaceCustodian => &REPLACE_CUSTODIAN,
+        Kind::Backup => &BACKUP,
+        Kind::AddToken => &ADD_TOKEN,
+        Kind::Restore => &RESTORE,
+        Kind::RotateMaster => &ROTATE_MASTER,
+        Kind::Destroy => &DESTROY,
+    }
+}
+
+/// Carries a later ceremony out, from where it stopped if it began before.
+///
+/// # Errors
+/// [`RunError`]: what was done so far stays done, and the next run goes on from there.
+pub fn run(options: &LaterOptions, ui: &mut dyn Ui) -> Result<Outcome, RunError> {
+    open(options, ui)?.carry_on()
+}
+
+/// After a rehearsal: the folder of its first one, which has the throwaway token. None after a ceremony.
+///
+/// # Errors
+/// [`RunError`] if there is no transcript that can be read.
+pub fn rehearsal_folder(after: &Path) -> Result<Option<PathBuf>, RunError> {
+    let path = transcript::path(after);
+    let bytes = fs::read(&path).map_err(|error| RunError::file(&path, error))?;
+    if verify::verify(&bytes, &Anchors::default()).mode != Some(Mode::Rehearsal) {
+        return Ok(None);
+    }
+    let path = after.join(REHEARSAL);
+    if path.exists() {
+        return fs::read_to_string(&path)
+            .map(|text| Some(PathBuf::from(text.trim_end())))
+            .map_err(|error| RunError::file(&path, error));
+    }
+    after
+        .canonicalize()
+        .map(Some)
+        .map_err(|error| RunError::file(after, error))
+}
+
+/// The transcripts that a ceremony in this folder goes on from, oldest first; none for a birth.
+pub(super) fn previous(folder: &Path) -> Result<Vec<Vec<u8>>, RunError> {
+    let chain = folder.join(CHAIN);
+    if !chain.exists() {
+        return Ok(Vec::new());
+    }
+    let fail = |error| RunError::file(&chain, error);
+    let mut paths = fs::read_dir(&chain)
+        .and_then(|entries| {
+            entries
+                .map(|entry| entry.map(|entry| entry.path()))
+                .collect::<Result<Vec<_>, _>>()
+        })
+        .map_err(fail)?;
+    paths.retain(|path| path.extension().is_some_and(|end| end == "jsonl"));
+    paths.sort();
+    paths
+        .iter()
+        .map(|path| fs::read(path).map_err(|error| RunError::file(path, error)))
+        .collect()
+}
+
+/// The ceremony that the new one goes on from: checked as a stranger would, with all those before it.
+struct Before {
+    /// All transcripts, oldest first; the last is its own.
+    chain: Vec<Vec<u8>>,
+    standing: Standing,
+}
+
+impl Before {
+    fn load(after: &Path) -> Result<Self, RunError> {
+        let mut chain = previous(after)?;
+        let path = transcript::path(after);
+        let own = fs::read(&path).map_err(|error| RunError::file(&path, error))?;
+        let anchors = Anchors {
+            previous: chain.clone(),
+            ..Anchors::default()
+        };
+        let verified = verify::verify(&own, &anchors);
+        let standing = verified.standing.ok_or_else(|| {
+            RunError::refused(format!(
+                "the transcript {} does not verify, so nothing can go on from it:{}",
+                path.display(),
+                verified
+                    .problems
+                    .iter()
+                    .fold(String::new(), |text, problem| format!("{text}\n{problem}"))
+            ))
+        })?;
+        chain.push(own);
+        if standing.kind == Kind::Destroy {
+            return Err(RunError::refused(format!(
+                "{} is of a ceremony that destroyed the keys: nothing can go on from it",
+                path.display()
+            )));
+        }
+        Ok(Self { chain, standing })
+    }
+}
+
+fn open<'a>(options: &LaterOptions, ui: &'a mut dyn Ui) -> Result<Ceremony<'a>, RunError> {
+    let before = Before::load(&options.after)?;
+    let kind = options.task.kind();
+    let (plan, signatures) = plan(&options.task, &before.standing)?;
+    if matches!(kind, Kind::Backup | Kind::AddToken | Kind::Restore) && !plan.keys.backup {
+        return Err(RunError::refused(
+            "the plan decided at the keys' birth that there is no backup ([keys] backup = false): they can't leave their token, and nothing can change that now",
+        ));
+    }
+    let mode = before.standing.mode;
+    if options.rehearsal.is_some() != (mode == Mode::Rehearsal) {
+        return Err(RunError::refused(
+            "what follows a rehearsal is one too, and nothing else is",
+        ));
+    }
+    disk::make_folder(&options.folder)?;
+    let canonical = |path: &Path| {
+        path.canonicalize()
+            .map_err(|error| RunError::file(path, error))
+    };
+    let (folder, after) = (canonical(&options.folder)?, canonical(&options.after)?);
+    let mut site = match &options.rehearsal {
+        Some(module) => {
+            let first = rehearsal_folder(&after)?.unwrap_or_else(|| after.clone());
+            let path = first.display().to_string();
+            disk::write(&folder.join(REHEARSAL), path.as_bytes(), 0o600)?;
+            Site::rehearsal(&plan, &first, module.clone())
+        }
+        None => Site::planned(&plan),
+    };
+    let backup = match &options.task {
+        Task::Restore { backup } => Some(canonical(backup)?),
+        _ => None,
+    };
+    // The plan names the first one; what is initialised later is another.
+    site.serial = None;
+    let journal = if transcript::path(&folder).exists() {
+        resume(&folder, kind, &plan, &before.standing)?
+    } else {
+        follow(&after, &folder)?;
+        copy(&before, &after, &folder)?;
+        let binary = super::program_sha256()?;
+        Journal::create(
+            &folder,
+            &Opening {
+                mode,
+                kind,
+                previous_sha256: Some(&before.standing.sha256),
+                ceremony_id: CeremonyId::random()?,
+                plan: &plan,
+                signatures: &signatures,
+                version: env!("CARGO_PKG_VERSION"),
+                binary_sha256: &binary,
+            },
+        )?
+    };
+    let standing = at_work(&site, before.standing, &journal)?;
+    Ok(Ceremony {
+        kind,
+        acts: acts(kind),
+        runtime: super::opening::runtime()?,
+        plan,
+        mode,
+        standing: Some(standing),
+        folder,
+        site,
+        paper: options.paper,
+        journal,
+        ui,
+        step: Step::Opening,
+        pins: None,
+        transport: None,
+        backup,
+        server: match &options.task {
+            Task::RotateMaster { server } => server.clone(),
+            _ => None,
+        },
+    })
+}
+
+/// As things stand with the token that is there: the first, or where that is missing, the one of its spares that is in its place.
+fn at_work(site: &Site, standing: Standing, journal: &Journal) -> Result<Standing, RunError> {
+    if standing.spares.is_empty() {
+        return Ok(standing);
+    }
+    // Once a ceremony has begun with one, it goes on with that one.
+    let begun = journal
+        .outputs(Step::Opening)
+        .and_then(|outputs| outputs["token_serial"].as_str().map(str::to_owned));
+    let serials: Vec<String> = match begun {
+        Some(serial) => vec![serial],
+        None => strongroom_hsm::ceremony::slots(&site.module)?
+            .into_iter()
+            .map(|slot| slot.token.serial)
+            .collect(),
+    };
+    if serials.contains(&standing.summary.token.serial) {
+        return Ok(standing);
+    }
+    let with = standing
+        .spares
+        .iter()
+        .find(|spare| serials.contains(&spare.token.serial))
+        .and_then(|spare| standing.with(spare));
+    Ok(with.unwrap_or(standing))
+}
+
+/// The plan in force, or the one that takes its place.
+fn plan(task: &Task, before: &Standing) -> Result<(Plan, Vec<PlanSignature>), RunError> {
+    let Task::ReplaceCustodian { plan: path } = task else {
+        return Ok((before.plan.clone(), before.signatures.clone()));
+    };
+    let plan = Plan::load(path)?;
+    let signatures = PlanSignature::load_all(path)?;
+    plan.check_signatures(&signatures)?;
+    let problems = plan.revision_problems(&before.plan);
+    if problems.is_empty() {
+        Ok((plan, signatures))
+    } else {
+        Err(crate::ceremony::CeremonyError::Plan(problems).into())
+    }
+}
+
+fn resume(folder: &Path, kind: Kind, plan: &Plan, before: &Standing) -> Result<Journal, RunError> {
+    let (journal, history) = Journal::resume(folder)?;
+    Journal::check_plan(&history.plan, plan)?;
+    if history.kind != kind {
+        return Err(RunError::refused(format!(
+            "the folder holds a ceremony of kind {}: go on with its own command, or name another folder with --dir",
+            history.kind
+        )));
+    }
+    if history.previous_sha256.as_ref() != Some(&before.sha256) {
+        return Err(RunError::refused(
+            "the ceremony in this folder goes on from another transcript than that of --after: name the folder that it began with",
+        ));
+    }
+    Ok(journal)
+}
+
+/// Two ceremonies must not go on from one: what the second would rest on is not so any more.
+fn follow(after: &Path, folder: &Path) -> Result<(), RunError> {
+    let path = after.join(FOLLOWED);
+    let follower = match fs::read_to_string(&path) {
+        Ok(text) => PathBuf::from(text.trim_end()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let own = folder.display().to_string();
+            return disk::write(&path, own.as_bytes(), 0o600);
+        }
+        Err(error) => return Err(RunError::file(&path, error)),
+    };
+    if follower == folder {
+        return Ok(());
+    }
+    Err(RunError::refused(format!(
+        "another ceremony goes on from {} already, in {}: name that folder with --after, or finish what was begun there; if nothing ever came of it, remove {}",
+        after.display(),
+        follower.display(),
+        path.display()
+    )))
+}
+
+/// The transcripts so far and the shares in force, so that the new folder is all that the next ceremony, or a stranger, needs.
+fn copy(before: &Before, after: &Path, folder: &Path) -> Result<(), RunError> {
+    disk::make_folder(&folder.join(CHAIN))?;
+    for (number, transcript) in before.chain.iter().enumerate() {
+        let path = folder.join(CHAIN).join(format!("{:04}.jsonl", number + 1));
+        disk::write(&path, transcript, 0o600)?;
+    }
+    let standing = &before.standing;
+    let dealt = standing.shares.ceremony_id == standing.ceremony_id.to_string();
+    let from = after.join(if dealt {
+        custody::DEALT
+    } else {
+        custody::PREVIOUS
+    });
+    let to = folder.join(custody::PREVIOUS);
+    disk::make_folder(&to)?;
+    for custodian in &standing.plan.custodians {
+        let name = custody::name(custodian);
+        // One that is not there any more is asked for when it is needed; its custodian may have it on paper.
+        if let Ok(share) = fs::read(from.join(&name)) {
+            disk::write(&to.join(&name), &share, 0o600)?;
+        }
+    }
+    Ok(())
+}

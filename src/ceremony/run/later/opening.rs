@@ -1,0 +1,117 @@
+//! What it goes on from, which program this is, and who is there: not everyone in the plan must be.
+
+use serde_json::{Value, json};
+
+use super::super::{Act, Ceremony, Found, RunError, opening::grouped};
+use crate::ceremony::record::{LaterOpeningOutputs, PresentRecord};
+use crate::ceremony::{Kind, Role, Step};
+
+pub(super) const ACT: Act = Act {
+    step: Step::Opening,
+    title: "Opening",
+    what: "The hashes of the transcript that this ceremony goes on from, of the plan and of this program are read aloud and compared. \
+           The transcripts so far were checked just now. Then the roll is called.",
+    why: "Everyone must know which appliance this is about, and that the program is the one they trust. Those who are here sign at the end.",
+    who: |ceremony| {
+        format!(
+            "{} (security officer) reads; all compare",
+            ceremony.plan.security_officer.name()
+        )
+    },
+    actors: super::super::security_officer,
+    ready: "Are these the transcript, the plan and the program that everyone expects?",
+    needs_pins: false,
+    inputs: |ceremony| {
+        let standing = standing(ceremony)?;
+        Ok(json!({"previous_sha256": standing.sha256, "plan": ceremony.plan.hash_hex()}))
+    },
+    recover: |_| {
+        Ok(Found {
+            text: "the roll is called once more".to_owned(),
+            data: Value::Null,
+        })
+    },
+    run,
+};
+
+/// What the ceremony before left.
+pub(super) fn standing<'a>(
+    ceremony: &'a Ceremony<'_>,
+) -> Result<&'a crate::ceremony::Standing, RunError> {
+    ceremony
+        .standing
+        .as_ref()
+        .ok_or_else(|| RunError::refused("there is no ceremony before this one"))
+}
+
+fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
+    let standing = standing(ceremony)?.clone();
+    let binary = super::super::program_sha256()?;
+    ceremony.ui.say(&format!(
+        "Previous transcript ({}) SHA-256: {}",
+        standing.kind,
+        grouped(&standing.sha256)
+    ))?;
+    ceremony.ui.say(&format!(
+        "Token at work: {}, serial number {}",
+        standing.summary.token.label, standing.summary.token.serial
+    ))?;
+    ceremony.ui.say(&format!(
+        "Plan SHA-256: {}",
+        grouped(&ceremony.plan.hash_hex())
+    ))?;
+    ceremony
+        .ui
+        .say(&format!("Program SHA-256: {}", grouped(&binary)))?;
+    if binary != ceremony.plan.software.binary_sha256 {
+        ceremony.ui.say(
+            "That is another program than the plan names: compare it with what its release says.",
+        )?;
+    }
+    let mut present = Vec::new();
+    let people: Vec<_> = ceremony
+        .plan
+        .participants()
+        .map(|(role, person)| (role, person.name().to_owned(), person.fingerprint()))
+        .collect();
+    for (role, name, fingerprint) in people {
+        let text = format!("{name}, {role}, key {}: here?", &fingerprint[..16]);
+        if ceremony.ui.present(&text, &name)? {
+            present.push(PresentRecord {
+                name,
+                role: role.name().to_owned(),
+                key: fingerprint,
+            });
+        }
+    }
+    enough(ceremony, &present)?;
+    let outputs = LaterOpeningOutputs {
+        present,
+        shares: standing.shares,
+    };
+    let mut outputs = serde_json::to_value(&outputs).map_err(RunError::json)?;
+    outputs["token_serial"] = json!(standing.summary.token.serial);
+    outputs["previous_kind"] = json!(standing.kind.name());
+    outputs["binary_sha256"] = json!(binary);
+    outputs["version"] = json!(env!("CARGO_PKG_VERSION"));
+    Ok(outputs)
+}
+
+fn enough(ceremony: &Ceremony<'_>, present: &[PresentRecord]) -> Result<(), RunError> {
+    let count = |role: Role| present.iter().filter(|one| one.role == role.name()).count();
+    let needed = usize::from(ceremony.plan.threshold);
+    let custodians = count(Role::Custodian);
+    if custodians >= needed && count(Role::SecurityOfficer) == 1 && count(Role::Auditor) == 1 {
+        return Ok(());
+    }
+    let newcomers = match ceremony.kind {
+        Kind::ReplaceCustodian => " of the new plan",
+        _ => "",
+    };
+    Err(RunError::Waiting {
+        what: format!(
+            "{custodians} custodians{newcomers} are here, and the security officer, the auditor and {needed} custodians must be"
+        ),
+        next: "call the others, and run the same command again (in a directory of answers, the file `present` lists who is here)".to_owned(),
+    })
+}

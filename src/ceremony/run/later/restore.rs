@@ -1,0 +1,397 @@
+//! A backup's keys come into another token, which takes the place of the one that is lost.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use strongroom_hsm::ceremony::{self as hsm, KeySet};
+use strongroom_hsm::{Hsm, HsmConfig};
+
+use super::super::custody::{self, Set};
+use super::super::{
+    Act, Ceremony, Found, RunError, base64, disk, hex, key_records, security_officer, sha256_hex,
+    token,
+};
+use super::backup::{SHARES, WHAT, commitments, transport_key};
+use crate::audit::{Audit, AuditError, AuditOptions, Entry};
+use crate::ceremony::backup::{self, Backup};
+use crate::ceremony::record::{KeysOutputs, PinsRecord, RestoreOutputs};
+use crate::ceremony::shares::Deal;
+use crate::ceremony::{CeremonyId, Plan, Step};
+use crate::store::Store;
+
+/// New PINs: the old token's may be known to whoever has it now.
+pub(super) const PINS: Act = Act {
+    what: "The new token gets PINs of its own: drawn from the kernel's random numbers, split, and each custodian's share encrypted to his key, before any \
+           token knows a PIN.",
+    ..super::super::pins::ACT
+};
+
+/// As at a birth.
+pub(super) const TOKEN: Act = Act {
+    ready: "Is a token of the same kind, not initialised, in its place, and is the old one taken out?",
+    ..token::ACT
+};
+
+pub(super) const KEYS: Act = Act {
+    step: Step::Keys,
+    title: "Unwrap the keys",
+    what: "Custodians give the transport key back. It becomes an unwrap-only object in the token, for seconds; each key of the backup is unwrapped with the \
+           attributes it was born with, tried against what the old token sealed, and the transport key is destroyed. Audit key and import key are new.",
+    why: "The keys pass from token to token without ever being readable. Each token signs with an audit key of its own, so that its log says where it was made.",
+    who: |_| "custodians of the backup, each with his key; the machine".to_owned(),
+    actors: super::super::everyone,
+    ready: "Shall the keys be unwrapped?",
+    needs_pins: true,
+    inputs: |ceremony| {
+        let backup = Source::load(ceremony)?;
+        Ok(json!({
+            "token_serial": ceremony.token_serial()?,
+            "backup": backup.path,
+            "backup_sha256": backup.sha256,
+            "backup_ceremony": backup.file.content.ceremony_id,
+        }))
+    },
+    recover,
+    run: keys,
+};
+
+pub(super) const STORE: Act = Act {
+    step: Step::Store,
+    title: "Bind the store",
+    what: "The copy of the store is verified record by record with the store key, and bound to the new token with a new epoch. The old audit log is kept aside, \
+           since its key stayed with the old token; a new one begins.",
+    why: "From here on this token knows this copy of the store, and refuses any other. Whatever was written after the copy was made is lost.",
+    who: |ceremony| {
+        format!(
+            "{} (security officer) puts the newest copy of the store in its place",
+            ceremony.plan.security_officer.name()
+        )
+    },
+    actors: security_officer,
+    ready: "Is the newest copy of the store in its place?",
+    needs_pins: true,
+    inputs: |ceremony| {
+        Ok(json!({
+            "token_serial": ceremony.token_serial()?,
+            "store": ceremony.site.store(),
+            "audit_log": ceremony.site.audit_log(),
+        }))
+    },
+    recover: |_| {
+        Ok(Found {
+            text: "the store is verified and bound once more: that loses nothing".to_owned(),
+            data: Value::Null,
+        })
+    },
+    run: store,
+};
+
+pub(super) const IDENTITY: Act = Act {
+    step: Step::Identity,
+    title: "The appliance's configuration",
+    what: "The configuration is written for the new token. One that is there is kept beside it. Certificates and policy stay as they are.",
+    why: "The appliance must find the new token, and demand of its keys what the plan decided.",
+    who: |_| "the machine; all watch".to_owned(),
+    actors: super::super::everyone,
+    ready: "Shall the configuration be written?",
+    needs_pins: false,
+    inputs: |ceremony| Ok(json!({"file": ceremony.site.configuration()})),
+    recover: |_| {
+        Ok(Found {
+            text: "the configuration is written once more".to_owned(),
+            data: Value::Null,
+        })
+    },
+    run: configure,
+};
+
+/// The backup, held against the transcript of the ceremony that made it.
+struct Source {
+    path: PathBuf,
+    folder: PathBuf,
+    sha256: String,
+    file: Backup,
+    deal: Deal,
+    shares: PinsRecord,
+}
+
+impl Source {
+    fn load(ceremony: &Ceremony<'_>) -> Result<Self, RunError> {
+        let folder = ceremony
+            .backup
+            .clone()
+            .ok_or_else(|| RunError::refused("no backup was named"))?;
+        let path = folder.join(backup::FILE);
+        let bytes = fs::read(&path).map_err(|error| RunError::file(&path, error))?;
+        let sha256 = sha256_hex(&bytes);
+        let file = Backup::parse(&bytes)?;
+        let unknown = || {
+            RunError::refused(format!(
+                "{} is of the ceremony {}, which is none of those that this one goes on from: take the backup that belongs to this appliance",
+                path.display(),
+                file.content.ceremony_id
+            ))
+        };
+        let id = CeremonyId::parse(&file.content.ceremony_id).ok_or_else(unknown)?;
+        // Verified when this ceremony was opened, each of them.
+        let transcript = super::previous(&ceremony.folder)?
+            .into_iter()
+            .map(|bytes| lines(&bytes))
+            .find(|lines| {
+                lines.first().is_some_and(|open| {
+                    open["kind"] == "backup" && open["ceremony_id"] == *file.content.ceremony_id
+                })
+            })
+            .ok_or_else(unknown)?;
+        let done = |step: Step| {
+            transcript
+                .iter()
+                .find(|line| line["type"] == "done" && line["step"] == step.name())
+                .map(|line| &line["outputs"])
+        };
+        if done(Step::Export).is_none_or(|outputs| outputs["backup_sha256"] == Value::Null)
+            || done(Step::Export).is_some_and(|outputs| outputs["backup_sha256"] != *sha256)
+        {
+            return Err(RunError::refused(format!(
+                "{} is not the file that its ceremony's transcript names: it was altered; take another copy",
+                path.display()
+            )));
+        }
+        let plan = transcript
+            .first()
+            .and_then(|open| open["plan"].as_str())
+            .ok_or_else(unknown)?;
+        let plan = Plan::parse(plan)?;
+        let shares = done(Step::Transport)
+            .and_then(commitments)
+            .ok_or_else(unknown)?;
+        Ok(Self {
+            deal: Deal::new(&plan, id, ceremony.mode),
+            shares,
+            folder,
+            sha256,
+            file,
+            path,
+        })
+    }
+}
+
+fn lines(transcript: &[u8]) -> Vec<Value> {
+    transcript
+        .split(|byte| *byte == b'\n')
+        .filter_map(|line| serde_json::from_slice(line).ok())
+        .collect()
+}
+
+/// What no store depends on yet is cleared. The epoch is written last: where it is there, all is.
+fn recover(ceremony: &mut Ceremony<'_>) -> Result<Found, RunError> {
+    let config = ceremony.hsm_config()?;
+    clear(&config)
+}
+
+/// The same for any token that keys are being moved to.
+pub(super) fn clear(config: &HsmConfig) -> Result<Found, RunError> {
+    let (text, destroyed) = match hsm::evidence(config)?.keys {
+        KeySet::None => ("no key was unwrapped yet: the step starts over", Vec::new()),
+        KeySet::InUse => (
+            "every key was unwrapped and tried: the step continues with them",
+            Vec::new(),
+        ),
+        _ => (
+            "objects of the interrupted step were destroyed; nothing depended on them, and the step starts over",
+            hsm::discard_unused_keys(config)?,
+        ),
+    };
+    Ok(Found {
+        text: text.to_owned(),
+        data: json!({"destroyed": destroyed}),
+    })
+}
+
+fn keys(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
+    let source = Source::load(ceremony)?;
+    let standing = super::opening::standing(ceremony)?.clone();
+    for key in source.file.content.keys() {
+        if !standing.summary.keys.contains(&key) {
+            return Err(RunError::refused(format!(
+                "the backup's {} is not the key that the previous transcript names: take the newest backup",
+                key.label
+            )));
+        }
+    }
+    let config = ceremony.hsm_config()?;
+    if hsm::evidence(&config)?.keys != KeySet::InUse {
+        let set = Set {
+            what: WHAT,
+            folder: source.folder.join(SHARES),
+            deal: source.deal.clone(),
+            commitments: source.shares.commitments.clone(),
+            restarted: false,
+        };
+        let secrets = custody::collect(ceremony, set)?;
+        source.file.authenticate(&secrets.user)?;
+        let transport = transport_key(&secrets)?;
+        let (moved, trial, epoch) = source.file.content.moved()?;
+        let ui = &mut *ceremony.ui;
+        let result = hsm::import_keys(&config, &transport, &moved, &trial, &epoch, &mut |what| {
+            ui.working(Some(what));
+        });
+        ui.working(None);
+        result?;
+    }
+    let evidence = hsm::evidence(&config)?;
+    let outputs = KeysOutputs {
+        keys: key_records(&evidence),
+    };
+    let new_audit_key =
+        ceremony.block_on(async move { Ok(Hsm::start(config)?.signing_public_key()) })?;
+    for key in &outputs.keys {
+        let hash = key
+            .sha256
+            .as_deref()
+            .unwrap_or("a secret key, no public half");
+        let came = if standing.summary.keys.contains(key) {
+            "as before"
+        } else {
+            "new"
+        };
+        ceremony.ui.say(&format!("{} ({came}): {hash}", key.name))?;
+    }
+    let mut value = serde_json::to_value(&outputs).map_err(RunError::json)?;
+    let restored = RestoreOutputs {
+        backup_sha256: source.sha256,
+        old_audit_key: standing.audit_key,
+        new_audit_key: base64(&new_audit_key),
+    };
+    let restored = serde_json::to_value(restored).map_err(RunError::json)?;
+    for name in ["backup_sha256", "old_audit_key", "new_audit_key"] {
+        value[name] = restored[name].clone();
+    }
+    value["backup_ceremony"] = json!(source.file.content.ceremony_id);
+    value["backup_token"] = json!(source.file.content.token);
+    Ok(value)
+}
+
+fn store(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
+    let (path, log) = (ceremony.site.store(), ceremony.site.audit_log());
+    if !path.exists() {
+        return Err(RunError::Waiting {
+            what: format!("the store is not in {}", path.display()),
+            next: "put the newest copy of the store there, and run the same command again"
+                .to_owned(),
+        });
+    }
+    let standing = super::opening::standing(ceremony)?.clone();
+    let config = ceremony.hsm_config()?;
+    let aside = aside(&log, &sha256_hex(&standing.audit_key()));
+    let options = AuditOptions {
+        path: log.clone(),
+        checkpoint_lines: 1000,
+        checkpoint_interval: Duration::from_secs(10),
+    };
+    let mode = ceremony.mode;
+    ceremony.ui.working(Some("verifying and binding the store"));
+    let bound = ceremony.block_on(async move {
+        let hsm = Hsm::start(config)?;
+        let accepted = Store::accept_rollback(&path, hsm.clone()).await?;
+        let status = Store::open(&path, hsm.clone()).await?.status();
+        // A log of the old token's is whole as it is, and verifies with the old key.
+        let log = match Audit::open(options.clone(), hsm.clone()).await {
+            Err(AuditError::Continue { .. }) if !aside.exists() => {
+                fs::rename(&log, &aside)
+                    .and_then(|()| disk::sync_folder(&log))
+                    .map_err(|error| RunError::file(&log, error))?;
+                Audit::open(options, hsm).await?
+            }
+            opened => opened?,
+        };
+        log.record(&Entry {
+            identity: "ceremony",
+            operation: "ceremony:restore",
+            outcome: "ok",
+            reason: mode.name(),
+            ..Entry::default()
+        })?;
+        log.checkpoint().await?;
+        Ok((accepted, status))
+    });
+    ceremony.ui.working(None);
+    let (accepted, status) = bound?;
+    if accepted.store_epoch < accepted.hsm_epoch {
+        let text = format!(
+            "this copy of the store (epoch {}) is OLDER than the backup (epoch {}): what was written between them is lost, unless a newer copy is found",
+            accepted.store_epoch, accepted.hsm_epoch
+        );
+        ceremony.ui.say(&text)?;
+        ceremony.note(&text, &Value::Null)?;
+    }
+    ceremony.ui.say(&format!(
+        "The store {} has {} records and is bound to this token, epoch {}.",
+        hex(&status.store_id),
+        status.records,
+        status.epoch
+    ))?;
+    Ok(json!({
+        "store_id": hex(&status.store_id),
+        "records": status.records,
+        "backup_epoch": accepted.hsm_epoch,
+        "store_epoch": accepted.store_epoch,
+        "epoch": status.epoch,
+    }))
+}
+
+fn aside(log: &std::path::Path, old_key: &str) -> PathBuf {
+    let mut name = log.as_os_str().to_owned();
+    name.push(format!(".{}", old_key.get(..16).unwrap_or_default()));
+    name.into()
+}
+
+fn configure(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
+    let path = ceremony.site.configuration();
+    let serial = ceremony.token_serial()?.to_owned();
+    // Sealed by the first ceremony on this machine; on another one the plain key is put there by hand.
+    let tls_key_is_sealed =
+        !ceremony.site.tls_key().exists() && ceremony.site.sealed_tls_key().exists();
+    let text = ceremony
+        .site
+        .toml(&serial, ceremony.shape(), tls_key_is_sealed);
+    disk::make_folder(&ceremony.site.folder)?;
+    let mut kept = path.clone().into_os_string();
+    kept.push(".before");
+    let kept = PathBuf::from(kept);
+    if path.exists() && !kept.exists() {
+        let old = fs::read(&path).map_err(|error| RunError::file(&path, error))?;
+        disk::write(&kept, &old, 0o640)?;
+    }
+    disk::write(&path, text.as_bytes(), 0o640)?;
+    ceremony.ui.say(&format!(
+        "{} is written for the token {serial}. Settings of your own are in {}: carry them over.",
+        path.display(),
+        kept.display()
+    ))?;
+    let missing: Vec<_> = [
+        if tls_key_is_sealed {
+            ceremony.site.sealed_tls_key()
+        } else {
+            ceremony.site.tls_key()
+        },
+        ceremony.site.tls_certificate(),
+        ceremony.site.client_ca(),
+        ceremony.site.policy(),
+    ]
+    .into_iter()
+    .filter(|file| !file.exists())
+    .collect();
+    for file in &missing {
+        ceremony.ui.say(&format!(
+            "{} is not there: put it there before the service starts.",
+            file.display()
+        ))?;
+    }
+    Ok(json!({
+        "configuration_sha256": sha256_hex(text.as_bytes()),
+        "missing": missing,
+    }))
+}

@@ -1,0 +1,93 @@
+//! What is on the token when it is over.
+
+use serde_json::{Value, json};
+use strongroom_hsm::ceremony::{self as hsm, KeySet};
+
+use super::super::super::{Act, Ceremony, Found, RunError, evidence, key_records};
+use crate::ceremony::Step;
+use crate::ceremony::record::KeysOutputs;
+use crate::ceremony::verify::facts::SIGNING;
+
+pub(in super::super) const KEYS: Act = Act {
+    step: Step::Keys,
+    title: "The keys from now on",
+    what: "The token names every key that it holds now.",
+    why: "The summary that everyone signs has these, and the next ceremony goes on from them.",
+    who: |_| "the machine; all watch".to_owned(),
+    actors: super::super::super::everyone,
+    ready: "Shall the token be asked?",
+    needs_pins: true,
+    inputs: |ceremony| Ok(json!({"token_serial": ceremony.token_serial()?})),
+    recover: asked_again,
+    run: keys,
+};
+
+pub(in super::super) const EVIDENCE: Act = Act {
+    step: Step::Evidence,
+    title: "Evidence of the keys",
+    what: "The token is asked for every attribute of every object on it, and goes through the appliance's self-tests.",
+    why: "The attributes show that the new keys can't be taken out or misused, and that nothing trusted was left.",
+    who: |ceremony| format!("{} (auditor) reads along", ceremony.plan.auditor.name()),
+    actors: super::super::super::everyone,
+    ready: "Shall the token be asked?",
+    needs_pins: true,
+    inputs: |ceremony| Ok(json!({"token_serial": ceremony.token_serial()?})),
+    recover: asked_again,
+    run: attributes,
+};
+
+#[allow(clippy::unnecessary_wraps, reason = "a step's way to recover")]
+fn asked_again(_: &mut Ceremony<'_>) -> Result<Found, RunError> {
+    Ok(Found {
+        text: "asking changes nothing: the token is asked once more".to_owned(),
+        data: Value::Null,
+    })
+}
+
+fn found(ceremony: &mut Ceremony<'_>) -> Result<hsm::Evidence, RunError> {
+    let config = ceremony.hsm_config()?;
+    ceremony.ui.working(Some("asking the token"));
+    let found = hsm::evidence(&config);
+    ceremony.ui.working(None);
+    let found = found?;
+    if found.keys == KeySet::InUse {
+        return Ok(found);
+    }
+    Err(RunError::refused(format!(
+        "the token's keys are not as they must be: {:?}",
+        found.keys
+    )))
+}
+
+fn keys(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
+    let outputs = KeysOutputs {
+        // Signing keys come and go while the appliance is at work: they are none of a ceremony's.
+        keys: key_records(&found(ceremony)?)
+            .into_iter()
+            .filter(|key| key.label != SIGNING)
+            .collect(),
+    };
+    for key in &outputs.keys {
+        let hash = key
+            .sha256
+            .as_deref()
+            .unwrap_or("a secret key, no public half");
+        ceremony.ui.say(&format!("{}: {hash}", key.name))?;
+    }
+    serde_json::to_value(&outputs).map_err(RunError::json)
+}
+
+fn attributes(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
+    let found = found(ceremony)?;
+    for object in &found.objects {
+        ceremony.ui.say(&format!(
+            "{} ({}): {} attributes",
+            object.name,
+            object.class,
+            object.attributes.len()
+        ))?;
+    }
+    let mut outputs = serde_json::to_value(evidence::outputs(&found)).map_err(RunError::json)?;
+    outputs["self_tests"] = json!("passed");
+    Ok(outputs)
+}

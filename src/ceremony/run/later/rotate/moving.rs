@@ -1,0 +1,311 @@
+//! Every key goes to the new master key, by the running server or, where it is stopped, by the ceremony itself; then the old one goes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use strongroom_hsm::Hsm;
+use strongroom_hsm::ceremony as hsm;
+
+use super::super::super::{Act, Ceremony, Found, RunError, sha256_hex};
+use super::{successor, trial};
+use crate::ceremony::Step;
+use crate::ceremony::record::{MoveOutputs, RetireOutputs};
+use crate::client::{Client, causes};
+use crate::keyring::{Keyring, KeyringOptions, Standing};
+use crate::store::Store;
+
+/// Between two questions to the server.
+const POLL: Duration = Duration::from_millis(500);
+
+pub(in super::super) const MOVE: Act = Act {
+    step: Step::Move,
+    title: "Move every key",
+    what: "Each KEK is taken out of its transfer blob inside the token, wrapped by the new master and transfer key, unwrapped again and compared, and written to the \
+           store, one after the other. A running server does it and goes on serving. Then a text that was sealed before this ceremony's new keys were made is opened.",
+    why: "The old master key may only go when nothing needs it. Ciphertexts are not touched: the KEKs stay what they are.",
+    who: |ceremony| match &ceremony.server {
+        Some(_) => "the running server; all watch its progress".to_owned(),
+        None => "the machine, on the store of the stopped appliance; all watch".to_owned(),
+    },
+    actors: super::super::super::everyone,
+    ready: "Shall the keys be moved?",
+    needs_pins: true,
+    inputs: |ceremony| {
+        let successor = successor(ceremony)?;
+        Ok(json!({"master_sha256": sha256_hex(&successor.master)}))
+    },
+    recover: |_| {
+        Ok(Found {
+            text: "keys that were moved already stay so, and the others follow".to_owned(),
+            data: Value::Null,
+        })
+    },
+    run: move_all,
+};
+
+pub(in super::super) const RETIRE: Act = Act {
+    step: Step::Retire,
+    title: "Destroy the old master key",
+    what: "Every key is counted once more. Then the old master key and transfer key are destroyed, and last the security officer's marks: outside of a rotation no \
+           trusted key is on the token. A backup of the store from before this ceremony can't be used afterwards.",
+    why: "What was under the old master key, in whatever copy of the store, is closed for good; that is what a rotation is for.",
+    who: |_| "the machine; all agree, or say stop now".to_owned(),
+    actors: super::super::super::everyone,
+    ready: "Does everyone agree that the old master key is destroyed, now and for good?",
+    needs_pins: true,
+    inputs: |ceremony| Ok(json!({"token_serial": ceremony.token_serial()?})),
+    recover: |_| {
+        Ok(Found {
+            text: "what is left of the old keys is destroyed now".to_owned(),
+            data: Value::Null,
+        })
+    },
+    run: retire,
+};
+
+/// What `sys/rotate-master` answers, as far as it matters here.
+#[derive(Deserialize)]
+struct Answer {
+    state: String,
+    waiting_for: Option<String>,
+    versions: usize,
+    moved: usize,
+    unmovable: Vec<Place>,
+}
+
+#[derive(Deserialize)]
+struct Place {
+    name: String,
+    version: u32,
+    reason: String,
+}
+
+/// Before anything is made: keys that can't be moved would end the ceremony in its middle.
+pub(super) fn check_movable(ceremony: &mut Ceremony<'_>) -> Result<(), RunError> {
+    let unmovable: Vec<String> = if let Some(client) = client(ceremony)? {
+        let answer: Answer = ask(ceremony, &client, "GET", None)?;
+        let places = answer.unmovable.into_iter();
+        places
+            .map(|place| format!("{} version {}", place.name, place.version))
+            .collect()
+    } else {
+        let (keyring, _) = open(ceremony)?;
+        let places = keyring.standing().unmovable.into_iter();
+        places
+            .map(|(name, version)| format!("{name} version {version}"))
+            .collect()
+    };
+    if unmovable.is_empty() {
+        return Ok(());
+    }
+    Err(RunError::refused(format!(
+        "keys that were made without a transfer key can't be moved: {}. Nothing was changed. Rotate each, re-encrypt what it protects (`strongroom rewrap`), trim \
+         its old versions, and run again",
+        unmovable.join(", ")
+    )))
+}
+
+fn move_all(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
+    let standing = match client(ceremony)? {
+        Some(client) => by_server(ceremony, &client)?,
+        None => by_hand(ceremony)?,
+    };
+    let config = ceremony.hsm_config()?;
+    let sealed_before = ceremony
+        .journal
+        .outputs(Step::Successor)
+        .map(|outputs| outputs["trial"].clone())
+        .unwrap_or_default();
+    ceremony.ui.working(Some("opening what was sealed before"));
+    let opened =
+        ceremony.block_on(async move { trial::check(&Hsm::start(config)?, &sealed_before).await });
+    ceremony.ui.working(None);
+    opened?;
+    ceremony.ui.say(&format!(
+        "{} of {} versions of keys are under the new master key, and what was sealed before opens.",
+        standing.moved, standing.versions
+    ))?;
+    let outputs = MoveOutputs {
+        versions: standing.versions as u64,
+        moved: standing.moved as u64,
+    };
+    let mut outputs = serde_json::to_value(&outputs).map_err(RunError::json)?;
+    outputs["by"] = json!(if ceremony.server.is_some() {
+        "server"
+    } else {
+        "ceremony"
+    });
+    outputs["trial"] = json!("opened");
+    Ok(outputs)
+}
+
+fn by_server(ceremony: &mut Ceremony<'_>, client: &Client) -> Result<Standing, RunError> {
+    let told = json!({"master_sha256": sha256_hex(&successor(ceremony)?.master)});
+    let mut answer: Answer = ask(ceremony, client, "POST", Some(&told))?;
+    loop {
+        if answer.state == "complete" {
+            ceremony.ui.working(None);
+            return Ok(Standing {
+                versions: answer.versions,
+                moved: answer.moved,
+                unmovable: Vec::new(),
+            });
+        }
+        if answer.state == "incomplete" {
+            ceremony.ui.working(None);
+            let places = answer.unmovable.iter();
+            let list: Vec<String> = places
+                .map(|place| {
+                    format!(
+                        "{} version {} ({})",
+                        place.name, place.version, place.reason
+                    )
+                })
+                .collect();
+            return Err(incomplete(&list));
+        }
+        let why = answer.waiting_for.as_deref();
+        ceremony.ui.working(Some(&format!(
+            "{} of {} moved{}",
+            answer.moved,
+            answer.versions,
+            why.map(|why| format!(", waiting: {why}"))
+                .unwrap_or_default()
+        )));
+        std::thread::sleep(POLL);
+        answer = ask(ceremony, client, "GET", None)?;
+    }
+}
+
+/// On the store itself, with the server's own code.
+fn by_hand(ceremony: &mut Ceremony<'_>) -> Result<Standing, RunError> {
+    let (keyring, _) = open(ceremony)?;
+    let left = keyring.to_move();
+    let total = left.len();
+    for (number, (name, version)) in left.into_iter().enumerate() {
+        ceremony
+            .ui
+            .working(Some(&format!("{number} of {total}: {name}")));
+        let keyring = &keyring;
+        let moved = ceremony
+            .runtime
+            .block_on(async move { keyring.move_version(&name, version).await });
+        if let Err(error) = moved {
+            ceremony.ui.working(None);
+            return Err(RunError::refused(format!(
+                "a key could not be moved ({error}): the old master key is still there, and the next run goes on from here"
+            )));
+        }
+    }
+    ceremony.ui.working(None);
+    let standing = keyring.standing();
+    if standing.is_complete() {
+        return Ok(standing);
+    }
+    let places = standing.unmovable.iter();
+    let list: Vec<String> = places
+        .map(|(name, version)| format!("{name} version {version}"))
+        .collect();
+    Err(incomplete(&list))
+}
+
+fn incomplete(list: &[String]) -> RunError {
+    RunError::refused(format!(
+        "not every key is under the new master key: {}. The old one is still there. Rotate each of these keys, re-encrypt what it protects, trim its old versions, and \
+         run again",
+        list.join(", ")
+    ))
+}
+
+fn retire(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
+    let told = json!({"master_sha256": sha256_hex(&successor(ceremony)?.master)});
+    let client = client(ceremony)?;
+    let complete = match &client {
+        // The server looks at the token too: this is the master key that it uses.
+        Some(client) => ask(ceremony, client, "POST", Some(&told))?.state == "complete",
+        None => open(ceremony)?.0.standing().is_complete(),
+    };
+    if !complete {
+        return Err(RunError::refused(
+            "not every key is under the new master key any more: nothing was destroyed. Run again after the store is in order",
+        ));
+    }
+    let config = ceremony.hsm_config()?;
+    ceremony.ui.working(Some("destroying the old master key"));
+    let gone = hsm::retire_predecessors(&config);
+    ceremony.ui.working(None);
+    let gone = gone?;
+    for object in &gone {
+        ceremony
+            .ui
+            .say(&format!("destroyed: {} ({})", object.name, object.class))?;
+    }
+    let state = hsm::rotation_state(&config)?;
+    if state.generations.len() != 1 || !state.half_made.is_empty() {
+        return Err(RunError::refused(
+            "the token still holds something of another generation: see its evidence (`strongroom ceremony` can be run again)",
+        ));
+    }
+    if let Some(client) = &client {
+        // So that it knows no other any more; it serves either way.
+        ask(ceremony, client, "POST", Some(&told))?;
+    }
+    let outputs = RetireOutputs {
+        generation: state.generations.first().map_or(0, |one| one.number),
+    };
+    let mut outputs = serde_json::to_value(&outputs).map_err(RunError::json)?;
+    outputs["destroyed"] = gone
+        .iter()
+        .map(|object| json!({"name": object.name, "class": object.class, "label": object.label}))
+        .collect();
+    Ok(outputs)
+}
+
+fn client(ceremony: &Ceremony<'_>) -> Result<Option<Client>, RunError> {
+    let Some(options) = &ceremony.server else {
+        return Ok(None);
+    };
+    // Its connections live on the ceremony's own runtime.
+    let _inside = ceremony.runtime.enter();
+    Client::new(options)
+        .map(Some)
+        .map_err(|error| RunError::refused(causes(&error)))
+}
+
+fn ask(
+    ceremony: &Ceremony<'_>,
+    client: &Client,
+    method: &str,
+    body: Option<&Value>,
+) -> Result<Answer, RunError> {
+    let answer = ceremony
+        .runtime
+        .block_on(client.call(method, "sys/rotate-master", body));
+    let answer = answer.map_err(|error| RunError::Waiting {
+            what: format!("the server did not answer ({})", causes(&error)),
+            next: "see that it runs, and that its policy allows `rotate-master` to the certificate of this command; run the same command again: what was moved stays moved"
+                .to_owned(),
+        })?;
+    serde_json::from_value(answer).map_err(RunError::json)
+}
+
+/// The appliance's own store, while no server has it.
+fn open(ceremony: &mut Ceremony<'_>) -> Result<(Keyring, Hsm), RunError> {
+    let config = ceremony.hsm_config()?;
+    let path = ceremony.site.store();
+    ceremony.block_on(async move {
+        let hsm = Hsm::start(config)?;
+        let store = Store::open(&path, hsm.clone()).await.map_err(|error| {
+            RunError::refused(format!(
+                "the store can't be opened ({error}). If the server runs, it has the store to itself: say how to reach it, with --addr, --cacert, --client-cert and \
+                 --client-key, or stop it"
+            ))
+        })?;
+        let keyring = Keyring::open(Arc::new(store), hsm.clone(), KeyringOptions::default())
+            .await
+            .map_err(|error| RunError::refused(error.to_string()))?;
+        Ok((keyring, hsm))
+    })
+}

@@ -1,0 +1,115 @@
+//! A throwaway KEK that the old master key wraps, with a ciphertext: after the move it must open under the new one. It protects nothing, so all of
+//! it is in the transcript.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use strongroom_hsm::{GcmItem, Hsm, KeyUsage, MasterKind, OaepHash, TransferBlob, WrappedKey};
+
+use super::super::super::{RunError, base64};
+use crate::ceremony::encoding::unbase64;
+
+/// What is encrypted.
+const TEXT: &[u8] = b"sealed under the old master key";
+
+#[derive(Serialize, Deserialize)]
+struct Trial {
+    id: String,
+    master: String,
+    oaep: String,
+    blob: String,
+    transfer: String,
+    transfer_blob: String,
+    iv: String,
+    ciphertext: String,
+}
+
+pub(super) async fn make(hsm: &Hsm) -> Result<Value, RunError> {
+    let key = hsm.generate_key(KeyUsage::Aead, MasterKind::Hsm).await?;
+    let mut iv = [0; 12];
+    getrandom::fill(&mut iv).map_err(|_| RunError::random())?;
+    let item = item(key.clone(), iv, TEXT);
+    let ciphertext = hsm
+        .encrypt(vec![item])
+        .await?
+        .pop()
+        .ok_or_else(|| RunError::refused("the token gave no ciphertext"))??;
+    let Some(transfer) = &key.transfer else {
+        return Err(RunError::refused(
+            "the token was made without a transfer key (`transfer = true` in the plan's [keys]), so its master key can't be replaced: the keys can only be \
+             replaced by new ones, on a new token",
+        ));
+    };
+    let trial = Trial {
+        id: base64(&key.id),
+        master: base64(&key.master_fingerprint),
+        oaep: match key.oaep {
+            OaepHash::Sha1 => "sha1".to_owned(),
+            OaepHash::Sha256 => "sha256".to_owned(),
+        },
+        blob: base64(&key.blob),
+        transfer: base64(&transfer.fingerprint),
+        transfer_blob: base64(&transfer.blob),
+        iv: base64(&iv),
+        ciphertext: base64(&ciphertext),
+    };
+    serde_json::to_value(trial).map_err(RunError::json)
+}
+
+/// Moves it, and opens what it sealed before.
+pub(super) async fn check(hsm: &Hsm, trial: &Value) -> Result<(), RunError> {
+    let broken = || RunError::refused("the transcript holds no trial of the old master key");
+    let trial: Trial = serde_json::from_value(trial.clone()).map_err(|_| broken())?;
+    let bytes = |text: &str| unbase64(text).ok_or_else(broken);
+    let key = WrappedKey {
+        id: array(&bytes(&trial.id)?).ok_or_else(broken)?,
+        usage: KeyUsage::Aead,
+        master: MasterKind::Hsm,
+        master_fingerprint: array(&bytes(&trial.master)?).ok_or_else(broken)?,
+        oaep: match trial.oaep.as_str() {
+            "sha256" => OaepHash::Sha256,
+            _ => OaepHash::Sha1,
+        },
+        blob: bytes(&trial.blob)?,
+        transfer: Some(TransferBlob {
+            fingerprint: array(&bytes(&trial.transfer)?).ok_or_else(broken)?,
+            blob: bytes(&trial.transfer_blob)?,
+        }),
+    };
+    let fails = |why: &str| {
+        RunError::refused(format!(
+            "the trial of the new master key failed ({why}): nothing is destroyed; the old master key is still there"
+        ))
+    };
+    let moved = hsm
+        .rewrap(Arc::new(key))
+        .await?
+        .ok_or_else(|| fails("the old master key is still in force"))?;
+    // The session object of before is the same key: without it, only the new blob can open the text.
+    hsm.forget(vec![moved.id]).await?;
+    let iv = array(&bytes(&trial.iv)?).ok_or_else(broken)?;
+    let opened = hsm
+        .decrypt(vec![item(moved, iv, &bytes(&trial.ciphertext)?)])
+        .await?
+        .pop()
+        .ok_or_else(broken)?;
+    match opened {
+        Ok(text) if text.as_slice() == TEXT => Ok(()),
+        Ok(_) => Err(fails("another text came out")),
+        Err(error) => Err(fails(&error.to_string())),
+    }
+}
+
+fn item(key: WrappedKey, iv: [u8; 12], data: &[u8]) -> GcmItem {
+    GcmItem {
+        key: Arc::new(key),
+        iv,
+        aad: Vec::new(),
+        data: data.to_vec().into(),
+    }
+}
+
+fn array<const N: usize>(bytes: &[u8]) -> Option<[u8; N]> {
+    bytes.try_into().ok()
+}

@@ -1,0 +1,148 @@
+//! Ceremonies of an appliance that has its keys: each goes on from the folder of the one before.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::run::{converse, keep_memory_private, print, with_token_folder};
+use crate::ceremony::run::later::{self, rehearsal_folder};
+use crate::ceremony::run::{LaterOptions, Task};
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::output::Format;
+use crate::client::ClientOptions;
+
+/// What every later ceremony is told.
+#[derive(Args, Debug)]
+pub(super) struct LaterArgs {
+    /// The folder of the ceremony before: its transcript is what this one goes on from
+    #[arg(long, value_name = "DIR")]
+    after: PathBuf,
+    /// This ceremony's own folder; made if it is not there
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// Take answers from the files in this folder instead of asking people; docs/ceremony.md lists them
+    #[arg(long, value_name = "DIR", visible_alias = "non-interactive")]
+    answers: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct ReplaceCustodianArgs {
+    /// The new plan, signed by everyone in it; `ceremony revise` writes it
+    plan: PathBuf,
+    #[command(flatten)]
+    later: LaterArgs,
+    /// Also write each custodian's share as words and a QR code on a page to be printed
+    #[arg(long)]
+    paper: bool,
+}
+
+pub(super) fn replace_custodian(
+    args: &ReplaceCustodianArgs,
+    format: Format,
+) -> Result<(), Failure> {
+    let task = Task::ReplaceCustodian {
+        plan: args.plan.clone(),
+    };
+    carry_out(&args.later, task, args.paper, format)
+}
+
+#[derive(Args, Debug)]
+pub(super) struct RestoreArgs {
+    /// The folder of the ceremony that made the backup: backup.jsonl and transport-shares/
+    backup: PathBuf,
+    #[command(flatten)]
+    later: LaterArgs,
+    /// Also write each custodian's share of the new PINs as words and a QR code on a page to be printed
+    #[arg(long)]
+    paper: bool,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct BackupArgs {
+    #[command(flatten)]
+    later: LaterArgs,
+    /// Also write each custodian's share of the transport key as words and a QR code on a page to be printed
+    #[arg(long)]
+    paper: bool,
+}
+
+pub(super) fn backup(args: &BackupArgs, format: Format) -> Result<(), Failure> {
+    carry_out(&args.later, Task::Backup, args.paper, format)
+}
+
+pub(super) fn restore(args: &RestoreArgs, format: Format) -> Result<(), Failure> {
+    let task = Task::Restore {
+        backup: args.backup.clone(),
+    };
+    carry_out(&args.later, task, args.paper, format)
+}
+
+pub(super) fn add_token(args: &LaterArgs, format: Format) -> Result<(), Failure> {
+    carry_out(args, Task::AddToken, false, format)
+}
+
+#[derive(Args, Debug)]
+pub(super) struct RotateMasterArgs {
+    #[command(flatten)]
+    later: LaterArgs,
+    /// The address of the running appliance, which moves the keys while it serves; without it the appliance must be stopped
+    #[arg(long, value_name = "URL", requires_all = ["cacert", "client_cert", "client_key"])]
+    addr: Option<String>,
+    /// The CA of the appliance's certificate, PEM
+    #[arg(long, value_name = "FILE", requires = "addr")]
+    cacert: Option<PathBuf>,
+    /// The certificate of a client that the policy allows `rotate-master`, PEM
+    #[arg(long, value_name = "FILE", requires = "addr")]
+    client_cert: Option<PathBuf>,
+    /// Its private key, PEM
+    #[arg(long, value_name = "FILE", requires = "addr")]
+    client_key: Option<PathBuf>,
+}
+
+pub(super) fn rotate_master(args: &RotateMasterArgs, format: Format) -> Result<(), Failure> {
+    let server = match (
+        &args.addr,
+        &args.cacert,
+        &args.client_cert,
+        &args.client_key,
+    ) {
+        (Some(address), Some(ca), Some(certificate), Some(key)) => {
+            Some(ClientOptions::new(address, ca).identity(certificate, key))
+        }
+        _ => None,
+    };
+    carry_out(&args.later, Task::RotateMaster { server }, false, format)
+}
+
+pub(super) fn destroy(args: &LaterArgs, format: Format) -> Result<(), Failure> {
+    carry_out(args, Task::Destroy, false, format)
+}
+
+/// `paper`: where shares are dealt, also as pages.
+pub(super) fn carry_out(
+    args: &LaterArgs,
+    task: Task,
+    paper: bool,
+    format: Format,
+) -> Result<(), Failure> {
+    let rehearsal = match rehearsal_folder(&args.after)? {
+        Some(folder) => {
+            let soft = |error| Failure::caused(Exit::Hsm, &error);
+            with_token_folder(&strongroom_softhsm::blank(&folder.join("token")).map_err(soft)?)?;
+            Some(strongroom_softhsm::module_path().map_err(soft)?)
+        }
+        None => None,
+    };
+    keep_memory_private()?;
+    let options = LaterOptions {
+        after: args.after.clone(),
+        folder: args.dir.clone(),
+        task,
+        paper,
+        rehearsal,
+    };
+    let outcome = converse(args.answers.as_deref(), format, |ui| {
+        later::run(&options, ui)
+    })?;
+    print(&outcome, format)
+}

@@ -1,0 +1,221 @@
+//! `strongroom key rewrap-file`, `rewrap-dir`, `rewrap-postgres`: what older key versions encrypted, encrypted again with the latest one.
+//!
+//! A ciphertext is found wherever `vault:vN:…` stands, in a text of any kind; everything around it stays as it is. What the latest version
+//! encrypted is left alone, so a command that was interrupted is simply run again. A version is retired (`--retire`) only after a second
+//! look has found no ciphertext of an older one.
+
+mod dir;
+mod file;
+mod journal;
+mod postgres;
+mod scan;
+mod tally;
+
+use clap::Args;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::exit::{Exit, Failure};
+use super::output::Format;
+use super::remote::Remote;
+use crate::client::Client;
+
+pub(super) use dir::{DirArgs, run as run_dir};
+pub(super) use file::{FileArgs, run as run_file};
+pub(super) use postgres::{PostgresArgs, run as run_postgres};
+
+use tally::Tally;
+
+/// What all three take.
+#[derive(Args, Debug)]
+pub(super) struct Common {
+    /// The key's name
+    name: String,
+    /// Only count the ciphertexts of each version; nothing is written
+    #[arg(long)]
+    count: bool,
+    /// The context of a derived key, base64
+    #[arg(long, value_name = "BASE64")]
+    context: Option<String>,
+    /// Leave ciphertexts that the key does not decrypt as they are, instead of stopping there
+    #[arg(long)]
+    skip_foreign: bool,
+    /// Ciphertexts in one request
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    batch: u16,
+    /// Afterwards raise the key's min_decryption_version to the latest version, if a second look finds no ciphertext of an older one; only if nothing else uses the key
+    #[arg(long, conflicts_with_all = ["count", "skip_foreign"])]
+    retire: bool,
+}
+
+/// Rewraps ciphertexts of one key.
+struct Rewrapper<'a> {
+    common: &'a Common,
+    client: Client,
+    rewrap_path: String,
+    key_path: String,
+    /// When the command began.
+    latest: u32,
+}
+
+impl<'a> Rewrapper<'a> {
+    async fn new(common: &'a Common, remote: &Remote) -> Result<Self, Failure> {
+        let client = remote.client()?;
+        let key_path = remote.path(&format!("keys/{}", common.name));
+        let answer = client.request("GET", &key_path, None).await?;
+        // Vault answers the read of a key that is not there with 404 and no words.
+        if answer.status == hyper::StatusCode::NOT_FOUND && answer.errors().is_empty() {
+            return Err(
+                Failure::new(Exit::Failed, format!("there is no key {}", common.name))
+                    .next("`strongroom key list` shows the keys that there are"),
+            );
+        }
+        let key: Key = answer.accepted()?.data().map_err(|error| {
+            Failure::new(Exit::Failed, format!("the answer is no key: {error}"))
+        })?;
+        Ok(Self {
+            common,
+            client,
+            rewrap_path: remote.path(&format!("rewrap/{}", common.name)),
+            key_path,
+            latest: key.latest_version,
+        })
+    }
+
+    /// The texts, with every ciphertext of an older version encrypted again. `place` says where a byte of a text is, for an error.
+    async fn texts(
+        &self,
+        texts: &[&[u8]],
+        tally: &mut Tally,
+        place: impl Fn(usize, usize) -> String,
+    ) -> Result<Vec<Vec<u8>>, Failure> {
+        let mut older = Vec::new();
+        for (index, text) in texts.iter().enumerate() {
+            for found in scan::find(text) {
+                if found.version < self.latest {
+                    older.push((index, found));
+                } else {
+                    tally.current(found.version);
+                }
+            }
+        }
+        let old: Vec<&str> = older.iter().map(|(_, found)| found.text).collect();
+        let mut answers = older.iter().zip(self.rewrap(&old).await?).peekable();
+        let mut new = Vec::with_capacity(texts.len());
+        for (index, text) in texts.iter().enumerate() {
+            let mut out = Vec::with_capacity(text.len());
+            let mut copied = 0;
+            while let Some(((_, found), answer)) = answers.next_if(|((of, _), _)| *of == index) {
+                match answer {
+                    Ok(ciphertext) => {
+                        tally.rewrapped(scan::version(&ciphertext).ok_or_else(|| {
+                            Failure::new(Exit::Failed, "the appliance answered with no ciphertext")
+                        })?);
+                        out.extend_from_slice(text.get(copied..found.start).unwrap_or_default());
+                        out.extend_from_slice(ciphertext.as_bytes());
+                        copied = found.start + found.text.len();
+                    }
+                    Err(_) if self.common.skip_foreign => tally.refused(found.version),
+                    Err(why) => {
+                        return Err(Failure::new(
+                            Exit::Failed,
+                            format!("{}: {why}", place(index, found.start)),
+                        )
+                        .next("if it is of another key, leave it as it is with --skip-foreign"));
+                    }
+                }
+            }
+            out.extend_from_slice(text.get(copied..).unwrap_or_default());
+            new.push(out);
+        }
+        Ok(new)
+    }
+
+    /// Each ciphertext encrypted again, or why not.
+    async fn rewrap(&self, ciphertexts: &[&str]) -> Result<Vec<Result<String, String>>, Failure> {
+        let mut results = Vec::with_capacity(ciphertexts.len());
+        for some in ciphertexts.chunks(usize::from(self.common.batch)) {
+            let batch: Vec<Value> = some
+                .iter()
+                .map(|ciphertext| match &self.common.context {
+                    Some(context) => json!({ "ciphertext": ciphertext, "context": context }),
+                    None => json!({ "ciphertext": ciphertext }),
+                })
+                .collect();
+            let body = json!({ "batch_input": batch });
+            let answer: Answer = self
+                .client
+                .data("POST", &self.rewrap_path, Some(&body))
+                .await?;
+            if answer.batch_results.len() != some.len() {
+                return Err(Failure::new(
+                    Exit::Failed,
+                    "the appliance answered with another number of ciphertexts than it was given",
+                ));
+            }
+            results.extend(answer.batch_results.into_iter().map(Item::ciphertext));
+        }
+        Ok(results)
+    }
+
+    /// Raises `min_decryption_version`, if `seen` (a look at what is there now) has nothing older than the version that the command began with.
+    async fn retire(&self, seen: &Tally) -> Result<(), Failure> {
+        if let Some((version, count)) = seen.older_than(self.latest) {
+            return Err(Failure::new(
+                Exit::Failed,
+                format!(
+                    "nothing is retired: {count} ciphertexts of version {version} are there still"
+                ),
+            )
+            .next("run it again; if they come back, something still writes with an old version"));
+        }
+        let body = json!({ "min_decryption_version": self.latest });
+        self.client
+            .request("POST", &format!("{}/config", self.key_path), Some(&body))
+            .await?
+            .accepted()?;
+        Ok(())
+    }
+
+    /// Says what came of it.
+    fn tell(&self, format: Format, tally: &Tally, retired: bool) -> Result<(), Failure> {
+        let mut text = tally.to_string();
+        if retired {
+            text = format!("{text}; versions below {} are retired", self.latest);
+        }
+        let mut value = tally.to_json();
+        if let Some(fields) = value.as_object_mut() {
+            fields.insert("latest_version".to_owned(), json!(self.latest));
+            fields.insert("retired".to_owned(), json!(retired));
+        }
+        format.either(&text, &value)
+    }
+}
+
+#[derive(Deserialize)]
+struct Key {
+    latest_version: u32,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    batch_results: Vec<Item>,
+}
+
+#[derive(Deserialize)]
+struct Item {
+    #[serde(default)]
+    ciphertext: String,
+    #[serde(default)]
+    error: String,
+}
+
+impl Item {
+    fn ciphertext(self) -> Result<String, String> {
+        if self.error.is_empty() && !self.ciphertext.is_empty() {
+            Ok(self.ciphertext)
+        } else {
+            Err(self.error)
+        }
+    }
+}

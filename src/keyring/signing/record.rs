@@ -1,0 +1,159 @@
+//! What the store holds of signing keys: settings, versions, and the ids of private keys that are to be destroyed.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+use strongroom_hsm::{SigningKey, SigningKind};
+use zeroize::Zeroizing;
+
+use super::public::PublicKey;
+use super::{NamedKey, Version};
+use crate::keyring::KeyringError;
+use crate::keyring::key::{id, json, unreadable};
+use crate::store::{Change, RecordId, RecordKind};
+
+/// The payload of a `SigningKey` record, as JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Settings {
+    r#type: Kind,
+    pub(super) deletion_allowed: bool,
+    /// Seconds; 0: none.
+    pub(super) auto_rotate_period: u64,
+    pub(super) min_available_version: u32,
+    pub(super) min_decryption_version: u32,
+    pub(super) min_encryption_version: u32,
+    pub(super) latest_version: u32,
+    /// Signs where none is asked for; not above the latest.
+    pub(super) signing_version: u32,
+    /// Those from here to the latest are in the set of public keys; not above the one that signs.
+    pub(super) published_version: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Kind {
+    #[serde(rename = "ecdsa-p256")]
+    EcdsaP256,
+    #[serde(rename = "rsa-4096")]
+    Rsa4096,
+    #[serde(rename = "ed25519")]
+    Ed25519,
+}
+
+impl Settings {
+    /// Of a new key without versions.
+    pub(super) fn new(kind: SigningKind, auto_rotate_period: u64) -> Self {
+        Self {
+            r#type: match kind {
+                SigningKind::EcdsaP256 => Kind::EcdsaP256,
+                SigningKind::Rsa4096 => Kind::Rsa4096,
+                SigningKind::Ed25519 => Kind::Ed25519,
+            },
+            deletion_allowed: false,
+            auto_rotate_period,
+            min_available_version: 0,
+            min_decryption_version: 1,
+            min_encryption_version: 0,
+            latest_version: 0,
+            signing_version: 0,
+            published_version: 0,
+        }
+    }
+
+    pub(super) fn kind(&self) -> SigningKind {
+        match self.r#type {
+            Kind::EcdsaP256 => SigningKind::EcdsaP256,
+            Kind::Rsa4096 => SigningKind::Rsa4096,
+            Kind::Ed25519 => SigningKind::Ed25519,
+        }
+    }
+}
+
+/// The payload of a `SigningVersion` record, as JSON; byte strings are base64.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct VersionRecord {
+    created: i64,
+    id: String,
+    spki: String,
+}
+
+impl NamedKey {
+    /// The change that writes the settings.
+    pub(super) fn put(&self) -> Result<Change, KeyringError> {
+        Ok(Change::Put(
+            id(RecordKind::SigningKey, &self.name, 0),
+            json(&self.settings)?,
+        ))
+    }
+}
+
+impl Version {
+    /// The change that writes it.
+    pub(super) fn put(&self, name: &str) -> Result<Change, KeyringError> {
+        let record = VersionRecord {
+            created: self.created,
+            id: STANDARD.encode(self.key.id),
+            spki: STANDARD.encode(&self.key.spki),
+        };
+        Ok(Change::Put(
+            id(RecordKind::SigningVersion, name, self.number),
+            json(&record)?,
+        ))
+    }
+
+    /// Reads what [`Version::put`] wrote.
+    pub(super) fn read(
+        name: &str,
+        number: u32,
+        kind: SigningKind,
+        record: &[u8],
+    ) -> Result<Self, KeyringError> {
+        let parsed = serde_json::from_slice::<VersionRecord>(record).ok();
+        let version = parsed.and_then(|record| {
+            let key = SigningKey {
+                id: STANDARD.decode(&record.id).ok()?.try_into().ok()?,
+                kind,
+                spki: STANDARD.decode(&record.spki).ok()?,
+            };
+            Some(Self {
+                number,
+                created: record.created,
+                public: PublicKey::read(&key)?,
+                key: key.into(),
+            })
+        });
+        version.ok_or_else(|| unreadable(RecordKind::SigningVersion, name, number))
+    }
+}
+
+/// Reads a `SigningKey` record.
+pub(super) fn read_settings(name: &str, record: &[u8]) -> Result<Settings, KeyringError> {
+    let settings: Option<Settings> = serde_json::from_slice(record).ok();
+    settings
+        .filter(|s| {
+            (1..=s.signing_version).contains(&s.published_version)
+                && s.signing_version <= s.latest_version
+        })
+        .ok_or_else(|| unreadable(RecordKind::SigningKey, name, 0))
+}
+
+/// The record that says: a private key with this id is on the token, or may be, and nothing needs it.
+pub(super) fn debris(key: &[u8; 16]) -> RecordId {
+    id(
+        RecordKind::SigningDebris,
+        &base16ct::lower::encode_string(key),
+        0,
+    )
+}
+
+pub(super) fn put_debris(key: &[u8; 16]) -> Change {
+    Change::Put(debris(key), Zeroizing::new(b"{}".to_vec()))
+}
+
+/// The id that a record of debris is about.
+pub(super) fn debris_id(place: &RecordId) -> Option<[u8; 16]> {
+    let mut id = [0; 16];
+    let decoded = base16ct::lower::decode(&place.name, &mut id).ok()?;
+    (decoded.len() == 16).then_some(id)
+}

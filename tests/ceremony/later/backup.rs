@@ -1,0 +1,323 @@
+use std::fs;
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use serde_json::Value;
+
+use super::{Later, born, to_the_end};
+use crate::rig::{AUDITOR, CUSTODIANS, OFFICER, Room, files, stderr};
+
+const RULES: &str = "[[rule]]\nidentities = [\"dns:vault.test\"]\nkeys = [\"*\"]\noperations = [\"create\", \"read\", \"encrypt\", \"decrypt\"]\n";
+
+const RESTORE: [&str; 10] = [
+    "opening",
+    "pins",
+    "token",
+    "keys",
+    "evidence",
+    "store",
+    "identity",
+    "trial",
+    "runtime-pin",
+    "closing",
+];
+
+fn everyone() -> Vec<&'static str> {
+    CUSTODIANS.into_iter().chain([OFFICER, AUDITOR]).collect()
+}
+
+/// An appliance whose keys may be moved, and what it encrypted.
+fn in_use() -> (Room, PathBuf) {
+    let room = to_the_end(Room::with_backup());
+    fs::write(room.appliance().join("policy.toml"), RULES).unwrap();
+    let plain = room.path().join("plain");
+    fs::write(&plain, "from the old token").unwrap();
+    let serving = room.serve();
+    serving.succeeds(&["key", "create", "vault-unseal"]);
+    let sealed = serving.succeeds(&[
+        "client",
+        "encrypt",
+        "vault-unseal",
+        "--in",
+        plain.to_str().unwrap(),
+    ]);
+    drop(serving);
+    let path = room.path().join("sealed");
+    fs::write(&path, sealed).unwrap();
+    (room, path)
+}
+
+/// The old token is gone, as in a fire.
+fn lose_the_token(room: &Room) {
+    let tokens = room.path().join("token/tokens");
+    fs::rename(&tokens, room.path().join("burnt")).unwrap();
+    fs::create_dir(&tokens).unwrap();
+}
+
+fn restore<'a>(room: &'a Room, backup: &Later<'_>) -> Later<'a> {
+    Later {
+        after: backup.dir.clone(),
+        ..Later::new(room, &["restore", backup.dir.to_str().unwrap()])
+    }
+}
+
+fn decrypts(room: &Room, sealed: &std::path::Path) {
+    let serving = room.serve();
+    let opened = serving.succeeds(&[
+        "client",
+        "decrypt",
+        "vault-unseal",
+        "--in",
+        sealed.to_str().unwrap(),
+    ]);
+    assert_eq!(opened, b"from the old token");
+    serving.succeeds(&["client", "seal", "vault-unseal"]);
+}
+
+#[test]
+fn another_token_opens_what_the_lost_one_sealed() {
+    let (room, sealed) = in_use();
+    let backup = Later::new(&room, &["backup"]);
+    backup.run_to_the_end();
+    backup.verify();
+    let export = backup.outputs("export");
+    let labels: Vec<_> = export["keys"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|key| key["label"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        labels,
+        [
+            "strongroom-master",
+            "strongroom-memory-master",
+            "strongroom-store"
+        ]
+    );
+    // The transcript of the birth shows that it was decided then.
+    let evidence = room.outputs("evidence").to_string();
+    assert!(evidence.contains("[\"CKA_WRAP_WITH_TRUSTED\",\"true\"]"));
+
+    // Written after the backup: only the store's copy has it.
+    let serving = room.serve();
+    serving.succeeds(&["key", "create", "later"]);
+    drop(serving);
+    lose_the_token(&room);
+    let restore = restore(&room, &backup);
+
+    // Too few, a custodian twice, and a backup that was altered.
+    room.answer("recover", "Alice\nBob\n");
+    restore.fails(10, "too few");
+    room.answer("recover", "Alice\nAlice\nBob\n");
+    restore.fails(1, "Alice's share was taken already");
+    let file = backup.dir.join("backup.jsonl");
+    let good = fs::read_to_string(&file).unwrap();
+    fs::write(
+        &file,
+        good.replacen("\"threshold\":3", "\"threshold\":2", 1),
+    )
+    .unwrap();
+    restore.fails(1, "is not the file that its ceremony's transcript names");
+    fs::write(&file, &good).unwrap();
+    room.answer("recover", "Carol\nErin\nDave\n");
+    restore.run_to_the_end();
+    restore.verify();
+    let keys = restore.outputs("keys");
+    assert_ne!(keys["old_audit_key"], keys["new_audit_key"]);
+    let store: Value = restore.outputs("store");
+    assert!(store["store_epoch"].as_u64().unwrap() > store["backup_epoch"].as_u64().unwrap());
+
+    decrypts(&room, &sealed);
+    let serving = room.serve();
+    serving.succeeds(&["client", "seal", "later"]);
+    drop(serving);
+
+    // The old audit log is kept, and verifies with the old key.
+    let old_logs: Vec<_> = files(&room.state())
+        .into_iter()
+        .filter(|path| path.to_string_lossy().contains("audit.log."))
+        .collect();
+    let verified = room
+        .command(&["audit", "verify"])
+        .args(&old_logs)
+        .arg("--public-key")
+        .arg(room.dir().join("audit-key.pem"))
+        .output()
+        .unwrap();
+    assert!(
+        verified.status.success(),
+        "{old_logs:?} {}",
+        stderr(&verified)
+    );
+
+    // And life goes on from there: the restored keys can be backed up again.
+    fs::remove_file(room.answers().join("recover")).unwrap();
+    let again = Later {
+        after: restore.dir.clone(),
+        dir: room.path().join("backup-2"),
+        ..Later::new(&room, &["backup"])
+    };
+    again.run_to_the_end();
+    assert!(again.verifies(&again.transcript_path(), &again.dir.join("chain")));
+}
+
+#[test]
+fn killed_at_every_line_they_go_on() {
+    let (room, sealed) = in_use();
+    let backup = Later::new(&room, &["backup"]);
+    backup.killed_at(&["opening", "transport", "export", "closing"], &everyone());
+    backup.verify();
+    lose_the_token(&room);
+    let restore = restore(&room, &backup);
+    restore.killed_at(&RESTORE, &everyone());
+    restore.verify();
+    decrypts(&room, &sealed);
+}
+
+#[test]
+fn nothing_secret_is_in_any_file() {
+    let (room, _) = in_use();
+    let backup = Later::new(&room, &["backup"]);
+    // What the process list shows of it, as long as it runs.
+    let mut child = backup
+        .command()
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = Vec::new();
+    let mut seen = 0;
+    while child.try_wait().unwrap().is_none() {
+        for file in ["cmdline", "environ"] {
+            let path = format!("/proc/{}/{file}", child.id());
+            if let Ok(bytes) = fs::read(path) {
+                seen += usize::from(!bytes.is_empty());
+                said.extend(bytes);
+            }
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    assert!(seen > 10, "{seen}");
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    said.extend(&output.stdout);
+    said.extend(&output.stderr);
+    let mut needles = backup.transport_secrets();
+    let pins = room.recover(
+        strongroom::ceremony::Mode::Ceremony,
+        &["Alice", "Bob", "Erin"],
+    );
+    needles.extend([pins.so.to_vec(), pins.user.to_vec()]);
+    for needle in &needles {
+        assert!(memchr::memmem::find(&said, needle).is_none());
+    }
+    let searched: Vec<_> = files(room.path())
+        .into_iter()
+        .filter(|path| !path.ends_with("hsm-pin"))
+        .collect();
+    assert!(searched.len() > 40);
+    for path in searched {
+        let bytes = fs::read(&path).unwrap();
+        for needle in &needles {
+            assert!(
+                memchr::memmem::find(&bytes, needle).is_none(),
+                "{}",
+                path.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn a_plan_without_backup_stays_without() {
+    let room = born();
+    let backup = Later::new(&room, &["backup"]);
+    backup.fails(
+        1,
+        "the plan decided at the keys' birth that there is no backup",
+    );
+    assert!(!backup.transcript_path().exists());
+    let restore = Later::new(&room, &["restore", room.dir().to_str().unwrap()]);
+    restore.fails(
+        1,
+        "the plan decided at the keys' birth that there is no backup",
+    );
+    // Nor by another plan that says so.
+    let text = fs::read_to_string(room.plan_path()).unwrap();
+    let plan = room.path().join("plan-2.toml");
+    let text = text.replace("backup = false", "backup = true").replacen(
+        "format = 1\n",
+        &format!("format = 1\nreplaces = \"{}\"\n", room.plan().hash_hex()),
+        1,
+    );
+    fs::write(&plan, text).unwrap();
+    super::replace::sign(&plan);
+    let replace = Later::new(&room, &["replace-custodian", plan.to_str().unwrap()]);
+    let output = replace.run();
+    assert!(!output.status.success());
+    assert!(stderr(&output).contains("the plan's `keys` is not that of the plan"));
+}
+
+#[test]
+fn a_second_token_takes_over() {
+    let (room, sealed) = in_use();
+    let add = Later::new(&room, &["add-token"]);
+    add.killed_at(&["opening", "second-token", "copy", "closing"], &everyone());
+    add.verify();
+    assert!(!add.dir.join("transport-shares").exists() && !add.dir.join("shares").exists());
+    let copy = add.outputs("copy");
+    let first = room.outputs("token")["token"]["serial"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let second = copy["token"]["serial"].as_str().unwrap().to_owned();
+    assert_eq!(copy["token"]["label"], "vault-keys-1-2");
+    // The first one still serves, and the store goes on.
+    decrypts(&room, &sealed);
+    let serving = room.serve();
+    serving.succeeds(&["key", "create", "later"]);
+    drop(serving);
+
+    // The first one dies. As docs/ceremony.md has it:
+    for folder in fs::read_dir(room.path().join("token/tokens")).unwrap() {
+        let folder = folder.unwrap().path();
+        let object = fs::read(folder.join("token.object")).unwrap();
+        if memchr::memmem::find(&object, first.as_bytes()).is_some() {
+            fs::remove_dir_all(folder).unwrap();
+        }
+    }
+    let config = room.appliance().join("strongroom.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    let text = text
+        .replace(&first, &second)
+        .replace("keys = \"movable\"", "keys = \"moved\"");
+    fs::write(&config, text).unwrap();
+    let log = room.state().join("audit.log");
+    fs::rename(&log, room.state().join("audit.log.first")).unwrap();
+    let accepted = room
+        .command(&["store", "accept-rollback", "--yes", "--config"])
+        .arg(&config)
+        .output()
+        .unwrap();
+    assert!(accepted.status.success(), "{}", stderr(&accepted));
+    decrypts(&room, &sealed);
+    let serving = room.serve();
+    serving.succeeds(&["client", "seal", "later"]);
+    drop(serving);
+
+    // The next ceremony is with the second token, and the same shares open it.
+    let backup = Later {
+        after: add.dir.clone(),
+        ..Later::new(&room, &["backup"])
+    };
+    backup.run_to_the_end();
+    backup.verify();
+    let close = backup
+        .transcript()
+        .into_iter()
+        .find(|line| line["type"] == "close")
+        .unwrap();
+    assert_eq!(close["summary"]["token"]["serial"], *second);
+    assert_eq!(close["audit_key"], copy["audit_key"]);
+}
