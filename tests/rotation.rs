@@ -1,11 +1,10 @@
 //! A rotation by schedule that the token's absence spans, on the real program whose time of day is moved.
 
 #![allow(
-    unreachable_pub,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    clippy::format_push_string,
+    unreachable_pub,
     reason = "tests"
 )]
 

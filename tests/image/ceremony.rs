@@ -116,7 +116,7 @@ fn client(machine: &Machine, room: &Room) -> Client {
 pub async fn wait_until_healthy(machine: &Machine, room: &Room) {
     let begun = Instant::now();
     let mut last = String::new();
-    while begun.elapsed() < Duration::from_secs(240) {
+    while begun.elapsed() < Duration::from_mins(4) {
         match client(machine, room)
             .request("GET", "sys/health", None)
             .await

@@ -69,11 +69,6 @@ fn every_problem_is_told_at_once() {
         ("name = \"vault-keys-1\"", "name = \"vault keys\"", "name:"),
         ("label = \"vault-keys-1\"", "label = \" x\"", "token.label"),
         ("module = \"/usr", "module = \"usr", "token.module"),
-        (
-            "backup = false",
-            "backup = true",
-            "not supported by this version",
-        ),
         ("threshold = 2", "threshold = 4", "1 to 3"),
         ("folder = \"/etc", "folder = \"etc", "appliance.folder"),
         (

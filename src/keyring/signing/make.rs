@@ -242,9 +242,11 @@ impl Inner {
         let version = self.generate_signing(key.settings.kind(), number).await?;
         let mut changed = key.clone();
         changed.settings.latest_version = number;
-        if number == 1 || !self.is_published(&key.name) || self.cannot_sign(key).await? {
+        if number == 1 || !self.is_published(&key.name) {
             changed.settings.signing_version = number;
             changed.settings.published_version = number;
+        } else if self.cannot_sign(key).await? {
+            changed.settings.signing_version = number;
         }
         let changes = vec![
             version.put(&key.name)?,

@@ -34,6 +34,7 @@ fn in_use() -> (Room, PathBuf) {
     fs::write(&plain, "from the old token").unwrap();
     let serving = room.serve();
     serving.succeeds(&["key", "create", "vault-unseal"]);
+    serving.succeeds(&["key", "create", "signer", "--type", "ecdsa-p256"]);
     let sealed = serving.succeeds(&[
         "client",
         "encrypt",
@@ -91,10 +92,18 @@ fn another_token_opens_what_the_lost_one_sealed() {
         labels,
         [
             "strongroom-master",
+            "strongroom-transfer",
             "strongroom-memory-master",
             "strongroom-store"
         ]
     );
+    // A signing key can't leave, and whoever relies on the backup hears it.
+    assert_eq!(export["signing_keys_left_behind"], 1);
+    assert!(backup.transcript().iter().any(|line| {
+        line["text"]
+            .as_str()
+            .is_some_and(|text| text.starts_with("1 signing keys stay on the token"))
+    }));
     // The transcript of the birth shows that it was decided then.
     let evidence = room.outputs("evidence").to_string();
     assert!(evidence.contains("[\"CKA_WRAP_WITH_TRUSTED\",\"true\"]"));

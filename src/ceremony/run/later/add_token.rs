@@ -59,6 +59,7 @@ fn recover(ceremony: &mut Ceremony<'_>) -> Result<Found, RunError> {
 }
 
 fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
+    super::backup::left_behind(ceremony)?;
     let (from, to) = (ceremony.hsm_config()?, second_config(ceremony)?);
     if hsm::evidence(&to)?.keys != KeySet::InUse {
         let so_pin = ceremony.pins()?.so;

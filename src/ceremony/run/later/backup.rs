@@ -1,6 +1,7 @@
 //! The keys that a second token needs come out, wrapped under a transport key that nobody but M custodians together have.
 
 use serde_json::{Value, json};
+use strongroom_hsm::Hsm;
 use strongroom_hsm::ceremony as hsm;
 use zeroize::Zeroizing;
 
@@ -120,6 +121,7 @@ pub(super) fn transport_key(secrets: &shares::Pins) -> Result<Zeroizing<[u8; 32]
 
 fn export(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
     let secrets = secrets(ceremony)?;
+    let left_behind = left_behind(ceremony)?;
     let config = ceremony.hsm_config()?;
     let so_pin = ceremony.pins()?.so;
     let key = transport_key(&secrets)?;
@@ -161,5 +163,23 @@ fn export(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
         path.display(),
         outputs.backup_sha256
     ))?;
-    serde_json::to_value(outputs).map_err(RunError::json)
+    let mut value = serde_json::to_value(outputs).map_err(RunError::json)?;
+    value["signing_keys_left_behind"] = json!(left_behind);
+    Ok(value)
+}
+
+/// How many signing keys the token has, which nothing moves: said, and noted if there are any, before anybody relies on the copy.
+pub(super) fn left_behind(ceremony: &mut Ceremony<'_>) -> Result<usize, RunError> {
+    let config = ceremony.hsm_config()?;
+    let count = ceremony
+        .block_on(async move { Ok(Hsm::start(config)?.signing_keys().await?) })?
+        .len();
+    if count > 0 {
+        let text = format!(
+            "{count} signing keys stay on the token: they are never extractable, so no copy has them. If the token is lost they are, and verifiers must be given new ones (docs/keys.md)"
+        );
+        ceremony.ui.say(&text)?;
+        ceremony.note(&text, &json!({"signing_keys": count}))?;
+    }
+    Ok(count)
 }

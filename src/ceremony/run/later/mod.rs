@@ -1,12 +1,12 @@
 //! Ceremonies of an appliance that has its keys: each goes on from the one before, whose transcript its own names.
 //!
-//! A later ceremony is carried out by the same machine as a birth: a list of [`Act`]s, of which [`opening`] is the first and
-//! [`super::closing`] (or an `Act` of its own) the last. Between them, [`Ceremony::pins`] has the custodians give the PINs back,
-//! [`Ceremony::hsm_config`] is the token at work, [`Ceremony::standing`] what the ceremony before left (plan, shares, token, keys, store). What a
+//! A later ceremony is carried out by the same machine as a birth: a list of `Act`s, of which `opening` is the first and
+//! `super::closing` (or an `Act` of its own) the last. Between them, `Ceremony::pins` has the custodians give the PINs back,
+//! `Ceremony::hsm_config` is the token at work, `Ceremony::standing` what the ceremony before left (plan, shares, token, keys, store). What a
 //! step `token`, `keys`, `store` or `pins` records takes the place of what was there before, in the summary and for the next ceremony;
 //! `verify/later.rs` says which kind may change what.
 //!
-//! To add a kind: a variant of [`Kind`] with its steps, a [`Task`], a line in [`acts`], and its facts in `verify/later.rs`.
+//! To add a kind: a variant of `Kind` with its steps, a `Task`, a line in `acts`, and its facts in `verify/later.rs`.
 
 mod add_token;
 mod backup;
