@@ -19,12 +19,24 @@ pub(super) struct ApplianceArgs {
 #[derive(Subcommand, Debug)]
 enum Action {
     /// Show version, fingerprint, health and addresses whenever they change; offer the ceremony where none was held
+    #[command(
+        after_help = "Example, as the image's units have it:\n  strongroom appliance console"
+    )]
     Console,
     /// Hold the ceremony that a medium with the label STRONGROOM asks for, once it is there
+    #[command(
+        after_help = "Example, as the image's units have it:\n  strongroom appliance ceremony"
+    )]
     Ceremony,
     /// Refuse to go on if this version is older than the state allows
+    #[command(
+        after_help = "Example, as the image's units have it:\n  strongroom appliance check-version"
+    )]
     CheckVersion,
     /// Let no version older than this one's minimum run on this state any more
+    #[command(
+        after_help = "Example, as the image's units have it:\n  strongroom appliance raise-minimum"
+    )]
     RaiseMinimum,
 }
 
