@@ -30,8 +30,13 @@ python3 assemble.py initrd.list /debian initrd overlay-initrd
 find initrd -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
 (cd initrd && find . -print0 | sort -z | cpio --quiet --null -o -H newc --reproducible -R 0:0) | zstd -q -19 -T1 -o initrd.zst
 
+# A signature holds the time at which it was made: for whoever builds it again, that of the sources.
+at_source_date() {
+    faketime "$(date -u -d "@$SOURCE_DATE_EPOCH" '+%Y-%m-%d %H:%M:%S')" "$@"
+}
+
 # The kernel, its command line and the initrd, signed as one.
-ukify build \
+at_source_date ukify build \
     --linux "$(echo /debian/boot/vmlinuz-*)" \
     --initrd initrd.zst \
     --os-release @os-release \
@@ -43,7 +48,7 @@ ukify build \
     --pcr-private-key keys/pcr.key --pcr-public-key keys/pcr.pub --pcr-banks sha256 \
     --phases "enter-initrd enter-initrd:leave-initrd enter-initrd:leave-initrd:sysinit" \
     --output "$name.efi"
-/usr/lib/systemd/systemd-sbsign sign --private-key keys/db.key --certificate keys/db.pem --output systemd-boot.efi \
+at_source_date /usr/lib/systemd/systemd-sbsign sign --private-key keys/db.key --certificate keys/db.pem --output systemd-boot.efi \
     /usr/lib/systemd/boot/efi/systemd-bootx64.efi
 
 # The disk: boot partition, slot A. The other slot and the state are made at the first boot.
