@@ -439,6 +439,8 @@ fn hardware(accelerator: [&str; 4], code: &Path, vars: &Path, console: &Path) ->
     let mut qemu = Command::new("qemu-system-x86_64");
     qemu.args(["-nodefaults", "-no-user-config", "-display", "none"])
         .args(["-machine", "q35,smm=on", "-smp", "2", "-m", "512"])
+        // Real machines have one. Without it the guest is another machine at each boot, to which nothing is sealed.
+        .args(["-uuid", "5f0c6a1e-7d0b-4a57-9d3e-2f6f1c9b8a10"])
         .args(accelerator)
         .args(["-global", "driver=cfi.pflash01,property=secure,value=on"])
         .args(["-global", "ICH9-LPC.disable_s3=1"])
