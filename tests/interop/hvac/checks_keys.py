@@ -17,7 +17,7 @@ NEW_KEY = {
     "min_decryption_version": 1,
     "min_encryption_version": 0,
     "latest_version": 1,
-    "auto_rotate_period": 0,
+    "auto_rotate_period": 7_776_000,  # 90 days; Vault's own default is 0
     "supports_encryption": True,
     "supports_decryption": True,
     "supports_signing": False,
