@@ -31,7 +31,9 @@ main() {
     chmod 755 "$work"
     binary
     cp -r "$here/keys" "$work/keys"
-    cp "$here"/{assemble.py,steps.sh,root.list,initrd.list} "$work/"
+    cp "$here"/{assemble.py,sbom.py,steps.sh,root.list,initrd.list} "$work/"
+    cp "$cache/debian.packages" "$work/"
+    (cd "$repository" && cargo tree --locked -p strongroom -e normal,build --prefix none --format '{p}') | sed 's/ (.*//' | sort -u >"$work/crates"
     cp -rP "$here/root" "$work/overlay-root"
     cp -rP "$here/initrd" "$work/overlay-initrd"
     cp -rP "$here/disk" "$work/disk"

@@ -16,6 +16,7 @@
 mod support;
 
 mod ceremony;
+mod contents;
 mod machine;
 #[path = "../ceremony/rig.rs"]
 mod rig;

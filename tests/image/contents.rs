@@ -1,0 +1,120 @@
+//! What is in the root, and what is not.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::machine::built;
+
+/// Whatever runs a text as a program, lets somebody in, changes users, or installs something.
+const FORBIDDEN: &[&str] = &[
+    "sh",
+    "bash",
+    "dash",
+    "ash",
+    "zsh",
+    "ksh",
+    "busybox",
+    "toybox",
+    "sulogin",
+    "login",
+    "agetty",
+    "getty",
+    "su",
+    "sudo",
+    "doas",
+    "run0",
+    "pkexec",
+    "ssh",
+    "sshd",
+    "dropbear",
+    "telnetd",
+    "apt",
+    "apt-get",
+    "dpkg",
+    "rpm",
+    "snap",
+    "perl",
+    "python",
+    "python3",
+    "lua",
+    "ruby",
+    "tclsh",
+    "awk",
+    "gawk",
+    "mawk",
+    "sed",
+    "node",
+    "gdb",
+    "strace",
+    "systemd-run",
+    "machinectl",
+    "debug-shell",
+];
+
+#[test]
+#[ignore = "needs make image"]
+fn short_no_shell_no_interpreter_no_setuid_file() {
+    let Some(image) = built() else { return };
+    let contents = fs::read_to_string(image.file("root.contents")).unwrap();
+    let mut executables = Vec::new();
+    for line in contents.lines() {
+        assert!(!line.starts_with("#!"), "a script: {line}");
+        let [mode, _owner, path] = line.splitn(3, ' ').collect::<Vec<_>>()[..] else {
+            panic!("{line}");
+        };
+        let (kind, rights) = mode.split_at(1);
+        assert!(!rights.contains(['s', 'S']), "setuid or setgid: {line}");
+        // A link from a forbidden name would do as well.
+        let name = path.rsplit('/').next().unwrap();
+        let runs = (kind == "-" && rights.contains('x')) || kind == "l";
+        let versioned = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
+        if runs && path.contains("bin/") {
+            assert!(
+                !FORBIDDEN.contains(&name) && !FORBIDDEN.contains(&versioned),
+                "{line}"
+            );
+        }
+        if kind == "-" && rights.contains('x') {
+            executables.push(path);
+        }
+    }
+    println!(
+        "{} executables:\n{}",
+        executables.len(),
+        executables.join("\n")
+    );
+    assert!(executables.iter().any(|path| path.ends_with("/strongroom")));
+}
+
+#[test]
+#[ignore = "needs make image"]
+fn short_the_bill_of_materials_names_what_is_in_it() {
+    let Some(image) = built() else { return };
+    let bom: Value =
+        serde_json::from_str(&fs::read_to_string(image.file("sbom.cdx.json")).unwrap()).unwrap();
+    assert_eq!(
+        (&bom["bomFormat"], &bom["specVersion"]),
+        (&"CycloneDX".into(), &"1.6".into())
+    );
+    let components = bom["components"].as_array().unwrap();
+    for part in [
+        "pkg:deb/debian/libc6@",
+        "pkg:deb/debian/systemd@",
+        "pkg:deb/debian/libsofthsm2@",
+        "pkg:cargo/rustls@",
+        "pkg:cargo/cryptoki@",
+    ] {
+        let named = components
+            .iter()
+            .any(|c| c["purl"].as_str().unwrap().starts_with(part));
+        assert!(named, "{part} is not named");
+    }
+    let program = &bom["metadata"]["component"]["components"][0]["hashes"][0]["content"];
+    assert_eq!(
+        program,
+        fs::read_to_string(image.file("strongroom.sha256"))
+            .unwrap()
+            .trim()
+    );
+}
