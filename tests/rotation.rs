@@ -1,6 +1,7 @@
 //! A rotation by schedule that the token's absence spans, on the real program whose time of day is moved.
 
 #![allow(
+    unreachable_pub,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
