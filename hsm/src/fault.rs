@@ -66,6 +66,19 @@ impl Fault {
             Self::Own(_) => None,
         }
     }
+
+    /// Whether the token won't have an attribute of the template: the call may be tried without those that are optional.
+    pub(crate) fn refuses_template(&self) -> bool {
+        matches!(
+            self.code(),
+            Some(
+                RvError::AttributeTypeInvalid
+                    | RvError::AttributeValueInvalid
+                    | RvError::AttributeReadOnly
+                    | RvError::TemplateInconsistent
+            )
+        )
+    }
 }
 
 impl std::fmt::Display for Fault {

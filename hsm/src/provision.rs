@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use cryptoki::error::RvError;
 use cryptoki::object::ObjectHandle;
 
 use crate::config::{HsmConfig, KeyShape};
@@ -151,7 +150,7 @@ fn make_transfer(
     let key = Numbered::from(&TRANSFER);
     let objects = match make(line, key, shape) {
         Ok(objects) => objects,
-        Err(fault) if refuses_template(&fault) => {
+        Err(fault) if fault.refuses_template() => {
             return Ok(TransferKey::Unsupported(format!(
                 "the token does not make it: {fault}"
             )));
@@ -203,19 +202,7 @@ pub(crate) fn make(
         }
     };
     match attempt(true) {
-        Err(fault) if refuses_template(&fault) => attempt(false),
+        Err(fault) if fault.refuses_template() => attempt(false),
         other => other,
     }
-}
-
-fn refuses_template(fault: &Fault) -> bool {
-    matches!(
-        fault.code(),
-        Some(
-            RvError::AttributeTypeInvalid
-                | RvError::AttributeValueInvalid
-                | RvError::AttributeReadOnly
-                | RvError::TemplateInconsistent
-        )
-    )
 }

@@ -1,6 +1,5 @@
 //! Session objects: how KEKs are made, wrapped in and out, and with which attributes.
 
-use cryptoki::error::RvError;
 use cryptoki::mechanism::rsa::{PkcsMgfType, PkcsOaepParams, PkcsOaepSource};
 use cryptoki::mechanism::{Mechanism, MechanismType};
 use cryptoki::object::{Attribute, KeyType, ObjectClass, ObjectHandle};
@@ -85,19 +84,6 @@ pub(crate) fn unwrap(
     Ok(line
         .session()
         .unwrap_key(&oaep(hash), master, blob, &template)?)
-}
-
-/// Whether an error of [`unwrap`] says that the token won't have the narrowing attribute.
-pub(crate) fn narrowing_refused(fault: &Fault) -> bool {
-    matches!(
-        fault.code(),
-        Some(
-            RvError::AttributeTypeInvalid
-                | RvError::AttributeValueInvalid
-                | RvError::AttributeReadOnly
-                | RvError::TemplateInconsistent
-        )
-    )
 }
 
 /// A KEK out of its transfer blob: good for nothing but to be wrapped by a trusted key.

@@ -1,6 +1,5 @@
 //! Signing keys: made on the token, found again by their id, held against their table in each session before their first use, destroyed.
 
-use cryptoki::error::RvError;
 use cryptoki::mechanism::eddsa::{EddsaParams, EddsaSignatureScheme};
 use cryptoki::mechanism::rsa::{PkcsMgfType, PkcsPssParams};
 use cryptoki::mechanism::{Mechanism, MechanismType};
@@ -123,19 +122,7 @@ impl Conn {
             )?)
         };
         match attempt(true) {
-            Err::<_, Fault>(fault)
-                if matches!(
-                    fault.code(),
-                    Some(
-                        RvError::AttributeTypeInvalid
-                            | RvError::AttributeValueInvalid
-                            | RvError::AttributeReadOnly
-                            | RvError::TemplateInconsistent
-                    )
-                ) =>
-            {
-                attempt(false)
-            }
+            Err::<_, Fault>(fault) if fault.refuses_template() => attempt(false),
             other => other,
         }
     }

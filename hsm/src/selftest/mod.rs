@@ -337,7 +337,7 @@ fn master(line: &Line, keys: &Keys, hash: OaepHash) -> Result<bool> {
         |narrow| session_key::unwrap(line, hash, master.private, &blob, KeyUsage::Aead, narrow);
     let (copy, narrow) = match unwrap(true) {
         Ok(copy) => (copy, true),
-        Err(fault) if session_key::narrowing_refused(&fault) => (unwrap(false)?, false),
+        Err(fault) if fault.refuses_template() => (unwrap(false)?, false),
         Err(fault) => return Err(fault),
     };
     let answer = |key: ObjectHandle| -> Result<Vec<u8>> {
