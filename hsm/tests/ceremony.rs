@@ -15,11 +15,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use common::turn;
-use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, ObjectClass};
 use cryptoki::session::{Session, UserType};
-use cryptoki::types::AuthPin;
 use strongroom_hsm::ceremony::{self, Evidence, KeySet, TokenCondition};
 use strongroom_hsm::{
     Hsm, HsmConfig, HsmError, KeyUsage, MasterKind, OptionalKeys, PinSource, SecretPin, SlotState,
@@ -128,24 +126,8 @@ impl Birth {
     }
 
     fn with_session(&self, body: impl FnOnce(&Session)) {
-        let library = Pkcs11::new(&self.module).unwrap();
-        library
-            .initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK))
-            .unwrap();
-        let slot = library
-            .get_slots_with_token()
-            .unwrap()
-            .into_iter()
-            .find(|slot| library.get_token_info(*slot).unwrap().label() == self.label)
-            .unwrap();
-        let session = library.open_rw_session(slot).unwrap();
-        let pin = String::from_utf8(self.user_pin.expose().to_vec()).unwrap();
-        session
-            .login(UserType::User, Some(&AuthPin::new(pin.into())))
-            .unwrap();
-        body(&session);
-        drop(session);
-        library.finalize().unwrap();
+        let pin = self.user_pin.expose();
+        common::with_session(&self.module, &self.label, UserType::User, pin, body);
     }
 
     fn destroy_by_hand(&self, class: ObjectClass, label: &str) {

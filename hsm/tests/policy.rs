@@ -12,11 +12,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use common::{config, turn};
-use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::mechanism::{Mechanism, MechanismType};
 use cryptoki::object::{Attribute, KeyType, ObjectClass, ObjectHandle};
 use cryptoki::session::{Session, UserType};
-use cryptoki::types::AuthPin;
 use strongroom_hsm::{Hsm, HsmConfig, HsmError, OptionalKeys, PinSource, TokenSelector};
 use strongroom_softhsm::Throwaway;
 
@@ -308,24 +306,8 @@ fn assert_policy(token: &Throwaway, key: &str, attribute: &str) {
 }
 
 fn with_session(token: &Throwaway, body: impl FnOnce(&Session)) {
-    let library = Pkcs11::new(token.module()).unwrap();
-    library
-        .initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK))
-        .unwrap();
-    let slot = library
-        .get_slots_with_token()
-        .unwrap()
-        .into_iter()
-        .find(|slot| library.get_token_info(*slot).unwrap().label() == token.label())
-        .unwrap();
-    let session = library.open_rw_session(slot).unwrap();
-    let pin = fs::read_to_string(token.pin_file()).unwrap();
-    session
-        .login(UserType::User, Some(&AuthPin::new(pin.into())))
-        .unwrap();
-    body(&session);
-    drop(session);
-    library.finalize().unwrap();
+    let pin = fs::read(token.pin_file()).unwrap();
+    common::with_session(token.module(), token.label(), UserType::User, &pin, body);
 }
 
 fn find(session: &Session, class: ObjectClass, label: &str) -> ObjectHandle {

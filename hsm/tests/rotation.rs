@@ -16,10 +16,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::turn;
-use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::object::{Attribute, KeyType, ObjectClass};
 use cryptoki::session::{Session, UserType};
-use cryptoki::types::AuthPin;
 use strongroom_hsm::ceremony::{self, KeySet, TokenCondition};
 use strongroom_hsm::{
     GcmItem, HashAlgorithm, Hsm, HsmConfig, HsmError, KeyShape, KeyUsage, MacItem, MasterKind,
@@ -97,26 +95,11 @@ impl Rig {
     }
 
     fn with_session(&self, user: UserType, body: impl FnOnce(&Session)) {
-        let library = Pkcs11::new(&self.module).unwrap();
-        library
-            .initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK))
-            .unwrap();
-        let slot = library
-            .get_slots_with_token()
-            .unwrap()
-            .into_iter()
-            .find(|slot| library.get_token_info(*slot).unwrap().label() == self.label)
-            .unwrap();
-        let session = library.open_rw_session(slot).unwrap();
         let pin = match user {
             UserType::So => self.so_pin.expose().to_vec(),
             _ => fs::read(self.pin_file()).unwrap(),
         };
-        let pin = AuthPin::new(String::from_utf8(pin).unwrap().into());
-        session.login(user, Some(&pin)).unwrap();
-        body(&session);
-        drop(session);
-        library.finalize().unwrap();
+        common::with_session(&self.module, &self.label, user, &pin, body);
     }
 
     fn destroy_by_hand(&self, class: ObjectClass, label: &str) {

@@ -6,9 +6,13 @@
     clippy::missing_panics_doc
 )]
 
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
+use cryptoki::session::{Session, UserType};
+use cryptoki::types::AuthPin;
 use strongroom_hsm::{Hsm, HsmConfig, OptionalKeys, PinSource, TokenSelector};
 use strongroom_softhsm::Throwaway;
 
@@ -39,4 +43,32 @@ pub(crate) fn config(token: &Throwaway) -> HsmConfig {
         session_keys: 64,
         shape: strongroom_hsm::KeyShape::Fixed,
     }
+}
+
+/// With a session of the test's own, logged in, in a module that it initializes for this alone.
+pub(crate) fn with_session(
+    module: &Path,
+    label: &str,
+    user: UserType,
+    pin: &[u8],
+    body: impl FnOnce(&Session),
+) {
+    let library = Pkcs11::new(module).unwrap();
+    library
+        .initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK))
+        .unwrap();
+    let slot = library
+        .get_slots_with_token()
+        .unwrap()
+        .into_iter()
+        .find(|slot| library.get_token_info(*slot).unwrap().label() == label)
+        .unwrap();
+    let session = library.open_rw_session(slot).unwrap();
+    let pin = String::from_utf8(pin.to_vec()).unwrap();
+    session
+        .login(user, Some(&AuthPin::new(pin.into())))
+        .unwrap();
+    body(&session);
+    drop(session);
+    library.finalize().unwrap();
 }
