@@ -1,6 +1,9 @@
 //! What the keyring is asked and what it answers.
 
 use std::time::Duration;
+
+use sha2::{Digest as _, Sha224, Sha256, Sha384, Sha512};
+use sha3::{Sha3_224, Sha3_256, Sha3_384, Sha3_512};
 use strongroom_hsm::{HsmError, SigningKind};
 use zeroize::Zeroizing;
 
@@ -240,6 +243,22 @@ pub enum Algorithm {
     Sha3_256,
     Sha3_384,
     Sha3_512,
+}
+
+impl Algorithm {
+    /// The hash of the input.
+    pub fn digest(self, input: &[u8]) -> Vec<u8> {
+        match self {
+            Self::Sha2_224 => Sha224::digest(input).to_vec(),
+            Self::Sha2_256 => Sha256::digest(input).to_vec(),
+            Self::Sha2_384 => Sha384::digest(input).to_vec(),
+            Self::Sha2_512 => Sha512::digest(input).to_vec(),
+            Self::Sha3_224 => Sha3_224::digest(input).to_vec(),
+            Self::Sha3_256 => Sha3_256::digest(input).to_vec(),
+            Self::Sha3_384 => Sha3_384::digest(input).to_vec(),
+            Self::Sha3_512 => Sha3_512::digest(input).to_vec(),
+        }
+    }
 }
 
 /// Where random bytes come from (`source` of Vault's `random`).

@@ -1,14 +1,11 @@
 //! `random` and `hash`: what needs no key.
 
-use sha2::{Digest as _, Sha224, Sha256, Sha384, Sha512};
-use sha3::{Sha3_224, Sha3_256, Sha3_384, Sha3_512};
-
 use super::close;
 use super::mac::named_algorithm;
 use crate::api::answer::{Answer, Envelope, room};
 use crate::api::error::{ApiError, Doing};
 use crate::api::{Call, wire};
-use crate::keyring::{Algorithm, RandomSource};
+use crate::keyring::RandomSource;
 
 /// The most bytes of one answer.
 const MAX_RANDOM: i64 = 128 * 1024;
@@ -75,21 +72,8 @@ pub(in crate::api) async fn hash(mut call: Call<'_>) -> Result<Answer, ApiError>
         .ok_or_else(|| ApiError::bad_request("input missing"))?;
     let input = wire::decode_base64(&input)
         .map_err(|e| ApiError::bad_request(format!("unable to decode input as base64: {e}")))?;
-    let sum = digest(algorithm, &input);
+    let sum = algorithm.digest(&input);
     Ok(encoded(&mut call, "sum", &sum, hex))
-}
-
-fn digest(algorithm: Algorithm, input: &[u8]) -> Vec<u8> {
-    match algorithm {
-        Algorithm::Sha2_224 => Sha224::digest(input).to_vec(),
-        Algorithm::Sha2_256 => Sha256::digest(input).to_vec(),
-        Algorithm::Sha2_384 => Sha384::digest(input).to_vec(),
-        Algorithm::Sha2_512 => Sha512::digest(input).to_vec(),
-        Algorithm::Sha3_224 => Sha3_224::digest(input).to_vec(),
-        Algorithm::Sha3_256 => Sha3_256::digest(input).to_vec(),
-        Algorithm::Sha3_384 => Sha3_384::digest(input).to_vec(),
-        Algorithm::Sha3_512 => Sha3_512::digest(input).to_vec(),
-    }
 }
 
 fn format_is_hex(

@@ -8,7 +8,6 @@ use p256::pkcs8::DecodePublicKey;
 use rsa::traits::PublicKeyParts as _;
 use serde::Serialize;
 use sha2::{Digest as _, Sha224, Sha256, Sha384, Sha512};
-use sha3::{Sha3_224, Sha3_256, Sha3_384, Sha3_512};
 use strongroom_hsm::{SigningKey, SigningKind};
 use zeroize::Zeroizing;
 
@@ -212,9 +211,9 @@ pub(super) fn digest(
         invalid("hash_algorithm=none requires both prehashed=true and signature_algorithm=pkcs1v15")
     })?;
     if !options.prehashed {
-        return Ok((hash, hash_of(hash, input).into()));
+        return Ok((hash, hash.digest(input).into()));
     }
-    let wanted = hash_of(hash, b"").len();
+    let wanted = hash.digest(b"").len();
     if input.len() == wanted {
         Ok((hash, Zeroizing::new(input.to_vec())))
     } else {
@@ -268,17 +267,4 @@ pub(super) fn refuse_prehashed(options: SignOptions) -> Result<(), KeyringError>
 
 pub(super) fn no_sha3() -> KeyringError {
     invalid("unsupported hash algorithm for RSA: use sha2-256, sha2-384, sha2-512 or sha2-224")
-}
-
-fn hash_of(hash: Algorithm, input: &[u8]) -> Vec<u8> {
-    match hash {
-        Algorithm::Sha2_224 => Sha224::digest(input).to_vec(),
-        Algorithm::Sha2_256 => Sha256::digest(input).to_vec(),
-        Algorithm::Sha2_384 => Sha384::digest(input).to_vec(),
-        Algorithm::Sha2_512 => Sha512::digest(input).to_vec(),
-        Algorithm::Sha3_224 => Sha3_224::digest(input).to_vec(),
-        Algorithm::Sha3_256 => Sha3_256::digest(input).to_vec(),
-        Algorithm::Sha3_384 => Sha3_384::digest(input).to_vec(),
-        Algorithm::Sha3_512 => Sha3_512::digest(input).to_vec(),
-    }
 }
