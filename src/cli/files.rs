@@ -67,6 +67,16 @@ pub(super) fn write_secret(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     written.map_err(|error| Failure::file(path, &error))
 }
 
+/// Writes a file that must not be there yet, and that all may read.
+pub(super) fn write_new(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(path)
+        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+        .map_err(|error| Failure::file(path, &error))
+}
+
 /// Replaces a file in one step: aside, synced, renamed. Keeps the mode of the one that was there, else 0600.
 pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     let fail = |error: &io::Error| Failure::file(path, error);

@@ -1,7 +1,6 @@
 //! `strongroom ceremony plan`: a plan out of options and public files.
 
-use std::fs::{File, OpenOptions};
-use std::io::Write as _;
+use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +12,7 @@ use sha2::{Digest as _, Sha256};
 use crate::ceremony::Participant;
 use crate::ceremony::plan::{Draft, PinMethod};
 use crate::cli::exit::{Exit, Failure};
+use crate::cli::files;
 use crate::cli::output::Format;
 
 #[derive(Args, Debug)]
@@ -129,15 +129,7 @@ pub(super) fn run(args: &PlanArgs, format: Format) -> Result<(), Failure> {
         format.note("note: each custodian alone has both PINs: there is no split knowledge");
     }
     // One that is there may have been signed.
-    OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .open(&args.out)
-        .and_then(|mut file| {
-            file.write_all(plan.text().as_bytes())
-                .and_then(|()| file.sync_all())
-        })
-        .map_err(|error| Failure::file(&args.out, &error))?;
+    files::write_new(&args.out, plan.text().as_bytes())?;
     format.either(
         &format!(
             "wrote {}, SHA-256 {}\nnext: everyone in it reads it, and signs: strongroom ceremony sign {} --key FILE",

@@ -1,7 +1,5 @@
 //! `strongroom ceremony revise`: a plan that takes the place of another, with other people in it.
 
-use std::fs::OpenOptions;
-use std::io::Write as _;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -10,6 +8,7 @@ use serde_json::json;
 use crate::ceremony::plan::Draft;
 use crate::ceremony::{Participant, Plan};
 use crate::cli::exit::{Exit, Failure};
+use crate::cli::files;
 use crate::cli::output::Format;
 
 #[derive(Args, Debug)]
@@ -71,15 +70,7 @@ pub(super) fn run(args: &ReviseArgs, format: Format) -> Result<(), Failure> {
     }
     let plan = draft.plan()?;
     // One that is there may have been signed.
-    OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .open(&args.out)
-        .and_then(|mut file| {
-            file.write_all(plan.text().as_bytes())
-                .and_then(|()| file.sync_all())
-        })
-        .map_err(|error| Failure::file(&args.out, &error))?;
+    files::write_new(&args.out, plan.text().as_bytes())?;
     format.either(
         &format!(
             "wrote {}, SHA-256 {}, which replaces {}\nnext: everyone in it reads it, and signs: strongroom ceremony sign {} --key FILE",
