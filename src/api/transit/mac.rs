@@ -1,7 +1,7 @@
 //! `hmac`, and `verify` of HMACs.
 
 use super::cipher::{count, references, write_batch};
-use super::{ItemError, Sorted, answer, close, in_order, only, sign};
+use super::{ItemError, Sorted, Valid, answer, close, in_order, made_by, only, sign, valid_answer};
 use crate::api::Call;
 use crate::api::answer::{Answer, Envelope, room};
 use crate::api::body::Item;
@@ -12,15 +12,7 @@ use crate::keyring::{Algorithm, HmacInput, HmacTag};
 /// `hmac/:name[/:algorithm]`.
 pub(in crate::api) async fn hmac(mut call: Call<'_>) -> Result<Answer, ApiError> {
     let algorithm = algorithm(&call)?;
-    let version = match call.params.int("key_version")?.unwrap_or(0) {
-        0 => None,
-        v if v < 0 => {
-            return Err(ApiError::bad_request(
-                "key version does not exist (cannot be negative)",
-            ));
-        }
-        v => Some(u32::try_from(v).unwrap_or(u32::MAX)),
-    };
+    let version = made_by(&call, "key version does not exist (cannot be negative)")?;
     let keyring = &call.app.keyring;
     let failed = |e| ApiError::from_keyring(e, Doing::Hmac, call.name);
     if let Some(items) = call.params.batch.take() {
@@ -71,10 +63,6 @@ pub(in crate::api) async fn hmac(mut call: Call<'_>) -> Result<Answer, ApiError>
 
 /// `verify/:name[/:algorithm]`: HMACs here, signatures in `sign.rs`.
 pub(in crate::api) async fn verify(mut call: Call<'_>) -> Result<Answer, ApiError> {
-    #[derive(serde::Serialize)]
-    struct Valid {
-        valid: bool,
-    }
     let signatures = match &call.params.batch {
         Some(items) => all_signatures(items)?,
         None => call.params.is_set("signature") && !call.params.is_set("hmac"),
@@ -101,20 +89,7 @@ pub(in crate::api) async fn verify(mut call: Call<'_>) -> Result<Answer, ApiErro
             Doing::VerifyHmac,
             call.name,
         )?;
-        let bytes = results.len() * 160 + references(&items);
-        let mut envelope = Envelope::open(call.id, bytes);
-        write_batch(&mut envelope, &items, &results, |envelope, result| {
-            if let Ok(valid) = result {
-                envelope.raw(if *valid {
-                    "\"valid\":true"
-                } else {
-                    "\"valid\":false"
-                });
-            }
-        });
-        let mut answer = close(&mut call, envelope, &[]).with_version(version);
-        count(&mut answer, &results);
-        return Ok(answer);
+        return Ok(valid_answer(&mut call, &items, &results).with_version(version));
     }
     let given = (call.params.is_set("hmac"), call.params.is_set("signature"));
     match given {

@@ -12,10 +12,13 @@ pub(super) mod unsupported;
 use std::borrow::Cow;
 use std::time::Duration;
 
+use serde::Serialize;
+
 use super::answer::{Answer, Envelope};
 use super::body::{Item, Params};
 use super::error::{ApiError, Doing, is_outage, item_text};
 use super::{Call, wire};
+use cipher::{count, references, write_batch};
 use strongroom_hsm::SigningKind;
 
 use crate::keyring::{CreateOptions, KeyType, KeyringError, Residency};
@@ -98,7 +101,7 @@ fn only<R>(results: Vec<Result<R, KeyringError>>, doing: Doing, name: &str) -> R
 }
 
 /// `data` as a value, with the request's warnings.
-fn answer<T: serde::Serialize>(call: &mut Call<'_>, data: &T, more: &[&str]) -> Answer {
+fn answer<T: Serialize>(call: &mut Call<'_>, data: &T, more: &[&str]) -> Answer {
     let mut envelope = Envelope::open(call.id, 512);
     envelope.json(data);
     close(call, envelope, more)
@@ -119,6 +122,42 @@ fn wanted_version(version: i64) -> Result<Option<u32>, ItemError> {
             "requested version for encryption is higher than the latest key version".into()
         }),
     }
+}
+
+/// `key_version` of HMACs and signatures: 0 is `None`, `negative` says what is wrong with one below. One that is too high is none that a key has.
+fn made_by(call: &Call<'_>, negative: &'static str) -> Result<Option<u32>, ApiError> {
+    match call.params.int("key_version")?.unwrap_or(0) {
+        0 => Ok(None),
+        v if v < 0 => Err(ApiError::bad_request(negative)),
+        v => Ok(Some(u32::try_from(v).unwrap_or(u32::MAX))),
+    }
+}
+
+/// The answer of `verify` for one input.
+#[derive(Serialize)]
+struct Valid {
+    valid: bool,
+}
+
+/// The answer of `verify` for a batch.
+fn valid_answer(
+    call: &mut Call<'_>,
+    items: &[Item<'_>],
+    results: &[Result<bool, ItemError>],
+) -> Answer {
+    let mut envelope = Envelope::open(call.id, results.len() * 160 + references(items));
+    write_batch(&mut envelope, items, results, |envelope, result| {
+        if let Ok(valid) = result {
+            envelope.raw(if *valid {
+                "\"valid\":true"
+            } else {
+                "\"valid\":false"
+            });
+        }
+    });
+    let mut answer = close(call, envelope, &[]);
+    count(&mut answer, results);
+    answer
 }
 
 /// Refuses a `nonce`: it served convergent keys of version 1, which nobody makes any more, and was CVE-2023-4680.

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::cipher::{count, references, write_batch};
 use super::mac::named_algorithm;
-use super::{ItemError, Sorted, answer, close, in_order, only};
+use super::{ItemError, Sorted, Valid, answer, close, in_order, made_by, only, valid_answer};
 use crate::api::Call;
 use crate::api::answer::{Answer, Envelope, room};
 use crate::api::body::Item;
@@ -21,15 +21,7 @@ const SIGNATURE: usize = 512;
 /// `sign/:name[/:hash]`.
 pub(in crate::api) async fn sign(mut call: Call<'_>) -> Result<Answer, ApiError> {
     let options = options(&call)?;
-    let version = match call.params.int("key_version")?.unwrap_or(0) {
-        0 => None,
-        v if v < 0 => {
-            return Err(ApiError::bad_request(
-                "requested version for signing is negative",
-            ));
-        }
-        v => Some(u32::try_from(v).unwrap_or(u32::MAX)),
-    };
+    let version = made_by(&call, "requested version for signing is negative")?;
     let keyring = &call.app.keyring;
     let failed = |e| ApiError::from_keyring(e, Doing::Sign, call.name);
     if let Some(items) = call.params.batch.take() {
@@ -76,10 +68,6 @@ pub(in crate::api) async fn sign(mut call: Call<'_>) -> Result<Answer, ApiError>
 
 /// `verify/:name[/:hash]` with `signature`.
 pub(super) fn verify(mut call: Call<'_>) -> Result<Answer, ApiError> {
-    #[derive(Serialize)]
-    struct Valid {
-        valid: bool,
-    }
     let options = options(&call)?;
     let jws = options.marshaling == Marshaling::Jws;
     let keyring = &call.app.keyring;
@@ -97,19 +85,7 @@ pub(super) fn verify(mut call: Call<'_>) -> Result<Answer, ApiError> {
             Doing::VerifySignature,
             call.name,
         )?;
-        let mut envelope = Envelope::open(call.id, results.len() * 160 + references(&items));
-        write_batch(&mut envelope, &items, &results, |envelope, result| {
-            if let Ok(valid) = result {
-                envelope.raw(if *valid {
-                    "\"valid\":true"
-                } else {
-                    "\"valid\":false"
-                });
-            }
-        });
-        let mut answer = close(&mut call, envelope, &[]).with_version(version);
-        count(&mut answer, &results);
-        return Ok(answer);
+        return Ok(valid_answer(&mut call, &items, &results).with_version(version));
     }
     let given = call.params.text("input")?;
     let signature = call.params.text("signature")?.unwrap_or_default();
