@@ -1,5 +1,6 @@
 //! What the page shows, at one moment.
 
+use std::collections::HashMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use strongroom_hsm::HsmState;
@@ -162,15 +163,24 @@ fn facts(app: &App, now: i64) -> Vec<Fact> {
 }
 
 fn keys(app: &App, now: i64) -> Vec<Key> {
-    let scheduled = app.keyring.schedule();
-    let health = app.keyring.health();
+    let scheduled: HashMap<_, _> = app
+        .keyring
+        .schedule()
+        .into_iter()
+        .map(|key| (key.name, (key.verdict, key.waiting)))
+        .collect();
+    let states: HashMap<_, _> = app
+        .keyring
+        .health()
+        .into_iter()
+        .map(|key| (key.name, key.state))
+        .collect();
     let names = app.keyring.list();
     // A key may be deleted between the list and the look.
     let infos = names.iter().filter_map(|name| app.keyring.read(name).ok());
     infos
         .map(|info| {
-            let verdict = scheduled.iter().find(|key| key.name == info.name);
-            let (due, mut grade) = match verdict.map(|key| (key.verdict, key.waiting)) {
+            let (due, mut grade) = match scheduled.get(&info.name).copied() {
                 Some((Verdict::In(left), _)) => (Some(left), Grade::Good),
                 Some((Verdict::Due(_), true)) => (Some(0), Grade::Good),
                 Some((verdict @ Verdict::Due(since), false)) => {
@@ -184,10 +194,7 @@ fn keys(app: &App, now: i64) -> Vec<Key> {
                 Some((Verdict::ClockBehind, _)) => (None, Grade::Bad),
                 Some((Verdict::Never, _)) | None => (None, Grade::Good),
             };
-            let state = health
-                .iter()
-                .find(|key| key.name == info.name)
-                .map(|key| key.state);
+            let state = states.get(&info.name).copied();
             grade = grade.max(match state {
                 Some(State::Degraded) => Grade::Watch,
                 Some(State::Critical) => Grade::Bad,
