@@ -67,14 +67,7 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
     ceremony.ui.working(None);
     let profile = started?;
 
-    for object in &evidence.objects {
-        ceremony.ui.say(&format!(
-            "{} ({}): {} attributes",
-            object.name,
-            object.class,
-            object.attributes.len()
-        ))?;
-    }
+    ceremony.say_objects(&evidence)?;
     ceremony.ui.say(&format!(
         "{} mechanisms; random numbers and self-tests passed.",
         evidence.mechanisms.len()

@@ -81,13 +81,7 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
     let outputs = KeysOutputs {
         keys: key_records(&evidence),
     };
-    for key in &outputs.keys {
-        let hash = key
-            .sha256
-            .as_deref()
-            .unwrap_or("a secret key, no public half");
-        ceremony.ui.say(&format!("{}: {hash}", key.name))?;
-    }
+    ceremony.say_keys(&outputs.keys)?;
     let mut outputs = serde_json::to_value(&outputs).map_err(RunError::json)?;
     outputs["made"] = json!(made);
     Ok(outputs)

@@ -223,6 +223,39 @@ impl Ceremony<'_> {
         Ok(self.ui.screen(&screen)?)
     }
 
+    /// Everyone of the plan: part, name, fingerprint.
+    fn roll(&self) -> Vec<(Role, String, String)> {
+        self.plan
+            .participants()
+            .map(|(role, person)| (role, person.name().to_owned(), person.fingerprint()))
+            .collect()
+    }
+
+    /// Shows each key with what people compare.
+    fn say_keys(&mut self, keys: &[KeyRecord]) -> Result<(), RunError> {
+        for key in keys {
+            let hash = key
+                .sha256
+                .as_deref()
+                .unwrap_or("a secret key, no public half");
+            self.ui.say(&format!("{}: {hash}", key.name))?;
+        }
+        Ok(())
+    }
+
+    /// Shows each object of the token that attributes were read of.
+    fn say_objects(&mut self, evidence: &Evidence) -> Result<(), RunError> {
+        for object in &evidence.objects {
+            self.ui.say(&format!(
+                "{} ({}): {} attributes",
+                object.name,
+                object.class,
+                object.attributes.len()
+            ))?;
+        }
+        Ok(())
+    }
+
     /// Worth keeping.
     fn note(&mut self, text: &str, data: &Value) -> Result<(), RunError> {
         self.journal.note(self.step, text, data)

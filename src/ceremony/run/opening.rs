@@ -155,12 +155,7 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
         ceremony.plan.custodians.len()
     ))?;
     let mut present = Vec::new();
-    let people: Vec<_> = ceremony
-        .plan
-        .participants()
-        .map(|(role, person)| (role, person.name().to_owned(), person.fingerprint()))
-        .collect();
-    for (role, name, fingerprint) in people {
+    for (role, name, fingerprint) in ceremony.roll() {
         ceremony.ui.confirm(&format!(
             "{name}, {role}, key {}: here?",
             &fingerprint[..16]

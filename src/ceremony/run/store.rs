@@ -19,16 +19,18 @@ pub(super) const ACT: Act = Act {
     actors: super::everyone,
     ready: "Shall the store be made?",
     needs_pins: true,
-    inputs: |ceremony| {
-        Ok(json!({
-            "token_serial": ceremony.token_serial()?,
-            "store": ceremony.site.store(),
-            "audit_log": ceremony.site.audit_log(),
-        }))
-    },
+    inputs,
     recover,
     run,
 };
+
+pub(super) fn inputs(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
+    Ok(json!({
+        "token_serial": ceremony.token_serial()?,
+        "store": ceremony.site.store(),
+        "audit_log": ceremony.site.audit_log(),
+    }))
+}
 
 /// Looks only: the store itself knows how to go on after a power cut, on the disc as in the token.
 fn recover(ceremony: &mut Ceremony<'_>) -> Result<Found, RunError> {

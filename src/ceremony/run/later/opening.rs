@@ -69,12 +69,7 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
         )?;
     }
     let mut present = Vec::new();
-    let people: Vec<_> = ceremony
-        .plan
-        .participants()
-        .map(|(role, person)| (role, person.name().to_owned(), person.fingerprint()))
-        .collect();
-    for (role, name, fingerprint) in people {
+    for (role, name, fingerprint) in ceremony.roll() {
         let text = format!("{name}, {role}, key {}: here?", &fingerprint[..16]);
         if ceremony.ui.present(&text, &name)? {
             present.push(PresentRecord {

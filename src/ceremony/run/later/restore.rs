@@ -72,13 +72,7 @@ pub(super) const STORE: Act = Act {
     actors: security_officer,
     ready: "Is the newest copy of the store in its place?",
     needs_pins: true,
-    inputs: |ceremony| {
-        Ok(json!({
-            "token_serial": ceremony.token_serial()?,
-            "store": ceremony.site.store(),
-            "audit_log": ceremony.site.audit_log(),
-        }))
-    },
+    inputs: super::super::store::inputs,
     recover: |_| {
         Ok(Found {
             text: "the store is verified and bound once more: that loses nothing".to_owned(),

@@ -67,26 +67,13 @@ fn keys(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
             .filter(|key| key.label != SIGNING)
             .collect(),
     };
-    for key in &outputs.keys {
-        let hash = key
-            .sha256
-            .as_deref()
-            .unwrap_or("a secret key, no public half");
-        ceremony.ui.say(&format!("{}: {hash}", key.name))?;
-    }
+    ceremony.say_keys(&outputs.keys)?;
     serde_json::to_value(&outputs).map_err(RunError::json)
 }
 
 fn attributes(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
     let found = found(ceremony)?;
-    for object in &found.objects {
-        ceremony.ui.say(&format!(
-            "{} ({}): {} attributes",
-            object.name,
-            object.class,
-            object.attributes.len()
-        ))?;
-    }
+    ceremony.say_objects(&found)?;
     let mut outputs = serde_json::to_value(evidence::outputs(&found)).map_err(RunError::json)?;
     outputs["self_tests"] = json!("passed");
     Ok(outputs)
