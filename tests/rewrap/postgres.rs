@@ -58,6 +58,20 @@ impl Site {
         self.appliance.cli(words.iter().chain(more))
     }
 
+    /// A table with a column `id`, from 0 on, and a column `c` with these texts.
+    async fn fill(&self, table: &str, texts: &[String]) {
+        self.client
+            .batch_execute(&format!(
+                "CREATE TABLE {table} (id int PRIMARY KEY, c text)"
+            ))
+            .await
+            .unwrap();
+        let insert = format!("INSERT INTO {table} VALUES ($1, $2)");
+        for (id, text) in (0_i32..).zip(texts) {
+            self.client.execute(&insert, &[&id, text]).await.unwrap();
+        }
+    }
+
     async fn texts(&self, query: &str) -> Vec<String> {
         let rows = self.client.query(query, &[]).await.unwrap();
         rows.iter().map(|row| row.get(0)).collect()
@@ -171,19 +185,7 @@ async fn a_row_that_the_application_changes_meanwhile_keeps_the_application_s_va
     let Some(mut site) = site("rewrap-postgres", 10).await else {
         return;
     };
-    let list: Vec<String> = site
-        .old
-        .iter()
-        .enumerate()
-        .map(|(number, ciphertext)| format!("({number}, '{ciphertext}')"))
-        .collect();
-    site.client
-        .batch_execute(&format!(
-            "CREATE TABLE busy (id int PRIMARY KEY, c text); INSERT INTO busy VALUES {}",
-            list.join(", ")
-        ))
-        .await
-        .unwrap();
+    site.fill("busy", &site.old).await;
     let fresh = encrypt(&site.appliance, 1).await.remove(0);
     let observer = site.server.client().await;
     let application = site.server.client().await;
@@ -246,25 +248,10 @@ async fn an_interrupted_command_says_where_to_go_on() {
     let Some(site) = site("rewrap-postgres", 12).await else {
         return;
     };
-    site.client
-        .batch_execute("CREATE TABLE list (id int PRIMARY KEY, c text)")
-        .await
-        .unwrap();
-    for (number, ciphertext) in site.old.iter().enumerate() {
-        // One that the key does not decrypt stops it in the third page.
-        let text = if number == 9 {
-            "vault:v1:AAAA"
-        } else {
-            ciphertext
-        };
-        site.client
-            .execute(
-                "INSERT INTO list VALUES ($1, $2)",
-                &[&i32::try_from(number).unwrap(), &text],
-            )
-            .await
-            .unwrap();
-    }
+    // One that the key does not decrypt stops it in the third page.
+    let mut texts = site.old.clone();
+    texts[9] = "vault:v1:AAAA".to_owned();
+    site.fill("list", &texts).await;
     let why = failed(&site.rewrap("list", "c", &["--page", "4"]), 1);
     assert!(
         why.contains("the row with \\\"id\\\" 9") && why.contains("--after '7'"),
