@@ -6,6 +6,7 @@
 # STRONGROOM_BINARY     a strongroom to put in instead of building the release
 # STRONGROOM_VERSION    the image's version; default: Cargo.toml's
 # STRONGROOM_MINIMUM    the oldest version that may still run once this one has been healthy; default 0
+# STRONGROOM_EXTRA      a folder whose files come over the root's: another PKCS#11 module, say
 # STRONGROOM_IMAGE_CACHE  packages and trees; default <repository>/.cache/image
 set -euo pipefail
 umask 022
@@ -40,7 +41,9 @@ main() {
     printf 'NAME=Strongroom\nID=strongroom\nIMAGE_ID=strongroom\nIMAGE_VERSION=%s\nVERSION_ID=%s\nPRETTY_NAME="Strongroom %s"\nMINIMUM_VERSION=%s\n' \
         "$version" "$version" "$version" "$minimum" >"$work/os-release"
     cp -r "$repository/systemd" "$work/units"
+    [ -z "${STRONGROOM_EXTRA:-}" ] || cp -rP "$STRONGROOM_EXTRA" "$work/extra"
     inside_tools
+    rm -f "$out"/strongroom_*
     mv "$work"/out/* "$out/"
     (cd "$out" && ls -l && sha256sum -- * >SHA256SUMS)
 }

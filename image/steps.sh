@@ -12,8 +12,11 @@ name=strongroom_$version
 python3 assemble.py root.list /debian root overlay-root
 cp strongroom root/usr/bin/strongroom
 cp units/strongroom* root/usr/lib/systemd/system/
+[ ! -d extra ] || cp -rP extra/. root/
 cp os-release root/usr/lib/os-release
 ln -sf ../usr/lib/os-release root/etc/os-release
+mkdir -p root/usr/lib/strongroom
+install -m 644 keys/pcr.pub root/usr/lib/strongroom/pcr.pem
 find root -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
 mkfs.erofs --quiet -zlz4hc,12 -C65536 -T"$SOURCE_DATE_EPOCH" --all-root -U 6f2a4d3e-0c1b-4e58-9f1c-2a5d7b8c9e10 root.erofs root
 salt=$(sha256sum root.erofs | cut -c1-64)
@@ -35,7 +38,7 @@ at_source_date() {
     faketime "$(date -u -d "@$SOURCE_DATE_EPOCH" '+%Y-%m-%d %H:%M:%S')" "$@"
 }
 
-# The kernel, its command line and the initrd, signed as one.
+# The kernel, its command line and the initrd, signed as one. The TPM gives the state's key after the initrd and before sysinit.target, no later.
 at_source_date ukify build \
     --linux "$(echo /debian/boot/vmlinuz-*)" \
     --initrd initrd.zst \
@@ -46,7 +49,7 @@ at_source_date ukify build \
     --secureboot-private-key keys/db.key --secureboot-certificate keys/db.pem \
     --signtool systemd-sbsign --no-sign-kernel \
     --pcr-private-key keys/pcr.key --pcr-public-key keys/pcr.pub --pcr-banks sha256 \
-    --phases "enter-initrd enter-initrd:leave-initrd enter-initrd:leave-initrd:sysinit" \
+    --phases enter-initrd:leave-initrd \
     --output "$name.efi"
 at_source_date /usr/lib/systemd/systemd-sbsign sign --private-key keys/db.key --certificate keys/db.pem --output systemd-boot.efi \
     /usr/lib/systemd/boot/efi/systemd-bootx64.efi
@@ -77,3 +80,5 @@ virt-fw-vars --loglevel WARNING --input /usr/share/OVMF/OVMF_VARS_4M.fd --output
     --set-pk "$guid" keys/pk.pem --add-kek "$guid" keys/kek.pem --add-db "$guid" keys/db.pem
 # Others' keys: to show that nothing of ours boots there.
 cp /usr/share/OVMF/OVMF_VARS_4M.ms.fd out/firmware-vars-others.fd
+# Secure Boot off: to show that the state stays closed there.
+cp /usr/share/OVMF/OVMF_VARS_4M.fd out/firmware-vars-off.fd

@@ -1,6 +1,7 @@
 //! First boot, a ceremony by a medium, unsealing, the plug pulled, unsealing again.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -26,10 +27,7 @@ async fn short_born_by_a_ceremony_it_unseals_now_and_after_the_plug_was_pulled()
     let begun = Instant::now();
     let room = born(&image, &mut machine).await;
 
-    client(&machine, &room)
-        .request("POST", &format!("transit/keys/{KEY}"), Some(&json!({})))
-        .await
-        .unwrap();
+    make_key(&machine, &room).await;
     unseal(&machine, &room, &seal, "check");
     println!(
         "first boot to first unseal, the ceremony and its CA between: {:?}",
@@ -105,6 +103,14 @@ fn signatures(room: &Room) -> PathBuf {
     name.into()
 }
 
+/// The key that the seal client uses.
+pub async fn make_key(machine: &Machine, room: &Room) {
+    client(machine, room)
+        .request("POST", &format!("transit/keys/{KEY}"), Some(&json!({})))
+        .await
+        .unwrap();
+}
+
 fn client(machine: &Machine, room: &Room) -> Client {
     let options = ClientOptions::new(machine.url(), room.pki.ca()).identity(
         room.pki.certificate(Who::Operator),
@@ -132,7 +138,25 @@ pub async fn wait_until_healthy(machine: &Machine, room: &Room) {
 
 /// Vault's own seal client, through the forwarded port.
 fn unseal(machine: &Machine, room: &Room, program: &Path, what: &str) {
-    run(Command::new(program)
+    run(&mut seal_command(machine, room, program, what));
+}
+
+/// The same as a filter: `keep` seals, `open` unseals.
+pub fn seal(machine: &Machine, room: &Room, program: &Path, what: &str, input: &[u8]) -> Vec<u8> {
+    let mut child = seal_command(machine, room, program, what)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    output.stdout
+}
+
+fn seal_command(machine: &Machine, room: &Room, program: &Path, what: &str) -> Command {
+    let mut command = Command::new(program);
+    command
         .arg(what)
         .env("STRONGROOM_ADDR", machine.url())
         .env("STRONGROOM_CA", room.pki.ca())
@@ -140,10 +164,11 @@ fn unseal(machine: &Machine, room: &Room, program: &Path, what: &str) {
         .env("STRONGROOM_KEY", room.pki.key(Who::Operator))
         .env("STRONGROOM_MOUNT", "transit")
         .env("STRONGROOM_KEY_NAME", KEY)
-        .env_remove("STRONGROOM_TOKEN"));
+        .env_remove("STRONGROOM_TOKEN");
+    command
 }
 
-fn seal_client() -> Option<PathBuf> {
+pub fn seal_client() -> Option<PathBuf> {
     let output = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/build.sh"))
         .arg("seal")
         .stdin(Stdio::null())

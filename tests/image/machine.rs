@@ -66,9 +66,9 @@ impl Image {
             .filter(|path| {
                 let name = path.file_name().unwrap().to_str().unwrap();
                 name.starts_with(start)
-                    && name.ends_with(end)
-                    && !name.contains(".root.")
-                    && !name.contains(".verity.")
+                    && name
+                        .strip_suffix(end)
+                        .is_some_and(|name| !name.ends_with(".root") && !name.ends_with(".verity"))
             })
             .collect();
         found.sort();
@@ -85,6 +85,31 @@ impl Image {
             .unwrap()
             .trim()
             .to_owned()
+    }
+
+    /// Another version with the same keys, built beside this image once: with these variables for `image/build.sh`.
+    pub fn other(&self, name: &str, variables: &[(&str, &str)]) -> Self {
+        let other = Self {
+            folder: self.folder.join("others").join(name),
+        };
+        let made =
+            |image: &Self| fs::metadata(image.file("SHA256SUMS")).and_then(|it| it.modified());
+        if made(&other).ok() < made(self).ok() {
+            run(
+                Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("image/build.sh"))
+                    .arg(&other.folder)
+                    .env("STRONGROOM_BINARY", crate::support::STRONGROOM)
+                    .envs(variables.iter().copied()),
+            );
+        }
+        other
+    }
+
+    /// What belongs into the folder `update` of a medium.
+    pub fn update_files(&self) -> Vec<PathBuf> {
+        [".efi", ".root.raw", ".verity.raw"]
+            .map(|end| self.find(end, "strongroom_").unwrap())
+            .into()
     }
 
     /// The signed kernel image.
@@ -152,6 +177,15 @@ impl Machine {
     pub fn trust_others(&self, image: &Image) {
         fs::copy(
             image.file("firmware-vars-others.fd"),
+            self.folder.path().join("vars"),
+        )
+        .unwrap();
+    }
+
+    /// Firmware that starts anything.
+    pub fn secure_boot_off(&self, image: &Image) {
+        fs::copy(
+            image.file("firmware-vars-off.fd"),
             self.folder.path().join("vars"),
         )
         .unwrap();
@@ -280,6 +314,11 @@ impl Machine {
 
     /// Until the console shows one of these; which.
     pub fn wait_for<'a>(&mut self, texts: &[&'a str]) -> &'a str {
+        self.wait_at_most(PATIENCE, texts)
+    }
+
+    /// As long as several starts take.
+    pub fn wait_at_most<'a>(&mut self, patience: Duration, texts: &[&'a str]) -> &'a str {
         let begun = Instant::now();
         loop {
             let console = self.console();
@@ -294,7 +333,7 @@ impl Machine {
                 panic!("QEMU ended with {status} before {texts:?}: {errors}\n{console}");
             }
             assert!(
-                begun.elapsed() < PATIENCE,
+                begun.elapsed() < patience,
                 "the console never showed {texts:?}:\n{console}"
             );
             std::thread::sleep(Duration::from_millis(200));
@@ -313,6 +352,20 @@ impl Machine {
         disk.read_exact_at(&mut byte, at).unwrap();
         byte[0] ^= 1;
         disk.write_all_at(&byte, at).unwrap();
+    }
+
+    /// The kernel images on the boot partition.
+    pub fn kernels(&self) -> Vec<String> {
+        let output = Command::new("mdir")
+            .args(["-b", "-i", &self.boot_partition(), "::EFI/Linux"])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout)
+            .unwrap()
+            .lines()
+            .map(|line| line.rsplit('/').next().unwrap().to_owned())
+            .collect()
     }
 
     /// `mcopy` and its like see the boot partition as this drive.
@@ -357,7 +410,7 @@ pub struct Medium {
 impl Medium {
     pub fn new(path: PathBuf) -> Self {
         let mut file = File::create(&path).unwrap();
-        file.seek(SeekFrom::Start((64 << 20) - 1)).unwrap();
+        file.seek(SeekFrom::Start((160 << 20) - 1)).unwrap();
         file.write_all(&[0]).unwrap();
         run(Command::new("/usr/sbin/mkfs.vfat")
             .args(["-n", "STRONGROOM"])
@@ -367,6 +420,13 @@ impl Medium {
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    pub fn folder(&self, name: &str) {
+        run(Command::new("mmd")
+            .arg("-i")
+            .arg(&self.path)
+            .arg(format!("::{name}")));
     }
 
     pub fn put(&self, file: &Path, to: &str) {

@@ -21,3 +21,4 @@ mod machine;
 #[path = "../ceremony/rig.rs"]
 mod rig;
 mod tamper;
+mod update;

@@ -32,14 +32,7 @@ fn an_edited_command_line_stops_the_boot() {
 #[test]
 #[ignore = "needs make image, and minutes"]
 fn an_unsigned_kernel_image_stops_the_boot() {
-    refused(|uki| {
-        // The certificate table, fifth data directory of a 64-bit image's optional header: nothing there, nothing signed.
-        let header =
-            usize::try_from(u32::from_le_bytes(uki[0x3c..0x40].try_into().unwrap())).unwrap();
-        let at = header + 24 + 112 + 4 * 8;
-        assert_ne!(uki[at..at + 8], [0; 8], "there was no signature");
-        uki[at..at + 8].fill(0);
-    });
+    refused(|uki| remove_signature(uki));
 }
 
 #[test]
@@ -65,6 +58,27 @@ fn the_state_does_not_open_with_another_tpm() {
     machine.new_tpm();
     machine.start();
     machine.wait_for(&["FAILED: the state partition does not open with this machine's TPM"]);
+}
+
+#[test]
+#[ignore = "needs make image, and minutes"]
+fn the_state_does_not_open_with_secure_boot_off() {
+    let Some(image) = built() else { return };
+    let mut machine = Machine::new(&image);
+    machine.start();
+    machine.wait_for(&["waiting for the key ceremony"]);
+    machine.stop();
+    machine.secure_boot_off(&image);
+    machine.start();
+    machine.wait_for(&["FAILED: the state partition does not open with this machine's TPM"]);
+}
+
+pub fn remove_signature(uki: &mut [u8]) {
+    // The certificate table, fifth data directory of a 64-bit image's optional header: nothing there, nothing signed.
+    let header = usize::try_from(u32::from_le_bytes(uki[0x3c..0x40].try_into().unwrap())).unwrap();
+    let at = header + 24 + 112 + 4 * 8;
+    assert_ne!(uki[at..at + 8], [0; 8], "there was no signature");
+    uki[at..at + 8].fill(0);
 }
 
 /// Changes the kernel image on the boot partition; the boot must end there.

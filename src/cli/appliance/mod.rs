@@ -1,9 +1,14 @@
-//! `strongroom appliance …`: what runs on the bootable image in place of a shell: its console, and the ceremony by a medium.
+//! `strongroom appliance …`: what runs on the bootable image in place of a shell: its console, and the ceremony and updates by a medium.
 
 mod ceremony;
 mod console;
+mod health;
+mod kernel_image;
 mod medium;
+mod signature;
+mod slots;
 mod status;
+mod update;
 mod version;
 
 use clap::{Args, Subcommand};
@@ -38,6 +43,14 @@ enum Action {
         after_help = "Example, as the image's units have it:\n  strongroom appliance raise-minimum"
     )]
     RaiseMinimum,
+    /// Wait until the server serves; fail where it does not
+    #[command(
+        after_help = "Example, as the image's units have it:\n  strongroom appliance healthy"
+    )]
+    Healthy,
+    /// Install the version that a medium with the label STRONGROOM brings, once it is there, and start it
+    #[command(after_help = "Example, as the image's units have it:\n  strongroom appliance update")]
+    Update,
 }
 
 pub(super) fn run(args: &ApplianceArgs) -> Result<(), Failure> {
@@ -46,5 +59,7 @@ pub(super) fn run(args: &ApplianceArgs) -> Result<(), Failure> {
         Action::Ceremony => ceremony::run(),
         Action::CheckVersion => version::check(),
         Action::RaiseMinimum => version::raise(),
+        Action::Healthy => health::wait(),
+        Action::Update => update::run(),
     }
 }

@@ -95,7 +95,8 @@ fn health(born: bool) -> String {
     }
 }
 
-fn state(unit: &str, property: &str) -> String {
+/// What systemd says of a unit.
+pub(super) fn state(unit: &str, property: &str) -> String {
     Command::new("systemctl")
         .args(["show", "--value", "--property", property, unit])
         .output()

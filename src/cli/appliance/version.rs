@@ -39,14 +39,14 @@ pub(super) fn raise() -> Result<(), Failure> {
     Ok(())
 }
 
-fn running() -> Result<String, Failure> {
+pub(super) fn running() -> Result<String, Failure> {
     release("IMAGE_VERSION").ok_or_else(|| {
         Failure::new(Exit::Failed, "/usr/lib/os-release names no IMAGE_VERSION")
             .next("this command is for the bootable image")
     })
 }
 
-fn minimum() -> Result<String, Failure> {
+pub(super) fn minimum() -> Result<String, Failure> {
     match fs::read_to_string(MINIMUM) {
         Ok(text) => Ok(text.trim().to_owned()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok("0".to_owned()),
@@ -55,7 +55,7 @@ fn minimum() -> Result<String, Failure> {
 }
 
 /// By their numbers: 0.10.0 is newer than 0.9.1. A part that is not there, or no number, counts as 0.
-fn compare(one: &str, other: &str) -> Ordering {
+pub(super) fn compare(one: &str, other: &str) -> Ordering {
     let parts = |text: &str| -> Vec<u64> {
         let mut parts: Vec<u64> = text
             .split('.')

@@ -3,6 +3,8 @@
 //
 //	seal check      every check, one line each; exit code 1 if any failed
 //	seal roundtrip  seals and unseals one value and says what happened
+//	seal keep       seals standard input, and prints the ciphertext to keep
+//	seal open       unseals such a ciphertext from standard input
 //
 // The server and the credentials come from the environment: see settings.
 package main
@@ -12,6 +14,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"io"
 	"os"
 	"runtime/debug"
 	"time"
@@ -28,9 +31,9 @@ func main() {
 	if len(os.Args) == 2 {
 		command = os.Args[1]
 	}
-	run := map[string]func(settings) error{"check": check, "roundtrip": roundtrip}[command]
+	run := map[string]func(settings) error{"check": check, "roundtrip": roundtrip, "keep": keep, "open": open}[command]
 	if run == nil {
-		fmt.Fprintln(os.Stderr, "usage: seal check|roundtrip")
+		fmt.Fprintln(os.Stderr, "usage: seal check|roundtrip|keep|open")
 		os.Exit(2)
 	}
 	s, err := readSettings()
@@ -171,6 +174,42 @@ func roundtrip(s settings) error {
 		blob.KeyInfo.KeyId, sealing.Round(10*time.Microsecond), blob.Ciphertext, len(blob.Ciphertext))
 	fmt.Printf("unsealed     the same 32 bytes in %s\n", unsealing.Round(10*time.Microsecond))
 	return nil
+}
+
+func keep(s settings) error {
+	return filter(s, func(ctx context.Context, w *transit.Wrapper, plain []byte) ([]byte, error) {
+		blob, err := w.Encrypt(ctx, plain)
+		if err != nil {
+			return nil, fmt.Errorf("sealing: %w", err)
+		}
+		return blob.Ciphertext, nil
+	})
+}
+
+func open(s settings) error {
+	return filter(s, func(ctx context.Context, w *transit.Wrapper, kept []byte) ([]byte, error) {
+		return w.Decrypt(ctx, &wrapping.BlobInfo{Ciphertext: kept})
+	})
+}
+
+// filter is one operation from standard input to standard output.
+func filter(s settings, operation func(context.Context, *transit.Wrapper, []byte) ([]byte, error)) error {
+	ctx := context.Background()
+	input, err := io.ReadAll(os.Stdin)
+	if err != nil {
+		return err
+	}
+	w, _, err := newWrapper(ctx, s.stanza(s.usualToken()))
+	if err != nil {
+		return fmt.Errorf("the seal client could not start: %w", err)
+	}
+	defer w.Finalize(ctx)
+	output, err := operation(ctx, w, input)
+	if err != nil {
+		return err
+	}
+	_, err = os.Stdout.Write(output)
+	return err
 }
 
 // wrapperVersion is the version of the seal client in this binary.

@@ -1,0 +1,51 @@
+//! Whether a version on trial may stay: the server serves, and goes on serving.
+
+use std::time::{Duration, Instant};
+
+use super::status::state;
+use crate::cli::exit::{Exit, Failure};
+
+const SERVER: &str = "strongroom.service";
+
+/// So long it must have served without a new start: a server that crashes over its first work is not healthy.
+const STEADY: Duration = Duration::from_secs(10);
+
+/// A network HSM may be slow; a version that needs longer than this is given up.
+const LIMIT: Duration = Duration::from_mins(3);
+
+/// More starts than this, and it crashes.
+const STARTS: u32 = 4;
+
+/// Returns once the server is healthy, or with an error when it is not.
+pub(super) fn wait() -> Result<(), Failure> {
+    let begun = Instant::now();
+    let mut steady: Option<(Instant, String)> = None;
+    loop {
+        let active = state(SERVER, "ActiveState");
+        let restarts = state(SERVER, "NRestarts");
+        if active == "failed" || restarts.parse().unwrap_or(0) >= STARTS {
+            let status = state(SERVER, "ExecMainStatus");
+            return Err(not_healthy(format!("the server ended with {status}")));
+        }
+        steady = match steady {
+            Some((since, before)) if active == "active" && before == restarts => {
+                if since.elapsed() >= STEADY {
+                    return Ok(());
+                }
+                Some((since, before))
+            }
+            _ => (active == "active").then(|| (Instant::now(), restarts)),
+        };
+        if begun.elapsed() > LIMIT && steady.is_none() {
+            return Err(not_healthy(format!(
+                "the server did not come up within {} s",
+                LIMIT.as_secs()
+            )));
+        }
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
+fn not_healthy(why: String) -> Failure {
+    Failure::new(Exit::Failed, format!("this version is not healthy: {why}"))
+}

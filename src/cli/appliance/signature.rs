@@ -1,0 +1,214 @@
+//! Whether this machine's firmware will start a kernel image: its signature (Authenticode) is by a key of the firmware's `db`, and neither the
+//! image nor the key is in `dbx`. What the firmware refuses does not start at all, and nothing would start the machine again.
+
+use std::path::Path;
+
+use aws_lc_rs::signature::{RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey};
+use sha2::{Digest as _, Sha256};
+use x509_parser::asn1_rs::{Any, FromDer as _};
+use x509_parser::prelude::X509Certificate;
+
+use super::kernel_image::KernelImage;
+
+/// Variables of the firmware: allowed and forbidden signers and images.
+const ALLOWED: &str = "/sys/firmware/efi/efivars/db-d719b2cb-3d3a-4596-a3bc-dad00e67656f";
+const FORBIDDEN: &str = "/sys/firmware/efi/efivars/dbx-d719b2cb-3d3a-4596-a3bc-dad00e67656f";
+
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub(super) enum Refused {
+    #[error("the firmware names no keys ({ALLOWED}): set Secure Boot up first")]
+    NoKeys,
+    #[error("the kernel image is no PE file")]
+    NoImage,
+    #[error("the kernel image has no signature by a key of this machine's firmware")]
+    NotSigned,
+    #[error("this machine's firmware forbids the kernel image or its signer")]
+    Forbidden,
+}
+
+pub(super) fn check(image: &KernelImage) -> Result<(), Refused> {
+    let allowed = Signers::read(Path::new(ALLOWED));
+    if allowed.certificates.is_empty() {
+        return Err(Refused::NoKeys);
+    }
+    judge(image, &allowed, &Signers::read(Path::new(FORBIDDEN)))
+}
+
+fn judge(image: &KernelImage, allowed: &Signers, forbidden: &Signers) -> Result<(), Refused> {
+    let hash = image.hash().ok_or(Refused::NoImage)?;
+    if forbidden.hashes.contains(&hash) {
+        return Err(Refused::Forbidden);
+    }
+    let is_by = |signature: &&[u8], signers: &Signers| {
+        signers
+            .certificates
+            .iter()
+            .any(|trusted| is_signed(signature, &hash, trusted).is_some())
+    };
+    let signatures = image.signatures();
+    if signatures
+        .iter()
+        .any(|signature| is_by(signature, forbidden))
+    {
+        return Err(Refused::Forbidden);
+    }
+    if signatures.iter().any(|signature| is_by(signature, allowed)) {
+        Ok(())
+    } else {
+        Err(Refused::NotSigned)
+    }
+}
+
+/// What `db` or `dbx` holds.
+#[derive(Default)]
+struct Signers {
+    certificates: Vec<Vec<u8>>,
+    /// SHA-256 of images.
+    hashes: Vec<[u8; 32]>,
+}
+
+impl Signers {
+    /// Empty where the firmware has none.
+    fn read(variable: &Path) -> Self {
+        let bytes = std::fs::read(variable).unwrap_or_default();
+        // The variable's attributes come first.
+        Self::parse(bytes.get(4..).unwrap_or_default())
+    }
+
+    /// A row of EFI_SIGNATURE_LIST.
+    fn parse(mut lists: &[u8]) -> Self {
+        const HEADER: usize = 28;
+        const OWNER: usize = 16;
+        /// EFI_CERT_X509_GUID and EFI_CERT_SHA256_GUID.
+        const X509: [u8; 16] = [
+            0xa1, 0x59, 0xc0, 0xa5, 0xe4, 0x94, 0xa7, 0x4a, 0x87, 0xb5, 0xab, 0x15, 0x5c, 0x2b,
+            0xf0, 0x72,
+        ];
+        const SHA256: [u8; 16] = [
+            0x26, 0x16, 0xc4, 0xc1, 0x4c, 0x50, 0x92, 0x40, 0xac, 0xa9, 0x41, 0xf9, 0x36, 0x93,
+            0x43, 0x28,
+        ];
+        let mut signers = Self::default();
+        while let Some(header) = lists.first_chunk::<HEADER>() {
+            let number = |at: usize| {
+                u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
+                    as usize
+            };
+            let (length, extra, size) = (number(16), number(20), number(24));
+            let entries = HEADER
+                .checked_add(extra)
+                .and_then(|start| lists.get(start..length));
+            let (Some(entries), true) = (entries, size > OWNER) else {
+                break;
+            };
+            for entry in entries.chunks_exact(size) {
+                let data = &entry[OWNER..];
+                if header.starts_with(&X509) {
+                    signers.certificates.push(data.to_vec());
+                } else if let (true, Ok(hash)) = (header.starts_with(&SHA256), data.try_into()) {
+                    signers.hashes.push(hash);
+                }
+            }
+            lists = &lists[length..];
+        }
+        signers
+    }
+}
+
+/// Whether this PKCS#7 structure signs the image's hash, by this certificate or by one that it issued.
+fn is_signed(signature: &[u8], hash: &[u8; 32], trusted: &[u8]) -> Option<()> {
+    // ContentInfo, SignedData: version, digestAlgorithms, contentInfo, certificates, signerInfos (RFC 2315, 7 and 9).
+    let info = first(signature)?;
+    let signed_data = children_of(&first(children_of(&info)?.get(1)?.data)?)?;
+    let content = children_of(signed_data.get(2)?)?;
+    let content = first(content.get(1)?.data)?;
+    // SpcIndirectDataContent: data, messageDigest (algorithm, digest).
+    let digest_info = children_of(children_of(&content)?.get(1)?)?;
+    if digest_info.get(1)?.data != hash {
+        return None;
+    }
+    let certificates = signed_data
+        .iter()
+        .find(|part| part.raw.first() == Some(&0xa0))?;
+    let signers = signed_data.last()?;
+    for signer in children(signers.data)? {
+        // version, issuer and number, digestAlgorithm, [0] attributes, algorithm, signature
+        let parts = children_of(&signer)?;
+        let (attributes, value) = (parts.get(3)?, parts.get(5)?);
+        if attributes.raw.first() != Some(&0xa0)
+            || message_digest(attributes)? != Sha256::digest(content.data).as_slice()
+        {
+            continue;
+        }
+        // Signed as what they are, a SET.
+        let mut signed = attributes.raw.to_vec();
+        *signed.first_mut()? = 0x31;
+        if verify(trusted, &signed, value.data).is_some() {
+            return Some(());
+        }
+        for certificate in children(certificates.data)? {
+            if issued(certificate.raw, trusted).is_some()
+                && verify(certificate.raw, &signed, value.data).is_some()
+            {
+                return Some(());
+            }
+        }
+    }
+    None
+}
+
+/// The value of the attribute 1.2.840.113549.1.9.4.
+fn message_digest<'a>(attributes: &Element<'a>) -> Option<&'a [u8]> {
+    const ID: [u8; 9] = [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x09, 0x04];
+    children(attributes.data)?.iter().find_map(|attribute| {
+        let parts = children_of(attribute)?;
+        (parts.first()?.data == ID).then_some(())?;
+        Some(first(parts.get(1)?.data)?.data)
+    })
+}
+
+fn verify(certificate: &[u8], signed: &[u8], signature: &[u8]) -> Option<()> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    let key = &certificate.public_key().subject_public_key.data;
+    UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, key)
+        .verify(signed, signature)
+        .ok()
+}
+
+fn issued(certificate: &[u8], by: &[u8]) -> Option<()> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    verify(
+        by,
+        certificate.tbs_certificate.as_ref(),
+        &certificate.signature_value.data,
+    )
+}
+
+/// One element of DER.
+struct Element<'a> {
+    raw: &'a [u8],
+    data: &'a [u8],
+}
+
+fn children_of<'a>(element: &Element<'a>) -> Option<Vec<Element<'a>>> {
+    children(element.data)
+}
+
+fn children(mut der: &[u8]) -> Option<Vec<Element<'_>>> {
+    let mut found = Vec::new();
+    while !der.is_empty() {
+        let element = first(der)?;
+        der = &der[element.raw.len()..];
+        found.push(element);
+    }
+    Some(found)
+}
+
+/// What follows it may be padding.
+fn first(der: &[u8]) -> Option<Element<'_>> {
+    let (rest, any) = Any::from_der(der).ok()?;
+    Some(Element {
+        raw: &der[..der.len() - rest.len()],
+        data: any.data,
+    })
+}

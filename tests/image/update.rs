@@ -1,0 +1,188 @@
+//! A second version by a medium: it comes up, falls back, or is refused.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::ceremony::{born, make_key, seal, seal_client, wait_until_healthy};
+use crate::machine::{Image, Machine, Medium, built, run};
+
+/// Newer than any version that is built elsewhere.
+const NEXT: &str = "1000.0.0";
+const BROKEN: &str = "1000.1.0";
+
+/// Three starts on trial, and that of the old version.
+const FALL_BACK: Duration = Duration::from_mins(15);
+
+#[tokio::test]
+#[ignore = "needs make image, and minutes"]
+async fn an_update_comes_up_unseals_what_was_sealed_before_and_has_no_way_back() {
+    let Some(image) = built() else { return };
+    let Some(client) = seal_client() else { return };
+    let next = next(&image);
+    let mut machine = Machine::new(&image);
+    let room = born(&image, &mut machine).await;
+    make_key(&machine, &room).await;
+    let kept = seal(&machine, &room, &client, "keep", b"sealed before");
+
+    let medium = with_update(room.path(), &next);
+    machine.insert(medium.path());
+    machine.start();
+    machine.wait_for(&[&format!(
+        "strongroom: version {NEXT} is installed; starting it"
+    )]);
+    machine.wait_for(&[&format!("strongroom: version     {NEXT}")]);
+    machine.wait_for(&[&format!(
+        "no version before {NEXT} runs on this state from now on"
+    )]);
+    wait_until_healthy(&machine, &room).await;
+    assert_eq!(
+        seal(&machine, &room, &client, "open", &kept),
+        b"sealed before"
+    );
+    // With the medium still in it: it is not installed twice.
+    machine.wait_for(&[&format!("the update on the medium is what runs: {NEXT}")]);
+    machine.stop();
+    let kernels = machine.kernels();
+    assert!(
+        kernels.contains(&format!("strongroom_{NEXT}.efi")),
+        "not blessed: {kernels:?}"
+    );
+    assert_eq!(kernels.len(), 2, "{kernels:?}");
+
+    // The old version is in the other slot and rightly signed. Whoever has the disk makes the boot loader take it.
+    run(Command::new("mdel")
+        .args(["-i", &machine.boot_partition()])
+        .arg(format!("::EFI/Linux/strongroom_{NEXT}.efi")));
+    machine.eject();
+    machine.start();
+    machine.wait_for(&["FAILED: this version is older than the state allows"]);
+    let console = machine.console();
+    assert!(
+        console.contains(&format!(
+            "must not run on this state: its minimum is {NEXT}"
+        )),
+        "{console}"
+    );
+    assert!(!console.contains("serving ("), "{console}");
+}
+
+#[tokio::test]
+#[ignore = "needs make image, and minutes"]
+async fn an_update_whose_server_crashes_falls_back_with_the_state_intact() {
+    let Some(image) = built() else { return };
+    let Some(client) = seal_client() else { return };
+    let broken = broken(&image);
+    let mut machine = Machine::new(&image);
+    let room = born(&image, &mut machine).await;
+    make_key(&machine, &room).await;
+    let kept = seal(&machine, &room, &client, "keep", b"sealed before");
+
+    let medium = with_update(room.path(), &broken);
+    machine.insert(medium.path());
+    machine.start();
+    machine.wait_for(&[&format!("strongroom: version     {BROKEN}")]);
+    machine.wait_at_most(
+        FALL_BACK,
+        &[&format!(
+            "strongroom: version {BROKEN} did not come up healthy and was given up"
+        )],
+    );
+    wait_until_healthy(&machine, &room).await;
+    assert_eq!(
+        seal(&machine, &room, &client, "open", &kept),
+        b"sealed before"
+    );
+    // The medium is still in it.
+    machine.wait_for(&[&format!(
+        "the update is refused: version {BROKEN} was tried here"
+    )]);
+    let console = machine.console();
+    let starts = console
+        .matches("this version is not healthy: the server ended")
+        .count();
+    assert_eq!(starts, 3, "{console}");
+}
+
+#[test]
+#[ignore = "needs make image, and minutes"]
+fn what_must_not_be_installed_is_refused_and_a_machine_without_keys_updates_too() {
+    let Some(image) = built() else { return };
+    let next = next(&image);
+    let mut machine = Machine::new(&image);
+    let folder = tempfile::tempdir().unwrap();
+
+    // Not signed.
+    let medium = with_update(folder.path(), &next);
+    let uki = next.uki();
+    let mut bytes = fs::read(&uki).unwrap();
+    crate::tamper::remove_signature(&mut bytes);
+    let unsigned = folder.path().join(uki.file_name().unwrap());
+    fs::write(&unsigned, bytes).unwrap();
+    medium.put(&unsigned, "update");
+    machine.insert(medium.path());
+    machine.start();
+    machine.wait_for(&["the update is refused: the kernel image has no signature by a key of this machine's firmware"]);
+    machine.wait_for(&["waiting for the key ceremony"]);
+    machine.stop();
+    assert_eq!(machine.kernels().len(), 1);
+
+    // Older.
+    let old = image.other("old", &[("STRONGROOM_VERSION", "0.0.1")]);
+    let medium = with_update(folder.path(), &old);
+    machine.insert(medium.path());
+    machine.start();
+    machine.wait_for(&["the update is refused: version 0.0.1 is not newer than"]);
+    machine.stop();
+    assert_eq!(machine.kernels().len(), 1);
+
+    let medium = with_update(folder.path(), &next);
+    machine.insert(medium.path());
+    machine.start();
+    machine.wait_for(&[&format!("strongroom: version     {NEXT}")]);
+    machine.wait_for(&[&format!(
+        "no version before {NEXT} runs on this state from now on"
+    )]);
+    machine.wait_for(&[&format!("the update on the medium is what runs: {NEXT}")]);
+    machine.stop();
+    let kernels = machine.kernels();
+    assert!(
+        kernels.contains(&format!("strongroom_{NEXT}.efi")),
+        "not blessed: {kernels:?}"
+    );
+}
+
+fn next(image: &Image) -> Image {
+    image.other(
+        "next",
+        &[("STRONGROOM_VERSION", NEXT), ("STRONGROOM_MINIMUM", NEXT)],
+    )
+}
+
+/// As `next`, but that the server gets no memory to start with.
+fn broken(image: &Image) -> Image {
+    let extra = tempfile::tempdir().unwrap();
+    let folder = extra
+        .path()
+        .join("usr/lib/systemd/system/strongroom.service.d");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("crash.conf"), "[Service]\nLimitAS=16M\n").unwrap();
+    image.other(
+        "broken",
+        &[
+            ("STRONGROOM_VERSION", BROKEN),
+            ("STRONGROOM_MINIMUM", BROKEN),
+            ("STRONGROOM_EXTRA", extra.path().to_str().unwrap()),
+        ],
+    )
+}
+
+fn with_update(folder: &Path, image: &Image) -> Medium {
+    let medium = Medium::new(folder.join("update-medium"));
+    medium.folder("update");
+    for file in image.update_files() {
+        medium.put(&file, "update");
+    }
+    medium
+}
