@@ -212,3 +212,89 @@ fn first(der: &[u8]) -> Option<Element<'_>> {
         data: any.data,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A PE file of two sections, signed by systemd-sbsign with `signer`, whose certificate `ca` issued. `other` has nothing to do with them.
+    const SIGNED: &[u8] = include_bytes!("testdata/signed.efi");
+    const SIGNER: &[u8] = include_bytes!("testdata/signer.der");
+    const CA: &[u8] = include_bytes!("testdata/ca.der");
+    const OTHER: &[u8] = include_bytes!("testdata/other.der");
+
+    fn signers(certificates: &[&[u8]]) -> Signers {
+        let certificates = certificates.iter().map(|it| it.to_vec()).collect();
+        Signers {
+            certificates,
+            hashes: Vec::new(),
+        }
+    }
+
+    fn judged(bytes: &[u8], allowed: &[&[u8]], forbidden: &[&[u8]]) -> Result<(), Refused> {
+        let image = KernelImage::new(bytes.to_vec());
+        judge(&image, &signers(allowed), &signers(forbidden))
+    }
+
+    #[test]
+    fn a_signature_counts_by_its_key_or_by_the_one_that_issued_it() {
+        assert_eq!(judged(SIGNED, &[OTHER, SIGNER], &[]), Ok(()));
+        assert_eq!(judged(SIGNED, &[CA], &[OTHER]), Ok(()));
+        assert_eq!(judged(SIGNED, &[OTHER], &[]), Err(Refused::NotSigned));
+        assert_eq!(judged(SIGNED, &[CA], &[SIGNER]), Err(Refused::Forbidden));
+    }
+
+    #[test]
+    fn every_byte_that_is_signed_counts() {
+        // The headers without the checksum, the place of the signature and what follows the section table; both sections.
+        for at in (64..152).chain(156..232).chain(512..1536) {
+            let mut bytes = SIGNED.to_vec();
+            bytes[at] ^= 1;
+            assert!(judged(&bytes, &[SIGNER], &[]).is_err(), "{at}");
+        }
+        for at in 0..SIGNED.len() - 64 {
+            assert!(judged(&SIGNED[..at], &[SIGNER], &[]).is_err(), "{at}");
+        }
+    }
+
+    #[test]
+    fn an_image_whose_hash_is_forbidden_is_refused() {
+        let image = KernelImage::new(SIGNED.to_vec());
+        let mut forbidden = signers(&[]);
+        forbidden.hashes.push(image.hash().unwrap());
+        assert_eq!(
+            judge(&image, &signers(&[SIGNER]), &forbidden),
+            Err(Refused::Forbidden)
+        );
+    }
+
+    #[test]
+    fn the_firmware_s_lists_are_read() {
+        let list = |kind: &str, data: &[u8]| {
+            let kind = base16ct::lower::decode_vec(kind).unwrap();
+            let size = u32::try_from(16 + data.len()).unwrap();
+            let lengths = [28 + size, 0, size].map(u32::to_le_bytes).concat();
+            [&kind, lengths.as_slice(), &[7; 16], data].concat()
+        };
+        let lists = [
+            list("a159c0a5e494a74a87b5ab155c2bf072", SIGNER),
+            list("2616c4c14c509240aca941f936934328", &[9; 32]),
+        ]
+        .concat();
+        let signers = Signers::parse(&lists);
+        assert_eq!(signers.certificates, [SIGNER]);
+        assert_eq!(signers.hashes, [[9; 32]]);
+        for length in 0..lists.len() {
+            Signers::parse(&lists[..length]);
+        }
+    }
+
+    #[test]
+    fn the_image_says_what_it_is() {
+        let image = KernelImage::new(SIGNED.to_vec());
+        assert_eq!(image.release("IMAGE_VERSION").as_deref(), Some("0.2.0"));
+        assert_eq!(image.release("IMAGE"), None);
+        assert_eq!(image.command_line("roothash").unwrap().len(), 64);
+        assert_eq!(image.command_line("quiet"), None);
+    }
+}
