@@ -55,4 +55,4 @@ test-image: ## every test of the bootable image, in QEMU: tens of minutes where 
 	cargo test --test image -- --include-ignored --test-threads=1
 
 clean: ## removes build output and caches
-	rm -rf target .cache image/out # not image/keys: what they signed boots with them only
+	rm -rf target .cache image/out image/out-* # not image/keys: what they signed boots with them only

@@ -65,10 +65,8 @@ impl Image {
             .map(|entry| entry.unwrap().path())
             .filter(|path| {
                 let name = path.file_name().unwrap().to_str().unwrap();
-                name.starts_with(start)
-                    && name
-                        .strip_suffix(end)
-                        .is_some_and(|name| !name.ends_with(".root") && !name.ends_with(".verity"))
+                let part = name.contains(".root.") || name.contains(".verity.");
+                name.starts_with(start) && name.ends_with(end) && (end != ".raw" || !part)
             })
             .collect();
         found.sort();
@@ -89,8 +87,10 @@ impl Image {
 
     /// Another version with the same keys, built beside this image once: with these variables for `image/build.sh`.
     pub fn other(&self, name: &str, variables: &[(&str, &str)]) -> Self {
+        let mut folder = self.folder.clone().into_os_string();
+        folder.push(format!("-{name}"));
         let other = Self {
-            folder: self.folder.join("others").join(name),
+            folder: folder.into(),
         };
         let made =
             |image: &Self| fs::metadata(image.file("SHA256SUMS")).and_then(|it| it.modified());

@@ -25,7 +25,7 @@ pub(super) fn wait() -> Result<(), Failure> {
         let restarts = state(SERVER, "NRestarts");
         if active == "failed" || restarts.parse().unwrap_or(0) >= STARTS {
             let status = state(SERVER, "ExecMainStatus");
-            return Err(not_healthy(format!("the server ended with {status}")));
+            return Err(not_healthy(&format!("the server ended with {status}")));
         }
         steady = match steady {
             Some((since, before)) if active == "active" && before == restarts => {
@@ -37,7 +37,7 @@ pub(super) fn wait() -> Result<(), Failure> {
             _ => (active == "active").then(|| (Instant::now(), restarts)),
         };
         if begun.elapsed() > LIMIT && steady.is_none() {
-            return Err(not_healthy(format!(
+            return Err(not_healthy(&format!(
                 "the server did not come up within {} s",
                 LIMIT.as_secs()
             )));
@@ -46,6 +46,6 @@ pub(super) fn wait() -> Result<(), Failure> {
     }
 }
 
-fn not_healthy(why: String) -> Failure {
+fn not_healthy(why: &str) -> Failure {
     Failure::new(Exit::Failed, format!("this version is not healthy: {why}"))
 }

@@ -32,7 +32,7 @@ impl KernelImage {
 
     /// A value of its os-release.
     pub(super) fn release(&self, name: &str) -> Option<String> {
-        let text = self.text(b".osrel\0\0")?;
+        let text = self.text(*b".osrel\0\0")?;
         text.lines()
             .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
             .map(|value| value.trim_matches('"').to_owned())
@@ -40,17 +40,17 @@ impl KernelImage {
 
     /// A value of its command line.
     pub(super) fn command_line(&self, name: &str) -> Option<String> {
-        self.text(b".cmdline")?
+        self.text(*b".cmdline")?
             .split_ascii_whitespace()
             .find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
             .map(str::to_owned)
     }
 
-    fn text(&self, name: &[u8; 8]) -> Option<&str> {
+    fn text(&self, name: [u8; 8]) -> Option<&str> {
         let section = self
             .sections()?
             .into_iter()
-            .find(|section| section.name == *name)?;
+            .find(|section| section.name == name)?;
         let length = section.size.min(section.padded);
         let text = std::str::from_utf8(self.take(section.start, length)?).ok()?;
         Some(text.trim_end_matches('\0'))

@@ -215,6 +215,8 @@ fn first(der: &[u8]) -> Option<Element<'_>> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     /// A PE file of two sections, signed by systemd-sbsign with `signer`, whose certificate `ca` issued. `other` has nothing to do with them.

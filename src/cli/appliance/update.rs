@@ -245,6 +245,8 @@ fn restart() -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     const ROOT: &str = "babc99fe-c087-84e3-fcc5-abdb4ba1ba14";
