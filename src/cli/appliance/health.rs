@@ -1,8 +1,8 @@
 //! Whether a version on trial may stay: the server serves, and goes on serving.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use super::status::state;
 use crate::cli::exit::{Exit, Failure};
 
 const SERVER: &str = "strongroom.service";
@@ -21,10 +21,8 @@ pub(super) fn wait() -> Result<(), Failure> {
     let begun = Instant::now();
     let mut steady: Option<(Instant, String)> = None;
     loop {
-        let active = state(SERVER, "ActiveState");
-        let restarts = state(SERVER, "NRestarts");
+        let [active, restarts, status] = ["ActiveState", "NRestarts", "ExecMainStatus"].map(server);
         if active == "failed" || restarts.parse().unwrap_or(0) >= STARTS {
-            let status = state(SERVER, "ExecMainStatus");
             return Err(not_healthy(&format!("the server ended with {status}")));
         }
         steady = match steady {
@@ -44,6 +42,15 @@ pub(super) fn wait() -> Result<(), Failure> {
         }
         std::thread::sleep(Duration::from_secs(1));
     }
+}
+
+/// What systemd says of the server.
+fn server(property: &str) -> String {
+    Command::new("systemctl")
+        .args(["show", "--value", "--property", property, SERVER])
+        .output()
+        .map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        .unwrap_or_default()
 }
 
 fn not_healthy(why: &str) -> Failure {

@@ -95,8 +95,7 @@ fn health(born: bool) -> String {
     }
 }
 
-/// What systemd says of a unit.
-pub(super) fn state(unit: &str, property: &str) -> String {
+fn state(unit: &str, property: &str) -> String {
     Command::new("systemctl")
         .args(["show", "--value", "--property", property, unit])
         .output()
