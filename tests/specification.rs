@@ -12,6 +12,7 @@ const RUN_ALTHOUGH_IGNORED: [&str; 4] = [
     "tests/image/ceremony.rs",
     "tests/image/contents.rs",
     "tests/image/tamper.rs",
+    "tests/image/update.rs",
 ];
 
 #[test]

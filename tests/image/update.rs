@@ -100,7 +100,7 @@ async fn an_update_whose_server_crashes_falls_back_with_the_state_intact() {
     )]);
     let console = machine.console();
     let starts = console
-        .matches("this version is not healthy: the server ended")
+        .matches("this version is not healthy: the server crashes again and again")
         .count();
     assert_eq!(starts, 3, "{console}");
 }

@@ -22,8 +22,11 @@ pub(super) fn wait() -> Result<(), Failure> {
     let mut steady: Option<(Instant, String)> = None;
     loop {
         let [active, restarts, status] = ["ActiveState", "NRestarts", "ExecMainStatus"].map(server);
-        if active == "failed" || restarts.parse().unwrap_or(0) >= STARTS {
+        if active == "failed" {
             return Err(not_healthy(&format!("the server ended with {status}")));
+        }
+        if restarts.parse().unwrap_or(0) >= STARTS {
+            return Err(not_healthy("the server crashes again and again"));
         }
         steady = match steady {
             Some((since, before)) if active == "active" && before == restarts => {

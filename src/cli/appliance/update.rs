@@ -23,7 +23,8 @@ const POLL: Duration = Duration::from_secs(2);
 pub(super) fn run() -> Result<(), Failure> {
     let running = running()?;
     for slot in installed()? {
-        if slot.given_up() {
+        // At its own last start it is on trial yet.
+        if slot.given_up() && slot.version != running {
             println!(
                 "strongroom: version {} did not come up healthy and was given up; this is {running}",
                 slot.version
