@@ -17,7 +17,10 @@ mod support;
 
 mod ceremony;
 mod contents;
+mod logs;
 mod machine;
+mod network;
 #[path = "../ceremony/rig.rs"]
 mod rig;
+mod scan;
 mod tamper;

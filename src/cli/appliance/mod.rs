@@ -2,6 +2,7 @@
 
 mod ceremony;
 mod console;
+mod logs;
 mod medium;
 mod status;
 mod version;
@@ -38,6 +39,11 @@ enum Action {
         after_help = "Example, as the image's units have it:\n  strongroom appliance raise-minimum"
     )]
     RaiseMinimum,
+    /// Send the journal to the log server that the medium of the ceremony or a credential names
+    #[command(
+        after_help = "Example, as the image's units have it:\n  strongroom appliance forward-logs"
+    )]
+    ForwardLogs,
 }
 
 pub(super) fn run(args: &ApplianceArgs) -> Result<(), Failure> {
@@ -46,5 +52,6 @@ pub(super) fn run(args: &ApplianceArgs) -> Result<(), Failure> {
         Action::Ceremony => ceremony::run(),
         Action::CheckVersion => version::check(),
         Action::RaiseMinimum => version::raise(),
+        Action::ForwardLogs => logs::forward(),
     }
 }
