@@ -66,6 +66,15 @@ fn report(elapsed: Duration, processor: Duration) {
 
 /// Boots it, and holds the ceremony by a medium.
 pub async fn born(image: &Image, machine: &mut Machine) -> Room {
+    born_with(image, machine, |_, _| {}).await
+}
+
+/// The same, with something more on the medium.
+pub async fn born_with(
+    image: &Image,
+    machine: &mut Machine,
+    more: impl FnOnce(&Room, &Medium),
+) -> Room {
     let room = room(image);
     let medium = Medium::new(room.path().join("medium"));
     let policy = room.path().join("policy.toml");
@@ -74,6 +83,7 @@ pub async fn born(image: &Image, machine: &mut Machine) -> Room {
         medium.put(&file, "");
     }
     medium.put(&room.answers(), "");
+    more(&room, &medium);
     machine.insert(medium.path());
     machine.start();
     machine.wait_for(&["waiting for the key ceremony"]);

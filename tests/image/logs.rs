@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_mins(3);
 
 pub struct LogServer {
     folder: PathBuf,
-    address: IpAddr,
+    address: SocketAddr,
     ca: PathBuf,
     running: Option<(Child, Door)>,
     /// Each start writes a journal of its own.
@@ -37,11 +37,11 @@ pub struct LogServer {
 }
 
 impl LogServer {
-    pub fn new(room: &Room, address: IpAddr) -> Self {
-        let folder = room.path().join("log-server");
+    pub fn new(room: &Room, ip: IpAddr, port: u16) -> Self {
+        let folder = room.path().join(format!("log-server-{port}"));
         fs::create_dir(&folder).unwrap();
         let mut params = CertificateParams::default();
-        params.subject_alt_names = vec![SanType::IpAddress(address)];
+        params.subject_alt_names = vec![SanType::IpAddress(ip)];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let ca_key =
             KeyPair::from_pem(&fs::read_to_string(room.path().join("pki/ca.key")).unwrap())
@@ -54,7 +54,7 @@ impl LogServer {
         fs::write(folder.join("key"), key.serialize_pem()).unwrap();
         Self {
             folder,
-            address,
+            address: SocketAddr::new(ip, port),
             ca: room.pki.ca(),
             running: None,
             starts: 0,
@@ -62,7 +62,7 @@ impl LogServer {
     }
 
     pub fn url(&self) -> String {
-        format!("https://{}:19532", self.address)
+        format!("https://{}", self.address)
     }
 
     pub fn start(&mut self) {
@@ -77,7 +77,7 @@ impl LogServer {
             .stderr(File::create(self.folder.join("errors")).unwrap())
             .spawn()
             .unwrap();
-        let door = Door::open(SocketAddr::new(self.address, 19532), self.tls());
+        let door = Door::open(self.address, self.tls());
         self.running = Some((receiver, door));
     }
 

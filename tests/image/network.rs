@@ -2,6 +2,7 @@
 //! of it answers.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, TcpStream, UdpSocket};
 use std::path::Path;
@@ -15,9 +16,12 @@ use base64::engine::general_purpose::STANDARD;
 use nix::sched::{CloneFlags, unshare};
 use serde_json::json;
 
-use crate::ceremony::{DHCP, KEY, STATIC, born, client, seal_client, unseal, wait_until_healthy};
+use crate::ceremony::{
+    DHCP, KEY, STATIC, born_with, client, seal_client, unseal, wait_until_healthy,
+};
 use crate::logs::{self, LogServer};
-use crate::machine::{Image, Link, Machine, built, installed, run};
+use crate::machine::{Image, Link, Machine, Medium, built, installed, run};
+use crate::rig::Room;
 use crate::scan;
 
 const INTERFACE: &str = "strongroom0";
@@ -58,23 +62,35 @@ async fn everything(image: &Image, seal: &Path) {
     let network = Network::new();
     let dhcp: IpAddr = DHCP.parse().unwrap();
     let mut machine = Machine::linked(image, Link::Tap(INTERFACE, dhcp));
-    let room = born(image, &mut machine).await;
+    let mut log_server = None;
+    let room = born_with(image, &mut machine, |room, medium| {
+        log_server = Some(named_on(medium, room));
+    })
+    .await;
     client(&machine, &room)
         .request("POST", &format!("transit/keys/{KEY}"), Some(&json!({})))
         .await
         .unwrap();
     unseal(&machine, &room, seal, "check");
     network.time.wait();
+    // As soon as there are keys, and from the first line on.
+    let log_server_of_medium = log_server.unwrap();
+    log_server_of_medium.wait_for(&["kernel", "Command line"]);
+    println!(
+        "{}",
+        log_server_of_medium.wait_for(&["strongroom", "listening"])
+    );
+    drop(log_server_of_medium);
     only_the_api_answers(dhcp).await;
 
-    // No log server is named; now SMBIOS names one, and another address.
-    let mut log_server = LogServer::new(&room, HOST);
+    // Now SMBIOS names another one, and another address.
+    let mut log_server = LogServer::new(&room, HOST, 19533);
     log_server.start();
     machine.eject();
     let fixed: IpAddr = STATIC.parse().unwrap();
     machine.moved(fixed);
     let asked = network.time.asked();
-    let ca = std::fs::read_to_string(room.pki.ca()).unwrap();
+    let ca = fs::read_to_string(room.pki.ca()).unwrap();
     let credentials = [
         (
             "network.network.50-static",
@@ -109,9 +125,6 @@ async fn everything(image: &Image, seal: &Path) {
     network.time.wait_beyond(asked);
     run(Command::new("ping").args(["-c", "3", "-W", "5", STATIC]));
 
-    // From before there was a network.
-    log_server.wait_for(&["kernel", "Command line"]);
-    println!("{}", log_server.wait_for(&["strongroom", "listening"]));
     // The server runs in the machine with all of its memory locked.
     println!(
         "{}",
@@ -126,6 +139,18 @@ async fn everything(image: &Image, seal: &Path) {
     log_server.start();
     let meanwhile = log_server.wait_for(&["TLS handshake refused", &format!(":{port} ")]);
     println!("{meanwhile}");
+}
+
+/// A log server, and a medium that names it.
+fn named_on(medium: &Medium, room: &Room) -> LogServer {
+    let mut log_server = LogServer::new(room, HOST, 19532);
+    log_server.start();
+    let folder = room.path().join("logs");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("url"), log_server.url() + "\n").unwrap();
+    fs::copy(room.pki.ca(), folder.join("ca.pem")).unwrap();
+    medium.put(&folder, "");
+    log_server
 }
 
 async fn only_the_api_answers(address: IpAddr) {

@@ -64,3 +64,23 @@ fn first(credentials: &Path, names: [&str; 2]) -> Option<PathBuf> {
 fn option(name: &str, path: &Path) -> String {
     format!("{name}={}", path.display())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn smbios_goes_before_the_medium_and_nothing_is_sent_in_clear() {
+        let folder = tempfile::tempdir().unwrap();
+        let put = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+        // What the unit sets where there is no file.
+        put("logs-url", "\n");
+        assert!(url(folder.path()).is_err());
+        put("logs-url", "https://medium:1\n");
+        assert_eq!(url(folder.path()).unwrap(), "https://medium:1");
+        put("strongroom.logs.url", "https://smbios:2");
+        assert_eq!(url(folder.path()).unwrap(), "https://smbios:2");
+        put("strongroom.logs.url", "http://smbios:2");
+        assert!(url(folder.path()).is_err());
+    }
+}
