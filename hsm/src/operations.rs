@@ -164,6 +164,24 @@ impl Conn {
         Ok(self.generations())
     }
 
+    /// Looks for the keys anew, and has new KEKs wrapped by the generation that is in force in `known`. `false`: that one is not to be seen, or
+    /// not in force yet; the keys are those of before.
+    pub(crate) fn follow(&mut self, known: &[MasterGeneration]) -> Result<bool> {
+        let mut keys = Keys::check(&self.line, self.shape)?;
+        let follows = keys.generations.follow(known);
+        if follows {
+            self.keys = keys;
+        }
+        Ok(follows)
+    }
+
+    /// Whether new KEKs are wrapped by the generation that is in force in `known`.
+    pub(crate) fn wraps_as(&self, known: &[MasterGeneration]) -> bool {
+        self.generations()
+            .iter()
+            .any(|own| own.in_force && known.iter().any(|one| one.in_force && one.same_keys(own)))
+    }
+
     /// The generations of the master key that this session knows, oldest first.
     pub(crate) fn generations(&self) -> Vec<MasterGeneration> {
         self.keys.generations.describe()

@@ -90,6 +90,14 @@ pub struct MasterGeneration {
     pub in_force: bool,
 }
 
+impl MasterGeneration {
+    /// Whether it is the same keys, whatever their standing.
+    pub(crate) fn same_keys(&self, other: &Self) -> bool {
+        let keys = |one: &Self| (one.number, one.master, one.memory_master, one.transfer);
+        keys(self) == keys(other)
+    }
+}
+
 impl fmt::Debug for WrappedKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WrappedKey")

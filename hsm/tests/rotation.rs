@@ -273,9 +273,15 @@ async fn keys_move_to_another_master_key_and_the_old_one_dies() {
     assert_eq!(between.aead.master_fingerprint, found[0].master[..16]);
 
     rig.elsewhere("trust");
-    // Nobody has told this process yet: it goes on as before.
+    // Nobody has told this process yet: it goes on as before, also the session that looks for the keys only now.
     let unaware = Keys::new(&hsm).await;
-    assert_eq!(unaware.aead.master_fingerprint, found[0].master[..16]);
+    for key in [&unaware.aead, &unaware.mac] {
+        assert_eq!(key.master_fingerprint, found[0].master[..16]);
+    }
+    assert_eq!(
+        unaware.memory.master_fingerprint,
+        found[0].memory_master.unwrap()[..16]
+    );
     let found = hsm.refresh_keys().await.unwrap();
     assert_eq!(
         found

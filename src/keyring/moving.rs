@@ -39,6 +39,12 @@ pub enum Moved {
 }
 
 impl Keyring {
+    /// Returns once every change that was under way has been committed: a version that was still being made by the master key of before is
+    /// counted from then on.
+    pub async fn settle(&self) {
+        drop(self.inner.writer.lock().await);
+    }
+
     /// Counts the versions by the master key that wraps them.
     pub fn standing(&self) -> Standing {
         let masters = Masters::of(&self.inner.hsm.generations());

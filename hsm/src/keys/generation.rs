@@ -191,8 +191,16 @@ impl Generations {
 
     /// The one that wraps new KEKs.
     pub(crate) fn current(&self) -> &Generation {
-        // Proof of the index: `check` takes it from this vector, which never changes.
+        // Proof of the index: `check` and `follow` take it from this vector, which never changes.
         &self.all[self.current]
+    }
+
+    /// Puts the generation in force that is so in `known`, what another session of this process has found, so that all wrap alike; a newer one's
+    /// turn comes when the process is told of it. `false` if it is not here, or here not in force yet.
+    pub(crate) fn follow(&mut self, known: &[MasterGeneration]) -> bool {
+        let index = as_known(&self.describe(), known);
+        self.current = index.unwrap_or(self.current);
+        index.is_some()
     }
 
     pub(crate) fn newest(&self) -> Option<&Generation> {
@@ -283,6 +291,14 @@ impl Generation {
             MasterKind::Memory => self.memory_master.as_ref(),
         }
     }
+}
+
+/// Which of `found` is in force in `known`. `None`: it is not there, or one before it is in force, so that what was found is older than `known`.
+fn as_known(found: &[MasterGeneration], known: &[MasterGeneration]) -> Option<usize> {
+    let wanted = known.iter().find(|one| one.in_force)?;
+    let index = found.iter().position(|one| one.same_keys(wanted))?;
+    let here = found.iter().position(|one| one.in_force)?;
+    (index <= here).then_some(index)
 }
 
 /// Every key on the token that is trusted and may wrap, by its label.
@@ -440,6 +456,34 @@ mod tests {
     #![allow(clippy::panic)]
 
     use super::*;
+
+    #[test]
+    fn a_session_follows_another_but_not_back() {
+        let generation = |number: u8, in_force| MasterGeneration {
+            number: number.into(),
+            master: [number; 32],
+            memory_master: None,
+            transfer: None,
+            trusted: in_force,
+            in_force,
+        };
+        let (old, next) = (
+            [generation(1, true), generation(2, false)],
+            [generation(1, false), generation(2, true)],
+        );
+        assert_eq!(as_known(&old, &old), Some(0));
+        assert_eq!(as_known(&next, &next), Some(1));
+        // The process has not been told yet.
+        assert_eq!(as_known(&next, &old), Some(0));
+        // The old one has been destroyed meanwhile.
+        assert_eq!(as_known(&next[1..], &next), Some(0));
+        // A look at the token as it was before, and one that sees half of it.
+        assert_eq!(as_known(&old, &next), None);
+        assert_eq!(as_known(&old[..1], &next), None);
+        let mut other = next.clone();
+        other[1].transfer = Some([9; 32]);
+        assert_eq!(as_known(&other, &next), None);
+    }
 
     #[test]
     fn a_label_is_read_as_it_is_written() {

@@ -1,6 +1,7 @@
 //! One attempt to reach the token: find it, log in, check every key, test it.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use cryptoki::slot::Slot;
 
@@ -12,6 +13,10 @@ use crate::line::{Line, Watch};
 use crate::module::{Library, Module};
 use crate::operations::Conn;
 use crate::selftest;
+
+/// How often a session looks for what another has found, and the pause after each.
+const LOOKS: u32 = 10;
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// A connection that works.
 pub(super) struct Connected {
@@ -90,7 +95,7 @@ pub(super) fn open_another(
     let keys = shared
         .access
         .login(&line)
-        .and_then(|()| check_keys(shared, &line, Some(facts)));
+        .and_then(|()| keys_of_others(shared, &line, facts));
     match keys {
         Ok(keys) => Conn::new(
             line,
@@ -131,4 +136,31 @@ fn check_keys(shared: &Shared, line: &Line, known: Option<&Facts>) -> Result<Key
         facts.learn(keys.generations.describe())?;
     }
     Ok(keys)
+}
+
+/// As the sessions that are open already know them.
+fn keys_of_others(shared: &Shared, line: &Line, facts: &Facts) -> Result<Keys, Fault> {
+    look_again(|| {
+        let mut keys = Keys::check(line, shared.config.shape)?;
+        facts.recognize(&keys.generations.describe())?;
+        let follows = keys.generations.follow(&facts.generations());
+        Ok(follows.then_some(keys))
+    })
+}
+
+/// Looks until there is something: a module may show new objects to one session before it shows them to the next, as `SoftHSM` does while it
+/// reads the token's folder.
+pub(super) fn look_again<T>(
+    mut look: impl FnMut() -> Result<Option<T>, Fault>,
+) -> Result<T, Fault> {
+    for _ in 0..LOOKS {
+        if let Some(found) = look()? {
+            return Ok(found);
+        }
+        std::thread::sleep(PAUSE);
+    }
+    Err(HsmError::Unavailable(
+        "one session does not see the master key that another has found".to_owned(),
+    )
+    .into())
 }

@@ -51,12 +51,19 @@ impl Facts {
         known.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Takes what a session has found; a token that comes back with no master key that was there before is not the one that left.
+    /// Takes what a session has found.
     fn learn(&self, found: Vec<MasterGeneration>) -> Result<(), HsmError> {
-        let mut known = self
+        self.recognize(&found)?;
+        *self
             .generations
             .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+            .unwrap_or_else(PoisonError::into_inner) = found;
+        Ok(())
+    }
+
+    /// A token that comes back with no master key that was there before is not the one that left.
+    fn recognize(&self, found: &[MasterGeneration]) -> Result<(), HsmError> {
+        let known = self.generations();
         let same = found
             .iter()
             .any(|one| known.iter().any(|other| one.master == other.master));
@@ -67,7 +74,6 @@ impl Facts {
                 problem: "is not the one that was there at start".to_owned(),
             });
         }
-        *known = found;
         Ok(())
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crossbeam_channel::{Receiver, Sender};
 use cryptoki::slot::Slot;
 
-use super::connect::open_another;
+use super::connect::{look_again, open_another};
 use super::job::{Answer, Job};
 use super::{Event, Facts, Inside, Shared};
 use crate::error::HsmError;
@@ -140,7 +140,7 @@ impl Worker {
                     if asked == refreshes {
                         Ok(())
                     } else {
-                        refresh(&mut conn)
+                        refresh(&mut conn, &self.facts)
                     }
                 })
                 .or_else(|fault| self.reopen(&mut conn, &fault))
@@ -226,13 +226,20 @@ impl Worker {
     }
 }
 
-/// Another worker found the keys good a moment ago; if they are not so any more, the work goes on with those that were.
-fn refresh(conn: &mut Conn) -> Result<(), Fault> {
-    match conn.refresh_keys() {
+/// Takes over the keys that another session found. If they are not acceptable any more, the work goes on with those of before, unless these
+/// are of another generation: then new KEKs would be wrapped by a master key that is about to be destroyed.
+fn refresh(conn: &mut Conn, facts: &Facts) -> Result<(), Fault> {
+    let known = facts.generations();
+    let found = look_again(|| match conn.follow(&known) {
+        Ok(follows) => Ok(follows.then_some(())),
         Err(Fault::Own(error @ HsmError::KeyPolicy { .. })) => {
-            tracing::warn!(%error, "the keys on the token have changed; working with those of before");
-            Ok(())
+            tracing::warn!(%error, "the keys on the token have changed");
+            Ok(None)
         }
-        other => other.map(drop),
+        Err(fault) => Err(fault),
+    });
+    match found {
+        Err(Fault::Own(HsmError::Unavailable(_))) if conn.wraps_as(&known) => Ok(()),
+        other => other,
     }
 }
