@@ -83,6 +83,7 @@ inside_tools() {
         mount --bind "$1" "$1"
         mkdir -p "$1"/{proc,dev,tmp,work,debian}
         mount --rbind /dev "$1/dev"
+        mount -t tmpfs tmpfs "$1/dev/shm" # faketime names its semaphore after its process: an old one of another build would be in its way
         mount -t proc proc "$1/proc"
         mount -t tmpfs tmpfs "$1/tmp"
         mount --bind "$2" "$1/work"

@@ -70,7 +70,7 @@ cp root.verity "out/${name}_$verity_uuid.verity.raw"
 chmod 644 out/*
 sha256sum strongroom | cut -d' ' -f1 >out/strongroom.sha256
 # Mode, owner and path of everything in the root; "#!" marks a script.
-(cd root && find . -mindepth 1 \( -type f -exec sh -c 'head -c2 "$1" | grep -q "^#!" && echo "#! $1"' - {} \; -o -true \) -printf '%M %U:%G %p\n') | sort -k3 >out/root.contents
+(cd root && find . -mindepth 1 \( -type f -exec bash -c 'read -rN2 start <"$1" && [ "$start" = "#!" ] && echo "#! $1"' - {} \; -o -true \) -printf '%M %U:%G %p\n') | sort -k3 >out/root.contents
 python3 sbom.py "$version" debian.packages crates "$(cat out/strongroom.sha256)" >out/sbom.cdx.json
 
 # For virtual machines: firmware that enforces Secure Boot with the build's keys.

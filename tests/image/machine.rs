@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Seek as _, SeekFrom, Write as _};
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -46,7 +46,7 @@ pub fn built() -> Option<Image> {
     Some(image)
 }
 
-fn installed(program: &str) -> bool {
+pub fn installed(program: &str) -> bool {
     let paths = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&paths)
         .chain(["/usr/sbin".into(), "/sbin".into()])
@@ -121,8 +121,16 @@ impl Image {
 pub struct Machine {
     folder: TempDir,
     running: Option<Running>,
-    port: u16,
+    link: Link,
     medium: Option<PathBuf>,
+}
+
+/// How the machine's network card leads to this host.
+pub enum Link {
+    /// This port of this host leads to the API's, and nothing else leads anywhere.
+    Port(u16),
+    /// This interface; the machine's address.
+    Tap(&'static str, IpAddr),
 }
 
 struct Running {
@@ -133,6 +141,16 @@ struct Running {
 impl Machine {
     /// As delivered: the image on a larger disk, Secure Boot with the build's keys, a TPM that has seen nothing.
     pub fn new(image: &Image) -> Self {
+        // Free now, and hardly taken until QEMU binds it.
+        let port = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
+        Self::linked(image, Link::Port(port))
+    }
+
+    pub fn linked(image: &Image, link: Link) -> Self {
         let folder = tempfile::Builder::new().prefix("sr-vm-").tempdir().unwrap();
         let raw = image.find(".raw", "strongroom_").unwrap();
         let copied = Command::new("cp")
@@ -150,16 +168,10 @@ impl Machine {
         for (from, to) in [("firmware-code.fd", "code"), ("firmware-vars.fd", "vars")] {
             fs::copy(image.file(from), folder.path().join(to)).unwrap();
         }
-        // Free now, and hardly taken until QEMU binds it.
-        let port = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
         let mut machine = Self {
             folder,
             running: None,
-            port,
+            link,
             medium: None,
         };
         machine.new_tpm();
@@ -205,7 +217,33 @@ impl Machine {
     }
 
     pub fn url(&self) -> String {
-        format!("https://127.0.0.1:{}", self.port)
+        match &self.link {
+            Link::Port(port) => format!("https://127.0.0.1:{port}"),
+            Link::Tap(_, address) => format!("https://{address}:8200"),
+        }
+    }
+
+    /// To another address.
+    pub fn moved(&mut self, address: IpAddr) {
+        if let Link::Tap(_, old) = &mut self.link {
+            *old = address;
+        }
+    }
+
+    /// Of this host, by QEMU since the start: a busy host bends it less than the time on the wall.
+    pub fn processor_time(&self) -> Duration {
+        let id = self.running.as_ref().unwrap().qemu.id();
+        let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap();
+        // After the name, which may hold anything: user and system time are the 12th and 13th.
+        let fields: Vec<&str> = stat
+            .rsplit(')')
+            .next()
+            .unwrap()
+            .split_whitespace()
+            .collect();
+        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+        // A hundred a second on every Linux.
+        Duration::from_millis(ticks * 10)
     }
 
     /// Power on.
@@ -254,13 +292,7 @@ impl Machine {
             "-device",
             "tpm-crb,tpmdev=tpm",
         ])
-        .args([
-            "-netdev",
-            &format!(
-                "user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{}-:8200",
-                self.port
-            ),
-        ])
+        .args(["-netdev", &self.link.netdev()])
         .args(["-device", "virtio-net-pci,netdev=net,romfile="])
         .args(["-device", "virtio-rng-pci"])
         .args(more);
@@ -379,6 +411,19 @@ impl Machine {
     }
 }
 
+impl Link {
+    fn netdev(&self) -> String {
+        match self {
+            Link::Port(port) => {
+                format!("user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:8200")
+            }
+            Link::Tap(interface, _) => {
+                format!("tap,id=net,ifname={interface},script=no,downscript=no")
+            }
+        }
+    }
+}
+
 impl Drop for Machine {
     fn drop(&mut self) {
         self.stop();
@@ -465,7 +510,8 @@ fn accelerator(firmware: &Path) -> [&'static str; 4] {
     if *KVM.get_or_init(|| Path::new("/dev/kvm").exists() && firmware_runs(firmware, HARDWARE)) {
         HARDWARE
     } else {
-        ["-accel", "tcg,thread=multi", "-cpu", "max"]
+        // Without ERMS: the kernel clears pages by `rep stosb` where it can, which is emulated byte by byte and took a quarter of the boot.
+        ["-accel", "tcg,thread=multi", "-cpu", "max,-erms"]
     }
 }
 
@@ -498,7 +544,8 @@ fn firmware_runs(firmware: &Path, accelerator: [&str; 4]) -> bool {
 fn hardware(accelerator: [&str; 4], code: &Path, vars: &Path, console: &Path) -> Command {
     let mut qemu = Command::new("qemu-system-x86_64");
     qemu.args(["-nodefaults", "-no-user-config", "-display", "none"])
-        .args(["-machine", "q35,smm=on", "-smp", "2", "-m", "512"])
+        // Two cores and 200 MiB: what the appliance has to get by with.
+        .args(["-machine", "q35,smm=on", "-smp", "2", "-m", "200"])
         // Real machines have one. Without it the guest is another machine at each boot, to which nothing is sealed.
         .args(["-uuid", "5f0c6a1e-7d0b-4a57-9d3e-2f6f1c9b8a10"])
         .args(accelerator)

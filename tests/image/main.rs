@@ -17,8 +17,11 @@ mod support;
 
 mod ceremony;
 mod contents;
+mod logs;
 mod machine;
+mod network;
 #[path = "../ceremony/rig.rs"]
 mod rig;
+mod scan;
 mod tamper;
 mod update;

@@ -135,14 +135,24 @@ pub(super) fn hand_over(medium: &Medium) -> Result<(), Failure> {
     let folder = fs::canonicalize(CONFIGURATION)
         .map_err(|error| Failure::file(Path::new(CONFIGURATION), &error))?;
     let folder = folder.parent().unwrap_or(Path::new("/var/etc/strongroom"));
-    let policy = medium.path("policy.toml");
-    if policy.exists() {
-        let to = folder.join("policy.toml");
-        fs::copy(&policy, &to).map_err(|error| Failure::file(&to, &error))?;
+    for name in ["policy.toml", "logs/url", "logs/ca.pem"] {
+        take(&medium.path(name), &folder.join(name))?;
     }
     let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
     give_to(Path::new("/var/lib/strongroom"), uid, gid, None)?;
     give_to(folder, 0, gid, Some(0o640))
+}
+
+/// A file of the medium, if it is there.
+fn take(from: &Path, to: &Path) -> Result<(), Failure> {
+    if !from.exists() {
+        return Ok(());
+    }
+    let failed = |error| Failure::file(to, &error);
+    if let Some(folder) = to.parent() {
+        fs::create_dir_all(folder).map_err(failed)?;
+    }
+    fs::copy(from, to).map(drop).map_err(failed)
 }
 
 /// A folder and all in it, with files of `mode` where one is given.

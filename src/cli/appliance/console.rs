@@ -83,6 +83,7 @@ pub(super) fn start_server() {
             "--no-block",
             "strongroom.socket",
             "strongroom.service",
+            "strongroom-logs.service",
         ])
         .status();
     if !started.is_ok_and(|status| status.success()) {

@@ -4,6 +4,7 @@ mod ceremony;
 mod console;
 mod health;
 mod kernel_image;
+mod logs;
 mod medium;
 mod signature;
 mod slots;
@@ -51,6 +52,11 @@ enum Action {
     /// Install the version that a medium with the label STRONGROOM brings, once it is there, and start it
     #[command(after_help = "Example, as the image's units have it:\n  strongroom appliance update")]
     Update,
+    /// Send the journal to the log server that the medium of the ceremony or a credential names
+    #[command(
+        after_help = "Example, as the image's units have it:\n  strongroom appliance forward-logs"
+    )]
+    ForwardLogs,
 }
 
 pub(super) fn run(args: &ApplianceArgs) -> Result<(), Failure> {
@@ -61,5 +67,6 @@ pub(super) fn run(args: &ApplianceArgs) -> Result<(), Failure> {
         Action::RaiseMinimum => version::raise(),
         Action::Healthy => health::wait(),
         Action::Update => update::run(),
+        Action::ForwardLogs => logs::forward(),
     }
 }

@@ -75,7 +75,8 @@ fn fingerprint() -> Option<String> {
 
 /// In words, from what systemd knows of the units.
 fn health(born: bool) -> String {
-    let failed = |unit: &str| state(unit, "ActiveState") == "failed";
+    let units = Units::now();
+    let failed = |unit: &str| units.property(unit, "ActiveState") == "failed";
     if failed("state.service") || failed("systemd-repart.service") {
         return "FAILED: the state partition does not open with this machine's TPM".to_owned();
     }
@@ -85,22 +86,50 @@ fn health(born: bool) -> String {
     if !born {
         return "waiting for the key ceremony".to_owned();
     }
-    match state("strongroom.service", "ActiveState").as_str() {
-        "active" => format!("serving ({})", state("strongroom.service", "StatusText")),
-        "failed" => format!(
-            "FAILED: the server ended with {}",
-            state("strongroom.service", "ExecMainStatus")
-        ),
+    let server = |property: &str| units.property("strongroom.service", property);
+    match server("ActiveState") {
+        "active" => format!("serving ({})", server("StatusText")),
+        "failed" => format!("FAILED: the server ended with {}", server("ExecMainStatus")),
         other => format!("not serving ({other})"),
     }
 }
 
-fn state(unit: &str, property: &str) -> String {
-    Command::new("systemctl")
-        .args(["show", "--value", "--property", property, unit])
-        .output()
-        .map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
-        .unwrap_or_default()
+/// What `systemctl show` says of the units that count: asked once, since a start of it is dear where the processor is emulated.
+struct Units(String);
+
+impl Units {
+    fn now() -> Self {
+        let output = Command::new("systemctl")
+            .args([
+                "show",
+                "--property=Id,ActiveState,StatusText,ExecMainStatus",
+                "state.service",
+                "systemd-repart.service",
+                "strongroom-version.service",
+                "strongroom.service",
+            ])
+            .output();
+        Self(output.map_or_else(
+            |_| String::new(),
+            |output| String::from_utf8_lossy(&output.stdout).into_owned(),
+        ))
+    }
+
+    /// Empty if systemd does not say.
+    fn property(&self, unit: &str, name: &str) -> &str {
+        // A block of lines for each unit.
+        self.0
+            .split("\n\n")
+            .find(|block| value(block, "Id") == Some(unit))
+            .and_then(|block| value(block, name))
+            .unwrap_or_default()
+    }
+}
+
+fn value<'a>(block: &'a str, name: &str) -> Option<&'a str> {
+    block
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
 }
 
 fn addresses() -> Vec<IpAddr> {
