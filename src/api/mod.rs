@@ -593,8 +593,7 @@ impl<'a> Trail<'a> {
         if !self.route.audited {
             return Ok(());
         }
-        let remote = self.peer.remote.to_string();
-        let entry = self.entry(&remote, outcome, status, reason, answer);
+        let entry = self.entry(outcome, status, reason, answer);
         let audit = &self.app.audit;
         let recorded = if self.app.gate.in_flight() > 1 {
             audit.record_with_others(&entry).await
@@ -618,7 +617,6 @@ impl<'a> Trail<'a> {
 
     fn entry<'e>(
         &'e self,
-        remote: &'e str,
         outcome: &'static str,
         status: u16,
         reason: &'e str,
@@ -628,7 +626,7 @@ impl<'a> Trail<'a> {
             request_id: self.id.as_str(),
             identity: self.peer.identity.as_str(),
             token_id: self.token.as_deref().unwrap_or_default(),
-            remote,
+            remote: &self.peer.remote,
             operation: self.route.label,
             key: self.key,
             key_version: answer.map_or(0, |a| a.key_version),
@@ -674,9 +672,8 @@ impl Drop for Trail<'_> {
             if !self.route.audited {
                 return;
             }
-            let remote = self.peer.remote.to_string();
             let reason = "the client went away before the answer";
-            let entry = self.entry(&remote, outcome, status, reason, None);
+            let entry = self.entry(outcome, status, reason, None);
             if let Err(error) = self.app.audit.record(&entry) {
                 // Nobody is left to be answered; the failure to record it is counted.
                 self.withhold(&error);

@@ -1,5 +1,7 @@
 //! The lines: how each kind is written, and what a signature covers.
 
+use std::io::Write as _;
+
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde::Deserialize;
@@ -99,9 +101,15 @@ impl<'a> LineWriter<'a> {
         self.buffer.extend_from_slice(kind.as_bytes());
         self.buffer.push(b'"');
         self.number("seq", self.seq);
-        self.text("time", &format!("{:.3}", jiff::Timestamp::now()));
-        let prev = self.prev;
-        self.text("prev", &base16ct::lower::encode_string(&prev));
+        self.name("time");
+        // Formatting into memory has no way to fail.
+        let _ = write!(self.buffer, "\"{:.3}\"", jiff::Timestamp::now());
+        let (prev, mut hex) = (self.prev, [0; 64]);
+        // Nor has this: two digits a byte.
+        self.text(
+            "prev",
+            base16ct::lower::encode_str(&prev, &mut hex).unwrap_or_default(),
+        );
         self
     }
 

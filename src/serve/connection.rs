@@ -17,6 +17,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::linger::Linger;
+use super::patience::Patience;
 use crate::api::{self, App};
 use crate::client::causes;
 use crate::tls::Peer;
@@ -149,6 +150,8 @@ async fn connection(
             Ok::<_, Infallible>(response)
         }
     });
+    let mut http = http.clone();
+    http.http1().timer(Patience::new(IDLE));
     let mut serving = std::pin::pin!(http.serve_connection(TokioIo::new(tls), service));
     let served = tokio::select! {
         biased;
@@ -171,6 +174,7 @@ fn http() -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
     builder
         .http1()
+        // Each connection puts its own in its place.
         .timer(TokioTimer::new())
         .header_read_timeout(IDLE)
         .max_buf_size(HEADERS);

@@ -16,8 +16,8 @@ const CHECK_LASTS: u64 = 60;
 pub struct Peer {
     /// Its name.
     pub identity: Identity,
-    /// Address and port.
-    pub remote: SocketAddr,
+    /// Address and port, as the audit log names them for each of its requests.
+    pub remote: String,
     /// Its certificate chain, DER, end entity first: checked again when CA or CRLs change.
     pub chain: Arc<Vec<Vec<u8>>>,
     /// The end of its certificate's validity, seconds since 1970.
@@ -41,7 +41,7 @@ impl Peer {
         let not_after = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0);
         Ok(Self {
             identity,
-            remote,
+            remote: remote.to_string(),
             chain: Arc::new(chain),
             not_after,
             generation: AtomicU64::new(0),
