@@ -153,6 +153,39 @@ fn what_must_not_be_installed_is_refused_and_a_machine_without_keys_updates_too(
     );
 }
 
+#[test]
+#[ignore = "needs make image, and minutes"]
+fn an_altered_root_panics_and_falls_back() {
+    let Some(image) = built() else { return };
+    let next = next(&image);
+    let mut machine = Machine::new(&image);
+    let folder = tempfile::tempdir().unwrap();
+    let medium = with_update(folder.path(), &next);
+    let [_, root, _] = &next.update_files()[..] else {
+        panic!("three files")
+    };
+    let mut bytes = fs::read(root).unwrap();
+    // In the superblock, which is read first.
+    bytes[1024 + 16] ^= 1;
+    let altered = folder.path().join(root.file_name().unwrap());
+    fs::write(&altered, bytes).unwrap();
+    medium.put(&altered, "update");
+    machine.insert(medium.path());
+    machine.start();
+    machine.wait_at_most(
+        FALL_BACK,
+        &[&format!(
+            "strongroom: version {NEXT} did not come up healthy and was given up"
+        )],
+    );
+    let console = machine.console();
+    assert_eq!(console.matches("Kernel panic").count(), 3, "{console}");
+    assert!(
+        !console.contains(&format!("strongroom: version     {NEXT}")),
+        "{console}"
+    );
+}
+
 fn next(image: &Image) -> Image {
     image.other(
         "next",
