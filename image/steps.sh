@@ -33,9 +33,10 @@ python3 assemble.py initrd.list /debian initrd overlay-initrd
 find initrd -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
 (cd initrd && find . -print0 | sort -z | cpio --quiet --null -o -H newc --reproducible -R 0:0) | zstd -q -19 -T1 -o initrd.zst
 
-# A signature holds the time at which it was made: for whoever builds it again, that of the sources.
+# A signature holds the time at which it was made: for whoever builds it again, that of the sources. The clock stands (-f): the build takes
+# a second more or less each time.
 at_source_date() {
-    faketime "$(date -u -d "@$SOURCE_DATE_EPOCH" '+%Y-%m-%d %H:%M:%S')" "$@"
+    faketime -f "$(date -u -d "@$SOURCE_DATE_EPOCH" '+%Y-%m-%d %H:%M:%S')" "$@"
 }
 
 # The kernel, its command line and the initrd, signed as one. The TPM gives the state's key after the initrd and before sysinit.target, no later.

@@ -53,6 +53,14 @@ const FORBIDDEN: &[&str] = &[
 ];
 
 #[test]
+#[ignore = "needs make image, and minutes"]
+fn two_builds_give_the_same_bytes() {
+    let Some(image) = built() else { return };
+    let sums = |name| fs::read_to_string(image.other(name, &[]).file("SHA256SUMS")).unwrap();
+    assert_eq!(sums("once"), sums("twice"));
+}
+
+#[test]
 #[ignore = "needs make image"]
 fn short_no_shell_no_interpreter_no_setuid_file() {
     let Some(image) = built() else { return };
