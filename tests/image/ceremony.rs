@@ -18,7 +18,7 @@ use crate::support::Who;
 pub const DHCP: &str = "192.0.2.2";
 pub const STATIC: &str = "192.0.2.77";
 
-pub const KEY: &str = "vault-unseal";
+const KEY: &str = "vault-unseal";
 
 const POLICY: &str = "[[rule]]\nidentities = [\"dns:operator.test\"]\nkeys = [\"*\"]\noperations = [\"*\", \"global\"]\n";
 
@@ -139,7 +139,7 @@ pub async fn make_key(machine: &Machine, room: &Room) {
         .unwrap();
 }
 
-pub fn client(machine: &Machine, room: &Room) -> Client {
+fn client(machine: &Machine, room: &Room) -> Client {
     let options = ClientOptions::new(machine.url(), room.pki.ca()).identity(
         room.pki.certificate(Who::Operator),
         room.pki.key(Who::Operator),

@@ -14,11 +14,8 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use nix::sched::{CloneFlags, unshare};
-use serde_json::json;
 
-use crate::ceremony::{
-    DHCP, KEY, STATIC, born_with, client, seal_client, unseal, wait_until_healthy,
-};
+use crate::ceremony::{DHCP, STATIC, born_with, make_key, seal_client, unseal, wait_until_healthy};
 use crate::logs::{self, LogServer};
 use crate::machine::{Image, Link, Machine, Medium, built, installed, run};
 use crate::rig::Room;
@@ -67,10 +64,7 @@ async fn everything(image: &Image, seal: &Path) {
         log_server = Some(named_on(medium, room));
     })
     .await;
-    client(&machine, &room)
-        .request("POST", &format!("transit/keys/{KEY}"), Some(&json!({})))
-        .await
-        .unwrap();
+    make_key(&machine, &room).await;
     unseal(&machine, &room, seal, "check");
     network.time.wait();
     // As soon as there are keys, and from the first line on.

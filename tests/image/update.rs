@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::ceremony::{born, make_key, seal, seal_client, wait_until_healthy};
 use crate::machine::{Image, Machine, Medium, built, run};
+use crate::rig::Room;
 
 /// Newer than any version that is built elsewhere.
 const NEXT: &str = "1000.0.0";
@@ -22,9 +23,7 @@ async fn an_update_comes_up_unseals_what_was_sealed_before_and_has_no_way_back()
     let Some(client) = seal_client() else { return };
     let next = next(&image);
     let mut machine = Machine::new(&image);
-    let room = born(&image, &mut machine).await;
-    make_key(&machine, &room).await;
-    let kept = seal(&machine, &room, &client, "keep", b"sealed before");
+    let (room, kept) = in_use(&image, &mut machine, &client).await;
 
     let medium = with_update(room.path(), &next);
     machine.insert(medium.path());
@@ -36,11 +35,7 @@ async fn an_update_comes_up_unseals_what_was_sealed_before_and_has_no_way_back()
     machine.wait_for(&[&format!(
         "no version before {NEXT} runs on this state from now on"
     )]);
-    wait_until_healthy(&machine, &room).await;
-    assert_eq!(
-        seal(&machine, &room, &client, "open", &kept),
-        b"sealed before"
-    );
+    still_opens(&machine, &room, &client, &kept).await;
     // With the medium still in it: it is not installed twice.
     machine.wait_for(&[&format!("the update on the medium is what runs: {NEXT}")]);
     machine.stop();
@@ -75,9 +70,7 @@ async fn an_update_whose_server_crashes_falls_back_with_the_state_intact() {
     let Some(client) = seal_client() else { return };
     let broken = broken(&image);
     let mut machine = Machine::new(&image);
-    let room = born(&image, &mut machine).await;
-    make_key(&machine, &room).await;
-    let kept = seal(&machine, &room, &client, "keep", b"sealed before");
+    let (room, kept) = in_use(&image, &mut machine, &client).await;
 
     let medium = with_update(room.path(), &broken);
     machine.insert(medium.path());
@@ -89,11 +82,7 @@ async fn an_update_whose_server_crashes_falls_back_with_the_state_intact() {
             "strongroom: version {BROKEN} did not come up healthy and was given up"
         )],
     );
-    wait_until_healthy(&machine, &room).await;
-    assert_eq!(
-        seal(&machine, &room, &client, "open", &kept),
-        b"sealed before"
-    );
+    still_opens(&machine, &room, &client, &kept).await;
     // The medium is still in it.
     machine.wait_for(&[&format!(
         "the update is refused: version {BROKEN} was tried here"
@@ -184,6 +173,21 @@ fn an_altered_root_panics_and_falls_back() {
         !console.contains(&format!("strongroom: version     {NEXT}")),
         "{console}"
     );
+}
+
+const SEALED: &[u8] = b"sealed before";
+
+/// Holds the ceremony; what the seal client then made of [`SEALED`].
+async fn in_use(image: &Image, machine: &mut Machine, client: &Path) -> (Room, Vec<u8>) {
+    let room = born(image, machine).await;
+    make_key(machine, &room).await;
+    let kept = seal(machine, &room, client, "keep", SEALED);
+    (room, kept)
+}
+
+async fn still_opens(machine: &Machine, room: &Room, client: &Path, kept: &[u8]) {
+    wait_until_healthy(machine, room).await;
+    assert_eq!(seal(machine, room, client, "open", kept), SEALED);
 }
 
 fn next(image: &Image) -> Image {
