@@ -21,11 +21,10 @@ const LONGEST_LINE: u64 = 1 << 20;
 /// No log of ours gets as far, so that its numbers can be counted up.
 const LAST_SEQ: u64 = 1 << 62;
 
-/// Lines that wait for company are written when they are this many bytes together.
-const PENDING: usize = 64 * 1024;
-
 /// What became of lines that were written together.
-pub(super) type Outcome = Arc<OnceLock<Result<(), (io::ErrorKind, String)>>>;
+pub(super) type Outcome = Arc<OnceLock<Told>>;
+
+type Told = Result<(), (io::ErrorKind, String)>;
 
 /// Lines that are in the chain and not yet in the file.
 #[derive(Default)]
@@ -37,10 +36,33 @@ struct Pending {
     outcome: Outcome,
 }
 
+/// Pending lines on their way into the file. More may be queued behind them meanwhile, but nothing else may be written.
+pub(super) struct Batch {
+    pending: Pending,
+    file: Arc<File>,
+    written: io::Result<()>,
+}
+
+impl Batch {
+    /// Writes the lines: what takes long, and needs no [`LogFile`].
+    pub(super) fn write(&mut self) {
+        self.written = (&*self.file).write_all(&self.pending.bytes);
+    }
+
+    /// As if the disc had become full after some of the lines.
+    #[cfg(test)]
+    pub(super) fn write_a_part(&mut self) {
+        let half = self.pending.bytes.len() / 2;
+        self.pending.bytes.truncate(half);
+        self.write();
+        self.written = Err(io::ErrorKind::StorageFull.into());
+    }
+}
+
 /// The open file and the chain's end.
 pub(super) struct LogFile {
     path: PathBuf,
-    file: File,
+    file: Arc<File>,
     /// Bytes up to the end of the last whole line.
     length: u64,
     /// Of the next line.
@@ -54,11 +76,13 @@ pub(super) struct LogFile {
     failed: Option<(Instant, io::ErrorKind, String)>,
     buffer: Vec<u8>,
     pending: Pending,
+    /// The room of the last batch, for the next.
+    spare: Vec<u8>,
 }
 
 impl LogFile {
     pub(super) fn open(path: &Path, signing_key: [u8; 32]) -> Result<Self, AuditError> {
-        let file = open_file(path)?;
+        let file = Arc::new(open_file(path)?);
         let mut log = Self {
             path: path.to_owned(),
             file,
@@ -71,6 +95,7 @@ impl LogFile {
             failed: None,
             buffer: Vec::with_capacity(1024),
             pending: Pending::default(),
+            spare: Vec::new(),
         };
         if log
             .file
@@ -108,36 +133,66 @@ impl LogFile {
         self.pending.bytes.extend_from_slice(&self.buffer);
         self.pending.lines += 1;
         self.chain();
-        let outcome = self.pending.outcome.clone();
-        if self.pending.bytes.len() >= PENDING {
-            self.flush();
-        }
-        Ok(outcome)
+        Ok(self.pending.outcome.clone())
     }
 
     /// Writes the lines that wait, and tells those who wait for them.
     pub(super) fn flush(&mut self) {
-        if self.pending.lines == 0 {
-            return;
+        if let Some(mut batch) = self.take() {
+            batch.write();
+            self.settle(batch);
         }
-        let written = self.file.write_all(&self.pending.bytes);
-        let outcome = std::mem::take(&mut self.pending.outcome);
-        let told = match written {
+    }
+
+    /// The lines that wait, to be written and settled before anything else is written.
+    pub(super) fn take(&mut self) -> Option<Batch> {
+        if self.pending.lines == 0 {
+            return None;
+        }
+        let bytes = std::mem::take(&mut self.spare);
+        Some(Batch {
+            pending: std::mem::replace(
+                &mut self.pending,
+                Pending {
+                    bytes,
+                    ..Pending::default()
+                },
+            ),
+            file: Arc::clone(&self.file),
+            written: Ok(()),
+        })
+    }
+
+    /// Tells those who wait for these lines what became of them. If they could not be written, then nor can those be that were chained to them since.
+    pub(super) fn settle(&mut self, batch: Batch) {
+        let Batch {
+            pending:
+                Pending {
+                    mut bytes,
+                    lines,
+                    before,
+                    outcome,
+                },
+            written,
+            ..
+        } = batch;
+        match written {
             Ok(()) => {
-                self.length += self.pending.bytes.len() as u64;
-                self.unsigned += self.pending.lines;
-                outcome.set(Ok(()))
+                self.length += bytes.len() as u64;
+                self.unsigned += lines;
+                tell(&outcome, Ok(()));
             }
             Err(error) => {
-                (self.seq, self.prev) = self.pending.before;
-                let told = (error.kind(), error.to_string());
+                (self.seq, self.prev) = before;
                 self.fail(&error);
-                outcome.set(Err(told))
+                let since = std::mem::take(&mut self.pending);
+                for outcome in [outcome, since.outcome] {
+                    tell(&outcome, Err((error.kind(), error.to_string())));
+                }
             }
-        };
-        debug_assert!(told.is_ok(), "each outcome is told once: it was just taken");
-        self.pending.bytes.clear();
-        self.pending.lines = 0;
+        }
+        bytes.clear();
+        self.spare = bytes;
     }
 
     /// What became of a line that was queued and flushed.
@@ -201,7 +256,7 @@ impl LogFile {
             let _ = file.set_len(0);
             return Err(self.write_error(source));
         }
-        self.file = file;
+        self.file = Arc::new(file);
         self.length = self.buffer.len() as u64;
         self.failed = None;
         self.chain();
@@ -230,10 +285,8 @@ impl LogFile {
     }
 
     /// For syncing without holding the lock.
-    pub(super) fn handle(&self) -> Result<File, AuditError> {
-        self.file
-            .try_clone()
-            .map_err(|source| self.write_error(source))
+    pub(super) fn handle(&self) -> Arc<File> {
+        Arc::clone(&self.file)
     }
 
     fn write_header(&mut self) -> Result<(), AuditError> {
@@ -250,7 +303,7 @@ impl LogFile {
 
     /// Asks the file system for one more byte, and gives it back.
     fn probe(&mut self) -> io::Result<()> {
-        self.file.write_all(b"\n")?;
+        (&*self.file).write_all(b"\n")?;
         self.file.set_len(self.length)
     }
 
@@ -320,7 +373,7 @@ impl LogFile {
         }
 
         // The power went in the middle of a line. If all but its newline is there, it counts.
-        self.file
+        (&*self.file)
             .write_all(b"\n")
             .map_err(|source| self.write_error(source))?;
         self.length += 1;
@@ -347,6 +400,14 @@ impl LogFile {
             source,
         }
     }
+}
+
+fn tell(outcome: &Outcome, told: Told) {
+    let first = outcome.set(told).is_ok();
+    debug_assert!(
+        first,
+        "lines are settled once: they were taken out of the log"
+    );
 }
 
 /// Append-only, for its owner only, and for one process at a time.

@@ -48,6 +48,12 @@ pub struct Entry<'a> {
     pub reason: &'a str,
 }
 
+/// Signatures are this far apart at least, however many lines come: each costs the token a signature and the disc a sync.
+const BREATH: Duration = Duration::from_millis(250);
+
+/// How often a request lets others go first before it waits for whoever writes: a write is short, a disc that stalls is not.
+const TURNS: usize = 4;
+
 /// Where and how to write.
 #[derive(Clone, Debug)]
 pub struct AuditOptions {
@@ -97,7 +103,9 @@ pub enum AuditError {
 
 /// The open log.
 pub struct Audit {
-    file: Mutex<LogFile>,
+    /// Held by whoever writes to the file, and taken before the log's lock.
+    writer: Mutex<()>,
+    log: Mutex<LogFile>,
     options: AuditOptions,
     hsm: Hsm,
     due: Notify,
@@ -114,9 +122,10 @@ impl Audit {
     )]
     pub async fn open(options: AuditOptions, hsm: Hsm) -> Result<Self, AuditError> {
         let fingerprint = Sha256::digest(hsm.signing_public_key()).into();
-        let file = Mutex::new(LogFile::open(&options.path, fingerprint)?);
+        let log = Mutex::new(LogFile::open(&options.path, fingerprint)?);
         Ok(Self {
-            file,
+            writer: Mutex::new(()),
+            log,
             options,
             hsm,
             due: Notify::new(),
@@ -129,9 +138,9 @@ impl Audit {
     /// # Errors
     /// [`AuditError::Write`].
     pub fn record(&self, entry: &Entry<'_>) -> Result<(), AuditError> {
-        let mut file = self.lock();
-        file.append(|line| line.decision(entry))?;
-        self.call_for_signature(&file);
+        let (_turn, mut log) = self.lock_to_write();
+        log.append(|line| line.decision(entry))?;
+        self.call_for_signature(&log);
         Ok(())
     }
 
@@ -146,14 +155,32 @@ impl Audit {
             audit: self,
             outcome,
         };
-        tokio::task::yield_now().await;
-        // Whoever comes first writes for all.
-        let mut file = self.lock();
-        if waiting.outcome.get().is_none() {
-            file.flush();
-            self.call_for_signature(&file);
+        for _ in 0..TURNS {
+            tokio::task::yield_now().await;
+            if waiting.outcome.get().is_some() {
+                break;
+            }
+            // Whoever comes first writes for all; while somebody writes already, others have their turn.
+            if let Ok(turn) = self.writer.try_lock() {
+                self.flush(&turn);
+                break;
+            }
         }
-        file.result(&waiting.outcome)
+        if waiting.outcome.get().is_none() {
+            self.flush(&lock(&self.writer));
+        }
+        self.lock().result(&waiting.outcome)
+    }
+
+    /// Writes what waits, without keeping others from queueing meanwhile.
+    fn flush(&self, _turn: &MutexGuard<'_, ()>) {
+        let Some(mut batch) = self.lock().take() else {
+            return;
+        };
+        batch.write();
+        let mut log = self.lock();
+        log.settle(batch);
+        self.call_for_signature(&log);
     }
 
     /// Whether the log can be written now: asked before an operation is carried out.
@@ -169,7 +196,8 @@ impl Audit {
     /// # Errors
     /// [`AuditError::Write`]; the old file stays in use.
     pub fn reopen(&self) -> Result<(), AuditError> {
-        self.lock().reopen()
+        let (_turn, mut log) = self.lock_to_write();
+        log.reopen()
     }
 
     /// Signs what is unsigned and syncs it to disc. Called by a timer and at stop.
@@ -177,15 +205,19 @@ impl Audit {
     /// # Errors
     /// [`AuditError::Sign`] if the token can't, [`AuditError::Write`]. The lines stay, and are signed next time.
     pub async fn checkpoint(&self) -> Result<(), AuditError> {
-        let Some(head) = self.lock().head() else {
+        let head = {
+            let (_turn, mut log) = self.lock_to_write();
+            log.head()
+        };
+        let Some(head) = head else {
             return Ok(());
         };
         let signature = self.hsm.sign(head.digest()).await?;
         let handle = {
-            let mut file = self.lock();
-            file.append(|line| line.checkpoint(&head, &signature))?;
-            file.signed_up_to(&head);
-            file.handle()?
+            let (_turn, mut log) = self.lock_to_write();
+            log.append(|line| line.checkpoint(&head, &signature))?;
+            log.signed_up_to(&head);
+            log.handle()
         };
         let synced = tokio::task::spawn_blocking(move || handle.sync_data()).await;
         match synced {
@@ -207,20 +239,32 @@ impl Audit {
                 tracing::warn!(%error, "the audit log's latest lines are not signed yet");
                 // More lines come in meanwhile, and would ask for a signature at once.
                 tokio::time::sleep(self.options.checkpoint_interval).await;
+            } else {
+                tokio::time::sleep(BREATH).await;
             }
         }
     }
 
-    fn call_for_signature(&self, file: &LogFile) {
-        if file.unsigned() >= self.options.checkpoint_lines {
+    fn call_for_signature(&self, log: &LogFile) {
+        if log.unsigned() >= self.options.checkpoint_lines {
             self.due.notify_one();
         }
     }
 
-    /// A panic while the lock was held left at most a line that was not written whole, which the next one repairs.
     fn lock(&self) -> MutexGuard<'_, LogFile> {
-        self.file.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.log)
     }
+
+    /// With the right to write to the file.
+    fn lock_to_write(&self) -> (MutexGuard<'_, ()>, MutexGuard<'_, LogFile>) {
+        let turn = lock(&self.writer);
+        (turn, self.lock())
+    }
+}
+
+/// A panic while a lock was held left at most a line that was not written whole, which the next one repairs.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A line that is in the chain and waits to be written: also if the request that it belongs to is dropped meanwhile.
@@ -232,7 +276,7 @@ struct Waiting<'a> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         if self.outcome.get().is_none() {
-            self.audit.lock().flush();
+            self.audit.flush(&lock(&self.audit.writer));
         }
     }
 }

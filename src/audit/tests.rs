@@ -393,6 +393,50 @@ fn lines_that_wait_for_each_other_are_written_together() {
 }
 
 #[test]
+fn lines_are_queued_while_others_are_written() {
+    let log = Log::new();
+    let mut file = log.open();
+    let queue = |file: &mut LogFile, key| file.queue(|line| line.decision(&entry(key))).unwrap();
+    let first = queue(&mut file, "a");
+    let mut batch = file.take().unwrap();
+    let second = queue(&mut file, "b");
+    batch.write();
+    file.settle(batch);
+    file.result(&first).unwrap();
+    assert!(second.get().is_none(), "its turn comes later");
+    file.flush();
+    file.result(&second).unwrap();
+    log.checkpoint(&mut file);
+    assert!(log.verify().problems.is_empty());
+}
+
+#[test]
+fn lines_behind_one_that_could_not_be_written_are_refused_with_it() {
+    let log = Log::filled();
+    let mut file = log.open();
+    let before = log.lines();
+    let queue = |file: &mut LogFile, key| file.queue(|line| line.decision(&entry(key))).unwrap();
+    let first = queue(&mut file, "a");
+    let mut batch = file.take().unwrap();
+    let second = queue(&mut file, "b");
+    batch.write_a_part();
+    file.settle(batch);
+    for lost in [first, second] {
+        let error = file.result(&lost).unwrap_err();
+        assert!(error.to_string().contains("can't be written"), "{error}");
+    }
+    assert_eq!(log.lines(), before, "what was written in part is gone");
+    assert!(file.take().is_none());
+    file.check().unwrap_err();
+    std::thread::sleep(Duration::from_millis(150));
+    file.append(|line| line.decision(&entry("c"))).unwrap();
+    log.checkpoint(&mut file);
+    let found = log.verify();
+    assert!(found.problems.is_empty(), "{found:?}");
+    assert_eq!(log.lines().len(), before.len() + 2);
+}
+
+#[test]
 fn a_full_disc_refuses_every_line() {
     let _alone = FULL.lock();
     let error = LogFile::open(std::path::Path::new("/dev/full"), [0; 32])
