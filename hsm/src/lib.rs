@@ -95,8 +95,8 @@ impl Hsm {
     }
 
     /// What the mechanism list allowed, chosen once at start.
-    pub fn profile(&self) -> Profile {
-        self.pool.facts().abilities.profile.clone()
+    pub fn profile(&self) -> &Profile {
+        &self.pool.facts().abilities.profile
     }
 
     /// The generations of the master key on the token, oldest first, when they were last looked at.

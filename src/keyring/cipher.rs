@@ -79,26 +79,25 @@ pub(super) async fn encrypt(
 pub(super) async fn decrypt(
     hsm: &Hsm,
     key: &Key,
-    jobs: Vec<Job>,
+    mut jobs: Vec<Job>,
 ) -> Result<Answers<Zeroizing<Vec<u8>>>, KeyringError> {
     let mut answers = Vec::with_capacity(jobs.len());
-    let mut whole = Vec::with_capacity(jobs.len());
-    for job in jobs {
-        match job.data.len() {
-            0..NONCE => answers.push((job.index, Err(invalid("invalid ciphertext length")))),
-            length if length < NONCE + TAG => answers.push((job.index, Err(KeyringError::Decrypt))),
-            _ => whole.push(job),
-        }
+    for short in jobs.extract_if(.., |job| job.data.len() < NONCE + TAG) {
+        let error = match short.data.len() {
+            0..NONCE => invalid("invalid ciphertext length"),
+            _ => KeyringError::Decrypt,
+        };
+        answers.push((short.index, Err(error)));
     }
     if key.settings.derived {
-        let derived = derive_all(hsm, key, &whole, false).await?;
-        answers.extend(whole.into_iter().zip(derived).map(|(job, derived)| {
+        let derived = derive_all(hsm, key, &jobs, false).await?;
+        answers.extend(jobs.into_iter().zip(derived).map(|(job, derived)| {
             let answer = derived
                 .and_then(|derived| decrypt_here(&cipher(&derived.key), &job.aad, &job.data));
             (job.index, answer)
         }));
     } else if key.settings.residency == Residency::Memory {
-        for job in whole {
+        for job in jobs {
             let host = job.version.memory.get(hsm, &job.version.kek()).await?;
             let answer = match &*host {
                 HostKey::Aead(cipher) => decrypt_here(cipher, &job.aad, &job.data),
@@ -106,10 +105,10 @@ pub(super) async fn decrypt(
             };
             answers.push((job.index, answer));
         }
-    } else if !whole.is_empty() {
-        let mut indexes = Vec::with_capacity(whole.len());
-        let mut items = Vec::with_capacity(whole.len());
-        for job in whole {
+    } else if !jobs.is_empty() {
+        let mut indexes = Vec::with_capacity(jobs.len());
+        let mut items = Vec::with_capacity(jobs.len());
+        for job in jobs {
             let Some((iv, sealed)) = job.data.split_first_chunk::<NONCE>() else {
                 continue; // Shorter ones were answered above.
             };

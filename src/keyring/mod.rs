@@ -576,7 +576,8 @@ impl Inner {
     async fn decrypt(&self, name: &str, items: Vec<DecryptItem>) -> PerItem<Zeroizing<Vec<u8>>> {
         let key = self.key(name)?;
         self.check_residency(key.settings.residency)?;
-        let mut results = Vec::with_capacity(items.len());
+        // Most often there is nothing to put in here.
+        let mut refused = Vec::new();
         let mut jobs = Vec::with_capacity(items.len());
         for (index, item) in items.into_iter().enumerate() {
             let version = key
@@ -590,12 +591,14 @@ impl Inner {
                     aad: item.associated_data,
                     data: Zeroizing::new(item.ciphertext.bytes),
                 }),
-                Err(error) => results.push((index, Err(error))),
+                Err(error) => refused.push((index, Err(error))),
             }
         }
-        if !jobs.is_empty() {
-            results.extend(cipher::decrypt(&self.hsm, &key, jobs).await?);
+        if jobs.is_empty() {
+            return Ok(in_order(refused));
         }
+        let mut results = cipher::decrypt(&self.hsm, &key, jobs).await?;
+        results.append(&mut refused);
         Ok(in_order(results))
     }
 
