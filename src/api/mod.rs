@@ -25,20 +25,19 @@ mod tests;
 
 use std::fmt::Display;
 use std::panic::AssertUnwindSafe;
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Body;
 use hyper::header::{self, HeaderMap};
 use hyper::http::request::Parts;
 use hyper::{Request, Response};
 use strongroom_hsm::Hsm;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::audit::{Audit, AuditError, Entry};
@@ -96,7 +95,7 @@ pub struct App {
 
 /// Bounds the requests in flight, and counts them.
 pub struct Gate {
-    places: Arc<Semaphore>,
+    in_flight: AtomicUsize,
     max_requests: usize,
     metrics: Metrics,
     recent: Recent,
@@ -105,10 +104,9 @@ pub struct Gate {
 impl Gate {
     /// With `max_requests` places.
     pub fn new(config: &Config) -> Self {
-        let max_requests = config.max_requests.clamp(1, Semaphore::MAX_PERMITS);
         Self {
-            places: Arc::new(Semaphore::new(max_requests)),
-            max_requests,
+            in_flight: AtomicUsize::new(0),
+            max_requests: config.max_requests,
             metrics: Metrics::new(),
             recent: Recent::default(),
         }
@@ -126,27 +124,56 @@ impl Gate {
 
     /// Requests being answered now.
     pub fn in_flight(&self) -> usize {
-        self.max_requests - self.places.available_permits()
+        self.in_flight.load(Ordering::Relaxed)
     }
 }
 
+/// A request's place among those in flight, given back when it is dropped.
+struct Place(Arc<Client>);
+
+impl Place {
+    /// `None`: all are taken.
+    fn take(client: &Arc<Client>) -> Option<Self> {
+        let gate = &client.app.gate;
+        // Counted before it is known whether there is room, and given back if there is none.
+        let place = Self(Arc::clone(client));
+        let before = gate.in_flight.fetch_add(1, Ordering::Relaxed);
+        (before < gate.max_requests).then_some(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.app.gate.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Whose requests those of one connection are.
+pub struct Client {
+    /// What serves them.
+    pub app: Arc<App>,
+    /// Who asks.
+    pub peer: Peer,
+}
+
 /// Answers one request of one authenticated client. Never fails, never panics: what goes wrong is an answer.
-pub async fn handle<B>(app: Arc<App>, peer: Arc<Peer>, request: Request<B>) -> Response<Full<Bytes>>
+pub async fn handle<B>(client: Arc<Client>, request: Request<B>) -> Response<Full<Bytes>>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Display,
 {
     let begun = Instant::now();
-    let Ok(place) = Arc::clone(&app.gate.places).try_acquire_owned() else {
-        app.gate.metrics.overloaded.inc();
+    let Some(place) = Place::take(&client) else {
+        client.app.gate.metrics.overloaded.inc();
         return ApiError::unavailable("too many requests are in flight: try again later")
             .into_response();
     };
-    let work = AssertUnwindSafe(answer(Arc::clone(&app), peer, request, place, begun));
-    match catch_panic(work).await {
-        Some(Ok(answer)) => answer.into_response(),
-        Some(Err(error)) => error.into_response(),
-        None => panicked(&app).into_response(),
+    // A defect must cost one answer, not the server.
+    let work = AssertUnwindSafe(answer(&client, request, place, begun));
+    match work.catch_unwind().await {
+        Ok(Ok(answer)) => answer.into_response(),
+        Ok(Err(error)) => error.into_response(),
+        Err(_) => panicked(&client.app).into_response(),
     }
 }
 
@@ -172,22 +199,22 @@ struct Call<'a> {
 }
 
 async fn answer<B>(
-    app: Arc<App>,
-    peer: Arc<Peer>,
+    client: &Arc<Client>,
     request: Request<B>,
-    place: OwnedSemaphorePermit,
+    place: Place,
     begun: Instant,
 ) -> Result<Answer, ApiError>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Display,
 {
+    let (app, peer) = (&client.app, &client.peer);
     let id = RequestId::random();
     let (head, body) = request.into_parts();
     let path = routes::decode_path(head.uri.path());
-    let (verb, route, captures) = find_route(&app, &head, path.as_deref()).map_err(|error| {
+    let (verb, route, captures) = find_route(app, &head, path.as_deref()).map_err(|error| {
         // Who is out learns nothing of which paths there are.
-        let error = still_good(&app, &peer).err().unwrap_or(error);
+        let error = still_good(app, peer).err().unwrap_or(error);
         let took = begun.elapsed();
         app.gate
             .metrics
@@ -195,8 +222,8 @@ where
         error
     })?;
     let key = captures.name.unwrap_or_default();
-    let mut trail = Trail::begin(&app, &peer, &id, route, key, begun);
-    let admitted = admit(&app, &peer, &head.headers, route, captures.name, &mut trail);
+    let mut trail = Trail::begin(app, peer, &id, route, key, begun);
+    let admitted = admit(app, peer, &head.headers, route, captures.name, &mut trail);
     let token = trail.refuse_on_error(admitted).await?;
     let limit = match route.limit {
         Limit::Small => SMALL_BODY.min(app.config.max_body),
@@ -212,24 +239,26 @@ where
     if !route.mutates {
         let known = head.headers.get(header::IF_NONE_MATCH);
         let known = known.and_then(|tags| tags.to_str().ok());
-        return carry_out(&app, trail, captures, source, token.as_ref(), body, known).await;
+        return carry_out(app, trail, captures, source, token.as_ref(), body, known).await;
     }
     // Once begun, a change is carried out and recorded whether or not the client waits for it.
     let form = matches!(source, Source::Form);
     trail.hand_over();
     let path = path.map(std::borrow::Cow::into_owned).unwrap_or_default();
+    let client = Arc::clone(client);
     let change = async move {
         let _place = place;
+        let (app, peer) = (&client.app, &client.peer);
         let captures = match routes::resolve(&path, verb, &app.config.mounts) {
             Target::Route(_, captures) => captures,
             // The same path led to a route a moment ago.
             _ => Captures::default(),
         };
         let key = captures.name.unwrap_or_default();
-        let mut trail = Trail::begin(&app, &peer, &id, route, key, begun);
+        let mut trail = Trail::begin(app, peer, &id, route, key, begun);
         trail.token = token.as_ref().map(|t| t.info.id.clone());
         let source = if form { Source::Form } else { Source::Json };
-        carry_out(&app, trail, captures, source, token.as_ref(), body, None).await
+        carry_out(app, trail, captures, source, token.as_ref(), body, None).await
     };
     // `carry_out` catches a handler's panic; a task that is lost all the same was aborted by the runtime's end.
     tokio::spawn(change)
@@ -272,9 +301,10 @@ async fn carry_out(
                 token,
                 if_none_match,
             };
-            catch_panic(AssertUnwindSafe((route.handler)(call)))
+            AssertUnwindSafe((route.handler)(call))
+                .catch_unwind()
                 .await
-                .unwrap_or_else(|| Err(panicked(app)))
+                .unwrap_or_else(|_| Err(panicked(app)))
         }
         Err(error) => Err(error),
     };
@@ -595,12 +625,7 @@ impl<'a> Trail<'a> {
         }
         let entry = self.entry(outcome, status, reason, answer);
         let audit = &self.app.audit;
-        let recorded = if self.app.gate.in_flight() > 1 {
-            audit.record_with_others(&entry).await
-        } else {
-            audit.record(&entry)
-        };
-        match recorded {
+        match audit.record_with_others(&entry).await {
             Err(error) if self.route.needs_audit() => Err(self.withhold(&error)),
             _ => Ok(()),
         }
@@ -680,19 +705,6 @@ impl Drop for Trail<'_> {
             }
         }
     }
-}
-
-/// The future's value, or `None` if it panicked: a defect must cost one answer, not the server.
-async fn catch_panic<F: Future>(work: AssertUnwindSafe<F>) -> Option<F::Output> {
-    let mut work = pin!(work.0);
-    std::future::poll_fn(move |cx| {
-        match std::panic::catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {
-            Ok(Poll::Ready(value)) => Poll::Ready(Some(value)),
-            Ok(Poll::Pending) => Poll::Pending,
-            Err(_) => Poll::Ready(None),
-        }
-    })
-    .await
 }
 
 fn panicked(app: &App) -> ApiError {

@@ -3,30 +3,41 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use hyper::StatusCode;
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto::Builder;
+use hyper_util::server::graceful::GracefulConnection;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore, watch};
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::linger::Linger;
-use super::patience::Patience;
-use crate::api::{self, App};
+use super::plain::Plain;
+use crate::api::{self, App, Client};
 use crate::client::causes;
 use crate::tls::Peer;
 
 /// A client that has not finished its TLS handshake by then is dropped.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// HTTP/1.1: from one answer to the end of the next request's headers, so also how long a connection may idle.
+/// HTTP/1.1: from one answer to the end of the next request's headers, so also how long a connection may idle. At least, and at most a look more.
 /// Longer than the 90 s of Go's and hyper's pools, so that it is the client that closes and no request meets a closing connection.
 const IDLE: Duration = Duration::from_mins(2);
+/// How often that is looked at: a timer for each request would cost more than the looks.
+const LOOK: Duration = Duration::from_secs(10);
 /// HTTP/2: a ping this often, and the connection is dropped if it is not answered.
 const PING: Duration = Duration::from_secs(30);
 const PING_ANSWER: Duration = Duration::from_secs(10);
@@ -39,7 +50,6 @@ const HEADERS: usize = 16 * 1024;
 pub(super) struct Acceptor {
     app: Arc<App>,
     listener: TcpListener,
-    http: Arc<Builder<TokioExecutor>>,
     slots: Arc<Semaphore>,
     /// Each connection holds a receiver: a value tells it to finish, and when all are gone everything is finished.
     stop: watch::Sender<()>,
@@ -51,7 +61,6 @@ impl Acceptor {
         Self {
             app,
             listener,
-            http: Arc::new(http()),
             slots,
             stop: watch::Sender::new(()),
         }
@@ -93,9 +102,9 @@ impl Acceptor {
             tracing::warn!(%remote, "refused: max_connections are open");
             return;
         };
-        let (app, http, stop) = (self.app.clone(), self.http.clone(), self.stop.subscribe());
+        let (app, stop) = (self.app.clone(), self.stop.subscribe());
         tokio::spawn(async move {
-            connection(app, &http, stream, remote, stop).await;
+            connection(app, stream, remote, stop).await;
             drop(slot);
         });
     }
@@ -103,7 +112,6 @@ impl Acceptor {
 
 async fn connection(
     app: Arc<App>,
-    http: &Builder<TokioExecutor>,
     stream: TcpStream,
     remote: SocketAddr,
     mut stop: watch::Receiver<()>,
@@ -112,7 +120,7 @@ async fn connection(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%remote, %error, "TCP_NODELAY");
     }
-    let handshake = TlsAcceptor::from(app.tls.server_config()).accept(stream);
+    let handshake = TlsAcceptor::from(app.tls.server_config()).accept(Plain(stream));
     let tls = tokio::select! {
         done = tokio::time::timeout(HANDSHAKE, handshake) => match done {
             Ok(Ok(tls)) => tls,
@@ -128,58 +136,132 @@ async fn connection(
         _ = stop.changed() => return,
     };
     let peer = match peer(&tls, remote) {
-        Ok(peer) => Arc::new(peer),
+        Ok(peer) => peer,
         Err(problem) => {
             tracing::warn!(%remote, problem, "client certificate without an identity");
             return;
         }
     };
-    let (out, unread) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
-    let tls = Linger::new(tls, unread.clone());
-    let service = service_fn(|request| {
-        let (app, peer) = (app.clone(), peer.clone());
-        let (out, unread) = (out.clone(), unread.clone());
-        async move {
-            let response = api::handle(app.clone(), peer.clone(), request).await;
-            // `Connection: close` does this for HTTP/1.1; HTTP/2 has no such header.
-            if response.status() == StatusCode::FORBIDDEN && app.tls.still_valid(&peer).is_err() {
-                out.notify_one();
-            }
-            // A refusal need not have read the body; then HTTP/1.1 ends the connection after it.
-            unread.store(!response.status().is_success(), Ordering::Relaxed);
-            Ok::<_, Infallible>(response)
-        }
+    let session = Arc::new(Session {
+        client: Arc::new(Client { app, peer }),
+        heads_and_answers: AtomicU64::new(0),
+        out: Notify::new(),
     });
-    let mut http = http.clone();
-    http.http1().timer(Patience::new(IDLE));
-    let mut serving = std::pin::pin!(http.serve_connection(TokioIo::new(tls), service));
-    let served = tokio::select! {
-        biased;
-        served = serving.as_mut() => served,
-        _ = stop.changed() => {
-            serving.as_mut().graceful_shutdown();
-            serving.await
-        }
-        () = out.notified() => {
-            serving.as_mut().graceful_shutdown();
-            serving.await
-        }
+    let unread = Arc::new(AtomicBool::new(false));
+    let two = tls.get_ref().1.alpn_protocol() == Some(b"h2");
+    let tls = TokioIo::new(Linger::new(tls, unread.clone()));
+    let service = service_fn(|request| answer(session.clone(), unread.clone(), request));
+    let ended = if two {
+        serve(http2().serve_connection(tls, service), &session, stop, None).await
+    } else {
+        let serving = http1().serve_connection(tls, service);
+        serve(serving, &session, stop, Some(IDLE)).await
     };
-    if let Err(error) = served {
-        tracing::debug!(%remote, error = causes(&*error), "connection ended");
+    if let Err(error) = ended {
+        tracing::debug!(%remote, error = causes(&error), "connection ended");
     }
 }
 
-fn http() -> Builder<TokioExecutor> {
-    let mut builder = Builder::new(TokioExecutor::new());
+/// What the requests of one connection share.
+struct Session {
+    client: Arc<Client>,
+    /// Odd while an HTTP/1.1 request is answered.
+    heads_and_answers: AtomicU64,
+    /// Its certificate is no longer good.
+    out: Notify,
+}
+
+async fn answer(
+    session: Arc<Session>,
+    unread: Arc<AtomicBool>,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    session.heads_and_answers.fetch_add(1, Ordering::Relaxed);
+    let client = &session.client;
+    let response = api::handle(client.clone(), request).await;
+    // `Connection: close` does this for HTTP/1.1; HTTP/2 has no such header.
+    if response.status() == StatusCode::FORBIDDEN
+        && client.app.tls.still_valid(&client.peer).is_err()
+    {
+        session.out.notify_one();
+    }
+    // A refusal need not have read the body; then HTTP/1.1 ends the connection after it.
+    unread.store(!response.status().is_success(), Ordering::Relaxed);
+    session.heads_and_answers.fetch_add(1, Ordering::Relaxed);
+    Ok(response)
+}
+
+/// Why a connection is ended from here.
+enum End {
+    /// It has all the time that requests in flight get.
+    Gracefully,
+    /// No request is in flight on it.
+    Idle,
+}
+
+/// Serves until the client ends the connection, or something here does. `idle`: how long it may be without a request.
+async fn serve<C: GracefulConnection>(
+    serving: C,
+    session: &Session,
+    mut stop: watch::Receiver<()>,
+    idle: Option<Duration>,
+) -> Result<(), C::Error> {
+    let mut serving = pin!(serving);
+    // A set polls each of these when it has something to say, and not with every request.
+    let mut ends: FuturesUnordered<BoxFuture<'_, End>> = FuturesUnordered::new();
+    ends.push(Box::pin(async {
+        // Held until all is served: the server's stop waits for it.
+        let _ = stop.changed().await;
+        End::Gracefully
+    }));
+    ends.push(Box::pin(async {
+        session.out.notified().await;
+        End::Gracefully
+    }));
+    if let Some(limit) = idle {
+        ends.push(Box::pin(async move {
+            session.idle(limit).await;
+            End::Idle
+        }));
+    }
+    let end = tokio::select! {
+        biased;
+        served = serving.as_mut() => return served,
+        end = ends.select_next_some() => end,
+    };
+    serving.as_mut().graceful_shutdown();
+    match end {
+        End::Gracefully => serving.await,
+        End::Idle => tokio::time::timeout(LOOK, serving).await.unwrap_or(Ok(())),
+    }
+}
+
+impl Session {
+    /// Returns once there was no request for that long.
+    async fn idle(&self, limit: Duration) {
+        let mut seen = 0;
+        let mut since = Instant::now();
+        loop {
+            tokio::time::sleep(LOOK.min(limit)).await;
+            let now = self.heads_and_answers.load(Ordering::Relaxed);
+            if now != seen || now % 2 == 1 {
+                (seen, since) = (now, Instant::now());
+            } else if since.elapsed() >= limit {
+                return;
+            }
+        }
+    }
+}
+
+fn http1() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder.header_read_timeout(None).max_buf_size(HEADERS);
     builder
-        .http1()
-        // Each connection puts its own in its place.
-        .timer(TokioTimer::new())
-        .header_read_timeout(IDLE)
-        .max_buf_size(HEADERS);
+}
+
+fn http2() -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
-        .http2()
         .timer(TokioTimer::new())
         .keep_alive_interval(PING)
         .keep_alive_timeout(PING_ANSWER)
@@ -188,7 +270,7 @@ fn http() -> Builder<TokioExecutor> {
     builder
 }
 
-fn peer(tls: &TlsStream<TcpStream>, remote: SocketAddr) -> Result<Peer, String> {
+fn peer(tls: &TlsStream<Plain>, remote: SocketAddr) -> Result<Peer, String> {
     let (_, session) = tls.get_ref();
     // rustls has refused the handshake of a client without a certificate; so this can't be empty.
     let chain: Vec<Vec<u8>> = session

@@ -12,16 +12,17 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 use tokio_rustls::server::TlsStream;
+
+use super::plain::Plain;
 
 /// Time for a client to read the answer and to stop.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A TLS stream that lingers at its end if it is told to.
 pub(super) struct Linger {
-    tls: TlsStream<TcpStream>,
+    tls: TlsStream<Plain>,
     told: Arc<AtomicBool>,
     /// Set once our side is closed.
     deadline: Option<Pin<Box<Sleep>>>,
@@ -29,7 +30,7 @@ pub(super) struct Linger {
 
 impl Linger {
     /// It lingers if `told` is true when it is shut down.
-    pub(super) fn new(tls: TlsStream<TcpStream>, told: Arc<AtomicBool>) -> Self {
+    pub(super) fn new(tls: TlsStream<Plain>, told: Arc<AtomicBool>) -> Self {
         Self {
             tls,
             told,

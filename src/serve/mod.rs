@@ -11,7 +11,7 @@ pub mod harden;
 mod linger;
 mod listen;
 mod notify;
-mod patience;
+mod plain;
 mod reload;
 mod signals;
 mod stdin;

@@ -22,7 +22,7 @@ use strongroom_softhsm::Throwaway;
 
 use super::openapi;
 use crate::api::routes::{self, Target};
-use crate::api::{App, Gate, handle};
+use crate::api::{App, Client, Gate, handle};
 use crate::audit::Audit;
 use crate::config::Config;
 use crate::keyring::Keyring;
@@ -296,7 +296,7 @@ impl Appliance {
             request = request.header(*name, *value);
         }
         let request = request.body(Full::new(body.into())).unwrap();
-        let response = RUNTIME.block_on(handle(Arc::clone(&self.app), peer(who), request));
+        let response = RUNTIME.block_on(handle(self.client(who), request));
         let reply = reply(response);
         let query = path.split_once('?').map_or("", |(_, q)| q);
         let (path, _) = path.split_once('?').unwrap_or((path, ""));
@@ -327,6 +327,14 @@ impl Appliance {
         reply
     }
 
+    /// A client of this appliance.
+    pub(super) fn client(&self, who: Who) -> Arc<Client> {
+        Arc::new(Client {
+            app: Arc::clone(&self.app),
+            peer: peer(who),
+        })
+    }
+
     /// A key of that name.
     pub(super) fn key(&self, name: &str, options: &Value) {
         self.expect(200, "POST", &format!("transit/keys/{name}"), options);
@@ -355,9 +363,9 @@ pub(super) fn run<F: Future>(future: F) -> F::Output {
     RUNTIME.block_on(future)
 }
 
-pub(super) fn peer(who: Who) -> Arc<Peer> {
+fn peer(who: Who) -> Peer {
     let remote: SocketAddr = "192.0.2.1:4711".parse().unwrap();
-    Arc::new(Peer::new(vec![fs::read(who.file()).unwrap()], remote).unwrap())
+    Peer::new(vec![fs::read(who.file()).unwrap()], remote).unwrap()
 }
 
 fn reply(response: Response<Full<Bytes>>) -> Reply {

@@ -8,7 +8,7 @@ use hyper::Request;
 use hyper::body::Frame;
 use serde_json::{Value, json};
 
-use super::appliance::{Appliance, Who, peer, run};
+use super::appliance::{Appliance, Who, run};
 use crate::api::handle;
 use crate::tokens::Tokens;
 
@@ -203,7 +203,7 @@ fn a_body_that_is_too_large_is_refused_whether_or_not_it_says_so() {
     let request = Request::post("/v1/transit/encrypt/x")
         .body(Pieces(large, 65_536))
         .unwrap();
-    let response = run(handle(Arc::clone(&a.app), peer(Who::Operator), request));
+    let response = run(handle(a.client(Who::Operator), request));
     assert_eq!(response.status(), 413);
     // Small settings take small bodies.
     assert_eq!(
@@ -222,7 +222,7 @@ fn a_body_that_is_too_large_is_refused_whether_or_not_it_says_so() {
     let request = Request::post("/v1/transit/random")
         .body(Pieces(text.into(), 3))
         .unwrap();
-    let response = run(handle(Arc::clone(&a.app), peer(Who::Operator), request));
+    let response = run(handle(a.client(Who::Operator), request));
     assert_eq!(response.status(), 200);
     let bytes = run(response.into_body().collect()).unwrap().to_bytes();
     let answer: Value = serde_json::from_slice(&bytes).unwrap();
@@ -255,14 +255,14 @@ fn one_request_too_many_is_refused_at_once() {
         let never = Request::post("/v1/transit/random")
             .body(Slow(waits))
             .unwrap();
-        let first = tokio::spawn(handle(Arc::clone(&a.app), peer(Who::Operator), never));
+        let first = tokio::spawn(handle(a.client(Who::Operator), never));
         while a.app.gate.in_flight() == 0 && !first.is_finished() {
             tokio::task::yield_now().await;
         }
         let request = Request::post("/v1/transit/random")
             .body(body.clone())
             .unwrap();
-        let refused = handle(Arc::clone(&a.app), peer(Who::Operator), request).await;
+        let refused = handle(a.client(Who::Operator), request).await;
         assert_eq!(
             (refused.status().as_u16(), &refused.headers()["retry-after"]),
             (503, &"1".parse().unwrap())
@@ -271,7 +271,7 @@ fn one_request_too_many_is_refused_at_once() {
         first.abort();
         assert!(first.await.unwrap_err().is_cancelled());
         let request = Request::post("/v1/transit/random").body(body).unwrap();
-        let served = handle(Arc::clone(&a.app), peer(Who::Operator), request).await;
+        let served = handle(a.client(Who::Operator), request).await;
         assert_eq!(served.status(), 200);
     });
     let statuses: Vec<Value> = a
@@ -305,7 +305,7 @@ fn a_change_is_finished_and_audited_though_the_client_goes_away() {
         let request = Request::post("/v1/transit/keys/p-gone")
             .body(Full::new(Bytes::new()))
             .unwrap();
-        let mut work = Box::pin(handle(Arc::clone(&a.app), peer(Who::Operator), request));
+        let mut work = Box::pin(handle(a.client(Who::Operator), request));
         // The body is there, so one poll leads to where the change has begun.
         std::future::poll_fn(|cx| {
             assert!(work.as_mut().poll(cx).is_pending());
