@@ -388,7 +388,7 @@ async fn whole_keys_are_told_by_their_epoch_and_die_with_evidence() {
 
     // A store is born: from now on nothing is discarded.
     let hsm = Hsm::start(birth.config()).unwrap();
-    assert_eq!(Some(hsm.profile()), evidence.profile);
+    assert_eq!(Some(hsm.profile()), evidence.profile.as_ref());
     let spki = |name: &str| {
         let object = evidence.objects.iter().find(|o| o.name == name).unwrap();
         object.spki.clone().unwrap()

@@ -158,7 +158,7 @@ async fn hmac_is_what_others_compute() {
             .await
             .unwrap(),
     );
-    for hash in hsm.profile().hmac {
+    for hash in hsm.profile().hmac.clone() {
         let mac = |data: &[u8]| MacItem {
             key: Arc::clone(&key),
             hash,

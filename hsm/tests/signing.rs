@@ -74,7 +74,7 @@ async fn signing_keys_sign_survive_a_restart_and_are_destroyed() {
     let _turn = turn();
     let mut hsm = Hsm::start(config(token())).unwrap();
     println!("{:?}", hsm.profile().signing);
-    for (n, kind) in hsm.profile().signing.into_iter().enumerate() {
+    for (n, kind) in hsm.profile().signing.clone().into_iter().enumerate() {
         let id = [u8::try_from(n).unwrap() + 1; 16];
         let key = Arc::new(hsm.generate_signing_key(kind, id).await.unwrap());
         let again = hsm.generate_signing_key(kind, id).await;
@@ -121,7 +121,7 @@ async fn signing_keys_sign_survive_a_restart_and_are_destroyed() {
 async fn a_kind_that_the_token_lacks_is_refused_by_the_mechanisms_name() {
     let _turn = turn();
     let hsm = Hsm::start(config(token())).unwrap();
-    let can = hsm.profile().signing;
+    let can = &hsm.profile().signing;
     assert!(can.contains(&SigningKind::EcdsaP256) && can.contains(&SigningKind::Rsa4096));
     if can.contains(&SigningKind::Ed25519) {
         return; // Covered above.
