@@ -144,18 +144,18 @@ async fn connection(
     };
     let session = Arc::new(Session {
         client: Arc::new(Client { app, peer }),
-        heads_and_answers: AtomicU64::new(0),
-        out: Notify::new(),
+        course: Course::default(),
     });
     let unread = Arc::new(AtomicBool::new(false));
     let two = tls.get_ref().1.alpn_protocol() == Some(b"h2");
     let tls = TokioIo::new(Linger::new(tls, unread.clone()));
     let service = service_fn(|request| answer(session.clone(), unread.clone(), request));
     let ended = if two {
-        serve(http2().serve_connection(tls, service), &session, stop, None).await
+        let serving = http2().serve_connection(tls, service);
+        serve(serving, &session.course, stop, None).await
     } else {
         let serving = http1().serve_connection(tls, service);
-        serve(serving, &session, stop, Some(IDLE)).await
+        serve(serving, &session.course, stop, Some(IDLE)).await
     };
     if let Err(error) = ended {
         tracing::debug!(%remote, error = causes(&error), "connection ended");
@@ -165,6 +165,12 @@ async fn connection(
 /// What the requests of one connection share.
 struct Session {
     client: Arc<Client>,
+    course: Course,
+}
+
+/// What is known of a connection beside its requests.
+#[derive(Default)]
+struct Course {
     /// Odd while an HTTP/1.1 request is answered.
     heads_and_answers: AtomicU64,
     /// Its certificate is no longer good.
@@ -176,18 +182,24 @@ async fn answer(
     unread: Arc<AtomicBool>,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
-    session.heads_and_answers.fetch_add(1, Ordering::Relaxed);
+    session
+        .course
+        .heads_and_answers
+        .fetch_add(1, Ordering::Relaxed);
     let client = &session.client;
     let response = api::handle(client.clone(), request).await;
     // `Connection: close` does this for HTTP/1.1; HTTP/2 has no such header.
     if response.status() == StatusCode::FORBIDDEN
         && client.app.tls.still_valid(&client.peer).is_err()
     {
-        session.out.notify_one();
+        session.course.out.notify_one();
     }
     // A refusal need not have read the body; then HTTP/1.1 ends the connection after it.
     unread.store(!response.status().is_success(), Ordering::Relaxed);
-    session.heads_and_answers.fetch_add(1, Ordering::Relaxed);
+    session
+        .course
+        .heads_and_answers
+        .fetch_add(1, Ordering::Relaxed);
     Ok(response)
 }
 
@@ -202,7 +214,7 @@ enum End {
 /// Serves until the client ends the connection, or something here does. `idle`: how long it may be without a request.
 async fn serve<C: GracefulConnection>(
     serving: C,
-    session: &Session,
+    course: &Course,
     mut stop: watch::Receiver<()>,
     idle: Option<Duration>,
 ) -> Result<(), C::Error> {
@@ -215,12 +227,12 @@ async fn serve<C: GracefulConnection>(
         End::Gracefully
     }));
     ends.push(Box::pin(async {
-        session.out.notified().await;
+        course.out.notified().await;
         End::Gracefully
     }));
     if let Some(limit) = idle {
         ends.push(Box::pin(async move {
-            session.idle(limit).await;
+            course.idle(limit).await;
             End::Idle
         }));
     }
@@ -236,7 +248,7 @@ async fn serve<C: GracefulConnection>(
     }
 }
 
-impl Session {
+impl Course {
     /// Returns once there was no request for that long.
     async fn idle(&self, limit: Duration) {
         let mut seen = 0;
@@ -291,3 +303,6 @@ fn is_of_one_connection(error: &io::Error) -> bool {
             | io::ErrorKind::ConnectionReset
     )
 }
+
+#[cfg(test)]
+mod tests;
