@@ -14,8 +14,6 @@ mod support;
 #[path = "recovery/rig.rs"]
 mod rig;
 
-use std::fs;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rig::Rig;
@@ -25,26 +23,9 @@ use support::{Appliance, Who, ask, expect};
 
 #[tokio::test]
 async fn an_outage_that_spans_a_rotation_is_seen_and_caught_up_within_a_minute() {
-    let Some(faketime) = support::faketime() else {
-        return support::skip(
-            "an outage that spans a rotation",
-            "faketime is not on this machine",
-        );
-    };
-    let folder = tempfile::tempdir().unwrap();
-    let clock = folder.path().join("clock");
-    set(&clock, "+0");
-    let builder = Appliance::builder()
-        .env("LD_PRELOAD", faketime)
-        .env("FAKETIME_TIMESTAMP_FILE", &clock)
-        .env("FAKETIME_NO_CACHE", "1")
-        .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
-        // The library that moves the clock reads its file, by calls of its own.
-        .section(
-            "hardening",
-            &format!("read = [{:?}]\nseccomp = \"log\"", folder.path()),
-        );
-    let rig = Rig::start(builder).await;
+    let mut rig = Rig::prepare(Appliance::builder());
+    let clock = rig.clock();
+    rig.launch().await;
     for (name, kind) in [("kek", "aes256-gcm96"), ("sig", "ecdsa-p256")] {
         let options = json!({ "type": kind, "auto_rotate_period": "1h" });
         rig.create_key(name, options).await;
@@ -54,7 +35,7 @@ async fn an_outage_that_spans_a_rotation_is_seen_and_caught_up_within_a_minute()
 
     rig.control("token-absent");
     rig.wait_health(503, Duration::from_secs(30)).await;
-    set(&clock, "+3h");
+    clock.set(3 * 60 * 60);
     wait(async || metric(&client, "strongroom_rotations_skipped").await == 2).await;
     let status = rig.cli(["status", "--output", "json"]);
     let said: Value = serde_json::from_slice(&status.stdout).unwrap();
@@ -103,11 +84,4 @@ async fn metric(client: &Client, name: &str) -> i64 {
     values
         .next()
         .unwrap_or_else(|| panic!("no {name} in {text}"))
-}
-
-/// Moved in one step: a reader never sees half of it.
-fn set(clock: &Path, offset: &str) {
-    let aside = clock.with_extension("new");
-    fs::write(&aside, format!("{offset}\n")).unwrap();
-    fs::rename(aside, clock).unwrap();
 }

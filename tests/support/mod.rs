@@ -257,6 +257,15 @@ impl Appliance {
         self.env.insert(name.into(), value.into());
     }
 
+    /// From the next start on the server has a clock of its own.
+    pub fn clock(&mut self) -> Clock {
+        let clock = Clock::new(self.path());
+        for (name, value) in clock.env() {
+            self.set_env(name, value);
+        }
+        clock
+    }
+
     /// SIGTERM, and waits; the exit code.
     pub fn stop(&mut self) -> Option<i32> {
         self.signal(Signal::SIGTERM);
@@ -480,12 +489,44 @@ pub fn skip(test: &str, why: &str) {
     }
 }
 
-/// The library that tells a process another time of day.
-pub fn faketime() -> Option<PathBuf> {
-    let folders = fs::read_dir("/usr/lib").ok()?;
-    folders
-        .filter_map(|entry| Some(entry.ok()?.path().join("faketime/libfaketime.so.1")))
-        .find(|library| library.exists())
+/// A server's time of day: the machine's, moved.
+pub struct Clock(PathBuf);
+
+impl Clock {
+    /// The machine's time. The file that moves it is made in this folder.
+    fn new(folder: &Path) -> Self {
+        let clock = Self(folder.join("clock"));
+        clock.set(0);
+        clock
+    }
+
+    /// So many seconds later than the machine's, or earlier: at once, also in a server that runs.
+    pub fn set(&self, seconds: i64) {
+        // In place and never shorter: a server has the file mapped.
+        let mut file = File::options()
+            .create(true)
+            .write(true)
+            .truncate(false)
+            .open(&self.0)
+            .unwrap();
+        std::io::Write::write_all(&mut file, &seconds.to_ne_bytes()).unwrap();
+    }
+
+    /// What a server needs in its environment to have this time.
+    fn env(&self) -> [(&'static str, PathBuf); 2] {
+        let library = std::env::current_exe()
+            .unwrap()
+            .with_file_name("libstrongroom_clock.so");
+        assert!(
+            library.exists(),
+            "{} is missing: run the tests with cargo",
+            library.display()
+        );
+        [
+            ("LD_PRELOAD", library),
+            ("STRONGROOM_CLOCK", self.0.clone()),
+        ]
+    }
 }
 
 /// A Python interpreter that has the package `cryptography`; `None`, counted as skipped, where there is no Python.
