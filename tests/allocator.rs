@@ -44,24 +44,24 @@ async fn the_pkcs11_module_has_its_memory_from_the_same_allocator() {
 
     let file = format!("{}.{}", bindings.display(), appliance.pid());
     let bound = fs::read_to_string(file).unwrap();
-    let from = |line: &str| {
-        line.contains("libsofthsm2.so") || line.contains("libstdc++") || line.contains("libcrypto")
-    };
+    let of_the_module: Vec<(&str, &str)> = bound
+        .lines()
+        .filter_map(|line| line.split_once(" to "))
+        .filter(|(from, _)| {
+            ["libsofthsm2.so", "libstdc++", "libcrypto"]
+                .iter()
+                .any(|library| from.contains(library))
+        })
+        .collect();
     for symbol in ["`malloc'", "`free'"] {
-        let (mut own, mut others) = (0, Vec::new());
-        for line in bound.lines() {
-            let Some((binding, to)) = line.split_once(" to ") else {
-                continue;
-            };
-            if from(binding) && line.contains(symbol) {
-                if to.contains("/strongroom ") {
-                    own += 1;
-                } else {
-                    others.push(line);
-                }
-            }
-        }
-        assert!(own > 0, "{symbol} was never looked up by the module");
+        let (own, others): (Vec<(&str, &str)>, Vec<_>) = of_the_module
+            .iter()
+            .filter(|(_, to)| to.contains(symbol))
+            .partition(|(_, to)| to.contains("/strongroom "));
+        assert!(
+            !own.is_empty(),
+            "{symbol} was never looked up by the module"
+        );
         assert!(others.is_empty(), "{others:?}");
     }
 }

@@ -33,7 +33,7 @@ use strongroom::client::Client;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
-use support::{Appliance, Who, base64, decrypt, encrypt, expect, skip};
+use support::{Appliance, Who, base64, decrypt, encrypt, expect, fault_module, skip};
 
 const NAME: &str = "a_key_in_hsm_residency_is_nowhere_in_the_servers_memory";
 
@@ -264,10 +264,7 @@ fn move_token(appliance: &mut Appliance, tree: &Path, token: &TokenProcess) {
     );
     assert!(config.contains(&module), "{config}");
     // Each C_GetFunctionList of p11-kit's client makes another connection, with sessions of its own. The server asks twice; the module between asks once.
-    let between = std::env::current_exe()
-        .unwrap()
-        .with_file_name("libstrongroom_pkcs11_fault.so");
-    let other = format!("module = {:?}", text(&between));
+    let other = format!("module = {:?}", text(&fault_module()));
     fs::write(appliance.config(), config.replacen(&module, &other, 1)).unwrap();
     let script = scripts().join("run-client.sh");
     appliance.wrap([

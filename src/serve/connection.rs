@@ -182,10 +182,7 @@ async fn answer(
     unread: Arc<AtomicBool>,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
-    session
-        .course
-        .heads_and_answers
-        .fetch_add(1, Ordering::Relaxed);
+    session.course.step();
     let client = &session.client;
     let response = api::handle(client.clone(), request).await;
     // `Connection: close` does this for HTTP/1.1; HTTP/2 has no such header.
@@ -196,10 +193,7 @@ async fn answer(
     }
     // A refusal need not have read the body; then HTTP/1.1 ends the connection after it.
     unread.store(!response.status().is_success(), Ordering::Relaxed);
-    session
-        .course
-        .heads_and_answers
-        .fetch_add(1, Ordering::Relaxed);
+    session.course.step();
     Ok(response)
 }
 
@@ -249,6 +243,11 @@ async fn serve<C: GracefulConnection>(
 }
 
 impl Course {
+    /// A request's head came, or its answer is made.
+    fn step(&self) {
+        self.heads_and_answers.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Returns once there was no request for that long.
     async fn idle(&self, limit: Duration) {
         let mut seen = 0;

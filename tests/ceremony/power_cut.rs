@@ -1,11 +1,12 @@
 //! The power goes at every line of the transcript and inside the token's functions; each re-run goes on or cleanly starts over.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use strongroom::ceremony::Mode;
 
 use crate::rig::{People, Room, describe, repair_token_files};
+use crate::support::fault_module;
 
 const STEPS: [&str; 11] = [
     "opening",
@@ -174,19 +175,6 @@ fn count(log: &Path, text: &str) -> usize {
         .lines()
         .filter(|line| line.ends_with(text))
         .count()
-}
-
-/// Cargo puts it beside the tests, since it is one of their dependencies.
-fn fault_module() -> PathBuf {
-    let module = std::env::current_exe()
-        .unwrap()
-        .with_file_name("libstrongroom_pkcs11_fault.so");
-    assert!(
-        module.exists(),
-        "{} is missing: run the tests with cargo",
-        module.display()
-    );
-    module
 }
 
 #[test]

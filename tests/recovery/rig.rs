@@ -2,13 +2,12 @@
 
 use std::fs;
 use std::ops::{Deref, DerefMut};
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::{Appliance, Builder, Who};
+use crate::support::{Appliance, Builder, Who, fault_module};
 
 /// The appliance, and the files that the module obeys and writes.
 pub struct Rig {
@@ -144,20 +143,4 @@ impl DerefMut for Rig {
     fn deref_mut(&mut self) -> &mut Appliance {
         &mut self.appliance
     }
-}
-
-/// Cargo puts it beside the tests, since it is one of their dependencies.
-fn fault_module() -> PathBuf {
-    let tests = std::env::current_exe().unwrap();
-    let module = tests
-        .parent()
-        .map(Path::to_owned)
-        .unwrap()
-        .join("libstrongroom_pkcs11_fault.so");
-    assert!(
-        module.exists(),
-        "{} is missing: run the tests with cargo",
-        module.display()
-    );
-    module
 }

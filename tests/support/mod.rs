@@ -257,12 +257,12 @@ impl Appliance {
         self.env.insert(name.into(), value.into());
     }
 
-    /// From the next start on the server has a clock of its own.
+    /// From the next start on the server has a clock of its own; until that is set, it shows the machine's time.
     pub fn clock(&mut self) -> Clock {
-        let clock = Clock::new(self.path());
-        for (name, value) in clock.env() {
-            self.set_env(name, value);
-        }
+        let clock = Clock(self.path().join("clock"));
+        clock.set(0);
+        self.set_env("LD_PRELOAD", built("libstrongroom_clock.so"));
+        self.set_env("STRONGROOM_CLOCK", &clock.0);
         clock
     }
 
@@ -489,17 +489,26 @@ pub fn skip(test: &str, why: &str) {
     }
 }
 
-/// A server's time of day: the machine's, moved.
+/// The PKCS#11 module that fails on command (`tests/pkcs11-fault`).
+pub fn fault_module() -> PathBuf {
+    built("libstrongroom_pkcs11_fault.so")
+}
+
+/// A library that cargo puts beside the tests, since it is one of their dependencies.
+fn built(name: &str) -> PathBuf {
+    let library = std::env::current_exe().unwrap().with_file_name(name);
+    assert!(
+        library.exists(),
+        "{} is missing: run the tests with cargo",
+        library.display()
+    );
+    library
+}
+
+/// A server's time of day: the machine's, moved (`tests/clock`).
 pub struct Clock(PathBuf);
 
 impl Clock {
-    /// The machine's time. The file that moves it is made in this folder.
-    fn new(folder: &Path) -> Self {
-        let clock = Self(folder.join("clock"));
-        clock.set(0);
-        clock
-    }
-
     /// So many seconds later than the machine's, or earlier: at once, also in a server that runs.
     pub fn set(&self, seconds: i64) {
         // In place and never shorter: a server has the file mapped.
@@ -510,22 +519,6 @@ impl Clock {
             .open(&self.0)
             .unwrap();
         std::io::Write::write_all(&mut file, &seconds.to_ne_bytes()).unwrap();
-    }
-
-    /// What a server needs in its environment to have this time.
-    fn env(&self) -> [(&'static str, PathBuf); 2] {
-        let library = std::env::current_exe()
-            .unwrap()
-            .with_file_name("libstrongroom_clock.so");
-        assert!(
-            library.exists(),
-            "{} is missing: run the tests with cargo",
-            library.display()
-        );
-        [
-            ("LD_PRELOAD", library),
-            ("STRONGROOM_CLOCK", self.0.clone()),
-        ]
     }
 }
 
