@@ -9,6 +9,7 @@
 //! | keyring | `Keyring::decrypt` in a loop, no network |
 //! | https | `POST transit/decrypt/<key>` over mutual TLS 1.3, HTTP/1.1 keep-alive |
 //! | hello | a bare hyper + rustls server with mutual TLS, request and answer of the same size |
+//! | hello + `C_Decrypt` | the same, and each request is decrypted on the token by the thread that answers it: no server on this token does it for less |
 
 #![allow(
     missing_docs,
@@ -62,12 +63,13 @@ fn main() {
         ["child", "keyring", config, batch] => {
             runtime.block_on(site::keyring(config.as_ref(), batch.parse().unwrap()));
         }
-        ["child", "hello", ca, certificate, key, bytes] => {
+        ["child", "hello", ca, certificate, key, bytes, config @ ..] => {
             runtime.block_on(hello::serve(
                 ca.as_ref(),
                 certificate.as_ref(),
                 key.as_ref(),
                 bytes.parse().unwrap(),
+                config.first().map(AsRef::as_ref),
             ));
         }
         _ => {
@@ -102,12 +104,13 @@ async fn run(quick: bool, only: Option<&str>) {
                 let mut rates = report::Pair::default();
                 let mut against_raw = report::Pair::default();
                 let mut cpu = report::Pair::default();
+                let mut floor = report::Pair::default();
                 for _ in 0..rounds {
                     let load = site.https(residency, &body, connections);
                     let before = site.server_cpu();
                     let https = load.run(time).await;
                     let ours = site.server_cpu().saturating_sub(before);
-                    let load = site.hello(&body, batch, connections).await;
+                    let load = site.hello(&body, batch, connections, false).await;
                     let before = site.hello_cpu();
                     let hello = load.run(time).await;
                     let theirs = site.hello_cpu().saturating_sub(before);
@@ -115,6 +118,10 @@ async fn run(quick: bool, only: Option<&str>) {
                     cpu.add(https.cpu_us(ours), hello.cpu_us(theirs));
                     if residency == "hsm" {
                         against_raw.add(https.per_second * batch as f64, site.raw_rate());
+                    }
+                    if residency == "hsm" && batch == 1 {
+                        let load = site.hello(&body, batch, connections, true).await;
+                        floor.add(load.run(time).await.per_second, hello.per_second);
                     }
                     report.latency(&name, &https);
                 }
@@ -127,6 +134,12 @@ async fn run(quick: bool, only: Option<&str>) {
                     report.pair(
                         &format!("{name}: https items/s vs raw C_Decrypt/s"),
                         &against_raw,
+                    );
+                }
+                if residency == "hsm" && batch == 1 {
+                    report.pair(
+                        &format!("{name}: hello + C_Decrypt requests/s vs hello requests/s"),
+                        &floor,
                     );
                 }
             }
@@ -160,9 +173,15 @@ impl Site {
         }
     }
 
-    async fn hello(&mut self, body: &Bytes, batch: usize, connections: usize) -> Load {
+    async fn hello(
+        &mut self,
+        body: &Bytes,
+        batch: usize,
+        connections: usize,
+        decrypting: bool,
+    ) -> Load {
         Load {
-            address: self.hello_server(batch).await,
+            address: self.hello_server(batch, decrypting).await,
             tls: self.client_tls(),
             path: "/".to_owned(),
             body: body.clone(),

@@ -14,6 +14,7 @@ use strongroom::config::Config;
 use strongroom::keyring::{Ciphertext, DecryptItem, EncryptItem, Keyring};
 use strongroom::store::Store;
 use strongroom_hsm::Hsm;
+use strongroom_hsm::bench::RawDecryption;
 use zeroize::Zeroizing;
 
 use super::support::{Appliance, Who, base64, expect};
@@ -26,7 +27,14 @@ const LOCAL_TIME: Duration = Duration::from_secs(1);
 pub struct Site {
     appliance: Appliance,
     client_tls: Arc<rustls::ClientConfig>,
-    hello: Option<(usize, SocketAddr, Child)>,
+    hello: Option<Hello>,
+}
+
+struct Hello {
+    /// Items of the decryption whose answer is as long as its own, and whether it decrypts itself.
+    kind: (usize, bool),
+    address: SocketAddr,
+    process: Child,
 }
 
 impl Site {
@@ -93,35 +101,40 @@ impl Site {
         self.client_tls.clone()
     }
 
-    /// The hello-world server that answers with as many bytes as a decryption of `batch` items.
-    pub async fn hello_server(&mut self, batch: usize) -> SocketAddr {
-        let running = self
-            .hello
-            .as_ref()
-            .is_some_and(|(bytes, ..)| *bytes == batch);
-        if !running {
-            self.stop_hello();
-            let client = self.appliance.client(Who::Operator);
-            let body = self.decrypt_body("hsm", batch).await;
-            let answer = client
-                .send("POST", "/v1/transit/decrypt/bench-hsm", body)
-                .await
-                .unwrap();
-            let pki = &self.appliance.pki;
-            let mut child = Command::new(std::env::current_exe().unwrap())
-                .args(["child", "hello"])
-                .args([pki.ca(), pki.server_certificate(), pki.server_key()])
-                .arg(answer.bytes().len().to_string())
-                .stdout(Stdio::piped())
-                .spawn()
-                .unwrap();
-            let mut line = String::new();
-            BufReader::new(child.stdout.take().unwrap())
-                .read_line(&mut line)
-                .unwrap();
-            self.hello = Some((batch, line.trim().parse().unwrap(), child));
+    /// The hello-world server that answers with as many bytes as a decryption of `batch` items, and decrypts on the token if it shall.
+    pub async fn hello_server(&mut self, batch: usize, decrypting: bool) -> SocketAddr {
+        let kind = (batch, decrypting);
+        if let Some(hello) = self.hello.as_ref().filter(|hello| hello.kind == kind) {
+            return hello.address;
         }
-        self.hello.as_ref().unwrap().1
+        self.stop_hello();
+        let client = self.appliance.client(Who::Operator);
+        let body = self.decrypt_body("hsm", batch).await;
+        let answer = client
+            .send("POST", "/v1/transit/decrypt/bench-hsm", body)
+            .await
+            .unwrap();
+        let pki = &self.appliance.pki;
+        let mut process = self
+            .program()
+            .args(["child", "hello"])
+            .args([pki.ca(), pki.server_certificate(), pki.server_key()])
+            .arg(answer.bytes().len().to_string())
+            .args(decrypting.then(|| self.appliance.config()))
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        let address = line.trim().parse().unwrap();
+        self.hello = Some(Hello {
+            kind,
+            address,
+            process,
+        });
+        address
     }
 
     /// `C_Decrypt`s per second, in a process of its own on the same token.
@@ -135,15 +148,12 @@ impl Site {
     }
 
     fn child(&self, before: &[&str], after: &[&str]) -> f64 {
-        let output = Command::new(std::env::current_exe().unwrap())
+        let output = self
+            .program()
             .arg("child")
             .args(before)
             .arg(self.appliance.config())
             .args(after)
-            .env(
-                strongroom_softhsm::CONF_VARIABLE,
-                self.appliance.softhsm_conf(),
-            )
             .stderr(Stdio::inherit())
             .output()
             .unwrap();
@@ -155,6 +165,16 @@ impl Site {
             .unwrap()
     }
 
+    /// This program, for a child process on the appliance's token.
+    fn program(&self) -> Command {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.env(
+            strongroom_softhsm::CONF_VARIABLE,
+            self.appliance.softhsm_conf(),
+        );
+        command
+    }
+
     /// Processor time that the server has used until now.
     pub fn server_cpu(&self) -> Duration {
         cpu_of(self.appliance.pid())
@@ -164,7 +184,7 @@ impl Site {
     pub fn hello_cpu(&self) -> Duration {
         self.hello
             .as_ref()
-            .map_or(Duration::ZERO, |(_, _, child)| cpu_of(child.id()))
+            .map_or(Duration::ZERO, |hello| cpu_of(hello.process.id()))
     }
 
     /// Resident memory of the server now.
@@ -193,9 +213,9 @@ impl Site {
     }
 
     fn stop_hello(&mut self) {
-        if let Some((_, _, mut child)) = self.hello.take() {
-            let _ = child.kill();
-            let _ = child.wait();
+        if let Some(mut hello) = self.hello.take() {
+            let _ = hello.process.kill();
+            let _ = hello.process.wait();
         }
     }
 }
@@ -222,8 +242,10 @@ fn cpu_of(pid: u32) -> Duration {
 /// The child `raw`: prints `C_Decrypt`s per second.
 pub fn raw(config: &Path) {
     let config = Config::load(config).unwrap();
+    let mut raw = RawDecryption::start(&config.hsm, PLAINTEXT).unwrap();
     let count = 20_000;
-    let time = strongroom_hsm::bench::raw_gcm_decrypt(&config.hsm, PLAINTEXT, count).unwrap();
+    let time = raw.time(count).unwrap();
+    raw.stop();
     println!("{}", f64::from(count) / time.as_secs_f64());
 }
 

@@ -1,57 +1,119 @@
-//! The yardstick for benchmarks: the same token, called by nothing but a loop.
+//! The yardstick for benchmarks: the same token, called by nothing else.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use cryptoki::object::ObjectHandle;
 
 use crate::config::HsmConfig;
 use crate::error::HsmError;
 use crate::fault::Fault;
 use crate::line::{Access, Line, Watch};
-use crate::module::Module;
+use crate::module::{Library, Module};
 use crate::selector::Wanted;
 use crate::session_key;
 use crate::types::{KeyUsage, MasterKind};
 
-/// Time of `count` times `C_DecryptInit` and `C_Decrypt`: AES-256-GCM with a session key, `len` bytes of plaintext, one thread, one session.
-///
-/// # Errors
-/// As [`crate::Hsm::start`]; the token needs no keys.
-pub fn raw_gcm_decrypt(config: &HsmConfig, len: usize, count: u32) -> Result<Duration, HsmError> {
-    let wanted = Wanted::new(&config.token)?;
-    let module = Module::acquire(&config.module).map_err(Fault::into_error)?;
-    let result = measure(&module, config, &wanted, len, count);
-    module.release(false);
-    result.map_err(Fault::into_error)
+const IV: [u8; 12] = [7; 12];
+
+/// One session with a session key that decrypts one ciphertext again and again: `C_DecryptInit` and `C_Decrypt`, AES-256-GCM.
+pub struct RawDecryption {
+    work: Work,
+    /// The library stays loaded for as long as this is.
+    module: Module,
 }
 
-fn measure(
-    module: &Module,
-    config: &HsmConfig,
-    wanted: &Wanted,
-    len: usize,
-    count: u32,
-) -> Result<Duration, Fault> {
-    let library = module.library();
-    let found = wanted.find(&library.context)?;
-    let line = Line::open(library, found.slot, Arc::new(Watch::default()))?;
-    Access::new(config.pin.clone()).login(&line)?;
-    let key = session_key::generate(&line, KeyUsage::Aead, MasterKind::Hsm)?;
-    let (iv, plaintext) = ([7; 12], vec![1; len]);
-    let mut ciphertext = Vec::new();
-    line.raw()
-        .gcm_encrypt(line.session(), key, &iv, &[], &plaintext, &mut ciphertext)?;
-    let mut output = Vec::with_capacity(ciphertext.len());
-    let started = Instant::now();
-    for _ in 0..count {
-        output.clear();
-        line.raw()
-            .gcm_decrypt(line.session(), key, &iv, &[], &ciphertext, &mut output)?;
+struct Work {
+    line: Line,
+    key: ObjectHandle,
+    ciphertext: Vec<u8>,
+    plaintext: Vec<u8>,
+    output: Vec<u8>,
+}
+
+impl RawDecryption {
+    /// `len`: bytes of plaintext. The token needs no keys.
+    ///
+    /// # Errors
+    /// As [`crate::Hsm::start`].
+    pub fn start(config: &HsmConfig, len: usize) -> Result<Self, HsmError> {
+        let wanted = Wanted::new(&config.token)?;
+        let module = Module::acquire(&config.module).map_err(Fault::into_error)?;
+        match Work::start(module.library(), config, &wanted, len) {
+            Ok(work) => Ok(Self { work, module }),
+            Err(fault) => {
+                module.release(false);
+                Err(fault.into_error())
+            }
+        }
     }
-    let elapsed = started.elapsed();
-    line.close();
-    if output == plaintext {
-        Ok(elapsed)
-    } else {
-        Err(HsmError::SelfTest("AES-GCM".to_owned()).into())
+
+    /// Decrypts once.
+    ///
+    /// # Errors
+    /// The token's, or [`HsmError::SelfTest`] if it answers another plaintext.
+    pub fn decrypt(&mut self) -> Result<(), HsmError> {
+        self.work.decrypt().map_err(Fault::into_error)
+    }
+
+    /// How long decrypting `count` times takes, in a loop.
+    ///
+    /// # Errors
+    /// As [`RawDecryption::decrypt`].
+    pub fn time(&mut self, count: u32) -> Result<Duration, HsmError> {
+        let started = Instant::now();
+        for _ in 0..count {
+            self.decrypt()?;
+        }
+        Ok(started.elapsed())
+    }
+
+    /// Closes the session.
+    pub fn stop(self) {
+        self.work.line.close();
+        self.module.release(false);
+    }
+}
+
+impl Work {
+    fn start(
+        library: Arc<Library>,
+        config: &HsmConfig,
+        wanted: &Wanted,
+        len: usize,
+    ) -> Result<Self, Fault> {
+        let found = wanted.find(&library.context)?;
+        let line = Line::open(library, found.slot, Arc::new(Watch::default()))?;
+        Access::new(config.pin.clone()).login(&line)?;
+        let key = session_key::generate(&line, KeyUsage::Aead, MasterKind::Hsm)?;
+        let plaintext = vec![1; len];
+        let mut ciphertext = Vec::new();
+        line.raw()
+            .gcm_encrypt(line.session(), key, &IV, &[], &plaintext, &mut ciphertext)?;
+        let output = Vec::with_capacity(ciphertext.len());
+        Ok(Self {
+            line,
+            key,
+            ciphertext,
+            plaintext,
+            output,
+        })
+    }
+
+    fn decrypt(&mut self) -> Result<(), Fault> {
+        self.output.clear();
+        self.line.raw().gcm_decrypt(
+            self.line.session(),
+            self.key,
+            &IV,
+            &[],
+            &self.ciphertext,
+            &mut self.output,
+        )?;
+        if self.output == self.plaintext {
+            Ok(())
+        } else {
+            Err(HsmError::SelfTest("AES-GCM".to_owned()).into())
+        }
     }
 }

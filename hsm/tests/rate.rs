@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use common::{config, token, turn};
-use strongroom_hsm::{GcmItem, Hsm, KeyUsage, MasterKind, bench};
+use strongroom_hsm::bench::RawDecryption;
+use strongroom_hsm::{GcmItem, Hsm, KeyUsage, MasterKind};
 use zeroize::Zeroizing;
 
 /// `cargo test --release -p strongroom-hsm --test rate -- --ignored --nocapture`
@@ -40,7 +41,9 @@ async fn a_batch_runs_at_the_raw_rate() {
     let mut best: f64 = 0.0;
     for _ in 0..5 {
         let count = u32::try_from(BATCH * ROUNDS).unwrap();
-        let raw = bench::raw_gcm_decrypt(&config, 32, count).unwrap();
+        let mut one = RawDecryption::start(&config, 32).unwrap();
+        let raw = one.time(count).unwrap();
+        one.stop();
         let started = Instant::now();
         for _ in 0..ROUNDS {
             let items = (0..BATCH).map(|_| item(&sealed)).collect();
