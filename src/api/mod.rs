@@ -25,6 +25,7 @@ mod tests;
 
 use std::fmt::Display;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -521,6 +522,11 @@ where
         }
         Ok(joined.map_or(first, Bytes::from_owner))
     };
+    let mut whole = pin!(whole);
+    // Mostly the body came with the head, and needs no timer.
+    if let Some(result) = whole.as_mut().now_or_never() {
+        return result;
+    }
     match tokio::time::timeout(BODY_DEADLINE, whole).await {
         Ok(result) => result,
         Err(_) => Err(ApiError {

@@ -449,22 +449,30 @@ fn a_full_disc_refuses_every_line() {
 fn hostile_texts_stay_within_their_field() {
     let log = Log::new();
     let mut file = log.open();
-    let hostile = "a\"}\n{\"type\":\"header\"\u{0}\u{2028}\\";
-    file.append(|line| {
-        line.decision(&Entry {
-            reason: hostile,
-            ..entry(hostile)
-        });
-    })
-    .unwrap();
+    // Together, and each by itself: a text without any of them is written as it is.
+    let all = "a\"}\n{\"type\":\"header\"\u{0}\u{2028}\\";
+    let texts = [
+        all, "\"", "\\", "\n", "\u{0}", "\u{1f}", "\u{7f}", "\u{2028}",
+    ];
+    for hostile in texts {
+        file.append(|line| {
+            line.decision(&Entry {
+                reason: hostile,
+                ..entry(hostile)
+            });
+        })
+        .unwrap();
+    }
     let lines = log.lines();
-    assert_eq!(lines.len(), 2);
+    assert_eq!(lines.len(), 1 + texts.len());
     log.checkpoint(&mut file);
-    let line: serde_json::Value = serde_json::from_str(&lines[1]).unwrap();
-    assert_eq!(
-        (line["key"].as_str(), line["reason"].as_str()),
-        (Some(hostile), Some(hostile))
-    );
+    for (line, hostile) in lines.iter().skip(1).zip(texts) {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!(
+            (line["key"].as_str(), line["reason"].as_str()),
+            (Some(hostile), Some(hostile))
+        );
+    }
     assert!(log.verify().problems.is_empty());
 }
 
