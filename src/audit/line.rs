@@ -115,20 +115,13 @@ impl<'a> LineWriter<'a> {
 
     fn text(&mut self, name: &str, value: &str) {
         self.name(name);
-        if value.bytes().all(is_plain) {
-            self.buffer.push(b'"');
-            self.buffer.extend_from_slice(value.as_bytes());
-            self.buffer.push(b'"');
-        } else {
-            // JSON of a text into memory has no way to fail.
-            let _ = serde_json::to_writer(&mut *self.buffer, value);
-        }
+        // JSON of a text into memory has no way to fail.
+        let _ = serde_json::to_writer(&mut *self.buffer, value);
     }
 
     fn number(&mut self, name: &str, value: u64) {
         self.name(name);
-        self.buffer
-            .extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+        let _ = serde_json::to_writer(&mut *self.buffer, &value);
     }
 
     fn name(&mut self, name: &str) {
@@ -140,11 +133,6 @@ impl<'a> LineWriter<'a> {
     fn end(self) {
         self.buffer.extend_from_slice(b"}\n");
     }
-}
-
-/// JSON takes it as it is.
-fn is_plain(byte: u8) -> bool {
-    byte >= b' ' && byte != b'"' && byte != b'\\'
 }
 
 /// A line as far as the chain is concerned; a decision's own fields are not looked at.
