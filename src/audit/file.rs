@@ -117,7 +117,7 @@ impl LogFile {
     pub(super) fn append(&mut self, line: impl FnOnce(LineWriter<'_>)) -> Result<(), AuditError> {
         let outcome = self.queue(line)?;
         self.flush();
-        self.result(&outcome)
+        result(&outcome, &self.path)
     }
 
     /// Puts a line into the chain, to be written by the next [`LogFile::flush`] together with what else comes until then.
@@ -193,15 +193,6 @@ impl LogFile {
         }
         bytes.clear();
         self.spare = bytes;
-    }
-
-    /// What became of a line that was queued and flushed.
-    pub(super) fn result(&self, outcome: &Outcome) -> Result<(), AuditError> {
-        match outcome.get() {
-            Some(Ok(())) => Ok(()),
-            Some(Err((kind, text))) => Err(self.write_error(io::Error::new(*kind, text.clone()))),
-            None => Err(self.write_error(io::Error::other("the line still waits"))),
-        }
     }
 
     /// Whether a line could be written now, as far as is known.
@@ -395,10 +386,23 @@ impl LogFile {
     }
 
     fn write_error(&self, source: io::Error) -> AuditError {
-        AuditError::Write {
-            path: self.path.clone(),
-            source,
-        }
+        write_error(&self.path, source)
+    }
+}
+
+/// What became of a line that was queued and flushed into the log at `path`. Needs no [`LogFile`], so that whoever waited holds up nobody by asking.
+pub(super) fn result(outcome: &Outcome, path: &Path) -> Result<(), AuditError> {
+    match outcome.get() {
+        Some(Ok(())) => Ok(()),
+        Some(Err((kind, text))) => Err(write_error(path, io::Error::new(*kind, text.clone()))),
+        None => Err(write_error(path, io::Error::other("the line still waits"))),
+    }
+}
+
+fn write_error(path: &Path, source: io::Error) -> AuditError {
+    AuditError::Write {
+        path: path.to_owned(),
+        source,
     }
 }
 
@@ -412,10 +416,7 @@ fn tell(outcome: &Outcome, told: Told) {
 
 /// Append-only, for its owner only, and for one process at a time.
 fn open_file(path: &Path) -> Result<File, AuditError> {
-    let write = |source| AuditError::Write {
-        path: path.to_owned(),
-        source,
-    };
+    let write = |source| write_error(path, source);
     let file = OpenOptions::new()
         .append(true)
         .create(true)

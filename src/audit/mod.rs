@@ -169,10 +169,7 @@ impl Audit {
         if waiting.outcome.get().is_none() {
             self.flush(&lock(&self.writer));
         }
-        match waiting.outcome.get() {
-            Some(Ok(())) => Ok(()),
-            _ => self.lock().result(&waiting.outcome),
-        }
+        file::result(&waiting.outcome, &self.options.path)
     }
 
     /// Writes what waits, without keeping others from queueing meanwhile.
