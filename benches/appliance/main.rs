@@ -101,6 +101,8 @@ async fn run(quick: bool, only: Option<&str>) {
                 if only.is_some_and(|only| !name.contains(only)) {
                     continue;
                 }
+                // It decrypts one item for each request.
+                let decrypting_hello = residency == "hsm" && batch == 1;
                 let mut rates = report::Pair::default();
                 let mut against_raw = report::Pair::default();
                 let mut cpu = report::Pair::default();
@@ -119,7 +121,7 @@ async fn run(quick: bool, only: Option<&str>) {
                     if residency == "hsm" {
                         against_raw.add(https.per_second * batch as f64, site.raw_rate());
                     }
-                    if residency == "hsm" && batch == 1 {
+                    if decrypting_hello {
                         let load = site.hello(&body, batch, connections, true).await;
                         floor.add(load.run(time).await.per_second, hello.per_second);
                     }
@@ -136,7 +138,7 @@ async fn run(quick: bool, only: Option<&str>) {
                         &against_raw,
                     );
                 }
-                if residency == "hsm" && batch == 1 {
+                if decrypting_hello {
                     report.pair(
                         &format!("{name}: hello + C_Decrypt requests/s vs hello requests/s"),
                         &floor,
