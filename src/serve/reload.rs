@@ -1,12 +1,13 @@
 //! TLS files, policy and tokens, read again while the server serves: each as a whole, or the old one stays in force.
 
+use std::error::Error;
 use std::sync::Arc;
 
 use tokio::sync::Mutex;
 
 use super::notify;
 use crate::api::App;
-use crate::audit::Entry;
+use crate::audit::{Audit, Entry};
 use crate::client::causes;
 use crate::policy::Policy;
 use crate::tokens::Tokens;
@@ -17,8 +18,6 @@ pub(super) struct Reloader {
     busy: Mutex<()>,
 }
 
-type Outcome = (&'static str, Result<(), String>);
-
 impl Reloader {
     pub(super) fn new(app: Arc<App>) -> Self {
         Self {
@@ -28,52 +27,123 @@ impl Reloader {
     }
 
     /// Reads everything again and puts what is good in force; `cause` goes into log and audit.
-    pub(super) async fn reload(&self, cause: &str) {
+    pub(super) async fn reload(&self, cause: &'static str) {
         let _one_at_a_time = self.busy.lock().await;
         notify::reloading();
         let app = self.app.clone();
-        let outcomes = tokio::task::spawn_blocking(move || reload(&app))
-            .await
-            .unwrap_or_else(|error| vec![("reload", Err(error.to_string()))]);
-        for (operation, outcome) in &outcomes {
-            self.report(cause, operation, outcome);
+        let reload = tokio::task::spawn_blocking(move || reload(&app, cause));
+        if let Err(error) = reload.await {
+            let reason = format!("{cause}: {error}");
+            tracing::error!(reason, "the reload failed");
+            record(&self.app.audit, "reload", "error", &reason);
         }
         notify::reloaded();
     }
+}
 
-    fn report(&self, cause: &str, operation: &str, outcome: &Result<(), String>) {
-        let (word, reason) = match outcome {
-            Ok(()) => ("ok", cause.to_owned()),
-            Err(problem) => ("error", format!("{cause}: {problem}")),
-        };
-        if outcome.is_ok() {
+fn reload(app: &App, cause: &str) {
+    replace(
+        &app.audit,
+        cause,
+        "reload:tls",
+        app.tls.read_again(),
+        |tls| {
+            tls.put_in_force();
+        },
+    );
+    let policy = Policy::load(&app.config.policy);
+    replace(&app.audit, cause, "reload:policy", policy, |policy| {
+        app.policy.store(Arc::new(policy));
+    });
+    if let Some(path) = &app.config.tokens {
+        replace(
+            &app.audit,
+            cause,
+            "reload:tokens",
+            Tokens::load(path),
+            |tokens| {
+                app.tokens.store(Arc::new(tokens));
+            },
+        );
+    }
+}
+
+/// The audit log gets its line first, so that no decision by what is new stands above it.
+fn replace<T, E: Error + 'static>(
+    audit: &Audit,
+    cause: &str,
+    operation: &str,
+    read: Result<T, E>,
+    put_in_force: impl FnOnce(T),
+) {
+    match read {
+        Ok(new) => {
+            record(audit, operation, "ok", cause);
+            put_in_force(new);
             tracing::info!(operation, cause, "read again");
-        } else {
-            tracing::error!(operation, reason, "the old one stays in force");
         }
-        let entry = Entry {
-            operation,
-            outcome: word,
-            reason: &reason,
-            ..Entry::default()
-        };
-        if let Err(error) = self.app.audit.record(&entry) {
-            tracing::error!(error = causes(&error), "the reload is not in the audit log");
+        Err(problem) => {
+            let reason = format!("{cause}: {}", causes(&problem));
+            record(audit, operation, "error", &reason);
+            tracing::error!(operation, reason, "the old one stays in force");
         }
     }
 }
 
-fn reload(app: &App) -> Vec<Outcome> {
-    let tls = app.tls.reload().map_err(|error| causes(&error));
-    let policy = Policy::load(&app.config.policy)
-        .map(|policy| app.policy.store(Arc::new(policy)))
-        .map_err(|error| causes(&error));
-    let mut outcomes = vec![("reload:tls", tls), ("reload:policy", policy)];
-    if let Some(path) = &app.config.tokens {
-        let tokens = Tokens::load(path)
-            .map(|tokens| app.tokens.store(Arc::new(tokens)))
-            .map_err(|error| causes(&error));
-        outcomes.push(("reload:tokens", tokens));
+fn record(audit: &Audit, operation: &str, outcome: &str, reason: &str) {
+    let entry = Entry {
+        operation,
+        outcome,
+        reason,
+        ..Entry::default()
+    };
+    if let Err(error) = audit.record(&entry) {
+        tracing::error!(error = causes(&error), "the reload is not in the audit log");
     }
-    outcomes
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::fs;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::audit::AuditOptions;
+
+    #[tokio::test]
+    async fn what_comes_into_force_is_in_the_audit_log_by_then() {
+        let (hsm, _turn) = crate::store::tests::token().await;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.log");
+        let options = AuditOptions {
+            path: path.clone(),
+            checkpoint_lines: 100,
+            checkpoint_interval: Duration::from_secs(100),
+        };
+        let audit = Audit::open(options, hsm).await.unwrap();
+        let last_line = || {
+            let log = fs::read_to_string(&path).unwrap();
+            serde_json::from_str::<serde_json::Value>(log.lines().last().unwrap()).unwrap()
+        };
+
+        let mut announced = None;
+        let read = Ok::<_, std::fmt::Error>(());
+        replace(&audit, "SIGHUP", "reload:tls", read, |()| {
+            announced = Some(last_line());
+        });
+        let announced = announced.unwrap();
+        assert_eq!(announced["operation"], "reload:tls");
+        assert_eq!(announced["outcome"], "ok");
+        assert_eq!(announced["reason"], "SIGHUP");
+
+        let mut put_in_force = false;
+        let read = Err::<(), _>(std::fmt::Error);
+        replace(&audit, "SIGHUP", "reload:policy", read, |()| {
+            put_in_force = true;
+        });
+        assert!(!put_in_force);
+        assert_eq!(last_line()["operation"], "reload:policy");
+        assert_eq!(last_line()["outcome"], "error");
+    }
 }

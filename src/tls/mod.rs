@@ -16,7 +16,7 @@ pub(crate) mod fuzz;
 mod peer;
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
@@ -69,6 +69,14 @@ struct Generation {
     verifier: Arc<dyn ClientCertVerifier>,
 }
 
+/// What the files hold now, good and not yet in force. While it is there, nobody else reads them again.
+#[must_use = "the old configuration stays in force"]
+pub struct Renewal<'a> {
+    current: &'a ArcSwap<Generation>,
+    next: Generation,
+    _one_at_a_time: MutexGuard<'a, ()>,
+}
+
 impl Tls {
     /// Reads and checks everything.
     pub fn load(files: TlsFiles) -> Result<Self, TlsError> {
@@ -80,16 +88,18 @@ impl Tls {
         })
     }
 
-    /// Reads everything again; on an error the old configuration stays in force. Open connections go on, and their
-    /// clients' certificates are checked again at their next request.
-    pub fn reload(&self) -> Result<(), TlsError> {
-        let _one_at_a_time = self
+    /// Reads and checks everything again, and puts nothing in force yet.
+    pub fn read_again(&self) -> Result<Renewal<'_>, TlsError> {
+        let one_at_a_time = self
             .reloading
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let next = Generation::read(&self.files, self.generation() + 1)?;
-        self.current.store(Arc::new(next));
-        Ok(())
+        Ok(Renewal {
+            current: &self.current,
+            next,
+            _one_at_a_time: one_at_a_time,
+        })
     }
 
     /// The configuration for the next handshake.
@@ -128,6 +138,13 @@ impl Tls {
             .map_err(|error| format!("the client certificate is no longer accepted: {error}"))?;
         peer.set_checked(current.number, now.as_secs());
         Ok(())
+    }
+}
+
+impl Renewal<'_> {
+    /// Open connections go on, and their clients' certificates are checked again at their next request.
+    pub fn put_in_force(self) {
+        self.current.store(Arc::new(self.next));
     }
 }
 

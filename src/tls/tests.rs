@@ -260,7 +260,7 @@ fn a_revoked_client_is_refused_also_on_an_open_connection() {
     tls.still_valid(&good_peer).unwrap();
 
     house.write("crl.pem", &house.ca.crl(&[8], 2090));
-    tls.reload().unwrap();
+    tls.read_again().unwrap().put_in_force();
     assert_eq!(tls.generation(), 2);
     assert!(handshake(&tls, &house.client(Some((&bad, &[])))).is_err());
     let error = tls.still_valid(&bad_peer).unwrap_err();
@@ -320,13 +320,13 @@ fn broken_files_leave_the_old_ones_in_force() {
     ] {
         let old = fs::read_to_string(house.path(name)).unwrap();
         house.write(name, text);
-        let error = tls.reload().unwrap_err();
+        let error = tls.read_again().err().unwrap();
         assert_eq!(error.file, house.path(name), "{error}");
         assert_eq!(tls.generation(), 1);
         handshake(&tls, &house.client(Some((&leaf, &[])))).unwrap();
         house.write(name, &old);
     }
-    tls.reload().unwrap();
+    tls.read_again().unwrap().put_in_force();
     assert_eq!(tls.generation(), 2);
 }
 
