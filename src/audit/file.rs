@@ -1,16 +1,17 @@
-//! The file: one writer, one `write(2)` for the lines that came together, and what happens when that fails.
+//! The file: one writer, one `write(2)` for the lines that are given together, and what happens when that fails.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
 
 use super::AuditError;
-use super::line::{Head, Line, LineWriter, START, unhex};
+use super::line::{Chain, Content, Head, Line, unhex};
 
 /// After a failure the file is tried again at most this often.
 const RETRY: Duration = Duration::from_millis(100);
@@ -21,63 +22,23 @@ const LONGEST_LINE: u64 = 1 << 20;
 /// No log of ours gets as far, so that its numbers can be counted up.
 const LAST_SEQ: u64 = 1 << 62;
 
-/// What became of lines that were written together.
-pub(super) type Outcome = Arc<OnceLock<Told>>;
-
-type Told = Result<(), (io::ErrorKind, String)>;
-
-/// Lines that are in the chain and not yet in the file.
-#[derive(Default)]
-struct Pending {
-    bytes: Vec<u8>,
-    lines: u64,
-    /// The chain's end before them, to go back to if they can't be written.
-    before: (u64, [u8; 32]),
-    outcome: Outcome,
-}
-
-/// Pending lines on their way into the file. More may be queued behind them meanwhile, but nothing else may be written.
-pub(super) struct Batch {
-    pending: Pending,
-    file: Arc<File>,
-    written: io::Result<()>,
-}
-
-impl Batch {
-    /// Writes the lines: what takes long, and needs no [`LogFile`].
-    pub(super) fn write(&mut self) {
-        self.written = (&*self.file).write_all(&self.pending.bytes);
-    }
-
-    /// As if the disc had become full after some of the lines.
-    #[cfg(test)]
-    pub(super) fn write_a_part(&mut self) {
-        let half = self.pending.bytes.len() / 2;
-        self.pending.bytes.truncate(half);
-        self.write();
-        self.written = Err(io::ErrorKind::StorageFull.into());
-    }
-}
-
 /// The open file and the chain's end.
 pub(super) struct LogFile {
     path: PathBuf,
     file: Arc<File>,
     /// Bytes up to the end of the last whole line.
     length: u64,
-    /// Of the next line.
-    seq: u64,
-    prev: [u8; 32],
+    chain: Chain,
     log_id: [u8; 16],
     signing_key: [u8; 32],
     /// Lines since the last one that a signature covers, checkpoints not counted.
     unsigned: u64,
     /// When a write failed, and with what.
-    failed: Option<(Instant, io::ErrorKind, String)>,
+    failed: Option<(Instant, Arc<io::Error>)>,
+    /// Whether `failed` is something, for those who do not have the file to themselves.
+    failing: Arc<AtomicBool>,
+    /// What is being written.
     buffer: Vec<u8>,
-    pending: Pending,
-    /// The room of the last batch, for the next.
-    spare: Vec<u8>,
 }
 
 impl LogFile {
@@ -87,15 +48,13 @@ impl LogFile {
             path: path.to_owned(),
             file,
             length: 0,
-            seq: 1,
-            prev: START,
+            chain: Chain::START,
             log_id: [0; 16],
             signing_key,
             unsigned: 0,
             failed: None,
-            buffer: Vec::with_capacity(1024),
-            pending: Pending::default(),
-            spare: Vec::new(),
+            failing: Arc::default(),
+            buffer: Vec::new(),
         };
         if log
             .file
@@ -106,119 +65,63 @@ impl LogFile {
         {
             getrandom::fill(&mut log.log_id)
                 .map_err(|error| log.write_error(io::Error::other(error.to_string())))?;
-            log.write_header()?;
+            log.append(&Content::header(&log.log_id, &log.signing_key))?;
         } else {
             log.resume()?;
         }
         Ok(log)
     }
 
-    /// Writes one line. After a failure, tries again when it is time.
-    pub(super) fn append(&mut self, line: impl FnOnce(LineWriter<'_>)) -> Result<(), AuditError> {
-        let outcome = self.queue(line)?;
-        self.flush();
-        result(&outcome, &self.path)
+    /// Writes one line or more, in one call. After a failure, tries again when it is time.
+    pub(super) fn append(&mut self, content: &Content) -> Result<(), AuditError> {
+        self.write(content)
+            .map_err(|source| self.write_error(source))
     }
 
-    /// Puts a line into the chain, to be written by the next [`LogFile::flush`] together with what else comes until then.
-    pub(super) fn queue(
-        &mut self,
-        line: impl FnOnce(LineWriter<'_>),
-    ) -> Result<Outcome, AuditError> {
-        self.check()?;
-        if self.pending.lines == 0 {
-            self.pending.before = (self.seq, self.prev);
+    /// As [`LogFile::append`], for those who tell several of one error.
+    pub(super) fn write(&mut self, content: &Content) -> Result<(), Arc<io::Error>> {
+        self.try_again()?;
+        self.buffer.clear();
+        let mut chain = self.chain;
+        let lines = chain.link(content, &mut self.buffer);
+        if let Err(error) = (&*self.file).write_all(&self.buffer) {
+            return Err(self.fail(error));
         }
-        line(LineWriter::new(&mut self.buffer, self.seq, self.prev));
-        self.pending.bytes.extend_from_slice(&self.buffer);
-        self.pending.lines += 1;
-        self.chain();
-        Ok(self.pending.outcome.clone())
-    }
-
-    /// Writes the lines that wait, and tells those who wait for them.
-    pub(super) fn flush(&mut self) {
-        if let Some(mut batch) = self.take() {
-            batch.write();
-            self.settle(batch);
-        }
-    }
-
-    /// The lines that wait, to be written and settled before anything else is written.
-    pub(super) fn take(&mut self) -> Option<Batch> {
-        if self.pending.lines == 0 {
-            return None;
-        }
-        let bytes = std::mem::take(&mut self.spare);
-        Some(Batch {
-            pending: std::mem::replace(
-                &mut self.pending,
-                Pending {
-                    bytes,
-                    ..Pending::default()
-                },
-            ),
-            file: Arc::clone(&self.file),
-            written: Ok(()),
-        })
-    }
-
-    /// Tells those who wait for these lines what became of them. If they could not be written, then nor can those be that were chained to them since.
-    pub(super) fn settle(&mut self, batch: Batch) {
-        let Batch {
-            pending:
-                Pending {
-                    mut bytes,
-                    lines,
-                    before,
-                    outcome,
-                },
-            written,
-            ..
-        } = batch;
-        match written {
-            Ok(()) => {
-                self.length += bytes.len() as u64;
-                self.unsigned += lines;
-                tell(&outcome, Ok(()));
-            }
-            Err(error) => {
-                (self.seq, self.prev) = before;
-                self.fail(&error);
-                let since = std::mem::take(&mut self.pending);
-                for outcome in [outcome, since.outcome] {
-                    tell(&outcome, Err((error.kind(), error.to_string())));
-                }
-            }
-        }
-        bytes.clear();
-        self.spare = bytes;
+        self.length += self.buffer.len() as u64;
+        self.chain = chain;
+        self.unsigned += lines;
+        Ok(())
     }
 
     /// Whether a line could be written now, as far as is known.
     pub(super) fn check(&mut self) -> Result<(), AuditError> {
-        let Some((when, kind, text)) = &self.failed else {
+        self.try_again().map_err(|source| self.write_error(source))
+    }
+
+    fn try_again(&mut self) -> Result<(), Arc<io::Error>> {
+        let Some((when, error)) = &self.failed else {
             return Ok(());
         };
         if when.elapsed() < RETRY {
-            return Err(self.write_error(io::Error::new(*kind, text.clone())));
+            return Err(Arc::clone(error));
         }
         // What the failed write left behind goes first: a torn line in the middle would break the chain for good.
         match self.file.set_len(self.length).and_then(|()| self.probe()) {
             Ok(()) => {
-                self.failed = None;
+                self.recover();
                 Ok(())
             }
-            Err(error) => {
-                self.fail(&error);
-                Err(self.write_error(error))
-            }
+            Err(error) => Err(self.fail(error)),
         }
+    }
+
+    /// Whether the last write failed. To be asked by those who do not have the file to themselves; then [`LogFile::check`] knows more.
+    pub(super) fn failing(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.failing)
     }
 
     /// Continues in a new file if the path leads to another one by now.
     pub(super) fn reopen(&mut self) -> Result<(), AuditError> {
-        self.flush();
         let here = self
             .file
             .metadata()
@@ -240,8 +143,10 @@ impl LogFile {
                     .to_owned(),
             });
         }
-        LineWriter::new(&mut self.buffer, self.seq, self.prev)
-            .header(&self.log_id, &self.signing_key);
+        let header = Content::header(&self.log_id, &self.signing_key);
+        let mut chain = self.chain;
+        self.buffer.clear();
+        chain.link(&header, &mut self.buffer);
         if let Err(source) = (&file).write_all(&self.buffer) {
             // The old file stays in use; a part of a header would keep the next attempt from using the new one.
             let _ = file.set_len(0);
@@ -249,8 +154,8 @@ impl LogFile {
         }
         self.file = Arc::new(file);
         self.length = self.buffer.len() as u64;
-        self.failed = None;
-        self.chain();
+        self.chain = chain;
+        self.recover();
         self.unsigned += 1;
         Ok(())
     }
@@ -261,35 +166,24 @@ impl LogFile {
     }
 
     /// What a checkpoint would sign now, if there is anything new: only what is in the file.
-    pub(super) fn head(&mut self) -> Option<Head> {
-        self.flush();
+    pub(super) fn head(&self) -> Option<Head> {
         (self.unsigned > 0).then_some(Head {
             log_id: self.log_id,
-            seq: self.seq - 1,
-            hash: self.prev,
+            seq: self.chain.seq - 1,
+            hash: self.chain.prev,
         })
     }
 
     /// A checkpoint for this head was written as the last line: it covers all but itself and what came between.
     pub(super) fn signed_up_to(&mut self, head: &Head) {
-        self.unsigned = (self.seq - 1).saturating_sub(head.seq).saturating_sub(1);
+        self.unsigned = (self.chain.seq - 1)
+            .saturating_sub(head.seq)
+            .saturating_sub(1);
     }
 
     /// For syncing without holding the lock.
     pub(super) fn handle(&self) -> Arc<File> {
         Arc::clone(&self.file)
-    }
-
-    fn write_header(&mut self) -> Result<(), AuditError> {
-        let (log_id, signing_key) = (self.log_id, self.signing_key);
-        self.append(|line| line.header(&log_id, &signing_key))
-    }
-
-    /// The chain's end is now the line in the buffer.
-    fn chain(&mut self) {
-        let line = self.buffer.strip_suffix(b"\n").unwrap_or(&self.buffer);
-        self.prev = Sha256::digest(line).into();
-        self.seq += 1;
     }
 
     /// Asks the file system for one more byte, and gives it back.
@@ -298,10 +192,18 @@ impl LogFile {
         self.file.set_len(self.length)
     }
 
-    fn fail(&mut self, error: &io::Error) {
-        // A part of the line may have been written. If this fails too, `check` does it before the next line.
+    fn fail(&mut self, error: io::Error) -> Arc<io::Error> {
+        // A part of the lines may have been written. If this fails too, `try_again` does it before the next line.
         let _ = self.file.set_len(self.length);
-        self.failed = Some((Instant::now(), error.kind(), error.to_string()));
+        let error = Arc::new(error);
+        self.failed = Some((Instant::now(), Arc::clone(&error)));
+        self.failing.store(true, Ordering::Relaxed);
+        error
+    }
+
+    fn recover(&mut self) {
+        self.failed = None;
+        self.failing.store(false, Ordering::Relaxed);
     }
 
     /// Finds the chain's end in a file that is there already.
@@ -349,8 +251,10 @@ impl LogFile {
         let line = Line::parse(&last)
             .filter(|line| line.seq < LAST_SEQ)
             .ok_or_else(|| self.foreign("its last whole line is not one of an audit log"))?;
-        self.prev = Sha256::digest(&last).into();
-        self.seq = line.seq + 1;
+        self.chain = Chain {
+            seq: line.seq + 1,
+            prev: Sha256::digest(&last).into(),
+        };
         self.length = length - u64::from(probed);
         if probed {
             self.file
@@ -369,13 +273,13 @@ impl LogFile {
             .map_err(|source| self.write_error(source))?;
         self.length += 1;
         let complete = Line::parse(&torn)
-            .filter(|line| line.seq == self.seq && line.prev() == Some(self.prev));
+            .filter(|line| line.seq == self.chain.seq && line.prev() == Some(self.chain.prev));
         if complete.is_some() {
-            self.prev = Sha256::digest(&torn).into();
-            self.seq += 1;
+            self.chain.prev = Sha256::digest(&torn).into();
+            self.chain.seq += 1;
             return Ok(());
         }
-        self.append(|line| line.recovered(&torn))
+        self.append(&Content::recovered(&torn))
     }
 
     fn foreign(&self, problem: &str) -> AuditError {
@@ -385,33 +289,16 @@ impl LogFile {
         }
     }
 
-    fn write_error(&self, source: io::Error) -> AuditError {
+    fn write_error(&self, source: impl Into<Arc<io::Error>>) -> AuditError {
         write_error(&self.path, source)
     }
 }
 
-/// What became of a line that was queued and flushed into the log at `path`. Needs no [`LogFile`], so that whoever waited holds up nobody by asking.
-pub(super) fn result(outcome: &Outcome, path: &Path) -> Result<(), AuditError> {
-    match outcome.get() {
-        Some(Ok(())) => Ok(()),
-        Some(Err((kind, text))) => Err(write_error(path, io::Error::new(*kind, text.clone()))),
-        None => Err(write_error(path, io::Error::other("the line still waits"))),
-    }
-}
-
-fn write_error(path: &Path, source: io::Error) -> AuditError {
+pub(super) fn write_error(path: &Path, source: impl Into<Arc<io::Error>>) -> AuditError {
     AuditError::Write {
         path: path.to_owned(),
-        source,
+        source: source.into(),
     }
-}
-
-fn tell(outcome: &Outcome, told: Told) {
-    let first = outcome.set(told).is_ok();
-    debug_assert!(
-        first,
-        "lines are settled once: they were taken out of the log"
-    );
 }
 
 /// Append-only, for its owner only, and for one process at a time.

@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::Entry;
 use super::file::LogFile;
-use super::line::Line;
+use super::line::{Content, Line};
 
 /// A file is continued without losing a byte of it, and the new line is chained to the one before; or it is refused and left alone.
 pub fn audit_resume(data: &[u8]) {
@@ -24,7 +24,7 @@ pub fn audit_resume(data: &[u8]) {
             operation: "encrypt",
             ..Entry::default()
         };
-        file.append(|line| line.decision(&entry)).is_ok()
+        file.append(&Content::decision(&entry)).is_ok()
     });
     let now = fs::read(&path).unwrap_or_default();
     let _ = fs::remove_file(path);

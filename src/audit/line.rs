@@ -40,98 +40,144 @@ impl Head {
     }
 }
 
-/// One line under construction, in a buffer that is used again for the next.
-pub(super) struct LineWriter<'a> {
-    buffer: &'a mut Vec<u8>,
-    seq: u64,
-    prev: [u8; 32],
+/// The chain's end: what the next line is given.
+#[derive(Clone, Copy)]
+pub(super) struct Chain {
+    /// Of the next line.
+    pub(super) seq: u64,
+    /// SHA-256 of the last line.
+    pub(super) prev: [u8; 32],
 }
 
-impl<'a> LineWriter<'a> {
-    pub(super) fn new(buffer: &'a mut Vec<u8>, seq: u64, prev: [u8; 32]) -> Self {
-        buffer.clear();
-        Self { buffer, seq, prev }
+impl Chain {
+    /// Before the first line.
+    pub(super) const START: Self = Self {
+        seq: 1,
+        prev: START,
+    };
+
+    /// Puts lines with that content into `out`, each in its place, and goes on behind them. Returns how many.
+    pub(super) fn link(&mut self, content: &Content, out: &mut Vec<u8>) -> u64 {
+        let time = format!("{:.3}", jiff::Timestamp::now());
+        let first = self.seq;
+        for members in content.members.split_inclusive(|byte| *byte == b'\n') {
+            let start = out.len();
+            let (prev, mut hex) = (self.prev, [0; 64]);
+            // Writing into memory has no way to fail, nor has this: two digits a byte.
+            let prev = base16ct::lower::encode_str(&prev, &mut hex).unwrap_or_default();
+            let _ = write!(
+                out,
+                r#"{{"type":"{}","seq":{},"time":"{time}","prev":"{prev}""#,
+                content.kind, self.seq
+            );
+            out.extend_from_slice(members);
+            let line = out.get(start..).unwrap_or_default();
+            let line = line.strip_suffix(b"\n").unwrap_or(line);
+            self.prev = Sha256::digest(line).into();
+            self.seq += 1;
+        }
+        self.seq - first
+    }
+}
+
+/// What one line or more of a kind say, their places in the chain left out: of each, what comes after `prev`, with the newline.
+pub(super) struct Content {
+    kind: &'static str,
+    members: Vec<u8>,
+}
+
+impl Content {
+    /// No decision yet.
+    pub(super) fn decisions() -> Self {
+        Self::of("decision")
     }
 
-    pub(super) fn decision(self, entry: &Entry<'_>) {
-        let mut line = self.begin("decision");
-        line.text("request_id", entry.request_id);
-        line.text("identity", entry.identity);
-        line.text("token_id", entry.token_id);
-        line.text("remote", entry.remote);
-        line.text("operation", entry.operation);
-        line.text("key", entry.key);
-        line.number("key_version", u64::from(entry.key_version));
-        line.number("batch", entry.batch as u64);
-        line.number("batch_failed", entry.batch_failed as u64);
-        line.text("outcome", entry.outcome);
-        line.number("status", u64::from(entry.status));
-        line.text("reason", entry.reason);
-        line.end();
+    pub(super) fn decide(&mut self, entry: &Entry<'_>) {
+        self.text("request_id", entry.request_id);
+        self.text("identity", entry.identity);
+        self.text("token_id", entry.token_id);
+        self.text("remote", entry.remote);
+        self.text("operation", entry.operation);
+        self.text("key", entry.key);
+        self.number("key_version", u64::from(entry.key_version));
+        self.number("batch", entry.batch as u64);
+        self.number("batch_failed", entry.batch_failed as u64);
+        self.text("outcome", entry.outcome);
+        self.number("status", u64::from(entry.status));
+        self.text("reason", entry.reason);
+        self.end();
     }
 
-    pub(super) fn header(self, log_id: &[u8; 16], signing_key: &[u8; 32]) {
-        let mut line = self.begin("header");
+    pub(super) fn decision(entry: &Entry<'_>) -> Self {
+        let mut line = Self::decisions();
+        line.decide(entry);
+        line
+    }
+
+    pub(super) fn header(log_id: &[u8; 16], signing_key: &[u8; 32]) -> Self {
+        let mut line = Self::of("header");
         line.number("format", u64::from(FORMAT));
         line.text("log_id", &base16ct::lower::encode_string(log_id));
         line.text("signing_key", &base16ct::lower::encode_string(signing_key));
         line.end();
+        line
     }
 
-    pub(super) fn checkpoint(self, head: &Head, signature: &[u8; 64]) {
-        let mut line = self.begin("checkpoint");
+    pub(super) fn checkpoint(head: &Head, signature: &[u8; 64]) -> Self {
+        let mut line = Self::of("checkpoint");
         line.number("signed_seq", head.seq);
         line.text("signed_hash", &base16ct::lower::encode_string(&head.hash));
         line.text("signature", &BASE64_STANDARD.encode(signature));
         line.end();
+        line
     }
 
-    pub(super) fn recovered(self, torn: &[u8]) {
-        let mut line = self.begin("recovered");
+    pub(super) fn recovered(torn: &[u8]) -> Self {
+        let mut line = Self::of("recovered");
         line.number("torn_bytes", torn.len() as u64);
         line.text(
             "torn_sha256",
             &base16ct::lower::encode_string(&Sha256::digest(torn)),
         );
         line.end();
+        line
     }
 
-    fn begin(mut self, kind: &str) -> Self {
-        self.buffer.extend_from_slice(b"{\"type\":\"");
-        self.buffer.extend_from_slice(kind.as_bytes());
-        self.buffer.push(b'"');
-        self.number("seq", self.seq);
-        self.name("time");
-        // Formatting into memory has no way to fail.
-        let _ = write!(self.buffer, "\"{:.3}\"", jiff::Timestamp::now());
-        let (prev, mut hex) = (self.prev, [0; 64]);
-        // Nor has this: two digits a byte.
-        self.text(
-            "prev",
-            base16ct::lower::encode_str(&prev, &mut hex).unwrap_or_default(),
-        );
-        self
+    pub(super) fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// As if nothing had been said, with the room for as much again.
+    pub(super) fn clear(&mut self) {
+        self.members.clear();
+    }
+
+    fn of(kind: &'static str) -> Self {
+        Self {
+            kind,
+            members: Vec::new(),
+        }
     }
 
     fn text(&mut self, name: &str, value: &str) {
         self.name(name);
-        // JSON of a text into memory has no way to fail.
-        let _ = serde_json::to_writer(&mut *self.buffer, value);
+        // JSON of a text into memory has no way to fail; its newlines are escaped.
+        let _ = serde_json::to_writer(&mut self.members, value);
     }
 
     fn number(&mut self, name: &str, value: u64) {
         self.name(name);
-        let _ = serde_json::to_writer(&mut *self.buffer, &value);
+        let _ = serde_json::to_writer(&mut self.members, &value);
     }
 
     fn name(&mut self, name: &str) {
-        self.buffer.extend_from_slice(b",\"");
-        self.buffer.extend_from_slice(name.as_bytes());
-        self.buffer.extend_from_slice(b"\":");
+        self.members.extend_from_slice(b",\"");
+        self.members.extend_from_slice(name.as_bytes());
+        self.members.extend_from_slice(b"\":");
     }
 
-    fn end(self) {
-        self.buffer.extend_from_slice(b"}\n");
+    fn end(&mut self) {
+        self.members.extend_from_slice(b"}\n");
     }
 }
 

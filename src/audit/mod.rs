@@ -6,17 +6,21 @@ mod file;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzz;
 mod line;
+mod queue;
 pub(crate) mod verify;
 
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 use strongroom_hsm::{Hsm, HsmError};
 use tokio::sync::Notify;
 
-use file::{LogFile, Outcome};
+use file::LogFile;
+use line::Content;
+use queue::{Outcome, Queue};
 pub use verify::Verification;
 
 /// One decision: who asked what of which key, and what came of it. Never plaintext.
@@ -74,8 +78,8 @@ pub enum AuditError {
     Write {
         /// Which.
         path: PathBuf,
-        /// Why.
-        source: std::io::Error,
+        /// Why. Shared by all whose lines were in the call.
+        source: Arc<std::io::Error>,
     },
     /// A file can't be read.
     #[error("the audit log {path} can't be read: {source}")]
@@ -103,9 +107,10 @@ pub enum AuditError {
 
 /// The open log.
 pub struct Audit {
-    /// Held by whoever writes to the file, and taken before the log's lock.
-    writer: Mutex<()>,
+    /// Taken for moments only, so that nobody who queues waits for the disc.
+    queue: Mutex<Queue>,
     log: Mutex<LogFile>,
+    failing: Arc<AtomicBool>,
     options: AuditOptions,
     hsm: Hsm,
     due: Notify,
@@ -122,10 +127,11 @@ impl Audit {
     )]
     pub async fn open(options: AuditOptions, hsm: Hsm) -> Result<Self, AuditError> {
         let fingerprint = Sha256::digest(hsm.signing_public_key()).into();
-        let log = Mutex::new(LogFile::open(&options.path, fingerprint)?);
+        let log = LogFile::open(&options.path, fingerprint)?;
         Ok(Self {
-            writer: Mutex::new(()),
-            log,
+            queue: Mutex::new(Queue::new()),
+            failing: log.failing(),
+            log: Mutex::new(log),
             options,
             hsm,
             due: Notify::new(),
@@ -138,8 +144,8 @@ impl Audit {
     /// # Errors
     /// [`AuditError::Write`].
     pub fn record(&self, entry: &Entry<'_>) -> Result<(), AuditError> {
-        let (_turn, mut log) = self.lock_to_write();
-        log.append(|line| line.decision(entry))?;
+        let mut log = self.lock_to_write();
+        log.append(&Content::decision(entry))?;
         self.call_for_signature(&log);
         Ok(())
     }
@@ -150,10 +156,10 @@ impl Audit {
     /// # Errors
     /// [`AuditError::Write`], to everyone whose line was in the call.
     pub async fn record_with_others(&self, entry: &Entry<'_>) -> Result<(), AuditError> {
-        let outcome = self.lock().queue(|line| line.decision(entry))?;
+        self.check()?;
         let waiting = Waiting {
             audit: self,
-            outcome,
+            outcome: lock(&self.queue).put(entry),
         };
         for _ in 0..TURNS {
             tokio::task::yield_now().await;
@@ -161,26 +167,22 @@ impl Audit {
                 break;
             }
             // Whoever comes first writes for all; while somebody writes already, others have their turn.
-            if let Ok(turn) = self.writer.try_lock() {
-                self.flush(&turn);
+            if let Ok(mut log) = self.log.try_lock() {
+                self.flush(&mut log);
                 break;
             }
         }
-        if waiting.outcome.get().is_none() {
-            self.flush(&lock(&self.writer));
-        }
-        file::result(&waiting.outcome, &self.options.path)
+        waiting.result()
     }
 
-    /// Writes what waits, without keeping others from queueing meanwhile.
-    fn flush(&self, _turn: &MutexGuard<'_, ()>) {
-        let Some(mut batch) = self.lock().take() else {
+    /// Writes what waits.
+    fn flush(&self, log: &mut LogFile) {
+        let Some(batch) = lock(&self.queue).take() else {
             return;
         };
-        batch.write();
-        let mut log = self.lock();
-        log.settle(batch);
-        self.call_for_signature(&log);
+        let room = batch.write(log);
+        lock(&self.queue).give_back(room);
+        self.call_for_signature(log);
     }
 
     /// Whether the log can be written now: asked before an operation is carried out.
@@ -188,7 +190,10 @@ impl Audit {
     /// # Errors
     /// [`AuditError::Write`].
     pub fn check(&self) -> Result<(), AuditError> {
-        self.lock().check()
+        if self.failing.load(Ordering::Relaxed) {
+            return lock(&self.log).check();
+        }
+        Ok(())
     }
 
     /// Opens the file anew (after logrotate moved it); the chain goes on in the new one.
@@ -196,8 +201,7 @@ impl Audit {
     /// # Errors
     /// [`AuditError::Write`]; the old file stays in use.
     pub fn reopen(&self) -> Result<(), AuditError> {
-        let (_turn, mut log) = self.lock_to_write();
-        log.reopen()
+        self.lock_to_write().reopen()
     }
 
     /// Signs what is unsigned and syncs it to disc. Called by a timer and at stop.
@@ -205,26 +209,20 @@ impl Audit {
     /// # Errors
     /// [`AuditError::Sign`] if the token can't, [`AuditError::Write`]. The lines stay, and are signed next time.
     pub async fn checkpoint(&self) -> Result<(), AuditError> {
-        let head = {
-            let (_turn, mut log) = self.lock_to_write();
-            log.head()
-        };
+        let head = self.lock_to_write().head();
         let Some(head) = head else {
             return Ok(());
         };
         let signature = self.hsm.sign(head.digest()).await?;
         let handle = {
-            let (_turn, mut log) = self.lock_to_write();
-            log.append(|line| line.checkpoint(&head, &signature))?;
+            let mut log = self.lock_to_write();
+            log.append(&Content::checkpoint(&head, &signature))?;
             log.signed_up_to(&head);
             log.handle()
         };
         let synced = tokio::task::spawn_blocking(move || handle.sync_data()).await;
         match synced {
-            Ok(Err(source)) => Err(AuditError::Write {
-                path: self.options.path.clone(),
-                source,
-            }),
+            Ok(Err(source)) => Err(self.write_error(Arc::new(source))),
             // A task that did not run to its end was stopped with the runtime; the kernel has the lines.
             Ok(Ok(())) | Err(_) => Ok(()),
         }
@@ -251,32 +249,54 @@ impl Audit {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, LogFile> {
-        lock(&self.log)
+    /// What waits has been written when this returns: lines stand in the order of the decisions.
+    fn lock_to_write(&self) -> MutexGuard<'_, LogFile> {
+        let mut log = lock(&self.log);
+        self.flush(&mut log);
+        log
     }
 
-    /// With the right to write to the file.
-    fn lock_to_write(&self) -> (MutexGuard<'_, ()>, MutexGuard<'_, LogFile>) {
-        let turn = lock(&self.writer);
-        (turn, self.lock())
+    fn write_error(&self, source: Arc<std::io::Error>) -> AuditError {
+        AuditError::Write {
+            path: self.options.path.clone(),
+            source,
+        }
     }
 }
 
-/// A panic while a lock was held left at most a line that was not written whole, which the next one repairs.
+/// A panic while a lock was held left nothing half done: the chain goes on once its lines are written, and no sooner.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A line that is in the chain and waits to be written: also if the request that it belongs to is dropped meanwhile.
+/// A decision that waits to be written: also if the request that it belongs to is dropped meanwhile.
 struct Waiting<'a> {
     audit: &'a Audit,
     outcome: Outcome,
 }
 
+impl Waiting<'_> {
+    /// What became of it; it is written first if nobody has.
+    fn result(self) -> Result<(), AuditError> {
+        if self.outcome.get().is_none() {
+            drop(self.audit.lock_to_write());
+        }
+        match self.outcome.get() {
+            Some(Ok(())) => Ok(()),
+            Some(Err(source)) => Err(self.audit.write_error(Arc::clone(source))),
+            // Whoever took it panicked before it was written.
+            None => {
+                let lost = std::io::Error::other("the line was lost");
+                Err(self.audit.write_error(Arc::new(lost)))
+            }
+        }
+    }
+}
+
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         if self.outcome.get().is_none() {
-            self.audit.flush(&lock(&self.audit.writer));
+            drop(self.audit.lock_to_write());
         }
     }
 }

@@ -1,13 +1,15 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::fs;
+use std::process::Command;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use p256::ecdsa::signature::hazmat::PrehashSigner as _;
 use p256::ecdsa::{Signature, SigningKey};
 use p256::pkcs8::EncodePublicKey as _;
 use proptest::prelude::*;
 
-use super::file::{LogFile, result};
+use super::file::LogFile;
 use super::*;
 
 /// `/dev/full` is locked by whoever has it open as a log.
@@ -47,7 +49,7 @@ impl Log {
     fn checkpoint(&self, file: &mut LogFile) {
         let head = file.head().unwrap();
         let signature: Signature = self.key.sign_prehash(&head.digest()).unwrap();
-        file.append(|line| line.checkpoint(&head, &signature.to_bytes().into()))
+        file.append(&Content::checkpoint(&head, &signature.to_bytes().into()))
             .unwrap();
         file.signed_up_to(&head);
     }
@@ -57,7 +59,7 @@ impl Log {
         let log = Self::new();
         let mut file = log.open();
         for number in 1..=6_u32 {
-            file.append(|line| line.decision(&entry(&format!("key-{number}"))))
+            file.append(&Content::decision(&entry(&format!("key-{number}"))))
                 .unwrap();
             if number % 3 == 0 {
                 log.checkpoint(&mut file);
@@ -187,9 +189,7 @@ fn a_whole_log_written_anew_lacks_the_signature() {
     };
     let fingerprint = Sha256::digest(log.public_key()).into();
     let mut forged = LogFile::open(&forger.path(), fingerprint).unwrap();
-    forged
-        .append(|line| line.decision(&entry("forged")))
-        .unwrap();
+    forged.append(&Content::decision(&entry("forged"))).unwrap();
     forger.checkpoint(&mut forged);
     let found = Audit::verify(&[&forger.path()], &log.public_key()).unwrap();
     assert!(
@@ -236,11 +236,11 @@ fn a_cut_end_shows_as_unsigned_lines() {
 fn the_chain_goes_on_after_a_restart_and_in_a_new_file() {
     let log = Log::filled();
     let mut file = log.open();
-    file.append(|line| line.decision(&entry("after"))).unwrap();
+    file.append(&Content::decision(&entry("after"))).unwrap();
     let old = log.folder.path().join("audit.log.1");
     fs::rename(log.path(), &old).unwrap();
     file.reopen().unwrap();
-    file.append(|line| line.decision(&entry("in the new file")))
+    file.append(&Content::decision(&entry("in the new file")))
         .unwrap();
     log.checkpoint(&mut file);
     let both = Audit::verify(&[&old, &log.path()], &log.public_key()).unwrap();
@@ -277,7 +277,7 @@ fn a_torn_last_line_is_recovered_and_accounted_for() {
             "a torn end that was not recovered is a problem"
         );
         let mut file = log.open();
-        file.append(|line| line.decision(&entry("next"))).unwrap();
+        file.append(&Content::decision(&entry("next"))).unwrap();
         drop(file);
         assert!(log.verify().problems.is_empty(), "{:?}", log.verify());
         let spoilt = fs::read_to_string(log.path())
@@ -297,7 +297,7 @@ fn a_newline_left_by_a_probe_for_room_is_no_line() {
     let text = fs::read_to_string(log.path()).unwrap();
     fs::write(log.path(), format!("{text}\n")).unwrap();
     let mut file = log.open();
-    file.append(|line| line.decision(&entry("after"))).unwrap();
+    file.append(&Content::decision(&entry("after"))).unwrap();
     assert!(log.verify().problems.is_empty(), "{:?}", log.verify());
 }
 
@@ -318,11 +318,11 @@ fn a_new_file_that_cannot_be_written_leaves_the_old_one_in_use() {
     fs::rename(log.path(), &old).unwrap();
     std::os::unix::fs::symlink("/dev/full", log.path()).unwrap();
     file.reopen().unwrap_err();
-    file.append(|line| line.decision(&entry("still in the old file")))
+    file.append(&Content::decision(&entry("still in the old file")))
         .unwrap();
     fs::remove_file(log.path()).unwrap();
     file.reopen().unwrap();
-    file.append(|line| line.decision(&entry("in the new file")))
+    file.append(&Content::decision(&entry("in the new file")))
         .unwrap();
     log.checkpoint(&mut file);
     let both = Audit::verify(&[&old, &log.path()], &log.public_key()).unwrap();
@@ -333,8 +333,7 @@ fn a_new_file_that_cannot_be_written_leaves_the_old_one_in_use() {
 fn a_log_without_any_signature_does_not_verify() {
     let log = Log::new();
     let mut file = log.open();
-    file.append(|line| line.decision(&entry("unsigned")))
-        .unwrap();
+    file.append(&Content::decision(&entry("unsigned"))).unwrap();
     let problems = log.verify().problems;
     assert!(
         problems.iter().any(|p| p.contains("no line is covered")),
@@ -372,68 +371,92 @@ fn two_writers_are_refused_and_so_is_a_foreign_file() {
 fn lines_that_wait_for_each_other_are_written_together() {
     let log = Log::new();
     let mut file = log.open();
-    let outcomes: Vec<_> = ["a", "b", "c"]
-        .map(|key| file.queue(|line| line.decision(&entry(key))).unwrap())
-        .into();
+    let mut queue = Queue::new();
+    let outcomes = ["a", "b", "c"].map(|key| queue.put(&entry(key)));
     assert_eq!(log.lines().len(), 1, "nothing but the header yet");
     assert!(outcomes.iter().all(|outcome| outcome.get().is_none()));
-    file.flush();
+    let batch = queue.take().unwrap();
+    let next = queue.put(&entry("d"));
+    queue.give_back(batch.write(&mut file));
     assert_eq!(log.lines().len(), 4);
     for outcome in &outcomes {
-        result(outcome, &log.path()).unwrap();
+        outcome.get().unwrap().as_ref().unwrap();
     }
-    // A signature covers what waits, too.
-    file.queue(|line| line.decision(&entry("d"))).unwrap();
-    log.checkpoint(&mut file);
-    let found = log.verify();
-    assert!(
-        found.problems.is_empty() && found.unsigned_tail == 0,
-        "{found:?}"
-    );
-}
+    assert!(next.get().is_none(), "its turn comes later");
+    queue.take().unwrap().write(&mut file);
+    next.get().unwrap().as_ref().unwrap();
+    assert!(queue.take().is_none());
 
-#[test]
-fn lines_are_queued_while_others_are_written() {
-    let log = Log::new();
-    let mut file = log.open();
-    let queue = |file: &mut LogFile, key| file.queue(|line| line.decision(&entry(key))).unwrap();
-    let first = queue(&mut file, "a");
-    let mut batch = file.take().unwrap();
-    let second = queue(&mut file, "b");
-    batch.write();
-    file.settle(batch);
-    result(&first, &log.path()).unwrap();
-    assert!(second.get().is_none(), "its turn comes later");
-    file.flush();
-    result(&second, &log.path()).unwrap();
-    log.checkpoint(&mut file);
-    assert!(log.verify().problems.is_empty());
-}
-
-#[test]
-fn lines_behind_one_that_could_not_be_written_are_refused_with_it() {
-    let log = Log::filled();
-    let mut file = log.open();
-    let before = log.lines();
-    let queue = |file: &mut LogFile, key| file.queue(|line| line.decision(&entry(key))).unwrap();
-    let first = queue(&mut file, "a");
-    let mut batch = file.take().unwrap();
-    let second = queue(&mut file, "b");
-    batch.write_a_part();
-    file.settle(batch);
-    for lost in [first, second] {
-        let error = result(&lost, &log.path()).unwrap_err();
-        assert!(error.to_string().contains("can't be written"), "{error}");
-    }
-    assert_eq!(log.lines(), before, "what was written in part is gone");
-    assert!(file.take().is_none());
-    file.check().unwrap_err();
-    std::thread::sleep(Duration::from_millis(150));
-    file.append(|line| line.decision(&entry("c"))).unwrap();
     log.checkpoint(&mut file);
     let found = log.verify();
     assert!(found.problems.is_empty(), "{found:?}");
-    assert_eq!(log.lines().len(), before.len() + 2);
+    assert_eq!((found.lines, found.unsigned_tail), (6, 0), "{found:?}");
+    let keys: Vec<_> = log.lines()[1..5]
+        .iter()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["key"].clone())
+        .collect();
+    assert_eq!(keys, ["a", "b", "c", "d"]);
+}
+
+const FULL_DISC: &str = "STRONGROOM_TEST_FULL_DISC";
+
+/// Not a test of its own: the process of [`of_lines_that_were_written_in_part_nothing_stays`], whose files can't grow beyond a limit.
+#[test]
+fn full_disc_child() {
+    if std::env::var_os(FULL_DISC).is_none() {
+        return;
+    }
+    let log = Log::new();
+    let mut file = log.open();
+    let mut queue = Queue::new();
+    let (soft, hard) = getrlimit(Resource::RLIMIT_FSIZE).unwrap();
+    let mut whole = log.lines();
+    let lost = loop {
+        let outcomes = ["a", "b", "c"].map(|key| queue.put(&entry(key)));
+        let batch = queue.take().unwrap();
+        let since = queue.put(&entry("since"));
+        batch.write(&mut file);
+        let written = fs::metadata(log.path()).unwrap().len();
+        assert!(written < soft, "no part of a line is there");
+        if outcomes[0].get().unwrap().is_err() {
+            break [&outcomes[..], &[since]].concat();
+        }
+        whole = log.lines();
+        queue.take().unwrap().write(&mut file);
+    };
+    // What was queued since does not get into the file either, for a while.
+    queue.take().unwrap().write(&mut file);
+    assert_eq!(lost.len(), 4);
+    for outcome in lost {
+        let error = outcome.get().unwrap().as_ref().unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::FileTooLarge, "{error}");
+    }
+    assert!(file.failing().load(Ordering::Relaxed));
+    file.check().unwrap_err();
+
+    setrlimit(Resource::RLIMIT_FSIZE, hard, hard).unwrap();
+    std::thread::sleep(Duration::from_millis(150));
+    file.append(&Content::decision(&entry("after"))).unwrap();
+    assert!(!file.failing().load(Ordering::Relaxed));
+    log.checkpoint(&mut file);
+    let found = log.verify();
+    assert!(found.problems.is_empty(), "{found:?}");
+    assert!(log.lines().len() >= whole.len() + 2);
+    println!("recovered");
+}
+
+#[test]
+fn of_lines_that_were_written_in_part_nothing_stays() {
+    let script = r#"trap "" XFSZ; ulimit -S -f 9; exec "$0" --exact audit::tests::full_disc_child --nocapture"#;
+    let output = Command::new("sh")
+        .args(["-c", script])
+        .arg(std::env::current_exe().unwrap())
+        .env(FULL_DISC, "1")
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{told}");
+    assert!(told.contains("recovered"), "{told}");
 }
 
 #[test]
@@ -455,12 +478,10 @@ fn hostile_texts_stay_within_their_field() {
         all, "\"", "\\", "\n", "\u{0}", "\u{1f}", "\u{7f}", "\u{2028}",
     ];
     for hostile in texts {
-        file.append(|line| {
-            line.decision(&Entry {
-                reason: hostile,
-                ..entry(hostile)
-            });
-        })
+        file.append(&Content::decision(&Entry {
+            reason: hostile,
+            ..entry(hostile)
+        }))
         .unwrap();
     }
     let lines = log.lines();
