@@ -23,6 +23,7 @@ pub mod wire;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::fmt::Display;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
@@ -212,7 +213,8 @@ where
     let (app, peer) = (&client.app, &client.peer);
     let id = RequestId::random();
     let (head, body) = request.into_parts();
-    let path = routes::decode_path(head.uri.path());
+    // Owned, as all that is kept of the head: see below.
+    let path = routes::decode_path(head.uri.path()).map(Cow::into_owned);
     let (verb, route, captures) = find_route(app, &head, path.as_deref()).map_err(|error| {
         // Who is out learns nothing of which paths there are.
         let error = still_good(app, peer).err().unwrap_or(error);
@@ -233,19 +235,23 @@ where
     let read = read_body(body, limit).await;
     let body = trail.refuse_on_error(read).await?;
     let source = match head.uri.query() {
-        Some(query) if verb != Verb::Update => Source::Query(query),
+        Some(query) if verb != Verb::Update => Source::Query(query.to_owned()),
         _ if is_form(&head.headers) => Source::Form,
         _ => Source::Json,
     };
+    let known = head.headers.get(header::IF_NONE_MATCH);
+    let known = known.and_then(|tags| tags.to_str().ok().map(str::to_owned));
+    // Head and body are pieces of hyper's buffer. With both gone when the answer waits for the audit log, the buffer is used again for what is read next,
+    // and what was in the body overwritten; or else hyper gets a new one.
+    drop(head);
     if !route.mutates {
-        let known = head.headers.get(header::IF_NONE_MATCH);
-        let known = known.and_then(|tags| tags.to_str().ok());
+        let known = known.as_deref();
         return carry_out(app, trail, captures, source, token.as_ref(), body, known).await;
     }
     // Once begun, a change is carried out and recorded whether or not the client waits for it.
     let form = matches!(source, Source::Form);
     trail.hand_over();
-    let path = path.map(std::borrow::Cow::into_owned).unwrap_or_default();
+    let path = path.unwrap_or_default();
     let client = Arc::clone(client);
     let change = async move {
         let _place = place;
@@ -268,8 +274,8 @@ where
 }
 
 /// Where the parameters are.
-enum Source<'a> {
-    Query(&'a str),
+enum Source {
+    Query(String),
     Form,
     Json,
 }
@@ -279,13 +285,13 @@ async fn carry_out(
     app: &Arc<App>,
     mut trail: Trail<'_>,
     captures: Captures<'_>,
-    source: Source<'_>,
+    source: Source,
     token: Option<&Presented>,
     body: Bytes,
     if_none_match: Option<&str>,
 ) -> Result<Answer, ApiError> {
     let route = trail.route;
-    let parsed = match source {
+    let parsed = match &source {
         Source::Query(query) => Params::from_form(route.params, captures.names, query.as_bytes()),
         Source::Form => Params::from_form(route.params, captures.names, &body),
         Source::Json => Params::from_json(route.params, captures.names, &body),
