@@ -150,23 +150,29 @@ impl Audit {
         Ok(())
     }
 
-    /// As [`Audit::record`], but first lets other requests that are ready have their turn, so that their lines and this one go to the kernel
-    /// in one call: under load that call is most of what a line costs.
+    /// As [`Audit::record`], but together with other requests that are ready, so that their lines and this one go to the kernel in one call: under
+    /// load that call is most of what a line costs.
     ///
     /// # Errors
     /// [`AuditError::Write`], to everyone whose line was in the call.
     pub async fn record_with_others(&self, entry: &Entry<'_>) -> Result<(), AuditError> {
         self.check()?;
+        let (outcome, first) = lock(&self.queue).put(entry);
         let waiting = Waiting {
             audit: self,
-            outcome: lock(&self.queue).put(entry),
+            outcome,
         };
+        if !first {
+            waiting.outcome.wait().await;
+            return waiting.result();
+        }
+        // Whoever comes first writes for all that come until it has its turn again.
         for _ in 0..TURNS {
             tokio::task::yield_now().await;
-            if waiting.outcome.get().is_some() {
+            if waiting.outcome.initialized() {
                 break;
             }
-            // Whoever comes first writes for all; while somebody writes already, others have their turn.
+            // While the lines before are being written, others have their turn.
             if let Ok(mut log) = self.log.try_lock() {
                 self.flush(&mut log);
                 break;
@@ -278,7 +284,7 @@ struct Waiting<'a> {
 impl Waiting<'_> {
     /// What became of it; it is written first if nobody has.
     fn result(self) -> Result<(), AuditError> {
-        if self.outcome.get().is_none() {
+        if !self.outcome.initialized() {
             drop(self.audit.lock_to_write());
         }
         match self.outcome.get() {
@@ -295,7 +301,7 @@ impl Waiting<'_> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        if self.outcome.get().is_none() {
+        if !self.outcome.initialized() {
             drop(self.audit.lock_to_write());
         }
     }

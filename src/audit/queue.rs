@@ -1,14 +1,16 @@
 //! Decisions that wait to be written together, and what becomes of them.
 
 use std::io;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+
+use tokio::sync::SetOnce;
 
 use super::Entry;
 use super::file::LogFile;
 use super::line::Content;
 
-/// What became of decisions that were written together; empty while they wait.
-pub(super) type Outcome = Arc<OnceLock<Result<(), Arc<io::Error>>>>;
+/// What became of decisions that were written together; not set while they wait.
+pub(super) type Outcome = Arc<SetOnce<Result<(), Arc<io::Error>>>>;
 
 /// What waits.
 pub(super) struct Queue {
@@ -31,10 +33,11 @@ impl Queue {
         }
     }
 
-    /// To be written with what is there already, and with what comes until it is taken.
-    pub(super) fn put(&mut self, entry: &Entry<'_>) -> Outcome {
+    /// To be written with what is there already, and with what comes until it is taken. Returns also whether it is the first of these, which is to see to it.
+    pub(super) fn put(&mut self, entry: &Entry<'_>) -> (Outcome, bool) {
+        let first = self.next.decisions.is_empty();
         self.next.decisions.decide(entry);
-        Arc::clone(&self.next.outcome)
+        (Arc::clone(&self.next.outcome), first)
     }
 
     /// What waits, to be written before anything else is.

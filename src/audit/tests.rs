@@ -3,6 +3,7 @@
 use std::fs;
 use std::process::Command;
 
+use futures_util::FutureExt as _;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use p256::ecdsa::signature::hazmat::PrehashSigner as _;
 use p256::ecdsa::{Signature, SigningKey};
@@ -367,16 +368,25 @@ fn two_writers_are_refused_and_so_is_a_foreign_file() {
     );
 }
 
+fn put(queue: &mut Queue) -> (Vec<Outcome>, Vec<bool>) {
+    ["a", "b", "c"]
+        .map(|key| queue.put(&entry(key)))
+        .into_iter()
+        .unzip()
+}
+
 #[test]
 fn lines_that_wait_for_each_other_are_written_together() {
     let log = Log::new();
     let mut file = log.open();
     let mut queue = Queue::new();
-    let outcomes = ["a", "b", "c"].map(|key| queue.put(&entry(key)));
+    let (outcomes, first) = put(&mut queue);
+    assert_eq!(first, [true, false, false]);
     assert_eq!(log.lines().len(), 1, "nothing but the header yet");
     assert!(outcomes.iter().all(|outcome| outcome.get().is_none()));
     let batch = queue.take().unwrap();
-    let next = queue.put(&entry("d"));
+    let (next, first) = queue.put(&entry("d"));
+    assert!(first);
     queue.give_back(batch.write(&mut file));
     assert_eq!(log.lines().len(), 4);
     for outcome in &outcomes {
@@ -398,6 +408,28 @@ fn lines_that_wait_for_each_other_are_written_together() {
     assert_eq!(keys, ["a", "b", "c", "d"]);
 }
 
+#[tokio::test]
+async fn lines_are_written_though_the_first_of_those_who_wait_goes_away() {
+    let (hsm, _turn) = crate::store::tests::token().await;
+    let log = Log::new();
+    let options = AuditOptions {
+        path: log.path(),
+        checkpoint_lines: 100,
+        checkpoint_interval: Duration::from_secs(100),
+    };
+    let audit = Audit::open(options, hsm).await.unwrap();
+    let (a, b) = (entry("a"), entry("b"));
+    let mut first = Box::pin(audit.record_with_others(&a));
+    let mut second = Box::pin(audit.record_with_others(&b));
+    assert!(first.as_mut().now_or_never().is_none());
+    assert!(second.as_mut().now_or_never().is_none());
+    assert_eq!(log.lines().len(), 1, "nothing but the header yet");
+    drop(first);
+    let told = tokio::time::timeout(Duration::from_secs(5), second).await;
+    told.unwrap().unwrap();
+    assert_eq!(log.lines().len(), 3);
+}
+
 const FULL_DISC: &str = "STRONGROOM_TEST_FULL_DISC";
 
 /// Not a test of its own: the process of [`of_lines_that_were_written_in_part_nothing_stays`], whose files can't grow beyond a limit.
@@ -412,9 +444,9 @@ fn full_disc_child() {
     let (soft, hard) = getrlimit(Resource::RLIMIT_FSIZE).unwrap();
     let mut whole = log.lines();
     let lost = loop {
-        let outcomes = ["a", "b", "c"].map(|key| queue.put(&entry(key)));
+        let (outcomes, _) = put(&mut queue);
         let batch = queue.take().unwrap();
-        let since = queue.put(&entry("since"));
+        let (since, _) = queue.put(&entry("since"));
         batch.write(&mut file);
         let written = fs::metadata(log.path()).unwrap().len();
         assert!(written < soft, "no part of a line is there");
