@@ -10,7 +10,7 @@ use super::error::ApiError;
 use super::{Call, Presented};
 
 /// `POST auth/token/renew-self`: nothing to renew, so nothing changes; clients are told not to come back for it.
-pub(super) async fn renew_self(mut call: Call<'_>) -> Result<Answer, ApiError> {
+pub(super) async fn renew_self(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     #[derive(Serialize)]
     struct Auth<'a> {
         client_token: &'a str,
@@ -26,7 +26,7 @@ pub(super) async fn renew_self(mut call: Call<'_>) -> Result<Answer, ApiError> {
         mfa_requirement: Option<()>,
         num_uses: u32,
     }
-    let token = token(&call)?;
+    let token = token(call)?;
     let auth = Auth {
         client_token: &token.text,
         accessor: &token.info.id,
@@ -48,7 +48,7 @@ pub(super) async fn renew_self(mut call: Call<'_>) -> Result<Answer, ApiError> {
 }
 
 /// `GET auth/token/lookup-self`.
-pub(super) async fn lookup_self(call: Call<'_>) -> Result<Answer, ApiError> {
+pub(super) async fn lookup_self(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     #[derive(Serialize)]
     struct Lookup<'a> {
         accessor: &'a str,
@@ -68,7 +68,7 @@ pub(super) async fn lookup_self(call: Call<'_>) -> Result<Answer, ApiError> {
         ttl: u32,
         r#type: &'static str,
     }
-    let token = token(&call)?;
+    let token = token(call)?;
     let mut envelope = Envelope::open(call.id, 1024);
     envelope.json(&Lookup {
         accessor: &token.info.id,

@@ -9,7 +9,7 @@ use super::error::ApiError;
 use crate::keyring::Jwk;
 
 /// `GET /.well-known/jwks.json`.
-pub(super) async fn jwks(call: Call<'_>) -> Result<Answer, ApiError> {
+pub(super) async fn jwks(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     #[derive(Serialize)]
     struct Set {
         keys: Vec<Jwk>,

@@ -298,7 +298,7 @@ async fn carry_out(
     };
     let result = match parsed {
         Ok(params) => {
-            let call = Call {
+            let mut call = Call {
                 app,
                 peer: trail.peer,
                 id: trail.id,
@@ -308,7 +308,7 @@ async fn carry_out(
                 token,
                 if_none_match,
             };
-            AssertUnwindSafe((route.handler)(call))
+            AssertUnwindSafe((route.handler)(&mut call))
                 .catch_unwind()
                 .await
                 .unwrap_or_else(|_| Err(panicked(app)))

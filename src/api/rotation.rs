@@ -7,13 +7,13 @@ use super::error::ApiError;
 use super::{App, Call, sys};
 
 /// `GET sys/rotate-master`.
-pub(super) async fn read(call: Call<'_>) -> Result<Answer, ApiError> {
+pub(super) async fn read(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     Ok(answer(call.app))
 }
 
 /// `POST sys/rotate-master`: looks for the keys on the token anew, and moves every key to the master key with that SHA-256, which the
 /// security officer must have marked as trusted.
-pub(super) async fn update(call: Call<'_>) -> Result<Answer, ApiError> {
+pub(super) async fn update(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     let wanted = call
         .params
         .text("master_sha256")?

@@ -38,7 +38,9 @@ pub enum Limit {
 }
 
 pub(super) type Handler =
-    for<'a> fn(Call<'a>) -> Pin<Box<dyn Future<Output = Result<Answer, ApiError>> + Send + 'a>>;
+    for<'c> fn(
+        &'c mut Call<'_>,
+    ) -> Pin<Box<dyn Future<Output = Result<Answer, ApiError>> + Send + 'c>>;
 
 /// One row of the table.
 pub struct Route {

@@ -17,7 +17,7 @@ const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "+strongroom");
 const NAME: &str = "strongroom";
 
 /// `GET`, `HEAD sys/health`: 200 when requests are served, else 503 with the reason.
-pub(super) async fn health(call: Call<'_>) -> Result<Answer, ApiError> {
+pub(super) async fn health(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     #[derive(Serialize)]
     #[allow(clippy::struct_excessive_bools)]
     struct Health {
@@ -72,7 +72,7 @@ pub(super) async fn health(call: Call<'_>) -> Result<Answer, ApiError> {
 }
 
 /// `GET sys/seal-status`. Sealed: the HSM is not there.
-pub(super) async fn seal_status(call: Call<'_>) -> Result<Answer, ApiError> {
+pub(super) async fn seal_status(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     #[derive(Serialize)]
     #[allow(clippy::struct_excessive_bools)]
     struct SealStatus {
@@ -111,7 +111,7 @@ pub(super) async fn seal_status(call: Call<'_>) -> Result<Answer, ApiError> {
 }
 
 /// `GET sys/init`.
-pub(super) async fn init(_: Call<'_>) -> Result<Answer, ApiError> {
+pub(super) async fn init(_: &mut Call<'_>) -> Result<Answer, ApiError> {
     #[derive(Serialize)]
     struct Init {
         initialized: bool,
@@ -120,7 +120,7 @@ pub(super) async fn init(_: Call<'_>) -> Result<Answer, ApiError> {
 }
 
 /// `GET sys/leader`: one appliance, no cluster. Vault's CLI asks for it after `sys/seal-status`.
-pub(super) async fn leader(_: Call<'_>) -> Result<Answer, ApiError> {
+pub(super) async fn leader(_: &mut Call<'_>) -> Result<Answer, ApiError> {
     #[derive(Serialize)]
     #[allow(clippy::struct_field_names)]
     struct Leader {
@@ -145,7 +145,7 @@ pub(super) async fn leader(_: Call<'_>) -> Result<Answer, ApiError> {
 }
 
 /// `GET sys/metrics`: `OpenMetrics` text, whatever `format` says of Prometheus.
-pub(super) async fn metrics(call: Call<'_>) -> Result<Answer, ApiError> {
+pub(super) async fn metrics(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     match call.params.text("format")?.as_deref() {
         None | Some("" | "prometheus" | "openmetrics") => {}
         Some(other) => {
@@ -167,7 +167,7 @@ pub(super) async fn metrics(call: Call<'_>) -> Result<Answer, ApiError> {
 }
 
 /// `GET sys/lifecycle`: how the published signing keys are, and which rotations are due when.
-pub(super) async fn lifecycle(call: Call<'_>) -> Result<Answer, ApiError> {
+pub(super) async fn lifecycle(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     Ok(json(200, &Lifecycle::now(call.app)))
 }
 
@@ -212,7 +212,7 @@ impl Lifecycle {
 }
 
 /// `GET sys/internal/specs/openapi`, `GET openapi.json`.
-pub(super) async fn openapi(_: Call<'_>) -> Result<Answer, ApiError> {
+pub(super) async fn openapi(_: &mut Call<'_>) -> Result<Answer, ApiError> {
     Ok(Answer::raw(
         200,
         "application/json",

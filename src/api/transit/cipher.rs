@@ -15,7 +15,7 @@ use crate::keyring::{Ciphertext, CreateOptions, DecryptItem, EncryptItem, KeyTyp
 use crate::policy::{Decision, Operation};
 
 /// `encrypt/:name`.
-pub(in crate::api) async fn encrypt(mut call: Call<'_>) -> Result<Answer, ApiError> {
+pub(in crate::api) async fn encrypt(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     if let Some(items) = call.params.batch.take() {
         // Apart, as those below: a call without a batch need not carry the room for one.
         return Box::pin(encrypt_batch(call, items)).await;
@@ -31,16 +31,16 @@ pub(in crate::api) async fn encrypt(mut call: Call<'_>) -> Result<Answer, ApiErr
         call.params.int("key_version")?.unwrap_or(0),
     )
     .map_err(ApiError::bad_request)?;
-    upsert(&call, !item.context.is_empty()).await?;
+    upsert(call, !item.context.is_empty()).await?;
     let results = call.app.keyring.encrypt(call.name, vec![item]).await;
     let made = results
         .map_err(|e| ApiError::from_keyring(e, Doing::Encrypt, call.name))
         .and_then(|results| only(results, Doing::Encrypt, call.name))?;
-    Ok(ciphertext_answer(&mut call, &made))
+    Ok(ciphertext_answer(call, &made))
 }
 
 /// `decrypt/:name`.
-pub(in crate::api) async fn decrypt(mut call: Call<'_>) -> Result<Answer, ApiError> {
+pub(in crate::api) async fn decrypt(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     if let Some(items) = call.params.batch.take() {
         return Box::pin(decrypt_batch(call, items)).await;
     }
@@ -63,11 +63,11 @@ pub(in crate::api) async fn decrypt(mut call: Call<'_>) -> Result<Answer, ApiErr
     envelope.raw("{\"plaintext\":\"");
     envelope.base64(&plaintext);
     envelope.raw("\"}");
-    Ok(close(&mut call, envelope, &[]).with_version(version))
+    Ok(close(call, envelope, &[]).with_version(version))
 }
 
 /// `rewrap/:name`.
-pub(in crate::api) async fn rewrap(mut call: Call<'_>) -> Result<Answer, ApiError> {
+pub(in crate::api) async fn rewrap(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     if let Some(items) = call.params.batch.take() {
         return Box::pin(rewrap_batch(call, items)).await;
     }
@@ -86,20 +86,20 @@ pub(in crate::api) async fn rewrap(mut call: Call<'_>) -> Result<Answer, ApiErro
     let made = results
         .map_err(|e| ApiError::from_keyring(e, Doing::Decrypt, call.name))
         .and_then(|results| only(results, Doing::Decrypt, call.name))?;
-    Ok(ciphertext_answer(&mut call, &made))
+    Ok(ciphertext_answer(call, &made))
 }
 
 /// `datakey/plaintext/:name`.
-pub(in crate::api) async fn datakey_plaintext(call: Call<'_>) -> Result<Answer, ApiError> {
+pub(in crate::api) async fn datakey_plaintext(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     datakey(call, true).await
 }
 
 /// `datakey/wrapped/:name`.
-pub(in crate::api) async fn datakey_wrapped(call: Call<'_>) -> Result<Answer, ApiError> {
+pub(in crate::api) async fn datakey_wrapped(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     datakey(call, false).await
 }
 
-async fn datakey(mut call: Call<'_>, with_plaintext: bool) -> Result<Answer, ApiError> {
+async fn datakey(call: &mut Call<'_>, with_plaintext: bool) -> Result<Answer, ApiError> {
     let bits = match call.params.int("bits")? {
         Some(128) => 128,
         None | Some(256) => 256,
@@ -131,10 +131,10 @@ async fn datakey(mut call: Call<'_>, with_plaintext: bool) -> Result<Answer, Api
         envelope.raw("\"");
     }
     envelope.raw("}");
-    Ok(close(&mut call, envelope, &[]).with_version(key.ciphertext.version))
+    Ok(close(call, envelope, &[]).with_version(key.ciphertext.version))
 }
 
-async fn encrypt_batch(mut call: Call<'_>, items: Vec<Item<'_>>) -> Result<Answer, ApiError> {
+async fn encrypt_batch(call: &mut Call<'_>, items: Vec<Item<'_>>) -> Result<Answer, ApiError> {
     let wanted = call.params.int("partial_failure_response_code")?;
     let contexts = check_batch(&items)?;
     if let Some(at) = items.iter().position(|item| item.plaintext.is_none()) {
@@ -151,17 +151,17 @@ async fn encrypt_batch(mut call: Call<'_>, items: Vec<Item<'_>>) -> Result<Answe
             item.key_version.unwrap_or(0),
         )
     });
-    upsert(&call, contexts).await?;
+    upsert(call, contexts).await?;
     let results = call.app.keyring.encrypt(call.name, sorted.good).await;
     let results = results.map_err(|e| ApiError::from_keyring(e, Doing::Encrypt, call.name))?;
     let results = in_order(sorted.places, results, Doing::Encrypt, call.name)?;
     let (status, warnings) = batch_status(wanted, &results);
-    let mut answer = ciphertexts_answer(&mut call, &items, &results, warnings);
+    let mut answer = ciphertexts_answer(call, &items, &results, warnings);
     answer.status = status;
     Ok(answer)
 }
 
-async fn decrypt_batch(mut call: Call<'_>, items: Vec<Item<'_>>) -> Result<Answer, ApiError> {
+async fn decrypt_batch(call: &mut Call<'_>, items: Vec<Item<'_>>) -> Result<Answer, ApiError> {
     let wanted = call.params.int("partial_failure_response_code")?;
     check_batch(&items)?;
     if let Some(at) = items.iter().position(|item| item.ciphertext.is_none()) {
@@ -200,13 +200,13 @@ async fn decrypt_batch(mut call: Call<'_>, items: Vec<Item<'_>>) -> Result<Answe
         envelope.raw("\"");
     });
     let (status, warnings) = batch_status(wanted, &results);
-    let mut answer = close(&mut call, envelope, warnings).with_version(version);
+    let mut answer = close(call, envelope, warnings).with_version(version);
     answer.status = status;
     count(&mut answer, &results);
     Ok(answer)
 }
 
-async fn rewrap_batch(mut call: Call<'_>, items: Vec<Item<'_>>) -> Result<Answer, ApiError> {
+async fn rewrap_batch(call: &mut Call<'_>, items: Vec<Item<'_>>) -> Result<Answer, ApiError> {
     check_batch(&items)?;
     let mut sorted = Sorted::sort(&items, |item| {
         let target = wanted_version(item.key_version.unwrap_or(0))?;
@@ -236,7 +236,7 @@ async fn rewrap_batch(mut call: Call<'_>, items: Vec<Item<'_>>) -> Result<Answer
     }
     let results = made.into_values().collect();
     let results = in_order(sorted.places, results, Doing::Decrypt, call.name)?;
-    Ok(ciphertexts_answer(&mut call, &items, &results, &[]))
+    Ok(ciphertexts_answer(call, &items, &results, &[]))
 }
 
 /// Makes the key if it isn't there, where configuration and policy allow it.

@@ -12,7 +12,7 @@ use crate::api::{Call, wire};
 use crate::keyring::{ImportOptions, KeyType};
 
 /// `GET wrapping_key`.
-pub(in crate::api) async fn wrapping_key(mut call: Call<'_>) -> Result<Answer, ApiError> {
+pub(in crate::api) async fn wrapping_key(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     #[derive(Serialize)]
     struct WrappingKey {
         public_key: String,
@@ -21,11 +21,11 @@ pub(in crate::api) async fn wrapping_key(mut call: Call<'_>) -> Result<Answer, A
     if !public_key.ends_with('\n') {
         public_key.push('\n');
     }
-    Ok(answer(&mut call, &WrappingKey { public_key }, &[]))
+    Ok(answer(call, &WrappingKey { public_key }, &[]))
 }
 
 /// `POST keys/:name/import`.
-pub(in crate::api) async fn import(call: Call<'_>) -> Result<Answer, ApiError> {
+pub(in crate::api) async fn import(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     let derived = call.params.flag("derived")?.unwrap_or(false);
     let options = ImportOptions {
         // Rotated by itself only if that is asked for: nobody knows how the key came about, or who else has it.
@@ -42,7 +42,7 @@ pub(in crate::api) async fn import(call: Call<'_>) -> Result<Answer, ApiError> {
             "allow_rotation must be set to true if auto-rotation is enabled",
         ));
     }
-    let (ciphertext, hash) = wrapped(&call)?;
+    let (ciphertext, hash) = wrapped(call)?;
     let imported = call
         .app
         .keyring
@@ -53,13 +53,13 @@ pub(in crate::api) async fn import(call: Call<'_>) -> Result<Answer, ApiError> {
 }
 
 /// `POST keys/:name/import_version`.
-pub(in crate::api) async fn import_version(call: Call<'_>) -> Result<Answer, ApiError> {
+pub(in crate::api) async fn import_version(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     if call.params.is_set("version") {
         return Err(ApiError::bad_request(
             "version is not supported: an imported version becomes the latest one",
         ));
     }
-    let (ciphertext, hash) = wrapped(&call)?;
+    let (ciphertext, hash) = wrapped(call)?;
     let imported = call
         .app
         .keyring

@@ -15,7 +15,7 @@ use crate::api::answer::Answer;
 use crate::api::error::{ApiError, Doing};
 
 /// `jwt/:name`.
-pub(in crate::api) async fn jwt(mut call: Call<'_>) -> Result<Answer, ApiError> {
+pub(in crate::api) async fn jwt(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     #[derive(Serialize)]
     struct Signed {
         token: String,
@@ -85,7 +85,7 @@ pub(in crate::api) async fn jwt(mut call: Call<'_>) -> Result<Answer, ApiError> 
         issued_at: now,
         expires_at,
     };
-    Ok(answer(&mut call, &data, &[]).with_version(signer.version))
+    Ok(answer(call, &data, &[]).with_version(signer.version))
 }
 
 /// From `ttl` or the claim `exp`, else as late as may be.

@@ -14,7 +14,7 @@ use base64::engine::general_purpose::STANDARD;
 use strongroom_hsm::SigningKind;
 
 /// `POST keys/:name`: makes a key; one that exists is described and left as it is.
-pub(in crate::api) async fn create(mut call: Call<'_>) -> Result<Answer, ApiError> {
+pub(in crate::api) async fn create(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     if call.params.is_set("managed_key_name") || call.params.is_set("managed_key_id") {
         return Err(managed_keys());
     }
@@ -35,18 +35,18 @@ pub(in crate::api) async fn create(mut call: Call<'_>) -> Result<Answer, ApiErro
     }
     let made = call.app.keyring.create(call.name, options).await;
     made.map_err(|e| ApiError::from_keyring(e, Doing::Create, call.name))?;
-    describe(&mut call, &[])
+    describe(call, &[])
 }
 
 /// `GET keys/:name`.
-pub(in crate::api) async fn read(mut call: Call<'_>) -> Result<Answer, ApiError> {
+pub(in crate::api) async fn read(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     decode_optional(call.params.text("context")?.as_deref())
         .map_err(|_| ApiError::bad_request("failed to base64-decode context"))?;
-    describe(&mut call, &[])
+    describe(call, &[])
 }
 
 /// `LIST keys`.
-pub(in crate::api) async fn list(mut call: Call<'_>) -> Result<Answer, ApiError> {
+pub(in crate::api) async fn list(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     #[derive(Serialize)]
     struct Names {
         keys: Vec<String>,
@@ -55,21 +55,21 @@ pub(in crate::api) async fn list(mut call: Call<'_>) -> Result<Answer, ApiError>
     if keys.is_empty() {
         return Err(ApiError::empty(404));
     }
-    Ok(answer(&mut call, &Names { keys }, &[]))
+    Ok(answer(call, &Names { keys }, &[]))
 }
 
 /// `DELETE keys/:name`.
-pub(in crate::api) async fn delete(call: Call<'_>) -> Result<Answer, ApiError> {
+pub(in crate::api) async fn delete(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     let deleted = call.app.keyring.delete(call.name).await;
     deleted.map_err(|e| ApiError::from_keyring(e, Doing::Delete, call.name))?;
     Ok(Answer::no_content())
 }
 
 /// `POST keys/:name/config`.
-pub(in crate::api) async fn configure(mut call: Call<'_>) -> Result<Answer, ApiError> {
+pub(in crate::api) async fn configure(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     let mut warnings: &[&str] = &[];
     let mut min_decryption_version =
-        version(&call, "min_decryption_version", "min decryption version")?;
+        version(call, "min_decryption_version", "min decryption version")?;
     if min_decryption_version == Some(0) {
         min_decryption_version = Some(1);
         warnings = &["since Vault 0.3, transit key numbering starts at 1; forcing minimum to 1"];
@@ -77,7 +77,7 @@ pub(in crate::api) async fn configure(mut call: Call<'_>) -> Result<Answer, ApiE
     refuse_exports(&call.params)?;
     let change = ConfigChange {
         min_decryption_version,
-        min_encryption_version: version(&call, "min_encryption_version", "min encryption version")?,
+        min_encryption_version: version(call, "min_encryption_version", "min encryption version")?,
         deletion_allowed: call.params.flag("deletion_allowed")?,
         auto_rotate_period: call.params.duration("auto_rotate_period")?,
     };
@@ -86,21 +86,21 @@ pub(in crate::api) async fn configure(mut call: Call<'_>) -> Result<Answer, ApiE
     }
     let changed = call.app.keyring.configure(call.name, change).await;
     changed.map_err(|e| ApiError::from_keyring(e, Doing::Configure, call.name))?;
-    describe(&mut call, warnings)
+    describe(call, warnings)
 }
 
 /// `POST keys/:name/rotate`.
-pub(in crate::api) async fn rotate(mut call: Call<'_>) -> Result<Answer, ApiError> {
+pub(in crate::api) async fn rotate(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     if call.params.is_set("managed_key_name") || call.params.is_set("managed_key_id") {
         return Err(managed_keys());
     }
     let rotated = call.app.keyring.rotate(call.name).await;
     let version = rotated.map_err(|e| ApiError::from_keyring(e, Doing::Rotate, call.name))?;
-    Ok(describe(&mut call, &[])?.with_version(version))
+    Ok(describe(call, &[])?.with_version(version))
 }
 
 /// `POST keys/:name/trim`.
-pub(in crate::api) async fn trim(mut call: Call<'_>) -> Result<Answer, ApiError> {
+pub(in crate::api) async fn trim(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     if !call.app.keyring.exists(call.name) {
         return Err(ApiError::bad_request("invalid key name"));
     }
@@ -112,7 +112,7 @@ pub(in crate::api) async fn trim(mut call: Call<'_>) -> Result<Answer, ApiError>
     let wanted = u32::try_from(wanted.max(0)).unwrap_or(u32::MAX);
     let trimmed = call.app.keyring.trim(call.name, wanted).await;
     trimmed.map_err(|e| ApiError::from_keyring(e, Doing::Trim, call.name))?;
-    describe(&mut call, &[])
+    describe(call, &[])
 }
 
 fn managed_keys() -> ApiError {

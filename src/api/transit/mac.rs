@@ -10,9 +10,9 @@ use crate::api::wire::{self, WireError};
 use crate::keyring::{Algorithm, HmacInput, HmacTag};
 
 /// `hmac/:name[/:algorithm]`.
-pub(in crate::api) async fn hmac(mut call: Call<'_>) -> Result<Answer, ApiError> {
-    let algorithm = algorithm(&call)?;
-    let version = made_by(&call, "key version does not exist (cannot be negative)")?;
+pub(in crate::api) async fn hmac(call: &mut Call<'_>) -> Result<Answer, ApiError> {
+    let algorithm = algorithm(call)?;
+    let version = made_by(call, "key version does not exist (cannot be negative)")?;
     let keyring = &call.app.keyring;
     let failed = |e| ApiError::from_keyring(e, Doing::Hmac, call.name);
     if let Some(items) = call.params.batch.take() {
@@ -37,7 +37,7 @@ pub(in crate::api) async fn hmac(mut call: Call<'_>) -> Result<Answer, ApiError>
                 envelope.versioned(made.version, &made.tag);
             }
         });
-        let mut answer = close(&mut call, envelope, &[]);
+        let mut answer = close(call, envelope, &[]);
         answer.key_version = results
             .iter()
             .find_map(|r| r.as_ref().ok())
@@ -58,11 +58,11 @@ pub(in crate::api) async fn hmac(mut call: Call<'_>) -> Result<Answer, ApiError>
     envelope.raw("{\"hmac\":");
     envelope.versioned(made.version, &made.tag);
     envelope.raw("}");
-    Ok(close(&mut call, envelope, &[]).with_version(made.version))
+    Ok(close(call, envelope, &[]).with_version(made.version))
 }
 
 /// `verify/:name[/:algorithm]`: HMACs here, signatures in `sign.rs`.
-pub(in crate::api) async fn verify(mut call: Call<'_>) -> Result<Answer, ApiError> {
+pub(in crate::api) async fn verify(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     let signatures = match &call.params.batch {
         Some(items) => all_signatures(items)?,
         None => call.params.is_set("signature") && !call.params.is_set("hmac"),
@@ -71,7 +71,7 @@ pub(in crate::api) async fn verify(mut call: Call<'_>) -> Result<Answer, ApiErro
         return sign::verify(call);
     }
     // `hash_algorithm` is for signatures: Vault doesn't look at it for an HMAC either.
-    let algorithm = algorithm(&call)?;
+    let algorithm = algorithm(call)?;
     let keyring = &call.app.keyring;
     let failed = |e| ApiError::from_keyring(e, Doing::VerifyHmac, call.name);
     if let Some(items) = call.params.batch.take() {
@@ -89,7 +89,7 @@ pub(in crate::api) async fn verify(mut call: Call<'_>) -> Result<Answer, ApiErro
             Doing::VerifyHmac,
             call.name,
         )?;
-        return Ok(valid_answer(&mut call, &items, &results).with_version(version));
+        return Ok(valid_answer(call, &items, &results).with_version(version));
     }
     let given = (call.params.is_set("hmac"), call.params.is_set("signature"));
     match given {
@@ -111,7 +111,7 @@ pub(in crate::api) async fn verify(mut call: Call<'_>) -> Result<Answer, ApiErro
     let version = item.1.version;
     let results = keyring.verify_hmac(call.name, algorithm, vec![item]).await;
     let valid = only(results.map_err(failed)?, Doing::VerifyHmac, call.name)?;
-    Ok(answer(&mut call, &Valid { valid }, &[]).with_version(version))
+    Ok(answer(call, &Valid { valid }, &[]).with_version(version))
 }
 
 /// From the path, else the body, else SHA-256.

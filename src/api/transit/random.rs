@@ -11,7 +11,7 @@ use crate::keyring::RandomSource;
 const MAX_RANDOM: i64 = 128 * 1024;
 
 /// `random[/:source][/:bytes]`.
-pub(in crate::api) async fn random(mut call: Call<'_>) -> Result<Answer, ApiError> {
+pub(in crate::api) async fn random(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     let (source, bytes) = match call.captures {
         [Some(source), Some(bytes)] => (Some(source), Some(bytes)),
         [Some(source @ ("platform" | "seal" | "all")), None] => (Some(source), None),
@@ -33,7 +33,7 @@ pub(in crate::api) async fn random(mut call: Call<'_>) -> Result<Answer, ApiErro
             "\"bytes\" should be less than {MAX_RANDOM}"
         )));
     }
-    let hex = format_is_hex(&call, "base64", |other| {
+    let hex = format_is_hex(call, "base64", |other| {
         format!("unsupported encoding format {other:?}; must be \"hex\" or \"base64\"")
     })?;
     // The path wins; only a route without it in its path takes it from the body.
@@ -55,15 +55,15 @@ pub(in crate::api) async fn random(mut call: Call<'_>) -> Result<Answer, ApiErro
     let len = usize::try_from(len).unwrap_or(1);
     let bytes = call.app.keyring.random(len, source).await;
     let bytes = bytes.map_err(|e| ApiError::from_keyring(e, Doing::Random, ""))?;
-    Ok(encoded(&mut call, "random_bytes", &bytes, hex))
+    Ok(encoded(call, "random_bytes", &bytes, hex))
 }
 
 /// `hash[/:algorithm]`.
-pub(in crate::api) async fn hash(mut call: Call<'_>) -> Result<Answer, ApiError> {
+pub(in crate::api) async fn hash(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     let [from_path, _] = call.captures;
     let from_body = call.params.text("algorithm")?;
     let algorithm = named_algorithm(from_path.or(from_body.as_deref()).unwrap_or_default())?;
-    let hex = format_is_hex(&call, "hex", |other| {
+    let hex = format_is_hex(call, "hex", |other| {
         format!("unsupported encoding format {other}; must be \"hex\" or \"base64\"")
     })?;
     let input = call
@@ -73,7 +73,7 @@ pub(in crate::api) async fn hash(mut call: Call<'_>) -> Result<Answer, ApiError>
     let input = wire::decode_base64(&input)
         .map_err(|e| ApiError::bad_request(format!("unable to decode input as base64: {e}")))?;
     let sum = algorithm.digest(&input);
-    Ok(encoded(&mut call, "sum", &sum, hex))
+    Ok(encoded(call, "sum", &sum, hex))
 }
 
 fn format_is_hex(

@@ -19,9 +19,9 @@ use zeroize::Zeroizing;
 const SIGNATURE: usize = 512;
 
 /// `sign/:name[/:hash]`.
-pub(in crate::api) async fn sign(mut call: Call<'_>) -> Result<Answer, ApiError> {
-    let options = options(&call)?;
-    let version = made_by(&call, "requested version for signing is negative")?;
+pub(in crate::api) async fn sign(call: &mut Call<'_>) -> Result<Answer, ApiError> {
+    let options = options(call)?;
+    let version = made_by(call, "requested version for signing is negative")?;
     let keyring = &call.app.keyring;
     let failed = |e| ApiError::from_keyring(e, Doing::Sign, call.name);
     if let Some(items) = call.params.batch.take() {
@@ -47,7 +47,7 @@ pub(in crate::api) async fn sign(mut call: Call<'_>) -> Result<Answer, ApiError>
                 write(envelope, options.marshaling, made);
             }
         });
-        let mut answer = close(&mut call, envelope, &[]);
+        let mut answer = close(call, envelope, &[]);
         answer.key_version = results
             .iter()
             .find_map(|r| r.as_ref().ok())
@@ -63,12 +63,12 @@ pub(in crate::api) async fn sign(mut call: Call<'_>) -> Result<Answer, ApiError>
     envelope.raw("{");
     write(&mut envelope, options.marshaling, &made);
     envelope.raw("}");
-    Ok(close(&mut call, envelope, &[]).with_version(made.version))
+    Ok(close(call, envelope, &[]).with_version(made.version))
 }
 
 /// `verify/:name[/:hash]` with `signature`.
-pub(super) fn verify(mut call: Call<'_>) -> Result<Answer, ApiError> {
-    let options = options(&call)?;
+pub(super) fn verify(call: &mut Call<'_>) -> Result<Answer, ApiError> {
+    let options = options(call)?;
     let jws = options.marshaling == Marshaling::Jws;
     let keyring = &call.app.keyring;
     let failed = |e| ApiError::from_keyring(e, Doing::VerifySignature, call.name);
@@ -85,7 +85,7 @@ pub(super) fn verify(mut call: Call<'_>) -> Result<Answer, ApiError> {
             Doing::VerifySignature,
             call.name,
         )?;
-        return Ok(valid_answer(&mut call, &items, &results).with_version(version));
+        return Ok(valid_answer(call, &items, &results).with_version(version));
     }
     let given = call.params.text("input")?;
     let signature = call.params.text("signature")?.unwrap_or_default();
@@ -97,11 +97,11 @@ pub(super) fn verify(mut call: Call<'_>) -> Result<Answer, ApiError> {
     );
     let results = keyring.verify_signatures(call.name, &options, &[item]);
     let valid = only(results.map_err(failed)?, Doing::VerifySignature, call.name)?;
-    Ok(answer(&mut call, &Valid { valid }, &[]).with_version(version))
+    Ok(answer(call, &Valid { valid }, &[]).with_version(version))
 }
 
 /// `export/public-key/:name[/:version]`.
-pub(in crate::api) async fn export_public_key(mut call: Call<'_>) -> Result<Answer, ApiError> {
+pub(in crate::api) async fn export_public_key(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     #[derive(Serialize)]
     struct Exported {
         name: String,
@@ -145,7 +145,7 @@ pub(in crate::api) async fn export_public_key(mut call: Call<'_>) -> Result<Answ
         r#type: key.key_type.as_str(),
         keys,
     };
-    Ok(answer(&mut call, &exported, &[]))
+    Ok(answer(call, &exported, &[]))
 }
 
 /// The parameters that say how to sign: Vault's names, defaults and words.

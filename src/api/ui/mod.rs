@@ -12,7 +12,7 @@ use super::answer::Answer;
 use super::error::ApiError;
 
 /// `GET /ui/`.
-pub(super) async fn page(call: Call<'_>) -> Result<Answer, ApiError> {
+pub(super) async fn page(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     let html = page::render(&gather::gather(call.app)).into_string();
     Ok(Answer::raw(
         200,
@@ -22,7 +22,7 @@ pub(super) async fn page(call: Call<'_>) -> Result<Answer, ApiError> {
 }
 
 /// `GET /ui/style.css`.
-pub(super) async fn style(_: Call<'_>) -> Result<Answer, ApiError> {
+pub(super) async fn style(_: &mut Call<'_>) -> Result<Answer, ApiError> {
     let css = Bytes::from_static(include_bytes!("style.css"));
     Ok(Answer::raw(200, "text/css; charset=utf-8", css))
 }
