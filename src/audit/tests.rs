@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
 
@@ -9,6 +10,7 @@ use p256::ecdsa::signature::hazmat::PrehashSigner as _;
 use p256::ecdsa::{Signature, SigningKey};
 use p256::pkcs8::EncodePublicKey as _;
 use proptest::prelude::*;
+use tokio::sync::MutexGuard;
 
 use super::file::LogFile;
 use super::*;
@@ -408,16 +410,21 @@ fn lines_that_wait_for_each_other_are_written_together() {
     assert_eq!(keys, ["a", "b", "c", "d"]);
 }
 
-#[tokio::test]
-async fn lines_are_written_though_the_first_of_those_who_wait_goes_away() {
-    let (hsm, _turn) = crate::store::tests::token().await;
-    let log = Log::new();
+/// A log that the token signs.
+async fn audit(log: &Log) -> (Audit, MutexGuard<'static, ()>) {
+    let (hsm, turn) = crate::store::tests::token().await;
     let options = AuditOptions {
         path: log.path(),
         checkpoint_lines: 100,
         checkpoint_interval: Duration::from_secs(100),
     };
-    let audit = Audit::open(options, hsm).await.unwrap();
+    (Audit::open(options, hsm).await.unwrap(), turn)
+}
+
+#[tokio::test]
+async fn lines_are_written_though_the_first_of_those_who_wait_goes_away() {
+    let log = Log::new();
+    let (audit, _turn) = audit(&log).await;
     let (a, b) = (entry("a"), entry("b"));
     let mut first = Box::pin(audit.record_with_others(&a));
     let mut second = Box::pin(audit.record_with_others(&b));
@@ -428,6 +435,61 @@ async fn lines_are_written_though_the_first_of_those_who_wait_goes_away() {
     let told = tokio::time::timeout(Duration::from_secs(5), second).await;
     told.unwrap().unwrap();
     assert_eq!(log.lines().len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_many_at_once_each_line_is_there_once_also_of_those_who_went_away() {
+    const CLIENTS: usize = 40;
+    const REQUESTS: usize = 50;
+    let log = Log::new();
+    let (audit, _turn) = audit(&log).await;
+    let audit = Arc::new(audit);
+    let mut clients = tokio::task::JoinSet::new();
+    for client in 0..CLIENTS {
+        let audit = Arc::clone(&audit);
+        clients.spawn(async move {
+            for request in 0..REQUESTS {
+                let key = format!("{client}.{request}");
+                let entry = entry(&key);
+                let mut record = Box::pin(audit.record_with_others(&entry));
+                let told = record.as_mut().now_or_never();
+                // Every third goes away before it is told.
+                match told {
+                    Some(told) => told.unwrap(),
+                    None if request.is_multiple_of(3) => drop(record),
+                    None => record.await.unwrap(),
+                }
+                // And some lines are written at once, among those that wait.
+                if request.is_multiple_of(7) {
+                    audit.record(&entry).unwrap();
+                }
+            }
+        });
+    }
+    let all = tokio::time::timeout(Duration::from_mins(1), clients.join_all());
+    assert!(all.await.is_ok(), "somebody waits for ever");
+    audit.checkpoint().await.unwrap();
+    let found = Audit::verify(&[&log.path()], &audit.hsm.signing_public_key()).unwrap();
+    assert!(found.problems.is_empty(), "{found:?}");
+    assert_eq!(found.unsigned_tail, 0);
+    let mut lines = BTreeMap::new();
+    for line in log.lines() {
+        let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+        if line["type"] == "decision" {
+            *lines
+                .entry(line["key"].as_str().unwrap().to_owned())
+                .or_insert(0) += 1;
+        }
+    }
+    assert_eq!(lines.len(), CLIENTS * REQUESTS);
+    for (key, times) in lines {
+        let request: usize = key.split_once('.').unwrap().1.parse().unwrap();
+        assert_eq!(
+            times,
+            if request.is_multiple_of(7) { 2 } else { 1 },
+            "{key}"
+        );
+    }
 }
 
 const FULL_DISC: &str = "STRONGROOM_TEST_FULL_DISC";
