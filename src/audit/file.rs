@@ -8,8 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use sha2::{Digest as _, Sha256};
-
 use super::AuditError;
 use super::line::{Chain, Content, Head, Line, unhex};
 
@@ -81,15 +79,13 @@ impl LogFile {
     /// As [`LogFile::append`], for those who tell several of one error.
     pub(super) fn write(&mut self, content: &Content) -> Result<(), Arc<io::Error>> {
         self.try_again()?;
-        self.buffer.clear();
-        let mut chain = self.chain;
-        let lines = chain.link(content, &mut self.buffer);
+        let chain = self.chain.link(content, &mut self.buffer);
         if let Err(error) = (&*self.file).write_all(&self.buffer) {
             return Err(self.fail(error));
         }
         self.length += self.buffer.len() as u64;
+        self.unsigned += chain.seq - self.chain.seq;
         self.chain = chain;
-        self.unsigned += lines;
         Ok(())
     }
 
@@ -144,9 +140,7 @@ impl LogFile {
             });
         }
         let header = Content::header(&self.log_id, &self.signing_key);
-        let mut chain = self.chain;
-        self.buffer.clear();
-        chain.link(&header, &mut self.buffer);
+        let chain = self.chain.link(&header, &mut self.buffer);
         if let Err(source) = (&file).write_all(&self.buffer) {
             // The old file stays in use; a part of a header would keep the next attempt from using the new one.
             let _ = file.set_len(0);
@@ -251,10 +245,7 @@ impl LogFile {
         let line = Line::parse(&last)
             .filter(|line| line.seq < LAST_SEQ)
             .ok_or_else(|| self.foreign("its last whole line is not one of an audit log"))?;
-        self.chain = Chain {
-            seq: line.seq + 1,
-            prev: Sha256::digest(&last).into(),
-        };
+        self.chain = Chain::after(line.seq, &last);
         self.length = length - u64::from(probed);
         if probed {
             self.file
@@ -275,8 +266,7 @@ impl LogFile {
         let complete = Line::parse(&torn)
             .filter(|line| line.seq == self.chain.seq && line.prev() == Some(self.chain.prev));
         if complete.is_some() {
-            self.chain.prev = Sha256::digest(&torn).into();
-            self.chain.seq += 1;
+            self.chain = Chain::after(self.chain.seq, &torn);
             return Ok(());
         }
         self.append(&Content::recovered(&torn))

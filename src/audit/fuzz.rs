@@ -24,7 +24,9 @@ pub fn audit_resume(data: &[u8]) {
             operation: "encrypt",
             ..Entry::default()
         };
-        file.append(&Content::decision(&entry)).is_ok()
+        let mut line = Content::decisions();
+        line.decide(&entry);
+        file.append(&line).is_ok()
     });
     let now = fs::read(&path).unwrap_or_default();
     let _ = fs::remove_file(path);

@@ -1,4 +1,4 @@
-//! The lines: how each kind is written, and what a signature covers.
+//! The lines: how each kind is written and chained, and what a signature covers.
 
 use std::io::Write as _;
 
@@ -56,15 +56,23 @@ impl Chain {
         prev: START,
     };
 
-    /// Puts lines with that content into `out`, each in its place, and goes on behind them. Returns how many.
-    pub(super) fn link(&mut self, content: &Content, out: &mut Vec<u8>) -> u64 {
+    /// Behind that line with that number.
+    pub(super) fn after(seq: u64, line: &[u8]) -> Self {
+        Self {
+            seq: seq + 1,
+            prev: Sha256::digest(line).into(),
+        }
+    }
+
+    /// Puts lines with that content into `out`, in place of what was there, and returns the chain's end behind them.
+    pub(super) fn link(mut self, content: &Content, out: &mut Vec<u8>) -> Self {
         let time = format!("{:.3}", jiff::Timestamp::now());
-        let first = self.seq;
+        out.clear();
         for members in content.members.split_inclusive(|byte| *byte == b'\n') {
             let start = out.len();
-            let (prev, mut hex) = (self.prev, [0; 64]);
+            let mut hex = [0; 64];
             // Writing into memory has no way to fail, nor has this: two digits a byte.
-            let prev = base16ct::lower::encode_str(&prev, &mut hex).unwrap_or_default();
+            let prev = base16ct::lower::encode_str(&self.prev, &mut hex).unwrap_or_default();
             let _ = write!(
                 out,
                 r#"{{"type":"{}","seq":{},"time":"{time}","prev":"{prev}""#,
@@ -72,11 +80,9 @@ impl Chain {
             );
             out.extend_from_slice(members);
             let line = out.get(start..).unwrap_or_default();
-            let line = line.strip_suffix(b"\n").unwrap_or(line);
-            self.prev = Sha256::digest(line).into();
-            self.seq += 1;
+            self = Self::after(self.seq, line.strip_suffix(b"\n").unwrap_or(line));
         }
-        self.seq - first
+        self
     }
 }
 
@@ -92,6 +98,7 @@ impl Content {
         Self::of("decision")
     }
 
+    /// One decision more.
     pub(super) fn decide(&mut self, entry: &Entry<'_>) {
         self.text("request_id", entry.request_id);
         self.text("identity", entry.identity);
@@ -106,12 +113,6 @@ impl Content {
         self.number("status", u64::from(entry.status));
         self.text("reason", entry.reason);
         self.end();
-    }
-
-    pub(super) fn decision(entry: &Entry<'_>) -> Self {
-        let mut line = Self::decisions();
-        line.decide(entry);
-        line
     }
 
     pub(super) fn header(log_id: &[u8; 16], signing_key: &[u8; 32]) -> Self {

@@ -144,10 +144,7 @@ impl Audit {
     /// # Errors
     /// [`AuditError::Write`].
     pub fn record(&self, entry: &Entry<'_>) -> Result<(), AuditError> {
-        let mut log = self.lock_to_write();
-        log.append(&Content::decision(entry))?;
-        self.call_for_signature(&log);
-        Ok(())
+        self.put(entry)?.0.result()
     }
 
     /// As [`Audit::record`], but together with other requests that are ready, so that their lines and this one go to the kernel in one call: under
@@ -156,29 +153,35 @@ impl Audit {
     /// # Errors
     /// [`AuditError::Write`], to everyone whose line was in the call.
     pub async fn record_with_others(&self, entry: &Entry<'_>) -> Result<(), AuditError> {
+        let (waiting, first) = self.put(entry)?;
+        if first {
+            self.let_others_come(&waiting.outcome).await;
+        } else {
+            waiting.outcome.wait().await;
+        }
+        waiting.result()
+    }
+
+    /// Puts a decision among those that wait. Returns also whether it is the first of these, which is to see to it.
+    fn put(&self, entry: &Entry<'_>) -> Result<(Waiting<'_>, bool), AuditError> {
         self.check()?;
         let (outcome, first) = lock(&self.queue).put(entry);
         let waiting = Waiting {
             audit: self,
             outcome,
         };
-        if !first {
-            waiting.outcome.wait().await;
-            return waiting.result();
-        }
-        // Whoever comes first writes for all that come until it has its turn again.
+        Ok((waiting, first))
+    }
+
+    /// Returns when it is time to write, if nobody has by then.
+    async fn let_others_come(&self, outcome: &Outcome) {
         for _ in 0..TURNS {
             tokio::task::yield_now().await;
-            if waiting.outcome.initialized() {
-                break;
-            }
             // While the lines before are being written, others have their turn.
-            if let Ok(mut log) = self.log.try_lock() {
-                self.flush(&mut log);
-                break;
+            if outcome.initialized() || self.log.try_lock().is_ok() {
+                return;
             }
         }
-        waiting.result()
     }
 
     /// Writes what waits.
@@ -284,9 +287,7 @@ struct Waiting<'a> {
 impl Waiting<'_> {
     /// What became of it; it is written first if nobody has.
     fn result(self) -> Result<(), AuditError> {
-        if !self.outcome.initialized() {
-            drop(self.audit.lock_to_write());
-        }
+        self.see_to_it();
         match self.outcome.get() {
             Some(Ok(())) => Ok(()),
             Some(Err(source)) => Err(self.audit.write_error(Arc::clone(source))),
@@ -297,15 +298,19 @@ impl Waiting<'_> {
             }
         }
     }
-}
 
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
+    fn see_to_it(&self) {
         if !self.outcome.initialized() {
             drop(self.audit.lock_to_write());
         }
     }
 }
 
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.see_to_it();
+    }
+}
+
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
