@@ -10,6 +10,7 @@ use crate::api::App;
 use crate::audit::{Audit, Entry};
 use crate::client::causes;
 use crate::policy::Policy;
+use crate::tls::Renewal;
 use crate::tokens::Tokens;
 
 /// Does one reload at a time.
@@ -42,29 +43,18 @@ impl Reloader {
 }
 
 fn reload(app: &App, cause: &str) {
-    replace(
-        &app.audit,
-        cause,
-        "reload:tls",
-        app.tls.read_again(),
-        |tls| {
-            tls.put_in_force();
-        },
-    );
+    let audit = &app.audit;
+    let tls = app.tls.read_again();
+    replace(audit, cause, "reload:tls", tls, Renewal::put_in_force);
     let policy = Policy::load(&app.config.policy);
-    replace(&app.audit, cause, "reload:policy", policy, |policy| {
+    replace(audit, cause, "reload:policy", policy, |policy| {
         app.policy.store(Arc::new(policy));
     });
     if let Some(path) = &app.config.tokens {
-        replace(
-            &app.audit,
-            cause,
-            "reload:tokens",
-            Tokens::load(path),
-            |tokens| {
-                app.tokens.store(Arc::new(tokens));
-            },
-        );
+        let tokens = Tokens::load(path);
+        replace(audit, cause, "reload:tokens", tokens, |tokens| {
+            app.tokens.store(Arc::new(tokens));
+        });
     }
 }
 
@@ -106,22 +96,14 @@ fn record(audit: &Audit, operation: &str, outcome: &str, reason: &str) {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use std::fs;
-    use std::time::Duration;
 
     use super::*;
-    use crate::audit::AuditOptions;
 
     #[tokio::test]
     async fn what_comes_into_force_is_in_the_audit_log_by_then() {
-        let (hsm, _turn) = crate::store::tests::token().await;
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("audit.log");
-        let options = AuditOptions {
-            path: path.clone(),
-            checkpoint_lines: 100,
-            checkpoint_interval: Duration::from_secs(100),
-        };
-        let audit = Audit::open(options, hsm).await.unwrap();
+        let (audit, _turn) = crate::audit::tests::audit(path.clone()).await;
         let last_line = || {
             let log = fs::read_to_string(&path).unwrap();
             serde_json::from_str::<serde_json::Value>(log.lines().last().unwrap()).unwrap()
