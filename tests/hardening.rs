@@ -49,10 +49,7 @@ async fn live(appliance: &Appliance) {
     fs::rename(appliance.audit(), appliance.path().join("audit.log.1")).unwrap();
     appliance.signal(Signal::SIGUSR1);
     until("the new audit log", || appliance.audit().exists()).await;
-    until("the reload", || {
-        appliance.log().matches("read again").count() >= 2
-    })
-    .await;
+    until("the reload", || appliance.has_read_again()).await;
     assert_eq!(decrypt(&client, "app-k", &sealed).await, b"hello");
 }
 

@@ -72,10 +72,7 @@ async fn a_new_client_ca_comes_into_force_with_sighup_and_connections_stay() {
     let client = appliance.client(Who::Operator);
     expect(&client, "GET", "transit/keys/app-k", Value::Null, 200).await;
     appliance.signal(Signal::SIGHUP);
-    until("the reload", async || {
-        appliance.log().matches("read again").count() >= 2
-    })
-    .await;
+    until("the reload", async || appliance.has_read_again()).await;
     expect(&client, "GET", "transit/keys/app-k", Value::Null, 200).await;
     let audit = fs::read_to_string(appliance.audit()).unwrap();
     assert!(

@@ -35,16 +35,6 @@ fn tell(appliance: &Appliance, cause: &str) {
     }
 }
 
-/// Waits until the TLS files were read again: the log says so afterwards, the audit log beforehand.
-async fn until_in_force(appliance: &Appliance) {
-    until("the reload", async || {
-        let log = appliance.log();
-        log.lines()
-            .any(|line| line.contains("read again") && line.contains("reload:tls"))
-    })
-    .await;
-}
-
 /// The reasons of the reloads of the TLS files that succeeded, oldest first.
 fn reloads(appliance: &Appliance) -> Vec<String> {
     audited(appliance)
@@ -140,7 +130,7 @@ async fn whoever_is_revoked_is_refused_whatever_it_asks() {
     }
     appliance.pki.revoke(&[Who::Revoked, Who::App]);
     appliance.signal(Signal::SIGHUP);
-    until_in_force(&appliance).await;
+    until("the reload", async || appliance.has_read_again()).await;
     for (mut wire, (method, path)) in open.into_iter().zip(asked) {
         let reply = wire.ask(method, path, b"").await.unwrap();
         assert_eq!(reply.status, 403, "{method} {path}");
@@ -172,7 +162,7 @@ async fn over_http_2_too_a_revoked_client_is_refused_and_its_connection_closed()
     assert_eq!(ask().await, 200);
     appliance.pki.revoke(&[Who::Revoked, Who::App]);
     appliance.signal(Signal::SIGHUP);
-    until_in_force(&appliance).await;
+    until("the reload", async || appliance.has_read_again()).await;
     assert_eq!(ask().await, 403);
     let ended = tokio::time::timeout(Duration::from_secs(2), connection).await;
     assert!(ended.is_ok(), "the connection stays open");

@@ -409,6 +409,11 @@ impl Appliance {
         fs::read_to_string(self.log_path()).unwrap_or_default()
     }
 
+    /// Whether the TLS files and the policy that it read again are in force; the audit log has them before they are.
+    pub fn has_read_again(&self) -> bool {
+        self.log().matches("read again").count() >= 2
+    }
+
     fn log_path(&self) -> PathBuf {
         self.path().join("server.log")
     }
