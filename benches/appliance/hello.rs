@@ -1,6 +1,6 @@
 //! What HTTPS itself costs: a bare hyper + rustls server with mutual TLS that reads a request and answers with as many bytes as Strongroom would.
 //!
-//! It can also decrypt once for each request, right where it answers, with nothing around: what no server on this token can do for less.
+//! It can also decrypt once for each request, right where it answers, with nothing around. That is no bound: its threads wait for each other at SoftHSM's locks.
 
 use std::cell::RefCell;
 use std::convert::Infallible;

@@ -9,7 +9,7 @@
 //! | keyring | `Keyring::decrypt` in a loop, no network |
 //! | https | `POST transit/decrypt/<key>` over mutual TLS 1.3, HTTP/1.1 keep-alive |
 //! | hello | a bare hyper + rustls server with mutual TLS, request and answer of the same size |
-//! | hello + `C_Decrypt` | the same, and each request is decrypted on the token by the thread that answers it: no server on this token does it for less |
+//! | hello + `C_Decrypt` | the same, and each request is decrypted on the token by the thread that answers it. No bound: these threads wait for each other at the token |
 
 #![allow(
     missing_docs,
