@@ -53,7 +53,7 @@ pub struct Entry<'a> {
 }
 
 /// Signatures are this far apart at least, however many lines come: each costs the token a signature and the disc a sync.
-const BREATH: Duration = Duration::from_millis(250);
+const BREATH: Duration = Duration::from_secs(1);
 
 /// How often a request lets others go first before it waits for whoever writes: a write is short, a disc that stalls is not.
 const TURNS: usize = 4;
