@@ -9,9 +9,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt as _;
-use futures_util::future::BoxFuture;
-use futures_util::stream::FuturesUnordered;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -20,7 +17,7 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulConnection;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, oneshot, watch};
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -144,19 +141,22 @@ async fn connection(
     };
     let session = Arc::new(Session {
         client: Arc::new(Client { app, peer }),
-        course: Course::default(),
+        course: Arc::default(),
     });
+    let course = Arc::clone(&session.course);
     let unread = Arc::new(AtomicBool::new(false));
     let two = tls.get_ref().1.alpn_protocol() == Some(b"h2");
     let tls = TokioIo::new(Linger::new(tls, unread.clone()));
     let service = service_fn(|request| answer(session.clone(), unread.clone(), request));
     let ended = if two {
         let serving = http2().serve_connection(tls, service);
-        serve(serving, &session.course, stop, None).await
+        serve(serving, course.end(stop.clone(), None)).await
     } else {
         let serving = http1().serve_connection(tls, service);
-        serve(serving, &session.course, stop, Some(IDLE)).await
+        serve(serving, course.end(stop.clone(), Some(IDLE))).await
     };
+    // Held until all is served: the server's stop waits for it.
+    drop(stop);
     if let Err(error) = ended {
         tracing::debug!(%remote, error = causes(&error), "connection ended");
     }
@@ -165,7 +165,7 @@ async fn connection(
 /// What the requests of one connection share.
 struct Session {
     client: Arc<Client>,
-    course: Course,
+    course: Arc<Course>,
 }
 
 /// What is known of a connection beside its requests.
@@ -205,35 +205,26 @@ enum End {
     Idle,
 }
 
-/// Serves until the client ends the connection, or something here does. `idle`: how long it may be without a request.
+/// Serves until the client ends the connection, or `end` comes.
 async fn serve<C: GracefulConnection>(
     serving: C,
-    course: &Course,
-    mut stop: watch::Receiver<()>,
-    idle: Option<Duration>,
+    end: impl Future<Output = End> + Send + 'static,
 ) -> Result<(), C::Error> {
     let mut serving = pin!(serving);
-    // A set polls each of these when it has something to say, and not with every request.
-    let mut ends: FuturesUnordered<BoxFuture<'_, End>> = FuturesUnordered::new();
-    ends.push(Box::pin(async {
-        // Held until all is served: the server's stop waits for it.
-        let _ = stop.changed().await;
-        End::Gracefully
-    }));
-    ends.push(Box::pin(async {
-        course.out.notified().await;
-        End::Gracefully
-    }));
-    if let Some(limit) = idle {
-        ends.push(Box::pin(async move {
-            course.idle(limit).await;
-            End::Idle
-        }));
-    }
+    // In a task of its own: here, what it waits for would be asked with each request.
+    let (mut tell, told) = oneshot::channel();
+    tokio::spawn(async move {
+        let end = tokio::select! {
+            end = end => end,
+            () = tell.closed() => return,
+        };
+        let _ = tell.send(end);
+    });
     let end = tokio::select! {
         biased;
         served = serving.as_mut() => return served,
-        end = ends.select_next_some() => end,
+        // That task is lost only with the runtime.
+        end = told => end.unwrap_or(End::Gracefully),
     };
     serving.as_mut().graceful_shutdown();
     match end {
@@ -243,6 +234,21 @@ async fn serve<C: GracefulConnection>(
 }
 
 impl Course {
+    /// Returns once the connection is to be ended. `idle`: how long it may be without a request.
+    async fn end(self: Arc<Self>, mut stop: watch::Receiver<()>, idle: Option<Duration>) -> End {
+        let idle = async {
+            match idle {
+                Some(limit) => self.idle(limit).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = stop.changed() => End::Gracefully,
+            () = self.out.notified() => End::Gracefully,
+            () = idle => End::Idle,
+        }
+    }
+
     /// A request's head came, or its answer is made.
     fn step(&self) {
         self.heads_and_answers.fetch_add(1, Ordering::Relaxed);

@@ -13,15 +13,19 @@ const LIMIT: Duration = Duration::from_secs(1);
 struct Connection {
     requests: client::SendRequest<Full<Bytes>>,
     server: JoinHandle<Result<(), hyper::Error>>,
-    _stop: watch::Sender<()>,
+    stop: watch::Sender<()>,
 }
 
 impl Connection {
     async fn open() -> Self {
+        Self::with_limit(LIMIT).await
+    }
+
+    async fn with_limit(limit: Duration) -> Self {
         let (here, there) = tokio::io::duplex(1 << 16);
         let (stop, stopped) = watch::channel(());
         let server = tokio::spawn(async move {
-            let course = Course::default();
+            let course = Arc::<Course>::default();
             let service = service_fn(|request: Request<Incoming>| {
                 let course = &course;
                 async move {
@@ -33,14 +37,14 @@ impl Connection {
                 }
             });
             let serving = http1().serve_connection(TokioIo::new(there), service);
-            serve(serving, &course, stopped, Some(LIMIT)).await
+            serve(serving, course.clone().end(stopped, Some(limit))).await
         });
         let (requests, connection) = client::handshake(TokioIo::new(here)).await.unwrap();
         tokio::spawn(connection);
         Self {
             requests,
             server,
-            _stop: stop,
+            stop,
         }
     }
 
@@ -68,6 +72,22 @@ async fn a_connection_without_requests_is_ended() {
     let mut used = Connection::open().await;
     used.request(Duration::ZERO).await;
     assert!(used.end().await >= LIMIT / 2);
+}
+
+#[tokio::test]
+async fn nothing_waits_for_the_end_of_a_connection_that_the_client_has_ended() {
+    let Connection {
+        mut requests,
+        server,
+        stop,
+    } = Connection::with_limit(Duration::from_hours(1)).await;
+    requests.ready().await.unwrap();
+    drop(requests);
+    let gone = async {
+        server.await.unwrap().unwrap();
+        stop.closed().await;
+    };
+    tokio::time::timeout(10 * LIMIT, gone).await.unwrap();
 }
 
 #[tokio::test]
