@@ -1,7 +1,5 @@
 //! The lines: how each kind is written and chained, and what a signature covers.
 
-use std::io::Write as _;
-
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde::Deserialize;
@@ -66,18 +64,19 @@ impl Chain {
 
     /// Puts lines with that content into `out`, in place of what was there, and returns the chain's end behind them.
     pub(super) fn link(mut self, content: &Content, out: &mut Vec<u8>) -> Self {
-        let time = format!("{:.3}", jiff::Timestamp::now());
+        let kind = format!(r#"{{"type":"{}","seq":"#, content.kind);
+        let time = format!(r#","time":"{:.3}","prev":""#, jiff::Timestamp::now());
         out.clear();
         for members in content.members.split_inclusive(|byte| *byte == b'\n') {
             let start = out.len();
+            out.extend_from_slice(kind.as_bytes());
+            digits(out, self.seq);
+            out.extend_from_slice(time.as_bytes());
             let mut hex = [0; 64];
-            // Writing into memory has no way to fail, nor has this: two digits a byte.
-            let prev = base16ct::lower::encode_str(&self.prev, &mut hex).unwrap_or_default();
-            let _ = write!(
-                out,
-                r#"{{"type":"{}","seq":{},"time":"{time}","prev":"{prev}""#,
-                content.kind, self.seq
-            );
+            // Two digits a byte: they fit.
+            let prev = base16ct::lower::encode(&self.prev, &mut hex).unwrap_or_default();
+            out.extend_from_slice(prev);
+            out.push(b'"');
             out.extend_from_slice(members);
             let line = out.get(start..).unwrap_or_default();
             self = Self::after(self.seq, line.strip_suffix(b"\n").unwrap_or(line));
@@ -168,7 +167,7 @@ impl Content {
 
     fn number(&mut self, name: &str, value: u64) {
         self.name(name);
-        let _ = serde_json::to_writer(&mut self.members, &value);
+        digits(&mut self.members, value);
     }
 
     fn name(&mut self, name: &str) {
@@ -180,6 +179,11 @@ impl Content {
     fn end(&mut self) {
         self.members.extend_from_slice(b"}\n");
     }
+}
+
+fn digits(out: &mut Vec<u8>, value: u64) {
+    // JSON of a number into memory has no way to fail.
+    let _ = serde_json::to_writer(out, &value);
 }
 
 /// A line as far as the chain is concerned; a decision's own fields are not looked at.
