@@ -36,7 +36,7 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Body;
-use hyper::header::{self, HeaderMap};
+use hyper::header::{self, HeaderMap, HeaderName};
 use hyper::http::request::Parts;
 use hyper::{Request, Response};
 use strongroom_hsm::Hsm;
@@ -66,6 +66,11 @@ pub const OPENAPI: &str = include_str!("openapi.json");
 const BODY_DEADLINE: Duration = Duration::from_secs(30);
 /// [`Limit::Small`], bytes.
 const SMALL_BODY: usize = 64 * 1024;
+
+/// Vault's headers. As texts, they would be taken for names anew with each request.
+static TOKEN: HeaderName = HeaderName::from_static("x-vault-token");
+static NAMESPACE: HeaderName = HeaderName::from_static("x-vault-namespace");
+static WRAP_TTL: HeaderName = HeaderName::from_static("x-vault-wrap-ttl");
 
 /// Everything a request may need.
 pub struct App {
@@ -171,8 +176,8 @@ where
             .into_response();
     };
     // A defect must cost one answer, not the server.
-    let work = AssertUnwindSafe(answer(&client, request, place, begun));
-    match work.catch_unwind().await {
+    let work = pin!(answer(&client, request, place, begun));
+    match AssertUnwindSafe(work).catch_unwind().await {
         Ok(Ok(answer)) => answer.into_response(),
         Ok(Err(error)) => error.into_response(),
         Err(_) => panicked(&client.app).into_response(),
@@ -443,7 +448,7 @@ fn still_good(app: &App, peer: &Peer) -> Result<(), ApiError> {
 
 /// `X-Vault-Token`, else `Authorization: Bearer`.
 fn presented_token(headers: &HeaderMap) -> Option<&str> {
-    let own = headers.get("x-vault-token").map(|v| v.to_str());
+    let own = headers.get(&TOKEN).map(|v| v.to_str());
     let bearer = || {
         headers.get(header::AUTHORIZATION).map(|v| {
             v.to_str()
@@ -460,14 +465,14 @@ fn presented_token(headers: &HeaderMap) -> Option<&str> {
 
 /// Headers that ask for what would silently not happen.
 fn refuse_headers(headers: &HeaderMap) -> Result<(), ApiError> {
-    if let Some(namespace) = headers.get("x-vault-namespace")
+    if let Some(namespace) = headers.get(&NAMESPACE)
         && !matches!(namespace.as_bytes(), b"" | b"/" | b"root" | b"root/")
     {
         return Err(ApiError::bad_request(
             "namespaces are not supported: leave X-Vault-Namespace out",
         ));
     }
-    if let Some(ttl) = headers.get("x-vault-wrap-ttl")
+    if let Some(ttl) = headers.get(&WRAP_TTL)
         && !matches!(ttl.as_bytes(), b"" | b"0" | b"0s")
     {
         return Err(ApiError::bad_request(
