@@ -21,7 +21,7 @@ use super::support::{Appliance, Who, base64, expect};
 use super::{PLAINTEXT, body_of, tls};
 
 /// How long a rate without the network is measured.
-const LOCAL_TIME: Duration = Duration::from_secs(1);
+const LOCAL_TIME: Duration = Duration::from_millis(400);
 
 /// An appliance with a key of each residency, and a hello-world server beside it.
 pub struct Site {
