@@ -120,9 +120,9 @@ async fn run(quick: bool, only: Option<&str>) {
                     let https = load.run(time).await;
                     let ours = site.server_cpu().saturating_sub(before);
                     let load = site.hello(&body, batch, connections, false).await;
-                    let before = site.hello_cpu();
+                    let before = site.hello_cpu(batch);
                     let hello = load.run(time).await;
-                    let theirs = site.hello_cpu().saturating_sub(before);
+                    let theirs = site.hello_cpu(batch).saturating_sub(before);
                     rates.add(https.per_second, hello.per_second);
                     cpu.add(https.cpu_us(ours), hello.cpu_us(theirs));
                     if residency == "hsm" {

@@ -1,5 +1,6 @@
 //! What is measured: an appliance on a throwaway token, and child processes for what must not share its memory.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
@@ -23,16 +24,15 @@ use super::{PLAINTEXT, body_of, tls};
 /// How long a rate without the network is measured.
 const LOCAL_TIME: Duration = Duration::from_millis(400);
 
-/// An appliance with a key of each residency, and a hello-world server beside it.
+/// An appliance with a key of each residency, and hello-world servers beside it.
 pub struct Site {
     appliance: Appliance,
     client_tls: Arc<rustls::ClientConfig>,
-    hello: Option<Hello>,
+    /// By the items of the decryption whose answer is as long as its own, and whether it decrypts itself. Once started, each stays: idle it takes no time.
+    hellos: HashMap<(usize, bool), Hello>,
 }
 
 struct Hello {
-    /// Items of the decryption whose answer is as long as its own, and whether it decrypts itself.
-    kind: (usize, bool),
     address: SocketAddr,
     process: Child,
 }
@@ -58,7 +58,7 @@ impl Site {
         Self {
             appliance,
             client_tls,
-            hello: None,
+            hellos: HashMap::new(),
         }
     }
 
@@ -104,10 +104,9 @@ impl Site {
     /// The hello-world server that answers with as many bytes as a decryption of `batch` items, and decrypts on the token if it shall.
     pub async fn hello_server(&mut self, batch: usize, decrypting: bool) -> SocketAddr {
         let kind = (batch, decrypting);
-        if let Some(hello) = self.hello.as_ref().filter(|hello| hello.kind == kind) {
+        if let Some(hello) = self.hellos.get(&kind) {
             return hello.address;
         }
-        self.stop_hello();
         let client = self.appliance.client(Who::Operator);
         let body = self.decrypt_body("hsm", batch).await;
         let answer = client
@@ -129,11 +128,7 @@ impl Site {
             .read_line(&mut line)
             .unwrap();
         let address = line.trim().parse().unwrap();
-        self.hello = Some(Hello {
-            kind,
-            address,
-            process,
-        });
+        self.hellos.insert(kind, Hello { address, process });
         address
     }
 
@@ -180,10 +175,10 @@ impl Site {
         cpu_of(self.appliance.pid())
     }
 
-    /// Processor time that the hello-world server has used until now.
-    pub fn hello_cpu(&self) -> Duration {
-        self.hello
-            .as_ref()
+    /// Processor time that the hello-world server which does not decrypt has used until now.
+    pub fn hello_cpu(&self, batch: usize) -> Duration {
+        self.hellos
+            .get(&(batch, false))
             .map_or(Duration::ZERO, |hello| cpu_of(hello.process.id()))
     }
 
@@ -206,14 +201,14 @@ impl Site {
         line.trim().trim_end_matches(" kB").parse::<f64>().unwrap() / 1024.0
     }
 
-    /// Stops both servers.
+    /// Stops all servers.
     pub fn stop(&mut self) {
-        self.stop_hello();
+        self.stop_hellos();
         self.appliance.stop();
     }
 
-    fn stop_hello(&mut self) {
-        if let Some(mut hello) = self.hello.take() {
+    fn stop_hellos(&mut self) {
+        for (_, mut hello) in self.hellos.drain() {
             let _ = hello.process.kill();
             let _ = hello.process.wait();
         }
@@ -222,7 +217,7 @@ impl Site {
 
 impl Drop for Site {
     fn drop(&mut self) {
-        self.stop_hello();
+        self.stop_hellos();
     }
 }
 
