@@ -67,7 +67,7 @@ const BODY_DEADLINE: Duration = Duration::from_secs(30);
 /// [`Limit::Small`], bytes.
 const SMALL_BODY: usize = 64 * 1024;
 
-/// Vault's headers. As texts, they would be taken for names anew with each request.
+/// Vault's headers: as names, since a text is parsed as one at each look.
 static TOKEN: HeaderName = HeaderName::from_static("x-vault-token");
 static NAMESPACE: HeaderName = HeaderName::from_static("x-vault-namespace");
 static WRAP_TTL: HeaderName = HeaderName::from_static("x-vault-wrap-ttl");
