@@ -110,6 +110,13 @@ impl Hsm {
         self.pool.refresh_keys().await
     }
 
+    /// Starts the PKCS#11 module anew (`C_Finalize`, `C_Initialize`), as some show only then what another process has made. No request is lost:
+    /// those that were made before are finished, later ones wait. Every KEK is unwrapped again when it is next used. Not started anew is a module
+    /// that somebody else in this process uses too, or in which a call hangs.
+    pub async fn restart_module(&self) {
+        self.pool.restart_module().await;
+    }
+
     /// Wraps a KEK by the master key in force; `None` if it is so already. The key itself, its id and its session objects stay the same.
     /// [`HsmError::NotMovable`] says which key can't be moved and why, [`HsmError::Rotation`] that the token is not ready for it.
     pub async fn rewrap(&self, key: Arc<WrappedKey>) -> Result<Option<WrappedKey>, HsmError> {

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use strongroom_hsm::ceremony::{self, ParticipantToken};
 use strongroom_hsm::{
     GcmItem, Hsm, HsmConfig, HsmError, HsmState, KeyUsage, MasterKind, OptionalKeys, PinSource,
-    SecretPin, TokenSelector, WrappedKey,
+    SecretPin, SigningKind, TokenSelector, WrappedKey,
 };
 use strongroom_softhsm::Throwaway;
 use zeroize::Zeroizing;
@@ -169,6 +169,56 @@ fn one_hung_thread_of_several_is_replaced() {
         rig.control("");
         assert_eq!(rig.hsm.random(8).await.unwrap().len(), 8);
     });
+}
+
+#[test]
+fn a_module_that_is_not_well_after_it_was_started_anew_is_found_again() {
+    in_child(
+        "a_module_that_is_not_well_after_it_was_started_anew_is_found_again",
+        async |rig| {
+            let sealed = rig.encrypt().await.unwrap();
+            rig.control("fail C_OpenSession CKR_DEVICE_ERROR 1");
+            rig.hsm.restart_module().await;
+            // It waited for the module, and is told.
+            let error = rig.decrypt(&sealed).await.unwrap_err();
+            assert!(
+                matches!(&error, HsmError::Unavailable(reason) if reason.contains("CKR_DEVICE_ERROR")),
+                "{error}"
+            );
+            rig.until(|state| *state == HsmState::Ready, 2).await;
+            assert_eq!(*rig.decrypt(&sealed).await.unwrap(), DATA);
+        },
+    );
+}
+
+#[test]
+fn a_module_in_which_a_call_hangs_is_not_started_anew_and_serves() {
+    in_child_with(
+        "a_module_in_which_a_call_hangs_is_not_started_anew_and_serves",
+        2,
+        async |rig| {
+            let sealed = rig.encrypt().await.unwrap();
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            rig.control("hang C_GenerateKeyPair");
+            let hung = tokio::spawn({
+                let rig = rig.clone();
+                async move {
+                    let kind = SigningKind::EcdsaP256;
+                    rig.hsm.generate_signing_key(kind, [7; 16]).await
+                }
+            });
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            let before = rig.logged("C_Finalize");
+            rig.hsm.restart_module().await;
+            let asked = Instant::now();
+            assert_eq!(*rig.decrypt(&sealed).await.unwrap(), DATA);
+            assert!(asked.elapsed() < 3 * DEADLINE, "{:?}", asked.elapsed());
+            assert!(matches!(hung.await.unwrap(), Err(HsmError::Deadline(_))));
+            assert_eq!(rig.logged("C_Finalize"), before);
+            assert_eq!(rig.hsm.state(), HsmState::Ready);
+            rig.control("");
+        },
+    );
 }
 
 #[test]

@@ -13,15 +13,18 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use common::turn;
+use cryptoki::context::Pkcs11;
 use cryptoki::object::{Attribute, KeyType, ObjectClass};
 use cryptoki::session::{Session, UserType};
 use strongroom_hsm::ceremony::{self, KeySet, TokenCondition};
 use strongroom_hsm::{
-    GcmItem, HashAlgorithm, Hsm, HsmConfig, HsmError, KeyShape, KeyUsage, MacItem, MasterKind,
-    OptionalKeys, PinSource, Provisioned, SecretPin, TokenSelector, TransferKey, WrappedKey,
+    GcmItem, HashAlgorithm, Hsm, HsmConfig, HsmError, KeyShape, KeyUsage, MacItem,
+    MasterGeneration, MasterKind, OptionalKeys, PinSource, Provisioned, SecretPin, TokenSelector,
+    TransferKey, WrappedKey,
 };
 use tempfile::TempDir;
 use zeroize::Zeroizing;
@@ -100,6 +103,14 @@ impl Rig {
             _ => fs::read(self.pin_file()).unwrap(),
         };
         common::with_session(&self.module, &self.label, user, &pin, body);
+    }
+
+    /// A session beside those of the `Hsm` that this process has, as nobody.
+    fn session(&self) -> Session {
+        let library = Pkcs11::new(&self.module).unwrap();
+        let mut slots = library.get_slots_with_token().unwrap().into_iter();
+        let slot = slots.find(|slot| library.get_token_info(*slot).unwrap().label() == self.label);
+        library.open_rw_session(slot.unwrap()).unwrap()
     }
 
     fn destroy_by_hand(&self, class: ObjectClass, label: &str) {
@@ -408,6 +419,73 @@ async fn keys_move_to_another_master_key_and_the_old_one_dies() {
     assert!(
         state.half_made.is_empty() && state.successor.is_none() && state.generations.len() == 1
     );
+}
+
+/// `SoftHSM` takes its own next change for all that has changed: what another process has made since it last looked stays unseen for good. And
+/// other modules show nothing of other processes before they are started anew (nShield's, as it is delivered).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_module_has_missed_it_shows_when_started_anew_and_no_request_is_lost() {
+    let _turn = turn();
+    let rig = Rig::new();
+    rig.provision();
+    let hsm = rig.start();
+    let old = Arc::new(Keys::new(&hsm).await);
+    let session = rig.session();
+    rig.elsewhere("make");
+    rig.elsewhere("trust");
+    let change = [
+        Attribute::Class(ObjectClass::DATA),
+        Attribute::Token(true),
+        Attribute::Private(false),
+    ];
+    session.create_object(&change).unwrap();
+    drop(session);
+    let in_force = |found: &[MasterGeneration]| {
+        let of = |one: &MasterGeneration| (one.number, one.in_force);
+        found.iter().map(of).collect::<Vec<_>>()
+    };
+    let found = hsm.refresh_keys().await.unwrap();
+    assert_ne!(in_force(&found), [(1, false), (2, true)], "nothing missed");
+
+    let (stop, requests) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicUsize::new(0)),
+    );
+    let callers: Vec<_> = (0..8)
+        .map(|_| {
+            let (hsm, old) = (hsm.clone(), Arc::clone(&old));
+            let (stop, requests) = (Arc::clone(&stop), Arc::clone(&requests));
+            tokio::spawn(async move {
+                while !stop.load(Ordering::Relaxed) {
+                    old.check(&hsm).await;
+                    requests.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    let served = async |at_least| {
+        let before = requests.load(Ordering::Relaxed);
+        while requests.load(Ordering::Relaxed) < before + at_least {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    served(10).await;
+    hsm.restart_module().await;
+    let found = hsm.refresh_keys().await.unwrap();
+    assert_eq!(in_force(&found), [(1, false), (2, true)]);
+    served(10).await;
+    // Several at a time are one.
+    tokio::join!(
+        hsm.restart_module(),
+        hsm.restart_module(),
+        hsm.restart_module()
+    );
+    served(10).await;
+    stop.store(true, Ordering::Relaxed);
+    for caller in callers {
+        caller.await.unwrap();
+    }
+    old.moved(&hsm).await.check(&hsm).await;
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! `sys/rotate-master`: a ceremony tells the server that another master key is in force, and asks how far the keys are.
 
 use serde::Serialize;
+use strongroom_hsm::Hsm;
 
 use super::answer::Answer;
 use super::error::ApiError;
@@ -11,8 +12,8 @@ pub(super) async fn read(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     Ok(answer(call.app))
 }
 
-/// `POST sys/rotate-master`: looks for the keys on the token anew, and moves every key to the master key with that SHA-256, which the
-/// security officer must have marked as trusted.
+/// `POST sys/rotate-master`: looks for the keys on the token anew, also by starting the PKCS#11 module anew, and moves every key to the master key
+/// with that SHA-256, which the security officer must have marked as trusted.
 pub(super) async fn update(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     let wanted = call
         .params
@@ -24,14 +25,12 @@ pub(super) async fn update(call: &mut Call<'_>) -> Result<Answer, ApiError> {
                 "master_sha256 must be the SHA-256 of the new master key's public half (SubjectPublicKeyInfo, DER), 64 hexadecimal digits",
             )
         })?;
-    let generations = call
-        .app
-        .hsm
-        .refresh_keys()
-        .await
-        .map_err(|error| ApiError::unavailable(error.to_string()))?;
-    let in_force = generations.iter().find(|generation| generation.in_force);
-    let here = in_force.map(|generation| hex(&generation.master));
+    let hsm = &call.app.hsm;
+    let mut here = master_in_force(hsm).await?;
+    if here.as_deref() != Some(&wanted) {
+        hsm.restart_module().await;
+        here = master_in_force(hsm).await?;
+    }
     if here.as_deref() != Some(&wanted) {
         return Err(ApiError::bad_request(format!(
             "the master key in force on the token is {}, not {wanted}: nothing was moved. A new one is in force when the security officer has marked it as trusted",
@@ -42,6 +41,16 @@ pub(super) async fn update(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     call.app.keyring.settle().await;
     call.app.rotation.wake();
     Ok(answer(call.app))
+}
+
+/// Its SHA-256, after a look at the token.
+async fn master_in_force(hsm: &Hsm) -> Result<Option<String>, ApiError> {
+    let generations = hsm
+        .refresh_keys()
+        .await
+        .map_err(|error| ApiError::unavailable(error.to_string()))?;
+    let in_force = generations.iter().find(|generation| generation.in_force);
+    Ok(in_force.map(|generation| hex(&generation.master)))
 }
 
 /// What `sys/health` adds while more than one master key is on the token.

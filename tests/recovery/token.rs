@@ -216,6 +216,32 @@ async fn a_call_that_hangs_is_given_up_at_its_deadline_and_the_server_goes_on() 
     assert_eq!(decrypt(&client, "seal", &ciphertext).await, b"before");
 }
 
+/// What another process has made on a token some modules show only when they are started anew; a ceremony that tells the server of a master key that
+/// it does not see must not have to stop it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn for_a_master_key_that_is_not_seen_the_module_is_started_anew_and_no_request_is_lost() {
+    let rig = Rig::start(Appliance::builder()).await;
+    rig.create_key("seal", json!({})).await;
+    let load = Load::start(&rig, "seal", 4).await;
+    let client = rig.client(Who::Operator);
+    for time in 1..=5 {
+        let answer = ask(
+            &client,
+            "POST",
+            "sys/rotate-master",
+            json!({ "master_sha256": "0".repeat(64) }),
+        )
+        .await;
+        assert_eq!(answer.status.as_u16(), 400, "{:?}", answer.errors());
+        assert_eq!(rig.logged(" C_Finalize"), time, "{}", rig.faults());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let report = load.finish().await;
+    report.assert_nothing_wrong();
+    assert_eq!(report.count(&What::Away), 0);
+    assert!(report.count(&What::Right) > 100);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wrong_pin_at_start_is_tried_once_and_ends_the_server() {
     let mut rig = Rig::prepare(Appliance::builder());

@@ -140,27 +140,32 @@ fn check_keys(shared: &Shared, line: &Line, known: Option<&Facts>) -> Result<Key
 
 /// As the sessions that are open already know them.
 fn keys_of_others(shared: &Shared, line: &Line, facts: &Facts) -> Result<Keys, Fault> {
-    look_again(|| {
+    let keys = look_again(|| {
         let mut keys = Keys::check(line, shared.config.shape)?;
         facts.recognize(&keys.generations.describe())?;
         let follows = keys.generations.follow(&facts.generations());
         Ok(follows.then_some(keys))
-    })
+    })?;
+    keys.ok_or_else(unseen)
 }
 
-/// Looks until there is something: a module may show new objects to one session before it shows them to the next, as `SoftHSM` does while it
-/// reads the token's folder.
+/// Looks until there is something, but not for ever: a module may show new objects to one session before it shows them to the next.
 pub(super) fn look_again<T>(
     mut look: impl FnMut() -> Result<Option<T>, Fault>,
-) -> Result<T, Fault> {
+) -> Result<Option<T>, Fault> {
     for _ in 0..LOOKS {
         if let Some(found) = look()? {
-            return Ok(found);
+            return Ok(Some(found));
         }
         std::thread::sleep(PAUSE);
     }
-    Err(HsmError::Unavailable(
+    Ok(None)
+}
+
+/// After [`look_again`] in vain.
+pub(super) fn unseen() -> Fault {
+    HsmError::Unavailable(
         "one session does not see the master key that another has found".to_owned(),
     )
-    .into())
+    .into()
 }

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! Each connection has a queue and workers of its own. When the token is lost the queue is closed, so workers end by themselves, and
-//! callers are refused at once; a new connection gets a new queue and new workers.
+//! callers are refused at once; a new connection gets a new queue and new workers. When the module is to be started anew the new queue comes
+//! first: the old workers empty theirs and end, and callers wait in the new one.
 
 mod connect;
 mod job;
@@ -22,6 +23,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::{Sender, TrySendError};
+use tokio::sync::oneshot;
 
 use crate::config::HsmConfig;
 use crate::error::HsmError;
@@ -116,6 +118,8 @@ enum Event {
         number: u64,
         result: Result<Box<connect::Connected>, Fault>,
     },
+    /// The module is to be started anew; `begun` is told when whatever is queued from then on comes after that.
+    Restart { begun: oneshot::Sender<()> },
     /// The last handle was dropped.
     Stop,
 }
@@ -210,6 +214,15 @@ impl Pool {
         self.facts.learn(found.clone())?;
         self.shared.refreshes.fetch_add(1, Ordering::AcqRel);
         Ok(found)
+    }
+
+    /// Whatever is queued after this has a module that was started anew, or a refusal.
+    pub(crate) async fn restart_module(&self) {
+        let (begun, told) = oneshot::channel();
+        // An error of either: the supervisor has ended, and nothing is let in any more.
+        if self.events.send(Event::Restart { begun }).is_ok() {
+            let _ = told.await;
+        }
     }
 }
 

@@ -25,6 +25,8 @@ const LONGEST_WAIT: Duration = Duration::from_millis(500);
 const HUNG_LIMIT: usize = 8;
 /// A failed attempt is logged at most this often.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
+/// How often it is looked whether the workers have left.
+const LEAVE_LOOK: Duration = Duration::from_millis(1);
 /// How long a stop waits for calls that have not come back.
 const STOP_WAIT: Duration = Duration::from_secs(2);
 
@@ -53,6 +55,7 @@ pub(super) fn start(shared: &Arc<Shared>) -> Result<Started, HsmError> {
             wait: FIRST_WAIT,
             failures: 0,
         }),
+        restarting: None,
         lost_at: None,
         logged: None,
     };
@@ -86,6 +89,8 @@ struct Supervisor {
     attempts: u64,
     /// When to try to connect; none while connected or stopped.
     retry: Option<Retry>,
+    /// Since when the workers are waited for, so that the module can be started anew.
+    restarting: Option<Instant>,
     lost_at: Option<Instant>,
     logged: Option<Instant>,
 }
@@ -121,11 +126,17 @@ impl Supervisor {
                         self.attempted(result);
                     }
                 }
+                Ok(Event::Restart { begun }) => {
+                    self.restart();
+                    // Whoever asked may have gone away meanwhile.
+                    let _ = begun.send(());
+                }
                 Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {}
             }
             self.watch_attempt();
             self.watch_workers();
+            self.go_on_restarting();
             self.try_again();
             if self.first.is_none() && self.facts.is_none() {
                 // The first attempt failed and the caller of `start` knows.
@@ -137,6 +148,9 @@ impl Supervisor {
 
     /// Until when nothing needs to be looked at.
     fn patience(&self) -> Duration {
+        if self.restarting.is_some() {
+            return LEAVE_LOOK;
+        }
         let look = (self.shared.config.call_deadline / 4)
             .clamp(Duration::from_millis(2), Duration::from_secs(1));
         match self.retry {
@@ -152,6 +166,32 @@ impl Supervisor {
         if self.attempt.is_some() || Instant::now() < retry.at {
             return;
         }
+        // The first attempt after a loss is made at once and gently; if it fails, the module is started anew where possible.
+        self.begin_attempt(retry.failures > 0);
+    }
+
+    /// Has the module started anew with no job lost: the workers that there are finish what is queued and end; what comes now waits for the
+    /// next ones.
+    fn restart(&mut self) {
+        if self.queue.is_none() || self.restarting.is_some() || self.attempt.is_some() {
+            // It is being connected anyway.
+            return;
+        }
+        self.open_queue();
+        self.restarting = Some(Instant::now());
+    }
+
+    fn go_on_restarting(&mut self) {
+        let Some(since) = self.restarting else { return };
+        if self.shared.threads_inside() > 0 && since.elapsed() < self.shared.config.call_deadline {
+            return;
+        }
+        self.restarting = None;
+        self.begin_attempt(true);
+    }
+
+    /// `restart`: the module is started anew before, if no thread is inside.
+    fn begin_attempt(&mut self, restart: bool) {
         self.hung.retain(|watch| watch.strong_count() > 0);
         if self.hung.len() >= HUNG_LIMIT {
             self.failed(&format!("{HUNG_LIMIT} calls hang in the PKCS#11 module"));
@@ -166,8 +206,6 @@ impl Supervisor {
         let module = self.module.clone();
         let facts = self.facts.clone();
         let events = self.events.clone();
-        // The first attempt after a loss is made at once and gently; if it fails, the module is started anew where possible.
-        let restart = retry.failures > 0;
         let thread = spawn("hsm-connect", move || {
             let result = attempt(&shared, module, facts.as_ref(), &watch, restart);
             if watch.is_abandoned() {
@@ -223,12 +261,12 @@ impl Supervisor {
             facts,
         } = connected;
         self.retry = None;
-        self.connection += 1;
         self.module = Some(module);
         self.slot = Some(slot);
         self.facts = Some(Arc::clone(&facts));
-        let (sender, queue) = bounded(self.shared.config.queue);
-        self.queue = Some(queue);
+        if self.queue.is_none() {
+            self.open_queue();
+        }
         let mut conn = Some(conn);
         for _ in 0..self.shared.config.sessions {
             if let Err(error) = self.add_worker(conn.take()) {
@@ -236,10 +274,6 @@ impl Supervisor {
                 break;
             }
         }
-        self.shared.set_gate(Gate::Open {
-            queue: sender,
-            connection: self.connection,
-        });
         if let Some(lost_at) = self.lost_at.take() {
             tracing::info!(
                 token = facts.token.label,
@@ -250,6 +284,17 @@ impl Supervisor {
         if let Some(first) = self.first.take() {
             let _ = first.send(Ok(facts));
         }
+    }
+
+    /// Lets jobs in, for the workers of the next connection.
+    fn open_queue(&mut self) {
+        let (sender, queue) = bounded(self.shared.config.queue);
+        self.connection += 1;
+        self.queue = Some(queue);
+        self.shared.set_gate(Gate::Open {
+            queue: sender,
+            connection: self.connection,
+        });
     }
 
     fn add_worker(&mut self, conn: Option<Conn>) -> Result<(), HsmError> {
@@ -371,9 +416,14 @@ impl Supervisor {
             wait: (previous.wait * 2).min(LONGEST_WAIT),
             failures: previous.failures.saturating_add(1),
         });
-        self.shared.set_gate(Gate::Closed(HsmState::Reconnecting {
-            reason: reason.to_owned(),
-        }));
+        self.lost_at.get_or_insert_with(Instant::now);
+        // There is a queue if the module was being started anew.
+        self.close(
+            HsmState::Reconnecting {
+                reason: reason.to_owned(),
+            },
+            reason,
+        );
         if self
             .logged
             .is_none_or(|logged| logged.elapsed() >= LOG_INTERVAL)
@@ -398,6 +448,7 @@ impl Supervisor {
     /// Lets no more jobs in and refuses those that wait. Workers end when they find their queue closed.
     fn close(&mut self, state: HsmState, reason: &str) {
         self.shared.set_gate(Gate::Closed(state));
+        self.restarting = None;
         if let Some(queue) = self.queue.take() {
             for job in queue.try_iter() {
                 job.answer.refuse(HsmError::Unavailable(reason.to_owned()));
@@ -416,7 +467,7 @@ impl Supervisor {
         );
         let until = Instant::now() + STOP_WAIT.min(self.shared.config.call_deadline);
         while self.shared.threads_inside() > 0 && Instant::now() < until {
-            std::thread::sleep(Duration::from_millis(1));
+            std::thread::sleep(LEAVE_LOOK);
         }
         if let Some(module) = self.module.take() {
             module.release(self.shared.threads_inside() > 0);

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crossbeam_channel::{Receiver, Sender};
 use cryptoki::slot::Slot;
 
-use super::connect::{look_again, open_another};
+use super::connect::{look_again, open_another, unseen};
 use super::job::{Answer, Job};
 use super::{Event, Facts, Inside, Shared};
 use crate::error::HsmError;
@@ -199,7 +199,7 @@ impl Worker {
         let reason = match &event {
             Event::Fatal(error) => error.to_string(),
             Event::Lost { reason, .. } => reason.clone(),
-            Event::Attempt { .. } | Event::Stop => String::new(),
+            Event::Attempt { .. } | Event::Restart { .. } | Event::Stop => String::new(),
         };
         // Before the caller is told, so that one who tries again at once finds the gate closed.
         self.shared.close_gate(self.connection, &reason);
@@ -238,8 +238,9 @@ fn refresh(conn: &mut Conn, facts: &Facts) -> Result<(), Fault> {
         }
         Err(fault) => Err(fault),
     });
-    match found {
-        Err(Fault::Own(HsmError::Unavailable(_))) if conn.wraps_as(&known) => Ok(()),
-        other => other,
+    if found?.is_some() || conn.wraps_as(&known) {
+        Ok(())
+    } else {
+        Err(unseen())
     }
 }
