@@ -177,6 +177,7 @@ impl Supervisor {
             // It is being connected anyway.
             return;
         }
+        tracing::info!("starting the PKCS#11 module anew, to see what others made on the token");
         self.open_queue();
         self.restarting = Some(Instant::now());
     }
