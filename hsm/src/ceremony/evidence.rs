@@ -84,32 +84,17 @@ pub(super) fn evidence(config: &HsmConfig) -> Result<Evidence, HsmError> {
 fn collect(line: &Line, found: &Found, shape: KeyShape) -> Result<Evidence, Fault> {
     let offered = line.library().context.get_mechanism_list(found.slot)?;
     let objects = objects::all(line)?;
+    // At once, as a running server replaces its epoch object with each change of the store: what follows takes longer.
+    let told = objects
+        .iter()
+        .map(|object| tell(line, object))
+        .collect::<Result<_, Fault>>()?;
     let (keys, checked) = key_set(line, &objects, shape)?;
     // With good keys the self-tests show that they work, not only what they say of themselves.
     let profile = checked
         .map(|keys| selftest::run(line, &keys, &offered))
         .transpose()?
         .map(|abilities| abilities.profile);
-    let objects = objects
-        .into_iter()
-        .map(|object| {
-            Ok(ObjectEvidence {
-                class: object.class_name(),
-                spki: if object.class == CKO_PUBLIC_KEY {
-                    keys::spki(line, object.handle)?
-                } else {
-                    None
-                },
-                attributes: if object.has_class() {
-                    text::attributes(line, object.handle)?
-                } else {
-                    Vec::new()
-                },
-                name: object.name,
-                label: object.label,
-            })
-        })
-        .collect::<Result<_, Fault>>()?;
     let mut mechanisms: Vec<_> = offered.iter().map(|m| text::mechanism(**m)).collect();
     mechanisms.sort();
     Ok(Evidence {
@@ -119,7 +104,25 @@ fn collect(line: &Line, found: &Found, shape: KeyShape) -> Result<Evidence, Faul
         mechanisms,
         profile,
         keys,
-        objects,
+        objects: told,
+    })
+}
+
+fn tell(line: &Line, object: &TokenObject) -> Result<ObjectEvidence, Fault> {
+    Ok(ObjectEvidence {
+        name: object.name.clone(),
+        label: object.label.clone(),
+        class: object.class_name(),
+        spki: if object.class == CKO_PUBLIC_KEY {
+            keys::spki(line, object.handle)?
+        } else {
+            None
+        },
+        attributes: if object.has_class() {
+            text::attributes(line, object.handle)?
+        } else {
+            Vec::new()
+        },
     })
 }
 
