@@ -750,7 +750,10 @@ async fn detached<T: Send + 'static>(
 
 fn in_order<T>(mut results: Answers<T>) -> Vec<Result<T, KeyringError>> {
     results.sort_unstable_by_key(|(index, _)| *index);
-    results.into_iter().map(|(_, result)| result).collect()
+    // `collect` would use the same memory again and then ask for less of it, which takes longer than other memory.
+    let mut in_order = Vec::with_capacity(results.len());
+    in_order.extend(results.into_iter().map(|(_, result)| result));
+    in_order
 }
 
 fn mac_item(version: &Arc<Version>, hash: HashAlgorithm, input: HmacInput) -> MacItem {
