@@ -193,12 +193,10 @@ fn a_module_that_is_not_well_after_it_was_started_anew_is_found_again() {
 
 #[test]
 fn a_module_in_which_a_call_hangs_is_not_started_anew_and_serves() {
-    in_child_with(
+    in_child(
         "a_module_in_which_a_call_hangs_is_not_started_anew_and_serves",
-        2,
         async |rig| {
             let sealed = rig.encrypt().await.unwrap();
-            tokio::time::sleep(Duration::from_millis(200)).await;
             rig.control("hang C_GenerateKeyPair");
             let hung = tokio::spawn({
                 let rig = rig.clone();
@@ -208,12 +206,21 @@ fn a_module_in_which_a_call_hangs_is_not_started_anew_and_serves() {
                 }
             });
             tokio::time::sleep(Duration::from_millis(50)).await;
+            let behind = tokio::spawn({
+                let (rig, sealed) = (rig.clone(), sealed.clone());
+                async move { rig.decrypt(&sealed).await }
+            });
+            tokio::time::sleep(Duration::from_millis(50)).await;
             let before = rig.logged("C_Finalize");
             rig.hsm.restart_module().await;
             let asked = Instant::now();
             assert_eq!(*rig.decrypt(&sealed).await.unwrap(), DATA);
             assert!(asked.elapsed() < 3 * DEADLINE, "{:?}", asked.elapsed());
             assert!(matches!(hung.await.unwrap(), Err(HsmError::Deadline(_))));
+            assert!(matches!(
+                behind.await.unwrap(),
+                Err(HsmError::Unavailable(_))
+            ));
             assert_eq!(rig.logged("C_Finalize"), before);
             assert_eq!(rig.hsm.state(), HsmState::Ready);
             rig.control("");

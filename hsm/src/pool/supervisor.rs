@@ -9,7 +9,7 @@ use cryptoki::slot::Slot;
 
 use super::connect::{Connected, connect};
 use super::worker::{Post, Worker};
-use super::{Event, Facts, Gate, Inside, Job, Shared};
+use super::{Event, Facts, Gate, Inside, Job, Pool, Shared};
 use crate::error::HsmError;
 use crate::fault::Fault;
 use crate::line::Watch;
@@ -89,8 +89,8 @@ struct Supervisor {
     attempts: u64,
     /// When to try to connect; none while connected or stopped.
     retry: Option<Retry>,
-    /// Since when the workers are waited for, so that the module can be started anew.
-    restarting: Option<Instant>,
+    /// The workers are waited for, so that the module can be started anew: the queue that they are to empty.
+    restarting: Option<Receiver<Job>>,
     lost_at: Option<Instant>,
     logged: Option<Instant>,
 }
@@ -178,16 +178,19 @@ impl Supervisor {
             return;
         }
         tracing::info!("starting the PKCS#11 module anew, to see what others made on the token");
+        self.restarting = self.queue.take();
         self.open_queue();
-        self.restarting = Some(Instant::now());
     }
 
     fn go_on_restarting(&mut self) {
-        let Some(since) = self.restarting else { return };
-        if self.shared.threads_inside() > 0 && since.elapsed() < self.shared.config.call_deadline {
+        let mut posts = self.posts.iter();
+        if self.restarting.is_none() || posts.any(|post| post.connection != self.connection) {
             return;
         }
-        self.restarting = None;
+        // With the last worker in a hung call, or out of its session, nobody is left to empty it.
+        for job in self.restarting.take().iter().flat_map(Receiver::try_iter) {
+            job.answer.refuse(Pool::lost());
+        }
         self.begin_attempt(true);
     }
 
@@ -449,8 +452,7 @@ impl Supervisor {
     /// Lets no more jobs in and refuses those that wait. Workers end when they find their queue closed.
     fn close(&mut self, state: HsmState, reason: &str) {
         self.shared.set_gate(Gate::Closed(state));
-        self.restarting = None;
-        if let Some(queue) = self.queue.take() {
+        for queue in [self.restarting.take(), self.queue.take()].iter().flatten() {
             for job in queue.try_iter() {
                 job.answer.refuse(HsmError::Unavailable(reason.to_owned()));
             }
