@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::turn;
 use cryptoki::context::Pkcs11;
@@ -465,7 +465,9 @@ async fn what_the_module_has_missed_it_shows_when_started_anew_and_no_request_is
         .collect();
     let served = async |at_least| {
         let before = requests.load(Ordering::Relaxed);
+        let until = Instant::now() + Duration::from_secs(30);
         while requests.load(Ordering::Relaxed) < before + at_least {
+            assert!(Instant::now() < until, "nothing is served any more");
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
@@ -474,7 +476,7 @@ async fn what_the_module_has_missed_it_shows_when_started_anew_and_no_request_is
     let found = hsm.refresh_keys().await.unwrap();
     assert_eq!(in_force(&found), [(1, false), (2, true)]);
     served(10).await;
-    // Several at a time are one.
+    // Several at a time.
     tokio::join!(
         hsm.restart_module(),
         hsm.restart_module(),
