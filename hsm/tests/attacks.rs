@@ -48,14 +48,7 @@ impl Attacker {
             Ok(()) | Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => {}
             Err(error) => panic!("{error}"),
         }
-        let slot = library
-            .0
-            .get_slots_with_token()
-            .unwrap()
-            .into_iter()
-            .find(|slot| library.0.get_token_info(*slot).unwrap().label() == token.label())
-            .unwrap();
-        let session = library.0.open_rw_session(slot).unwrap();
+        let session = common::open_session(&library.0, token.label());
         let pin = std::fs::read_to_string(token.pin_file()).unwrap();
         match session.login(UserType::User, Some(&AuthPin::new(pin.into()))) {
             Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => {}

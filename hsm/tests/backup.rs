@@ -217,13 +217,7 @@ impl Thief {
             Ok(()) | Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => {}
             Err(error) => panic!("{error}"),
         }
-        let slot = library
-            .get_slots_with_token()
-            .unwrap()
-            .into_iter()
-            .find(|slot| library.get_token_info(*slot).unwrap().label() == token.label)
-            .unwrap();
-        let session = library.open_rw_session(slot).unwrap();
+        let session = common::open_session(&library, &token.label);
         let pin = str::from_utf8(token.user_pin.expose()).unwrap().to_owned();
         session
             .login(UserType::User, Some(&AuthPin::new(pin.into())))

@@ -301,13 +301,7 @@ fn with_session(token: &Throwaway, body: impl FnOnce(&Session)) {
         Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => false,
         Err(error) => panic!("{error}"),
     };
-    let slot = library
-        .get_slots_with_token()
-        .unwrap()
-        .into_iter()
-        .find(|slot| library.get_token_info(*slot).unwrap().label() == token.label())
-        .unwrap();
-    let session = library.open_rw_session(slot).unwrap();
+    let session = common::open_session(&library, token.label());
     let text = fs::read_to_string(token.pin_file()).unwrap();
     match session.login(UserType::User, Some(&AuthPin::new(text.into()))) {
         Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => {}

@@ -105,14 +105,6 @@ impl Rig {
         common::with_session(&self.module, &self.label, user, &pin, body);
     }
 
-    /// A session beside those of the `Hsm` that this process has, as nobody.
-    fn session(&self) -> Session {
-        let library = Pkcs11::new(&self.module).unwrap();
-        let mut slots = library.get_slots_with_token().unwrap().into_iter();
-        let slot = slots.find(|slot| library.get_token_info(*slot).unwrap().label() == self.label);
-        library.open_rw_session(slot.unwrap()).unwrap()
-    }
-
     fn destroy_by_hand(&self, class: ObjectClass, label: &str) {
         self.with_session(UserType::User, |session| {
             let template = [Attribute::Class(class), Attribute::Label(label.into())];
@@ -430,7 +422,8 @@ async fn what_the_module_has_missed_it_shows_when_started_anew_and_no_request_is
     rig.provision();
     let hsm = rig.start();
     let old = Arc::new(Keys::new(&hsm).await);
-    let session = rig.session();
+    // Beside those of `hsm`, in the same module.
+    let session = common::open_session(&Pkcs11::new(&rig.module).unwrap(), &rig.label);
     rig.elsewhere("make");
     rig.elsewhere("trust");
     let change = [

@@ -149,13 +149,7 @@ async fn a_signing_key_does_not_leave_the_token_and_does_nothing_else() {
     let module = Pkcs11::new(token().module()).unwrap();
     let flags = CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK);
     let _ = module.initialize(flags);
-    let slot = module
-        .get_slots_with_token()
-        .unwrap()
-        .into_iter()
-        .find(|slot| module.get_token_info(*slot).unwrap().label() == token().label())
-        .unwrap();
-    let session = module.open_rw_session(slot).unwrap();
+    let session = common::open_session(&module, token().label());
     let found = session
         .find_objects(&[
             Attribute::Class(ObjectClass::PRIVATE_KEY),

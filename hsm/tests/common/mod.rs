@@ -45,6 +45,17 @@ pub(crate) fn config(token: &Throwaway) -> HsmConfig {
     }
 }
 
+/// A session with the token of that label, in a module that is initialized.
+pub(crate) fn open_session(library: &Pkcs11, label: &str) -> Session {
+    let slot = library
+        .get_slots_with_token()
+        .unwrap()
+        .into_iter()
+        .find(|slot| library.get_token_info(*slot).unwrap().label() == label)
+        .unwrap();
+    library.open_rw_session(slot).unwrap()
+}
+
 /// With a session of the test's own, logged in, in a module that it initializes for this alone.
 pub(crate) fn with_session(
     module: &Path,
@@ -57,13 +68,7 @@ pub(crate) fn with_session(
     library
         .initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK))
         .unwrap();
-    let slot = library
-        .get_slots_with_token()
-        .unwrap()
-        .into_iter()
-        .find(|slot| library.get_token_info(*slot).unwrap().label() == label)
-        .unwrap();
-    let session = library.open_rw_session(slot).unwrap();
+    let session = open_session(&library, label);
     let pin = String::from_utf8(pin.to_vec()).unwrap();
     session
         .login(user, Some(&AuthPin::new(pin.into())))
