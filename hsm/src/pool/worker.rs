@@ -187,19 +187,15 @@ impl Worker {
     }
 
     fn give_up(&self, job: &Job, fault: Fault) {
+        let reason = fault.to_string();
         let event = match fault {
             Fault::Own(
                 error @ (HsmError::Pin(_) | HsmError::KeyPolicy { .. } | HsmError::SelfTest(_)),
             ) => Event::Fatal(error),
-            fault => Event::Lost {
+            _ => Event::Lost {
                 connection: self.connection,
-                reason: fault.to_string(),
+                reason: reason.clone(),
             },
-        };
-        let reason = match &event {
-            Event::Fatal(error) => error.to_string(),
-            Event::Lost { reason, .. } => reason.clone(),
-            Event::Attempt { .. } | Event::Restart { .. } | Event::Stop => String::new(),
         };
         // Before the caller is told, so that one who tries again at once finds the gate closed.
         self.shared.close_gate(self.connection, &reason);
