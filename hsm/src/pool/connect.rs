@@ -140,13 +140,13 @@ fn check_keys(shared: &Shared, line: &Line, known: Option<&Facts>) -> Result<Key
 
 /// As the sessions that are open already know them.
 fn keys_of_others(shared: &Shared, line: &Line, facts: &Facts) -> Result<Keys, Fault> {
-    let keys = look_again(|| {
+    look_again(|| {
         let mut keys = Keys::check(line, shared.config.shape)?;
         facts.recognize(&keys.generations.describe())?;
         let follows = keys.generations.follow(&facts.generations());
         Ok(follows.then_some(keys))
-    })?;
-    keys.ok_or_else(unseen)
+    })?
+    .ok_or_else(unseen)
 }
 
 /// Looks until there is something, but not for ever: a module may show new objects to one session before it shows them to the next.

@@ -184,14 +184,14 @@ impl Supervisor {
 
     fn go_on_restarting(&mut self) {
         let mut posts = self.posts.iter();
-        if self.restarting.is_none() || posts.any(|post| post.connection != self.connection) {
+        if posts.any(|post| post.connection != self.connection) {
             return;
         }
-        // With the last worker in a hung call, or out of its session, nobody is left to empty it.
-        for job in self.restarting.take().iter().flat_map(Receiver::try_iter) {
-            job.answer.refuse(Pool::lost());
+        if let Some(queue) = self.restarting.take() {
+            // With the last worker in a hung call, or out of its session, nobody is left to empty it.
+            refuse_queued(&queue, &Pool::lost());
+            self.begin_attempt(true);
         }
-        self.begin_attempt(true);
     }
 
     /// `restart`: the module is started anew before, if no thread is inside.
@@ -452,10 +452,9 @@ impl Supervisor {
     /// Lets no more jobs in and refuses those that wait. Workers end when they find their queue closed.
     fn close(&mut self, state: HsmState, reason: &str) {
         self.shared.set_gate(Gate::Closed(state));
+        let error = HsmError::Unavailable(reason.to_owned());
         for queue in [self.restarting.take(), self.queue.take()].iter().flatten() {
-            for job in queue.try_iter() {
-                job.answer.refuse(HsmError::Unavailable(reason.to_owned()));
-            }
+            refuse_queued(queue, &error);
         }
     }
 
@@ -516,6 +515,12 @@ fn attempt(
         module.release(false);
     }
     result
+}
+
+fn refuse_queued(queue: &Receiver<Job>, error: &HsmError) {
+    for job in queue.try_iter() {
+        job.answer.refuse(error.clone());
+    }
 }
 
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, HsmError> {
