@@ -5,7 +5,7 @@ use std::path::Path;
 
 use strongroom::ceremony::Mode;
 
-use crate::rig::{People, Room, describe, repair_token_files};
+use crate::rig::{People, Room, describe, done_once, lines_to_come};
 use crate::support::fault_module;
 
 const STEPS: [&str; 11] = [
@@ -25,43 +25,20 @@ const STEPS: [&str; 11] = [
 #[test]
 fn killed_at_every_line_it_goes_on() {
     let room = Room::new();
-    let mut moments = vec!["open".to_owned()];
-    for step in STEPS {
-        moments.extend([format!("begin {step}"), format!("done {step}")]);
-    }
-    moments.push("close".to_owned());
-    moments.extend(People::names().map(|name| format!("signature {name}")));
-    let mut reached = 0;
-    for moment in &moments {
-        if moment == "done identity" {
+    let everyone: Vec<&str> = People::names().collect();
+    let to_come = lines_to_come(&STEPS, &everyone);
+    for line in &to_come {
+        if line == "done identity" {
             // Without a certificate it waits there, and would not get to the line at all.
             room.run_to_the_certificate();
             room.sign_certificate();
         }
-        let from = room.transcript().len();
-        let kept = room.keep_token_files();
-        reached += usize::from(room.spawn().kill_when(|| room.has(moment, from)));
-        if repair_token_files(&kept) {
-            eprintln!("SoftHSM lost its token to the kill at {moment}; it was put back");
-        }
+        room.kill_at(line);
     }
-    // A quick step's `done` line can be there before the kill at its `begin` comes, and is then never written again.
-    assert!(
-        reached * 3 > moments.len(),
-        "{reached} of {}",
-        moments.len()
-    );
     room.run_to_the_end();
     room.verify();
     check(&room);
-    let told: Vec<String> = room.transcript().iter().map(describe).collect();
-    for step in STEPS {
-        let done = told
-            .iter()
-            .filter(|line| **line == format!("done {step}"))
-            .count();
-        assert_eq!(done, 1, "{step}: {told:#?}");
-    }
+    done_once(&room.transcript(), &to_come);
     assert!(room.transcript().iter().any(|line| {
         line["text"]
             .as_str()
@@ -103,16 +80,19 @@ fn killed_inside_the_tokens_functions_it_goes_on() {
         // call is slow, so that there is time to say so.
         let mut armed = step != "store";
         obey(if armed { &hang } else { "slow * 3\n" });
-        let killed = room.spawn().kill_when(|| {
-            if !armed && room.state().join("store").exists() {
-                obey(&hang);
-                armed = true;
-            }
-            armed && count(&log, &format!("fault {}", hang.trim())) > 0
-        });
-        assert!(killed, "{function} in {step} was not reached");
+        room.start()
+            .kill_when(&format!("{function} in {step}"), || {
+                if !armed && room.state().join("store").exists() {
+                    obey(&hang);
+                    armed = true;
+                }
+                armed && count(&log, &format!("fault {}", hang.trim())) > 0
+            });
         assert!(
-            !room.has(&format!("done {step}"), 0),
+            !room
+                .transcript()
+                .iter()
+                .any(|line| describe(line) == format!("done {step}")),
             "{function} came after {step}"
         );
         fs::write(&log, "").unwrap();

@@ -8,6 +8,9 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
 use p256::SecretKey;
 use p256::pkcs8::{EncodePublicKey as _, LineEnding};
 use pkcs8::pkcs5::{pbes2, scrypt};
@@ -327,14 +330,8 @@ impl Room {
     }
 
     /// Starts it.
-    pub fn spawn(&self) -> Running {
-        let child = self
-            .run_command()
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        Running { child }
+    pub fn start(&self) -> Running {
+        Running::start(self.run_command())
     }
 
     /// Runs it, and it must end well.
@@ -368,15 +365,6 @@ impl Room {
         path
     }
 
-    /// Keeps what SoftHSM knows of its token, before a kill.
-    pub fn keep_token_files(&self) -> Vec<(PathBuf, Vec<u8>)> {
-        files(&self.path().join("token"))
-            .into_iter()
-            .filter(|path| path.ends_with("token.object"))
-            .map(|path| (path.clone(), fs::read(path).unwrap()))
-            .collect()
-    }
-
     pub fn transcript_path(&self) -> PathBuf {
         self.dir().join("transcript.jsonl")
     }
@@ -386,12 +374,9 @@ impl Room {
         lines(&self.transcript_path())
     }
 
-    /// Whether the line that this describes is there ("begin keys", "close", "signature 3").
-    pub fn has(&self, wanted: &str, from: usize) -> bool {
-        self.transcript()
-            .iter()
-            .skip(from)
-            .any(|line| describe(line) == wanted)
+    /// Runs the ceremony until it has written the line that this describes ("begin keys", "close", "signature Alice"); there the power goes.
+    pub fn kill_at(&self, line: &str) {
+        kill_at(self.run_command(), &self.dir(), line);
     }
 
     /// The ceremony's outputs of a step.
@@ -543,57 +528,98 @@ pub fn recover(dir: &Path, plan: &Plan, mode: Mode, names: &[&str]) -> Pins {
     panic!("too few shares");
 }
 
-/// SoftHSM writes that file at each login, in place: a kill at that very moment loses its token, as no HSM's would be. Whether it
-/// happened; the file is then put back.
-pub fn repair_token_files(kept: &[(PathBuf, Vec<u8>)]) -> bool {
-    let mut repaired = false;
-    for (path, bytes) in kept {
-        if fs::read(path).is_ok_and(|now| now.len() < bytes.len()) {
-            fs::write(path, bytes).unwrap();
-            repaired = true;
-        }
+/// What a ceremony's lines are, one after the other.
+pub fn lines_to_come(steps: &[&str], signers: &[&str]) -> Vec<String> {
+    let mut lines = vec!["open".to_owned()];
+    for step in steps {
+        lines.extend([format!("begin {step}"), format!("done {step}")]);
     }
-    repaired
+    lines.push("close".to_owned());
+    lines.extend(signers.iter().map(|name| format!("signature {name}")));
+    lines.push("seal".to_owned());
+    lines
 }
 
-/// A ceremony's process.
+/// Each of these is there once, but for a step's beginning: it may have been begun again.
+pub fn done_once(transcript: &[Value], lines: &[String]) {
+    let written: Vec<String> = transcript.iter().map(describe).collect();
+    for line in lines.iter().filter(|line| !line.starts_with("begin ")) {
+        let times = written.iter().filter(|other| *other == line).count();
+        assert_eq!(times, 1, "{line}: {written:#?}");
+    }
+}
+
+/// Runs a ceremony until it has written the line that this describes into its folder; there the power goes.
+pub fn kill_at(mut ceremony: Command, dir: &Path, line: &str) {
+    ceremony
+        .env("LD_PRELOAD", support::built("libstrongroom_sync_stop.so"))
+        .env("STRONGROOM_SYNC_STOP", dir);
+    let transcript = dir.join("transcript.jsonl");
+    let from = lines(&transcript).len();
+    let has = || {
+        lines(&transcript)
+            .iter()
+            .skip(from)
+            .any(|written| describe(written) == line)
+    };
+    let mut running = Running::start(ceremony);
+    loop {
+        running.wait_for_stop(line);
+        if has() {
+            return;
+        }
+        kill(running.id(), Signal::SIGCONT).unwrap();
+    }
+}
+
+/// A ceremony's process. The power goes when this is dropped.
 pub struct Running {
     child: Child,
 }
 
 impl Running {
-    /// With its standard error in a pipe.
-    pub fn new(child: Child) -> Self {
+    fn start(mut ceremony: Command) -> Self {
+        let child = ceremony
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         Self { child }
     }
 
-    /// SIGKILL, as a power cut, when this becomes true. Whether it did before the process ended by itself.
-    pub fn kill_when(mut self, mut condition: impl FnMut() -> bool) -> bool {
+    fn id(&self) -> Pid {
+        Pid::from_raw(self.child.id().try_into().unwrap())
+    }
+
+    /// The power goes when this becomes true. It must, before the ceremony ends.
+    pub fn kill_when(mut self, what: &str, mut condition: impl FnMut() -> bool) {
         let deadline = Instant::now() + PATIENCE;
-        loop {
-            if condition() {
-                self.child.kill().unwrap();
-                self.child.wait().unwrap();
-                return true;
+        while !condition() {
+            if self.child.try_wait().unwrap().is_some() {
+                self.ended_before(what);
             }
-            if let Some(status) = self.child.try_wait().unwrap() {
-                let reached = condition();
-                let mut errors = String::new();
-                self.child
-                    .stderr
-                    .take()
-                    .unwrap()
-                    .read_to_string(&mut errors)
-                    .unwrap();
-                assert!(
-                    reached || status.code() == Some(WAITING) || status.success(),
-                    "{status}: {errors}"
-                );
-                return reached;
-            }
-            assert!(Instant::now() < deadline, "the ceremony hangs");
-            std::thread::sleep(Duration::from_micros(500));
+            pause(deadline);
         }
+    }
+
+    /// Waits until it stops itself (`tests/sync-stop`). It must, before it ends.
+    fn wait_for_stop(&mut self, what: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        let look = WaitPidFlag::WUNTRACED | WaitPidFlag::WNOHANG;
+        loop {
+            match waitpid(self.id(), Some(look)).unwrap() {
+                WaitStatus::Stopped(..) => return,
+                WaitStatus::StillAlive => pause(deadline),
+                _ => self.ended_before(what),
+            }
+        }
+    }
+
+    fn ended_before(&mut self, what: &str) -> ! {
+        let mut errors = String::new();
+        let mut said = self.child.stderr.take().unwrap();
+        said.read_to_string(&mut errors).unwrap();
+        panic!("it ended before {what}: {errors}");
     }
 }
 
@@ -602,6 +628,11 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn pause(deadline: Instant) {
+    assert!(Instant::now() < deadline, "the ceremony hangs");
+    std::thread::sleep(Duration::from_micros(500));
 }
 
 /// "begin keys", "done keys", "note keys", "open", "close", "signature", "seal".

@@ -500,7 +500,7 @@ pub fn fault_module() -> PathBuf {
 }
 
 /// A library that cargo puts beside the tests, since it is one of their dependencies.
-fn built(name: &str) -> PathBuf {
+pub fn built(name: &str) -> PathBuf {
     let library = std::env::current_exe().unwrap().with_file_name(name);
     assert!(
         library.exists(),

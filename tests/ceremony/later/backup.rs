@@ -5,7 +5,7 @@ use std::process::Stdio;
 use serde_json::Value;
 
 use super::{Later, born, to_the_end};
-use crate::rig::{AUDITOR, CUSTODIANS, OFFICER, Room, files, stderr};
+use crate::rig::{AUDITOR, CUSTODIANS, OFFICER, Room, files, lines_to_come, stderr};
 
 const RULES: &str = "[[rule]]\nidentities = [\"dns:vault.test\"]\nkeys = [\"*\"]\noperations = [\"create\", \"read\", \"encrypt\", \"decrypt\"]\n";
 
@@ -175,11 +175,14 @@ fn another_token_opens_what_the_lost_one_sealed() {
 fn killed_at_every_line_they_go_on() {
     let (room, sealed) = in_use();
     let backup = Later::new(&room, &["backup"]);
-    backup.killed_at(&["opening", "transport", "export", "closing"], &everyone());
+    backup.killed_at(&lines_to_come(
+        &["opening", "transport", "export", "closing"],
+        &everyone(),
+    ));
     backup.verify();
     lose_the_token(&room);
     let restore = restore(&room, &backup);
-    restore.killed_at(&RESTORE, &everyone());
+    restore.killed_at(&lines_to_come(&RESTORE, &everyone()));
     restore.verify();
     decrypts(&room, &sealed);
 }
@@ -272,7 +275,10 @@ fn a_plan_without_backup_stays_without() {
 fn a_second_token_takes_over() {
     let (room, sealed) = in_use();
     let add = Later::new(&room, &["add-token"]);
-    add.killed_at(&["opening", "second-token", "copy", "closing"], &everyone());
+    add.killed_at(&lines_to_come(
+        &["opening", "second-token", "copy", "closing"],
+        &everyone(),
+    ));
     add.verify();
     assert!(!add.dir.join("transport-shares").exists() && !add.dir.join("shares").exists());
     let copy = add.outputs("copy");

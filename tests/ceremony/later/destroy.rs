@@ -1,7 +1,7 @@
 use std::fs;
 
 use super::{Later, born};
-use crate::rig::{AUDITOR, OFFICER, describe, stderr};
+use crate::rig::{AUDITOR, OFFICER, describe, lines_to_come, stderr};
 
 const STEPS: [&str; 5] = ["opening", "inventory", "consent", "destroy", "closing"];
 
@@ -70,7 +70,12 @@ fn killed_at_every_line_it_goes_on() {
     let room = born();
     room.answer("appliance", "vault-keys-1\n");
     let destroy = Later::new(&room, &["destroy"]);
-    destroy.killed_at(&STEPS, &["Alice", "Bob", "Erin", OFFICER, AUDITOR]);
+    let mut to_come = lines_to_come(&STEPS, &["Alice", "Bob", "Erin", OFFICER, AUDITOR]);
+    // The audit key seals while it is there.
+    let seal = to_come.pop().unwrap();
+    let last = to_come.iter().position(|line| line == "begin destroy");
+    to_come.insert(last.unwrap(), seal);
+    destroy.killed_at(&to_come);
     destroy.verify();
 }
 

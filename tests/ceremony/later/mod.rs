@@ -13,7 +13,7 @@ mod rotate;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 
 use serde_json::Value;
 
@@ -21,7 +21,7 @@ use strongroom::ceremony::record::PinsRecord;
 use strongroom::ceremony::shares::{self, Added, Deal};
 use strongroom::ceremony::{CeremonyId, Mode, Recovery};
 
-use crate::rig::{People, Room, Running, describe, lines, repair_token_files, stderr};
+use crate::rig::{People, Room, done_once, kill_at, lines, stderr};
 use crate::support;
 
 /// A room whose ceremony is over: an appliance that could serve.
@@ -128,54 +128,13 @@ impl<'a> Later<'a> {
         panic!("three shares do not give it back");
     }
 
-    /// The power goes when each of these lines has been written, and once more at the end; each run goes on.
-    pub fn killed_at(&self, steps: &[&str], signers: &[&str]) {
-        let mut moments = vec!["open".to_owned()];
-        for step in steps {
-            moments.extend([format!("begin {step}"), format!("done {step}")]);
+    /// The power goes when each of these lines has been written; each run goes on, and repeats nothing that was done.
+    pub fn killed_at(&self, to_come: &[String]) {
+        for line in to_come {
+            kill_at(self.command(), &self.dir, line);
         }
-        moments.extend(["close".to_owned(), "seal".to_owned()]);
-        moments.extend(signers.iter().map(|name| format!("signature {name}")));
-        let mut reached = 0;
-        for moment in &moments {
-            // The run before may have come further than where it was to end.
-            if self
-                .transcript()
-                .iter()
-                .any(|line| describe(line) == *moment)
-            {
-                continue;
-            }
-            let from = self.transcript().len();
-            let kept = self.room.keep_token_files();
-            let child = self
-                .command()
-                .stdout(Stdio::null())
-                .stderr(Stdio::piped())
-                .spawn()
-                .unwrap();
-            let has = || {
-                self.transcript()
-                    .iter()
-                    .skip(from)
-                    .any(|line| describe(line) == *moment)
-            };
-            reached += usize::from(Running::new(child).kill_when(has));
-            if repair_token_files(&kept) {
-                eprintln!("SoftHSM lost its token to the kill at {moment}; it was put back");
-            }
-        }
-        // How many depends on how fast the lines follow one another; none would be a test of nothing.
-        assert!(reached >= 3, "{reached} of {}", moments.len());
         self.run_to_the_end();
-        let told: Vec<String> = self.transcript().iter().map(describe).collect();
-        for step in steps {
-            let done = told
-                .iter()
-                .filter(|line| **line == format!("done {step}"))
-                .count();
-            assert_eq!(done, 1, "{step}: {told:#?}");
-        }
+        done_once(&self.transcript(), to_come);
         // Once more changes nothing.
         let before = fs::read(self.transcript_path()).unwrap();
         self.run_to_the_end();

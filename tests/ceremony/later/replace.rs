@@ -5,7 +5,7 @@ use strongroom::ceremony::plan::Draft;
 use strongroom::ceremony::{Mode, Participant, Plan, PlanSignature};
 
 use super::{Later, born};
-use crate::rig::{AUDITOR, OFFICER, People, Room, describe, recover};
+use crate::rig::{AUDITOR, OFFICER, People, Room, describe, lines_to_come, recover};
 
 /// Bob leaves, Frank comes; everyone in the new plan signs it.
 fn revised(room: &Room) -> String {
@@ -89,10 +89,10 @@ fn killed_at_every_line_it_goes_on() {
     let room = born();
     let plan = revised(&room);
     let replace = Later::new(&room, &["replace-custodian", &plan]);
-    replace.killed_at(
+    replace.killed_at(&lines_to_come(
         &["opening", "pins", "closing"],
         &["Alice", "Frank", "Carol", "Dave", "Erin", OFFICER, AUDITOR],
-    );
+    ));
     replace.verify();
     let new_plan = Plan::load(Path::new(&plan)).unwrap();
     let pins = recover(

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use strongroom::client::Client;
 
 use super::{Later, born};
-use crate::rig::{AUDITOR, OFFICER, Room, Running, Serving, describe, stderr};
+use crate::rig::{AUDITOR, OFFICER, Room, Serving, kill_at, lines_to_come, stderr};
 
 const STEPS: [&str; 9] = [
     "opening",
@@ -313,10 +313,10 @@ fn killed_at_every_line_it_goes_on_without_a_server() {
     drop(api);
     serving.kill();
     let rotate = Later::new(&room, &["rotate-master"]);
-    rotate.killed_at(
+    rotate.killed_at(&lines_to_come(
         &STEPS,
         &["Alice", "Bob", "Carol", "Dave", "Erin", OFFICER, AUDITOR],
-    );
+    ));
     assert_eq!(rotate.outputs("move")["by"], "ceremony");
     assert!(rotate.verifies(&rotate.transcript_path(), &rotate.dir.join("chain")));
     let serving = room.serve();
@@ -357,21 +357,7 @@ fn server_and_ceremony_die_inside_the_move_and_go_on() {
     // It goes on by itself; the ceremony is killed in the middle of watching it.
     let serving = room.serve();
     let rotate = rotation(&room, &serving);
-    let child = rotate
-        .command()
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let from = rotate.transcript().len();
-    let has = || {
-        rotate
-            .transcript()
-            .iter()
-            .skip(from)
-            .any(|line| describe(line) == "begin move")
-    };
-    Running::new(child).kill_when(has);
+    kill_at(rotate.command(), &rotate.dir, "begin move");
     rotate.run_to_the_end();
     let api = Api::new(&serving);
     sealed.all_open(&api);
