@@ -48,6 +48,8 @@ pub struct Route {
     pub verb: Verb,
     /// Segments below the mount (or below `/v1/` for the system's own); `{…}` captures one.
     pub path: &'static str,
+    /// `path` up to its first `{`, and the rest: most rows are out of question by how a request's path begins.
+    parts: (&'static str, &'static str),
     /// What the policy is asked; `None`: any client whose certificate is good may.
     pub operation: Option<Operation>,
     /// Its name in metrics and in the audit log: the policy's word where there is one.
@@ -76,6 +78,7 @@ macro_rules! route {
         Route {
             verb: Verb::$verb,
             path: $path,
+            parts: parts($path),
             operation: $operation,
             label: $label,
             params: &[$($param),*],
@@ -85,6 +88,15 @@ macro_rules! route {
             handler: |call| Box::pin($handler(call)),
         }
     };
+}
+
+/// A path's beginning without captures, and the rest.
+const fn parts(path: &'static str) -> (&'static str, &'static str) {
+    let mut literal = 0;
+    while literal < path.len() && path.as_bytes()[literal] != b'{' {
+        literal += 1;
+    }
+    path.split_at(literal)
 }
 
 use Operation as O;
@@ -262,7 +274,7 @@ pub fn resolve<'a>(path: &'a str, verb: Verb, mounts: &[String]) -> Target<'a> {
 fn lookup<'a>(table: &'static [Route], path: &'a str, verb: Verb) -> Option<Target<'a>> {
     let (first, captures) = table
         .iter()
-        .find_map(|route| capture(route.path, path).map(|captures| (route, captures)))?;
+        .find_map(|route| capture(route, path).map(|captures| (route, captures)))?;
     let same_path = || table.iter().filter(|route| route.path == first.path);
     if let Some(route) = same_path().find(|route| route.verb == verb) {
         return Some(Target::Route(route, captures));
@@ -279,17 +291,19 @@ fn lookup<'a>(table: &'static [Route], path: &'a str, verb: Verb) -> Option<Targ
     Some(Target::WrongMethod(methods.join(", ")))
 }
 
-/// The captures, if the path has the pattern's shape.
-fn capture<'a>(pattern: &'static str, path: &'a str) -> Option<Captures<'a>> {
+/// The captures, if the path has the route's shape.
+fn capture<'a>(route: &Route, path: &'a str) -> Option<Captures<'a>> {
+    let (literal, pattern) = route.parts;
+    let rest = path.strip_prefix(literal)?;
     // Vault's own clients end the path of a list with a slash.
-    let path = if pattern == "keys" {
-        path.strip_suffix('/').unwrap_or(path)
+    let rest = if route.path == "keys" && rest == "/" {
+        ""
     } else {
-        path
+        rest
     };
     let mut captures = Captures::default();
     let mut others = captures.others.iter_mut();
-    let mut segments = path.split('/');
+    let mut segments = rest.split('/');
     for expected in pattern.split('/') {
         let segment = segments.next()?;
         match expected {
@@ -311,7 +325,7 @@ fn capture<'a>(pattern: &'static str, path: &'a str) -> Option<Captures<'a>> {
     if segments.next().is_some() {
         return None;
     }
-    captures.names = match (captures.name, pattern.starts_with("random/{source}")) {
+    captures.names = match (captures.name, route.path.starts_with("random/{source}")) {
         (Some(_), _) => &["name"],
         (None, true) => &["source"],
         (None, false) => &[],
