@@ -107,11 +107,19 @@ impl<'a> Params<'a> {
         captured: &'static [&'static str],
         body: &'a [u8],
     ) -> Result<Self, ApiError> {
+        let mut params = Self::none(names);
         if body.is_empty() {
-            return Ok(Self::none(names));
+            return Ok(params);
         }
+        let seed = Seed {
+            params: &mut params,
+            captured,
+        };
         let mut json = serde_json::Deserializer::from_slice(body);
-        json.deserialize_option_seed(Seed { names, captured })
+        match seed.deserialize(&mut json) {
+            Ok(()) => Ok(params),
+            Err(error) => Err(unreadable(&error)),
+        }
     }
 
     /// From `a=b&c=d`: a query, or a form's body.
@@ -295,64 +303,53 @@ fn conversion(name: &str, found: &str, wanted: &str) -> ApiError {
     ))
 }
 
-/// Reads the top-level object into [`Params`].
-struct Seed {
-    names: &'static [&'static str],
-    captured: &'static [&'static str],
-}
+const BATCH_ERROR: &str = "\u{1}batch\u{1}";
 
-/// `null` or an object, with Vault's error for anything else.
-trait JsonBody<'a> {
-    fn deserialize_option_seed(&mut self, seed: Seed) -> Result<Params<'a>, ApiError>;
-}
-
-impl<'a> JsonBody<'a> for serde_json::Deserializer<serde_json::de::SliceRead<'a>> {
-    fn deserialize_option_seed(&mut self, seed: Seed) -> Result<Params<'a>, ApiError> {
-        seed.deserialize(self).map_err(|e| {
-            // Errors of our own making carry this mark; the rest is JSON that can't be read.
-            let text = e.to_string();
-            match text.split_once(BATCH_ERROR) {
-                Some((_, why)) => {
-                    ApiError::bad_request(format!("failed to parse batch input: {why}"))
-                }
-                None => ApiError::bad_request("error parsing JSON"),
-            }
-        })
+/// Vault's error for a body that is neither `null` nor an object, or not even JSON.
+fn unreadable(error: &serde_json::Error) -> ApiError {
+    // Errors of our own making carry this mark; the rest is JSON that can't be read.
+    let text = error.to_string();
+    match text.split_once(BATCH_ERROR) {
+        Some((_, why)) => ApiError::bad_request(format!("failed to parse batch input: {why}")),
+        None => ApiError::bad_request("error parsing JSON"),
     }
 }
 
-const BATCH_ERROR: &str = "\u{1}batch\u{1}";
+/// Reads the top-level object into parameters: they are large, and stay where they are.
+struct Seed<'p, 'a> {
+    params: &'p mut Params<'a>,
+    captured: &'static [&'static str],
+}
 
-impl<'de> DeserializeSeed<'de> for Seed {
-    type Value = Params<'de>;
+impl<'de> DeserializeSeed<'de> for Seed<'_, 'de> {
+    type Value = ();
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Params<'de>, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
         deserializer.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for Seed {
-    type Value = Params<'de>;
+impl<'de> Visitor<'de> for Seed<'_, 'de> {
+    type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
     }
 
-    fn visit_unit<E: de::Error>(self) -> Result<Params<'de>, E> {
-        Ok(Params::none(self.names))
+    fn visit_unit<E: de::Error>(self) -> Result<(), E> {
+        Ok(())
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Params<'de>, A::Error> {
-        let mut params = Params::none(self.names);
-        let takes_batch = self.names.contains(&BATCH);
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let Self { params, captured } = self;
         let mut batches = 0;
         while let Some(name) = map.next_key::<Text<'de>>()? {
-            if takes_batch && &*name == BATCH {
+            if &*name == BATCH && params.names.contains(&BATCH) {
                 batches += 1;
                 params.batch = map.next_value::<Option<BatchItems<'de>>>()?.map(|b| b.0);
                 continue;
             }
-            if self.names.contains(&CLAIMS) && &*name == CLAIMS {
+            if &*name == CLAIMS && params.names.contains(&CLAIMS) {
                 if params.claims.is_some() {
                     return Err(de::Error::custom("a name is given twice"));
                 }
@@ -363,14 +360,14 @@ impl<'de> Visitor<'de> for Seed {
                 return Err(de::Error::custom("a name is given twice"));
             }
             let value = map.next_value()?;
-            if !params.set(self.captured, &name, value) {
+            if !params.set(captured, &name, value) {
                 params.unknown.push(name.0.into_owned());
             }
         }
         if batches > 1 {
             return Err(de::Error::custom("a name is given twice"));
         }
-        Ok(params)
+        Ok(())
     }
 }
 
