@@ -36,7 +36,7 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Body;
-use hyper::header::{self, HeaderMap, HeaderName};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Request, Response};
 use strongroom_hsm::Hsm;
@@ -395,7 +395,9 @@ fn admit(
     trail: &mut Trail<'_>,
 ) -> Result<Option<Presented>, ApiError> {
     still_good(app, peer)?;
-    let token = match presented_token(headers) {
+    let names = [&TOKEN, &header::AUTHORIZATION, &NAMESPACE, &WRAP_TTL];
+    let [own, authorization, namespace, wrap_ttl] = first_of(headers, names);
+    let token = match presented_token(own, authorization) {
         None => None,
         Some(text) => {
             let info = app
@@ -425,7 +427,7 @@ fn admit(
         }
     }
     // Asked after the policy: who is denied learns nothing of what the appliance supports.
-    refuse_headers(headers)?;
+    refuse_headers(namespace, wrap_ttl)?;
     if route.needs_audit()
         && let Err(error) = app.audit.check()
     {
@@ -446,11 +448,28 @@ fn still_good(app: &App, peer: &Peer) -> Result<(), ApiError> {
     })
 }
 
+/// The first value of each of these headers. In one pass: a request has few headers, and mostly none of these.
+fn first_of<'h, const N: usize>(
+    headers: &'h HeaderMap,
+    names: [&HeaderName; N],
+) -> [Option<&'h HeaderValue>; N] {
+    let mut values = [None; N];
+    for (name, value) in headers {
+        for (_, first) in names.iter().zip(&mut values).filter(|(n, _)| **n == name) {
+            first.get_or_insert(value);
+        }
+    }
+    values
+}
+
 /// `X-Vault-Token`, else `Authorization: Bearer`.
-fn presented_token(headers: &HeaderMap) -> Option<&str> {
-    let own = headers.get(&TOKEN).map(|v| v.to_str());
+fn presented_token<'h>(
+    own: Option<&'h HeaderValue>,
+    authorization: Option<&'h HeaderValue>,
+) -> Option<&'h str> {
+    let own = own.map(HeaderValue::to_str);
     let bearer = || {
-        headers.get(header::AUTHORIZATION).map(|v| {
+        authorization.map(|v| {
             v.to_str()
                 .map(|v| v.strip_prefix("Bearer ").unwrap_or_default())
         })
@@ -464,15 +483,18 @@ fn presented_token(headers: &HeaderMap) -> Option<&str> {
 }
 
 /// Headers that ask for what would silently not happen.
-fn refuse_headers(headers: &HeaderMap) -> Result<(), ApiError> {
-    if let Some(namespace) = headers.get(&NAMESPACE)
+fn refuse_headers(
+    namespace: Option<&HeaderValue>,
+    wrap_ttl: Option<&HeaderValue>,
+) -> Result<(), ApiError> {
+    if let Some(namespace) = namespace
         && !matches!(namespace.as_bytes(), b"" | b"/" | b"root" | b"root/")
     {
         return Err(ApiError::bad_request(
             "namespaces are not supported: leave X-Vault-Namespace out",
         ));
     }
-    if let Some(ttl) = headers.get(&WRAP_TTL)
+    if let Some(ttl) = wrap_ttl
         && !matches!(ttl.as_bytes(), b"" | b"0" | b"0s")
     {
         return Err(ApiError::bad_request(

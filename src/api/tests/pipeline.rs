@@ -70,6 +70,20 @@ fn tokens_work_with_their_certificate_only() {
             200,
         ),
         (Who::App, vec![("authorization", bearer.as_str())], 200),
+        // Of a header that is there twice the first one counts, and its own header before the other.
+        (
+            Who::App,
+            vec![("x-vault-token", token), ("x-vault-token", "wrong")],
+            200,
+        ),
+        (
+            Who::App,
+            vec![
+                ("authorization", bearer.as_str()),
+                ("x-vault-token", "wrong"),
+            ],
+            403,
+        ),
         (Who::Operator, vec![("x-vault-token", token)], 403),
         (Who::Operator, vec![("x-vault-token", "")], 200),
     ] {
