@@ -67,7 +67,10 @@ impl Chain {
         let kind = format!(r#"{{"type":"{}","seq":"#, content.kind);
         let time = format!(r#","time":"{:.3}","prev":""#, jiff::Timestamp::now());
         out.clear();
-        for members in content.members.split_inclusive(|byte| *byte == b'\n') {
+        let mut from = 0;
+        for end in memchr::memchr_iter(b'\n', &content.members) {
+            let members = content.members.get(from..=end).unwrap_or_default();
+            from = end + 1;
             let start = out.len();
             out.extend_from_slice(kind.as_bytes());
             digits(out, self.seq);
@@ -99,44 +102,50 @@ impl Content {
 
     /// One decision more.
     pub(super) fn decide(&mut self, entry: &Entry<'_>) {
-        self.text("request_id", entry.request_id);
-        self.text("identity", entry.identity);
-        self.text("token_id", entry.token_id);
-        self.text("remote", entry.remote);
-        self.text("operation", entry.operation);
-        self.text("key", entry.key);
-        self.number("key_version", u64::from(entry.key_version));
-        self.number("batch", entry.batch as u64);
-        self.number("batch_failed", entry.batch_failed as u64);
-        self.text("outcome", entry.outcome);
-        self.number("status", u64::from(entry.status));
-        self.text("reason", entry.reason);
+        self.text(r#","request_id":"#, entry.request_id);
+        self.text(r#","identity":"#, entry.identity);
+        self.text(r#","token_id":"#, entry.token_id);
+        self.text(r#","remote":"#, entry.remote);
+        self.text(r#","operation":"#, entry.operation);
+        self.text(r#","key":"#, entry.key);
+        self.number(r#","key_version":"#, u64::from(entry.key_version));
+        self.number(r#","batch":"#, entry.batch as u64);
+        self.number(r#","batch_failed":"#, entry.batch_failed as u64);
+        self.text(r#","outcome":"#, entry.outcome);
+        self.number(r#","status":"#, u64::from(entry.status));
+        self.text(r#","reason":"#, entry.reason);
         self.end();
     }
 
     pub(super) fn header(log_id: &[u8; 16], signing_key: &[u8; 32]) -> Self {
         let mut line = Self::of("header");
-        line.number("format", u64::from(FORMAT));
-        line.text("log_id", &base16ct::lower::encode_string(log_id));
-        line.text("signing_key", &base16ct::lower::encode_string(signing_key));
+        line.number(r#","format":"#, u64::from(FORMAT));
+        line.text(r#","log_id":"#, &base16ct::lower::encode_string(log_id));
+        line.text(
+            r#","signing_key":"#,
+            &base16ct::lower::encode_string(signing_key),
+        );
         line.end();
         line
     }
 
     pub(super) fn checkpoint(head: &Head, signature: &[u8; 64]) -> Self {
         let mut line = Self::of("checkpoint");
-        line.number("signed_seq", head.seq);
-        line.text("signed_hash", &base16ct::lower::encode_string(&head.hash));
-        line.text("signature", &BASE64_STANDARD.encode(signature));
+        line.number(r#","signed_seq":"#, head.seq);
+        line.text(
+            r#","signed_hash":"#,
+            &base16ct::lower::encode_string(&head.hash),
+        );
+        line.text(r#","signature":"#, &BASE64_STANDARD.encode(signature));
         line.end();
         line
     }
 
     pub(super) fn recovered(torn: &[u8]) -> Self {
         let mut line = Self::of("recovered");
-        line.number("torn_bytes", torn.len() as u64);
+        line.number(r#","torn_bytes":"#, torn.len() as u64);
         line.text(
-            "torn_sha256",
+            r#","torn_sha256":"#,
             &base16ct::lower::encode_string(&Sha256::digest(torn)),
         );
         line.end();
@@ -159,21 +168,17 @@ impl Content {
         }
     }
 
+    /// `name`: as it stands before the value, `,"name":`.
     fn text(&mut self, name: &str, value: &str) {
-        self.name(name);
+        self.members.extend_from_slice(name.as_bytes());
         // JSON of a text into memory has no way to fail; its newlines are escaped.
         let _ = serde_json::to_writer(&mut self.members, value);
     }
 
+    /// As [`Content::text`].
     fn number(&mut self, name: &str, value: u64) {
-        self.name(name);
-        digits(&mut self.members, value);
-    }
-
-    fn name(&mut self, name: &str) {
-        self.members.extend_from_slice(b",\"");
         self.members.extend_from_slice(name.as_bytes());
-        self.members.extend_from_slice(b"\":");
+        digits(&mut self.members, value);
     }
 
     fn end(&mut self) {
