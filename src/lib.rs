@@ -8,6 +8,7 @@ pub mod audit;
 pub mod ceremony;
 pub mod cli;
 pub mod client;
+mod clock;
 pub mod config;
 #[cfg(any(fuzzing, test))]
 #[doc(hidden)]

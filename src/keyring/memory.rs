@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use aes_gcm::{Aes256Gcm, Key as AesKey, KeyInit};
 use arc_swap::ArcSwapOption;
@@ -11,6 +11,7 @@ use tokio::sync::Mutex;
 use zeroize::Zeroizing;
 
 use super::KeyringError;
+use crate::clock;
 
 /// A key in host memory.
 pub(super) enum HostKey {
@@ -25,8 +26,7 @@ pub(super) struct MemorySlot {
     key: ArcSwapOption<HostKey>,
     /// Held while the token decrypts the key, so that it does so once.
     loading: Mutex<()>,
-    born: Instant,
-    /// Milliseconds after `born`.
+    /// By [`clock::uptime`], milliseconds.
     last_used: AtomicU64,
 }
 
@@ -35,7 +35,6 @@ impl MemorySlot {
         Self {
             key: ArcSwapOption::empty(),
             loading: Mutex::new(()),
-            born: Instant::now(),
             last_used: AtomicU64::new(0),
         }
     }
@@ -46,7 +45,7 @@ impl MemorySlot {
         hsm: &Hsm,
         wrapped: &Arc<WrappedKey>,
     ) -> Result<Arc<HostKey>, KeyringError> {
-        self.last_used.store(self.now(), Ordering::Relaxed);
+        self.last_used.store(now(), Ordering::Relaxed);
         if let Some(key) = self.key.load_full() {
             return Ok(key);
         }
@@ -73,9 +72,7 @@ impl MemorySlot {
 
     /// Drops the key if it was not used for `idle`. An operation that is using it keeps it until its end.
     pub(super) fn drop_idle(&self, idle: Duration) {
-        let unused = self
-            .now()
-            .saturating_sub(self.last_used.load(Ordering::Relaxed));
+        let unused = now().saturating_sub(self.last_used.load(Ordering::Relaxed));
         if u128::from(unused) >= idle.as_millis() {
             self.key.store(None);
         }
@@ -86,10 +83,10 @@ impl MemorySlot {
     pub(super) fn is_loaded(&self) -> bool {
         self.key.load().is_some()
     }
+}
 
-    fn now(&self) -> u64 {
-        u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
+fn now() -> u64 {
+    u64::try_from(clock::uptime().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A value alone on its page, so that unlocking it unlocks nobody else's.

@@ -17,7 +17,6 @@ mod peer;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
@@ -27,6 +26,8 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::SingleCertAndKey;
+
+use crate::clock;
 
 pub use self::files::{Expiry, expiries};
 pub use self::peer::Peer;
@@ -120,9 +121,7 @@ impl Tls {
     /// The reason, fit for a log and for the client.
     pub fn still_valid(&self, peer: &Peer) -> Result<(), String> {
         let current = self.current.load();
-        let now = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .map_err(|_| "the server's clock is before 1970".to_owned())?;
+        let now = clock::unix_time().ok_or("the server's clock is before 1970")?;
         if peer.was_checked(current.number, now.as_secs()) {
             return Ok(());
         }
