@@ -50,11 +50,7 @@ pub(super) fn start(shared: &Arc<Shared>) -> Result<Started, HsmError> {
         hung: Vec::new(),
         attempt: None,
         attempts: 0,
-        retry: Some(Retry {
-            at: Instant::now(),
-            wait: FIRST_WAIT,
-            failures: 0,
-        }),
+        retry: Some(Retry::at_once()),
         restarting: None,
         lost_at: None,
         logged: None,
@@ -100,6 +96,24 @@ struct Retry {
     at: Instant,
     wait: Duration,
     failures: u32,
+}
+
+impl Retry {
+    fn at_once() -> Self {
+        Self {
+            at: Instant::now(),
+            wait: FIRST_WAIT,
+            failures: 0,
+        }
+    }
+
+    fn after_a_failure(self) -> Self {
+        Self {
+            at: Instant::now() + self.wait,
+            wait: (self.wait * 2).min(LONGEST_WAIT),
+            failures: self.failures.saturating_add(1),
+        }
+    }
 }
 
 /// A thread and when it was last seen to move.
@@ -401,25 +415,13 @@ impl Supervisor {
             },
             reason,
         );
-        self.retry = Some(Retry {
-            at: Instant::now(),
-            wait: FIRST_WAIT,
-            failures: 0,
-        });
+        self.retry = Some(Retry::at_once());
         self.logged = None;
     }
 
     fn failed(&mut self, reason: &str) {
-        let previous = self.retry.unwrap_or(Retry {
-            at: Instant::now(),
-            wait: FIRST_WAIT,
-            failures: 0,
-        });
-        self.retry = Some(Retry {
-            at: Instant::now() + previous.wait,
-            wait: (previous.wait * 2).min(LONGEST_WAIT),
-            failures: previous.failures.saturating_add(1),
-        });
+        let previous = self.retry.unwrap_or_else(Retry::at_once);
+        self.retry = Some(previous.after_a_failure());
         self.lost_at.get_or_insert_with(Instant::now);
         // There is a queue if the module was being started anew.
         self.close(
