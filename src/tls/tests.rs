@@ -2,7 +2,7 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
-use std::time::{Duration, Instant};
+use std::time::SystemTime;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, IsCa, Issuer,
@@ -382,22 +382,18 @@ fn errors_say_what_is_expected() {
 }
 
 #[test]
-fn a_remembered_answer_is_fast_and_ends_with_the_certificate() {
+fn a_remembered_answer_needs_no_check_and_ends_with_the_certificate() {
     let house = House::new();
     let tls = house.load(&[]).unwrap();
     let leaf = house.ca.leaf(7, |_| ());
-    let peer = peer(&[&leaf.der]);
+    let mut peer = peer(&[&leaf.der]);
     tls.still_valid(&peer).unwrap();
-    let start = Instant::now();
-    for _ in 0..10_000 {
-        tls.still_valid(&peer).unwrap();
-    }
-    let each = start.elapsed() / 10_000;
-    // A whole check costs at least 20 µs; unoptimized, a remembered one stays under 2.
-    assert!(each < Duration::from_micros(2), "{each:?}");
+    // A check would not pass any more.
+    peer.chain = Arc::default();
+    tls.still_valid(&peer).unwrap();
 
-    let now = std::time::SystemTime::now()
-        .duration_since(std::time::SystemTime::UNIX_EPOCH)
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap()
         .as_secs();
     assert!(peer.was_checked(1, now));
