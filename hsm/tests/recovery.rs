@@ -56,8 +56,7 @@ fn a_lost_token_is_refused_at_once_and_found_again() {
                 .await;
             let asked = Instant::now();
             assert!(matches!(rig.encrypt().await, Err(HsmError::Unavailable(_))));
-            // At once: the token stays away for longer than that.
-            assert!(asked.elapsed() < Duration::from_secs(1));
+            assert!(asked.elapsed() < Duration::from_millis(50));
             tokio::time::sleep(Duration::from_secs(3)).await;
             let before = good.load(Ordering::Relaxed);
             assert!(matches!(rig.hsm.state(), HsmState::Reconnecting { .. }));
