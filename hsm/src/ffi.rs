@@ -61,10 +61,8 @@ impl Raw {
         };
         let mut list = ptr::null_mut();
         // SAFETY: the symbol has the type that PKCS#11 gives it, and `list` is valid for one pointer.
-        checked(
-            unsafe { get_function_list(&raw mut list) },
-            Function::GetFunctionList,
-        )?;
+        let rv = unsafe { get_function_list(&raw mut list) };
+        checked(rv, Function::GetFunctionList)?;
         if list.is_null() {
             return Err(Error::NullFunctionPointer);
         }

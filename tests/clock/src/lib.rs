@@ -4,6 +4,8 @@
 //! It is not libfaketime, since that one asks for memory while it answers the first question for the time, which is jemalloc's own while it
 //! starts, and the two wait for each other for ever. This one never allocates. It is called before `main`, so it does without Rust's runtime too.
 
+#![allow(unsafe_code, reason = "it takes the place of a C function")]
+
 use std::ffi::{c_char, c_int};
 use std::ptr;
 use std::sync::atomic::{AtomicI64, AtomicPtr, Ordering};

@@ -5,6 +5,8 @@
 //! - `control`: the control file's language;  `watch`: when it is read, and what a lost token does
 //! - `real`: the module behind this one;  `log`: the log file;  `codes`: names of return values
 
+#![allow(unsafe_code, reason = "a PKCS#11 module is a C interface")]
+
 mod codes;
 mod control;
 mod functions;

@@ -2,6 +2,8 @@
 //! the folder itself. Whoever started it sees the stop, looks at the files, and lets it go on or kills it: exactly there, however fast
 //! the next file would have come.
 
+#![allow(unsafe_code, reason = "it takes the place of a C function")]
+
 use std::ffi::c_int;
 use std::path::PathBuf;
 use std::{env, fs};
