@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 
 /// How often others are let run before a sleep.
 const TURNS: usize = 3;
-/// Nearly a slice of Linux's scheduler (2.8 ms on two processors): whoever takes as long has much to do.
+/// Half a tick of the kernel's scheduler at 250 Hz, as Debian builds it: a program that never waits is seldom interrupted sooner than by the next tick.
 const LONG: Duration = Duration::from_millis(2);
-/// A long turn weighs as much as this many short ones: a client with many connections takes one in twenty or so, a program that never waits each of them.
+/// A long turn weighs as much as this many short ones: a client with many connections takes one in twenty or so, a program that never waits nearly each of them.
 const WEIGHT: u32 = 4;
 /// So much more weight of long turns than of short ones is enough: 16 long ones in a row, say.
 const ENOUGH: u32 = 64;
