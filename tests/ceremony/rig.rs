@@ -398,7 +398,7 @@ impl Room {
         let mut programs = vec![self.command(&["ceremony", "verify"])];
         if let Some(python) = support::cryptography() {
             let mut second = Command::new(python);
-            second.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/ceremony_verify.py"));
+            second.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stranger/transcript.py"));
             programs.push(second);
         }
         for mut program in programs {

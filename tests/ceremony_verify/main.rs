@@ -1,4 +1,4 @@
-//! Transcripts, good and bad, checked twice: by `strongroom ceremony verify` and by `tests/ceremony_verify.py`, which was written from
+//! Transcripts, good and bad, checked twice: by `strongroom ceremony verify` and by `tests/stranger/transcript.py`, which was written from
 //! `docs/transcript-format.md` alone. They must agree each time.
 //!
 //! - `people`: keys in this process, the HSM's among them, and a plan
@@ -36,7 +36,7 @@ type Cases = Vec<(String, Vec<u8>)>;
 
 fn second(python: &Path, arguments: &[&str]) -> Output {
     Command::new(python)
-        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/ceremony_verify.py"))
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stranger/transcript.py"))
         .args(arguments)
         .output()
         .unwrap()

@@ -10,7 +10,7 @@
 #   seal-openbao  the same program around OpenBao's (its dependencies: tests/interop/seal-openbao)
 #   hvac   a Python interpreter that has hvac (tests/interop/hvac)
 #   node   a directory with node-vault and the script that uses it (tests/interop/node)
-#   cryptography  a Python interpreter that has pyca/cryptography, for tests/ceremony_verify.py (tests/interop/cryptography)
+#   cryptography  a Python interpreter that has pyca/cryptography, for tests/stranger/transcript.py (tests/interop/cryptography)
 #   pyjwt  a Python interpreter that has PyJWT (tests/interop/pyjwt)
 #   gojwt  a program around golang-jwt (tests/interop/gojwt)
 # They are kept in $STRONGROOM_INTEROP_CACHE, by default <repository>/.cache/interop.

@@ -147,7 +147,7 @@ impl<'a> Later<'a> {
         let mut programs = vec![self.room.command(&["ceremony", "verify"])];
         if let Some(python) = support::cryptography() {
             let mut second = Command::new(python);
-            second.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/ceremony_verify.py"));
+            second.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stranger/transcript.py"));
             programs.push(second);
         }
         let mut told = String::new();

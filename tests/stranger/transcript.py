@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Checks a ceremony's transcript: a second implementation, from docs/transcript-format.md alone.
 
-    ceremony_verify.py TRANSCRIPT... [--plan FILE] [--audit-key PEM] [--token-serial SERIAL] [--previous PATH]... [--rehearsal]
+    transcript.py TRANSCRIPT... [--plan FILE] [--audit-key PEM] [--token-serial SERIAL] [--previous PATH]... [--rehearsal]
 
 PATH is a transcript that a later ceremony goes on from, or a folder of them.
 
