@@ -3,6 +3,8 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 export CARGO_TERM_COLOR ?= auto
+# What .ci/install puts there on a machine that lacks it.
+export PATH := $(CURDIR)/.cache/go/bin:$(PATH)
 
 .PHONY: help demo test lint unit interop bench fuzz soak deb image test-image clean
 

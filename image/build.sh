@@ -3,6 +3,8 @@
 #
 #   image/build.sh [OUT]        default: <repository>/image/out
 #
+# Exit codes: 0 built; 77 this machine can't do it (the reason is on standard error); another: it failed.
+#
 # STRONGROOM_BINARY     a strongroom to put in instead of building the release
 # STRONGROOM_VERSION    the image's version; default: Cargo.toml's
 # STRONGROOM_MINIMUM    the oldest version that may still run once this one has been healthy; default 0
@@ -22,7 +24,9 @@ SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git -C "$repository" log -1 --format=%c
 export SOURCE_DATE_EPOCH STRONGROOM_IMAGE_CACHE=$cache
 
 main() {
-    [ "$(id -u)" = 0 ] || fail "needs root: it unpacks packages and mounts folders in a namespace of its own"
+    [ "$(id -u)" = 0 ] || cant "needs root: it unpacks packages and mounts folders in a namespace of its own"
+    unshare -m true 2>/dev/null ||
+        cant "mounts can't be kept to a namespace of their own here: / is no mount point (a chroot?), or that is not allowed (a container?)"
     mkdir -p "$cache" "$out"
     out=$(cd "$out" && pwd)
     "$here/keys.sh" >&2
@@ -51,6 +55,11 @@ main() {
 fail() {
     echo "build.sh: $1" >&2
     exit 1
+}
+
+cant() {
+    echo "build.sh: $1" >&2
+    exit 77
 }
 
 packages() {

@@ -20,6 +20,8 @@ set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cache=${STRONGROOM_INTEROP_CACHE:-$(cd "$here/../.." && pwd)/.cache/interop}
+# What .ci/install puts there on a machine without a Go that will do.
+PATH=$(cd "$here/../.." && pwd)/.cache/go/bin:$PATH
 
 main() {
     [ $# -gt 0 ] || set -- seal seal-openbao hvac cryptography pyjwt gojwt node vault

@@ -22,6 +22,7 @@ cant() {
 command -v mmdebstrap >/dev/null || cant "mmdebstrap is missing: .ci/install test"
 [ -n "$release" ] || cant "/etc/os-release names no release of Debian"
 grep -qw cgroup2 /proc/filesystems || cant "the kernel has no cgroup2"
+unshare --mount true 2>/dev/null || cant "mounts can't be kept to a namespace of their own here: / is no mount point (a chroot?), or that is not allowed (a container?)"
 
 mkdir -p "$cache"
 exec 9>"$tree.lock"
