@@ -12,7 +12,6 @@
 pub mod bench;
 pub mod ceremony;
 mod config;
-mod epoch;
 mod error;
 mod fault;
 mod ffi;
@@ -26,6 +25,7 @@ mod operations;
 mod pin;
 mod pool;
 mod provision;
+mod register;
 mod selector;
 mod selftest;
 mod session_key;
@@ -38,6 +38,7 @@ pub use config::{HsmConfig, KeyShape, PinSource, TokenSelector};
 pub use error::HsmError;
 pub use pin::SecretPin;
 pub use provision::{OptionalKeys, Provisioned, TransferKey};
+pub use register::Register;
 pub use types::{
     Digest, GcmItem, HashAlgorithm, HsmState, KeyUsage, MacItem, MasterGeneration, MasterKind,
     OaepHash, Profile, SignItem, Signature, SigningKey, SigningKind, TokenIdentity, TransferBlob,
@@ -58,7 +59,8 @@ pub struct Hsm {
     encryptions: Arc<Together<GcmItem, Vec<u8>>>,
     decryptions: Arc<Together<GcmItem, Zeroizing<Vec<u8>>>>,
     signatures: Arc<Together<SignItem, Vec<u8>>>,
-    epoch_writer: Arc<tokio::sync::Mutex<()>>,
+    /// One writer at a time: two would take the same sequence number.
+    register_writer: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// One result per item of a batch, or one error for the batch as a whole.
@@ -75,7 +77,7 @@ impl Hsm {
             encryptions: Arc::new(Together::new(Conn::encrypt, sessions)),
             decryptions: Arc::new(Together::new(Conn::decrypt, sessions)),
             signatures: Arc::new(Together::new(Conn::sign_items, sessions)),
-            epoch_writer: Arc::default(),
+            register_writer: Arc::default(),
         })
     }
 
@@ -236,15 +238,32 @@ impl Hsm {
 
     /// The value of the epoch data object (empty right after provisioning).
     pub async fn read_epoch(&self) -> Result<Vec<u8>, HsmError> {
-        self.pool.submit(|conn| epoch::read(&conn.line)).await
+        self.pool
+            .submit(|conn| Register::StoreEpoch.must_read(&conn.line))
+            .await
     }
 
     /// Replaces the value of the epoch data object; durable when this returns.
     pub async fn write_epoch(&self, value: Vec<u8>) -> Result<(), HsmError> {
-        // One at a time: two writers would take the same sequence number.
-        let _alone = self.epoch_writer.lock().await;
+        let _alone = self.register_writer.lock().await;
         self.pool
-            .submit(move |conn| epoch::write(&conn.line, &value))
+            .submit(move |conn| Register::StoreEpoch.must_write(&conn.line, &value))
+            .await
+    }
+
+    /// A register's value; `None` if it was never written.
+    pub async fn read_register(&self, register: Register) -> Result<Option<Vec<u8>>, HsmError> {
+        self.pool
+            .submit(move |conn| register.read(&conn.line))
+            .await
+    }
+
+    /// Replaces a register's value, and makes it where it is not there yet; durable when this returns. For [`Register::StoreEpoch`] there is
+    /// [`Hsm::write_epoch`].
+    pub async fn write_register(&self, register: Register, value: Vec<u8>) -> Result<(), HsmError> {
+        let _alone = self.register_writer.lock().await;
+        self.pool
+            .submit(move |conn| register.write(&conn.line, &value))
             .await
     }
 

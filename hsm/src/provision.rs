@@ -5,13 +5,13 @@ use std::sync::Arc;
 use cryptoki::object::ObjectHandle;
 
 use crate::config::{HsmConfig, KeyShape};
-use crate::epoch;
 use crate::error::HsmError;
 use crate::fault::Fault;
 use crate::keys::generation::Numbered;
 use crate::keys::{self, Keys};
 use crate::line::{Access, Line, Watch};
 use crate::module::Module;
+use crate::register::Register;
 use crate::selector::Wanted;
 use crate::template::{MEMORY_MASTER, REQUIRED, TRANSFER};
 use crate::transfer;
@@ -90,8 +90,11 @@ fn make_all(
     if let Some(name) = keys::existing(line)? {
         return Err(HsmError::KeyExists(name).into());
     }
-    if epoch::exists(line)? {
-        return Err(HsmError::KeyExists("epoch object".to_owned()).into());
+    // What an earlier appliance left there would be held against the new one's store and log.
+    for register in [Register::StoreEpoch, Register::AuditEnd] {
+        if register.exists(line)? {
+            return Err(HsmError::KeyExists(register.name().to_owned()).into());
+        }
     }
     or_nothing(line, |made| {
         make_each(line, shape, optional, progress, made)
@@ -133,8 +136,8 @@ fn make_each(
     } else {
         TransferKey::NotAsked
     };
-    progress("epoch object");
-    made.push(epoch::create(line)?);
+    progress(Register::StoreEpoch.name());
+    made.push(Register::StoreEpoch.create(line)?);
     // What the token made of the templates, not what they asked for.
     progress("check of all attributes");
     Keys::check(line, shape)?;

@@ -188,9 +188,6 @@ impl Rule {
     }
 }
 
-/// The label and application of the epoch data object.
-pub(crate) const EPOCH_LABEL: &str = "strongroom-epoch";
-
 macro_rules! rules {
     ($($when:ident $name:ident = $value:expr;)+) => { &[$(rule!($when $name = $value)),+] };
 }

@@ -20,8 +20,8 @@ use cryptoki::object::{Attribute, ObjectClass};
 use cryptoki::session::{Session, UserType};
 use strongroom_hsm::ceremony::{self, Evidence, KeySet, TokenCondition};
 use strongroom_hsm::{
-    Hsm, HsmConfig, HsmError, KeyUsage, MasterKind, OptionalKeys, PinSource, SecretPin, SlotState,
-    TokenSelector,
+    Hsm, HsmConfig, HsmError, KeyUsage, MasterKind, OptionalKeys, PinSource, Register, SecretPin,
+    SlotState, TokenSelector,
 };
 use tempfile::TempDir;
 
@@ -407,8 +407,18 @@ async fn whole_keys_are_told_by_their_epoch_and_die_with_evidence() {
         .unwrap();
     assert_eq!(birth.evidence().objects, evidence.objects);
     assert_eq!(birth.evidence().keys, KeySet::Unused);
+    for register in [Register::AuditEnd, Register::CeremonyTranscript] {
+        hsm.write_register(register, b"one".to_vec()).await.unwrap();
+    }
+    assert_eq!(birth.evidence().keys, KeySet::Unused, "the epoch decides");
     hsm.write_epoch(b"a store".to_vec()).await.unwrap();
-    let before = birth.evidence().objects.len();
+    let objects = birth.evidence().objects;
+    let told: Vec<_> = objects.iter().map(|o| o.name.as_str()).collect();
+    assert!(
+        told.ends_with(&["end of the audit log", "last transcript", "epoch object"]),
+        "{told:?}"
+    );
+    let before = objects.len();
     drop(hsm);
     assert_eq!(birth.evidence().keys, KeySet::InUse);
     let refused = ceremony::discard_unused_keys(&birth.config());
@@ -538,10 +548,20 @@ fn keys_that_nothing_depends_on_are_discarded_whole() {
         panic!("two store keys were accepted");
     };
     assert!(!in_use && problem.contains("store key"), "{problem}");
+    birth.with_session(|session| {
+        let template = [
+            Attribute::Class(ObjectClass::DATA),
+            Attribute::Token(true),
+            Attribute::Private(true),
+            Attribute::Label("strongroom-audit-end".into()),
+            Attribute::Value(1_u64.to_be_bytes().to_vec()),
+        ];
+        session.create_object(&template).unwrap();
+    });
     let discarded = birth.discard();
-    assert_eq!(discarded.len(), 10, "{discarded:?}");
+    assert_eq!(discarded.len(), 11, "{discarded:?}");
     assert_eq!(
-        discarded[9], "epoch object",
+        discarded[10], "epoch object",
         "while keys are left, it says that nothing depends on them"
     );
     assert_eq!(birth.evidence().objects, []);

@@ -16,7 +16,7 @@ use p256::ecdsa::{Signature, VerifyingKey};
 use p256::pkcs8::DecodePublicKey;
 use strongroom_hsm::{
     GcmItem, HashAlgorithm, Hsm, HsmConfig, HsmError, HsmState, KeyUsage, MacItem, MasterKind,
-    OaepHash, WrappedKey,
+    OaepHash, Register, WrappedKey, ceremony,
 };
 use zeroize::Zeroizing;
 
@@ -259,6 +259,33 @@ async fn the_epoch_is_kept() {
     let hsm = Hsm::start(config(token())).unwrap();
     assert_eq!(hsm.read_epoch().await.unwrap(), b"two");
     hsm.write_epoch(vec![]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_register_is_absent_until_it_is_written_and_each_is_its_own() {
+    let _turn = turn();
+    let hsm = Hsm::start(config(token())).unwrap();
+    for register in [Register::AuditEnd, Register::CeremonyTranscript] {
+        assert_eq!(hsm.read_register(register).await.unwrap(), None);
+    }
+    let both = tokio::join!(
+        hsm.write_register(Register::AuditEnd, vec![]),
+        hsm.write_register(Register::AuditEnd, b"end".to_vec()),
+    );
+    both.0.unwrap();
+    both.1.unwrap();
+    hsm.write_register(Register::CeremonyTranscript, b"transcript".to_vec())
+        .await
+        .unwrap();
+    drop(hsm);
+    let hsm = Hsm::start(config(token())).unwrap();
+    let read = |register| hsm.read_register(register);
+    assert_eq!(read(Register::AuditEnd).await.unwrap().unwrap(), b"end");
+    let transcript = read(Register::CeremonyTranscript).await.unwrap();
+    assert_eq!(transcript.unwrap(), b"transcript");
+    let beside = ceremony::read_register(&config(token()), Register::AuditEnd);
+    assert_eq!(beside.unwrap().unwrap(), b"end", "while the server runs");
+    assert_eq!(read(Register::StoreEpoch).await.unwrap().unwrap(), b"");
 }
 
 #[tokio::test]

@@ -7,12 +7,12 @@ use cryptoki::session::UserType;
 use super::objects::{self, TokenObject};
 use super::token::{init_token, log_in, on_token, with_module};
 use crate::config::HsmConfig;
-use crate::epoch;
 use crate::error::HsmError;
 use crate::fault::{Fault, Reach};
 use crate::line::{Access, Line, Watch};
 use crate::pin;
 use crate::pin::SecretPin;
+use crate::register::Register;
 use crate::selector::{Found, Wanted};
 use crate::types::TokenIdentity;
 
@@ -47,7 +47,8 @@ pub(super) fn discard_unused_keys(config: &HsmConfig) -> Result<Vec<String>, Hsm
     on_token(&config.module, &config.token, |line, _| {
         Access::new(config.pin.clone()).login(line)?;
         // An epoch object that can't be read is an error here: it may be a store's.
-        if epoch::exists(line)? && !epoch::read(line)?.is_empty() {
+        let epoch = Register::StoreEpoch.read(line)?;
+        if epoch.is_some_and(|value| !value.is_empty()) {
             let problem = "the epoch object has a value, so a store was born with them";
             return Err(HsmError::KeysInUse(problem.to_owned()).into());
         }

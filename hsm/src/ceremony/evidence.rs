@@ -10,9 +10,10 @@ use crate::error::HsmError;
 use crate::fault::Fault;
 use crate::keys::{self, Keys};
 use crate::line::{Access, Line};
+use crate::register::Register;
 use crate::selector::Found;
+use crate::selftest;
 use crate::types::{Profile, TokenIdentity};
-use crate::{epoch, selftest};
 
 /// A token's description of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,10 +137,10 @@ fn key_set(
         return Ok((KeySet::None, None));
     }
     let mut missing = keys::missing(line)?;
-    let has_epoch = epoch::exists(line)?;
-    let in_use = has_epoch && !epoch::read(line)?.is_empty();
-    if !has_epoch {
-        missing.push("epoch object".to_owned());
+    let epoch = Register::StoreEpoch.read(line)?;
+    let in_use = epoch.as_ref().is_some_and(|value| !value.is_empty());
+    if epoch.is_none() {
+        missing.push(Register::StoreEpoch.name().to_owned());
     }
     if !missing.is_empty() {
         return Ok((KeySet::Incomplete { missing, in_use }, None));

@@ -196,6 +196,17 @@ pub fn evidence(config: &HsmConfig) -> Result<Evidence, HsmError> {
     evidence::evidence(config)
 }
 
+/// A register's value, without a start of the whole appliance: also beside a server that runs. `None` if it was never written.
+pub fn read_register(
+    config: &HsmConfig,
+    register: crate::Register,
+) -> Result<Option<Vec<u8>>, HsmError> {
+    token::on_token(&config.module, &config.token, |line, _| {
+        crate::line::Access::new(config.pin.clone()).login(line)?;
+        objects::steadily(|| register.read(line))
+    })
+}
+
 /// Destroys every object on the token, whoever made it, checks that none is left, and initializes the token anew.
 /// Cut off by a power failure, it may be called again; the list then holds what was left.
 pub fn destroy(config: &HsmConfig, so_pin: &SecretPin) -> Result<Destroyed, HsmError> {

@@ -10,7 +10,8 @@ use super::text;
 use crate::fault::{Fault, Reach};
 use crate::keys::generation::{Numbered, parse};
 use crate::line::Line;
-use crate::template::{EPOCH_LABEL, KeySpec, OPTIONAL, REQUIRED};
+use crate::register::Register;
+use crate::template::{KeySpec, OPTIONAL, REQUIRED};
 
 /// What an object that nobody here made is called.
 const FOREIGN: &str = "not of the appliance";
@@ -67,7 +68,7 @@ pub(super) fn steadily<T>(mut body: impl FnMut() -> Result<T, Fault>) -> Result<
     body()
 }
 
-/// All that this login may see: the appliance's keys in the order of their making, then the epoch object, then the rest.
+/// All that this login may see: the appliance's keys in the order of their making, then the registers, the epoch object last, then the rest.
 pub(super) fn all(line: &Line) -> Result<Vec<TokenObject>, Fault> {
     steadily(|| list(line))
 }
@@ -156,8 +157,13 @@ fn identify(class: CK_ULONG, label: &str) -> (usize, String) {
             return (4 * place + 1, key.public_name());
         }
     }
-    if class == CKO_DATA && label == EPOCH_LABEL {
-        return (usize::MAX - 1, "epoch object".to_owned());
+    let register = Register::ALL.into_iter().find(|one| one.label() == label);
+    if let (Some(register), CKO_DATA) = (register, class) {
+        let rank = match register {
+            Register::StoreEpoch => usize::MAX - 1,
+            Register::AuditEnd | Register::CeremonyTranscript => usize::MAX - 3,
+        };
+        return (rank, register.name().to_owned());
     }
     if label.starts_with(PREFIX) {
         return (usize::MAX, format!("object labelled {label:?}"));

@@ -17,7 +17,6 @@ use zeroize::Zeroize as _;
 use super::token::{log_in, on_token};
 use super::{Epoch, MovedKey, Trial};
 use crate::config::{HsmConfig, KeyShape};
-use crate::epoch;
 use crate::error::HsmError;
 use crate::fault::Fault;
 use crate::keys::generation::{Numbered, parse};
@@ -25,11 +24,10 @@ use crate::keys::{Keys, Pair};
 use crate::line::{Access, Line};
 use crate::pin::SecretPin;
 use crate::provision;
+use crate::register::Register;
 use crate::selftest::{self, Abilities};
 use crate::session_key;
-use crate::template::{
-    AUDIT, EPOCH_LABEL, MASTER, MEMORY_MASTER, OPTIONAL, Rule, STORE, TRANSFER, WRAPPING,
-};
+use crate::template::{AUDIT, MASTER, MEMORY_MASTER, OPTIONAL, Rule, STORE, TRANSFER, WRAPPING};
 use crate::types::{KeyUsage, MasterKind};
 
 /// Bytes of AES-256.
@@ -153,7 +151,7 @@ fn wrap_all(
         });
     }
     let trial = Trial::new(line, &keys, &abilities)?;
-    let value = epoch::read(line)?;
+    let value = Register::StoreEpoch.must_read(line)?;
     Ok((moved, trial, Epoch(value)))
 }
 
@@ -253,8 +251,8 @@ pub(super) fn import(
         if let Some(name) = crate::keys::existing(line)? {
             return Err(HsmError::KeyExists(name).into());
         }
-        if epoch::exists(line)? {
-            return Err(HsmError::KeyExists(EPOCH_LABEL.to_owned()).into());
+        if Register::StoreEpoch.exists(line)? {
+            return Err(HsmError::KeyExists(Register::StoreEpoch.label().to_owned()).into());
         }
         let offered = line.library().context.get_mechanism_list(found.slot)?;
         let unwrapping = create(
@@ -278,9 +276,9 @@ pub(super) fn import(
         let keys = Keys::check(line, KeyShape::Moved)?;
         trial.check(line, &keys)?;
         // Last, as where keys are made: while it is missing or empty, nothing depends on them.
-        epoch::create(line)?;
+        Register::StoreEpoch.create(line)?;
         if !epoch.0.is_empty() {
-            epoch::write(line, &epoch.0)?;
+            Register::StoreEpoch.write(line, &epoch.0)?;
         }
         Ok(())
     })

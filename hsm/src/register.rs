@@ -1,0 +1,142 @@
+//! Registers: small values on the token, each a data object. They tell what lies outside of it (store, audit log, transcripts) and is
+//! rolled back or cut off from what is current.
+//!
+//! A token need not let `CKA_VALUE` be set (`SoftHSM` does not), so a new object is made before the old one is destroyed. Each value begins
+//! with a sequence number, 8 bytes big-endian; of two objects, after a crash between the two steps, the higher number counts.
+
+use cryptoki::object::{Attribute, ObjectClass, ObjectHandle};
+use cryptoki_sys::{CKA_VALUE, CKO_DATA};
+
+use crate::error::HsmError;
+use crate::fault::Fault;
+use crate::line::Line;
+
+/// One of the values that a token keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Register {
+    /// What the store must be: made with the keys, empty until a store is born. While it is empty nothing depends on the keys.
+    StoreEpoch,
+    /// How far the audit log had come.
+    AuditEnd,
+    /// The last ceremony's transcript.
+    CeremonyTranscript,
+}
+
+impl Register {
+    /// Every one.
+    pub const ALL: [Self; 3] = [Self::StoreEpoch, Self::AuditEnd, Self::CeremonyTranscript];
+
+    /// `CKA_LABEL` and `CKA_APPLICATION` of its object.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::StoreEpoch => "strongroom-epoch",
+            Self::AuditEnd => "strongroom-audit-end",
+            Self::CeremonyTranscript => "strongroom-transcript",
+        }
+    }
+
+    /// For people.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::StoreEpoch => "epoch object",
+            Self::AuditEnd => "end of the audit log",
+            Self::CeremonyTranscript => "last transcript",
+        }
+    }
+
+    /// The value with the highest sequence number, without that number; `None` if there is no object.
+    pub(crate) fn read(self, line: &Line) -> Result<Option<Vec<u8>>, Fault> {
+        let latest = self.all(line)?.into_iter().max_by_key(|one| one.sequence);
+        Ok(latest.map(|one| one.value))
+    }
+
+    /// As [`Register::read`], of one that was made with the keys.
+    pub(crate) fn must_read(self, line: &Line) -> Result<Vec<u8>, Fault> {
+        Ok(self.read(line)?.ok_or_else(|| self.missing())?)
+    }
+
+    /// Makes the value the current one, and the object if there is none; durable when this returns, as far as the token is.
+    pub(crate) fn write(self, line: &Line, value: &[u8]) -> Result<(), Fault> {
+        self.replace(line, self.all(line)?, value)
+    }
+
+    /// As [`Register::write`], of one that was made with the keys: a token that lost it has lost what it said.
+    pub(crate) fn must_write(self, line: &Line, value: &[u8]) -> Result<(), Fault> {
+        let old = self.all(line)?;
+        if old.is_empty() {
+            return Err(self.missing().into());
+        }
+        self.replace(line, old, value)
+    }
+
+    fn replace(self, line: &Line, old: Vec<Stored>, value: &[u8]) -> Result<(), Fault> {
+        let last = old.iter().map(|one| one.sequence).max().unwrap_or_default();
+        let sequence = last
+            .checked_add(1)
+            .ok_or_else(|| self.broken("CKA_VALUE", "has reached the last sequence number"))?;
+        self.make(line, sequence, value)?;
+        for one in old {
+            line.session().destroy_object(one.handle)?;
+        }
+        Ok(())
+    }
+
+    /// The first, empty value.
+    pub(crate) fn create(self, line: &Line) -> Result<ObjectHandle, Fault> {
+        self.make(line, 1, &[])
+    }
+
+    pub(crate) fn exists(self, line: &Line) -> Result<bool, Fault> {
+        Ok(!line.find(CKO_DATA, self.label())?.is_empty())
+    }
+
+    fn all(self, line: &Line) -> Result<Vec<Stored>, Fault> {
+        line.find(CKO_DATA, self.label())?
+            .into_iter()
+            .map(|handle| {
+                let bytes = line.raw().attribute(line.session(), handle, CKA_VALUE)?;
+                let (sequence, value) = bytes
+                    .as_deref()
+                    .and_then(<[u8]>::split_first_chunk)
+                    .ok_or_else(|| self.broken("CKA_VALUE", "holds no sequence number"))?;
+                Ok(Stored {
+                    handle,
+                    sequence: u64::from_be_bytes(*sequence),
+                    value: value.to_vec(),
+                })
+            })
+            .collect()
+    }
+
+    fn make(self, line: &Line, sequence: u64, value: &[u8]) -> Result<ObjectHandle, Fault> {
+        let mut bytes = sequence.to_be_bytes().to_vec();
+        bytes.extend_from_slice(value);
+        Ok(line.session().create_object(&[
+            Attribute::Class(ObjectClass::DATA),
+            Attribute::Label(self.label().into()),
+            Attribute::Application(self.label().into()),
+            Attribute::Token(true),
+            Attribute::Private(true),
+            Attribute::Modifiable(false),
+            Attribute::Value(bytes),
+        ])?)
+    }
+
+    fn missing(self) -> HsmError {
+        self.broken("CKA_LABEL", "is on no data object: make the keys first")
+    }
+
+    fn broken(self, attribute: &str, problem: &str) -> HsmError {
+        HsmError::KeyPolicy {
+            key: self.name().to_owned(),
+            attribute: attribute.to_owned(),
+            problem: problem.to_owned(),
+        }
+    }
+}
+
+struct Stored {
+    handle: ObjectHandle,
+    sequence: u64,
+    value: Vec<u8>,
+}
