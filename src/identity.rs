@@ -29,6 +29,17 @@ const DNS_LABEL_MAX: usize = 63;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Identity(String);
 
+/// What an identity was made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A URI SAN with the scheme `spiffe`.
+    Spiffe,
+    /// A DNS SAN.
+    Dns,
+    /// The public key.
+    Key,
+}
+
 /// Why a certificate or a text gives no identity.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -118,6 +129,17 @@ impl Identity {
     /// The name.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// What it was made of.
+    pub fn kind(&self) -> Kind {
+        if self.0.starts_with("dns:") {
+            Kind::Dns
+        } else if self.0.starts_with("spki:") {
+            Kind::Key
+        } else {
+            Kind::Spiffe
+        }
     }
 
     fn spiffe(id: &str) -> Result<Self, IdentityError> {

@@ -4,28 +4,21 @@ use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::SystemTime;
 
-use rustls::RootCertStore;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
-use x509_parser::prelude::{ASN1Time, CertificateRevocationList, FromDer, X509Certificate};
+use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::TlsError;
+use super::authority::{Authorities, Authority};
+use super::crl::Crl;
 
 /// More than any of these files needs (a public CA's full CRL has some MiB), and little enough to read at once.
 const MAX_FILE: u64 = 64 << 20;
-
-/// The CAs of clients.
-pub(super) struct Authorities {
-    pub(super) roots: Arc<RootCertStore>,
-    /// Each one's subject, DER and for people.
-    subjects: Vec<(Vec<u8>, String)>,
-}
 
 /// The server's chain with its key.
 pub(super) fn certified_key(certificate: &Path, key: &Path) -> Result<CertifiedKey, TlsError> {
@@ -39,7 +32,7 @@ pub(super) fn certified_key(certificate: &Path, key: &Path) -> Result<CertifiedK
                 format!(
                     "the server certificate {} expired on {}: renew it",
                     parsed.subject(),
-                    date(validity.not_after)
+                    date(validity.not_after.timestamp())
                 ),
             ));
         }
@@ -68,87 +61,28 @@ pub(super) fn certified_key(certificate: &Path, key: &Path) -> Result<CertifiedK
 
 /// The CAs that client certificates are checked against.
 pub(super) fn authorities(path: &Path) -> Result<Authorities, TlsError> {
-    let mut roots = RootCertStore::empty();
-    let mut subjects = Vec::new();
-    for certificate in certificates(path)? {
-        let parsed = parse(path, &certificate)?;
-        // Whoever holds the key of a certificate in this file can issue any identity, whether or not it says that it is a CA.
-        if !parsed.is_ca() {
-            return Err(refuse(
-                path,
-                format!(
-                    "{} is not a CA certificate: this file holds the CAs that issue client certificates, never a client's own",
-                    parsed.subject()
-                ),
-            ));
-        }
-        subjects.push((
-            parsed.subject().as_raw().to_vec(),
-            parsed.subject().to_string(),
-        ));
-        roots
-            .add(certificate)
-            .map_err(|error| refuse(path, format!("a CA certificate is not usable: {error}")))?;
-    }
-    Ok(Authorities {
-        roots: Arc::new(roots),
-        subjects,
-    })
+    let all = certificates(path)?
+        .iter()
+        .map(|certificate| Authority::new(path, certificate))
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(Authorities::new(all))
 }
 
-/// The CRLs; if there are any, every CA needs one.
-pub(super) fn crls(
-    paths: &[PathBuf],
-    authorities: &Authorities,
-) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
+/// Every CRL of these files.
+pub(super) fn crls(paths: &[PathBuf]) -> Result<Vec<Crl>, TlsError> {
     let mut crls = Vec::new();
-    let mut issuers = Vec::new();
     for path in paths {
         let pem = read(path)?;
         let before = crls.len();
         for crl in CertificateRevocationListDer::pem_slice_iter(&pem) {
             let crl = crl.map_err(|error| refuse(path, format!("{error}; {CRL_EXPECTED}")))?;
-            let (_, parsed) = CertificateRevocationList::from_der(&crl)
-                .map_err(|error| refuse(path, format!("a CRL can't be read: {error}")))?;
-            let next = parsed.next_update().ok_or_else(|| {
-                refuse(
-                    path,
-                    format!(
-                        "the CRL of {} has no nextUpdate, which RFC 5280 requires",
-                        parsed.issuer()
-                    ),
-                )
-            })?;
-            if now() > next.timestamp() {
-                return Err(refuse(
-                    path,
-                    format!(
-                        "the CRL of {} ended on {}: fetch its successor",
-                        parsed.issuer(),
-                        date(next)
-                    ),
-                ));
-            }
-            issuers.push(parsed.issuer().as_raw().to_vec());
-            crls.push(crl);
+            crls.push(Crl::read(path, &crl).map_err(|problem| refuse(path, problem))?);
         }
         if crls.len() == before {
             return Err(refuse(path, format!("no PEM CRL in it; {CRL_EXPECTED}")));
         }
     }
-    let without = authorities
-        .subjects
-        .iter()
-        .find(|(raw, _)| !crls.is_empty() && !issuers.contains(raw));
-    match (without, paths.first()) {
-        (Some((_, name)), Some(path)) => Err(refuse(
-            path,
-            format!(
-                "no CRL of the client CA {name} is configured, so all its clients would be refused: add it to tls.crls"
-            ),
-        )),
-        _ => Ok(crls),
-    }
+    Ok(crls)
 }
 
 /// When a certificate or a CRL ends.
@@ -291,7 +225,7 @@ fn parse<'a>(path: &Path, der: &'a [u8]) -> Result<X509Certificate<'a>, TlsError
         .map_err(|error| refuse(path, format!("a certificate can't be read: {error}")))
 }
 
-fn refuse(path: &Path, problem: String) -> TlsError {
+pub(super) fn refuse(path: &Path, problem: String) -> TlsError {
     TlsError {
         file: path.to_owned(),
         problem,
@@ -299,7 +233,7 @@ fn refuse(path: &Path, problem: String) -> TlsError {
 }
 
 /// Seconds since 1970.
-fn now() -> i64 {
+pub(super) fn now() -> i64 {
     SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .ok()
@@ -307,7 +241,10 @@ fn now() -> i64 {
         .unwrap_or(0)
 }
 
-fn date(time: ASN1Time) -> String {
-    jiff::Timestamp::from_second(time.timestamp())
-        .map_or_else(|_| time.to_string(), |timestamp| timestamp.to_string())
+/// Of seconds since 1970.
+pub(super) fn date(time: i64) -> String {
+    jiff::Timestamp::from_second(time).map_or_else(
+        |_| format!("second {time}"),
+        |timestamp| timestamp.to_string(),
+    )
 }

@@ -11,12 +11,13 @@ use std::{env, process, thread};
 
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
-use x509_parser::prelude::{CertificateRevocationList, FromDer as _, X509Certificate};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use super::files;
+use super::revocation::Revocation;
+use super::{files, provider};
 
 /// One file given as certificate, key, client CA and CRL: each is read or refused; all that is taken for a CA says that it is one,
-/// and where there are CRLs, each CA has one.
+/// and what was taken as CRLs once is taken again.
 pub fn pem_files(data: &[u8]) {
     let path = place();
     let written = fs::write(&path, data)
@@ -40,15 +41,14 @@ fn all_readers(path: &Path, data: &[u8]) {
         .collect();
     assert!(!parsed.is_empty() && parsed.len() == certificates.len());
     assert!(parsed.iter().all(|certificate| certificate.is_ca()));
-    if let Ok(crls) = files::crls(&[path.to_owned()], &authorities) {
-        for ca in parsed {
-            assert!(crls.iter().any(|crl| {
-                CertificateRevocationList::from_der(crl)
-                    .is_ok_and(|(_, crl)| crl.issuer().as_raw() == ca.subject().as_raw())
-            }));
-        }
+    let algorithms = provider().signature_verification_algorithms;
+    let revocation = files::crls(&[path.to_owned()])
+        .and_then(|crls| Revocation::new(crls, &authorities, algorithms, files::now()));
+    if let Ok(revocation) = revocation {
+        let none_follows_an_older_one = revocation.follows(&revocation);
+        assert!(none_follows_an_older_one.is_ok());
     }
-    assert!(files::crls(&[] as &[PathBuf], &authorities).is_ok_and(|crls| crls.is_empty()));
+    assert!(files::crls(&[] as &[PathBuf]).is_ok_and(|crls| crls.is_empty()));
 }
 
 /// One file for each thread of each process that runs this.

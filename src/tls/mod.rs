@@ -6,14 +6,19 @@
 //!   client that was revoked meanwhile would come back in. Clients of a key service hold few, long connections; a full
 //!   handshake for each is cheap.
 //! - With CRLs configured they cover the whole chain: each certificate from the client's up to the one that a CA of `client_ca` signed
-//!   needs a CRL of its issuer, and "unknown" is refused. A CRL past its `nextUpdate` is no longer evidence and is refused too; so publish CRLs well
-//!   before the last one ends. Without CRLs nothing is checked for revocation.
+//!   needs a CRL that its issuer's key signed, and "unknown" is refused. Of each key the highest number counts. A CRL past its `nextUpdate` is no longer
+//!   evidence, and the clients of its CA are refused; so publish CRLs well before the last one ends. Without CRLs nothing is checked for revocation.
 //! - A connection outlives the moment its certificate was checked, so [`Tls::still_valid`] asks again.
 
+mod authority;
+mod crl;
 mod files;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzz;
 mod peer;
+mod refusal;
+mod revocation;
+mod verifier;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,10 +28,11 @@ use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{default_provider, kx_group};
 use rustls::pki_types::{CertificateDer, UnixTime};
-use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::server::NoServerSessionStorage;
 use rustls::sign::SingleCertAndKey;
 
+use self::revocation::Revocation;
+use self::verifier::Verifier;
 use crate::clock;
 
 pub use self::files::{Expiry, expiries};
@@ -67,7 +73,7 @@ pub struct Tls {
 struct Generation {
     number: u64,
     server: Arc<ServerConfig>,
-    verifier: Arc<dyn ClientCertVerifier>,
+    verifier: Arc<Verifier>,
 }
 
 /// What the files hold now, good and not yet in force. While it is there, nobody else reads them again.
@@ -96,6 +102,7 @@ impl Tls {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let next = Generation::read(&self.files, self.generation() + 1)?;
+        next.follows(&self.current.load())?;
         Ok(Renewal {
             current: &self.current,
             next,
@@ -133,7 +140,7 @@ impl Tls {
         let intermediates: Vec<_> = chain.collect();
         current
             .verifier
-            .verify_client_cert(&end_entity, &intermediates, UnixTime::since_unix_epoch(now))
+            .verify(&end_entity, &intermediates, UnixTime::since_unix_epoch(now))
             .map_err(|error| format!("the client certificate is no longer accepted: {error}"))?;
         peer.set_checked(current.number, now.as_secs());
         Ok(())
@@ -155,21 +162,25 @@ impl Generation {
         };
         let key = files::certified_key(&paths.certificate, &paths.private_key)?;
         let authorities = files::authorities(&paths.client_ca)?;
-        let crls = files::crls(&paths.crls, &authorities)?;
+        let crls = files::crls(&paths.crls)?;
 
         let provider = Arc::new(provider());
-        let mut verifier =
-            WebPkiClientVerifier::builder_with_provider(authorities.roots, Arc::clone(&provider));
-        if !crls.is_empty() {
-            verifier = verifier.with_crls(crls).enforce_revocation_expiration();
-        }
-        let verifier = verifier
-            .build()
-            .map_err(|problem| error(&paths.client_ca, problem.to_string()))?;
+        let algorithms = provider.signature_verification_algorithms;
+        let revocation = if crls.is_empty() {
+            None
+        } else {
+            Some(Revocation::new(
+                crls,
+                &authorities,
+                algorithms,
+                files::now(),
+            )?)
+        };
+        let verifier = Arc::new(Verifier::new(authorities, revocation, algorithms));
         let mut server = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(|problem| error(&paths.certificate, problem.to_string()))?
-            .with_client_cert_verifier(Arc::clone(&verifier))
+            .with_client_cert_verifier(Arc::clone(&verifier) as _)
             .with_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
         server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         server.send_tls13_tickets = 0;
@@ -179,6 +190,14 @@ impl Generation {
             server: Arc::new(server),
             verifier,
         })
+    }
+
+    /// Nothing that is in force is taken back.
+    fn follows(&self, in_force: &Self) -> Result<(), TlsError> {
+        match (self.verifier.revocation(), in_force.verifier.revocation()) {
+            (Some(new), Some(old)) => new.follows(old),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -404,3 +404,142 @@ fn a_remembered_answer_needs_no_check_and_ends_with_the_certificate() {
     peer.set_checked(1, end);
     assert!(!peer.was_checked(1, end), "the certificate has expired");
 }
+
+/// The clients' CA of this house is made anew, so.
+fn house_with(change: impl FnOnce(&mut CertificateParams)) -> House {
+    let mut house = House::new();
+    let mut params = Ca::params("limited");
+    change(&mut params);
+    let key = KeyPair::generate().unwrap();
+    let certificate = params.self_signed(&key).unwrap();
+    house.ca = Ca {
+        pem: certificate.pem(),
+        der: certificate.der().clone(),
+        issuer: Issuer::new(params, key),
+    };
+    house.write("ca.pem", &house.ca.pem);
+    house
+}
+
+fn spiffe(params: &mut CertificateParams) {
+    let id = "spiffe://example.org/a".try_into().unwrap();
+    params.subject_alt_names = vec![SanType::URI(id)];
+}
+
+fn permits(name: &str) -> rcgen::NameConstraints {
+    rcgen::NameConstraints {
+        permitted_subtrees: vec![rcgen::GeneralSubtree::DnsName(name.to_owned())],
+        excluded_subtrees: Vec::new(),
+    }
+}
+
+#[test]
+fn a_ca_that_has_expired_or_not_begun_gives_nobody_a_name() {
+    for (says, change) in [
+        (
+            "expired on 2021-01-01",
+            (|params| params.not_after = date_time_ymd(2021, 1, 1)) as fn(&mut CertificateParams),
+        ),
+        ("not valid before 2090", |params| {
+            params.not_before = date_time_ymd(2090, 1, 1);
+        }),
+    ] {
+        let house = house_with(change);
+        let tls = house.load(&[]).unwrap();
+        let leaf = house.ca.leaf(7, |_| ());
+        let error = tls.still_valid(&peer(&[&leaf.der])).unwrap_err();
+        assert!(
+            error.contains(says) && error.contains("CN=limited"),
+            "{error}"
+        );
+        assert!(handshake(&tls, &house.client(Some((&leaf, &[])))).is_err());
+    }
+}
+
+#[test]
+fn a_renewed_ca_certificate_serves_beside_the_one_that_has_ended() {
+    let house = house_with(|params| params.not_after = date_time_ymd(2021, 1, 1));
+    let leaf = house.ca.leaf(7, |_| ());
+    let key = house.ca.issuer.key();
+    let renewed = Ca::params("limited").self_signed(key).unwrap().pem();
+    for bundle in [
+        format!("{}{renewed}", house.ca.pem),
+        format!("{renewed}{}", house.ca.pem),
+    ] {
+        house.write("ca.pem", &bundle);
+        let tls = house.load(&[]).unwrap();
+        tls.still_valid(&peer(&[&leaf.der])).unwrap();
+    }
+}
+
+#[test]
+fn a_ca_limited_to_dns_names_makes_no_other_identity() {
+    for at_the_root in [true, false] {
+        let house = house_with(|params| {
+            if at_the_root {
+                params.name_constraints = Some(permits("localhost"));
+            }
+        });
+        let mut params = Ca::params("issuing");
+        if !at_the_root {
+            params.name_constraints = Some(permits("localhost"));
+        }
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &house.ca.issuer).unwrap();
+        let issuing = Ca {
+            pem: certificate.pem(),
+            der: certificate.der().clone(),
+            issuer: Issuer::new(params, key),
+        };
+        let tls = house.load(&[]).unwrap();
+        let answer = |change: fn(&mut CertificateParams)| {
+            let leaf = issuing.leaf(7, change);
+            tls.still_valid(&peer(&[&leaf.der, &issuing.der]))
+        };
+        answer(|_| ()).unwrap();
+        let error = answer(spiffe).unwrap_err();
+        assert!(
+            error.contains("may not name spiffe://example.org/a"),
+            "{error}"
+        );
+        // Without any name the identity would be the key's.
+        answer(|params| params.subject_alt_names.clear()).unwrap_err();
+        answer(|params| {
+            params.subject_alt_names = vec![SanType::DnsName("other".try_into().unwrap())];
+        })
+        .unwrap_err();
+    }
+}
+
+#[test]
+fn an_anchors_own_limits_hold() {
+    let house = house_with(|params| {
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    });
+    let tls = house.load(&[]).unwrap();
+    let leaf = house.ca.leaf(7, |_| ());
+    tls.still_valid(&peer(&[&leaf.der])).unwrap();
+    let below = house.ca.intermediate("below");
+    let leaf = below.leaf(7, |_| ());
+    let error = tls
+        .still_valid(&peer(&[&leaf.der, &below.der]))
+        .unwrap_err();
+    assert!(error.contains("allows 0 CAs below it"), "{error}");
+
+    let house = house_with(|params| {
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
+    });
+    let error = house.load(&[]).err().unwrap();
+    assert!(error.problem.contains("no clientAuth"), "{error}");
+    let house = house_with(|params| params.key_usages = vec![KeyUsagePurpose::CrlSign]);
+    let error = house.load(&[]).err().unwrap();
+    assert!(error.problem.contains("no keyCertSign"), "{error}");
+    let house = House::new();
+    house.write("crl.pem", &house.ca.crl(&[], 2090));
+    let mut params = Ca::params("clients");
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    let silent = params.self_signed(house.ca.issuer.key()).unwrap();
+    house.write("ca.pem", &silent.pem());
+    let error = house.load(&["crl.pem"]).err().unwrap();
+    assert!(error.problem.contains("no cRLSign"), "{error}");
+}

@@ -1,0 +1,253 @@
+//! The CAs of clients: what their own certificates allow them, which the path's check does not ask of an anchor.
+
+use std::path::Path;
+use std::slice;
+
+use rustls::pki_types::{CertificateDer, TrustAnchor};
+use sha2::{Digest, Sha256};
+use webpki::{anchor_from_trusted_cert, spki_for_anchor};
+use x509_parser::extensions::{GeneralName, NameConstraints, ParsedExtension};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use super::TlsError;
+use super::files::{date, refuse};
+use super::refusal::Refusal;
+use crate::identity::{Identity, Kind};
+
+/// All CAs of clients.
+#[derive(Debug)]
+pub(super) struct Authorities {
+    all: Vec<Authority>,
+    anchors: Vec<TrustAnchor<'static>>,
+}
+
+/// A certificate of a client CA.
+#[derive(Debug)]
+pub(super) struct Authority {
+    name: String,
+    anchor: TrustAnchor<'static>,
+    spki: Vec<u8>,
+    key_id: Option<Vec<u8>>,
+    fingerprint: [u8; 32],
+    /// Seconds since 1970.
+    not_before: i64,
+    /// Seconds since 1970.
+    not_after: i64,
+    /// How many CAs may stand below it.
+    path_len: Option<u32>,
+    may_sign_crls: bool,
+    kinds: Kinds,
+}
+
+/// Which kinds of identity a CA's name constraints leave it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Kinds {
+    dns: bool,
+    spiffe: bool,
+    key: bool,
+}
+
+impl Authorities {
+    pub(super) fn new(all: Vec<Authority>) -> Self {
+        let anchors = all.iter().map(|one| one.anchor.clone()).collect();
+        Self { all, anchors }
+    }
+
+    pub(super) fn iter(&self) -> slice::Iter<'_, Authority> {
+        self.all.iter()
+    }
+
+    pub(super) fn anchors(&self) -> &[TrustAnchor<'static>] {
+        &self.anchors
+    }
+
+    /// The certificate of this anchor under which the path may end: a CA may be there twice, with its old certificate and the renewed one.
+    pub(super) fn accept(
+        &self,
+        anchor: &TrustAnchor<'_>,
+        below: usize,
+        identity: &Identity,
+        now: i64,
+    ) -> Result<&Authority, Refusal> {
+        let mut refusal = Refusal::Path(webpki::Error::UnknownIssuer);
+        for authority in self.all.iter().filter(|one| one.anchor == *anchor) {
+            match authority.accept(below, identity, now) {
+                Ok(()) => return Ok(authority),
+                Err(problem) => refusal = problem,
+            }
+        }
+        Err(refusal)
+    }
+}
+
+impl Authority {
+    /// From the certificate of a CA.
+    pub(super) fn new(file: &Path, der: &CertificateDer<'_>) -> Result<Self, TlsError> {
+        let (_, parsed) = X509Certificate::from_der(der)
+            .map_err(|error| refuse(file, format!("a certificate can't be read: {error}")))?;
+        let name = parsed.subject().to_string();
+        // Whoever holds the key of a certificate in this file can issue any identity, whether or not it says that it is a CA.
+        if !parsed.is_ca() {
+            return Err(refuse(
+                file,
+                format!(
+                    "{name} is not a CA certificate: this file holds the CAs that issue client certificates, never a client's own"
+                ),
+            ));
+        }
+        let problem = |problem: &str| refuse(file, format!("the CA certificate {name} {problem}"));
+        let usage = parsed
+            .key_usage()
+            .map_err(|error| problem(&format!("has a key usage that can't be read: {error}")))?;
+        if usage
+            .as_ref()
+            .is_some_and(|usage| !usage.value.key_cert_sign())
+        {
+            return Err(problem(
+                "may not sign certificates: its key usage has no keyCertSign",
+            ));
+        }
+        let purposes = parsed.extended_key_usage().map_err(|error| {
+            problem(&format!(
+                "has an extended key usage that can't be read: {error}"
+            ))
+        })?;
+        if purposes.is_some_and(|purposes| !purposes.value.client_auth && !purposes.value.any) {
+            return Err(problem(
+                "is not for clients: its extended key usage has no clientAuth",
+            ));
+        }
+        let kinds = Kinds::of(&parsed).map_err(problem)?;
+        let anchor = anchor_from_trusted_cert(der)
+            .map_err(|error| problem(&format!("is not usable: {error}")))?
+            .to_owned();
+        Ok(Self {
+            spki: spki_for_anchor(&anchor).to_vec(),
+            anchor,
+            key_id: key_id(&parsed),
+            fingerprint: Sha256::digest(der).into(),
+            not_before: parsed.validity().not_before.timestamp(),
+            not_after: parsed.validity().not_after.timestamp(),
+            path_len: parsed
+                .basic_constraints()
+                .ok()
+                .flatten()
+                .and_then(|constraints| constraints.value.path_len_constraint),
+            may_sign_crls: usage.is_none_or(|usage| usage.value.crl_sign()),
+            kinds,
+            name,
+        })
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The content of the name's SEQUENCE.
+    pub(super) fn subject(&self) -> &[u8] {
+        &self.anchor.subject
+    }
+
+    /// `SubjectPublicKeyInfo`, DER.
+    pub(super) fn spki(&self) -> &[u8] {
+        &self.spki
+    }
+
+    pub(super) fn key_id(&self) -> Option<&[u8]> {
+        self.key_id.as_deref()
+    }
+
+    pub(super) fn may_sign_crls(&self) -> bool {
+        self.may_sign_crls
+    }
+
+    /// SHA-256 of the certificate.
+    pub(super) fn fingerprint(&self) -> [u8; 32] {
+        self.fingerprint
+    }
+
+    pub(super) fn has_ended(&self, now: i64) -> bool {
+        now > self.not_after
+    }
+
+    fn accept(&self, below: usize, identity: &Identity, now: i64) -> Result<(), Refusal> {
+        let refuse = |problem: String| {
+            Err(Refusal::Authority {
+                name: self.name.clone(),
+                problem,
+            })
+        };
+        if self.has_ended(now) {
+            return refuse(format!("expired on {}", date(self.not_after)));
+        }
+        if now < self.not_before {
+            return refuse(format!("is not valid before {}", date(self.not_before)));
+        }
+        if let Some(limit) = self.path_len
+            && below > usize::try_from(limit).unwrap_or(usize::MAX)
+        {
+            return refuse(format!(
+                "allows {limit} CAs below it, and there are {below}"
+            ));
+        }
+        self.kinds.allow(&self.name, identity)
+    }
+}
+
+impl Kinds {
+    const ALL: Self = Self {
+        dns: true,
+        spiffe: true,
+        key: true,
+    };
+
+    /// A CA whose constraints permit certain names has no say in names of other kinds: RFC 5280, section 4.2.1.10 alone would leave those free.
+    pub(super) fn of(certificate: &X509Certificate<'_>) -> Result<Self, &'static str> {
+        let constraints = certificate
+            .name_constraints()
+            .map_err(|_| "has name constraints that can't be read")?;
+        let Some(NameConstraints {
+            permitted_subtrees: Some(permitted),
+            ..
+        }) = constraints.map(|found| found.value)
+        else {
+            return Ok(Self::ALL);
+        };
+        Ok(Self {
+            dns: permitted
+                .iter()
+                .any(|subtree| matches!(subtree.base, GeneralName::DNSName(_))),
+            spiffe: permitted
+                .iter()
+                .any(|subtree| matches!(subtree.base, GeneralName::URI(_))),
+            key: false,
+        })
+    }
+
+    pub(super) fn allow(self, ca: &str, identity: &Identity) -> Result<(), Refusal> {
+        let allowed = match identity.kind() {
+            Kind::Spiffe => self.spiffe,
+            Kind::Dns => self.dns,
+            Kind::Key => self.key,
+        };
+        if allowed {
+            return Ok(());
+        }
+        Err(Refusal::NotItsName {
+            name: ca.to_owned(),
+            identity: identity.clone(),
+            why: "its name constraints permit no names of this kind",
+        })
+    }
+}
+
+/// The subject key identifier.
+pub(super) fn key_id(certificate: &X509Certificate<'_>) -> Option<Vec<u8>> {
+    certificate
+        .extensions()
+        .iter()
+        .find_map(|extension| match extension.parsed_extension() {
+            ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
+            _ => None,
+        })
+}

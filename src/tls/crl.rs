@@ -1,0 +1,362 @@
+//! One certificate revocation list: what is taken, and what is refused with the reason.
+//!
+//! Taken: complete lists of version 2 with a number and a `nextUpdate`, also those that cover only end entities, only CAs, or the certificates of a
+//! distribution point. Refused: everything that says less than it seems to (delta, indirect, of some reasons only), or says something unknown.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use rustls::crypto::WebPkiSupportedAlgorithms;
+use webpki::{CertRevocationList, OwnedCertRevocationList};
+use x509_parser::asn1_rs::{Any, BitString, Class, FromDer as _, Oid, Sequence};
+use x509_parser::der_parser::oid;
+use x509_parser::extensions::{DistributionPointName, GeneralName, ParsedExtension, X509Extension};
+use x509_parser::oid_registry::{
+    OID_X509_EXT_AUTHORITY_KEY_IDENTIFIER, OID_X509_EXT_CRL_NUMBER,
+    OID_X509_EXT_DELTA_CRL_INDICATOR, OID_X509_EXT_ISSUER_DISTRIBUTION_POINT,
+    OID_X509_EXT_REASON_CODE,
+};
+use x509_parser::prelude::{CertificateRevocationList, X509Certificate};
+
+/// RFC 5280, section 5.3.3: the certificate issuer of an entry.
+const CERTIFICATE_ISSUER: Oid<'static> = oid!(2.5.29.29);
+
+/// RFC 5280, section 5.2.3: at most 20 octets.
+const NUMBER_MAX: usize = 20;
+
+/// A list that was understood.
+pub(super) struct Crl {
+    /// Where it was found.
+    pub(super) file: PathBuf,
+    /// Whose it is, for people.
+    pub(super) issuer_name: String,
+    /// Whose it is: the content of the name's SEQUENCE.
+    pub(super) issuer: Vec<u8>,
+    pub(super) number: Number,
+    /// Seconds since 1970.
+    pub(super) this_update: i64,
+    /// Seconds since 1970; from then on it is no evidence.
+    pub(super) next_update: i64,
+    /// Which of the issuer's keys it names as its own.
+    pub(super) key_id: Option<Vec<u8>>,
+    pub(super) scope: Scope,
+    der: Vec<u8>,
+    revoked: CertRevocationList<'static>,
+    /// The `SubjectPublicKeyInfo` of the key that verifies it, once one was found.
+    key: OnceLock<Vec<u8>>,
+}
+
+/// Compares as the number does.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Number(usize, Vec<u8>, String);
+
+/// Which certificates a list speaks of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Scope {
+    users_only: bool,
+    cas_only: bool,
+    /// The URIs of its distribution point.
+    points: Option<Vec<String>>,
+}
+
+/// The certificate that is asked about.
+pub(super) struct Subject<'a> {
+    pub(super) der: &'a [u8],
+    /// As webpki reads it, so that it is compared with the same reading of the list.
+    pub(super) serial: &'a [u8],
+    pub(super) is_ca: bool,
+}
+
+impl Crl {
+    /// From DER.
+    ///
+    /// # Errors
+    /// What is wrong with it, for people.
+    pub(super) fn read(file: &Path, der: &[u8]) -> Result<Self, String> {
+        let (rest, parsed) = CertificateRevocationList::from_der(der)
+            .map_err(|error| format!("a CRL can't be read: {error}"))?;
+        let issuer_name = parsed.issuer().to_string();
+        let refuse = |problem: &str| format!("the CRL of {issuer_name} {problem}");
+        if !rest.is_empty() {
+            return Err(refuse("is followed by other bytes"));
+        }
+        if parsed.version().is_none() {
+            return Err(refuse(
+                "is of version 1, which has no number to tell a new one from an old one: have it issued in version 2 (`openssl ca`: set `crlnumber`, and `crl_extensions` with `authorityKeyIdentifier`)",
+            ));
+        }
+        let scope = extensions(&parsed).map_err(|problem| refuse(&problem))?;
+        let number = Number::of(&parsed).map_err(|problem| refuse(&problem))?;
+        let this_update = parsed.last_update().timestamp();
+        let next_update = parsed
+            .next_update()
+            .ok_or_else(|| refuse("has no nextUpdate, which RFC 5280 requires"))?
+            .timestamp();
+        if next_update < this_update {
+            return Err(refuse("ends before it begins"));
+        }
+        for entry in parsed.iter_revoked_certificates() {
+            entry_extensions(entry.extensions()).map_err(|problem| {
+                refuse(&format!(
+                    "has an entry, serial {}, that {problem}",
+                    entry.raw_serial_as_string()
+                ))
+            })?;
+        }
+        let key_id =
+            parsed
+                .extensions()
+                .iter()
+                .find_map(|extension| match extension.parsed_extension() {
+                    ParsedExtension::AuthorityKeyIdentifier(id) => {
+                        id.key_identifier.as_ref().map(|id| id.0.to_vec())
+                    }
+                    _ => None,
+                });
+        let revoked = OwnedCertRevocationList::from_der(der)
+            .map(CertRevocationList::from)
+            .map_err(|error| refuse(&format!("can't be used: {error}")))?;
+        Ok(Self {
+            file: file.to_owned(),
+            issuer: revoked.issuer().to_vec(),
+            issuer_name,
+            number,
+            this_update,
+            next_update,
+            key_id,
+            scope,
+            der: der.to_vec(),
+            revoked,
+            key: OnceLock::new(),
+        })
+    }
+
+    /// Whether it is this key's own: found out once, as the signature is over the whole list.
+    pub(super) fn is_signed_by(&self, spki: &[u8], algorithms: &WebPkiSupportedAlgorithms) -> bool {
+        if let Some(key) = self.key.get() {
+            return key == spki;
+        }
+        let good = verifies(&self.der, spki, algorithms).unwrap_or(false);
+        if good {
+            // Somebody else was as fast, with the same answer: no two keys verify one signature.
+            let _ = self.key.set(spki.to_vec());
+        }
+        good
+    }
+
+    /// The key that verifies it, if it was found yet.
+    pub(super) fn key(&self) -> Option<&[u8]> {
+        self.key.get().map(Vec::as_slice)
+    }
+
+    pub(super) fn is_the_same_as(&self, other: &Self) -> bool {
+        self.der == other.der
+    }
+
+    /// Whether it names the certificate. A certificate "on hold" is revoked, for as long as it is.
+    pub(super) fn names(&self, serial: &[u8]) -> bool {
+        // An entry that can't be read is no proof of innocence.
+        !matches!(self.revoked.find_serial(serial), Ok(None))
+    }
+}
+
+impl fmt::Debug for Crl {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "CRL {} of {}", self.number, self.issuer_name)
+    }
+}
+
+impl Number {
+    fn of(crl: &CertificateRevocationList<'_>) -> Result<Self, String> {
+        let number = crl.crl_number().ok_or(
+            "has no CRL number, which RFC 5280 requires, so that a new one can't be told from an old one",
+        )?;
+        let bytes = number.to_bytes_be();
+        if bytes.len() > NUMBER_MAX {
+            return Err("has a number of more than 20 bytes".to_owned());
+        }
+        Ok(Self(bytes.len(), bytes, number.to_string()))
+    }
+}
+
+impl fmt::Display for Number {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.2)
+    }
+}
+
+impl fmt::Debug for Number {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, formatter)
+    }
+}
+
+impl Scope {
+    /// RFC 5280, section 6.3.3 (b): a list of a distribution point speaks of the certificates that name it.
+    pub(super) fn covers(&self, subject: &Subject<'_>) -> bool {
+        if (self.users_only && subject.is_ca) || (self.cas_only && !subject.is_ca) {
+            return false;
+        }
+        self.points
+            .as_ref()
+            .is_none_or(|points| names_one_of(subject.der, points))
+    }
+
+    /// From the issuing distribution point (RFC 5280, section 5.2.5), read here: an element that a parser leaves out would widen the scope.
+    fn of(der: &[u8]) -> Result<Self, String> {
+        let unreadable = || "has an issuing distribution point that can't be read".to_owned();
+        let (rest, point) = Sequence::from_der(der).map_err(|_| unreadable())?;
+        if !rest.is_empty() {
+            return Err(unreadable());
+        }
+        let mut scope = Self::default();
+        let mut elements = point.content.as_ref();
+        while !elements.is_empty() {
+            let (rest, element) = Any::from_der(elements).map_err(|_| unreadable())?;
+            elements = rest;
+            if element.class() != Class::ContextSpecific {
+                return Err(unreadable());
+            }
+            let is_true = element.data != [0];
+            match element.tag().0 {
+                0 => scope.points = Some(full_name(element.data)?),
+                1 => scope.users_only = is_true,
+                2 => scope.cas_only = is_true,
+                3 => {
+                    return Err(
+                        "lists only some reasons of revocation: give one that lists all".to_owned(),
+                    );
+                }
+                4 if is_true => return Err(INDIRECT.to_owned()),
+                5 if is_true => {
+                    return Err("lists attribute certificates only, which no client has".to_owned());
+                }
+                4 | 5 => {}
+                _ => return Err(unreadable()),
+            }
+        }
+        Ok(scope)
+    }
+}
+
+/// The URIs of a `DistributionPointName`.
+fn full_name(der: &[u8]) -> Result<Vec<String>, String> {
+    let unreadable = || "has a distribution point that can't be read".to_owned();
+    let (_, name) = Any::from_der(der).map_err(|_| unreadable())?;
+    if name.tag().0 != 0 {
+        return Err(
+            "names its distribution point relative to its issuer, which is not supported"
+                .to_owned(),
+        );
+    }
+    let mut names = Vec::new();
+    let mut bytes = name.data;
+    while !bytes.is_empty() {
+        let (rest, name) = GeneralName::from_der(bytes).map_err(|_| unreadable())?;
+        bytes = rest;
+        names.push(name);
+    }
+    let uris = uris(&names);
+    if uris.is_empty() {
+        return Err("has a distribution point without a URI: it would cover nobody".to_owned());
+    }
+    Ok(uris)
+}
+
+const INDIRECT: &str =
+    "is an indirect one, which speaks for other CAs than its issuer: give the CRL of each CA";
+
+/// Reads those that change what the list means, and refuses what is unknown and critical.
+fn extensions(crl: &CertificateRevocationList<'_>) -> Result<Scope, String> {
+    let mut scope = Scope::default();
+    let mut seen: Vec<&Oid<'_>> = Vec::new();
+    for extension in crl.extensions() {
+        let oid = &extension.oid;
+        if seen.contains(&oid) {
+            return Err(format!("has the extension {oid} twice"));
+        }
+        seen.push(oid);
+        if *oid == OID_X509_EXT_DELTA_CRL_INDICATOR {
+            return Err("is a delta, which lists changes only: give the complete one".to_owned());
+        } else if *oid == OID_X509_EXT_ISSUER_DISTRIBUTION_POINT {
+            scope = Scope::of(extension.value)?;
+        } else if extension.critical
+            && *oid != OID_X509_EXT_CRL_NUMBER
+            && *oid != OID_X509_EXT_AUTHORITY_KEY_IDENTIFIER
+        {
+            return Err(format!(
+                "has the critical extension {oid}, which is not supported"
+            ));
+        }
+    }
+    Ok(scope)
+}
+
+fn entry_extensions(extensions: &[X509Extension<'_>]) -> Result<(), String> {
+    for extension in extensions {
+        if extension.oid == CERTIFICATE_ISSUER {
+            return Err(
+                "names another CA: it is an indirect list; give the CRL of each CA".to_owned(),
+            );
+        }
+        if extension.critical && extension.oid != OID_X509_EXT_REASON_CODE {
+            return Err(format!(
+                "has the critical extension {}, which is not supported",
+                extension.oid
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Whether the certificate's distribution points have one of these URIs. Points for some reasons only, or of another issuer, don't count.
+fn names_one_of(der: &[u8], points: &[String]) -> bool {
+    let Ok((_, certificate)) = X509Certificate::from_der(der) else {
+        return false;
+    };
+    let named = certificate
+        .extensions()
+        .iter()
+        .filter_map(|extension| match extension.parsed_extension() {
+            ParsedExtension::CRLDistributionPoints(found) => Some(&found.points),
+            _ => None,
+        })
+        .flatten()
+        .filter(|point| point.reasons.is_none() && point.crl_issuer.is_none())
+        .filter_map(|point| match &point.distribution_point {
+            Some(DistributionPointName::FullName(names)) => Some(uris(names)),
+            _ => None,
+        });
+    named.flatten().any(|uri| points.contains(&uri))
+}
+
+fn uris(names: &[GeneralName<'_>]) -> Vec<String> {
+    names
+        .iter()
+        .filter_map(|name| match name {
+            GeneralName::URI(uri) => Some((*uri).to_owned()),
+            _ => None,
+        })
+        .collect()
+}
+
+/// `None`: not even the form is right.
+fn verifies(der: &[u8], spki: &[u8], algorithms: &WebPkiSupportedAlgorithms) -> Option<bool> {
+    let (_, list) = Sequence::from_der(der).ok()?;
+    let signed = list.content.as_ref();
+    let (rest, _) = Any::from_der(signed).ok()?;
+    let message = signed.get(..signed.len() - rest.len())?;
+    let (rest, algorithm) = Any::from_der(rest).ok()?;
+    let (_, signature) = BitString::from_der(rest).ok()?;
+    let (_, key) = Sequence::from_der(spki).ok()?;
+    let (rest, key_algorithm) = Any::from_der(key.content.as_ref()).ok()?;
+    let (_, key) = BitString::from_der(rest).ok()?;
+    Some(algorithms.all.iter().any(|one| {
+        one.signature_alg_id().as_ref() == algorithm.data
+            && one.public_key_alg_id().as_ref() == key_algorithm.data
+            && one
+                .verify_signature(key.as_ref(), message, signature.as_ref())
+                .is_ok()
+    }))
+}

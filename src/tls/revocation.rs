@@ -1,0 +1,297 @@
+//! Which of the configured CRLs speaks of a certificate (RFC 5280, section 6.3.3).
+//!
+//! A CRL belongs to the key of a CA that verifies its signature, not to the CA's name: a CA that has a new key under its old name has two series of
+//! CRLs. Of one key, the CRL with the highest number counts, as soon as it has begun; when it ends, the clients of that key are refused, and nobody else's.
+
+use std::cmp::Reverse;
+use std::path::PathBuf;
+
+use rustls::crypto::WebPkiSupportedAlgorithms;
+
+use super::TlsError;
+use super::authority::Authorities;
+use super::crl::{Crl, Subject};
+use super::refusal::Refusal;
+
+/// The lists in force, and those that begin later.
+#[derive(Debug)]
+pub(super) struct Revocation {
+    /// The highest number of each key and scope first.
+    lists: Vec<Crl>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+/// A CA on the way from a client's certificate to an anchor.
+pub(super) struct Issuer<'a> {
+    /// The content of the name's SEQUENCE.
+    pub(super) name: &'a [u8],
+    /// `SubjectPublicKeyInfo`, DER.
+    pub(super) spki: &'a [u8],
+    /// The subject key identifier.
+    pub(super) key_id: Option<&'a [u8]>,
+    /// RFC 5280, section 6.3.3 (f): the key usage, if there is one, has cRLSign.
+    pub(super) may_sign: bool,
+}
+
+impl Revocation {
+    /// Finds each list's key, and refuses what contradicts. `now` is in seconds since 1970.
+    pub(super) fn new(
+        mut lists: Vec<Crl>,
+        authorities: &Authorities,
+        algorithms: WebPkiSupportedAlgorithms,
+        now: i64,
+    ) -> Result<Self, TlsError> {
+        for list in &lists {
+            claim(list, authorities, &algorithms)?;
+        }
+        // A stable order: what is said of two lists does not depend on the order of the files.
+        lists.sort_by(|one, other| {
+            Reverse(&one.number)
+                .cmp(&Reverse(&other.number))
+                .then_with(|| one.file.cmp(&other.file))
+        });
+        for (at, older) in lists.iter().enumerate() {
+            for newer in lists.iter().take(at) {
+                if same_series(newer, older) {
+                    contradiction(newer, older)?;
+                }
+            }
+        }
+        let mut kept: Vec<Crl> = Vec::new();
+        for list in lists {
+            // What is older than one that has begun is never asked again.
+            let superseded = kept.iter().any(|newer| {
+                same_series(newer, &list)
+                    && (newer.is_the_same_as(&list)
+                        || (newer.this_update <= now && newer.number > list.number))
+            });
+            if !superseded {
+                kept.push(list);
+            }
+        }
+        let new = Self {
+            lists: kept,
+            algorithms,
+        };
+        new.complete(authorities, now)?;
+        Ok(new)
+    }
+
+    /// Each CA of the bundle has its list, and the list of one of them at least has not ended.
+    fn complete(&self, authorities: &Authorities, now: i64) -> Result<(), TlsError> {
+        let mut ended: Option<&Crl> = None;
+        let mut served = false;
+        for authority in authorities.iter().filter(|one| !one.has_ended(now)) {
+            let own = || {
+                self.lists
+                    .iter()
+                    .filter(|list| list.key() == Some(authority.spki()))
+            };
+            let Some(newest) = own().next() else {
+                return Err(TlsError {
+                    file: self
+                        .lists
+                        .first()
+                        .map_or_else(PathBuf::new, |list| list.file.clone()),
+                    problem: format!(
+                        "no CRL that is signed by the key of the client CA {} is configured, so all its clients would be refused: add it to tls.crls",
+                        authority.name()
+                    ),
+                });
+            };
+            if own().all(|list| list.next_update <= now) {
+                tracing::warn!(
+                    file = %newest.file.display(),
+                    "{}", ended_text(newest)
+                );
+                ended = Some(newest);
+            } else {
+                served = true;
+            }
+        }
+        match ended {
+            Some(list) if !served => Err(TlsError {
+                file: list.file.clone(),
+                problem: ended_text(list),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// A list that is older than the one in force is not taken for its successor.
+    pub(super) fn follows(&self, in_force: &Self) -> Result<(), TlsError> {
+        for old in &in_force.lists {
+            let newest = self.lists.iter().find(|new| same_series(new, old));
+            let Some(new) = newest else { continue };
+            if new.number < old.number
+                || (new.number == old.number && new.this_update < old.this_update)
+            {
+                return Err(TlsError {
+                    file: new.file.clone(),
+                    problem: format!(
+                        "the CRL of {} went back: it has the number {}, and {} is in force; put the newer one there again, or restart if the CA counts anew",
+                        new.issuer_name, new.number, old.number
+                    ),
+                });
+            }
+            if new.number == old.number && !new.is_the_same_as(old) {
+                // Refusing it would leave in whoever it names anew.
+                tracing::warn!(
+                    file = %new.file.display(),
+                    "the CRL number {} of {} has changed, but not its number: its CA should count",
+                    new.number, new.issuer_name
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the lists of the issuer's key say that the certificate is good.
+    pub(super) fn check(
+        &self,
+        subject: &Subject<'_>,
+        issuer: &Issuer<'_>,
+        now: i64,
+    ) -> Result<(), Refusal> {
+        let own: Vec<&Crl> = self
+            .lists
+            .iter()
+            .filter(|list| self.is_of(list, issuer))
+            .filter(|list| list.scope.covers(subject))
+            .collect();
+        if own.is_empty() {
+            return Err(Refusal::UnknownStatus);
+        }
+        if !issuer.may_sign {
+            return Err(Refusal::NoCrlSigner);
+        }
+        let mut answer = Err(Refusal::UnknownStatus);
+        for (at, list) in own.iter().enumerate() {
+            if list.this_update > now {
+                continue;
+            }
+            // The lists are in the order of their numbers; one with a lower number says nothing more.
+            let newer = own.iter().take(at).any(|other| {
+                other.scope == list.scope && other.this_update <= now && other.number > list.number
+            });
+            if newer {
+                continue;
+            }
+            if list.names(subject.serial) {
+                return Err(Refusal::Revoked {
+                    issuer: list.issuer_name.clone(),
+                    number: list.number.to_string(),
+                });
+            }
+            if now < list.next_update {
+                answer = Ok(());
+            } else if answer.is_err() {
+                answer = Err(Refusal::ListEnded(ended_text(list)));
+            }
+        }
+        answer
+    }
+
+    fn is_of(&self, list: &Crl, issuer: &Issuer<'_>) -> bool {
+        if list.issuer != issuer.name {
+            return false;
+        }
+        // Only a hint, which saves a signature over a list that may be large.
+        let other_key = list.key().is_none()
+            && matches!((&list.key_id, issuer.key_id), (Some(named), Some(own)) if named != own);
+        !other_key && list.is_signed_by(issuer.spki, &self.algorithms)
+    }
+}
+
+/// Finds the CA of the bundle that signed it. A list of none of them may be of a CA that clients send along.
+fn claim(
+    list: &Crl,
+    authorities: &Authorities,
+    algorithms: &WebPkiSupportedAlgorithms,
+) -> Result<(), TlsError> {
+    let refuse = |problem: String| TlsError {
+        file: list.file.clone(),
+        problem,
+    };
+    let named: Vec<_> = authorities
+        .iter()
+        .filter(|one| one.subject() == list.issuer)
+        .collect();
+    if let Some(signer) = named
+        .iter()
+        .find(|one| list.is_signed_by(one.spki(), algorithms))
+    {
+        let may_sign = named
+            .iter()
+            .any(|one| one.spki() == signer.spki() && one.may_sign_crls());
+        return if may_sign {
+            Ok(())
+        } else {
+            Err(refuse(format!(
+                "the CA {} may not sign CRLs: the key usage of its certificate has no cRLSign",
+                signer.name()
+            )))
+        };
+    }
+    let claimed = named
+        .iter()
+        .find(|one| one.key_id().is_some() && one.key_id() == list.key_id.as_deref());
+    if let Some(authority) = claimed {
+        return Err(refuse(format!(
+            "the signature of the CRL number {} is not good, though it names the key of the CA {}: it was changed, or is of a CA with the same name",
+            list.number,
+            authority.name()
+        )));
+    }
+    if !named.is_empty() {
+        tracing::warn!(
+            file = %list.file.display(),
+            "the CRL number {} of {} is signed by no key of that CA in tls.client_ca",
+            list.number, list.issuer_name
+        );
+    }
+    Ok(())
+}
+
+/// Whether two lists are of one key and speak of the same certificates. Of a CA that is not in the bundle the key is known only by what the list says.
+fn same_series(one: &Crl, other: &Crl) -> bool {
+    one.issuer == other.issuer
+        && one.scope == other.scope
+        && match (one.key(), other.key()) {
+            (Some(one), Some(other)) => one == other,
+            _ => one.key_id.is_some() && one.key_id == other.key_id,
+        }
+}
+
+/// `newer` has the same number or a higher one.
+fn contradiction(newer: &Crl, older: &Crl) -> Result<(), TlsError> {
+    let problem = if newer.number == older.number {
+        if newer.is_the_same_as(older) {
+            return Ok(());
+        }
+        "has the same number and other content"
+    } else if newer.this_update < older.this_update {
+        "has a lower number and was made later"
+    } else {
+        return Ok(());
+    };
+    Err(TlsError {
+        file: older.file.clone(),
+        problem: format!(
+            "the CRLs of {} contradict each other: number {} here {problem} than number {} in {}; remove the one that its CA does not publish",
+            older.issuer_name,
+            older.number,
+            newer.number,
+            newer.file.display()
+        ),
+    })
+}
+
+fn ended_text(list: &Crl) -> String {
+    format!(
+        "the CRL number {} of {} ended on {}: fetch its successor; until then the clients of that CA are refused",
+        list.number,
+        list.issuer_name,
+        super::files::date(list.next_update)
+    )
+}

@@ -1,0 +1,237 @@
+//! The check of a client's certificate: in the handshake, and again while its connection is open.
+//!
+//! webpki finds and checks the path. What it leaves out is asked of each path that it finds, so that another one may still be good: the anchor's own
+//! limits, who may name whom, and revocation by the issuer's key ([`super::revocation`]).
+
+use std::cell::RefCell;
+
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{DigitallySignedStruct, DistinguishedName, SignatureScheme};
+use sha2::{Digest, Sha256};
+use webpki::{Cert, EndEntityCert, KeyUsage, VerifiedPath, spki_for_anchor};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use super::authority::{Authorities, Kinds, key_id};
+use super::crl::Subject;
+use super::refusal::Refusal;
+use super::revocation::{Issuer, Revocation};
+use crate::identity::Identity;
+
+/// Everything that a client's certificate is held against.
+#[derive(Debug)]
+pub(super) struct Verifier {
+    authorities: Authorities,
+    /// `None`: no CRLs are configured.
+    revocation: Option<Revocation>,
+    algorithms: WebPkiSupportedAlgorithms,
+    hints: Vec<DistinguishedName>,
+}
+
+/// What the check found out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Verified {
+    /// SHA-256 of the certificate of the CA that issued the client's.
+    pub(super) issuer: [u8; 32],
+}
+
+impl Verifier {
+    pub(super) fn new(
+        authorities: Authorities,
+        revocation: Option<Revocation>,
+        algorithms: WebPkiSupportedAlgorithms,
+    ) -> Self {
+        let hints = authorities
+            .anchors()
+            .iter()
+            .map(|anchor| DistinguishedName::in_sequence(&anchor.subject))
+            .collect();
+        Self {
+            authorities,
+            revocation,
+            algorithms,
+            hints,
+        }
+    }
+
+    pub(super) fn revocation(&self) -> Option<&Revocation> {
+        self.revocation.as_ref()
+    }
+
+    /// Whether the certificate is good now: path, validity, purpose, names, revocation.
+    pub(super) fn verify(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        time: UnixTime,
+    ) -> Result<Verified, Refusal> {
+        let identity = Identity::from_certificate(end_entity)?;
+        let end_entity = EndEntityCert::try_from(end_entity).map_err(Refusal::Path)?;
+        let now = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+        let found: RefCell<Option<Result<Verified, Refusal>>> = RefCell::new(None);
+        let judge = |path: &VerifiedPath<'_>| {
+            let judged = self.judge(path, &identity, now);
+            let answer = match &judged {
+                Ok(_) => Ok(()),
+                // What webpki goes on to the next path with; the reason is kept here.
+                Err(_) => Err(webpki::Error::UnknownIssuer),
+            };
+            *found.borrow_mut() = Some(judged);
+            answer
+        };
+        let path = end_entity.verify_for_usage(
+            self.algorithms.all,
+            self.authorities.anchors(),
+            intermediates,
+            time,
+            KeyUsage::client_auth(),
+            None,
+            Some(&judge),
+        );
+        match (path, found.into_inner()) {
+            (Ok(_), Some(judged)) | (Err(_), Some(judged @ Err(_))) => judged,
+            (Err(error), _) => Err(Refusal::Path(error)),
+            // No path is accepted that was not judged.
+            (Ok(_), None) => Err(Refusal::Path(webpki::Error::UnknownIssuer)),
+        }
+    }
+
+    /// What webpki does not ask of a path.
+    fn judge(
+        &self,
+        path: &VerifiedPath<'_>,
+        identity: &Identity,
+        now: i64,
+    ) -> Result<Verified, Refusal> {
+        let between: Vec<&Cert<'_>> = path.intermediate_certificates().collect();
+        let below = between
+            .iter()
+            .filter(|ca| ca.subject() != ca.issuer())
+            .count();
+        let authority = self
+            .authorities
+            .accept(path.anchor(), below, identity, now)?;
+        let cas = between
+            .iter()
+            .map(|ca| Between::new(ca))
+            .collect::<Result<Vec<_>, _>>()?;
+        for ca in &cas {
+            ca.kinds.allow(&ca.name, identity)?;
+        }
+        if let Some(revocation) = &self.revocation {
+            let anchor_spki = spki_for_anchor(path.anchor());
+            let anchor = Issuer {
+                name: &path.anchor().subject,
+                spki: &anchor_spki,
+                key_id: authority.key_id(),
+                may_sign: authority.may_sign_crls(),
+            };
+            let issuers: Vec<Issuer<'_>> =
+                cas.iter().map(Between::issuer).chain([anchor]).collect();
+            let end_entity: &Cert<'_> = path.end_entity();
+            let ders: Vec<_> = [end_entity]
+                .into_iter()
+                .chain(between.iter().copied())
+                .map(|certificate| (certificate.der(), certificate.serial()))
+                .collect();
+            for (depth, ((der, serial), issuer)) in ders.iter().zip(&issuers).enumerate() {
+                let subject = Subject {
+                    der,
+                    serial,
+                    is_ca: depth > 0,
+                };
+                revocation.check(&subject, issuer, now)?;
+            }
+        }
+        Ok(Verified {
+            issuer: cas
+                .first()
+                .map_or_else(|| authority.fingerprint(), |ca| ca.fingerprint),
+        })
+    }
+}
+
+/// A CA between the client's certificate and the anchor.
+struct Between<'a> {
+    name: String,
+    subject: &'a [u8],
+    spki: Vec<u8>,
+    key_id: Option<Vec<u8>>,
+    may_sign_crls: bool,
+    kinds: Kinds,
+    fingerprint: [u8; 32],
+}
+
+impl<'a> Between<'a> {
+    fn new(ca: &'a Cert<'_>) -> Result<Self, Refusal> {
+        let der = ca.der();
+        let (_, parsed) =
+            X509Certificate::from_der(&der).map_err(|_| Refusal::Path(webpki::Error::BadDer))?;
+        let name = parsed.subject().to_string();
+        let kinds = Kinds::of(&parsed).map_err(|problem| Refusal::Authority {
+            name: name.clone(),
+            problem: problem.to_owned(),
+        })?;
+        let usage = parsed
+            .key_usage()
+            .map_err(|_| Refusal::Path(webpki::Error::BadDer))?;
+        Ok(Self {
+            subject: ca.subject(),
+            spki: ca.subject_public_key_info().to_vec(),
+            key_id: key_id(&parsed),
+            may_sign_crls: usage.is_none_or(|usage| usage.value.crl_sign()),
+            kinds,
+            fingerprint: Sha256::digest(&der).into(),
+            name,
+        })
+    }
+
+    fn issuer(&self) -> Issuer<'_> {
+        Issuer {
+            name: self.subject,
+            spki: &self.spki,
+            key_id: self.key_id.as_deref(),
+            may_sign: self.may_sign_crls,
+        }
+    }
+}
+
+impl ClientCertVerifier for Verifier {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &self.hints
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        self.verify(end_entity, intermediates, now)?;
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
