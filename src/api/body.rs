@@ -1,12 +1,12 @@
-//! A request's parameters: read from JSON, a form or a query, converted as weakly as Vault does, never copied
-//! where the body can be borrowed.
+//! A request's parameters: read from JSON, a form or a query, converted nearly as weakly as Vault does, never copied
+//! where the body can be borrowed. What goes wrong is told by names, places and types, never by a value: values are the client's secrets.
 
 use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
+use percent_encoding::percent_decode;
 use serde::Deserialize;
-use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::error::ApiError;
@@ -20,6 +20,45 @@ pub(super) const MAX_BATCH: usize = 16_384;
 pub(super) const BATCH: &str = "batch_input";
 /// The parameter whose value is an object: the claims of a token.
 pub(super) const CLAIMS: &str = "claims";
+/// What an item may hold, where the route takes it at all.
+const ITEM: &[&str] = &[
+    "plaintext",
+    "ciphertext",
+    "input",
+    "hmac",
+    "signature",
+    "context",
+    "nonce",
+    "associated_data",
+    "key_version",
+];
+/// The most unknown names that are repeated to the client.
+const MAX_NAMED: usize = 8;
+const TWICE: &str = "is given twice";
+/// Vault's words for a body that is neither `null` nor an object, or not even JSON.
+const NO_JSON: &str = "error parsing JSON";
+
+/// What a route takes.
+#[derive(Clone, Copy)]
+pub(super) struct Shape<'p> {
+    /// The parameters.
+    pub(super) names: &'static [&'static str],
+    /// Parameters of Vault's, or of `OpenBao`'s, that would change what is done, and that this appliance doesn't have.
+    pub(super) refused: &'static [&'static str],
+    /// Any other name is refused too: the answer has no room for a warning, or the endpoint is not Vault's.
+    pub(super) strict: bool,
+    /// The names that the path gave already.
+    pub(super) captured: &'p [&'static str],
+}
+
+impl Shape<'_> {
+    /// Whether an item of a batch may hold it. The version that signs or makes HMACs is the whole batch's.
+    fn takes_in_item(&self, name: &str) -> bool {
+        ITEM.contains(&name)
+            && self.names.contains(&name)
+            && !(name == "key_version" && self.names.first() == Some(&"input"))
+    }
+}
 
 /// The parameters of one request, by the names that its route knows.
 pub(super) struct Params<'a> {
@@ -30,34 +69,31 @@ pub(super) struct Params<'a> {
     /// `claims`, where it was given and is not null.
     pub(super) claims: Option<serde_json::Value>,
     /// Names that the route doesn't know.
-    unknown: Vec<String>,
+    unknown: Unknown,
     /// Names in the body that the path gives too.
     replaced: Vec<&'static str>,
 }
 
+/// Unknown names: those that look like a parameter's, as far as they are repeated, and whether there were others.
+#[derive(Default)]
+struct Unknown {
+    named: Vec<String>,
+    others: bool,
+}
+
 /// One item of a batch. Types are strict in here, as in Vault.
-#[derive(Default, Deserialize)]
+#[derive(Default)]
 #[allow(clippy::struct_field_names)]
 pub(super) struct Item<'a> {
-    #[serde(borrow, default)]
     pub(super) plaintext: Option<Text<'a>>,
-    #[serde(borrow, default)]
     pub(super) ciphertext: Option<Text<'a>>,
-    #[serde(borrow, default)]
     pub(super) input: Option<Text<'a>>,
-    #[serde(borrow, default)]
     pub(super) hmac: Option<Text<'a>>,
-    #[serde(borrow, default)]
     pub(super) signature: Option<Text<'a>>,
-    #[serde(borrow, default)]
     pub(super) context: Option<Text<'a>>,
-    #[serde(borrow, default)]
     pub(super) nonce: Option<Text<'a>>,
-    #[serde(borrow, default)]
     pub(super) associated_data: Option<Text<'a>>,
-    #[serde(borrow, default)]
     pub(super) reference: Option<Text<'a>>,
-    #[serde(default)]
     pub(super) key_version: Option<i64>,
 }
 
@@ -82,10 +118,67 @@ enum Scalar<'a> {
     Text(Cow<'a, str>),
     Int(i64),
     Unsigned(u64),
-    Float(f64),
+    Float,
     Bool(bool),
-    /// An object or an array.
-    Other(&'static str),
+    List,
+    Object,
+}
+
+impl Scalar<'_> {
+    /// The type's name in JSON.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Absent => "nothing",
+            Self::Null => "null",
+            Self::Text(_) => "a string",
+            Self::Int(_) | Self::Unsigned(_) | Self::Float => "a number",
+            Self::Bool(_) => "a boolean",
+            Self::List => "a list",
+            Self::Object => "an object",
+        }
+    }
+
+    /// With another value than the empty string, zero, false and null, which stand for none.
+    fn is_set(&self) -> bool {
+        match self {
+            Self::Absent | Self::Null | Self::Int(0) | Self::Bool(false) => false,
+            Self::Text(text) => !text.is_empty(),
+            _ => true,
+        }
+    }
+}
+
+/// Whether a body is a form: by its media type, unless it looks like JSON, as Vault has it. curl's `-d` calls everything a form.
+pub(super) fn is_form(content_type: Option<&[u8]>, body: &[u8]) -> bool {
+    let media_type = content_type
+        .and_then(|text| text.split(|&b| b == b';').next())
+        .unwrap_or_default();
+    media_type
+        .trim_ascii()
+        .eq_ignore_ascii_case(b"application/x-www-form-urlencoded")
+        && !matches!(without_blanks(body).first(), None | Some(b'{' | b'['))
+}
+
+/// Whether a body says nothing: blanks, `null` or an empty object.
+pub(super) fn says_nothing(body: &[u8]) -> bool {
+    let mut said = body.iter().filter(|b| !is_blank(**b));
+    let mut is = |text: &[u8]| text.iter().all(|b| said.next() == Some(b)) && said.next().is_none();
+    match without_blanks(body).first() {
+        None => true,
+        Some(b'{') => is(b"{}"),
+        Some(b'n') => body.trim_ascii() == b"null",
+        Some(_) => false,
+    }
+}
+
+/// JSON's white space, RFC 8259, 2.
+fn is_blank(b: u8) -> bool {
+    matches!(b, b' ' | b'\t' | b'\n' | b'\r')
+}
+
+fn without_blanks(body: &[u8]) -> &[u8] {
+    let begin = body.iter().position(|&b| !is_blank(b));
+    begin.map_or(&[], |begin| body.get(begin..).unwrap_or_default())
 }
 
 impl<'a> Params<'a> {
@@ -96,69 +189,142 @@ impl<'a> Params<'a> {
             values: Default::default(),
             batch: None,
             claims: None,
-            unknown: Vec::new(),
+            unknown: Unknown::default(),
             replaced: Vec::new(),
         }
     }
 
-    /// From a JSON body. An empty one and `null` are no parameters; what follows the first value is not looked at.
-    pub(super) fn from_json(
-        names: &'static [&'static str],
-        captured: &'static [&'static str],
-        body: &'a [u8],
-    ) -> Result<Self, ApiError> {
-        let mut params = Self::none(names);
+    /// From a JSON body. Blanks and `null` are no parameters; behind the value there is nothing but blanks.
+    pub(super) fn from_json(shape: Shape<'_>, body: &'a [u8]) -> Result<Self, ApiError> {
+        let mut params = Self::none(shape.names);
+        let body = without_blanks(body);
         if body.is_empty() {
             return Ok(params);
         }
+        let mut fault = None;
         let seed = Seed {
             params: &mut params,
-            captured,
+            shape,
+            fault: &mut fault,
         };
         let mut json = serde_json::Deserializer::from_slice(body);
-        match seed.deserialize(&mut json) {
-            Ok(()) => Ok(params),
-            Err(error) => Err(unreadable(&error)),
+        let read = seed.deserialize(&mut json).and_then(|()| json.end());
+        match (read, fault) {
+            (Ok(()), _) => params.agree(shape),
+            (Err(_), Some(fault)) => Err(ApiError::bad_request(fault).in_own_words()),
+            // serde's own message repeats what it found.
+            (Err(_), None) => Err(ApiError::bad_request(NO_JSON)),
         }
     }
 
-    /// From `a=b&c=d`: a query, or a form's body.
-    pub(super) fn from_form(
-        names: &'static [&'static str],
-        captured: &'static [&'static str],
-        form: &'a [u8],
-    ) -> Result<Self, ApiError> {
-        let mut params = Self::none(names);
-        for (name, value) in form_urlencoded::parse(form) {
-            if name == BATCH && names.contains(&BATCH) {
+    /// From a form's body, `a=b&c=d`.
+    pub(super) fn from_form(shape: Shape<'_>, form: &'a [u8]) -> Result<Self, ApiError> {
+        Self::from_pairs(shape, form, true)
+    }
+
+    /// From a query. A name alone is one with an empty value.
+    pub(super) fn from_query(shape: Shape<'_>, query: &'a [u8]) -> Result<Self, ApiError> {
+        Self::from_pairs(shape, query, false)
+    }
+
+    fn from_pairs(shape: Shape<'_>, text: &'a [u8], form: bool) -> Result<Self, ApiError> {
+        let mut params = Self::none(shape.names);
+        for pair in text.split(|&b| b == b'&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = match pair.iter().position(|&b| b == b'=') {
+                Some(at) => pair.split_at(at),
+                None if form => {
+                    return Err(ApiError::bad_request(
+                        "the body is neither JSON nor a form: a form is name=value, with & between",
+                    ));
+                }
+                None => (pair, &b"="[..]),
+            };
+            let value = value.get(1..).unwrap_or_default();
+            let (Some(name), Some(value)) = (unescape(name), unescape(value)) else {
+                return Err(ApiError::bad_request(if form {
+                    "error parsing form data"
+                } else {
+                    "error parsing the query"
+                }));
+            };
+            if !form && name == "list" {
+                // It made the request what it is: LIST, or not.
+                continue;
+            }
+            if name == BATCH && shape.names.contains(&BATCH) {
                 return Err(ApiError::bad_request(
                     "failed to parse batch input: send it as a list in a JSON body",
                 ));
             }
-            if name == CLAIMS && names.contains(&CLAIMS) {
+            if name == CLAIMS && shape.names.contains(&CLAIMS) {
                 return Err(ApiError::bad_request(
                     "claims is an object: send it in a JSON body",
                 ));
             }
-            if params.has(&name) {
-                return Err(ApiError::bad_request(format!("{name:?} is given twice")));
-            }
-            if !params.set(captured, &name, Scalar::Text(value)) {
-                params.unknown.push(name.into_owned());
-            }
+            params
+                .take(shape, &name, Scalar::Text(value))
+                .map_err(|fault| match fault {
+                    Fault::Twice(name) => format!("{name:?} {TWICE}"),
+                    Fault::Other(why) => why,
+                })
+                .map_err(|why| ApiError::bad_request(why).in_own_words())?;
         }
         Ok(params)
+    }
+
+    /// One parameter.
+    fn take(&mut self, shape: Shape<'_>, name: &str, value: Scalar<'a>) -> Result<(), Fault> {
+        if let Some(name) = shape.captured.iter().find(|known| **known == name) {
+            if !self.replaced.contains(name) {
+                self.replaced.push(name);
+            }
+            return Ok(());
+        }
+        let mut slots = self.names.iter().zip(&mut self.values);
+        if let Some((name, slot)) = slots.find(|(known, _)| **known == name) {
+            if !matches!(slot, Scalar::Absent) {
+                return Err(Fault::Twice(name));
+            }
+            *slot = value;
+            return Ok(());
+        }
+        if let Some(name) = shape.refused.iter().find(|known| **known == name) {
+            return if value.is_set() {
+                Err(Fault::Other(format!(
+                    "{name} is not supported: leave it out"
+                )))
+            } else {
+                Ok(())
+            };
+        }
+        self.unknown.note(shape, name).map_err(Fault::Other)
+    }
+
+    /// What is to be in each item of a batch must not be beside it too: which one counts?
+    fn agree(self, shape: Shape<'_>) -> Result<Self, ApiError> {
+        if self.batch.is_none() {
+            return Ok(self);
+        }
+        let mut values = self.names.iter().zip(&self.values);
+        match values.find(|(name, value)| value.is_set() && shape.takes_in_item(name)) {
+            None => Ok(self),
+            Some((name, _)) => Err(ApiError::bad_request(format!(
+                "{name} is given beside {BATCH}: give it in each item"
+            ))
+            .in_own_words()),
+        }
     }
 
     /// What the answer warns of.
     pub(super) fn warnings(&mut self) -> Vec<String> {
         let mut warnings = Vec::new();
-        if !self.unknown.is_empty() {
-            self.unknown.sort();
-            self.unknown.dedup();
+        let Unknown { named, others } = &mut self.unknown;
+        if *others || !named.is_empty() {
+            named.sort();
+            let more = if *others { ", and others" } else { "" };
             warnings.push(format!(
-                "Endpoint ignored these unrecognized parameters: [{}]",
-                self.unknown.join(" ")
+                "Endpoint ignored these unrecognized parameters: [{}]{more}",
+                named.join(" ")
             ));
         }
         if !self.replaced.is_empty() {
@@ -170,92 +336,76 @@ impl<'a> Params<'a> {
         warnings
     }
 
-    /// Whether a parameter was given, with whatever value but the empty string, zero, false and null.
-    pub(super) fn is_set(&self, name: &str) -> bool {
-        match self.get(name) {
-            Scalar::Absent | Scalar::Null | Scalar::Int(0) | Scalar::Bool(false) => false,
-            Scalar::Text(text) => !text.is_empty(),
-            _ => true,
+    /// To be warned of: the path said something else than this parameter, and counts.
+    pub(super) fn replaced_by_path(&mut self, name: &'static str) {
+        if !self.replaced.contains(&name) {
+            self.replaced.push(name);
         }
     }
 
-    /// A string; a number or a bool is taken as its text, null as the empty string.
+    /// Whether a parameter was given, with whatever value but the empty string, zero, false and null.
+    pub(super) fn is_set(&self, name: &str) -> bool {
+        self.get(name).is_set()
+    }
+
+    /// A string; an integer or a bool is taken as its text. Null is none.
     pub(super) fn text(&self, name: &str) -> Result<Option<Cow<'_, str>>, ApiError> {
         Ok(Some(match self.get(name) {
-            Scalar::Absent => return Ok(None),
-            Scalar::Null => Cow::Borrowed(""),
+            Scalar::Absent | Scalar::Null => return Ok(None),
             Scalar::Text(text) => Cow::Borrowed(text.as_ref()),
             Scalar::Int(n) => Cow::Owned(n.to_string()),
             Scalar::Unsigned(n) => Cow::Owned(n.to_string()),
-            Scalar::Float(n) => Cow::Owned(n.to_string()),
             Scalar::Bool(b) => Cow::Borrowed(if *b { "1" } else { "0" }),
-            Scalar::Other(kind) => return Err(conversion(name, kind, "string")),
+            // The text of a float is not the one that was sent.
+            Scalar::Float | Scalar::List | Scalar::Object => {
+                return Err(conversion(name, "string"));
+            }
         }))
     }
 
     /// An integer, or a string that holds one.
     pub(super) fn int(&self, name: &str) -> Result<Option<i64>, ApiError> {
-        let no = |found: &str| Err(conversion(name, found, "int"));
         match self.get(name) {
-            Scalar::Absent => Ok(None),
-            Scalar::Null => Ok(Some(0)),
+            Scalar::Absent | Scalar::Null => Ok(None),
             Scalar::Int(n) => Ok(Some(*n)),
-            Scalar::Bool(b) => Ok(Some(i64::from(*b))),
             Scalar::Text(text) if text.is_empty() => Ok(Some(0)),
-            Scalar::Text(text) => match text.parse() {
-                Ok(n) => Ok(Some(n)),
-                Err(_) => Err(ApiError::bad_request(format!(
-                    "Field validation failed: error converting input {text} for field {name:?}: cannot parse '' as int: strconv.ParseInt: parsing {text:?}: invalid syntax"
-                ))),
-            },
-            Scalar::Unsigned(n) => no(&n.to_string()),
-            Scalar::Float(n) => no(&n.to_string()),
-            Scalar::Other(kind) => no(kind),
+            Scalar::Text(text) => text.parse().map(Some).map_err(|_| conversion(name, "int")),
+            _ => Err(conversion(name, "int")),
         }
     }
 
     /// A bool, or a string or number that stands for one.
     pub(super) fn flag(&self, name: &str) -> Result<Option<bool>, ApiError> {
         match self.get(name) {
-            Scalar::Absent => Ok(None),
-            Scalar::Null => Ok(Some(false)),
+            Scalar::Absent | Scalar::Null => Ok(None),
             Scalar::Bool(b) => Ok(Some(*b)),
             Scalar::Int(n) => Ok(Some(*n != 0)),
             Scalar::Unsigned(_) => Ok(Some(true)),
             Scalar::Text(text) => match text.as_ref() {
                 "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(Some(true)),
                 "" | "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(Some(false)),
-                _ => Err(ApiError::bad_request(format!(
-                    "Field validation failed: error converting input {text} for field {name:?}: cannot parse '' as bool: strconv.ParseBool: parsing {text:?}: invalid syntax"
-                ))),
+                _ => Err(conversion(name, "bool")),
             },
-            Scalar::Float(n) => Err(conversion(name, &n.to_string(), "bool")),
-            Scalar::Other(kind) => Err(conversion(name, kind, "bool")),
+            _ => Err(conversion(name, "bool")),
         }
     }
 
     /// A duration: seconds, or a text such as `30d`.
     pub(super) fn duration(&self, name: &str) -> Result<Option<Duration>, ApiError> {
-        let seconds = |n: i64| {
-            u64::try_from(n).map(Duration::from_secs).map_err(|_| {
-                ApiError::bad_request(format!(
-                    "Field validation failed: error converting input {n} for field {name:?}: cannot provide negative value {n:?}"
-                ))
-            })
+        let why = |why: &str| {
+            ApiError::bad_request(format!(
+                "Field validation failed: error converting input for field {name:?}: {why}"
+            ))
+            .in_own_words()
         };
         match self.get(name) {
-            Scalar::Absent => Ok(None),
-            Scalar::Null => Ok(Some(Duration::ZERO)),
-            Scalar::Int(n) => seconds(*n).map(Some),
-            Scalar::Text(text) => wire::parse_duration(text).map(Some).map_err(|why| {
-                ApiError::bad_request(format!(
-                    "Field validation failed: error converting input {text} for field {name:?}: {why}"
-                ))
-            }),
-            Scalar::Unsigned(n) => Err(conversion(name, &n.to_string(), "duration")),
-            Scalar::Float(n) => Err(conversion(name, &n.to_string(), "duration")),
-            Scalar::Bool(b) => Err(conversion(name, &b.to_string(), "duration")),
-            Scalar::Other(kind) => Err(conversion(name, kind, "duration")),
+            Scalar::Absent | Scalar::Null => Ok(None),
+            Scalar::Int(n) => match u64::try_from(*n) {
+                Ok(seconds) => Ok(Some(Duration::from_secs(seconds))),
+                Err(_) => Err(why("cannot provide negative value")),
+            },
+            Scalar::Text(text) => wire::parse_duration(text).map(Some).map_err(why),
+            _ => Err(conversion(name, "duration")),
         }
     }
 
@@ -267,61 +417,95 @@ impl<'a> Params<'a> {
             .find(|(known, _)| **known == name)
             .map_or(&Scalar::Absent, |(_, value)| value)
     }
+}
 
-    /// Whether the name has a value already: which of two counts, another reader may see otherwise.
-    fn has(&self, name: &str) -> bool {
-        let mut values = self.names.iter().zip(&self.values);
-        values.any(|(known, value)| *known == name && !matches!(value, Scalar::Absent))
-    }
-
-    /// False if the route doesn't know the name.
-    fn set(&mut self, captured: &'static [&'static str], name: &str, value: Scalar<'a>) -> bool {
-        if let Some(name) = captured.iter().find(|known| **known == name) {
-            if !self.replaced.contains(name) {
-                self.replaced.push(name);
-            }
-            return true;
+impl Unknown {
+    /// A name that the route doesn't know. The error is in our own words.
+    fn note(&mut self, shape: Shape<'_>, name: &str) -> Result<(), String> {
+        let known = |known: &&&str| known.eq_ignore_ascii_case(name);
+        if let Some(name) = shape.names.iter().chain(shape.refused).find(known) {
+            return Err(format!(
+                "a parameter is {name:?} but for the case of its letters: names are in lower case"
+            ));
         }
-        let slot = self
-            .names
-            .iter()
-            .zip(&mut self.values)
-            .find(|(known, _)| **known == name);
-        match slot {
-            Some((_, slot)) => {
-                *slot = value;
-                true
-            }
-            None => false,
+        let is_name = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b'/');
+        if name.is_empty() || !name.bytes().all(is_name) {
+            return Err("a parameter's name is not made of letters, digits and _ - . /".to_owned());
         }
+        if shape.strict {
+            return Err(format!(
+                "a parameter is unknown here; the known ones are: {}",
+                shape.names.join(", ")
+            ));
+        }
+        if !is_word(name) || self.named.len() == MAX_NAMED {
+            self.others = true;
+        } else if !self.named.iter().any(|known| known == name) {
+            self.named.push(name.to_owned());
+        }
+        Ok(())
     }
 }
 
-fn conversion(name: &str, found: &str, wanted: &str) -> ApiError {
+/// Whether a text may be repeated to the client that sent it, in words of Vault's that do: it looks like a parameter or a choice, not like data.
+pub(super) fn is_word(text: &str) -> bool {
+    let mut bytes = text.bytes();
+    text.len() <= 32
+        && bytes.next().is_some_and(|b| b.is_ascii_alphabetic())
+        && bytes.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b'+'))
+}
+
+/// A text for an answer if [`is_word`], else what stands for it. Not for the audit log.
+pub(super) fn word(text: &str) -> &str {
+    if is_word(text) {
+        text
+    } else {
+        "(not repeated)"
+    }
+}
+
+fn conversion(name: &str, wanted: &str) -> ApiError {
     ApiError::bad_request(format!(
-        "Field validation failed: error converting input {found} for field {name:?}: expected type '{wanted}'"
+        "Field validation failed: error converting input for field {name:?}: expected type '{wanted}'"
     ))
+    .in_own_words()
 }
 
-const BATCH_ERROR: &str = "\u{1}batch\u{1}";
-
-/// Vault's error for a body that is neither `null` nor an object, or not even JSON.
-fn unreadable(error: &serde_json::Error) -> ApiError {
-    // Errors of our own making carry this mark; the rest is JSON that can't be read.
-    let text = error.to_string();
-    match text.split_once(BATCH_ERROR) {
-        Some((_, why)) => ApiError::bad_request(format!("failed to parse batch input: {why}")),
-        None => ApiError::bad_request("error parsing JSON"),
+/// A form's or query's text; `None`: a percent sign without its digits, a semicolon (which some readers take for `&`), or not UTF-8.
+fn unescape(text: &[u8]) -> Option<Cow<'_, str>> {
+    let whole = |at: usize| {
+        let digits = text.get(at + 1..at + 3);
+        digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    };
+    let mut plain = true;
+    for (at, b) in text.iter().enumerate() {
+        match b {
+            b';' => return None,
+            b'%' if !whole(at) => return None,
+            b'%' | b'+' => plain = false,
+            _ => {}
+        }
     }
+    if plain {
+        return std::str::from_utf8(text).ok().map(Cow::Borrowed);
+    }
+    let spaced: Vec<u8> = text
+        .iter()
+        .map(|&b| if b == b'+' { b' ' } else { b })
+        .collect();
+    let decoded = percent_decode(&spaced).decode_utf8().ok()?;
+    Some(Cow::Owned(decoded.into_owned()))
 }
 
 /// Reads the top-level object into parameters: they are large, and stay where they are.
-struct Seed<'p, 'a> {
+struct Seed<'p, 's, 'a> {
     params: &'p mut Params<'a>,
-    captured: &'static [&'static str],
+    shape: Shape<'s>,
+    /// What is wrong, in our own words: serde's would repeat the value.
+    fault: &'p mut Option<String>,
 }
 
-impl<'de> DeserializeSeed<'de> for Seed<'_, 'de> {
+impl<'de> DeserializeSeed<'de> for Seed<'_, '_, 'de> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -329,7 +513,7 @@ impl<'de> DeserializeSeed<'de> for Seed<'_, 'de> {
     }
 }
 
-impl<'de> Visitor<'de> for Seed<'_, 'de> {
+impl<'de> Visitor<'de> for Seed<'_, '_, 'de> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -341,92 +525,270 @@ impl<'de> Visitor<'de> for Seed<'_, 'de> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let Self { params, captured } = self;
-        let mut batches = 0;
+        let Self {
+            params,
+            shape,
+            fault,
+        } = self;
+        let (mut batches, mut claims) = (0, 0);
         while let Some(name) = map.next_key::<Text<'de>>()? {
             if &*name == BATCH && params.names.contains(&BATCH) {
                 batches += 1;
-                params.batch = map.next_value::<Option<BatchItems<'de>>>()?.map(|b| b.0);
-                continue;
-            }
-            if &*name == CLAIMS && params.names.contains(&CLAIMS) {
-                if params.claims.is_some() {
-                    return Err(de::Error::custom("a name is given twice"));
-                }
+                params.batch = map.next_value_seed(Batch {
+                    shape,
+                    unknown: &mut params.unknown,
+                    fault: &mut *fault,
+                })?;
+            } else if &*name == CLAIMS && params.names.contains(&CLAIMS) {
+                claims += 1;
                 params.claims = map.next_value()?;
-                continue;
+            } else {
+                let value = map.next_value()?;
+                match params.take(shape, &name, value) {
+                    Ok(()) => {}
+                    Err(Fault::Twice(_)) => return Err(de::Error::custom(TWICE)),
+                    Err(Fault::Other(why)) => return Err(fail(fault, why)),
+                }
             }
-            if params.has(&name) {
-                return Err(de::Error::custom("a name is given twice"));
+            if batches > 1 || claims > 1 {
+                return Err(de::Error::custom(TWICE));
             }
-            let value = map.next_value()?;
-            if !params.set(captured, &name, value) {
-                params.unknown.push(name.0.into_owned());
-            }
-        }
-        if batches > 1 {
-            return Err(de::Error::custom("a name is given twice"));
         }
         Ok(())
     }
 }
 
-/// A list of items; says which one is wrong.
-struct BatchItems<'a>(Vec<Item<'a>>);
+/// Why a parameter is not taken, in our own words.
+enum Fault {
+    /// Which of two values counts, another reader may see otherwise.
+    Twice(&'static str),
+    Other(String),
+}
 
-impl<'de> Deserialize<'de> for BatchItems<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct List;
-        impl<'de> Visitor<'de> for List {
-            type Value = BatchItems<'de>;
+/// Keeps what is wrong, and ends the reading.
+fn fail<E: de::Error>(fault: &mut Option<String>, why: String) -> E {
+    *fault = Some(why);
+    E::custom("refused")
+}
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{BATCH_ERROR}source data must be an array")
-            }
+/// A list of items, or null; says which one is wrong.
+struct Batch<'p, 's> {
+    shape: Shape<'s>,
+    unknown: &'p mut Unknown,
+    fault: &'p mut Option<String>,
+}
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<BatchItems<'de>, A::Error> {
-                let mut items = Vec::new();
-                loop {
-                    match seq.next_element() {
-                        Ok(Some(Object(item))) if items.len() < MAX_BATCH => items.push(item),
-                        Ok(Some(_)) => {
-                            return Err(de::Error::custom(format!(
-                                "{BATCH_ERROR}at most {MAX_BATCH} items are taken at once"
-                            )));
-                        }
-                        Ok(None) => return Ok(BatchItems(items)),
-                        Err(e) => {
-                            return Err(de::Error::custom(format!(
-                                "{BATCH_ERROR}[{}] {e}",
-                                items.len()
-                            )));
-                        }
-                    }
-                }
-            }
-        }
-        deserializer.deserialize_any(List)
+impl Batch<'_, '_> {
+    fn fail<E: de::Error>(&mut self, why: fmt::Arguments<'_>) -> E {
+        fail(self.fault, format!("failed to parse batch input: {why}"))
     }
 }
 
-/// An item that is an object. Serde would also take a list, as the fields in their order.
-struct Object<'a>(Item<'a>);
+impl<'de> DeserializeSeed<'de> for Batch<'_, '_> {
+    type Value = Option<Vec<Item<'de>>>;
 
-impl<'de> Deserialize<'de> for Object<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Fields;
-        impl<'de> Visitor<'de> for Fields {
-            type Value = Object<'de>;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
+/// The visitor's methods for what is neither a list nor null.
+macro_rules! no_list {
+    ($($method:ident($type:ty)),*) => {
+        $(fn $method<E: de::Error>(mut self, _: $type) -> Result<Self::Value, E> {
+            Err(self.no_list())
+        })*
+    };
+}
 
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<'de>, A::Error> {
-                Item::deserialize(MapAccessDeserializer::new(map)).map(Object)
+impl Batch<'_, '_> {
+    fn no_list<E: de::Error>(&mut self) -> E {
+        self.fail(format_args!("source data must be an array"))
+    }
+}
+
+impl<'de> Visitor<'de> for Batch<'_, '_> {
+    type Value = Option<Vec<Item<'de>>>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list")
+    }
+
+    no_list!(
+        visit_bool(bool),
+        visit_i64(i64),
+        visit_u64(u64),
+        visit_f64(f64),
+        visit_str(&str)
+    );
+
+    fn visit_map<A: MapAccess<'de>>(mut self, _: A) -> Result<Self::Value, A::Error> {
+        Err(self.no_list())
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let mut items = Vec::new();
+        loop {
+            let one = One {
+                at: items.len(),
+                batch: &mut self,
+            };
+            match seq.next_element_seed(one)? {
+                Some(item) if items.len() < MAX_BATCH => items.push(item),
+                Some(_) => {
+                    return Err(
+                        self.fail(format_args!("at most {MAX_BATCH} items are taken at once"))
+                    );
+                }
+                None => return Ok(Some(items)),
             }
         }
-        deserializer.deserialize_any(Fields)
+    }
+}
+
+/// One item: an object. Serde would also take a list, as the fields in their order.
+struct One<'p, 'q, 's> {
+    at: usize,
+    batch: &'p mut Batch<'q, 's>,
+}
+
+impl One<'_, '_, '_> {
+    fn no_object<E: de::Error>(self, found: &str) -> E {
+        let at = self.at;
+        self.batch
+            .fail(format_args!("'[{at}]' expected a map, got {found}"))
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for One<'_, '_, '_> {
+    type Value = Item<'de>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+/// The visitor's methods for what is no object.
+macro_rules! no_object {
+    ($($method:ident($type:ty) $found:literal),*) => {
+        $(fn $method<E: de::Error>(self, _: $type) -> Result<Self::Value, E> {
+            Err(self.no_object($found))
+        })*
+    };
+}
+
+impl<'de> Visitor<'de> for One<'_, '_, '_> {
+    type Value = Item<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    no_object!(visit_bool(bool) "a boolean", visit_i64(i64) "a number", visit_u64(u64) "a number", visit_f64(f64) "a number", visit_str(&str) "a string");
+
+    fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
+        Err(self.no_object("null"))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<Self::Value, A::Error> {
+        Err(self.no_object("a list"))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let Self { at, batch } = self;
+        let mut item = Item::default();
+        let mut seen = Seen::default();
+        while let Some(name) = map.next_key::<Text<'de>>()? {
+            let shape = batch.shape;
+            let Some(name) =
+                known_in_item(&name).filter(|name| shape.takes_in_item(name) || *name == REFERENCE)
+            else {
+                let same = |known: &&&str| **known == &*name;
+                if let Some(name) = shape.names.iter().find(same) {
+                    return Err(batch.fail(format_args!(
+                        "'[{at}].{name}' is not taken in an item: give it beside {BATCH}"
+                    )));
+                }
+                if let Some(name) = shape.refused.iter().find(same) {
+                    return Err(batch.fail(format_args!(
+                        "'[{at}].{name}' is not supported: leave it out"
+                    )));
+                }
+                let noted = batch.unknown.note(shape, &name);
+                noted.map_err(|why| batch.fail(format_args!("'[{at}]': {why}")))?;
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            };
+            if !seen.first(name) {
+                return Err(batch.fail(format_args!("'[{at}].{name}' is given twice")));
+            }
+            let value: Scalar<'de> = map.next_value()?;
+            item.set(name, value).map_err(|(wanted, found)| {
+                batch.fail(format_args!(
+                    "'[{at}].{name}' expected type '{wanted}', got {found}"
+                ))
+            })?;
+        }
+        Ok(item)
+    }
+}
+
+/// What the client calls an item, so that it knows it again.
+const REFERENCE: &str = "reference";
+
+/// The name as it is known, if it is.
+fn known_in_item(name: &str) -> Option<&'static str> {
+    let mut names = ITEM.iter().chain([&REFERENCE]);
+    names.find(|known| **known == name).copied()
+}
+
+/// Which names an item has given.
+#[derive(Default)]
+struct Seen(u16);
+
+impl Seen {
+    /// False: it was given before.
+    fn first(&mut self, name: &str) -> bool {
+        let at = ITEM.iter().position(|known| *known == name);
+        let bit = 1 << at.unwrap_or(ITEM.len());
+        let first = self.0 & bit == 0;
+        self.0 |= bit;
+        first
+    }
+}
+
+impl<'a> Item<'a> {
+    /// `Err`: the type that is wanted, and the one that was found.
+    fn set(&mut self, name: &str, value: Scalar<'a>) -> Result<(), (&'static str, &'static str)> {
+        let slot = match name {
+            "plaintext" => &mut self.plaintext,
+            "ciphertext" => &mut self.ciphertext,
+            "input" => &mut self.input,
+            "hmac" => &mut self.hmac,
+            "signature" => &mut self.signature,
+            "context" => &mut self.context,
+            "nonce" => &mut self.nonce,
+            "associated_data" => &mut self.associated_data,
+            "key_version" => {
+                self.key_version = match value {
+                    Scalar::Null => None,
+                    Scalar::Int(n) => Some(n),
+                    other => return Err(("int", other.kind())),
+                };
+                return Ok(());
+            }
+            _ => &mut self.reference,
+        };
+        *slot = match value {
+            Scalar::Null => None,
+            Scalar::Text(text) => Some(Text(text)),
+            other => return Err(("string", other.kind())),
+        };
+        Ok(())
     }
 }
 
@@ -478,8 +840,8 @@ impl<'de: 'a, 'a> Deserialize<'de> for Scalar<'a> {
                 Ok(i64::try_from(n).map_or(Scalar::Unsigned(n), Scalar::Int))
             }
 
-            fn visit_f64<E>(self, n: f64) -> Result<Scalar<'de>, E> {
-                Ok(Scalar::Float(n))
+            fn visit_f64<E>(self, _: f64) -> Result<Scalar<'de>, E> {
+                Ok(Scalar::Float)
             }
 
             fn visit_bool<E>(self, b: bool) -> Result<Scalar<'de>, E> {
@@ -492,12 +854,12 @@ impl<'de: 'a, 'a> Deserialize<'de> for Scalar<'a> {
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Scalar<'de>, A::Error> {
                 while seq.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(Scalar::Other("a list"))
+                Ok(Scalar::List)
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Scalar<'de>, A::Error> {
                 while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-                Ok(Scalar::Other("an object"))
+                Ok(Scalar::Object)
             }
         }
         deserializer.deserialize_any(Any)
@@ -510,10 +872,27 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const NAMES: &[&str] = &["plaintext", "bits", "derived", "period", BATCH];
+    const NAMES: &[&str] = &[
+        "plaintext",
+        "bits",
+        "derived",
+        "period",
+        "key_version",
+        BATCH,
+    ];
+    const SHAPE: Shape<'static> = Shape {
+        names: NAMES,
+        refused: &["padding_scheme"],
+        strict: false,
+        captured: &["name"],
+    };
 
     fn json(body: &str) -> Result<Params<'_>, ApiError> {
-        Params::from_json(NAMES, &["name"], body.as_bytes())
+        Params::from_json(SHAPE, body.as_bytes())
+    }
+
+    fn form(body: &str) -> Result<Params<'_>, ApiError> {
+        Params::from_form(SHAPE, body.as_bytes())
     }
 
     fn refusal(body: &str) -> String {
@@ -521,7 +900,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_converted_as_weakly_as_vault_does() {
+    fn values_are_converted_nearly_as_weakly_as_vault_does() {
         let p = json(r#"{"plaintext": 12, "bits": "256", "derived": "true", "period": "30d"}"#)
             .unwrap();
         assert_eq!(p.text("plaintext").unwrap().unwrap(), "12");
@@ -532,8 +911,8 @@ mod tests {
             Some(Duration::from_hours(720))
         );
         let p = json(r#"{"plaintext": null, "bits": null, "derived": 0, "period": 60}"#).unwrap();
-        assert_eq!(p.text("plaintext").unwrap().unwrap(), "");
-        assert_eq!(p.int("bits").unwrap(), Some(0));
+        assert!(p.text("plaintext").unwrap().is_none());
+        assert_eq!(p.int("bits").unwrap(), None);
         assert_eq!(p.flag("derived").unwrap(), Some(false));
         assert_eq!(p.duration("period").unwrap(), Some(Duration::from_mins(1)));
         let p = json("{}").unwrap();
@@ -541,26 +920,53 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_converted_says_so() {
-        let p = json(r#"{"plaintext": {"a": 1}, "bits": "x", "derived": "maybe", "period": "1x"}"#)
-            .unwrap();
-        assert_eq!(p.text("plaintext").unwrap_err().status, 400);
-        assert_eq!(
-            p.int("bits").unwrap_err().messages,
-            [
-                r#"Field validation failed: error converting input x for field "bits": cannot parse '' as int: strconv.ParseInt: parsing "x": invalid syntax"#
-            ]
-        );
-        assert_eq!(
-            p.flag("derived").unwrap_err().messages,
-            [r#"Field validation failed: error converting input maybe for field "deletion_allowed": cannot parse '' as bool: strconv.ParseBool: parsing "maybe": invalid syntax"#.replace("deletion_allowed", "derived")]
-        );
-        assert_eq!(
-            p.duration("period").unwrap_err().messages,
-            [
-                r#"Field validation failed: error converting input 1x for field "period": time: unknown unit "x" in duration "1x""#
-            ]
-        );
+    fn what_cannot_be_converted_says_so_without_the_value() {
+        let p = json(
+            r#"{"plaintext": {"a": 1}, "bits": "4111111111111111x", "derived": "123-45-6789", "period": "1x"}"#,
+        )
+        .unwrap();
+        for (found, expected) in [
+            (
+                p.text("plaintext").err(),
+                r#"for field "plaintext": expected type 'string'"#,
+            ),
+            (
+                p.int("bits").err(),
+                r#"for field "bits": expected type 'int'"#,
+            ),
+            (
+                p.flag("derived").err(),
+                r#"for field "derived": expected type 'bool'"#,
+            ),
+            (
+                p.duration("period").err(),
+                r#"for field "period": time: unknown unit in duration"#,
+            ),
+        ] {
+            let error = found.unwrap();
+            let text = format!("Field validation failed: error converting input {expected}");
+            assert_eq!((error.status, error.reason()), (400, text.as_str()));
+            assert_eq!(error.messages, [text]);
+        }
+        for (body, name) in [
+            (r#"{"plaintext": 1e20}"#, "plaintext"),
+            (r#"{"plaintext": 1.5}"#, "plaintext"),
+            (r#"{"bits": true}"#, "bits"),
+            (r#"{"bits": 1.0}"#, "bits"),
+            (r#"{"derived": 0.5}"#, "derived"),
+            (r#"{"period": true}"#, "period"),
+            (r#"{"period": -5}"#, "period"),
+            (r#"{"period": "-5s"}"#, "period"),
+        ] {
+            let p = json(body).unwrap();
+            let refused = match name {
+                "plaintext" => p.text(name).err(),
+                "bits" => p.int(name).err(),
+                "derived" => p.flag(name).err(),
+                _ => p.duration(name).err(),
+            };
+            assert!(refused.is_some(), "{body}");
+        }
     }
 
     #[test]
@@ -574,59 +980,157 @@ mod tests {
             "nul",
             "{\"a\":1",
             "\u{0}",
-            r#"{"bits":1,"bits":1}"#,
-            r#"{"batch_input":[],"batch_input":null}"#,
+            "{} trailing",
+            "{}{}",
+            "null null",
+            "{}\u{0}",
+            "\u{a0}",
+            "\u{c}",
         ] {
-            assert_eq!(refusal(body), "error parsing JSON", "{body}");
+            assert_eq!(refusal(body), NO_JSON, "{body}");
         }
-        for body in ["", "null", "{}", "{}\n", "{} trailing"] {
+        for body in ["", " \r\n\t", "null", "{}", "{}\n", " \n{ } \t"] {
             assert!(json(body).is_ok(), "{body}");
         }
         let deep = format!("{{\"a\":{}1{}}}", "[".repeat(10_000), "]".repeat(10_000));
         // What no route asks for is skipped without recursion, however deep.
         assert!(json(&deep).is_ok());
-        assert!(Params::from_json(NAMES, &[], b"{\"plaintext\":\"\xff\"}").is_err());
+        assert!(Params::from_json(SHAPE, b"{\"plaintext\":\"\xff\"}").is_err());
+    }
+
+    #[test]
+    fn a_name_stands_once_and_is_written_as_it_is() {
+        for (body, error) in [
+            (r#"{"bits":1,"bits":1}"#, NO_JSON),
+            (r#"{"bits":null,"bits":1}"#, NO_JSON),
+            (r#"{"batch_input":[],"batch_input":null}"#, NO_JSON),
+            (
+                r#"{"Derived":true}"#,
+                "a parameter is \"derived\" but for the case of its letters: names are in lower case",
+            ),
+            (
+                r#"{"BATCH_INPUT":[]}"#,
+                "a parameter is \"batch_input\" but for the case of its letters: names are in lower case",
+            ),
+            (
+                r#"{"padding_scheme":"oaep"}"#,
+                "padding_scheme is not supported: leave it out",
+            ),
+        ] {
+            assert_eq!(refusal(body), error, "{body}");
+        }
+        for name in [
+            "",
+            " bits",
+            "bits ",
+            "bi\\u0000ts",
+            "\u{feff}bits",
+            "{",
+            "a b",
+            "b\u{131}ts",
+        ] {
+            let text = refusal(&format!("{{\"{name}\":1}}"));
+            assert!(text.starts_with("a parameter's name"), "{name}: {text}");
+        }
+        assert!(
+            json(r#"{"padding_scheme":""}"#)
+                .unwrap()
+                .warnings()
+                .is_empty()
+        );
+        let strict = Shape {
+            strict: true,
+            ..SHAPE
+        };
+        assert!(Params::from_json(strict, br#"{"plaintxt":""}"#).is_err());
+        assert!(Params::from_json(strict, br#"{"plaintext":""}"#).is_ok());
     }
 
     #[test]
     fn batches_are_strict() {
-        let p = json(r#"{"batch_input": [{"plaintext": "YQ==", "reference": "r\n"}, {"key_version": 2, "x": []}]}"#).unwrap();
-        let batch = p.batch.unwrap();
+        let p = json(r#"{"batch_input": [{"plaintext": "YQ==", "reference": "r\n"}, {"key_version": 2, "x": [], "ciphertext": 7}], "plaintext": null, "key_version": 0}"#).unwrap();
+        let batch = p.batch.as_ref().unwrap();
         assert_eq!(batch[0].plaintext.as_deref(), Some("YQ=="));
         assert_eq!(batch[0].reference.as_deref(), Some("r\n"));
         assert_eq!(batch[1].key_version, Some(2));
+        let mut p = p;
+        assert_eq!(
+            p.warnings(),
+            ["Endpoint ignored these unrecognized parameters: [ciphertext x]"]
+        );
         assert!(json(r#"{"batch_input": null}"#).unwrap().batch.is_none());
         for (body, part) in [
             (r#"{"batch_input": "x"}"#, "source data must be an array"),
-            (r#"{"batch_input": [1]}"#, "[0] invalid type: integer `1`"),
+            (r#"{"batch_input": {}}"#, "source data must be an array"),
+            (
+                r#"{"batch_input": 4111111111111111}"#,
+                "source data must be an array",
+            ),
+            (
+                r#"{"batch_input": [4111111111111111]}"#,
+                "'[0]' expected a map, got a number",
+            ),
+            (
+                r#"{"batch_input": ["123"]}"#,
+                "'[0]' expected a map, got a string",
+            ),
             (
                 r#"{"batch_input": [["YQ=="]]}"#,
-                "[0] invalid type: sequence",
+                "'[0]' expected a map, got a list",
             ),
             (
-                r#"{"batch_input": [{}, {"key_version": "1"}]}"#,
-                "[1] invalid type: string",
+                r#"{"batch_input": [{}, null]}"#,
+                "'[1]' expected a map, got null",
             ),
             (
-                r#"{"batch_input": [{"plaintext": 7}]}"#,
-                "[0] invalid type: integer `7`",
+                r#"{"batch_input": [{}, {"key_version": "123-45-6789"}]}"#,
+                "'[1].key_version' expected type 'int', got a string",
             ),
             (
-                r#"{"batch_input": [{}, ["YQ=="]]}"#,
-                "[1] invalid type: sequence, expected an object",
+                r#"{"batch_input": [{"plaintext": 4111111111111111}]}"#,
+                "'[0].plaintext' expected type 'string', got a number",
+            ),
+            (
+                r#"{"batch_input": [{"plaintext": ["123-45-6789"]}]}"#,
+                "'[0].plaintext' expected type 'string', got a list",
+            ),
+            (
+                r#"{"batch_input": [{"plaintext": null, "plaintext": ""}]}"#,
+                "'[0].plaintext' is given twice",
+            ),
+            (
+                r#"{"batch_input": [{"bits": 1}]}"#,
+                "'[0].bits' is not taken in an item: give it beside batch_input",
+            ),
+            (
+                r#"{"batch_input": [{"padding_scheme": 1}]}"#,
+                "'[0].padding_scheme' is not supported: leave it out",
+            ),
+            (
+                r#"{"batch_input": [{"Plaintext": ""}]}"#,
+                "'[0]': a parameter is \"plaintext\" but for the case of its letters: names are in lower case",
             ),
         ] {
-            let text = refusal(body);
-            assert!(
-                text.starts_with("failed to parse batch input: ") && text.contains(part),
-                "{text}"
+            assert_eq!(
+                refusal(body),
+                format!("failed to parse batch input: {part}"),
+                "{body}"
+            );
+        }
+        for body in [
+            r#"{"batch_input": [{"plaintext": "YQ=="}], "plaintext": "Yg=="}"#,
+            r#"{"plaintext": "Yg==", "batch_input": []}"#,
+        ] {
+            assert_eq!(
+                refusal(body),
+                "plaintext is given beside batch_input: give it in each item"
             );
         }
     }
 
     #[test]
     fn unknown_and_replaced_names_are_warned_of() {
-        let mut p = json(r#"{"z": 1, "a": {}, "name": "n", "bits": 1}"#).unwrap();
+        let mut p = json(r#"{"z": 1, "a": {}, "name": "n", "bits": 1, "z": 2}"#).unwrap();
         assert_eq!(
             p.warnings(),
             [
@@ -634,22 +1138,115 @@ mod tests {
                 "Endpoint replaced the value of these parameters with the values captured from the endpoint's path: [name]",
             ]
         );
+        // What is no name of anything but data is not repeated, nor more than there is room for.
+        let many: Vec<String> = (0..100).map(|n| format!("\"n{n}\":1")).collect();
+        let body = format!(
+            "{{\"4111111111111111\":1,\"{}\":1,{}}}",
+            "n".repeat(33),
+            many.join(",")
+        );
+        let warnings = json(&body).unwrap().warnings();
+        assert_eq!(
+            warnings,
+            [
+                "Endpoint ignored these unrecognized parameters: [n0 n1 n2 n3 n4 n5 n6 n7], and others"
+            ]
+        );
     }
 
     #[test]
     fn forms_are_read_too() {
-        let p = Params::from_form(NAMES, &[], b"plaintext=YQ%3D%3D&bits=7").unwrap();
+        let p = form("plaintext=YQ%3D%3D&bits=7").unwrap();
         assert_eq!(p.text("plaintext").unwrap().unwrap(), "YQ==");
         assert_eq!(p.int("bits").unwrap(), Some(7));
-        assert!(Params::from_form(NAMES, &[], b"batch_input=x").is_err());
-        assert!(Params::from_form(NAMES, &[], b"bits=1&bits=2").is_err());
+        let p = form("plaintext=YQ==&&derived=").unwrap();
+        assert_eq!(p.text("plaintext").unwrap().unwrap(), "YQ==");
+        for (body, error) in [
+            (
+                "batch_input=x",
+                "failed to parse batch input: send it as a list in a JSON body",
+            ),
+            ("bits=1&bits=2", "\"bits\" is given twice"),
+            ("bits=%zz", "error parsing form data"),
+            ("bits=%4", "error parsing form data"),
+            ("bits=%ff", "error parsing form data"),
+            ("bits=1;derived=1", "error parsing form data"),
+            (
+                "hello",
+                "the body is neither JSON nor a form: a form is name=value, with & between",
+            ),
+            (
+                "\"bits\"",
+                "the body is neither JSON nor a form: a form is name=value, with & between",
+            ),
+            (
+                "=1",
+                "a parameter's name is not made of letters, digits and _ - . /",
+            ),
+            (
+                "\u{feff}{\"bits\":\"=\"}",
+                "a parameter's name is not made of letters, digits and _ - . /",
+            ),
+        ] {
+            assert_eq!(form(body).err().unwrap().messages, [error], "{body}");
+        }
+        let query = |text: &'static str| Params::from_query(SHAPE, text.as_bytes());
+        assert_eq!(
+            query("list=true&bits=3").unwrap().int("bits").unwrap(),
+            Some(3)
+        );
+        assert!(query("list=true").unwrap().warnings().is_empty());
+        assert_eq!(
+            query("derived").unwrap().flag("derived").unwrap(),
+            Some(false)
+        );
+        assert!(query("bits=%4").is_err());
+    }
+
+    #[test]
+    fn what_looks_like_json_is_json_whatever_curl_calls_it() {
+        let form = "application/x-www-form-urlencoded";
+        for (content_type, body, expected) in [
+            (Some(form), "a=b", true),
+            (Some(form), "", false),
+            (Some(form), " \n", false),
+            (Some(form), "{}", false),
+            (Some(form), " \r\n\t{\"input\":\"\"}", false),
+            (Some(form), "[", false),
+            (
+                Some("Application/X-WWW-Form-URLencoded ; charset=utf-8"),
+                "a=b",
+                true,
+            ),
+            (Some("application/x-www-form-urlencoded-not"), "a=b", false),
+            (Some("text/plain"), "a=b", false),
+            (Some("Application/JSON"), "a=b", false),
+            (None, "a=b", false),
+        ] {
+            let found = is_form(content_type.map(str::as_bytes), body.as_bytes());
+            assert_eq!(found, expected, "{content_type:?} {body}");
+        }
+        for (body, nothing) in [
+            ("", true),
+            (" \n", true),
+            ("{ \n}", true),
+            (" null ", true),
+            ("{\"a\":1}", false),
+            ("{}x", false),
+            ("nul", false),
+            ("n u l l", false),
+            ("0", false),
+        ] {
+            assert_eq!(says_nothing(body.as_bytes()), nothing, "{body}");
+        }
     }
 
     proptest! {
         #[test]
         fn nothing_panics(body in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = Params::from_json(NAMES, &["name"], &body);
-            let _ = Params::from_form(NAMES, &["name"], &body);
+            let _ = Params::from_json(SHAPE, &body);
+            let _ = Params::from_form(SHAPE, &body);
+            let _ = Params::from_query(SHAPE, &body);
         }
     }
 }

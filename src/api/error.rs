@@ -8,6 +8,8 @@ use strongroom_hsm::HsmError;
 use crate::keyring::KeyringError;
 use crate::store::StoreError;
 
+/// The longest reason in the audit log, bytes.
+const MAX_REASON: usize = 512;
 /// Vault's words for a policy that says no.
 pub(super) const PERMISSION_DENIED: &str = "1 error occurred:\n\t* permission denied\n\n";
 
@@ -18,7 +20,7 @@ pub(super) struct ApiError {
     pub(super) status: u16,
     /// `errors`; empty where Vault leaves it empty.
     pub(super) messages: Vec<Cow<'static, str>>,
-    /// For the audit log where it may know more than the client; never from a plaintext.
+    /// For the audit log: where it may know more than the client, or must not hold what the client sent.
     pub(super) reason: Option<Cow<'static, str>>,
     /// `Allow`, for 405.
     pub(super) allow: Option<String>,
@@ -30,6 +32,11 @@ impl ApiError {
     /// 400 with one message.
     pub(super) fn bad_request(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(400, message)
+    }
+
+    /// 400 for a request of one item, whose errors are in our own words.
+    pub(super) fn of_item(why: Cow<'static, str>) -> Self {
+        Self::bad_request(why).in_own_words()
     }
 
     /// Any status with one message.
@@ -85,14 +92,28 @@ impl ApiError {
         self
     }
 
-    /// The words for the audit log.
+    /// The audit log may say what the client is told: the text holds nothing that came with the request but a key's name and numbers.
+    pub(super) fn in_own_words(mut self) -> Self {
+        self.reason = self.messages.first().cloned();
+        self
+    }
+
+    /// The words for the audit log, never more than [`MAX_REASON`] bytes. A text that was made for this answer may repeat what the client sent, so it
+    /// stays out of the log unless somebody said that it is ours.
     pub(super) fn reason(&self) -> &str {
-        match (&self.reason, self.messages.first()) {
+        let reason: &str = match (&self.reason, self.messages.first()) {
             (Some(reason), _) => reason,
-            (None, Some(message)) => message,
+            (None, Some(Cow::Borrowed(message))) => message,
+            (None, Some(Cow::Owned(_))) => {
+                "a parameter has a value that is not taken: the answer says which"
+            }
             (None, None) if self.status == 404 => "not found",
             (None, None) => "refused",
-        }
+        };
+        let end = (0..=MAX_REASON.min(reason.len()))
+            .rev()
+            .find(|&at| reason.is_char_boundary(at));
+        reason.get(..end.unwrap_or(0)).unwrap_or_default()
     }
 }
 
@@ -116,8 +137,16 @@ pub(super) enum Doing {
 }
 
 impl ApiError {
-    /// An error of the keyring about the key `name`.
+    /// An error of the keyring about the key `name`. The layers below know no text of the client's but the key's name.
     pub(super) fn from_keyring(error: KeyringError, doing: Doing, name: &str) -> Self {
+        let answer = Self::keyrings(error, doing, name);
+        if answer.reason.is_some() {
+            return answer;
+        }
+        answer.in_own_words()
+    }
+
+    fn keyrings(error: KeyringError, doing: Doing, name: &str) -> Self {
         match error {
             KeyringError::NotFound => match doing {
                 Doing::Read => Self::empty(404),

@@ -239,11 +239,8 @@ where
     };
     let read = read_body(body, limit).await;
     let body = trail.refuse_on_error(read).await?;
-    let source = match head.uri.query() {
-        Some(query) if verb != Verb::Update => Source::Query(query.to_owned()),
-        _ if is_form(&head.headers) => Source::Form,
-        _ => Source::Json,
-    };
+    let source = Source::of(&head, verb, &body);
+    let source = trail.refuse_on_error(source).await?;
     let known = head.headers.get(header::IF_NONE_MATCH);
     let known = known.and_then(|tags| tags.to_str().ok().map(str::to_owned));
     // Head and body are pieces of hyper's buffer. With both gone when the answer waits for the audit log, the buffer is used again for what is read next,
@@ -285,6 +282,37 @@ enum Source {
     Json,
 }
 
+impl Source {
+    /// POST and PUT have them in the body, the others in the query. What stands in the other place would be ignored, so it is refused.
+    fn of(head: &Parts, verb: Verb, body: &[u8]) -> Result<Self, ApiError> {
+        let query = head.uri.query().unwrap_or_default();
+        if verb != Verb::Update {
+            if !body::says_nothing(body) {
+                return Err(ApiError::bad_request(
+                    "this method takes no body: parameters of GET and LIST are in the query",
+                ));
+            }
+            if verb == Verb::Delete && !query.is_empty() {
+                return Err(ApiError::bad_request("DELETE takes no parameters"));
+            }
+            return Ok(Self::Query(query.to_owned()));
+        }
+        if !query.is_empty() {
+            return Err(ApiError::bad_request(
+                "parameters of POST and PUT are in the body: take them out of the query",
+            ));
+        }
+        let content_type = head.headers.get(header::CONTENT_TYPE);
+        Ok(
+            if body::is_form(content_type.map(HeaderValue::as_bytes), body) {
+                Self::Form
+            } else {
+                Self::Json
+            },
+        )
+    }
+}
+
 /// Runs the handler and records what came of it.
 async fn carry_out(
     app: &Arc<App>,
@@ -296,10 +324,11 @@ async fn carry_out(
     if_none_match: Option<&str>,
 ) -> Result<Answer, ApiError> {
     let route = trail.route;
+    let shape = route.shape(&captures);
     let parsed = match &source {
-        Source::Query(query) => Params::from_form(route.params, captures.names, query.as_bytes()),
-        Source::Form => Params::from_form(route.params, captures.names, &body),
-        Source::Json => Params::from_json(route.params, captures.names, &body),
+        Source::Query(query) => Params::from_query(shape, query.as_bytes()),
+        Source::Form => Params::from_form(shape, &body),
+        Source::Json => Params::from_json(shape, &body),
     };
     let result = match parsed {
         Ok(params) => {
@@ -342,16 +371,22 @@ fn find_route<'a>(
         Target::UnknownPath => Err(ApiError::unsupported_path()),
         Target::NoMount => Err(ApiError::new(
             404,
-            format!("no handler for route {path:?}. route entry not found."),
+            format!(
+                "no handler for route {:?}. route entry not found.",
+                shown(path)
+            ),
         )),
     }
 }
 
-fn is_form(headers: &HeaderMap) -> bool {
-    headers.get(header::CONTENT_TYPE).is_some_and(|t| {
-        t.as_bytes()
-            .starts_with(b"application/x-www-form-urlencoded")
-    })
+/// A path for Vault's words: one that no client of Vault sends is not repeated.
+fn shown(path: &str) -> &str {
+    let good = |b: u8| b.is_ascii_alphanumeric() || b"/-_.".contains(&b);
+    if path.len() <= 128 && path.bytes().all(good) {
+        path
+    } else {
+        "(not repeated)"
+    }
 }
 
 /// The method's meaning; GET with `list` is LIST.
@@ -362,6 +397,13 @@ fn verb(head: &Parts) -> Result<Verb, ApiError> {
         && let Some((_, value)) =
             form_urlencoded::parse(query.as_bytes()).find(|(n, _)| n == "list")
     {
+        if form_urlencoded::parse(query.as_bytes())
+            .filter(|(n, _)| n == "list")
+            .count()
+            > 1
+        {
+            return Err(ApiError::bad_request("\"list\" is given twice"));
+        }
         list = match value.as_ref() {
             "1" | "t" | "T" | "true" | "TRUE" | "True" => true,
             "" | "0" | "f" | "F" | "false" | "FALSE" | "False" => false,

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use hyper::Method;
 
 use super::answer::Answer;
-use super::body::{BATCH, CLAIMS};
+use super::body::{BATCH, CLAIMS, Shape};
 use super::error::ApiError;
 use super::transit::{cipher, import, jwt, keys, mac, random, sign, unsupported};
 use super::{Call, auth, jwks, rotation, sys, ui, wire};
@@ -66,6 +66,43 @@ pub struct Route {
 }
 
 impl Route {
+    /// What it takes, for the parser.
+    pub(super) fn shape<'c>(&self, captures: &'c Captures<'_>) -> Shape<'c> {
+        Shape {
+            names: self.params,
+            refused: self.refused(),
+            strict: self.strict(),
+            captured: captures.names,
+        }
+    }
+
+    /// Parameters that Vault or `OpenBao` have there and that change what is done. Ignored, they would silently not do what was asked.
+    fn refused(&self) -> &'static [&'static str] {
+        match self.label {
+            "encrypt" | "decrypt" => &["padding_scheme"],
+            "rewrap" => &[
+                "padding_scheme",
+                "decrypt_padding_scheme",
+                "encrypt_padding_scheme",
+            ],
+            "datakey-plaintext" | "datakey-wrapped" => &["padding_scheme", "associated_data"],
+            "create" => &[
+                "parameter_set",
+                "hybrid_key_type_pqc",
+                "hybrid_key_type_ec",
+                "external_key_ref",
+            ],
+            "rotate" => &["external_key_ref"],
+            "verify" => &["cmac", "mac_length"],
+            _ => &[],
+        }
+    }
+
+    /// Where an unknown parameter can't be warned of, since the answer is empty; and where none of Vault's clients could send one.
+    fn strict(&self) -> bool {
+        matches!(self.label, "import" | "delete" | "jwt" | "rotate-master")
+    }
+
     /// Whether a request that can't be audited is refused. What shows that the audit log can't be written must be answered just then.
     pub(super) fn needs_audit(&self) -> bool {
         self.audited && !matches!(self.operation, Some(O::Metrics | O::StatusPage))

@@ -7,6 +7,7 @@ use serde::Serialize;
 use strongroom_hsm::HsmState;
 
 use super::answer::Answer;
+use super::body::word;
 use super::error::ApiError;
 use super::{App, Call, OPENAPI, rotation};
 use crate::keyring::{KeyHealth, Scheduled, Verdict};
@@ -48,7 +49,8 @@ pub(super) async fn health(call: &mut Call<'_>) -> Result<Answer, ApiError> {
             _ => {
                 return Err(ApiError::bad_request(format!(
                     "{parameter} must be an HTTP status between 200 and 599"
-                )));
+                ))
+                .in_own_words());
             }
         },
     };
@@ -150,8 +152,10 @@ pub(super) async fn metrics(call: &mut Call<'_>) -> Result<Answer, ApiError> {
         None | Some("" | "prometheus" | "openmetrics") => {}
         Some(other) => {
             return Err(ApiError::bad_request(format!(
-                "metric response format {other:?} is not supported: use \"prometheus\""
-            )));
+                "metric response format {:?} is not supported: use \"prometheus\"",
+                word(other)
+            ))
+            .because("the format of metrics is not supported"));
         }
     }
     let text = call

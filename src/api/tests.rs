@@ -13,4 +13,6 @@ mod keyless;
 mod keys;
 mod openapi;
 mod pipeline;
+mod secrets;
 mod sign;
+mod strict;

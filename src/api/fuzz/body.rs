@@ -9,18 +9,46 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
-use super::super::body::{BATCH, Item, MAX_BATCH, Params};
+use super::super::body::{BATCH, Item, MAX_BATCH, Params, Shape, is_form, says_nothing};
 
-const NAMES: &[&str] = &["plaintext", "bits", "derived", "period", "name", BATCH];
+const NAMES: &[&str] = &[
+    "plaintext",
+    "context",
+    "key_version",
+    "bits",
+    "derived",
+    "period",
+    BATCH,
+];
 /// What the path gave already.
 const CAPTURED: &[&str] = &["name"];
+const REFUSED: &[&str] = &["padding_scheme"];
+const SHAPE: Shape<'static> = Shape {
+    names: NAMES,
+    refused: REFUSED,
+    strict: false,
+    captured: CAPTURED,
+};
 
-/// A JSON body: what an ordinary JSON reader calls an object is accepted, with the same values, unless it gives a parameter twice; a
-/// batch is a list of objects.
+/// A JSON body: what an ordinary JSON reader calls an object and nothing behind it is accepted, with the same values, unless a name is
+/// given twice, refused or no name; a batch is a list of objects. What is wrong is told without a value.
 pub fn json_body(data: &[u8]) {
-    let params = Params::from_json(NAMES, CAPTURED, data);
+    let params = Params::from_json(SHAPE, data);
     let mut values = serde_json::Deserializer::from_slice(data).into_iter::<Value>();
     let first = values.next();
+    let ends = data
+        .get(values.byte_offset()..)
+        .is_some_and(|rest| rest.iter().all(|b| b" \t\r\n".contains(b)));
+    let first = if ends || first.is_none() {
+        first
+    } else {
+        assert!(params.is_err(), "bytes behind the value were taken");
+        return;
+    };
+    assert!(
+        !says_nothing(data) || params.is_ok(),
+        "a body without a word was refused"
+    );
     // A reader of whole values refuses nothing that is skipped here unread (depth, numbers, UTF-8), but not the reverse.
     match (params, first) {
         (Ok(params), Some(Ok(Value::Object(object)))) => {
@@ -32,9 +60,14 @@ pub fn json_body(data: &[u8]) {
         }
         (Ok(params), Some(Ok(Value::Null)) | None) => same_values(params, &Map::new()),
         (Ok(_), Some(Ok(value))) => unreachable!("{value} was taken for parameters"),
-        (Err(_), Some(Ok(Value::Object(object)))) => {
-            let why = object.contains_key(BATCH) || gives_twice(&names(data));
+        (Err(error), Some(Ok(Value::Object(object)))) => {
+            let why = object.contains_key(BATCH)
+                || gives_twice(&names(data))
+                || object
+                    .keys()
+                    .any(|name| REFUSED.contains(&name.as_str()) || !may_be(name));
             assert!(why, "an object without a batch was refused: {object:?}");
+            told_without_a_value(&error.messages);
         }
         (Ok(_) | Err(_), _) => {}
     }
@@ -42,14 +75,26 @@ pub fn json_body(data: &[u8]) {
 
 /// A form or query: each known name has its value, or is refused if it is given twice.
 pub fn form_body(data: &[u8]) {
-    let Ok(mut params) = Params::from_form(NAMES, CAPTURED, data) else {
-        let names: Vec<_> = form_urlencoded::parse(data)
-            .map(|(name, _)| name.into_owned())
-            .collect();
-        let why = names.iter().any(|name| name == BATCH) || gives_twice(&names);
-        assert!(why, "a form without a batch was refused");
-        return;
+    for content_type in [None, Some(&b"application/json"[..])] {
+        assert!(!is_form(content_type, data));
+    }
+    let mut params = match Params::from_form(SHAPE, data) {
+        Ok(params) => params,
+        Err(error) => {
+            let names: Vec<_> = form_urlencoded::parse(data)
+                .map(|(name, _)| name.into_owned())
+                .collect();
+            let why = names
+                .iter()
+                .any(|name| name == BATCH || REFUSED.contains(&name.as_str()) || !may_be(name))
+                || gives_twice(&names)
+                || !is_strict_form(data);
+            assert!(why, "a form without a batch was refused");
+            told_without_a_value(&error.messages);
+            return;
+        }
     };
+    assert!(is_strict_form(data));
     for name in NAMES.iter().filter(|name| !CAPTURED.contains(name)) {
         let mut given = form_urlencoded::parse(data).filter(|(found, _)| found == name);
         let value = given.next();
@@ -66,6 +111,41 @@ pub fn form_body(data: &[u8]) {
         &mut params,
         form_urlencoded::parse(data).map(|(name, _)| name.into_owned()),
     );
+}
+
+/// Each pair has its `=`, each percent sign its digits, and all is UTF-8.
+fn is_strict_form(data: &[u8]) -> bool {
+    let pairs = data.split(|b| *b == b'&').filter(|pair| !pair.is_empty());
+    pairs.into_iter().all(|pair| {
+        let escapes = pair.split(|b| *b == b'%').skip(1);
+        pair.contains(&b'=')
+            && !pair.contains(&b';')
+            && escapes.into_iter().all(|rest| {
+                rest.get(..2)
+                    .is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+            })
+            && percent_encoding::percent_decode(pair).decode_utf8().is_ok()
+    })
+}
+
+/// Whether a parameter may have that name: a known one but for case is a mistake, as is what is no name.
+fn may_be(name: &str) -> bool {
+    let all = || NAMES.iter().chain(REFUSED);
+    let letters = name
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b"_-./".contains(&b));
+    let known = NAMES.contains(&name) || CAPTURED.contains(&name);
+    known || !name.is_empty() && letters && !all().any(|known| known.eq_ignore_ascii_case(name))
+}
+
+/// Words, names and places: no longer than they need be, and on one line.
+fn told_without_a_value(messages: &[std::borrow::Cow<'static, str>]) {
+    for message in messages {
+        assert!(
+            message.len() < 300 && message.bytes().all(|b| (b' '..=b'~').contains(&b)),
+            "{message}"
+        );
+    }
 }
 
 /// Whether a parameter that the path has not given is among them more than once.
@@ -116,8 +196,7 @@ fn same_values(mut params: Params<'_>, object: &Map<String, Value>) {
             .map(|text| text.map(std::borrow::Cow::into_owned))
             .ok();
         match object.get(*name) {
-            None => assert_eq!(text, Some(None), "{name}"),
-            Some(Value::Null) => assert_eq!(text, Some(Some(String::new())), "{name}"),
+            None | Some(Value::Null) => assert_eq!(text, Some(None), "{name}"),
             Some(Value::String(value)) => assert_eq!(text, Some(Some(value.clone())), "{name}"),
             Some(Value::Array(_) | Value::Object(_)) => assert_eq!(text, None, "{name}"),
             Some(Value::Bool(value)) => {
@@ -137,6 +216,9 @@ fn same_values(mut params: Params<'_>, object: &Map<String, Value>) {
     match (&params.batch, expected) {
         (None, None) => {}
         (Some(items), Some(Value::Array(values))) => {
+            for name in ["plaintext", "context", "key_version"] {
+                assert!(!params.is_set(name), "{name} was taken beside a batch");
+            }
             assert!(items.len() == values.len() && items.len() <= MAX_BATCH);
             items
                 .iter()
@@ -150,20 +232,26 @@ fn same_values(mut params: Params<'_>, object: &Map<String, Value>) {
             );
         }
     }
-    warnings(&mut params, object.keys().cloned());
+    let mut given: Vec<String> = object.keys().cloned().collect();
+    for item in expected.and_then(Value::as_array).into_iter().flatten() {
+        let names = item.as_object().into_iter().flat_map(Map::keys);
+        given.extend(
+            names
+                .filter(|name| !IN_ITEM.contains(&name.as_str()))
+                .cloned(),
+        );
+    }
+    warnings(&mut params, given.into_iter());
 }
+
+/// What an item may hold where the route has these parameters.
+const IN_ITEM: &[&str] = &["plaintext", "context", "key_version", "reference"];
 
 fn same_item(item: &Item<'_>, value: &Value) {
     assert!(value.is_object(), "{value} was taken for an item");
     for (name, found) in [
         ("plaintext", &item.plaintext),
-        ("ciphertext", &item.ciphertext),
-        ("input", &item.input),
-        ("hmac", &item.hmac),
-        ("signature", &item.signature),
         ("context", &item.context),
-        ("nonce", &item.nonce),
-        ("associated_data", &item.associated_data),
         ("reference", &item.reference),
     ] {
         let expected = value.get(name).filter(|value| !value.is_null());
@@ -197,7 +285,9 @@ fn warnings(params: &mut Params<'_>, given: impl Iterator<Item = String>) {
     let mut replaced = false;
     for name in given {
         replaced |= CAPTURED.contains(&name.as_str());
-        unknown |= !NAMES.contains(&name.as_str());
+        unknown |= !NAMES.contains(&name.as_str())
+            && !CAPTURED.contains(&name.as_str())
+            && !REFUSED.contains(&name.as_str());
     }
     assert_eq!(
         params.warnings().len(),

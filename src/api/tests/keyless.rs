@@ -178,7 +178,7 @@ fn hmacs_verify_and_altered_ones_do_not() {
         (
             "invalid HMAC: version is too new",
             "transit/verify/h-key",
-            json!({ "hmac": "vault:v2:AA==" }),
+            json!({ "hmac": "vault:v2:AA==", "input": "" }),
         ),
         (
             "no batch_input elements have 'signature' or 'hmac'",

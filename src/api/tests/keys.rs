@@ -16,12 +16,35 @@ fn a_key_is_made_described_listed_and_deleted() {
         made["warnings"],
         json!(["Endpoint ignored these unrecognized parameters: [nonsense]"])
     );
-    // Made again: described, not changed.
+    // Made again: described, not changed, as long as what is said of it is true.
+    for same in [
+        Value::Null,
+        json!({ "type": "aes256-gcm96", "derived": false, "residency": "hsm", "auto_rotate_period": "720h", "exportable": false }),
+    ] {
+        let again = a.expect(200, "PUT", "transit/keys/k-life", &same);
+        assert_eq!(again["data"], made["data"]);
+        assert_eq!(again["warnings"], json!(["key k-life already existed"]));
+    }
+    for (name, is, other) in [
+        ("derived", "false", json!({ "derived": true })),
+        ("type", "aes256-gcm96", json!({ "type": "ecdsa-p256" })),
+        ("residency", "hsm", json!({ "residency": "memory" })),
+        (
+            "auto_rotate_period",
+            "2592000 s",
+            json!({ "auto_rotate_period": 0 }),
+        ),
+    ] {
+        let error = format!(
+            "the key k-life is there already, and its {name} is {is}: nothing was changed. What can be changed is changed by keys/k-life/config"
+        );
+        a.refused(400, &error, "transit/keys/k-life", &other);
+    }
     a.expect(
-        200,
-        "PUT",
+        400,
+        "POST",
         "transit/keys/k-life",
-        &json!({ "derived": true }),
+        &json!({ "exportable": true }),
     );
     let read = a.expect(200, "GET", "transit/keys/k-life", &Value::Null);
     assert_eq!(
@@ -42,6 +65,13 @@ fn a_key_is_made_described_listed_and_deleted() {
                 .contains(&json!("k-life"))
         );
     }
+    a.key("k-derived", &json!({ "derived": true }));
+    a.refused(
+        400,
+        "the key k-derived is there already, and its convergent_encryption is false: nothing was changed. What can be changed is changed by keys/k-derived/config",
+        "transit/keys/k-derived",
+        &json!({ "derived": true, "convergent_encryption": true }),
+    );
     let delete = |error: &str| {
         let reply = a.ask("DELETE", "transit/keys/k-life", &Value::Null);
         assert_eq!((reply.status, reply.error().as_str()), (400, error));
@@ -97,7 +127,7 @@ fn what_a_key_cannot_be_is_refused() {
             json!({ "residency": "moon" }),
         ),
         (
-            r#"Field validation failed: error converting input maybe for field "derived": cannot parse '' as bool: strconv.ParseBool: parsing "maybe": invalid syntax"#,
+            r#"Field validation failed: error converting input for field "derived": expected type 'bool'"#,
             json!({ "derived": "maybe" }),
         ),
     ] {

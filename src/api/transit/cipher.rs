@@ -30,8 +30,8 @@ pub(in crate::api) async fn encrypt(call: &mut Call<'_>) -> Result<Answer, ApiEr
         call.params.is_set("nonce"),
         call.params.int("key_version")?.unwrap_or(0),
     )
-    .map_err(ApiError::bad_request)?;
-    upsert(call, !item.context.is_empty()).await?;
+    .map_err(ApiError::of_item)?;
+    prepare(call, !item.context.is_empty()).await?;
     let results = call.app.keyring.encrypt(call.name, vec![item]).await;
     let made = results
         .map_err(|e| ApiError::from_keyring(e, Doing::Encrypt, call.name))
@@ -53,7 +53,7 @@ pub(in crate::api) async fn decrypt(call: &mut Call<'_>) -> Result<Answer, ApiEr
         associated_data.as_deref(),
         call.params.is_set("nonce"),
     )
-    .map_err(ApiError::bad_request)?;
+    .map_err(ApiError::of_item)?;
     let version = item.ciphertext.version;
     let results = call.app.keyring.decrypt(call.name, vec![item]).await;
     let plaintext = results
@@ -79,9 +79,9 @@ pub(in crate::api) async fn rewrap(call: &mut Call<'_>) -> Result<Answer, ApiErr
         None,
         call.params.is_set("nonce"),
     )
-    .map_err(ApiError::bad_request)?;
-    let target = wanted_version(call.params.int("key_version")?.unwrap_or(0))
-        .map_err(ApiError::bad_request)?;
+    .map_err(ApiError::of_item)?;
+    let target =
+        wanted_version(call.params.int("key_version")?.unwrap_or(0)).map_err(ApiError::of_item)?;
     let results = call.app.keyring.rewrap(call.name, vec![item], target).await;
     let made = results
         .map_err(|e| ApiError::from_keyring(e, Doing::Decrypt, call.name))
@@ -106,12 +106,12 @@ async fn datakey(call: &mut Call<'_>, with_plaintext: bool) -> Result<Answer, Ap
         Some(512) => 512,
         Some(_) => return Err(ApiError::bad_request("invalid bit length")),
     };
-    refuse_nonce(call.params.is_set("nonce")).map_err(ApiError::bad_request)?;
+    refuse_nonce(call.params.is_set("nonce")).map_err(ApiError::of_item)?;
     let template = EncryptItem {
         context: decode_optional(call.params.text("context")?.as_deref())
             .map_err(|_| ApiError::bad_request("failed to base64-decode context"))?,
         key_version: wanted_version(call.params.int("key_version")?.unwrap_or(0))
-            .map_err(ApiError::bad_request)?,
+            .map_err(ApiError::of_item)?,
         ..EncryptItem::default()
     };
     let key = call
@@ -140,7 +140,8 @@ async fn encrypt_batch(call: &mut Call<'_>, items: Vec<Item<'_>>) -> Result<Answ
     if let Some(at) = items.iter().position(|item| item.plaintext.is_none()) {
         return Err(ApiError::bad_request(format!(
             "failed to parse batch input: '[{at}].plaintext' missing plaintext to encrypt"
-        )));
+        ))
+        .in_own_words());
     }
     let sorted = Sorted::sort(&items, |item| {
         encrypt_item(
@@ -151,7 +152,7 @@ async fn encrypt_batch(call: &mut Call<'_>, items: Vec<Item<'_>>) -> Result<Answ
             item.key_version.unwrap_or(0),
         )
     });
-    upsert(call, contexts).await?;
+    prepare(call, contexts).await?;
     let results = call.app.keyring.encrypt(call.name, sorted.good).await;
     let results = results.map_err(|e| ApiError::from_keyring(e, Doing::Encrypt, call.name))?;
     let results = in_order(sorted.places, results, Doing::Encrypt, call.name)?;
@@ -167,7 +168,8 @@ async fn decrypt_batch(call: &mut Call<'_>, items: Vec<Item<'_>>) -> Result<Answ
     if let Some(at) = items.iter().position(|item| item.ciphertext.is_none()) {
         return Err(ApiError::bad_request(format!(
             "failed to parse batch input: '[{at}].ciphertext' missing ciphertext to decrypt"
-        )));
+        ))
+        .in_own_words());
     }
     let sorted = Sorted::sort(&items, |item| {
         decrypt_item(
@@ -239,9 +241,28 @@ async fn rewrap_batch(call: &mut Call<'_>, items: Vec<Item<'_>>) -> Result<Answe
     Ok(ciphertexts_answer(call, &items, &results, &[]))
 }
 
-/// Makes the key if it isn't there, where configuration and policy allow it.
-async fn upsert(call: &Call<'_>, derived: bool) -> Result<(), ApiError> {
+/// Makes the key if it isn't there, where configuration and policy allow it. What is said of a key that is there must be true of it.
+async fn prepare(call: &Call<'_>, derived: bool) -> Result<(), ApiError> {
+    let key_type = if call.params.is_set("type") {
+        key_type(&call.params)?
+    } else {
+        KeyType::Aes256Gcm96
+    };
+    if key_type != KeyType::Aes256Gcm96 {
+        return Err(ApiError::bad_request(
+            "the type of a key that encrypts is aes256-gcm96",
+        ));
+    }
+    let convergent = call
+        .params
+        .flag("convergent_encryption")?
+        .unwrap_or_default();
     let app = call.app;
+    if convergent && app.keyring.read(call.name).is_ok_and(|key| !key.convergent) {
+        return Err(ApiError::bad_request(
+            "the key is there and not convergent: leave convergent_encryption out, or use another key",
+        ));
+    }
     if !app.config.upsert || app.keyring.exists(call.name) {
         return Ok(());
     }
@@ -264,14 +285,9 @@ async fn upsert(call: &Call<'_>, derived: bool) -> Result<(), ApiError> {
             ));
         }
     }
-    if key_type(&call.params)? != KeyType::Aes256Gcm96 {
-        return Err(ApiError::bad_request(
-            "the type of a key that encrypts is aes256-gcm96",
-        ));
-    }
     let options = CreateOptions {
         derived,
-        convergent: call.params.flag("convergent_encryption")?.unwrap_or(false),
+        convergent,
         ..CreateOptions::default()
     };
     if options.convergent && !options.derived {

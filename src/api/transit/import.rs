@@ -7,6 +7,7 @@ use strongroom_hsm::OaepHash;
 
 use super::{answer, create_options};
 use crate::api::answer::Answer;
+use crate::api::body::word;
 use crate::api::error::{ApiError, Doing};
 use crate::api::{Call, wire};
 use crate::keyring::{ImportOptions, KeyType};
@@ -83,12 +84,14 @@ fn wrapped(call: &Call<'_>) -> Result<(Vec<u8>, OaepHash), ApiError> {
         "SHA224" | "SHA384" | "SHA512" => {
             return Err(ApiError::bad_request(format!(
                 "hash function {name} is not supported: wrap with SHA256 or SHA1"
-            )));
+            ))
+            .in_own_words());
         }
         _ => {
-            return Err(ApiError::bad_request(format!(
-                "unknown hash function: {name}"
-            )));
+            return Err(
+                ApiError::bad_request(format!("unknown hash function: {}", word(&name)))
+                    .because("unknown hash_function"),
+            );
         }
     };
     let text = call
@@ -96,7 +99,8 @@ fn wrapped(call: &Call<'_>) -> Result<(Vec<u8>, OaepHash), ApiError> {
         .text("ciphertext")?
         .filter(|text| !text.is_empty())
         .ok_or_else(|| ApiError::bad_request("missing ciphertext: the wrapped key"))?;
-    let mut bytes = wire::decode_base64(&text).map_err(|e| ApiError::bad_request(e.to_string()))?;
+    let mut bytes = wire::decode_base64(&text)
+        .map_err(|e| ApiError::bad_request(e.to_string()).in_own_words())?;
     if bytes.len() <= 512 {
         return Err(ApiError::bad_request("provided ciphertext is too short"));
     }

@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 use super::answer;
 use crate::api::Call;
 use crate::api::answer::Answer;
+use crate::api::body::word;
 use crate::api::error::{ApiError, Doing};
 
 /// `jwt/:name`.
@@ -30,15 +31,18 @@ pub(in crate::api) async fn jwt(call: &mut Call<'_>) -> Result<Answer, ApiError>
         return Err(ApiError::bad_request(format!(
             "the key {} signs no tokens: its public key is not published; name it in [jwt] keys of the configuration",
             call.name
-        )));
+        ))
+        .in_own_words());
     }
     let typ = match call.params.text("typ")?.as_deref().unwrap_or_default() {
         "" | "JWT" => "JWT",
         "at+jwt" => "at+jwt",
         other => {
             return Err(ApiError::bad_request(format!(
-                "typ {other:?} is not supported: \"JWT\" or \"at+jwt\""
-            )));
+                "typ {:?} is not supported: \"JWT\" or \"at+jwt\"",
+                word(other)
+            ))
+            .because("typ is not supported"));
         }
     };
     let now = SystemTime::now()
@@ -99,6 +103,7 @@ fn expiry(
         ApiError::bad_request(format!(
             "a token is valid for at most {most} s here (JWT_ACCESS_TOKEN_TTL): ask for less"
         ))
+        .in_own_words()
     };
     match (claims.get("exp"), ttl) {
         (Some(_), Some(_)) => Err(ApiError::bad_request("give ttl or the claim exp, not both")),
@@ -127,14 +132,15 @@ fn check(claims: &Map<String, Value>, issuer: Option<&str>) -> Result<(), ApiErr
         if claims.contains_key(name) {
             return Err(ApiError::bad_request(format!(
                 "the claim {name} is set by the appliance: leave it out"
-            )));
+            ))
+            .in_own_words());
         }
     }
     for name in ["iss", "sub", "jti"] {
         if claims.get(name).is_some_and(|value| !value.is_string()) {
-            return Err(ApiError::bad_request(format!(
-                "the claim {name} must be a string"
-            )));
+            return Err(
+                ApiError::bad_request(format!("the claim {name} must be a string")).in_own_words(),
+            );
         }
     }
     let strings = |list: &[Value]| list.iter().all(Value::is_string);
@@ -152,7 +158,8 @@ fn check(claims: &Map<String, Value>, issuer: Option<&str>) -> Result<(), ApiErr
     match (issuer, given) {
         (Some(issuer), Some(given)) if given != issuer => Err(ApiError::bad_request(format!(
             "the claim iss is {issuer:?} here: leave it out"
-        ))),
+        ))
+        .in_own_words()),
         _ => Ok(()),
     }
 }

@@ -31,11 +31,62 @@ pub(in crate::api) async fn create(call: &mut Call<'_>) -> Result<Answer, ApiErr
         return Err(ApiError::bad_request(format!(
             "key_size is not valid for algorithm {}",
             options.key_type.as_str()
-        )));
+        ))
+        .in_own_words());
     }
     let made = call.app.keyring.create(call.name, options).await;
-    made.map_err(|e| ApiError::from_keyring(e, Doing::Create, call.name))?;
-    describe(call, &[])
+    let made = made.map_err(|e| ApiError::from_keyring(e, Doing::Create, call.name))?;
+    if made {
+        return describe(call, &[]);
+    }
+    let key = call.app.keyring.read(call.name);
+    let key = key.map_err(|e| ApiError::from_keyring(e, Doing::Read, call.name))?;
+    agrees(call, &key)?;
+    let warning = format!("key {} already existed", call.name);
+    Ok(answer(call, &Description::from(key), &[&warning]))
+}
+
+/// What is said of a key that was there already must be true of it: creating changes nothing.
+fn agrees(call: &Call<'_>, key: &KeyInfo) -> Result<(), ApiError> {
+    let params = &call.params;
+    let other = |name: &str, is: &dyn std::fmt::Display| {
+        Err(ApiError::bad_request(format!(
+            "the key {} is there already, and its {name} is {is}: nothing was changed. What can be changed is changed by keys/{}/config",
+            call.name, call.name
+        ))
+        .in_own_words())
+    };
+    let key_type = key.key_type.as_str();
+    if params.text("type")?.is_some_and(|said| said != key_type) {
+        return other("type", &key_type);
+    }
+    let residency = match key.residency {
+        Residency::Hsm => "hsm",
+        Residency::Memory => "memory",
+    };
+    let said = params.text("residency")?;
+    if said.is_some_and(|said| !said.is_empty() && said != residency) {
+        return other("residency", &residency);
+    }
+    for (name, is) in [
+        ("derived", key.derived),
+        ("convergent_encryption", key.convergent),
+    ] {
+        if params.flag(name)?.is_some_and(|said| said != is) {
+            return other(name, &is);
+        }
+    }
+    let period = key.auto_rotate_period;
+    if params
+        .duration("auto_rotate_period")?
+        .is_some_and(|said| said.as_secs() != period.as_secs())
+    {
+        return other(
+            "auto_rotate_period",
+            &format_args!("{} s", period.as_secs()),
+        );
+    }
+    Ok(())
 }
 
 /// `GET keys/:name`.
@@ -123,7 +174,9 @@ fn managed_keys() -> ApiError {
 fn version(call: &Call<'_>, name: &str, words: &str) -> Result<Option<u32>, ApiError> {
     match call.params.int(name)? {
         None => Ok(None),
-        Some(n) if n < 0 => Err(ApiError::bad_request(format!("{words} cannot be negative"))),
+        Some(n) if n < 0 => {
+            Err(ApiError::bad_request(format!("{words} cannot be negative")).in_own_words())
+        }
         Some(n) => Ok(Some(u32::try_from(n).unwrap_or(u32::MAX))),
     }
 }

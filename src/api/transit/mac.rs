@@ -1,10 +1,13 @@
 //! `hmac`, and `verify` of HMACs.
 
 use super::cipher::{count, references, write_batch};
-use super::{ItemError, Sorted, Valid, answer, close, in_order, made_by, only, sign, valid_answer};
+use super::{
+    ItemError, NO_CONTEXT, Sorted, Valid, answer, close, in_order, made_by, only, sign,
+    valid_answer,
+};
 use crate::api::Call;
 use crate::api::answer::{Answer, Envelope, room};
-use crate::api::body::Item;
+use crate::api::body::{Item, word};
 use crate::api::error::{ApiError, Doing};
 use crate::api::wire::{self, WireError};
 use crate::keyring::{Algorithm, HmacInput, HmacTag};
@@ -18,7 +21,7 @@ pub(in crate::api) async fn hmac(call: &mut Call<'_>) -> Result<Answer, ApiError
     if let Some(items) = call.params.batch.take() {
         refuse_empty(&items)?;
         let sorted = Sorted::sort(&items, |item| {
-            hmac_input(Some(item.input.as_deref().ok_or("missing input for HMAC")?))
+            hmac_input(item.input.as_deref().ok_or("missing input for HMAC")?)
         });
         let results = keyring
             .hmac(call.name, algorithm, version, sorted.good)
@@ -49,7 +52,7 @@ pub(in crate::api) async fn hmac(call: &mut Call<'_>) -> Result<Answer, ApiError
         .params
         .text("input")?
         .ok_or_else(|| ApiError::bad_request("missing input for HMAC"))?;
-    let input = hmac_input(Some(&input)).map_err(ApiError::bad_request)?;
+    let input = hmac_input(&input).map_err(ApiError::of_item)?;
     let results = keyring
         .hmac(call.name, algorithm, version, vec![input])
         .await;
@@ -70,12 +73,15 @@ pub(in crate::api) async fn verify(call: &mut Call<'_>) -> Result<Answer, ApiErr
     if signatures {
         return sign::verify(call);
     }
-    // `hash_algorithm` is for signatures: Vault doesn't look at it for an HMAC either.
     let algorithm = algorithm(call)?;
+    let warnings = ignored_for_hmac(call)?;
     let keyring = &call.app.keyring;
     let failed = |e| ApiError::from_keyring(e, Doing::VerifyHmac, call.name);
     if let Some(items) = call.params.batch.take() {
         let sorted = Sorted::sort(&items, |item| {
+            if item.context.as_deref().is_some_and(|c| !c.is_empty()) {
+                return Err(NO_CONTEXT.into());
+            }
             check(
                 item.input.as_deref(),
                 item.hmac.as_deref().unwrap_or_default(),
@@ -89,7 +95,7 @@ pub(in crate::api) async fn verify(call: &mut Call<'_>) -> Result<Answer, ApiErr
             Doing::VerifyHmac,
             call.name,
         )?;
-        return Ok(valid_answer(call, &items, &results).with_version(version));
+        return Ok(valid_answer(call, &items, &results, warnings).with_version(version));
     }
     let given = (call.params.is_set("hmac"), call.params.is_set("signature"));
     match given {
@@ -107,18 +113,23 @@ pub(in crate::api) async fn verify(call: &mut Call<'_>) -> Result<Answer, ApiErr
     }
     let input = call.params.text("input")?;
     let tag = call.params.text("hmac")?.unwrap_or_default();
-    let item = check(input.as_deref(), &tag).map_err(ApiError::bad_request)?;
+    let item = check(input.as_deref(), &tag).map_err(ApiError::of_item)?;
     let version = item.1.version;
     let results = keyring.verify_hmac(call.name, algorithm, vec![item]).await;
     let valid = only(results.map_err(failed)?, Doing::VerifyHmac, call.name)?;
-    Ok(answer(call, &Valid { valid }, &[]).with_version(version))
+    Ok(answer(call, &Valid { valid }, warnings).with_version(version))
 }
 
 /// From the path, else the body, else SHA-256.
-fn algorithm(call: &Call<'_>) -> Result<Algorithm, ApiError> {
+pub(super) fn algorithm(call: &mut Call<'_>) -> Result<Algorithm, ApiError> {
     let [from_path, _] = call.captures;
     let from_body = call.params.text("algorithm")?;
-    named_algorithm(from_path.or(from_body.as_deref()).unwrap_or_default())
+    let algorithm = named_algorithm(from_path.or(from_body.as_deref()).unwrap_or_default())?;
+    let differs = from_body.is_some_and(|name| from_path.is_some_and(|path| path != name));
+    if differs {
+        call.params.replaced_by_path("algorithm");
+    }
+    Ok(algorithm)
 }
 
 /// By Vault's name; empty: SHA-256.
@@ -133,20 +144,40 @@ pub(super) fn named_algorithm(name: &str) -> Result<Algorithm, ApiError> {
         "sha3-384" => Algorithm::Sha3_384,
         "sha3-512" => Algorithm::Sha3_512,
         _ => {
-            return Err(ApiError::bad_request(format!(
-                "unsupported algorithm {name}"
-            )));
+            return Err(
+                ApiError::bad_request(format!("unsupported algorithm {}", word(name)))
+                    .because("unsupported algorithm"),
+            );
         }
     })
 }
 
-fn hmac_input(text: Option<&str>) -> Result<HmacInput, ItemError> {
-    let input = wire::decode_base64(text.unwrap_or_default())
-        .map_err(|e| format!("unable to decode input as base64: {e}"))?;
+/// What is said of signatures. Vault looks at none of it for an HMAC; what would make it judge something else is refused here.
+fn ignored_for_hmac(call: &Call<'_>) -> Result<&'static [&'static str], ApiError> {
+    if call.params.is_set("context") {
+        return Err(ApiError::bad_request(NO_CONTEXT));
+    }
+    if call.params.flag("prehashed")? == Some(true) {
+        return Err(ApiError::bad_request(
+            "prehashed is for signatures: an HMAC is made of the input as it is",
+        ));
+    }
+    Ok(if call.params.is_set("hash_algorithm") {
+        &[
+            "hash_algorithm is for signatures and was ignored: an HMAC's is algorithm, or in the path",
+        ]
+    } else {
+        &[]
+    })
+}
+
+fn hmac_input(text: &str) -> Result<HmacInput, ItemError> {
+    let input =
+        wire::decode_base64(text).map_err(|e| format!("unable to decode input as base64: {e}"))?;
     Ok(HmacInput { input })
 }
 
-/// What to check: a missing input is an empty one, as in Vault.
+/// What to check. A missing input is not an empty one: what was sent under another name would be judged unseen.
 fn check(input: Option<&str>, tag: &str) -> Result<(HmacInput, HmacTag), ItemError> {
     let tag = wire::parse_hmac(tag).map_err(|error| -> ItemError {
         match error {
@@ -160,7 +191,7 @@ fn check(input: Option<&str>, tag: &str) -> Result<(HmacInput, HmacTag), ItemErr
             error => format!("invalid HMAC: {error}").into(),
         }
     })?;
-    Ok((hmac_input(input)?, tag))
+    Ok((hmac_input(input.ok_or("missing input")?)?, tag))
 }
 
 fn refuse_empty(items: &[Item<'_>]) -> Result<(), ApiError> {

@@ -15,7 +15,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::answer::{Answer, Envelope};
-use super::body::{Item, Params};
+use super::body::{Item, Params, word};
 use super::error::{ApiError, Doing, is_outage, item_text};
 use super::{Call, wire};
 use cipher::{count, references, write_batch};
@@ -36,6 +36,9 @@ const OTHER_TYPES: &[&str] = &[
     "hmac",
     "managed_key",
 ];
+
+/// For what is made with the key itself, not with one derived from it.
+const NO_CONTEXT: &str = "signatures and HMACs are not made with derived keys: leave context out";
 
 /// An item's error, as text.
 type ItemError = Cow<'static, str>;
@@ -144,6 +147,7 @@ fn valid_answer(
     call: &mut Call<'_>,
     items: &[Item<'_>],
     results: &[Result<bool, ItemError>],
+    warnings: &[&str],
 ) -> Answer {
     let mut envelope = Envelope::open(call.id, results.len() * 160 + references(items));
     write_batch(&mut envelope, items, results, |envelope, result| {
@@ -155,7 +159,7 @@ fn valid_answer(
             });
         }
     });
-    let mut answer = close(call, envelope, &[]);
+    let mut answer = close(call, envelope, warnings);
     count(&mut answer, results);
     answer
 }
@@ -176,6 +180,11 @@ fn create_options(
 ) -> Result<CreateOptions, ApiError> {
     let key_type = key_type(params)?;
     refuse_exports(params)?;
+    if params.is_set("context") {
+        return Err(ApiError::bad_request(
+            "a key has no context of its own: leave it out, and give it with each operation",
+        ));
+    }
     let period = params
         .duration("auto_rotate_period")?
         .unwrap_or(default_period);
@@ -186,8 +195,10 @@ fn create_options(
         Some("memory") => Some(Residency::Memory),
         Some(other) => {
             return Err(ApiError::bad_request(format!(
-                "unknown residency {other:?}; must be \"hsm\" or \"memory\""
-            )));
+                "unknown residency {:?}; must be \"hsm\" or \"memory\"",
+                word(other)
+            ))
+            .because("unknown residency"));
         }
     };
     Ok(CreateOptions {
@@ -209,11 +220,16 @@ fn key_type(params: &Params<'_>) -> Result<KeyType, ApiError> {
         return Ok(KeyType::Signing(kind));
     }
     match text.as_deref() {
-        None | Some("" | KEY_TYPE) => Ok(KeyType::Aes256Gcm96),
+        None | Some(KEY_TYPE) => Ok(KeyType::Aes256Gcm96),
         Some(known) if OTHER_TYPES.contains(&known) => Err(ApiError::bad_request(format!(
             "key type {known} is not supported: the types are {KEY_TYPE}, ecdsa-p256, rsa-4096 and ed25519"
-        ))),
-        Some(unknown) => Err(ApiError::bad_request(format!("unknown key type {unknown}"))),
+        ))
+        .in_own_words()),
+        Some(unknown) => Err(ApiError::bad_request(format!(
+            "unknown key type {}",
+            word(unknown)
+        ))
+        .because("unknown key type")),
     }
 }
 
@@ -222,7 +238,8 @@ fn refuse_exports(params: &Params<'_>) -> Result<(), ApiError> {
         if params.flag(name)? == Some(true) {
             return Err(ApiError::bad_request(format!(
                 "{name} is not supported: keys never leave the appliance in plaintext"
-            )));
+            ))
+            .in_own_words());
         }
     }
     Ok(())

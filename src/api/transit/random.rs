@@ -1,8 +1,9 @@
 //! `random` and `hash`: what needs no key.
 
 use super::close;
-use super::mac::named_algorithm;
+use super::mac::algorithm;
 use crate::api::answer::{Answer, Envelope, room};
+use crate::api::body::word;
 use crate::api::error::{ApiError, Doing};
 use crate::api::{Call, wire};
 use crate::keyring::RandomSource;
@@ -21,10 +22,15 @@ pub(in crate::api) async fn random(call: &mut Call<'_>) -> Result<Answer, ApiErr
         None => call.params.int("bytes")?.unwrap_or(32),
         Some(text) => text.parse().map_err(|_| {
             ApiError::bad_request(format!(
-                "error parsing url-set byte count: strconv.Atoi: parsing {text:?}: invalid syntax"
+                "error parsing url-set byte count: strconv.Atoi: parsing {:?}: invalid syntax",
+                word(text)
             ))
+            .because("the byte count in the path is no number")
         })?,
     };
+    if bytes.is_some() && call.params.int("bytes")?.is_some_and(|said| said != len) {
+        call.params.replaced_by_path("bytes");
+    }
     if len < 1 {
         return Err(ApiError::bad_request("\"bytes\" cannot be less than 1"));
     }
@@ -34,7 +40,10 @@ pub(in crate::api) async fn random(call: &mut Call<'_>) -> Result<Answer, ApiErr
         )));
     }
     let hex = format_is_hex(call, "base64", |other| {
-        format!("unsupported encoding format {other:?}; must be \"hex\" or \"base64\"")
+        format!(
+            "unsupported encoding format {:?}; must be \"hex\" or \"base64\"",
+            word(other)
+        )
     })?;
     // The path wins; only a route without it in its path takes it from the body.
     let from_body = match source {
@@ -47,8 +56,10 @@ pub(in crate::api) async fn random(call: &mut Call<'_>) -> Result<Answer, ApiErr
         Some("all") => RandomSource::All,
         Some(other) => {
             return Err(ApiError::bad_request(format!(
-                "unsupported entropy source {other:?}; must be \"platform\" or \"seal\", or \"all\""
-            )));
+                "unsupported entropy source {:?}; must be \"platform\" or \"seal\", or \"all\"",
+                word(other)
+            ))
+            .because("unsupported entropy source"));
         }
     };
     // Between 1 and MAX_RANDOM.
@@ -60,18 +71,20 @@ pub(in crate::api) async fn random(call: &mut Call<'_>) -> Result<Answer, ApiErr
 
 /// `hash[/:algorithm]`.
 pub(in crate::api) async fn hash(call: &mut Call<'_>) -> Result<Answer, ApiError> {
-    let [from_path, _] = call.captures;
-    let from_body = call.params.text("algorithm")?;
-    let algorithm = named_algorithm(from_path.or(from_body.as_deref()).unwrap_or_default())?;
+    let algorithm = algorithm(call)?;
     let hex = format_is_hex(call, "hex", |other| {
-        format!("unsupported encoding format {other}; must be \"hex\" or \"base64\"")
+        format!(
+            "unsupported encoding format {}; must be \"hex\" or \"base64\"",
+            word(other)
+        )
     })?;
     let input = call
         .params
         .text("input")?
         .ok_or_else(|| ApiError::bad_request("input missing"))?;
-    let input = wire::decode_base64(&input)
-        .map_err(|e| ApiError::bad_request(format!("unable to decode input as base64: {e}")))?;
+    let input = wire::decode_base64(&input).map_err(|e| {
+        ApiError::bad_request(format!("unable to decode input as base64: {e}")).in_own_words()
+    })?;
     let sum = algorithm.digest(&input);
     Ok(encoded(call, "sum", &sum, hex))
 }
@@ -89,7 +102,10 @@ fn format_is_hex(
     {
         "hex" => Ok(true),
         "base64" => Ok(false),
-        other => Err(ApiError::bad_request(unsupported(other))),
+        other => {
+            let error = ApiError::bad_request(unsupported(other));
+            Err(error.because("unsupported encoding format"))
+        }
     }
 }
 

@@ -6,10 +6,12 @@ use serde::Serialize;
 
 use super::cipher::{count, references, write_batch};
 use super::mac::named_algorithm;
-use super::{ItemError, Sorted, Valid, answer, close, in_order, made_by, only, valid_answer};
+use super::{
+    ItemError, NO_CONTEXT, Sorted, Valid, answer, close, in_order, made_by, only, valid_answer,
+};
 use crate::api::Call;
 use crate::api::answer::{Answer, Envelope, room};
-use crate::api::body::Item;
+use crate::api::body::{Item, word};
 use crate::api::error::{ApiError, Doing};
 use crate::api::wire::{self, WireError};
 use crate::keyring::{MadeSignature, Marshaling, RsaScheme, SaltLength, SignOptions};
@@ -28,7 +30,7 @@ pub(in crate::api) async fn sign(call: &mut Call<'_>) -> Result<Answer, ApiError
         if items.is_empty() {
             return Err(ApiError::bad_request("missing batch input to process"));
         }
-        let sorted = Sorted::sort(&items, |item| input(item.input.as_deref()));
+        let sorted = Sorted::sort(&items, item_input);
         let results = keyring
             .sign(call.name, version, &options, sorted.good)
             .await;
@@ -56,7 +58,7 @@ pub(in crate::api) async fn sign(call: &mut Call<'_>) -> Result<Answer, ApiError
         return Ok(answer);
     }
     let given = call.params.text("input")?;
-    let item = input(given.as_deref()).map_err(ApiError::bad_request)?;
+    let item = input(given.as_deref()).map_err(ApiError::of_item)?;
     let results = keyring.sign(call.name, version, &options, vec![item]).await;
     let made = only(results.map_err(failed)?, Doing::Sign, call.name)?;
     let mut envelope = Envelope::open(call.id, room(SIGNATURE));
@@ -75,7 +77,7 @@ pub(super) fn verify(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     if let Some(items) = call.params.batch.take() {
         let sorted = Sorted::sort(&items, |item: &Item<'_>| {
             let signature = item.signature.as_deref().unwrap_or_default();
-            Ok::<_, ItemError>((input(item.input.as_deref())?, signature_of(signature, jws)?))
+            Ok::<_, ItemError>((item_input(item)?, signature_of(signature, jws)?))
         });
         let version = sorted.good.first().map_or(0, |(_, made)| made.version);
         let results = keyring.verify_signatures(call.name, &options, &sorted.good);
@@ -85,16 +87,13 @@ pub(super) fn verify(call: &mut Call<'_>) -> Result<Answer, ApiError> {
             Doing::VerifySignature,
             call.name,
         )?;
-        return Ok(valid_answer(call, &items, &results).with_version(version));
+        return Ok(valid_answer(call, &items, &results, &[]).with_version(version));
     }
     let given = call.params.text("input")?;
     let signature = call.params.text("signature")?.unwrap_or_default();
-    let made = signature_of(&signature, jws).map_err(ApiError::bad_request)?;
+    let made = signature_of(&signature, jws).map_err(ApiError::of_item)?;
     let version = made.version;
-    let item = (
-        input(given.as_deref()).map_err(ApiError::bad_request)?,
-        made,
-    );
+    let item = (input(given.as_deref()).map_err(ApiError::of_item)?, made);
     let results = keyring.verify_signatures(call.name, &options, &[item]);
     let valid = only(results.map_err(failed)?, Doing::VerifySignature, call.name)?;
     Ok(answer(call, &Valid { valid }, &[]).with_version(version))
@@ -116,8 +115,10 @@ pub(in crate::api) async fn export_public_key(call: &mut Call<'_>) -> Result<Ans
         Some("latest") => Some(key.latest_version),
         Some(text) => Some(text.trim_start_matches('v').parse().map_err(|_| {
             ApiError::bad_request(format!(
-                "invalid key version {text:?}: it is a number, or latest"
+                "invalid key version {:?}: it is a number, or latest",
+                word(text)
             ))
+            .because("the key version in the path is neither a number nor latest")
         })?),
     };
     let least = key.min_decryption_version;
@@ -138,7 +139,7 @@ pub(in crate::api) async fn export_public_key(call: &mut Call<'_>) -> Result<Ans
             }
             _ => "version does not exist or cannot be found".to_owned(),
         };
-        return Err(ApiError::bad_request(why));
+        return Err(ApiError::bad_request(why).in_own_words());
     }
     let exported = Exported {
         name: key.name,
@@ -149,28 +150,39 @@ pub(in crate::api) async fn export_public_key(call: &mut Call<'_>) -> Result<Ans
 }
 
 /// The parameters that say how to sign: Vault's names, defaults and words.
-fn options(call: &Call<'_>) -> Result<SignOptions, ApiError> {
+fn options(call: &mut Call<'_>) -> Result<SignOptions, ApiError> {
     let params = &call.params;
+    if params.is_set("context") {
+        return Err(ApiError::bad_request(NO_CONTEXT));
+    }
     let [from_path, _] = call.captures;
     let (hash, old) = (params.text("hash_algorithm")?, params.text("algorithm")?);
     let filled = |text: Option<&str>| text.filter(|text| !text.is_empty()).map(str::to_owned);
-    let hash = filled(from_path)
-        .or_else(|| filled(hash.as_deref()))
-        .or_else(|| filled(old.as_deref()));
+    let (hash, old) = (filled(hash.as_deref()), filled(old.as_deref()));
+    if hash.is_some() && old.is_some() && hash != old {
+        return Err(ApiError::bad_request(
+            "hash_algorithm and algorithm differ: give one of them",
+        ));
+    }
+    let given = hash.or(old);
+    let hash = filled(from_path).or_else(|| given.clone());
+    let replaced = given != hash && given.is_some();
     let hash = match hash.as_deref().unwrap_or_default() {
         "none" => None,
-        name => Some(
-            named_algorithm(name)
-                .map_err(|_| ApiError::bad_request(format!("invalid hash algorithm {name:?}")))?,
-        ),
+        name => Some(named_algorithm(name).map_err(|_| {
+            ApiError::bad_request(format!("invalid hash algorithm {:?}", word(name)))
+                .because("invalid hash algorithm")
+        })?),
     };
     let salt = match params.text("salt_length")?.as_deref().unwrap_or_default() {
         "" | "auto" => SaltLength::Auto,
         "hash" => SaltLength::Hash,
         number => SaltLength::Bytes(number.parse().map_err(|_| {
             ApiError::bad_request(format!(
-                "salt length {number:?} is neither \"auto\", \"hash\" nor a number of bytes"
+                "salt length {:?} is neither \"auto\", \"hash\" nor a number of bytes",
+                word(number)
             ))
+            .because("salt_length is neither auto, hash nor a number of bytes")
         })?),
     };
     let rsa = match params
@@ -182,8 +194,10 @@ fn options(call: &Call<'_>) -> Result<SignOptions, ApiError> {
         "pkcs1v15" => RsaScheme::Pkcs1v15,
         other => {
             return Err(ApiError::bad_request(format!(
-                "unsupported rsa signature algorithm {other}"
-            )));
+                "unsupported rsa signature algorithm {}",
+                word(other)
+            ))
+            .because("unsupported signature_algorithm"));
         }
     };
     let marshaling = match params
@@ -195,21 +209,35 @@ fn options(call: &Call<'_>) -> Result<SignOptions, ApiError> {
         "jws" => Marshaling::Jws,
         other => {
             return Err(ApiError::bad_request(format!(
-                "invalid marshaling type {other:?}: \"asn1\" or \"jws\""
-            )));
+                "invalid marshaling type {:?}: \"asn1\" or \"jws\"",
+                word(other)
+            ))
+            .because("invalid marshaling_algorithm"));
         }
     };
-    Ok(SignOptions {
+    let options = SignOptions {
         hash,
         prehashed: params.flag("prehashed")?.unwrap_or(false),
         rsa,
         marshaling,
-    })
+    };
+    if replaced {
+        call.params.replaced_by_path("hash_algorithm");
+    }
+    Ok(options)
 }
 
+/// A missing input is not an empty one: what was sent under another name would be signed or judged unseen.
 fn input(text: Option<&str>) -> Result<Zeroizing<Vec<u8>>, ItemError> {
-    wire::decode_base64(text.unwrap_or_default())
+    wire::decode_base64(text.ok_or("missing input")?)
         .map_err(|e| format!("unable to decode input as base64: {e}").into())
+}
+
+fn item_input(item: &Item<'_>) -> Result<Zeroizing<Vec<u8>>, ItemError> {
+    if item.context.as_deref().is_some_and(|c| !c.is_empty()) {
+        return Err(NO_CONTEXT.into());
+    }
+    input(item.input.as_deref())
 }
 
 fn signature_of(text: &str, jws: bool) -> Result<MadeSignature, ItemError> {

@@ -1,0 +1,312 @@
+//! What a request says and this appliance doesn't understand is never answered 200 as if it had been understood.
+#![allow(clippy::too_many_lines, clippy::type_complexity, reason = "tables")]
+
+use serde_json::{Value, json};
+
+use super::appliance::{Appliance, Who};
+
+const FORM: (&str, &str) = ("content-type", "application/x-www-form-urlencoded");
+const MIXED: (&str, &str) = (
+    "content-type",
+    "Application/X-WWW-Form-URLencoded; charset=UTF-8",
+);
+const JSON: (&str, &str) = ("content-type", "Application/JSON");
+
+/// curl's `-d` calls JSON a form. Vault looks at the first byte, and so all examples of its documentation work.
+#[test]
+fn json_that_is_called_a_form_is_json() {
+    let a = Appliance::new();
+    for (n, content_type) in [FORM, MIXED, JSON, ("content-type", "text/plain")]
+        .into_iter()
+        .enumerate()
+    {
+        let key = format!("transit/keys/t-form-{n}");
+        let post = |path: &str, body: &str| {
+            let reply = a.send(
+                Who::Operator,
+                "POST",
+                path,
+                &[content_type],
+                body.to_owned(),
+            );
+            assert_eq!(
+                reply.status,
+                200,
+                "{content_type:?} {path}: {}",
+                reply.json()
+            );
+            reply.json()["data"].clone()
+        };
+        assert_eq!(
+            post(&key, r#" {"type":"ecdsa-p256"}"#)["type"],
+            "ecdsa-p256"
+        );
+        let path = format!("{key}/config");
+        assert_eq!(
+            post(&path, r#"{"deletion_allowed":true}"#)["deletion_allowed"],
+            true
+        );
+        assert_eq!(
+            post(&path, "\n{\"deletion_allowed\":false}\n")["deletion_allowed"],
+            false
+        );
+        let path = format!("transit/sign/t-form-{n}");
+        let signature = post(&path, r#"{"input":"YWJj"}"#)["signature"].clone();
+        let path = format!("transit/verify/t-form-{n}");
+        for (input, valid) in [("YWJj", true), ("", false)] {
+            let body = json!({ "input": input, "signature": signature }).to_string();
+            assert_eq!(post(&path, &body)["valid"], valid);
+        }
+    }
+    // And a form is one, whatever the case of what it is called.
+    for content_type in [FORM, MIXED] {
+        let reply = a.send(
+            Who::Operator,
+            "POST",
+            "transit/keys/t-form-real",
+            &[content_type],
+            "type=ecdsa-p256",
+        );
+        assert_eq!(
+            reply.json()["data"]["type"],
+            "ecdsa-p256",
+            "{content_type:?}"
+        );
+    }
+}
+
+#[test]
+fn what_is_not_understood_is_refused() {
+    let a = Appliance::new();
+    a.key("t-aes", &Value::Null);
+    a.key("t-sign", &json!({ "type": "ecdsa-p256" }));
+    let made = a.expect(200, "POST", "transit/hmac/t-aes", &json!({ "input": "" }));
+    let hmac = made["data"]["hmac"].as_str().unwrap().to_owned();
+    let made = a.expect(200, "POST", "transit/sign/t-sign", &json!({ "input": "" }));
+    let signature = made["data"]["signature"].as_str().unwrap().to_owned();
+    let new = "transit/keys/t-never";
+    let own = |template: &str| {
+        template
+            .replace("HMAC", &hmac)
+            .replace("SIGNATURE", &signature)
+    };
+    #[rustfmt::skip]
+    let rows: &[(&str, &str, &[(&str, &str)], &str)] = &[
+        // Neither JSON nor a form.
+        ("POST", new, &[FORM], "hello"),
+        ("POST", new, &[FORM], "\"type\""),
+        ("POST", new, &[FORM], "\u{feff}{\"type\":\"ecdsa-p256\"}"),
+        ("POST", new, &[FORM], "type=%zz"),
+        ("POST", new, &[FORM], "type=aes256-gcm96;derived=true"),
+        ("POST", new, &[FORM], "=aes256-gcm96"),
+        ("POST", new, &[FORM], "type=ecdsa-p256&type=aes256-gcm96"),
+        ("POST", new, &[FORM], "Type=ecdsa-p256"),
+        ("POST", new, &[FORM], "[{\"type\":\"ecdsa-p256\"}]"),
+        ("POST", new, &[JSON], "type=ecdsa-p256"),
+        ("POST", new, &[("content-type", "multipart/form-data; boundary=x")], "--x\r\n\r\n--x--"),
+        // Another value behind the first one, or the same name again.
+        ("POST", new, &[], "{}{\"type\":\"ecdsa-p256\"}"),
+        ("POST", new, &[], "null{\"type\":\"ecdsa-p256\"}"),
+        ("POST", new, &[], "{}\0"),
+        ("POST", new, &[], "{\"type\":\"ecdsa-p256\",\"type\":\"aes256-gcm96\"}"),
+        ("POST", new, &[], "{\"derived\":null,\"derived\":true}"),
+        // Names that are a parameter's for people only.
+        ("POST", new, &[], "{\"Type\":\"ecdsa-p256\"}"),
+        ("POST", new, &[], "{\"type \":\"ecdsa-p256\"}"),
+        ("POST", new, &[], "{\"\":\"ecdsa-p256\"}"),
+        ("POST", new, &[], "{\"ty\\u0000pe\":\"ecdsa-p256\"}"),
+        // Values that are none.
+        ("POST", new, &[], "{\"type\":\"\"}"),
+        ("POST", new, &[], "{\"type\":\" ecdsa-p256\"}"),
+        ("POST", new, &[], "{\"derived\":[true]}"),
+        ("POST", new, &[], "{\"derived\":\" \"}"),
+        ("POST", new, &[], "{\"auto_rotate_period\":true}"),
+        // In the wrong place.
+        ("POST", "transit/keys/t-never?type=ecdsa-p256", &[], ""),
+        ("PUT", "transit/keys/t-aes/config?deletion_allowed=true", &[], "{}"),
+        ("DELETE", "transit/keys/t-aes?version=1", &[], ""),
+        ("DELETE", "transit/keys/t-aes", &[], "{\"versions\":[1]}"),
+        ("GET", "transit/keys/t-aes", &[], "{\"context\":\"YQ==\"}"),
+        ("LIST", "transit/keys", &[], "{\"after\":\"t\"}"),
+        // What Vault has and this appliance hasn't.
+        ("POST", new, &[], "{\"context\":\"YQ==\"}"),
+        ("POST", new, &[], "{\"parameter_set\":\"44\"}"),
+        ("POST", "transit/encrypt/t-aes", &[], "{\"plaintext\":\"\",\"padding_scheme\":\"oaep\"}"),
+        ("POST", "transit/datakey/wrapped/t-aes", &[], "{\"associated_data\":\"YQ==\"}"),
+        ("POST", "transit/keys/t-aes/import_version", &[], "{\"cipherText\":\"YQ==\"}"),
+        ("POST", "transit/keys/t-never/import", &[], "{\"nonsense\":1}"),
+        ("POST", "sys/rotate-master", &[], "{\"force\":true}"),
+        // Something to sign, to judge or to encrypt that isn't there.
+        ("POST", "transit/sign/t-sign", &[], ""),
+        ("POST", "transit/sign/t-sign", &[], "{\"Input\":\"YQ==\"}"),
+        ("POST", "transit/sign/t-sign", &[], "{\"inputs\":\"YQ==\"}"),
+        ("POST", "transit/sign/t-sign", &[], "{\"input\":null}"),
+        ("POST", "transit/sign/t-sign", &[], "{\"input\":[]}"),
+        ("POST", "transit/sign/t-sign", &[], "{\"input\":1.5}"),
+        ("POST", "transit/sign/t-sign", &[], "{\"input\":\"\",\"context\":\"YQ==\"}"),
+        ("POST", "transit/sign/t-sign?input=YQ%3D%3D", &[], ""),
+        ("POST", "transit/sign/t-sign", &[FORM], "data=YQ=="),
+        ("POST", "transit/verify/t-sign", &[], "{\"signature\":\"SIGNATURE\"}"),
+        ("POST", "transit/verify/t-sign", &[], "{\"signature\":\"SIGNATURE\",\"input\":null}"),
+        ("POST", "transit/verify/t-sign", &[], "{\"signature\":\"SIGNATURE\",\"input\":\"\",\"hmac\":\"HMAC\"}"),
+        ("POST", "transit/verify/t-aes", &[], "{\"hmac\":\"HMAC\"}"),
+        ("POST", "transit/verify/t-aes", &[], "{\"hmac\":\"HMAC\",\"input\":\"\",\"prehashed\":true}"),
+        ("POST", "transit/verify/t-aes", &[], "{\"hmac\":\"HMAC\",\"input\":\"\",\"context\":\"YQ==\"}"),
+        ("POST", "transit/hmac/t-aes", &[], "{\"input\":null}"),
+        ("POST", "transit/hash", &[], "{\"input\":null}"),
+        ("POST", "transit/encrypt/t-aes", &[], "{\"plaintext\":null}"),
+        ("POST", "transit/decrypt/t-aes", &[], "{\"ciphertext\":null}"),
+        ("POST", "transit/rewrap/t-aes", &[], "{\"ciphertext\":null}"),
+        // Of a key that is there and is something else.
+        ("POST", "transit/encrypt/t-aes", &[], "{\"plaintext\":\"\",\"type\":\"chacha20-poly1305\"}"),
+        ("POST", "transit/encrypt/t-aes", &[], "{\"plaintext\":\"\",\"convergent_encryption\":true}"),
+        // Which of the two?
+        ("POST", "transit/encrypt/t-aes", &[], "{\"plaintext\":\"YQ==\",\"batch_input\":[{\"plaintext\":\"\"}]}"),
+        ("POST", "transit/encrypt/t-aes", &[], "{\"key_version\":1,\"batch_input\":[{\"plaintext\":\"\"}]}"),
+        ("POST", "transit/encrypt/t-aes", &[], "{\"associated_data\":\"YQ==\",\"batch_input\":[{\"plaintext\":\"\"}]}"),
+        ("POST", "transit/sign/t-sign", &[], "{\"input\":\"YQ==\",\"batch_input\":[{\"input\":\"\"}]}"),
+        ("POST", "transit/sign/t-sign", &[], "{\"batch_input\":[{\"input\":\"\",\"hash_algorithm\":\"sha2-512\"}]}"),
+        ("POST", "transit/sign/t-sign", &[], "{\"batch_input\":[{\"input\":\"\",\"key_version\":1}]}"),
+        ("POST", "transit/hmac/t-aes", &[], "{\"batch_input\":[{\"input\":\"\",\"algorithm\":\"sha2-512\"}]}"),
+        ("POST", "transit/encrypt/t-aes", &[], "{\"batch_input\":[{\"plaintext\":null}]}"),
+        ("POST", "transit/encrypt/t-aes", &[], "{\"batch_input\":[{\"plaintext\":\"\",\"plaintext\":\"YQ==\"}]}"),
+        ("POST", "transit/encrypt/t-aes", &[], "{\"batch_input\":[{\"Plaintext\":\"\"}]}"),
+    ];
+    let before = a.audited().len();
+    for (n, (method, path, headers, body)) in rows.iter().enumerate() {
+        let reply = a.send(Who::Operator, method, path, headers, own(body));
+        assert_eq!(
+            reply.status,
+            400,
+            "{method} {path} {body}: {}",
+            reply.json()
+        );
+        assert!(!reply.error().is_empty(), "{method} {path} {body}");
+        let lines = a.audited();
+        assert_eq!(lines.len(), before + n + 1, "{method} {path} {body}");
+        assert_eq!(lines.last().unwrap()["outcome"], "error");
+    }
+    assert!(!a.app.keyring.exists("t-never"));
+    let key = a.expect(200, "GET", "transit/keys/t-aes", &Value::Null);
+    assert_eq!(key["data"]["deletion_allowed"], false);
+}
+
+/// What unmodified clients send all the same, and what is no more than another way to say nothing.
+#[test]
+fn what_says_nothing_or_is_only_superfluous_is_taken() {
+    let a = Appliance::new();
+    a.key("t-taken", &Value::Null);
+    a.key("t-signs", &json!({ "type": "ecdsa-p256" }));
+    #[rustfmt::skip]
+    let rows: &[(&str, &str, &[(&str, &str)], &str, u16)] = &[
+        ("POST", "transit/keys/t-taken", &[], " \r\n\t", 200),
+        ("POST", "transit/keys/t-taken", &[FORM], " \n", 200),
+        ("POST", "transit/keys/t-taken", &[], "null", 200),
+        ("POST", "transit/keys/t-taken", &[], "{}\n", 200),
+        ("GET", "transit/keys/t-taken", &[], "{ }", 200),
+        ("GET", "transit/keys?list=true", &[], "null", 200),
+        ("LIST", "transit/keys?list=true", &[], "", 200),
+        ("GET", "sys/health?standbyok", &[], "", 200),
+        // hvac sends what it was not told as null.
+        ("POST", "transit/encrypt/t-taken", &[], "{\"plaintext\":null,\"context\":\"\",\"key_version\":0,\"batch_input\":[{\"plaintext\":\"\"}]}", 200),
+        ("POST", "transit/sign/t-signs", &[], "{\"input\":\"\",\"prehashed\":false,\"context\":null,\"key_version\":0,\"marshaling_algorithm\":null}", 200),
+        ("POST", "transit/sign/t-signs", &[], "{\"input\":null,\"batch_input\":[{\"input\":\"YQ==\"},{\"input\":\"\",\"reference\":\"r\"}]}", 200),
+    ];
+    for (method, path, headers, body, status) in rows {
+        let reply = a.send(Who::Operator, method, path, headers, (*body).to_owned());
+        assert_eq!(
+            reply.status,
+            *status,
+            "{method} {path} {body}: {}",
+            reply.json()
+        );
+        let warnings = &reply.json()["warnings"];
+        let existed = json!(["key t-taken already existed"]);
+        assert!(
+            warnings.is_null() || *warnings == existed,
+            "{method} {path} {body}: {warnings}"
+        );
+    }
+    // Unknown names: taken with Vault's warning.
+    let body = json!({ "input": "", "nonsense": 1, "4111111111111111": 1 });
+    let answer = a.expect(200, "POST", "transit/sign/t-signs", &body);
+    assert_eq!(
+        answer["warnings"],
+        json!(["Endpoint ignored these unrecognized parameters: [nonsense], and others"])
+    );
+    // The path counts, and the answer says so.
+    for (path, body, name) in [
+        ("transit/random/8", json!({ "bytes": 9 }), "bytes"),
+        (
+            "transit/hash/sha2-256",
+            json!({ "input": "", "algorithm": "sha2-512" }),
+            "algorithm",
+        ),
+        (
+            "transit/sign/t-signs/sha2-256",
+            json!({ "input": "", "hash_algorithm": "sha2-512" }),
+            "hash_algorithm",
+        ),
+        (
+            "transit/sign/t-signs",
+            json!({ "input": "", "name": "other" }),
+            "name",
+        ),
+    ] {
+        let answer = a.expect(200, "POST", path, &body);
+        assert_eq!(
+            answer["warnings"],
+            json!([format!(
+                "Endpoint replaced the value of these parameters with the values captured from the endpoint's path: [{name}]"
+            )])
+        );
+    }
+    a.refused(
+        400,
+        "hash_algorithm and algorithm differ: give one of them",
+        "transit/sign/t-signs",
+        &json!({ "input": "", "hash_algorithm": "sha2-512", "algorithm": "sha2-256" }),
+    );
+}
+
+#[test]
+fn an_item_without_input_has_its_own_error() {
+    let a = Appliance::new();
+    a.key("t-items", &Value::Null);
+    a.key("t-signer", &json!({ "type": "ecdsa-p256" }));
+    let sign = json!({ "batch_input": [{ "input": "" }, {}, { "input": null }, { "inputs": "YQ==" }, { "input": "YQ==", "context": "YQ==" }] });
+    let signed = a.expect(200, "POST", "transit/sign/t-signer", &sign);
+    let results = signed["data"]["batch_results"].as_array().unwrap();
+    assert!(results[0]["signature"].is_string() && results[0].get("error").is_none());
+    for result in &results[1..4] {
+        assert_eq!(
+            (&result["error"], result.get("signature")),
+            (&json!("missing input"), None)
+        );
+    }
+    assert!(
+        results[4]["error"]
+            .as_str()
+            .unwrap()
+            .contains("leave context out")
+    );
+    let signature = &results[0]["signature"];
+    let verify = json!({ "batch_input": [{ "input": "", "signature": signature }, { "signature": signature }] });
+    let judged = a.expect(200, "POST", "transit/verify/t-signer", &verify);
+    let results = &judged["data"]["batch_results"];
+    assert_eq!(
+        (&results[0]["valid"], &results[1]["error"]),
+        (&json!(true), &json!("missing input"))
+    );
+    assert!(results[1].get("valid").is_none());
+
+    let made = a.expect(200, "POST", "transit/hmac/t-items", &json!({ "input": "" }));
+    let hmac = &made["data"]["hmac"];
+    let verify = json!({ "batch_input": [{ "input": "", "hmac": hmac }, { "hmac": hmac }] });
+    let judged = a.expect(200, "POST", "transit/verify/t-items", &verify);
+    let results = &judged["data"]["batch_results"];
+    assert_eq!(
+        (&results[0]["valid"], &results[1]["error"]),
+        (&json!(true), &json!("missing input"))
+    );
+}
