@@ -6,7 +6,7 @@ use aes_gcm::{AeadInOut, Aes256Gcm, Key as AesKey, KeyInit, Nonce, Tag};
 use strongroom_hsm::{GcmItem, Hsm, HsmError};
 use zeroize::Zeroizing;
 
-use super::derive::{Derived, PseudorandomKeys, convergent_nonce, derive, wrong_usage};
+use super::derive::{Derived, PseudorandomKeys, Want, convergent_nonce, derive, wrong_usage};
 use super::key::{Key, Version, invalid};
 use super::memory::HostKey;
 use super::{KeyringError, Residency};
@@ -36,7 +36,14 @@ pub(super) async fn encrypt(
 ) -> Result<Answers<Vec<u8>>, KeyringError> {
     let nonces = random_nonces(jobs.len())?;
     if key.settings.derived {
-        let derived = derive_all(hsm, key, &jobs, key.settings.convergent).await?;
+        let derived = derive_all(hsm, key, &jobs, |job| {
+            match (key.settings.convergent, job.aad.is_empty()) {
+                (false, _) => Want::Key,
+                (true, true) => Want::PlainNonce,
+                (true, false) => Want::BoundNonce,
+            }
+        })
+        .await?;
         let jobs = jobs.into_iter().zip(nonces).zip(derived);
         return Ok(jobs
             .map(|((job, nonce), derived)| (job.index, encrypt_derived(&job, nonce, derived)))
@@ -90,7 +97,7 @@ pub(super) async fn decrypt(
         answers.push((short.index, Err(error)));
     }
     if key.settings.derived {
-        let derived = derive_all(hsm, key, &jobs, false).await?;
+        let derived = derive_all(hsm, key, &jobs, |_| Want::Key).await?;
         answers.extend(jobs.into_iter().zip(derived).map(|(job, derived)| {
             let answer = derived
                 .and_then(|derived| decrypt_here(&cipher(&derived.key), &job.aad, &job.data));
@@ -136,7 +143,7 @@ async fn derive_all(
     hsm: &Hsm,
     key: &Key,
     jobs: &[Job],
-    convergent: bool,
+    want: impl Fn(&Job) -> Want,
 ) -> Result<Vec<Result<Derived, KeyringError>>, KeyringError> {
     let keys = match key.settings.residency {
         Residency::Hsm => PseudorandomKeys::Token(hsm),
@@ -150,12 +157,12 @@ async fn derive_all(
     };
     let items: Vec<_> = jobs
         .iter()
-        .map(|job| (Arc::clone(&job.version), job.context.as_slice()))
+        .map(|job| (Arc::clone(&job.version), job.context.as_slice(), want(job)))
         .collect();
     if items.is_empty() {
         return Ok(Vec::new());
     }
-    derive(&keys, key.settings.kdf, convergent, &items).await
+    derive(&keys, key.settings.kdf, &items).await
 }
 
 fn encrypt_derived(
@@ -165,7 +172,7 @@ fn encrypt_derived(
 ) -> Result<Vec<u8>, KeyringError> {
     let derived = derived?;
     let nonce = match &derived.nonce_key {
-        Some(nonce_key) => convergent_nonce(nonce_key, &job.data)?,
+        Some(nonce_key) => convergent_nonce(nonce_key, &job.aad, &job.data)?,
         None => random,
     };
     encrypt_here(&cipher(&derived.key), nonce, &job.aad, &job.data)

@@ -19,9 +19,24 @@ use crate::keyring::key::Version;
 pub(super) struct Derived {
     /// AES-256 key.
     pub(super) key: Zeroizing<[u8; 32]>,
-    /// HMAC key that convergent nonces come from.
+    /// HMAC key that the convergent nonce comes from, if one was asked for.
     pub(super) nonce_key: Option<Zeroizing<[u8; 32]>>,
 }
+
+/// What is derived for an item: its key, and of a convergent key to encrypt with, one of two nonce keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Want {
+    /// T(1) of HKDF-Expand.
+    Key,
+    /// T(1), and T(2) for the nonce: of an item without associated data.
+    PlainNonce,
+    /// T(1), and T(3) for the nonce: of an item with associated data. A key of its own, since any encoding of plaintext and associated data
+    /// is also a plaintext, and one nonce must not serve two messages.
+    BoundNonce,
+}
+
+/// An item to derive for: version, context.
+pub(super) type Item<'a> = (Arc<Version>, &'a [u8], Want);
 
 /// Where the version's key is.
 pub(super) enum PseudorandomKeys<'a> {
@@ -30,48 +45,96 @@ pub(super) enum PseudorandomKeys<'a> {
     Host(Vec<Arc<HostKey>>),
 }
 
-/// Derives one key per (version, context). `convergent`: with a nonce key.
+/// Derives what each item wants.
 pub(super) async fn derive(
     keys: &PseudorandomKeys<'_>,
     kdf: Kdf,
-    convergent: bool,
-    items: &[(Arc<Version>, &[u8])],
+    items: &[Item<'_>],
 ) -> Result<Vec<Result<Derived, KeyringError>>, KeyringError> {
+    let everyone: Vec<usize> = (0..items.len()).collect();
     let messages = items
         .iter()
-        .map(|(_, context)| first_block(kdf, context))
+        .map(|(_, context, _)| first_block(kdf, context))
         .collect();
-    let first = hmacs(keys, items, messages).await?;
-    if !convergent {
-        let derived = |block: Result<Zeroizing<[u8; 32]>, KeyringError>| {
+    let mut derived: Vec<_> = hmacs(keys, items, &everyone, messages)
+        .await?
+        .into_iter()
+        .map(|block| {
             block.map(|key| Derived {
                 key,
                 nonce_key: None,
             })
-        };
-        return Ok(first.into_iter().map(derived).collect());
-    }
-    let messages = items
-        .iter()
-        .zip(&first)
-        .map(|((_, context), block)| second_block(block.as_ref().ok(), context))
-        .collect();
-    let second = hmacs(keys, items, messages).await?;
-    let joined = first.into_iter().zip(second).map(|(key, nonce_key)| {
-        Ok(Derived {
-            key: key?,
-            nonce_key: Some(nonce_key?),
         })
-    });
-    Ok(joined.collect())
+        .collect();
+    let second = Round {
+        of: |want| want != Want::Key,
+        number: 2,
+    };
+    let third = Round {
+        of: |want| want == Want::BoundNonce,
+        number: 3,
+    };
+    for round in [second, third] {
+        next_block(keys, items, &mut derived, round).await?;
+    }
+    Ok(derived)
 }
 
-/// HMAC-SHA256 of `plaintext` under the nonce key, cut to 96 bits, as Vault's convergent encryption (version 3) has it.
+/// One of the later blocks of HKDF-Expand, and whose it is.
+struct Round {
+    of: fn(Want) -> bool,
+    number: u8,
+}
+
+/// Puts the next block in the place of the nonce key: T(2) follows T(1), T(3) follows T(2).
+async fn next_block(
+    keys: &PseudorandomKeys<'_>,
+    items: &[Item<'_>],
+    derived: &mut [Result<Derived, KeyringError>],
+    round: Round,
+) -> Result<(), KeyringError> {
+    let mut chosen = Vec::new();
+    let mut messages = Vec::new();
+    for (index, ((_, context, want), derived)) in items.iter().zip(derived.iter()).enumerate() {
+        if let Ok(derived) = derived
+            && (round.of)(*want)
+        {
+            let before = derived.nonce_key.as_ref().unwrap_or(&derived.key);
+            chosen.push(index);
+            messages.push(later_block(before, context, round.number));
+        }
+    }
+    if chosen.is_empty() {
+        return Ok(());
+    }
+    let blocks = hmacs(keys, items, &chosen, messages).await?;
+    for (index, block) in chosen.into_iter().zip(blocks) {
+        if let Some(place) = derived.get_mut(index) {
+            match (block, &mut *place) {
+                (Ok(block), Ok(derived)) => derived.nonce_key = Some(block),
+                (Err(error), _) => *place = Err(error),
+                (Ok(_), Err(_)) => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// HMAC-SHA256 under the nonce key, cut to 96 bits. Without associated data it is that of the plaintext, as Vault's convergent encryption
+/// (version 3) has it; else that of the associated data's length (8 bytes, big-endian), the associated data, and the plaintext.
+///
+/// A nonce thus belongs to one plaintext with one associated data: AES-GCM tells its authentication key to whoever sees two tags of one nonce.
 pub(super) fn convergent_nonce(
     nonce_key: &[u8; 32],
+    associated_data: &[u8],
     plaintext: &[u8],
 ) -> Result<[u8; 12], KeyringError> {
-    let mac = hmac_sha256(nonce_key, plaintext)?;
+    let length = (associated_data.len() as u64).to_be_bytes();
+    let mac = if associated_data.is_empty() {
+        hmac_sha256(nonce_key, &[plaintext])?
+    } else {
+        hmac_sha256(nonce_key, &[&length, associated_data, plaintext])?
+    };
     let (nonce, _) = mac.split_at(12);
     nonce
         .try_into()
@@ -87,36 +150,38 @@ fn first_block(kdf: Kdf, context: &[u8]) -> Zeroizing<Vec<u8>> {
     Zeroizing::new([before, context, after].concat())
 }
 
-/// T(2)'s input of HKDF-Expand: T(1) || info || 0x02.
-fn second_block(first: Option<&Zeroizing<[u8; 32]>>, context: &[u8]) -> Zeroizing<Vec<u8>> {
-    let first: &[u8] = first.map_or(&[], |block| &block[..]);
-    Zeroizing::new([first, context, &[2]].concat())
+/// T(n)'s input of HKDF-Expand: T(n - 1) || info || n.
+fn later_block(before: &[u8; 32], context: &[u8], number: u8) -> Zeroizing<Vec<u8>> {
+    Zeroizing::new([&before[..], context, &[number]].concat())
 }
 
+/// One HMAC for each of the `chosen` items, with its version's key.
 async fn hmacs(
     keys: &PseudorandomKeys<'_>,
-    items: &[(Arc<Version>, &[u8])],
+    items: &[Item<'_>],
+    chosen: &[usize],
     messages: Vec<Zeroizing<Vec<u8>>>,
 ) -> Result<Vec<Result<Zeroizing<[u8; 32]>, KeyringError>>, KeyringError> {
+    let chosen = chosen.iter().copied().zip(messages);
     match keys {
         PseudorandomKeys::Token(hsm) => {
-            let items = items
-                .iter()
-                .zip(messages)
-                .map(|((version, _), data)| MacItem {
+            let items = chosen.filter_map(|(index, data)| {
+                let (version, _, _) = items.get(index)?;
+                Some(MacItem {
                     key: version.kek(),
                     hash: HashAlgorithm::Sha256,
                     data,
-                });
+                })
+            });
             let tags = hsm.hmac(items.collect()).await?;
             Ok(tags.into_iter().map(|tag| to_block(&tag?)).collect())
         }
-        PseudorandomKeys::Host(keys) => Ok(keys
-            .iter()
-            .zip(messages)
-            .map(|(key, message)| match &**key {
-                HostKey::Mac(key) => hmac_sha256(key, &message),
-                HostKey::Aead(_) => Err(wrong_usage()),
+        PseudorandomKeys::Host(keys) => Ok(chosen
+            .filter_map(|(index, message)| {
+                Some(match &**keys.get(index)? {
+                    HostKey::Mac(key) => hmac_sha256(key, &[&message]),
+                    HostKey::Aead(_) => Err(wrong_usage()),
+                })
             })
             .collect()),
     }
@@ -132,10 +197,12 @@ fn to_block(tag: &[u8]) -> Result<Zeroizing<[u8; 32]>, KeyringError> {
     Ok(Zeroizing::new(block))
 }
 
-fn hmac_sha256(key: &[u8; 32], message: &[u8]) -> Result<Zeroizing<[u8; 32]>, KeyringError> {
+fn hmac_sha256(key: &[u8; 32], message: &[&[u8]]) -> Result<Zeroizing<[u8; 32]>, KeyringError> {
     let mut mac = Hmac::<Sha256>::new_from_slice(key)
         .map_err(|_| KeyringError::System("HMAC refused a 32-byte key".to_owned()))?;
-    mac.update(message);
+    for part in message {
+        mac.update(part);
+    }
     Ok(Zeroizing::new(mac.finalize().into_bytes().into()))
 }
 
@@ -173,11 +240,39 @@ mod tests {
         for (prk, info, okm) in vectors {
             let prk: [u8; 32] = bytes(prk).try_into().unwrap();
             let info = bytes(info);
-            let first = hmac_sha256(&prk, &first_block(Kdf::HkdfSha256, &info)).unwrap();
-            let second = hmac_sha256(&prk, &second_block(Some(&first), &info)).unwrap();
+            let first = hmac_sha256(&prk, &[&first_block(Kdf::HkdfSha256, &info)]).unwrap();
+            let second = hmac_sha256(&prk, &[&later_block(&first, &info, 2)]).unwrap();
             let ours = [&first[..], &second[..]].concat();
             assert_eq!(ours[..42], bytes(okm));
         }
+    }
+
+    /// The nonce of (associated data, plaintext).
+    fn nonce(bound: (&[u8], &[u8])) -> [u8; 12] {
+        convergent_nonce(&[7; 32], bound.0, bound.1).unwrap()
+    }
+
+    #[test]
+    fn a_convergent_nonce_is_of_one_associated_data_and_one_plaintext() {
+        // Vault's, where there is no associated data: HMAC-SHA256 of the plaintext.
+        assert_eq!(
+            nonce((b"", b"abc")),
+            hmac_sha256(&[7; 32], &[b"abc"]).unwrap()[..12]
+        );
+        let cases: [(&[u8], &[u8]); 9] = [
+            (b"", b"row-1secret"),
+            (b"row-1", b"secret"),
+            (b"row-2", b"secret"),
+            (b"row-", b"1secret"),
+            (b"row-1s", b"ecret"),
+            (b"row-1secret", b""),
+            (b"", b"secret"),
+            (b"r", b"ow-1secret"),
+            (b"\0", b"secret"),
+        ];
+        let nonces: std::collections::HashSet<_> = cases.map(nonce).into_iter().collect();
+        assert_eq!(nonces.len(), cases.len());
+        assert_eq!(nonce((b"row-1", b"secret")), nonce((b"row-1", b"secret")));
     }
 
     #[test]

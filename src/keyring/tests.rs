@@ -149,6 +149,61 @@ async fn every_sort_of_key_survives_rotation_and_restart_and_refuses_altered_cip
     assert_eq!(keyring.list().len(), 6);
 }
 
+/// AES-GCM gives its authentication key away with two tags of one nonce: then one associated data's ciphertext can be changed at will.
+#[tokio::test]
+async fn no_two_messages_of_a_convergent_key_have_one_nonce() {
+    let (_site, keyring) = Site::new(KeyringOptions::default()).await;
+    for residency in [Residency::Hsm, Residency::Memory] {
+        let name = format!("{residency:?}");
+        let options = CreateOptions {
+            residency: Some(residency),
+            derived: true,
+            convergent: true,
+            ..CreateOptions::default()
+        };
+        keyring.create(&name, options).await.unwrap();
+        // The last plaintext is what the second message's nonce is made of.
+        let encoded = [&5_u64.to_be_bytes()[..], b"row-1", b"value"].concat();
+        let messages: [(&[u8], &[u8]); 6] = [
+            (b"", b"value"),
+            (b"row-1", b"value"),
+            (b"row-2", b"value"),
+            (b"row-", b"1value"),
+            (b"row-1value", b""),
+            (b"", &encoded),
+        ];
+        let items = || {
+            let item = |(associated_data, plaintext): (&[u8], &[u8])| EncryptItem {
+                plaintext: Zeroizing::new(plaintext.to_vec()),
+                associated_data: associated_data.to_vec(),
+                context: b"ctx".to_vec(),
+                key_version: None,
+            };
+            messages.map(item).into()
+        };
+        let sealed = |answers: Vec<Result<Ciphertext, _>>| -> Vec<Ciphertext> {
+            answers.into_iter().map(Result::unwrap).collect()
+        };
+        let first = sealed(keyring.encrypt(&name, items()).await.unwrap());
+        let again = sealed(keyring.encrypt(&name, items()).await.unwrap());
+        assert_eq!(first, again, "convergent");
+        let nonces: HashSet<_> = first.iter().map(|one| one.bytes[..12].to_vec()).collect();
+        assert_eq!(nonces.len(), messages.len(), "a nonce was used twice");
+        let items = messages
+            .iter()
+            .zip(&first)
+            .map(|((ad, _), one)| DecryptItem {
+                ciphertext: one.clone(),
+                associated_data: ad.to_vec(),
+                context: b"ctx".to_vec(),
+            });
+        let opened = keyring.decrypt(&name, items.collect()).await.unwrap();
+        for (opened, (_, plaintext)) in opened.into_iter().zip(messages) {
+            assert_eq!(**opened.unwrap(), *plaintext);
+        }
+    }
+}
+
 #[tokio::test]
 #[allow(
     clippy::too_many_lines,
