@@ -12,7 +12,9 @@ mod engine;
 pub(crate) mod fuzz;
 mod open;
 mod record;
+mod trial;
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,12 +24,14 @@ use strongroom_hsm::{Hsm, HsmError};
 use tokio::sync::Mutex;
 use zeroize::Zeroizing;
 
-use engine::{Engine, EngineError, Write};
+use engine::{Engine, EngineError, Lock, Write};
 use record::{Anchor, Digests, Envelope};
 
-/// Seals that one store key may make: random 96-bit nonces are safe for 2^32 (NIST SP 800-38D, 8.3); the rest is room for
-/// seals that a crash kept from being counted.
-const MAX_SEALS: u64 = (1 << 32) - (1 << 20);
+/// Seals that one store key may make on one token. Random 96-bit nonces are safe for 2^32 (NIST SP 800-38D, 8.3); this is a sixteenth of it, since
+/// a restoration or a second token seals with the same key and counts for itself. The rest is room for seals that a crash kept from being counted.
+const MAX_SEALS: u64 = (1 << 28) - (1 << 20);
+/// The payload of a [`RecordKind::UseCounter`] whose count was lost when its store was accepted: more than any key may make.
+pub const FENCED: u64 = u64::MAX;
 /// A database call longer than this counts as hung.
 const ENGINE_DEADLINE: Duration = Duration::from_mins(1);
 /// Pauses between tries to write the token's epoch.
@@ -60,6 +64,21 @@ pub struct RecordId {
     pub name: String,
     /// The key's version, 0 for the key as a whole.
     pub version: u32,
+}
+
+impl fmt::Display for RecordId {
+    /// As errors name it: kind/name/version.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.kind {
+            RecordKind::Key => "key",
+            RecordKind::KeyVersion => "key-version",
+            RecordKind::UseCounter => "use-counter",
+            RecordKind::SigningKey => "signing-key",
+            RecordKind::SigningVersion => "signing-version",
+            RecordKind::SigningDebris => "signing-debris",
+        };
+        write!(f, "{kind}/{}/{}", self.name.escape_debug(), self.version)
+    }
 }
 
 /// One change of a commit.
@@ -155,6 +174,28 @@ pub enum StoreError {
         /// kind/name/version
         record: String,
     },
+    /// A file of the database can't be read. Nothing was changed by trying.
+    #[error(
+        "{} can't be read: {why}. Nothing was changed. Restore the store from a backup or an export, then run `strongroom store accept-rollback`",
+        file.display()
+    )]
+    Damaged {
+        /// Which.
+        file: PathBuf,
+        /// How that was seen.
+        why: String,
+    },
+    /// Every record is authentic, but together they make no store.
+    #[error(
+        "the record {record} {problem}: the store does not hold together, and is not used; restore a copy of it that is whole, then run \
+         `strongroom store accept-rollback`, or use the version of Strongroom that wrote it"
+    )]
+    Inconsistent {
+        /// kind/name/version
+        record: String,
+        /// What is wrong with it, after "the record … ".
+        problem: String,
+    },
     /// The change is on the disc and in force, but the token could not be told; the next commit or start does that first.
     #[error(
         "the change is on the disc and in force, but the HSM did not take the store's new epoch ({0}); it is told with the next change or at the next start"
@@ -162,7 +203,7 @@ pub enum StoreError {
     EpochPending(HsmError),
     /// The store key has made as many seals as are safe.
     #[error(
-        "the store key has sealed 2^32 records (NIST SP 800-38D): move the keys to a new token and store"
+        "the store key has sealed 2^28 records on this token, its share of what is safe (2^32, NIST SP 800-38D): bring the keys to another token with the ceremonies `backup` and `restore`, or to a new appliance"
     )]
     SealsExhausted,
     /// The disc or the database failed.
@@ -184,6 +225,12 @@ impl From<EngineError> for StoreError {
     fn from(error: EngineError) -> Self {
         Self::Io(error.to_string())
     }
+}
+
+/// What the epoch object of a token must say whose keys come from another one: which store it was, but that none is this token's until it was
+/// accepted. `value`: the other one's.
+pub fn copied_epoch(value: &[u8]) -> Vec<u8> {
+    record::copied(value)
 }
 
 impl Store {
@@ -208,10 +255,24 @@ impl Store {
 
     /// Takes the store as it is, after authenticating every record, and moves both epochs past the greater of the two.
     ///
+    /// The count of each version that is in it is written as lost ([`FENCED`]): how many encryptions it has made since, nobody knows.
+    ///
     /// # Errors
     /// [`StoreError::Tampered`] if it is not one whole store that this token sealed; else as [`Store::open`].
     pub async fn accept_rollback(path: &Path, hsm: Hsm) -> Result<AcceptedRollback, StoreError> {
         open::accept_rollback(path, hsm).await
+    }
+
+    /// Whether another process has the store open. Blocks, and changes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] if the database can't be opened.
+    pub fn is_in_use(path: &Path) -> Result<bool, StoreError> {
+        match Lock::take(path) {
+            Ok(_) => Ok(false),
+            Err(EngineError::Busy) => Ok(true),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// One record's payload, or `None` if there is no such record.
@@ -298,6 +359,7 @@ impl Inner {
             )));
         }
         let before = self.view.load_full();
+        self.check_alone(&mut committer, &before.anchor).await?;
         if committer.epoch_pending {
             self.write_epoch(&before.anchor).await?;
             committer.epoch_pending = false;
@@ -352,6 +414,32 @@ impl Inner {
         Ok(anchor.epoch)
     }
 
+    /// Whether the token still knows this store as it was left. Two servers with a copy each, on one token, would count their encryptions apart.
+    async fn check_alone(
+        &self,
+        committer: &mut Committer,
+        before: &Anchor,
+    ) -> Result<(), StoreError> {
+        let token = open::read_token(&self.hsm).await?;
+        let ours = |token: &record::Token| {
+            let known = token.anchor;
+            let told = known.epoch == before.epoch && known.root == before.root;
+            !token.copied
+                && known.store_id == before.store_id
+                && (told || committer.epoch_pending && known.epoch < before.epoch)
+        };
+        if token.as_ref().is_some_and(ours) {
+            return Ok(());
+        }
+        let detail = format!(
+            "the token's epoch is {} now, and was left at {}: another server has written with this token, or the token was restored",
+            token.map_or(0, |token| token.anchor.epoch),
+            before.epoch
+        );
+        committer.broken = Some(detail.clone());
+        Err(StoreError::RolledBack { detail })
+    }
+
     async fn seal(
         &self,
         committer: &mut Committer,
@@ -359,10 +447,7 @@ impl Inner {
         place: &[u8],
         payload: Zeroizing<Vec<u8>>,
     ) -> Result<Vec<u8>, StoreError> {
-        if committer.seals >= MAX_SEALS {
-            return Err(StoreError::SealsExhausted);
-        }
-        committer.seals += 1;
+        count_seal(&mut committer.seals)?;
         seal_record(&self.hsm, store_id, place, payload).await
     }
 
@@ -376,6 +461,15 @@ impl Inner {
         }
         self.hsm.write_epoch(value).await
     }
+}
+
+/// Counts one more seal, if there may be one.
+fn count_seal(seals: &mut u64) -> Result<(), StoreError> {
+    if *seals >= MAX_SEALS {
+        return Err(StoreError::SealsExhausted);
+    }
+    *seals += 1;
+    Ok(())
 }
 
 /// Seals a payload for its place (a database key) with a fresh random nonce.
@@ -425,16 +519,8 @@ fn claim(store_id: &[u8; 16], id: &RecordId, sealed: &[u8]) -> Option<(Envelope,
 }
 
 fn tampered(id: &RecordId) -> StoreError {
-    let kind = match id.kind {
-        RecordKind::Key => "key",
-        RecordKind::KeyVersion => "key-version",
-        RecordKind::UseCounter => "use-counter",
-        RecordKind::SigningKey => "signing-key",
-        RecordKind::SigningVersion => "signing-version",
-        RecordKind::SigningDebris => "signing-debris",
-    };
     StoreError::Tampered {
-        record: format!("{kind}/{}/{}", id.name.escape_debug(), id.version),
+        record: id.to_string(),
     }
 }
 

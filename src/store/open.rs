@@ -10,31 +10,26 @@ use strongroom_hsm::{Hsm, HsmError};
 use tokio::sync::Mutex;
 use zeroize::Zeroizing;
 
-use super::record::{self, Anchor, Digests, Envelope, HEADER_KEY, HEADER_KIND};
+use super::engine::{LOG, Pair, Role, Write, role};
+use super::record::{self, Anchor, Digests, Envelope, HEADER_KEY, HEADER_KIND, Token};
+use super::trial::{Files, With};
 use super::{
-    AcceptedRollback, Committer, Engine, Inner, RecordId, Store, StoreError, View, blocking,
-    open_record, seal_record,
+    AcceptedRollback, Committer, Engine, FENCED, Inner, RecordId, RecordKind, Store, StoreError,
+    View, blocking, count_seal, open_record, seal_record,
 };
 
 pub(super) async fn create(path: &Path, hsm: Hsm) -> Result<Store, StoreError> {
-    if let Some(anchor) = read_token(&hsm).await? {
+    if let Some(token) = read_token(&hsm).await? {
         return Err(StoreError::TokenInUse {
-            store_id: hex(&anchor.store_id),
+            store_id: hex(&token.anchor.store_id),
         });
     }
     let folder = path.to_owned();
-    let engine = tokio::task::spawn_blocking(move || -> Result<Engine, StoreError> {
-        make_folder(&folder)?;
-        let engine = Engine::open(&folder)?;
-        // A database without any entry is what a creation that was cut off leaves.
-        if engine.scan()?.is_empty() {
-            Ok(engine)
-        } else {
-            Err(StoreError::Exists(folder))
-        }
+    let engine = on_disc(move || {
+        prepare_folder(&folder)?;
+        Ok(Engine::open(&folder)?)
     })
-    .await
-    .map_err(|error| StoreError::Io(error.to_string()))??;
+    .await?;
 
     let mut store_id = [0; 16];
     getrandom::fill(&mut store_id)
@@ -47,36 +42,19 @@ pub(super) async fn create(path: &Path, hsm: Hsm) -> Result<Store, StoreError> {
         seals: 1,
     };
     let store = Store::assemble(Arc::new(engine), hsm, anchor, digests);
-    store.anchor_both(anchor).await?;
+    store.anchor_both(anchor, Vec::new()).await?;
     Ok(store)
 }
 
 pub(super) async fn open(path: &Path, hsm: Hsm) -> Result<Store, StoreError> {
     let token = read_token(&hsm).await?;
-    let (engine, contents) = load(path).await?;
-    let envelope = contents.header()?;
-    if let Some(token) = token
-        && token.store_id != envelope.store_id
-    {
-        return Err(StoreError::RolledBack {
-            detail: format!(
-                "this is the store {}, but the token belongs to the store {}",
-                hex(&envelope.store_id),
-                hex(&token.store_id)
-            ),
-        });
-    }
-    let mut anchor = open_header(&hsm, envelope).await?;
-    let forward = match judge(token.as_ref(), &anchor) {
-        Ok(forward) => forward,
-        Err(detail) => return Err(StoreError::RolledBack { detail }),
-    };
-    let digests = contents.verify(&hsm, &anchor, forward).await?;
+    let (engine, found) = load(path, &hsm, Rule::Anchored(token)).await?;
+    let mut anchor = found.anchor;
     if let Some(token) = token {
-        anchor.seals = anchor.seals.max(token.seals);
+        anchor.seals = anchor.seals.max(token.anchor.seals);
     }
-    let store = Store::assemble(Arc::new(engine), hsm, anchor, digests);
-    if forward {
+    let store = Store::assemble(Arc::new(engine), hsm, anchor, found.digests);
+    if found.forward {
         store.inner.write_epoch(&anchor).await?;
     }
     Ok(store)
@@ -84,26 +62,71 @@ pub(super) async fn open(path: &Path, hsm: Hsm) -> Result<Store, StoreError> {
 
 pub(super) async fn accept_rollback(path: &Path, hsm: Hsm) -> Result<AcceptedRollback, StoreError> {
     let token = read_token(&hsm).await?;
-    let (engine, contents) = load(path).await?;
-    let found = open_header(&hsm, contents.header()?).await?;
-    let digests = contents.verify(&hsm, &found, true).await?;
-    let hsm_epoch = token.map_or(0, |token| token.epoch);
+    let (engine, found) = load(path, &hsm, Rule::Authentic).await?;
+    let hsm_epoch = token.map_or(0, |token| token.anchor.epoch);
+    let known = token.map_or(0, |token| token.anchor.seals);
+    let mut seals = found.anchor.seals.max(known);
+    let (writes, digests) = fence(&hsm, &found, &mut seals).await?;
+    count_seal(&mut seals)?;
     let anchor = Anchor {
-        epoch: found.epoch.max(hsm_epoch) + 1,
-        seals: found.seals.max(token.map_or(0, |token| token.seals)) + 1,
-        ..found
+        epoch: found.anchor.epoch.max(hsm_epoch) + 1,
+        root: record::root(&digests),
+        seals,
+        ..found.anchor
     };
     let store = Store::assemble(Arc::new(engine), hsm, anchor, digests);
-    store.anchor_both(anchor).await?;
+    store.anchor_both(anchor, writes).await?;
     Ok(AcceptedRollback {
         hsm_epoch,
-        store_epoch: found.epoch,
+        store_epoch: found.anchor.epoch,
         new_epoch: anchor.epoch,
     })
 }
 
+/// Nobody knows how many encryptions the versions in a copy have made since it was made, on this token or on another: their counts are written as
+/// lost.
+async fn fence(
+    hsm: &Hsm,
+    found: &Found,
+    seals: &mut u64,
+) -> Result<(Vec<Write>, Digests), StoreError> {
+    let mut digests = found.digests.clone();
+    let mut writes = Vec::new();
+    for (id, digest) in &mut digests {
+        if id.kind != RecordKind::UseCounter {
+            continue;
+        }
+        let Some(place) = record::encode_id(id) else {
+            continue; // It was decoded from one, so it can be encoded.
+        };
+        count_seal(seals)?;
+        let payload = Zeroizing::new(FENCED.to_be_bytes().to_vec());
+        let sealed = seal_record(hsm, &found.anchor.store_id, &place, payload).await?;
+        *digest = record::digest(&sealed);
+        writes.push((place, Some(sealed)));
+    }
+    Ok((writes, digests))
+}
+
+/// What a store must be to be used.
+#[derive(Clone, Copy)]
+pub(super) enum Rule {
+    /// Sealed by this token, and the one that its epoch names.
+    Anchored(Option<Token>),
+    /// Sealed by this token.
+    Authentic,
+}
+
+/// What was found to be a whole store.
+pub(super) struct Found {
+    pub(super) anchor: Anchor,
+    pub(super) digests: Digests,
+    /// The token's epoch must follow.
+    forward: bool,
+}
+
 /// Whether the store may be used, and if so whether the token's epoch must first follow it.
-fn judge(token: Option<&Anchor>, store: &Anchor) -> Result<bool, String> {
+fn judge(token: Option<&Token>, store: &Anchor) -> Result<bool, String> {
     let Some(token) = token else {
         // The creation of the store was cut off between the disc and the token.
         return if store.epoch == 1 && store.root == record::root(&Digests::new()) {
@@ -115,6 +138,14 @@ fn judge(token: Option<&Anchor>, store: &Anchor) -> Result<bool, String> {
             ))
         };
     };
+    if token.copied {
+        // Also if it is the very store: each token would count for itself what a key encrypts.
+        return Err(
+            "the keys of this token came from another one, and no store was bound to it yet"
+                .to_owned(),
+        );
+    }
+    let token = token.anchor;
     if store.epoch == token.epoch && store.root == token.root {
         Ok(false)
     } else if store.epoch == token.epoch {
@@ -133,12 +164,59 @@ fn judge(token: Option<&Anchor>, store: &Anchor) -> Result<bool, String> {
 }
 
 /// All that is in the database, not yet believed.
-struct Contents {
+pub(super) struct Contents {
     header: Option<Vec<u8>>,
     records: Vec<(RecordId, Vec<u8>)>,
 }
 
 impl Contents {
+    pub(super) fn of(pairs: &[Pair]) -> Result<Self, StoreError> {
+        let mut contents = Self {
+            header: None,
+            records: Vec::new(),
+        };
+        for (key, value) in pairs {
+            if *key == HEADER_KEY {
+                contents.header = Some(value.clone());
+            } else if let Some(id) = record::decode_id(key) {
+                contents.records.push((id, value.clone()));
+            } else {
+                return Err(StoreError::Tampered {
+                    record: format!("under the unknown key {}", hex(key)),
+                });
+            }
+        }
+        Ok(contents)
+    }
+
+    /// Whether it is one whole store by the rule: header, epoch, and every record's place in the root.
+    pub(super) async fn judge(self, hsm: &Hsm, rule: Rule) -> Result<Found, StoreError> {
+        let envelope = self.header()?;
+        if let Rule::Anchored(Some(token)) = rule
+            && token.anchor.store_id != envelope.store_id
+        {
+            return Err(StoreError::RolledBack {
+                detail: format!(
+                    "this is the store {}, but the token belongs to the store {}",
+                    hex(&envelope.store_id),
+                    hex(&token.anchor.store_id)
+                ),
+            });
+        }
+        let anchor = open_header(hsm, envelope).await?;
+        let forward = match rule {
+            Rule::Anchored(token) => judge(token.as_ref(), &anchor)
+                .map_err(|detail| StoreError::RolledBack { detail })?,
+            Rule::Authentic => true,
+        };
+        let digests = self.verify(hsm, &anchor, forward).await?;
+        Ok(Found {
+            anchor,
+            digests,
+            forward,
+        })
+    }
+
     fn header(&self) -> Result<Envelope, StoreError> {
         self.header
             .as_deref()
@@ -148,7 +226,7 @@ impl Contents {
     }
 
     /// Checks the records against the header's root; opens each of them if they don't match, to tell which it is, or if `each`.
-    async fn verify(self, hsm: &Hsm, anchor: &Anchor, each: bool) -> Result<Digests, StoreError> {
+    async fn verify(&self, hsm: &Hsm, anchor: &Anchor, each: bool) -> Result<Digests, StoreError> {
         let digests: Digests = self
             .records
             .iter()
@@ -170,30 +248,87 @@ impl Contents {
     }
 }
 
-async fn load(path: &Path) -> Result<(Engine, Contents), StoreError> {
+/// Tries the files as a copy, then opens them.
+async fn load(path: &Path, hsm: &Hsm, rule: Rule) -> Result<(Engine, Found), StoreError> {
     let folder = path.to_owned();
-    tokio::task::spawn_blocking(move || {
+    let files = on_disc(move || {
         check_folder(&folder)?;
-        let engine = Engine::open(&folder)?;
-        let mut contents = Contents {
-            header: None,
-            records: Vec::new(),
-        };
-        for (key, value) in engine.scan()? {
-            if key == HEADER_KEY {
-                contents.header = Some(value);
-            } else if let Some(id) = record::decode_id(&key) {
-                contents.records.push((id, value));
-            } else {
-                return Err(StoreError::Tampered {
-                    record: format!("under the unknown key {}", hex(&key)),
-                });
-            }
-        }
-        Ok((engine, contents))
+        Files::hold(&folder)
     })
-    .await
-    .map_err(|error| StoreError::Io(error.to_string()))?
+    .await?;
+    let files = Arc::new(files);
+    let (pairs, found) = match attempt(&files, hsm, rule, With::Everything).await {
+        Err(first) if files.has_spare() && !matches!(first, StoreError::Hsm(_)) => {
+            // The first error tells more, if there is nothing in the way of the second try but the damage itself.
+            let Ok(second) = attempt(&files, hsm, rule, With::TheLogAlone).await else {
+                return Err(located(first, path));
+            };
+            let aside = {
+                let files = Arc::clone(&files);
+                on_disc(move || files.set_aside()).await?
+            };
+            tracing::warn!(
+                error = %first,
+                "the store's log is whole without the files beside it, which were damaged: they are in {}",
+                aside.display()
+            );
+            second
+        }
+        outcome => outcome.map_err(|error| located(error, path))?,
+    };
+    drop(files);
+    let folder = path.to_owned();
+    let engine = on_disc(move || {
+        let engine = Engine::open(&folder)?;
+        if engine.scan()? == pairs {
+            Ok(engine)
+        } else {
+            Err(StoreError::Io(format!(
+                "the files in {} changed while they were opened: start again, with nothing else that writes there",
+                folder.display()
+            )))
+        }
+    })
+    .await?;
+    Ok((engine, found))
+}
+
+/// What a copy of the files holds, if that is a store by the rule.
+async fn attempt(
+    files: &Arc<Files>,
+    hsm: &Hsm,
+    rule: Rule,
+    with: With,
+) -> Result<(Vec<Pair>, Found), StoreError> {
+    let files = Arc::clone(files);
+    let pairs = on_disc(move || files.read(with)).await?;
+    let found = Contents::of(&pairs)?.judge(hsm, rule).await?;
+    Ok((pairs, found))
+}
+
+/// The error with where the store is, and what else may be the reason.
+fn located(error: StoreError, path: &Path) -> StoreError {
+    let log = path.join(LOG);
+    match error {
+        StoreError::Tampered { record } => StoreError::Tampered {
+            record: format!("{record} in {}", log.display()),
+        },
+        StoreError::RolledBack { detail } => StoreError::RolledBack {
+            detail: format!(
+                "{detail} (in {}; if no other copy was put there, the file is damaged)",
+                log.display()
+            ),
+        },
+        other => other,
+    }
+}
+
+pub(super) async fn on_disc<T: Send + 'static>(
+    call: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    tokio::task::spawn_blocking(call)
+        .await
+        .map_err(|error| StoreError::Io(error.to_string()))?
 }
 
 async fn open_header(hsm: &Hsm, envelope: Envelope) -> Result<Anchor, StoreError> {
@@ -208,13 +343,13 @@ async fn open_header(hsm: &Hsm, envelope: Envelope) -> Result<Anchor, StoreError
         .ok_or_else(bad_header)
 }
 
-async fn read_token(hsm: &Hsm) -> Result<Option<Anchor>, StoreError> {
+pub(super) async fn read_token(hsm: &Hsm) -> Result<Option<Token>, StoreError> {
     let value = hsm.read_epoch().await?;
     if value.is_empty() {
         return Ok(None);
     }
-    match Anchor::decode_from_token(&value) {
-        Some(anchor) => Ok(Some(anchor)),
+    match Token::decode(&value) {
+        Some(token) => Ok(Some(token)),
         None => Err(StoreError::RolledBack {
             detail: "the token's epoch object is not one that this version can read".to_owned(),
         }),
@@ -228,7 +363,12 @@ fn bad_header() -> StoreError {
 }
 
 impl Store {
-    fn assemble(engine: Arc<Engine>, hsm: Hsm, anchor: Anchor, digests: Digests) -> Self {
+    pub(super) fn assemble(
+        engine: Arc<Engine>,
+        hsm: Hsm,
+        anchor: Anchor,
+        digests: Digests,
+    ) -> Self {
         let committer = Committer {
             seals: anchor.seals,
             epoch_pending: false,
@@ -244,21 +384,27 @@ impl Store {
         }
     }
 
-    /// Writes a header alone, to the disc and then to the token.
-    async fn anchor_both(&self, anchor: Anchor) -> Result<(), StoreError> {
+    /// Writes records and their header to the disc, in one step, and then the token's epoch.
+    async fn anchor_both(&self, anchor: Anchor, mut writes: Vec<Write>) -> Result<(), StoreError> {
         let inner = &self.inner;
         let payload = Zeroizing::new(anchor.encode());
         let header = seal_record(&inner.hsm, &anchor.store_id, &HEADER_KEY, payload).await?;
-        let writes = vec![(HEADER_KEY.to_vec(), Some(header))];
+        writes.push((HEADER_KEY.to_vec(), Some(header)));
         blocking(&inner.engine, move |engine| engine.write(writes)).await?;
         Ok(inner.write_epoch(&anchor).await?)
     }
 }
 
-fn make_folder(path: &Path) -> Result<(), StoreError> {
+/// A folder for a new store: made, or empty, or with a database without any entry, which is what a creation that was cut off leaves.
+pub(super) fn prepare_folder(path: &Path) -> Result<(), StoreError> {
     let io = |error: std::io::Error| StoreError::Io(format!("{}: {error}", path.display()));
     if Engine::exists(path) {
-        return check_folder(path);
+        check_folder(path)?;
+        return if Files::hold(path)?.read(With::Everything)?.is_empty() {
+            Ok(())
+        } else {
+            Err(StoreError::Exists(path.to_owned()))
+        };
     }
     if path.exists() {
         if fs::read_dir(path).map_err(io)?.next().is_some() {
@@ -306,9 +452,23 @@ fn check_folder(path: &Path) -> Result<(), StoreError> {
         )))
     } else if Engine::exists(path) {
         Ok(())
+    } else if holds_remains(path) {
+        Err(StoreError::Damaged {
+            file: path.join(LOG),
+            why: "it is not there, though other files of the store are".to_owned(),
+        })
     } else {
         Err(StoreError::Missing(path.to_owned()))
     }
+}
+
+/// Whether files of a database are there.
+fn holds_remains(path: &Path) -> bool {
+    fs::read_dir(path).is_ok_and(|entries| {
+        entries
+            .flatten()
+            .any(|entry| role(&entry.file_name().to_string_lossy()) != Role::Other)
+    })
 }
 
 fn hex(bytes: &[u8]) -> String {

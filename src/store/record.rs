@@ -11,6 +11,8 @@ use super::{RecordId, RecordKind};
 const MAGIC: [u8; 4] = *b"SRrc";
 /// The first bytes of the token's epoch object.
 const EPOCH_MAGIC: [u8; 4] = *b"SRep";
+/// The same in a token whose keys came from another one, and that no store is bound to yet.
+const COPIED_MAGIC: [u8; 4] = *b"SRcp";
 /// The version of everything in this file.
 pub(super) const FORMAT_VERSION: u8 = 1;
 /// Of the header record, beside the kinds of [`RecordKind`].
@@ -117,12 +119,42 @@ impl Anchor {
         out
     }
 
+    #[cfg(any(fuzzing, test))]
     pub(super) fn decode_from_token(bytes: &[u8]) -> Option<Self> {
+        Token::decode(bytes)
+            .filter(|token| !token.copied)
+            .map(|token| token.anchor)
+    }
+}
+
+/// What the token's epoch object says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Token {
+    /// The store that it knows.
+    pub(super) anchor: Anchor,
+    /// It knows it from another token, which may have gone on since: no store is opened until it was accepted.
+    pub(super) copied: bool,
+}
+
+impl Token {
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let mut reader = Reader(bytes);
-        if reader.array()? != EPOCH_MAGIC || reader.array()? != [FORMAT_VERSION] {
+        let magic = reader.array()?;
+        if !(magic == EPOCH_MAGIC || magic == COPIED_MAGIC) || reader.array()? != [FORMAT_VERSION] {
             return None;
         }
-        Self::decode(reader.0)
+        Some(Self {
+            anchor: Anchor::decode(reader.0)?,
+            copied: magic == COPIED_MAGIC,
+        })
+    }
+}
+
+/// See [`super::copied_epoch`].
+pub(super) fn copied(value: &[u8]) -> Vec<u8> {
+    match value.strip_prefix(&EPOCH_MAGIC) {
+        Some(rest) => [&COPIED_MAGIC, rest].concat(),
+        None => value.to_vec(),
     }
 }
 
@@ -191,16 +223,17 @@ pub(super) fn root(digests: &Digests) -> Digest {
     hash.finalize().into()
 }
 
-struct Reader<'a>(&'a [u8]);
+/// Bytes that are taken from the front.
+pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
 impl<'a> Reader<'a> {
-    fn slice(&mut self, length: usize) -> Option<&'a [u8]> {
+    pub(super) fn slice(&mut self, length: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(length)?;
         self.0 = rest;
         Some(taken)
     }
 
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+    pub(super) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         self.slice(N)?.try_into().ok()
     }
 }
@@ -267,6 +300,9 @@ mod tests {
             let bytes = anchor.encode_for_token();
             prop_assert_eq!(Anchor::decode_from_token(&bytes), Some(anchor));
             prop_assert_eq!(Anchor::decode_from_token(&bytes[1..]), None);
+            let moved = copied(&bytes);
+            prop_assert_eq!(Token::decode(&moved), Some(Token { anchor, copied: true }));
+            prop_assert_eq!(copied(&moved), moved);
             prop_assert_eq!(Anchor::decode(&anchor.encode()), Some(anchor));
         }
     }

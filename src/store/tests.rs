@@ -1,7 +1,10 @@
 //! Tests of the store on a real token, and the token that the keyring's tests share.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
@@ -38,7 +41,7 @@ pub(crate) async fn token() -> (Hsm, MutexGuard<'static, ()>) {
     (hsm.clone(), turn)
 }
 
-fn place(name: &str, version: u32) -> RecordId {
+pub(super) fn place(name: &str, version: u32) -> RecordId {
     RecordId {
         kind: RecordKind::KeyVersion,
         name: name.to_owned(),
@@ -46,16 +49,15 @@ fn place(name: &str, version: u32) -> RecordId {
     }
 }
 
-fn put(name: &str, version: u32, payload: &[u8]) -> Change {
+pub(super) fn put(name: &str, version: u32, payload: &[u8]) -> Change {
     Change::Put(place(name, version), Zeroizing::new(payload.to_vec()))
 }
 
-fn folder() -> tempfile::TempDir {
+pub(super) fn folder() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()
 }
 
-fn copy(from: &Path, to: &Path) {
-    use std::os::unix::fs::PermissionsExt as _;
+pub(crate) fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     std::fs::set_permissions(to, std::fs::Permissions::from_mode(0o700)).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
@@ -307,52 +309,272 @@ async fn a_store_cut_off_before_the_token_was_told_is_taken_forward() {
     ));
 }
 
-#[tokio::test]
-async fn damaged_files_are_an_error_and_never_a_panic() {
-    let (hsm, _turn) = token().await;
-    let folder = folder();
-    let path = folder.path().join("store");
-    let store = Store::create(&path, hsm.clone()).await.unwrap();
-    for version in 1..20 {
+/// Every file below a folder but the copies and what was put aside: path and bytes.
+fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut all = BTreeMap::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(next) = folders.pop() {
+        for entry in std::fs::read_dir(next).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                let bytes = std::fs::read(&path).unwrap();
+                all.insert(path.strip_prefix(folder).unwrap().to_owned(), bytes);
+            }
+        }
+    }
+    all
+}
+
+const RECORDS: u32 = 12;
+
+/// A closed store with a snapshot and a blob; what its records hold.
+async fn store_with_every_file(path: &Path, hsm: &Hsm) -> Vec<Vec<u8>> {
+    let mut payloads = vec![vec![7; 1500]; RECORDS as usize];
+    payloads.push(vec![8; 600_000]);
+    let store = Store::create(path, hsm.clone()).await.unwrap();
+    for (version, payload) in (1..).zip(&payloads) {
         store
-            .commit(vec![put("a", version, &[7; 1500])])
+            .commit(vec![put("a", version, payload)])
             .await
             .unwrap();
     }
     drop(store);
-    let bad = folder.path().join("bad");
-    for name in ["db", "conf"] {
-        let whole = std::fs::read(path.join(name)).unwrap();
-        let length = whole.len();
-        let mut damaged: Vec<Vec<u8>> = [0, 1, length / 3, length / 2, length - 1]
-            .iter()
-            .map(|cut| whole[..*cut].to_vec())
-            .collect();
-        damaged.extend((0..length).step_by((length / 12).max(1)).map(|at| {
-            let mut bytes = whole.clone();
-            bytes[at] ^= 0x10;
-            bytes
-        }));
-        for bytes in damaged {
-            let _ = std::fs::remove_dir_all(&bad);
-            copy(&path, &bad);
-            std::fs::write(bad.join(name), bytes).unwrap();
-            // Damage in unused space goes unnoticed; then every record must be whole.
-            if let Ok(store) = Store::open(&bad, hsm.clone()).await {
-                for version in 1..20 {
-                    assert_eq!(
-                        **store.get(&place("a", version)).await.unwrap().unwrap(),
-                        [7; 1500]
-                    );
-                }
-            }
+    // An opening leaves a snapshot.
+    drop(Store::open(path, hsm.clone()).await.unwrap());
+    payloads
+}
+
+async fn holds_all(store: &Store, payloads: &[Vec<u8>]) {
+    assert_eq!(store.ids().len(), payloads.len());
+    for (version, payload) in (1..).zip(payloads) {
+        let found = store.get(&place("a", version)).await.unwrap().unwrap();
+        assert_eq!(**found, *payload);
+    }
+}
+
+/// What may happen to a file.
+fn damages(whole: &[u8], flips: usize) -> Vec<(String, Option<Vec<u8>>)> {
+    let length = whole.len();
+    let mut damages = vec![("removed".to_owned(), None)];
+    let cuts = [0, 1, 8, 12, 13, length / 3, length / 2, length - 1];
+    for cut in cuts.into_iter().filter(|cut| *cut < length) {
+        damages.push((format!("cut to {cut}"), Some(whole[..cut].to_vec())));
+    }
+    damages.push(("longer".to_owned(), Some([whole, b"more"].concat())));
+    damages.push(("zeros".to_owned(), Some(vec![0; length])));
+    // Most of a log is empty: what is written is at its beginning.
+    let written = whole.iter().rposition(|byte| *byte != 0).unwrap_or(0) + 1;
+    for at in (0..written).step_by(written.div_ceil(flips)) {
+        for bit in [1, 0x80] {
+            let mut bytes = whole.to_vec();
+            bytes[at] ^= bit;
+            damages.push((format!("bit {bit:#x} of byte {at}"), Some(bytes)));
         }
     }
-    std::fs::write(path.join("db"), b"").unwrap();
-    assert!(Store::open(&path, hsm.clone()).await.is_err());
-    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    let error = Store::open(&path, hsm).await.err().unwrap();
-    assert!(error.to_string().contains("chmod 700"), "{error}");
+    damages
+}
+
+#[tokio::test]
+async fn each_damage_of_each_file_costs_no_record_or_names_the_file_and_changes_nothing() {
+    let (hsm, _turn) = token().await;
+    let folder = folder();
+    let path = folder.path().join("store");
+    let payloads = store_with_every_file(&path, &hsm).await;
+    let good = files(&path);
+    let names: Vec<_> = good.keys().map(|path| path.to_str().unwrap()).collect();
+    let has = |start: &str| names.iter().any(|name| name.starts_with(start));
+    assert!(
+        has("db") && has("conf") && has("snap.") && has("blobs/"),
+        "{names:?}"
+    );
+    let bad = folder.path().join("bad");
+    let (mut opened, mut refused) = (0, 0);
+    for (name, whole) in &good {
+        let spare = !name.starts_with("db") && !name.starts_with("blobs");
+        for (what, bytes) in damages(whole, if spare { 30 } else { 12 }) {
+            let what = format!("{}: {what}", name.display());
+            let _ = std::fs::remove_dir_all(&bad);
+            copy(&path, &bad);
+            match bytes {
+                Some(bytes) => std::fs::write(bad.join(name), bytes).unwrap(),
+                None => std::fs::remove_file(bad.join(name)).unwrap(),
+            }
+            let before = files(&bad);
+            match Store::open(&bad, hsm.clone()).await {
+                Ok(store) => {
+                    holds_all(&store, &payloads).await;
+                    drop(store);
+                    drop(Store::open(&bad, hsm.clone()).await.expect(&what));
+                    // What was not good is kept.
+                    let after = files(&bad);
+                    let damaged = before
+                        .get(name)
+                        .filter(|_| !good.values().any(|good| Some(good) == before.get(name)));
+                    if let Some(damaged) = damaged.filter(|_| spare) {
+                        let kept = after.values().any(|bytes| bytes == damaged);
+                        assert!(kept || name.starts_with("conf"), "{what}: evidence is gone");
+                    }
+                    opened += 1;
+                }
+                Err(error) => {
+                    assert!(!spare, "{what}: {error}");
+                    let said = error.to_string();
+                    assert!(
+                        said.contains(bad.join("db").to_str().unwrap()),
+                        "{what}: {said}"
+                    );
+                    assert!(said.contains("accept-rollback"), "{what}: {said}");
+                    assert_eq!(files(&bad), before, "{what}: the files were changed");
+                    refused += 1;
+                }
+            }
+            assert!(!bad.join("trial").exists(), "{what}");
+        }
+    }
+    assert!(opened > 100 && refused > 20, "{opened} {refused}");
+}
+
+/// Done to a store's folder.
+type Harm<'a> = &'a dyn Fn();
+
+#[tokio::test]
+async fn what_is_in_a_files_place_is_named_with_what_to_do() {
+    let (hsm, _turn) = token().await;
+    let folder = folder();
+    let path = folder.path().join("store");
+    let payloads = store_with_every_file(&path, &hsm).await;
+    let bad = folder.path().join("bad");
+    let snapshot = std::fs::read_dir(&path)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .find(|name| name.starts_with("snap."))
+        .unwrap();
+    let odd = || std::ffi::OsStr::from_bytes(b"snap.\xff").to_owned();
+    let refused: [(&str, Harm<'_>, &str); 5] = [
+        (
+            "db",
+            &|| {
+                std::fs::remove_file(bad.join("db")).unwrap();
+                std::fs::create_dir(bad.join("db")).unwrap();
+            },
+            "directory",
+        ),
+        (
+            "db",
+            &|| {
+                std::fs::rename(bad.join("db"), bad.join("elsewhere")).unwrap();
+                std::os::unix::fs::symlink("elsewhere", bad.join("db")).unwrap();
+            },
+            "move it away",
+        ),
+        (
+            "snap.",
+            &|| std::fs::write(bad.join(odd()), "").unwrap(),
+            "move it away",
+        ),
+        (
+            "blobs/x",
+            &|| std::fs::create_dir(bad.join("blobs/x")).unwrap(),
+            "move it away",
+        ),
+        (
+            "bad",
+            &|| {
+                std::fs::set_permissions(&bad, std::fs::Permissions::from_mode(0o755)).unwrap();
+            },
+            "chmod 700",
+        ),
+    ];
+    for (named, change, advice) in refused {
+        let _ = std::fs::remove_dir_all(&bad);
+        copy(&path, &bad);
+        change();
+        let error = Store::open(&bad, hsm.clone())
+            .await
+            .err()
+            .unwrap()
+            .to_string();
+        assert!(
+            error.contains(named) && error.contains(advice),
+            "{named}: {error}"
+        );
+    }
+    let harmless: [Harm<'_>; 4] = [
+        // What a process that was killed leaves.
+        &|| std::fs::write(bad.join(format!("{snapshot}.generating")), "half").unwrap(),
+        &|| {
+            std::fs::create_dir(bad.join("trial")).unwrap();
+            std::fs::write(bad.join("trial/db"), "half").unwrap();
+        },
+        &|| std::fs::write(bad.join("README"), "hands off").unwrap(),
+        &|| {
+            std::fs::remove_file(bad.join(&snapshot)).unwrap();
+            std::fs::create_dir(bad.join(&snapshot)).unwrap();
+        },
+    ];
+    for change in harmless {
+        let _ = std::fs::remove_dir_all(&bad);
+        copy(&path, &bad);
+        change();
+        let store = Store::open(&bad, hsm.clone()).await.unwrap();
+        holds_all(&store, &payloads).await;
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_has_sealed_its_share_seals_no_more() {
+    let (hsm, _turn) = token().await;
+    let folder = folder();
+    let path = folder.path().join("store");
+    let store = Store::create(&path, hsm.clone()).await.unwrap();
+    drop(store);
+    let copied = folder.path().join("copy");
+    copy(&path, &copied);
+    let seals = async || {
+        let value = hsm.read_epoch().await.unwrap();
+        Anchor::decode_from_token(&value).unwrap()
+    };
+    // Two more, of which a commit of one record needs both.
+    let almost = Anchor {
+        seals: MAX_SEALS - 2,
+        ..seals().await
+    };
+    hsm.write_epoch(almost.encode_for_token()).await.unwrap();
+    let store = Store::open(&path, hsm.clone()).await.unwrap();
+    store.commit(vec![put("a", 1, b"x")]).await.unwrap();
+    assert_eq!(seals().await.seals, MAX_SEALS);
+    assert!(matches!(
+        store.commit(vec![put("a", 2, b"x")]).await,
+        Err(StoreError::SealsExhausted)
+    ));
+    drop(store);
+    // An older copy does not take the token's own count back.
+    assert!(matches!(
+        Store::accept_rollback(&copied, hsm.clone()).await,
+        Err(StoreError::SealsExhausted)
+    ));
+    assert_eq!(seals().await.seals, MAX_SEALS);
+}
+
+#[tokio::test]
+async fn of_two_servers_with_a_copy_each_the_second_to_write_is_refused() {
+    let (hsm, _turn) = token().await;
+    let folder = folder();
+    let (path, copied) = (folder.path().join("store"), folder.path().join("copy"));
+    drop(Store::create(&path, hsm.clone()).await.unwrap());
+    copy(&path, &copied);
+    let first = Store::open(&path, hsm.clone()).await.unwrap();
+    let second = Store::open(&copied, hsm.clone()).await.unwrap();
+    first.commit(vec![put("a", 1, b"x")]).await.unwrap();
+    assert!(matches!(
+        second.commit(vec![put("a", 1, b"y")]).await,
+        Err(StoreError::RolledBack { .. })
+    ));
+    first.commit(vec![put("a", 2, b"x")]).await.unwrap();
+    drop((first, second));
+    assert_eq!(Store::open(&path, hsm).await.unwrap().ids().len(), 2);
 }
 
 const CHILD: &str = "STRONGROOM_TEST_COMMITTER";

@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 use super::super::{Act, Ceremony, Found, RunError, base64, evidence, key_records, token};
 use crate::ceremony::Step;
 use crate::ceremony::record::CopyOutputs;
+use crate::store::copied_epoch;
 
 pub(super) const TOKEN: Act = Act {
     step: Step::SecondToken,
@@ -69,6 +70,7 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
         ui.working(Some("wrapping the keys"));
         let result =
             hsm::export_keys(&from, &so_pin, &transport).and_then(|(moved, trial, epoch)| {
+                let epoch = hsm::Epoch(copied_epoch(&epoch.0));
                 hsm::import_keys(&to, &transport, &moved, &trial, &epoch, &mut |what| {
                     ui.working(Some(what));
                 })

@@ -19,7 +19,7 @@ use crate::ceremony::backup::{self, Backup};
 use crate::ceremony::record::{KeysOutputs, PinsRecord, RestoreOutputs};
 use crate::ceremony::shares::Deal;
 use crate::ceremony::{CeremonyId, Plan, Step};
-use crate::store::Store;
+use crate::store::{Store, copied_epoch};
 
 /// New PINs: the old token's may be known to whoever has it now.
 pub(super) const PINS: Act = Act {
@@ -228,6 +228,7 @@ fn keys(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
         source.file.authenticate(&secrets.user)?;
         let transport = transport_key(&secrets)?;
         let (moved, trial, epoch) = source.file.content.moved()?;
+        let epoch = hsm::Epoch(copied_epoch(&epoch.0));
         let ui = &mut *ceremony.ui;
         let result = hsm::import_keys(&config, &transport, &moved, &trial, &epoch, &mut |what| {
             ui.working(Some(what));

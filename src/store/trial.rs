@@ -1,0 +1,282 @@
+//! A store's files are tried as a copy before they are opened: to open them changes them, and what is damaged must stay as it was found until a
+//! person has looked at it. Only when the copy gave a whole store, judged by the token, are the files themselves opened.
+//!
+//! If the copy is not good with all its files, another is tried without those that the database can do without. Root and epoch, which are in the
+//! token, say whether anything is missing then.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use super::StoreError;
+use super::engine::{BLOBS, Engine, EngineError, LOG, Lock, Pair, Role, role};
+
+/// Where copies are made, in the store's folder: the process may have no right to any other.
+const TRIAL: &str = "trial";
+/// Where files are put that were not good, in a folder for each time.
+const ASIDE: &str = "aside";
+/// No store is larger than this, bytes; a file that says so is not tried.
+const LARGEST: u64 = 16 << 30;
+
+/// Which files of a store are copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum With {
+    /// All.
+    Everything,
+    /// Those that the database can't do without.
+    TheLogAlone,
+}
+
+/// The files of a store that nobody else has open.
+pub(super) struct Files {
+    folder: PathBuf,
+    /// Names in the folder.
+    spare: Vec<String>,
+    /// Names in the folder of blobs.
+    blobs: Vec<String>,
+    _lock: Lock,
+}
+
+impl Files {
+    /// Looks at every file, and keeps other processes out.
+    pub(super) fn hold(folder: &Path) -> Result<Self, StoreError> {
+        let lock = Lock::take(folder).map_err(|error| failed(folder, error))?;
+        let mut files = Self {
+            folder: folder.to_owned(),
+            spare: Vec::new(),
+            blobs: Vec::new(),
+            _lock: lock,
+        };
+        let mut size = 0;
+        for (path, name) in entries(folder)? {
+            match name.as_deref().map_or(Role::Other, role) {
+                Role::Log => size += checked_file(&path)?,
+                Role::Spare => {
+                    files.spare.extend(name);
+                }
+                Role::Blobs => {
+                    for (path, name) in entries(&path)? {
+                        let Some(name) = name else {
+                            return Err(stray(&path));
+                        };
+                        size += checked_file(&path)?;
+                        files.blobs.push(name);
+                    }
+                }
+                // sled looks at each file whose name begins like one of its own.
+                Role::Other if is_like_sleds(&path) => return Err(stray(&path)),
+                Role::Other => {}
+            }
+        }
+        if size > LARGEST {
+            return Err(StoreError::Io(format!(
+                "{} has {size} bytes of files, more than any store: put its own files back",
+                folder.display()
+            )));
+        }
+        Ok(files)
+    }
+
+    /// Whether there is anything that the database can do without.
+    pub(super) fn has_spare(&self) -> bool {
+        !self.spare.is_empty()
+    }
+
+    /// Everything that a copy of the files holds, in the order of the keys.
+    pub(super) fn read(&self, with: With) -> Result<Vec<Pair>, StoreError> {
+        let copy = Scratch::copy(self, with)?;
+        let pairs = Engine::open(copy.path())
+            .and_then(|engine| engine.scan())
+            .map_err(|error| failed(&self.folder, error))?;
+        Ok(pairs)
+    }
+
+    /// Puts the files aside that the database can do without, and says where.
+    pub(super) fn set_aside(&self) -> Result<PathBuf, StoreError> {
+        let now = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        let aside =
+            self.folder
+                .join(ASIDE)
+                .join(format!("{}.{:09}", now.as_secs(), now.subsec_nanos()));
+        let moved = || {
+            private().recursive(true).create(&aside)?;
+            for name in &self.spare {
+                fs::rename(self.folder.join(name), aside.join(name))?;
+            }
+            File::open(&aside)?.sync_all()?;
+            File::open(&self.folder)?.sync_all()
+        };
+        moved().map_err(|error| unwritable(&self.folder, &error))?;
+        Ok(aside)
+    }
+}
+
+/// A folder in a store's folder, removed when it is dropped.
+pub(super) struct Scratch(PathBuf);
+
+impl Scratch {
+    /// An empty one, with the folder of blobs.
+    pub(super) fn make(store: &Path) -> Result<Self, StoreError> {
+        let folder = store.join(TRIAL);
+        // What a process that was killed has left.
+        match fs::remove_dir_all(&folder) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(unwritable(&folder, &error));
+            }
+            _ => {}
+        }
+        private()
+            .create(&folder)
+            .and_then(|()| private().create(folder.join(BLOBS)))
+            .map_err(|error| unwritable(&folder, &error))?;
+        Ok(Self(folder))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    fn copy(files: &Files, with: With) -> Result<Self, StoreError> {
+        let copy = Self::make(&files.folder)?;
+        let spare = match with {
+            With::Everything => files.spare.as_slice(),
+            With::TheLogAlone => &[],
+        };
+        let names = std::iter::once(LOG.to_owned())
+            .chain(spare.iter().cloned())
+            .chain(files.blobs.iter().map(|name| format!("{BLOBS}/{name}")));
+        for name in names {
+            copy_file(&files.folder.join(&name), &copy.0.join(&name))?;
+        }
+        Ok(copy)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            tracing::warn!(%error, folder = %self.0.display(), "the folder in which the store was tried is left");
+        }
+    }
+}
+
+fn copy_file(from: &Path, to: &Path) -> Result<(), StoreError> {
+    let unreadable = |error: &io::Error| unreadable(from, error);
+    let mut source = File::open(from).map_err(|error| unreadable(&error))?;
+    let mut target = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(to)
+        .map_err(|error| unwritable(to, &error))?;
+    // By hand: `io::copy` makes a system call that the server may not.
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        let read = source
+            .read(&mut buffer)
+            .map_err(|error| unreadable(&error))?;
+        let Some(bytes) = buffer.get(..read).filter(|bytes| !bytes.is_empty()) else {
+            return Ok(());
+        };
+        target
+            .write_all(bytes)
+            .map_err(|error| unwritable(to, &error))?;
+    }
+}
+
+/// Each entry's path, and its name if it is text.
+fn entries(folder: &Path) -> Result<Vec<(PathBuf, Option<String>)>, StoreError> {
+    fs::read_dir(folder)
+        .and_then(|entries| {
+            entries
+                .map(|entry| {
+                    let entry = entry?;
+                    Ok((entry.path(), entry.file_name().into_string().ok()))
+                })
+                .collect()
+        })
+        .map_err(|error| unreadable(folder, &error))
+}
+
+/// Its size, if it is a file that can be read and written.
+fn checked_file(path: &Path) -> Result<u64, StoreError> {
+    let metadata = fs::symlink_metadata(path).map_err(|error| unreadable(path, &error))?;
+    if !metadata.is_file() {
+        return Err(stray(path));
+    }
+    File::open(path).map_err(|error| unreadable(path, &error))?;
+    OpenOptions::new()
+        .write(true)
+        .open(path)
+        .map_err(|error| unwritable(path, &error))?;
+    Ok(metadata.len())
+}
+
+fn is_like_sleds(path: &Path) -> bool {
+    path.file_name()
+        .is_some_and(|name| role(&name.to_string_lossy()) != Role::Other)
+}
+
+fn private() -> DirBuilder {
+    let mut builder = DirBuilder::new();
+    builder.mode(0o700);
+    builder
+}
+
+fn failed(folder: &Path, error: EngineError) -> StoreError {
+    match error {
+        EngineError::Damaged(_) => StoreError::Damaged {
+            file: folder.join(LOG),
+            why: error.to_string(),
+        },
+        EngineError::Busy => StoreError::Io(format!("{}: {error}", folder.display())),
+        EngineError::Io(why) if why.contains("Permission denied") => StoreError::Io(format!(
+            "{why}: the server's user must own the files in {} (`chown -R`), and no other must be able to use them",
+            folder.display()
+        )),
+        EngineError::Io(why) => StoreError::Io(format!(
+            "{why} (in {}): look at the disc, then start again",
+            folder.display()
+        )),
+    }
+}
+
+fn stray(path: &Path) -> StoreError {
+    StoreError::Io(format!(
+        "{} is none of the store's files, and in their place: move it away, and put the store's own file there if it is missing",
+        path.display()
+    ))
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> StoreError {
+    StoreError::Io(format!(
+        "{} can't be read: {error}; {}",
+        path.display(),
+        advice(error)
+    ))
+}
+
+fn unwritable(path: &Path, error: &io::Error) -> StoreError {
+    StoreError::Io(format!(
+        "{} can't be written: {error}; {}",
+        path.display(),
+        advice(error)
+    ))
+}
+
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "the server's user must own it (`chown`), and have the right to write it (`chmod u+rw`, folders `chmod 700`)"
+        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+            "make room on the disc: a copy of the store is made before it is opened"
+        }
+        io::ErrorKind::ReadOnlyFilesystem => "mount its file system so that it can be written",
+        _ => "look at the disc, or restore the store from a backup",
+    }
+}
