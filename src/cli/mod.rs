@@ -76,7 +76,7 @@ enum Command {
     /// Look after the appliance: certificates, rotation, backups, audit log, disk, clock; exit code 1 if something is not well
     #[command(
         after_help = "Examples:\n  strongroom check\n  strongroom check --backups /var/backups/strongroom --backup-days 2\n\n\
-        strongroom-check.timer runs it daily; it does not touch the token. With --cacert, --client-cert and --client-key it also asks the running server."
+        strongroom-check.timer runs it daily. While no server has the store open, the token is asked whether one would start with it, as `strongroom store status` does. With --cacert, --client-cert and --client-key it also asks the running server."
     )]
     Check(check::CheckArgs),
     /// Make the appliance's keys on an empty token, and an empty store

@@ -5,6 +5,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::store::FENCED;
+
 /// Whether encryptions may be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Take {
@@ -38,6 +40,11 @@ impl UseCounter {
             used: AtomicU64::new(reserved),
             reserved: AtomicU64::new(reserved),
         }
+    }
+
+    /// Whether the count was lost: no encryption is made any more.
+    pub(super) fn is_fenced(&self) -> bool {
+        self.reserved.load(Ordering::Acquire) == FENCED
     }
 
     /// Counts `n` more encryptions, if they are within the reservation. `block`: how many to reserve at a time.
@@ -89,6 +96,15 @@ mod tests {
         assert_eq!(counter.take(5, 10, 4), Take::Taken);
         assert_eq!(counter.take(1, 10, 4), Take::Exhausted);
         assert_eq!(counter.take(u64::MAX, 10, 4), Take::Exhausted);
+    }
+
+    #[test]
+    fn a_lost_count_takes_nothing_whatever_the_limit() {
+        let counter = UseCounter::recovered(FENCED);
+        assert!(counter.is_fenced() && !UseCounter::recovered(FENCED - 1).is_fenced());
+        for limit in [1, 1 << 32, u64::MAX] {
+            assert_eq!(counter.take(1, limit, 1 << 20), Take::Exhausted);
+        }
     }
 
     proptest! {

@@ -194,12 +194,23 @@ impl Key {
         }
     }
 
+    /// Whether versions may be added that are made in the token.
+    pub(super) fn may_rotate(&self) -> bool {
+        !self.settings.imported || self.settings.allow_rotation
+    }
+
     /// What the schedule says of it.
     pub(super) fn verdict(&self, now: i64) -> Verdict {
         let settings = &self.settings;
         let latest = settings.latest_version;
         match self.versions.get(&latest) {
-            Some(version) if !settings.imported || settings.allow_rotation => schedule::verdict(
+            // It encrypts with a new version or not at all.
+            Some(version)
+                if version.counter.is_fenced() && !settings.convergent && self.may_rotate() =>
+            {
+                Verdict::Due(0)
+            }
+            Some(version) if self.may_rotate() => schedule::verdict(
                 &self.name,
                 latest,
                 version.created,
@@ -309,16 +320,25 @@ pub(super) fn id(kind: RecordKind, name: &str, version: u32) -> RecordId {
     }
 }
 
-/// Reads a `Key` record.
+/// Reads a `Key` record. Whether its numbers can be is looked at when all records are there.
 pub(super) fn read_settings(name: &str, record: &[u8]) -> Result<Settings, KeyringError> {
     serde_json::from_slice(record).map_err(|_| unreadable(RecordKind::Key, name, 0))
 }
 
 /// An authentic record that can't be read: written by a newer version of this program.
 pub(super) fn unreadable(kind: RecordKind, name: &str, version: u32) -> KeyringError {
-    KeyringError::Store(StoreError::Io(format!(
-        "the record {kind:?}/{name}/{version} is missing or of a format that this version does not read: use the version of Strongroom that wrote the store"
-    )))
+    inconsistent(
+        &id(kind, name, version),
+        "is of a format that this version does not read",
+    )
+}
+
+/// An authentic record that contradicts another, or itself; `problem` follows "the record … ".
+pub(super) fn inconsistent(record: &RecordId, problem: impl Into<String>) -> KeyringError {
+    KeyringError::Store(StoreError::Inconsistent {
+        record: record.to_string(),
+        problem: problem.into(),
+    })
 }
 
 /// Vault's names (`framework.GenericNameRegex`): ASCII letters, digits and `_` at both ends, `-` and `.` inside too.

@@ -106,7 +106,7 @@ impl Inner {
         if expected.is_some_and(|expected| expected != latest) {
             return Ok(latest);
         }
-        if key.settings.imported && !key.settings.allow_rotation {
+        if !key.may_rotate() {
             return Err(KeyringError::Invalid(format!(
                 "imported key {name} does not allow rotation within Vault"
             )));

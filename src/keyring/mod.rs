@@ -8,6 +8,7 @@ mod derive;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzz;
 mod key;
+mod load;
 mod manage;
 mod memory;
 mod moving;
@@ -40,10 +41,10 @@ use subtle::ConstantTimeEq;
 use tokio::sync::Mutex;
 use zeroize::Zeroizing;
 
-use crate::store::{RecordKind, Store};
+use crate::store::Store;
 use cipher::{Answers, Job};
 use counter::Take;
-use key::{Key, Version, id, invalid, read_settings, unreadable};
+use key::{Key, Version, invalid};
 use signing::{Keeper, NamedKey};
 
 /// Settings of the keyring as a whole.
@@ -102,18 +103,18 @@ struct Inner {
 type PerItem<T> = Result<Vec<Result<T, KeyringError>>, KeyringError>;
 
 impl Keyring {
-    /// Loads every key's settings and wrapped KEKs from the store.
+    /// Loads every key's settings and wrapped KEKs from the store, and checks that its records hold together.
     ///
     /// # Errors
-    /// [`KeyringError::Store`] if a record is missing, altered or of an unknown format; [`KeyringError::Hsm`].
+    /// [`KeyringError::Store`] if a record is missing, too many, altered, of an unknown format, or contradicts another;
+    /// [`KeyringError::OtherMaster`]; [`KeyringError::Hsm`].
     pub async fn open(
         store: Arc<Store>,
         hsm: Hsm,
         options: KeyringOptions,
     ) -> Result<Self, KeyringError> {
-        let keys = load(&store).await?;
+        let load::Loaded { keys, signing } = load::load(&store).await?;
         moving::check(&hsm, &keys)?;
-        let signing = signing::load(&store).await?;
         Ok(Self {
             inner: Arc::new(Inner {
                 store,
@@ -177,6 +178,16 @@ impl Keyring {
     /// The BYOK wrapping key's public half, PEM (`SubjectPublicKeyInfo`, RFC 7468).
     pub fn wrapping_key_pem(&self) -> String {
         pem(&self.inner.hsm.wrapping_public_key())
+    }
+
+    /// How many keys and versions of keys there are.
+    pub fn size(&self) -> (usize, usize) {
+        let (keys, signing) = (self.inner.keys.load(), self.inner.signing.load());
+        let versions = keys.values().map(|key| key.versions.len()).sum::<usize>();
+        (
+            keys.len() + signing.len(),
+            versions + signing.values().map(|key| key.count()).sum::<usize>(),
+        )
     }
 
     /// A key's settings and versions.
@@ -630,16 +641,20 @@ impl Inner {
         }
         let latest = key.settings.latest_version;
         let mut rotate = false;
-        for (version, item) in versions.iter_mut().zip(items) {
-            if version
-                .as_ref()
-                .is_ok_and(|version| exhausted.contains(&version.number))
-            {
-                *version = Err(KeyringError::Exhausted);
-                rotate |= item.key_version.unwrap_or(0) == 0
-                    && exhausted.contains(&latest)
-                    && key.settings.auto_rotate_period > 0;
+        for (place, item) in versions.iter_mut().zip(items) {
+            let Ok(version) = place else { continue };
+            if !exhausted.contains(&version.number) {
+                continue;
             }
+            let fenced = version.counter.is_fenced();
+            rotate |= item.key_version.unwrap_or(0) == 0
+                && version.number == latest
+                && (key.settings.auto_rotate_period > 0 || fenced && key.may_rotate());
+            *place = Err(if fenced {
+                KeyringError::Fenced
+            } else {
+                KeyringError::Exhausted
+            });
         }
         Ok(Plan { versions, rotate })
     }
@@ -701,42 +716,6 @@ struct Plan {
     versions: Vec<Result<Arc<Version>, KeyringError>>,
     /// The latest version is exhausted, is asked for, and may be rotated.
     rotate: bool,
-}
-
-async fn load(store: &Store) -> Result<HashMap<String, Arc<Key>>, KeyringError> {
-    let mut keys = HashMap::new();
-    for place in store.ids() {
-        if place.kind != RecordKind::Key {
-            continue;
-        }
-        let name = place.name.as_str();
-        let missing = |kind, version| unreadable(kind, name, version);
-        let record = store
-            .get(&place)
-            .await?
-            .ok_or_else(|| missing(RecordKind::Key, 0))?;
-        let settings = read_settings(name, &record)?;
-        let mut versions = BTreeMap::new();
-        for number in settings.min_available_version.max(1)..=settings.latest_version {
-            let record = store
-                .get(&id(RecordKind::KeyVersion, name, number))
-                .await?
-                .ok_or_else(|| missing(RecordKind::KeyVersion, number))?;
-            let counter = store
-                .get(&id(RecordKind::UseCounter, name, number))
-                .await?
-                .ok_or_else(|| missing(RecordKind::UseCounter, number))?;
-            let version = Version::read(name, number, &record, &counter)?;
-            versions.insert(number, Arc::new(version));
-        }
-        let key = Key {
-            name: name.to_owned(),
-            settings,
-            versions,
-        };
-        keys.insert(name.to_owned(), Arc::new(key));
-    }
-    Ok(keys)
 }
 
 /// Runs a change to its end even if the request that asked for it is gone: one that stopped in the middle would leave memory behind the store.

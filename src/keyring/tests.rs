@@ -34,6 +34,11 @@ impl Site {
         self.folder.path().join("store")
     }
 
+    /// The store, without a keyring that uses it.
+    pub(super) async fn store(&self) -> Store {
+        Store::open(&self.path(), self.hsm.clone()).await.unwrap()
+    }
+
     async fn keyring(&self, store: Store) -> Keyring {
         Keyring::open(Arc::new(store), self.hsm.clone(), self.options.clone())
             .await
@@ -42,8 +47,7 @@ impl Site {
 
     pub(super) async fn restart(&self, keyring: Keyring) -> Keyring {
         drop(keyring);
-        self.keyring(Store::open(&self.path(), self.hsm.clone()).await.unwrap())
-            .await
+        self.keyring(self.store().await).await
     }
 }
 
@@ -363,6 +367,145 @@ async fn the_limit_of_random_nonces_is_kept_over_restarts_and_rotates_where_it_m
         .await
         .unwrap();
     assert!(matches!(old[0], Err(KeyringError::Exhausted)));
+}
+
+/// One of each sort of key, and how often each key of AES-GCM was used: by the wrapped key's id, whatever version of whatever copy it is.
+#[derive(Default)]
+struct Uses(HashMap<[u8; 16], u64>);
+
+impl Uses {
+    /// Encrypts until it is refused; by which version at first.
+    async fn exhaust(&mut self, keyring: &Keyring, name: &str) -> Result<u32, KeyringError> {
+        let mut first = None;
+        loop {
+            match seal(keyring, name, b"ctx").await {
+                Ok(ciphertext) => {
+                    let key = keyring.inner.key(name).unwrap();
+                    let id = key.versions[&ciphertext.version].kek().id;
+                    *self.0.entry(id).or_default() += 1;
+                    first.get_or_insert(ciphertext.version);
+                }
+                Err(error) => return first.ok_or(error),
+            }
+        }
+    }
+}
+
+/// What a restored copy, an accepted rollback and a second token that takes over have in common: the count in the store is older than what was
+/// encrypted.
+#[tokio::test]
+#[allow(
+    clippy::too_many_lines,
+    reason = "one copy after the other, over one token"
+)]
+async fn a_count_that_goes_back_with_the_store_is_not_believed() {
+    let options = KeyringOptions {
+        nonce_limit: 6,
+        counter_block: 2,
+        ..KeyringOptions::default()
+    };
+    let limit = options.nonce_limit;
+    let (site, keyring) = Site::new(options).await;
+    let sorts = [
+        ("plain", Residency::Hsm, false),
+        ("memory", Residency::Memory, false),
+        ("derived", Residency::Hsm, true),
+    ];
+    for (name, residency, derived) in sorts {
+        let options = CreateOptions {
+            residency: Some(residency),
+            derived,
+            ..CreateOptions::default()
+        };
+        keyring.create(name, options).await.unwrap();
+    }
+    let convergent = CreateOptions {
+        derived: true,
+        convergent: true,
+        ..CreateOptions::default()
+    };
+    keyring.create("convergent", convergent).await.unwrap();
+    let imported = wrapped(&keyring, &[7; 32]);
+    keyring
+        .import(
+            "imported",
+            &imported,
+            OaepHash::Sha1,
+            ImportOptions::default(),
+        )
+        .await
+        .unwrap();
+    let always = seal(&keyring, "convergent", b"ctx").await.unwrap();
+    let before = seal(&keyring, "imported", b"ctx").await.unwrap();
+    let mut uses = Uses::default();
+    drop(keyring);
+    let copies = [
+        site.folder.path().join("first"),
+        site.folder.path().join("second"),
+    ];
+    crate::store::tests::copy(&site.path(), &copies[0]);
+    let keyring = site.keyring(site.store().await).await;
+    for (name, ..) in sorts {
+        assert_eq!(uses.exhaust(&keyring, name).await.unwrap(), 1);
+        assert!(matches!(
+            seal(&keyring, name, b"ctx").await,
+            Err(KeyringError::Exhausted)
+        ));
+    }
+    let _ = uses.exhaust(&keyring, "imported").await;
+    drop(keyring);
+    crate::store::tests::copy(&site.path(), &copies[1]);
+
+    // Back, further back, and back to what was fenced already.
+    for (round, copy) in [(1, &copies[0]), (2, &copies[1]), (3, &copies[0])] {
+        std::fs::remove_dir_all(site.path()).unwrap();
+        crate::store::tests::copy(copy, &site.path());
+        Store::accept_rollback(&site.path(), site.hsm.clone())
+            .await
+            .unwrap();
+        let keyring = site.keyring(site.store().await).await;
+        let due: Vec<_> = keyring.schedule().into_iter().map(|key| key.name).collect();
+        assert_eq!(due, ["derived", "memory", "plain"]);
+        for (name, ..) in sorts {
+            let asked = keyring
+                .encrypt(name, vec![item(b"x", b"ctx", Some(1))])
+                .await
+                .unwrap();
+            assert!(matches!(asked[0], Err(KeyringError::Fenced)), "{name}");
+        }
+        if round == 2 {
+            // By the timer, if no request came first.
+            assert_eq!(keyring.rotate_due().await.len(), 3);
+        }
+        for (name, ..) in sorts {
+            assert_eq!(uses.exhaust(&keyring, name).await.unwrap(), 2, "{name}");
+        }
+        assert!(matches!(
+            uses.exhaust(&keyring, "imported").await,
+            Err(KeyringError::Fenced)
+        ));
+        assert_eq!(
+            open(&keyring, "imported", &before, b"ctx").await.unwrap(),
+            b"secret"
+        );
+        assert_eq!(seal(&keyring, "convergent", b"ctx").await.unwrap(), always);
+        keyring
+            .import_version("imported", &imported, OaepHash::Sha1)
+            .await
+            .unwrap();
+        assert_eq!(uses.exhaust(&keyring, "imported").await.unwrap(), 2);
+        drop(keyring);
+        // A restart lifts no fence.
+        let keyring = site.keyring(site.store().await).await;
+        let asked = keyring
+            .encrypt("plain", vec![item(b"x", b"", Some(1))])
+            .await
+            .unwrap();
+        assert!(matches!(asked[0], Err(KeyringError::Fenced)));
+    }
+    let most = uses.0.values().max().unwrap();
+    assert!(*most <= limit, "{most} encryptions by one key");
+    assert!(uses.0.len() >= 3 + 3 * 4, "{} keys", uses.0.len());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -301,6 +301,11 @@ pub enum KeyringError {
         "this key version has made as many encryptions as are safe with random nonces (2^32, NIST SP 800-38D): rotate the key"
     )]
     Exhausted,
+    /// How many encryptions the version has made is not known, since its store was accepted from elsewhere.
+    #[error(
+        "this key version encrypts no more: its store was restored or accepted after a rollback, so that its number of encryptions with random nonces is not known (NIST SP 800-38D); use the latest version, or, if that is it, rotate the key, or import a new version of a key that may not be rotated"
+    )]
+    Fenced,
     /// A key is wrapped by a master key that is not on the token.
     #[error(
         "version {version} of the key {name:?} is wrapped by the master key {wanted}, but the token holds {here}: the store is from before a \

@@ -3,9 +3,15 @@
 use std::fs;
 use std::path::Path;
 
+use strongroom_hsm::Hsm;
+
 use super::{Finding, date, now};
 use crate::cli::audit;
+use crate::cli::remote::block_on;
+use crate::cli::store::verify;
 use crate::config::Config;
+use crate::serve::harden;
+use crate::store::Store;
 use crate::tls::expiries;
 
 const DAY: i64 = 24 * 60 * 60;
@@ -46,8 +52,47 @@ pub(super) fn certificates(config: &Config, days: u32) -> Vec<Finding> {
         .collect()
 }
 
-/// Whether it can be read; whether it is whole, only a server that starts can tell, since the key is in the token.
+/// Whether it can be read, and if no server has it open, whether one would start with it. A running server has found that out when it started.
 pub(super) fn store(config: &Config) -> Finding {
+    let text = match readable(config) {
+        Ok(text) => text,
+        Err(error) => return Finding::new("store", Err(error)),
+    };
+    match Store::is_in_use(&config.store) {
+        Ok(false) => {}
+        Ok(true) => {
+            let text = format!("{text}, verified by the server that has it open");
+            return Finding::new("store", Ok(text));
+        }
+        Err(error) => return Finding::new("store", Err(error.to_string())),
+    }
+    let hsm = harden::become_owner(&config.hardening, &config.store)
+        .map_err(|error| error.to_string())
+        .and_then(|()| Hsm::start(config.hsm.clone()).map_err(|error| error.to_string()));
+    let hsm = match hsm {
+        Ok(hsm) => hsm,
+        Err(error) => {
+            return Finding::skipped(
+                "store",
+                &format!(
+                    "{text}; not verified, since no server runs and the token can't be asked: {error}"
+                ),
+            );
+        }
+    };
+    let found = block_on(verify(config, hsm))
+        .map(|(status, (keys, versions))| {
+            format!(
+                "{text}, {} records, {keys} keys, {versions} versions: a server would start with it",
+                status.records
+            )
+        })
+        .map_err(|failure| failure.message().to_owned());
+    Finding::new("store", found)
+}
+
+/// Whether each file can be read, and how large they are.
+fn readable(config: &Config) -> Result<String, String> {
     let size = |folder: &Path| -> std::io::Result<u64> {
         let mut size = 0;
         let mut folders = vec![folder.to_owned()];
@@ -71,14 +116,11 @@ pub(super) fn store(config: &Config) -> Finding {
         Ok(size)
     };
     let path = config.store.display();
-    Finding::new(
-        "store",
-        match size(&config.store) {
-            Ok(0) => Err(format!("{path} is empty: there is no store")),
-            Ok(size) => Ok(format!("{path}, {} KiB", size.div_ceil(1024))),
-            Err(error) => Err(format!("{path} can't be read: {error}")),
-        },
-    )
+    match size(&config.store) {
+        Ok(0) => Err(format!("{path} is empty: there is no store")),
+        Ok(size) => Ok(format!("{path}, {} KiB", size.div_ceil(1024))),
+        Err(error) => Err(format!("{path} can't be read: {error}")),
+    }
 }
 
 pub(super) fn audit_log(config: &Config, key: Option<&Path>) -> Finding {

@@ -97,7 +97,7 @@ pub(super) fn run(args: &CheckArgs, format: Format) -> Result<(), Failure> {
             .map_err(|error| error.to_string()),
     )];
     findings.extend(appliance::certificates(&config, args.certificate_days));
-    findings.push(appliance::store(&config));
+    let place = findings.len();
     let key = args
         .audit_key
         .clone()
@@ -107,6 +107,8 @@ pub(super) fn run(args: &CheckArgs, format: Format) -> Result<(), Failure> {
     findings.push(machine::clock(&config));
     findings.push(machine::backups(args.backups.as_deref(), args.backup_days));
     findings.extend(server::look(&args.remote));
+    // Looked at last: root becomes the store's owner for it.
+    findings.insert(place, appliance::store(&config));
     report(&findings, format)
 }
 

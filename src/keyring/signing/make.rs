@@ -14,15 +14,15 @@ use std::sync::Arc;
 use strongroom_hsm::{HsmError, SigningKind};
 use zeroize::Zeroizing;
 
-use super::record::{Settings, debris, debris_id, put_debris, read_settings};
+use super::record::{Settings, debris, debris_id, put_debris};
 use super::{Marshaling, NamedKey, RsaScheme, SaltLength, SignOptions, Version};
-use crate::keyring::key::{self, check_name, id, invalid, unreadable};
+use crate::keyring::key::{self, check_name, id, invalid};
 use crate::keyring::manage::{check_auto_rotate, check_trim, configured, next_version};
 use crate::keyring::schedule::{self, Verdict};
 use crate::keyring::{
     ConfigChange, CreateOptions, Inner, Kdf, KeyType, KeyringError, Residency, Scheduled,
 };
-use crate::store::{Change, RecordKind, Store};
+use crate::store::{Change, RecordKind};
 
 impl Inner {
     pub(in crate::keyring) async fn create_signing_key(
@@ -331,7 +331,7 @@ impl Inner {
 
 impl NamedKey {
     /// The settings that Vault's rules look at.
-    fn vault_settings(&self) -> key::Settings {
+    pub(super) fn vault_settings(&self) -> key::Settings {
         let settings = &self.settings;
         key::Settings {
             residency: Residency::Hsm,
@@ -375,39 +375,6 @@ impl Version {
             put_debris(&self.key.id),
         ]
     }
-}
-
-/// Every signing key of the store.
-pub(in crate::keyring) async fn load(
-    store: &Store,
-) -> Result<HashMap<String, Arc<NamedKey>>, KeyringError> {
-    let mut keys = HashMap::new();
-    for place in store.ids() {
-        if place.kind != RecordKind::SigningKey {
-            continue;
-        }
-        let name = place.name.as_str();
-        let record = store.get(&place).await?;
-        let record = record.ok_or_else(|| unreadable(RecordKind::SigningKey, name, 0))?;
-        let settings = read_settings(name, &record)?;
-        let mut versions = BTreeMap::new();
-        for number in settings.min_available_version.max(1)..=settings.latest_version {
-            let record = store
-                .get(&id(RecordKind::SigningVersion, name, number))
-                .await?;
-            let record =
-                record.ok_or_else(|| unreadable(RecordKind::SigningVersion, name, number))?;
-            let version = Version::read(name, number, settings.kind(), &record)?;
-            versions.insert(number, Arc::new(version));
-        }
-        let key = NamedKey {
-            name: name.to_owned(),
-            settings,
-            versions,
-        };
-        keys.insert(name.to_owned(), Arc::new(key));
-    }
-    Ok(keys)
 }
 
 impl KeyType {

@@ -12,8 +12,8 @@ mod tests;
 
 pub(super) use keeper::Keeper;
 pub use keeper::{KeyHealth, Transition};
-pub(super) use make::load;
 pub use public::Jwk;
+pub(super) use record::load;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -241,6 +241,11 @@ impl super::Inner {
 }
 
 impl NamedKey {
+    /// How many versions it has.
+    pub(super) fn count(&self) -> usize {
+        self.versions.len()
+    }
+
     pub(super) fn info(&self) -> KeyInfo {
         let settings = &self.settings;
         KeyInfo {

@@ -1,5 +1,8 @@
 //! What the store holds of signing keys: settings, versions, and the ids of private keys that are to be destroyed.
 
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
@@ -9,7 +12,8 @@ use zeroize::Zeroizing;
 use super::public::PublicKey;
 use super::{NamedKey, Version};
 use crate::keyring::KeyringError;
-use crate::keyring::key::{id, json, unreadable};
+use crate::keyring::key::{id, inconsistent, json, unreadable};
+use crate::keyring::load::{Records, numbers};
 use crate::store::{Change, RecordId, RecordKind};
 
 /// The payload of a `SigningKey` record, as JSON.
@@ -129,13 +133,72 @@ impl Version {
 
 /// Reads a `SigningKey` record.
 pub(super) fn read_settings(name: &str, record: &[u8]) -> Result<Settings, KeyringError> {
-    let settings: Option<Settings> = serde_json::from_slice(record).ok();
-    settings
-        .filter(|s| {
-            (1..=s.signing_version).contains(&s.published_version)
-                && s.signing_version <= s.latest_version
-        })
-        .ok_or_else(|| unreadable(RecordKind::SigningKey, name, 0))
+    serde_json::from_slice(record).map_err(|_| unreadable(RecordKind::SigningKey, name, 0))
+}
+
+/// What is wrong with its own numbers; those that Vault has too are looked at with them.
+fn problem(settings: &Settings) -> Option<String> {
+    let Settings {
+        min_available_version: available,
+        published_version: published,
+        signing_version: signing,
+        latest_version: latest,
+        ..
+    } = *settings;
+    let possible = available.max(1) <= published && published <= signing && signing <= latest;
+    (!possible).then(|| {
+        format!("has versions that can't be together: {available} available, {published} published, {signing} signs, {latest} the latest")
+    })
+}
+
+/// Every signing key of the store.
+pub(in crate::keyring) fn load(
+    records: &mut Records,
+) -> Result<HashMap<String, Arc<NamedKey>>, KeyringError> {
+    let mut keys = HashMap::new();
+    let mut ids = HashSet::new();
+    for name in records.names(RecordKind::SigningKey) {
+        let place = id(RecordKind::SigningKey, &name, 0);
+        let settings = read_settings(&name, &records.take(&place)?)?;
+        if let Some(problem) = problem(&settings) {
+            return Err(inconsistent(&place, problem));
+        }
+        let mut key = NamedKey {
+            name: name.clone(),
+            settings,
+            versions: BTreeMap::new(),
+        };
+        for number in numbers(&place, &key.vault_settings())? {
+            let place = id(RecordKind::SigningVersion, &name, number);
+            let record = records.take(&place)?;
+            let version = Version::read(&name, number, key.settings.kind(), &record)?;
+            if !ids.insert(version.key.id) {
+                return Err(inconsistent(&place, "has the key id of another version"));
+            }
+            key.versions.insert(number, Arc::new(version));
+        }
+        keys.insert(name, Arc::new(key));
+    }
+    for name in records.names(RecordKind::SigningDebris) {
+        let place = id(RecordKind::SigningDebris, &name, 0);
+        if *records.take(&place)? != b"{}"[..] {
+            return Err(unreadable(RecordKind::SigningDebris, &name, 0));
+        }
+        let Some(key) = debris_id(&place) else {
+            return Err(inconsistent(
+                &place,
+                "names no key id, which has 32 hexadecimal digits",
+            ));
+        };
+        // It would be destroyed.
+        if ids.contains(&key) {
+            return Err(inconsistent(
+                &place,
+                "wants a private key destroyed that a version needs",
+            ));
+        }
+    }
+    Ok(keys)
 }
 
 /// The record that says: a private key with this id is on the token, or may be, and nothing needs it.

@@ -1,0 +1,186 @@
+//! Reads every record of the store into keys, and refuses a store that does not hold together: a record too few, too many, of no format that is
+//! known, or that contradicts another. Each record is authentic by then; what is refused here was written wrongly, or by another version.
+//!
+//! A start and `strongroom store status` both come through here, so that they can't judge differently.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Duration;
+
+use strongroom_hsm::{KeyUsage, MasterKind, WrappedKey};
+use zeroize::Zeroizing;
+
+use super::key::{Key, Settings, Version, check_name, id, inconsistent, read_settings};
+use super::manage::check_auto_rotate;
+use super::signing::{self, NamedKey};
+use super::{Kdf, KeyringError};
+use crate::store::{RecordId, RecordKind, Store};
+
+/// Bytes of what RSA-4096 encrypts: the length of a wrapped key.
+const BLOB: usize = 512;
+
+/// Every key there is.
+pub(super) struct Loaded {
+    pub(super) keys: HashMap<String, Arc<Key>>,
+    pub(super) signing: HashMap<String, Arc<NamedKey>>,
+}
+
+pub(super) async fn load(store: &Store) -> Result<Loaded, KeyringError> {
+    let mut records = Records::read(store).await?;
+    let keys = load_keys(&mut records)?;
+    let signing = signing::load(&mut records)?;
+    if let Some(name) = signing.keys().filter(|name| keys.contains_key(*name)).min() {
+        return Err(inconsistent(
+            &id(RecordKind::SigningKey, name, 0),
+            "has the name of another key",
+        ));
+    }
+    match records.0.keys().next() {
+        None => Ok(Loaded { keys, signing }),
+        Some(place) => Err(inconsistent(
+            place,
+            "belongs to no key, or to no version that its key has",
+        )),
+    }
+}
+
+/// The payload of every record that no key has taken yet, by its place.
+pub(super) struct Records(BTreeMap<RecordId, Zeroizing<Vec<u8>>>);
+
+impl Records {
+    async fn read(store: &Store) -> Result<Self, KeyringError> {
+        let mut records = BTreeMap::new();
+        for place in store.ids() {
+            let payload = store.get(&place).await?;
+            let payload = payload.ok_or_else(|| inconsistent(&place, "is missing"))?;
+            records.insert(place, payload);
+        }
+        Ok(Self(records))
+    }
+
+    /// The names of the records of that kind, sorted.
+    pub(super) fn names(&self, kind: RecordKind) -> Vec<String> {
+        let of_kind = self.0.keys().filter(|place| place.kind == kind);
+        let mut names: Vec<_> = of_kind.map(|place| place.name.clone()).collect();
+        names.dedup();
+        names
+    }
+
+    /// Takes a record that must be there.
+    pub(super) fn take(&mut self, place: &RecordId) -> Result<Zeroizing<Vec<u8>>, KeyringError> {
+        self.0
+            .remove(place)
+            .ok_or_else(|| inconsistent(place, "is missing"))
+    }
+}
+
+fn load_keys(records: &mut Records) -> Result<HashMap<String, Arc<Key>>, KeyringError> {
+    let mut keys = HashMap::new();
+    let mut ids = HashSet::new();
+    for name in records.names(RecordKind::Key) {
+        let place = id(RecordKind::Key, &name, 0);
+        let settings = read_settings(&name, &records.take(&place)?)?;
+        if let Some(problem) = problem(&settings) {
+            return Err(inconsistent(&place, problem));
+        }
+        let mut versions = BTreeMap::new();
+        for number in numbers(&place, &settings)? {
+            let place = id(RecordKind::KeyVersion, &name, number);
+            let record = records.take(&place)?;
+            let counter = records.take(&id(RecordKind::UseCounter, &name, number))?;
+            let version = Version::read(&name, number, &record, &counter)?;
+            check_version(&place, &settings, &version)?;
+            for key in [version.kek(), version.mac()] {
+                if !ids.insert(key.id) {
+                    return Err(inconsistent(&place, "has the id of another wrapped key"));
+                }
+            }
+            versions.insert(number, Arc::new(version));
+        }
+        let key = Key {
+            name: name.clone(),
+            settings,
+            versions,
+        };
+        keys.insert(name, Arc::new(key));
+    }
+    Ok(keys)
+}
+
+/// The versions that a key with these settings has, after the numbers were found to be possible.
+///
+/// # Errors
+/// Naming `place`, which the settings are of, if its name, numbers or period can't be.
+pub(super) fn numbers(
+    place: &RecordId,
+    settings: &Settings,
+) -> Result<RangeInclusive<u32>, KeyringError> {
+    let Settings {
+        min_available_version: available,
+        min_decryption_version: decryption,
+        min_encryption_version: encryption,
+        latest_version: latest,
+        ..
+    } = *settings;
+    if check_name(&place.name).is_err() {
+        return Err(inconsistent(place, "has a name that no key can have"));
+    }
+    if check_auto_rotate(Duration::from_secs(settings.auto_rotate_period)).is_err() {
+        return Err(inconsistent(place, "has a rotation period that can't be"));
+    }
+    let encryption_fits = match encryption {
+        0 => available == 0,
+        least => (available.max(decryption)..=latest).contains(&least),
+    };
+    if !(available.max(1)..=latest).contains(&decryption) || !encryption_fits {
+        return Err(inconsistent(
+            place,
+            format!(
+                "has minimum versions that can't be together: {available} available, {decryption} to decrypt, {encryption} to encrypt, {latest} the latest"
+            ),
+        ));
+    }
+    Ok(available.max(1)..=latest)
+}
+
+fn problem(settings: &Settings) -> Option<&'static str> {
+    if settings.convergent && !settings.derived {
+        Some("is convergent and not derived, which can't be")
+    } else if settings.convergent && settings.kdf != Kdf::HkdfSha256 {
+        Some("is convergent and derives with another function than HKDF, which can't be")
+    } else {
+        None
+    }
+}
+
+/// Whether its wrapped keys are for what the settings use them for.
+fn check_version(
+    place: &RecordId,
+    settings: &Settings,
+    version: &Version,
+) -> Result<(), KeyringError> {
+    let wrapped = [
+        (version.kek(), settings.usage(), settings.master()),
+        (version.mac(), KeyUsage::Mac, MasterKind::Hsm),
+    ];
+    for (key, usage, master) in wrapped {
+        let WrappedKey { blob, transfer, .. } = &*key;
+        if key.usage != usage || key.master != master {
+            return Err(inconsistent(
+                place,
+                "has a wrapped key of another usage or residency than its key's settings",
+            ));
+        }
+        if blob.len() != BLOB || transfer.as_ref().is_some_and(|key| key.blob.len() != BLOB) {
+            return Err(inconsistent(
+                place,
+                "has a wrapped key that no RSA-4096 key has wrapped",
+            ));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
