@@ -77,6 +77,60 @@ pub(super) fn write_new(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
         .map_err(|error| Failure::file(path, &error))
 }
 
+/// The whole of a file that may be as large as a store, but not without end.
+pub(super) fn read_large(path: &Path) -> Result<Vec<u8>, Failure> {
+    const MAX: u64 = 4 << 30;
+    let fail = |error: &io::Error| Failure::file(path, error);
+    let mut bytes = Vec::new();
+    fs::File::open(path)
+        .and_then(|file| file.take(MAX + 1).read_to_end(&mut bytes))
+        .map_err(|error| fail(&error))?;
+    if bytes.len() as u64 > MAX {
+        let text = format!("{} is larger than {MAX} bytes", path.display());
+        return Err(Failure::new(Exit::Usage, text));
+    }
+    Ok(bytes)
+}
+
+/// Fails if something is there already: asked before work that would be for nothing.
+pub(super) fn check_new(path: &Path) -> Result<(), Failure> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(Failure::file(path, &error)),
+        Ok(_) => Err(Failure::file(path, &io::ErrorKind::AlreadyExists.into())
+            .next("name a file that is not there yet")),
+    }
+}
+
+/// Writes a file that must not be there yet, for its owner only: the whole of it or none.
+pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let aside = aside(path);
+    let result = (|| {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&aside)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        // A link fails where a rename would replace.
+        fs::hard_link(&aside, path).or_else(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => Err(error),
+            // The file system has no links. An empty file holds the place until it is replaced.
+            _ => OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(path)
+                .and_then(|_| fs::rename(&aside, path)),
+        })?;
+        fs::File::open(parent(path))?.sync_all()
+    })();
+    // Gone already, if it was renamed.
+    let _ = fs::remove_file(&aside);
+    result.map_err(|error| Failure::file(path, &error))
+}
+
 /// Replaces a file in one step: aside, synced, renamed. Keeps the mode of the one that was there, else 0600.
 pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     let fail = |error: &io::Error| Failure::file(path, error);
@@ -93,11 +147,7 @@ pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&aside, path)?;
-        let folder = match path.parent() {
-            Some(folder) if folder != Path::new("") => folder,
-            _ => Path::new("."),
-        };
-        fs::File::open(folder)?.sync_all()
+        fs::File::open(parent(path))?.sync_all()
     })();
     result.map_err(|error| {
         if error.kind() != io::ErrorKind::AlreadyExists {
@@ -106,6 +156,13 @@ pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
         }
         fail(&error)
     })
+}
+
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    }
 }
 
 fn aside(path: &Path) -> PathBuf {
@@ -129,6 +186,20 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
         assert!(write_secret(&path, b"two").is_err());
         assert_eq!(fs::read(&path).unwrap(), b"one");
+    }
+
+    #[test]
+    fn a_whole_file_is_its_owners_overwrites_nothing_and_leaves_nothing_beside() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("export");
+        assert!(check_new(&path).is_ok());
+        write_whole(&path, b"one").unwrap();
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert!(check_new(&path).is_err());
+        assert!(write_whole(&path, b"two").is_err());
+        assert_eq!(read_large(&path).unwrap(), b"one");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
     #[test]

@@ -109,7 +109,7 @@ fn start_log(args: &ServeArgs) -> Result<(), Failure> {
 }
 
 /// Whatever is made from here on (store, audit log) is its owner's alone.
-fn private_files() {
+pub(super) fn private_files() {
     use nix::sys::stat::{Mode, umask};
     umask(Mode::S_IRWXG | Mode::S_IRWXO);
 }

@@ -1,15 +1,22 @@
 //! `strongroom store …`: the sealed store, while the server is stopped.
 
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
 use base16ct::lower::encode_string;
 use clap::{Args, Subcommand};
 use serde_json::json;
 use strongroom_hsm::Hsm;
 
 use super::exit::{Exit, Failure};
+use super::files;
 use super::output::Format;
 use super::remote::block_on;
-use super::server::{ConfigFile, create_store, record};
-use crate::store::Store;
+use super::server::{ConfigFile, create_store, private_files, record};
+use crate::config::Config;
+use crate::keyring::Keyring;
+use crate::store::{Import, Store, StoreError, StoreStatus};
 
 #[derive(Args, Debug)]
 pub(super) struct StoreArgs {
@@ -35,6 +42,31 @@ enum Action {
         #[command(flatten)]
         config: ConfigFile,
     },
+    /// Write the store, sealed as it is, into one plain file: a backup that needs no database to be read
+    #[command(
+        after_help = "Example:\n  strongroom store export /mnt/backup/strongroom-store.export\n\n\
+        The server must be stopped. The file is its owner's only, holds no secret in the clear, and opens with this token alone; docs/store-format.md is its format."
+    )]
+    Export {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Must not be there yet
+        file: PathBuf,
+    },
+    /// Take an export back, into a store folder that is empty or not there
+    #[command(
+        after_help = "Example:\n  strongroom store import /mnt/backup/strongroom-store.export\n\n\
+        Every record is verified against the token first; then all are written, or none. The act is written into the audit log."
+    )]
+    Import {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// What `store export` wrote
+        file: PathBuf,
+        /// Yes, take it though it is older than what the token knows: keys and versions made since are gone, as with accept-rollback
+        #[arg(long)]
+        accept_rollback: bool,
+    },
     /// Take an older copy of the store as the true one, after a backup was restored on purpose
     #[command(after_help = "Example:\n  strongroom store accept-rollback --yes\n\n\
         Keys and versions made after the backup are gone: what they encrypted can't be decrypted. The act is written into the audit log.")]
@@ -57,6 +89,12 @@ pub(super) fn run(args: &StoreArgs, format: Format) -> Result<(), Failure> {
                 &json!({"store_id": encode_string(&status.store_id), "epoch": status.epoch}),
             )
         }
+        Action::Export { config, file } => export(config, file, format),
+        Action::Import {
+            config,
+            file,
+            accept_rollback,
+        } => import(config, file, *accept_rollback, format),
         Action::AcceptRollback { config, yes } => {
             if !yes {
                 return Err(Failure::new(
@@ -73,13 +111,108 @@ pub(super) fn run(args: &StoreArgs, format: Format) -> Result<(), Failure> {
 fn status(config: &ConfigFile, format: Format) -> Result<(), Failure> {
     let config = config.load_as_owner()?;
     let hsm = Hsm::start(config.hsm.clone())?;
-    let status = block_on(async { Ok(Store::open(&config.store, hsm).await?.status()) })?;
+    let (status, (keys, versions)) = block_on(async { verify(&config, hsm).await })?;
     format.result(&json!({
         "path": config.store,
         "store_id": encode_string(&status.store_id),
         "epoch": status.epoch,
         "records": status.records,
+        "keys": keys,
+        "versions": versions,
     }))
+}
+
+/// What a start does with the store: all records are verified against the token, decoded, and held against each other. Keys and versions are counted.
+pub(super) async fn verify(
+    config: &Config,
+    hsm: Hsm,
+) -> Result<(StoreStatus, (usize, usize)), Failure> {
+    let store = Arc::new(Store::open(&config.store, hsm.clone()).await?);
+    let size = look_into(config, &store, hsm).await?;
+    Ok((store.status(), size))
+}
+
+async fn look_into(
+    config: &Config,
+    store: &Arc<Store>,
+    hsm: Hsm,
+) -> Result<(usize, usize), Failure> {
+    let keyring = Keyring::open(Arc::clone(store), hsm, config.keyring.clone()).await?;
+    Ok(keyring.size())
+}
+
+fn export(config: &ConfigFile, file: &Path, format: Format) -> Result<(), Failure> {
+    let config = config.load_as_owner()?;
+    files::check_new(file)?;
+    let hsm = Hsm::start(config.hsm.clone())?;
+    let (bytes, status) = block_on(async {
+        let store = Arc::new(Store::open(&config.store, hsm.clone()).await?);
+        look_into(&config, &store, hsm).await?;
+        Ok((store.export().await?, store.status()))
+    })?;
+    files::write_whole(file, &bytes)?;
+    format.either(
+        &format!(
+            "exported store {}, epoch {}, {} records: {} bytes",
+            encode_string(&status.store_id),
+            status.epoch,
+            status.records,
+            bytes.len()
+        ),
+        &json!({
+            "store_id": encode_string(&status.store_id),
+            "epoch": status.epoch,
+            "records": status.records,
+            "bytes": bytes.len(),
+        }),
+    )
+}
+
+fn import(config: &ConfigFile, file: &Path, accept: bool, format: Format) -> Result<(), Failure> {
+    // Read first: the store's owner may not be able to.
+    let bytes = files::read_large(file)?;
+    private_files();
+    let config = config.load_as_owner()?;
+    let hsm = Hsm::start(config.hsm.clone())?;
+    block_on(async {
+        let prepared = Import::prepare(&config.store, hsm.clone(), &bytes, accept).await;
+        let import = prepared.map_err(|error| {
+            let older = matches!(error, StoreError::RolledBack { .. });
+            let failure = Failure::from(error);
+            if older {
+                failure.next("if no newer one is left, and what was made since may be lost: the same command with --accept-rollback")
+            } else {
+                failure
+            }
+        })?;
+        let (keys, versions) = look_into(&config, import.store(), hsm.clone()).await?;
+        let (store, accepted) = import.finish().await?;
+        let status = store.status();
+        let mut reason = format!("epoch {}, {} records", status.epoch, status.records);
+        if let Some(accepted) = &accepted {
+            write!(
+                reason,
+                "; rollback accepted: epoch of the token {}, of the export {}",
+                accepted.hsm_epoch, accepted.store_epoch
+            )
+            .map_err(|error| Failure::caused(Exit::Failed, &error))?;
+        }
+        record(&config, hsm, "cli:store-import", &reason).await?;
+        format.either(
+            &format!(
+                "imported store {}: {reason}",
+                encode_string(&status.store_id)
+            ),
+            &json!({
+                "store_id": encode_string(&status.store_id),
+                "epoch": status.epoch,
+                "records": status.records,
+                "keys": keys,
+                "versions": versions,
+                "accepted_rollback": accepted.is_some(),
+            }),
+        )
+    })
 }
 
 fn accept_rollback(config: &ConfigFile, format: Format) -> Result<(), Failure> {

@@ -8,11 +8,14 @@
 //! change, or one ahead of it, with the whole change, and the token follows.
 
 mod engine;
+mod export;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzz;
 mod open;
 mod record;
 mod trial;
+
+pub use export::Import;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -185,6 +188,9 @@ pub enum StoreError {
         /// How that was seen.
         why: String,
     },
+    /// A file that is to be imported is none, or was damaged.
+    #[error("the export can't be imported: {0}; nothing was changed. Take another copy of it")]
+    Export(&'static str),
     /// Every record is authentic, but together they make no store.
     #[error(
         "the record {record} {problem}: the store does not hold together, and is not used; restore a copy of it that is whole, then run \

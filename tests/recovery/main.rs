@@ -2,6 +2,7 @@
 //!
 //! - `token`: the token is pulled out, forgets, fails, hangs, refuses the PIN
 //! - `process`: the server is killed, restarted, given an old store, an audit log that can't be written
+//! - `store`: records that contradict each other
 //! - `load`: clients that know what each answer must be;  `rig`: an appliance on the module that fails on command
 
 #![allow(
@@ -18,4 +19,5 @@ mod support;
 mod load;
 mod process;
 mod rig;
+mod store;
 mod token;

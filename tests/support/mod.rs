@@ -332,13 +332,19 @@ impl Appliance {
             .identity(self.pki.certificate(who), self.pki.key(who))
     }
 
-    /// Runs `strongroom ARGS…` in the appliance's environment, with `STRONGROOM_*` set for the operator.
-    pub fn cli<I: AsRef<std::ffi::OsStr>>(&self, arguments: impl IntoIterator<Item = I>) -> Output {
-        let mut command = Command::new(STRONGROOM);
+    /// A program in the appliance's environment.
+    pub fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
         command
-            .args(arguments)
             .envs(&self.env)
             .env("STRONGROOM_CONFIG", self.config());
+        command
+    }
+
+    /// Runs `strongroom ARGS…` in the appliance's environment, with `STRONGROOM_*` set for the operator.
+    pub fn cli<I: AsRef<std::ffi::OsStr>>(&self, arguments: impl IntoIterator<Item = I>) -> Output {
+        let mut command = self.command(Path::new(STRONGROOM));
+        command.args(arguments);
         if let Some(address) = self.address {
             command
                 .env("STRONGROOM_ADDR", format!("https://{address}"))
