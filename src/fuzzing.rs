@@ -9,6 +9,7 @@ pub use crate::audit::verify::fuzz::audit_log;
 pub use crate::ceremony::fuzz::{backup, ceremony_plan, share, transcript, words};
 pub use crate::config::fuzz::config;
 pub use crate::identity::fuzz::{certificate, identity};
+pub use crate::json::fuzz::strict_json;
 pub use crate::keyring::fuzz::key_record;
 pub use crate::policy::fuzz::{glob, policy};
 pub use crate::store::fuzz::store_record;
@@ -26,6 +27,6 @@ mod tests {
         "strongroom", "fuzz";
         audit_log 300, audit_resume 1000, backup 3000, ceremony_plan 1000, certificate 3000, ciphertext 5000, config 2000, duration 5000, form_body 3000,
         glob 5000, identity 5000, json_body 3000, key_record 3000, pem_files 1000, policy 1000, route 3000,
-        share 3000, store_record 3000, tokens 2000, transcript 200, words 3000,
+        share 3000, store_record 3000, strict_json 5000, tokens 2000, transcript 200, words 3000,
     }
 }

@@ -14,6 +14,7 @@ pub mod config;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod identity;
+pub mod json;
 pub mod keyring;
 pub mod lifecycle;
 pub mod policy;
