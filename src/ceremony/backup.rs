@@ -3,6 +3,7 @@
 //! The format is published in `docs/backup-format.md`.
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 use strongroom_hsm::OaepHash;
@@ -11,6 +12,7 @@ use strongroom_hsm::ceremony as hsm;
 use super::encoding::{base64, hex, unbase64, unhex};
 use super::record::{KeyRecord, TokenRecord};
 use super::{CeremonyError, Mode};
+use crate::json::{self, Document};
 
 /// The file's name in a backup's folder.
 pub const FILE: &str = "backup.jsonl";
@@ -149,10 +151,14 @@ impl Content {
             .collect::<Result<_, CeremonyError>>()?;
         let trial = hsm::Trial {
             wrapped: bytes(&self.trial.wrapped)?,
-            oaep: if self.trial.oaep == "sha256" {
-                OaepHash::Sha256
-            } else {
-                OaepHash::Sha1
+            oaep: match self.trial.oaep.as_str() {
+                "sha1" => OaepHash::Sha1,
+                "sha256" => OaepHash::Sha256,
+                _ => {
+                    return Err(CeremonyError::Backup(
+                        "its trial is by a hash that this version does not know".to_owned(),
+                    ));
+                }
             },
             answer: bytes(&self.trial.answer)?,
             iv: bytes(&self.trial.iv)?
@@ -206,8 +212,8 @@ impl Backup {
         else {
             return Err(foreign());
         };
-        let content: Content = serde_json::from_slice(line).map_err(|_| foreign())?;
-        let tag: Tag = serde_json::from_slice(tag).map_err(|_| foreign())?;
+        let content: Content = read(line).ok_or_else(foreign)?;
+        let tag: Tag = read(tag).ok_or_else(foreign)?;
         if content.format != FORMAT || content.r#type != "strongroom-backup" || tag.r#type != "tag"
         {
             return Err(foreign());
@@ -232,6 +238,10 @@ impl Backup {
                 )
             })
     }
+}
+
+fn read<T: DeserializeOwned + Serialize>(line: &[u8]) -> Option<T> {
+    json::read_exactly(Document::parse(line).ok()?.value()).ok()
 }
 
 fn mac(key: &[u8], message: &[u8]) -> Result<Hmac<Sha256>, CeremonyError> {

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::encoding::{base64, hex, sha256};
 use super::shares::Commitment;
+use crate::json::nullable;
 
 /// The token: outputs of step `token` (as field `token`), of `evidence`, and in the summary.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,8 +27,10 @@ pub struct KeyRecord {
     /// Its label on the token.
     pub label: String,
     /// The public half, `SubjectPublicKeyInfo`, base64; none for a secret key.
+    #[serde(deserialize_with = "nullable")]
     pub spki: Option<String>,
     /// SHA-256 of the DER of `spki`, hexadecimal; none for a secret key.
+    #[serde(deserialize_with = "nullable")]
     pub sha256: Option<String>,
 }
 

@@ -5,6 +5,7 @@
 //! - `rehearsal`: the same on a throwaway token, worth nothing for real
 //! - `by_hand`: through a real terminal; nothing secret stays on it or in memory
 //! - `later`: ceremonies of an appliance that has its keys
+//! - `stranger`: shares and backups opened by the programs of `tests/stranger/`
 //! - `rig`: people with keys, a plan, a folder for each ceremony
 
 #![allow(
@@ -24,3 +25,4 @@ mod later;
 mod power_cut;
 mod rehearsal;
 mod rig;
+mod stranger;

@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 
 use super::CeremonyError;
 use super::participant::{Participant, PrivateKeys, new_key};
+use crate::json::{self, Document};
 
 const ALG: &str = "ECDH-ES";
 const ENC: &str = "A256GCM";
@@ -98,7 +99,7 @@ pub(super) fn open(
             recipient.name()
         ))
     };
-    let jwe = jwe.trim();
+    let jwe = jwe.trim_ascii();
     if jwe.len() > MAX {
         return Err(foreign("it is too long"));
     }
@@ -107,7 +108,8 @@ pub(super) fn open(
         return Err(foreign("it is not a compact JWE with direct key agreement"));
     };
     let header: Header = decode(header_text)
-        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+        .and_then(|bytes| Document::parse(&bytes).ok())
+        .and_then(|header| json::read_exactly(header.value()).ok())
         .ok_or_else(|| foreign("its header can't be read"))?;
     if (header.alg.as_str(), header.enc.as_str()) != (ALG, ENC) {
         return Err(foreign("it is not ECDH-ES with A256GCM"));

@@ -10,6 +10,7 @@ use super::super::encoding::{base64, unbase64};
 use super::super::page::printable;
 use super::super::{CeremonyError, ParticipantKey};
 use super::Plan;
+use crate::json::{self, Document};
 
 /// One person's signature of a plan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,7 +69,8 @@ impl PlanSignature {
         let mut problems = Vec::new();
         let mut signatures = Vec::new();
         for (index, line) in text.lines().enumerate() {
-            match serde_json::from_str(line) {
+            match Document::parse(line.as_bytes()).and_then(|line| json::read_exactly(line.value()))
+            {
                 Ok(signature) => signatures.push(signature),
                 Err(_) => problems.push(format!(
                     "line {} of {} is not a signature: remove it, and have that person sign again",

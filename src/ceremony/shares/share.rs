@@ -6,6 +6,7 @@ use zeroize::Zeroizing;
 use super::super::encoding::{base64, hex, sha256_of, unbase64};
 use super::super::{CeremonyError, CeremonyId, Mode, Participant, words};
 use super::Deal;
+use crate::json::{self, Document};
 
 /// The format that shares name.
 const FORMAT: u8 = 1;
@@ -106,8 +107,9 @@ impl Share {
     pub fn from_json(json: &[u8]) -> Result<Self, CeremonyError> {
         let refuse =
             || CeremonyError::Share("what was decrypted is not a share of this format".to_owned());
-        let text: Text = serde_json::from_slice(json).map_err(|_| refuse())?;
-        if text.format != FORMAT {
+        let document = Document::parse(json).map_err(|_| refuse())?;
+        let text: Text = json::read_exactly(document.value()).map_err(|_| refuse())?;
+        if text.format != FORMAT || text.index == 0 {
             return Err(refuse());
         }
         Ok(Self {
@@ -175,7 +177,8 @@ impl Share {
             _ => return Err(refuse()),
         };
         let mut piece = || {
-            let length = usize::from(take(1)?.first().copied().unwrap_or(0));
+            let length = take(1)?.first().copied().filter(|length| *length > 0);
+            let length = usize::from(length.ok_or_else(refuse)?);
             let salt = take(32)?.try_into().map_err(|_| refuse())?;
             let share = Zeroizing::new([&[index], take(length)?].concat());
             Ok::<_, CeremonyError>(Piece {

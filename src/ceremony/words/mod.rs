@@ -32,15 +32,16 @@ pub fn encode(bytes: &[u8]) -> Zeroizing<String> {
     text
 }
 
-/// The bytes. Case, line breaks, numbers before words and what follows a word's fourth letter do not matter.
+/// The bytes. Case, line breaks and numbers before words do not matter, and a word's first four letters do.
 ///
 /// # Errors
 /// [`CeremonyError::Words`], naming the first word that is none.
 pub fn decode(text: &str) -> Result<Zeroizing<Vec<u8>>, CeremonyError> {
     let mut bytes = Zeroizing::new(Vec::with_capacity(text.len()));
     let (mut buffer, mut bits) = (0_u32, 0_usize);
+    // A character beyond ASCII is in no word, but what looks like a letter or a blank was meant for one: it is not passed over.
     let words = text
-        .split(|c: char| !c.is_alphabetic())
+        .split(|c: char| c.is_ascii() && !c.is_ascii_alphabetic())
         .filter(|word| !word.is_empty());
     for (index, word) in words.enumerate() {
         let number = find(word).ok_or_else(|| {
@@ -96,7 +97,7 @@ fn take(bytes: &[u8], at: usize) -> usize {
 
 /// A word's number in the list, by the whole word or by its first four letters.
 fn find(word: &str) -> Option<u16> {
-    let word = Zeroizing::new(word.to_lowercase());
+    let word = Zeroizing::new(word.to_ascii_lowercase());
     Language::English.find_word(&word).or_else(|| {
         let mut starts = Language::English
             .word_list()

@@ -27,7 +27,7 @@ fn everyone() -> Vec<&'static str> {
 }
 
 /// An appliance whose keys may be moved, and what it encrypted.
-fn in_use() -> (Room, PathBuf) {
+pub fn in_use() -> (Room, PathBuf) {
     let room = to_the_end(Room::with_backup());
     fs::write(room.appliance().join("policy.toml"), RULES).unwrap();
     let plain = room.path().join("plain");

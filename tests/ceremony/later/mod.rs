@@ -6,7 +6,7 @@
 //! - `replace`: the PINs shared anew
 //! - `rotate`: another master key, under a running seal client
 
-mod backup;
+pub mod backup;
 mod destroy;
 mod replace;
 mod rotate;
