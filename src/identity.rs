@@ -7,8 +7,8 @@
 //! | else | `spki:sha256:` and the SHA-256 of the `SubjectPublicKeyInfo`, 64 hex digits |
 //!
 //! The prefix is always written here and never comes from the certificate: what a client puts into a SAN can't make one
-//! kind look like another. A SAN that would be used and is not well formed refuses the certificate; it does not fall
-//! through to the next kind, which would be a way to choose one's name.
+//! kind look like another. A URI or DNS SAN that is not well formed refuses the certificate, and so does a URI that only looks like a SPIFFE ID; it does
+//! not fall through to the next kind, which would be a way to choose one's name.
 
 use std::fmt;
 use std::str::FromStr;
@@ -60,6 +60,14 @@ pub enum IdentityError {
         /// What is wrong with it.
         problem: &'static str,
     },
+    /// A URI that is none, or looks like a SPIFFE ID and is none.
+    #[error("the client certificate has the URI {uri:?}, which is not taken: {problem}")]
+    Uri {
+        /// As found.
+        uri: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
     /// A DNS name that is none, or is a wildcard.
     #[error("{name:?} does not name a client: {problem}")]
     Dns {
@@ -96,24 +104,33 @@ impl Identity {
             ));
         }
 
-        let uris: Vec<&str> = names
-            .iter()
-            .filter_map(|name| match name {
-                GeneralName::URI(uri) => Some(*uri),
-                _ => None,
-            })
-            .collect();
+        let mut uris = Vec::new();
+        let mut dns = Vec::new();
+        for name in names {
+            match name {
+                GeneralName::URI(uri) => uris.push(*uri),
+                GeneralName::DNSName(name) => dns.push(*name),
+                _ => {}
+            }
+        }
+        // One that is not well formed is refused wherever it stands: who reads it otherwise would see another name.
+        for uri in &uris {
+            check_uri(uri).map_err(|problem| IdentityError::Uri {
+                uri: cut(uri),
+                problem,
+            })?;
+        }
+        // A certificate for a server has wildcards beside its name; they name nobody here.
+        for name in dns.iter().skip(1) {
+            Self::dns(name.strip_prefix("*.").unwrap_or(name))?;
+        }
         if let Some(id) = uris.iter().find(|uri| has_spiffe_scheme(uri)) {
             return match uris.len() {
                 1 => Self::spiffe(id),
                 several => Err(IdentityError::SeveralUris(several)),
             };
         }
-        let dns = names.iter().find_map(|name| match name {
-            GeneralName::DNSName(name) => Some(*name),
-            _ => None,
-        });
-        if let Some(name) = dns {
+        if let Some(name) = dns.first() {
             return Self::dns(name);
         }
         let key = certificate.public_key().raw;
@@ -144,7 +161,7 @@ impl Identity {
 
     fn spiffe(id: &str) -> Result<Self, IdentityError> {
         check_spiffe(id).map_err(|problem| IdentityError::Spiffe {
-            id: id.to_owned(),
+            id: cut(id),
             problem,
         })?;
         Ok(Self(id.to_owned()))
@@ -153,7 +170,7 @@ impl Identity {
     fn dns(name: &str) -> Result<Self, IdentityError> {
         let lower = name.to_ascii_lowercase();
         check_dns(&lower).map_err(|problem| IdentityError::Dns {
-            name: name.to_owned(),
+            name: cut(name),
             problem,
         })?;
         Ok(Self(format!("dns:{lower}")))
@@ -180,7 +197,7 @@ impl FromStr for Identity {
         }
         match text.strip_prefix("spki:sha256:") {
             Some(hex) if is_sha256(hex) => Ok(Self(text.to_owned())),
-            _ => Err(IdentityError::Form(text.to_owned())),
+            _ => Err(IdentityError::Form(cut(text))),
         }
     }
 }
@@ -195,6 +212,44 @@ impl fmt::Display for Identity {
 fn has_spiffe_scheme(uri: &str) -> bool {
     uri.get(..7)
         .is_some_and(|scheme| scheme.eq_ignore_ascii_case("spiffe:"))
+}
+
+/// RFC 3986: visible ASCII that begins with a scheme. What looks like a SPIFFE ID without being one is not passed over: its reader meant that name.
+fn check_uri(uri: &str) -> Result<(), &'static str> {
+    if has_spiffe_scheme(uri) {
+        return Ok(());
+    }
+    if !uri
+        .bytes()
+        .all(|byte| byte.is_ascii_graphic() && !b"\"<>\\^`{|}".contains(&byte))
+    {
+        return Err("it has a blank or a character that no URI has");
+    }
+    let scheme = uri.split_once(':').map_or("", |(scheme, _)| scheme);
+    let well_formed = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
+        && scheme
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"+.-".contains(&byte));
+    if !well_formed {
+        return Err("it has no scheme");
+    }
+    let lower = uri.to_ascii_lowercase();
+    if scheme.to_ascii_lowercase().contains("spiffe")
+        || lower.contains("spiffe:")
+        || lower.contains("spiffe%3a")
+    {
+        return Err("it looks like a SPIFFE ID and is none");
+    }
+    Ok(())
+}
+
+/// For messages: names come from outside, in any length.
+fn cut(text: &str) -> String {
+    const LONGEST: usize = 256;
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
+        None => text.to_owned(),
+    }
 }
 
 /// SPIFFE-ID, section 2.
@@ -260,6 +315,10 @@ fn check_dns(name: &str) -> Result<(), &'static str> {
             return Err("a DNS name may hold only letters, digits, '-', '_' and '.'");
         }
     }
+    let last = name.rsplit('.').next().unwrap_or_default();
+    if last.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err("it is an IP address, or ends as one does");
+    }
     Ok(())
 }
 
@@ -315,6 +374,88 @@ mod tests {
     fn another_uri_is_not_an_identity() {
         let names = vec![uri("https://example.org/x"), dns("A.Example")];
         assert_eq!(identity(names).unwrap(), "dns:a.example");
+    }
+
+    #[test]
+    fn what_is_almost_a_spiffe_id_does_not_fall_through_to_the_dns_name() {
+        for almost in [
+            " spiffe://example.org/a",
+            "\tspiffe://example.org/a",
+            "spiffe ://example.org/a",
+            "spiffe://example.org/a ",
+            "SPIFFE://example.org/a",
+            "Spiffe://example.org/a",
+            "spiffes://example.org/a",
+            "xspiffe://example.org/a",
+            "spiffe//example.org/a",
+            "spiffe%3A//example.org/a",
+            "%73piffe://example.org/a",
+            "urn:spiffe://example.org/a",
+            "https://example.org/?id=spiffe%3a//example.org/a",
+            "//example.org/a",
+            "example.org/a",
+            "",
+            "https://example.org/a b",
+            "https://example.org/\0",
+            "7https://example.org/",
+            ":spiffe",
+        ] {
+            let error = identity(vec![uri(almost), dns("a.example")]).unwrap_err();
+            let expected = matches!(
+                error,
+                IdentityError::Uri { .. } | IdentityError::Spiffe { .. }
+            );
+            assert!(expected, "{almost:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn every_dns_name_is_well_formed_and_the_first_names_the_client() {
+        for bad in [
+            "",
+            ".",
+            "a.example.",
+            ".a.example",
+            "a..example",
+            "a b.example",
+            " a.example",
+            "a.example\0.evil.example",
+            "a/b.example",
+            "*",
+            "a.*.example",
+            "10.0.0.1",
+            "a.123",
+        ] {
+            for names in [vec![dns(bad)], vec![dns("a.example"), dns(bad)]] {
+                let error = identity(names).unwrap_err();
+                assert!(
+                    matches!(error, IdentityError::Dns { .. }),
+                    "{bad:?}: {error}"
+                );
+            }
+        }
+        assert!(identity(vec![dns("*.a.example")]).is_err());
+        let names = vec![dns("a.example"), dns("*.a.example"), dns("b.example")];
+        assert_eq!(identity(names).unwrap(), "dns:a.example");
+        let only_an_address = vec![SanType::IpAddress("192.0.2.1".parse().unwrap())];
+        assert!(
+            identity(only_an_address)
+                .unwrap()
+                .starts_with("spki:sha256:")
+        );
+    }
+
+    #[test]
+    fn an_error_repeats_little_of_what_came() {
+        let long = format!("spiffe://example.org/{}", "é".repeat(60_000));
+        let error = identity(vec![uri("https://a/ "), dns("a")]).unwrap_err();
+        assert!(error.to_string().len() < 200, "{error}");
+        let error = long.parse::<Identity>().unwrap_err();
+        assert!(
+            error.to_string().len() < 2000,
+            "{}",
+            error.to_string().len()
+        );
     }
 
     #[test]

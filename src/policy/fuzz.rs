@@ -7,7 +7,7 @@
 use std::str;
 
 use super::glob::Glob;
-use super::{Decision, Effect, IdentityGlob, KeyGlob, Operation, Operations, Policy};
+use super::{Decision, Effect, KeyGlob, Operation, Operations, Policy};
 use crate::identity::Identity;
 
 /// A policy says to everybody what a look at all of its rules, one by one, says.
@@ -29,7 +29,7 @@ pub fn policy(data: &[u8]) {
             rule.identities
                 .iter()
                 .take(4)
-                .map(|IdentityGlob(glob)| example(glob)),
+                .map(|pattern| example(&pattern.narrow)),
         );
         keys.extend(rule.keys.iter().take(4).map(|KeyGlob(glob)| example(glob)));
     }
@@ -72,27 +72,30 @@ fn by_the_book(policy: &Policy, who: &Identity, what: Operation, key: Option<&st
     if !what.is_global() && key.is_none() {
         return Decision::Denied;
     }
-    let effects: Vec<Effect> = policy
-        .rules
-        .iter()
-        .filter(|rule| rule.operations.overlaps(Operations::only(what)))
-        .filter(|rule| {
+    let (mut allowed, mut needs_token) = (false, false);
+    for rule in &policy.rules {
+        let mut keys = rule.keys.iter();
+        let speaks_of_it = rule.operations.overlaps(Operations::only(what))
+            && (what.is_global()
+                || keys.any(|KeyGlob(glob)| matches(&spelt(glob), key.unwrap_or_default())));
+        let met = |spelt: fn(&Glob) -> String| {
             let mut identities = rule.identities.iter();
-            identities.any(|IdentityGlob(glob)| matches(&spelt(glob), who.as_str()))
-        })
-        .filter(|rule| {
-            let mut keys = rule.keys.iter();
-            what.is_global()
-                || keys.any(|KeyGlob(glob)| matches(&spelt(glob), key.unwrap_or_default()))
-        })
-        .map(|rule| rule.effect)
-        .collect();
-    if effects.is_empty() || effects.contains(&Effect::Deny) {
-        Decision::Denied
-    } else if effects.contains(&Effect::AllowWithToken) {
-        Decision::AllowedWithToken
-    } else {
-        Decision::Allowed
+            identities.any(|pattern| matches(&spelt(&pattern.narrow), who.as_str()))
+        };
+        if !speaks_of_it {
+            continue;
+        }
+        match rule.effect {
+            Effect::Deny if met(wide) => return Decision::Denied,
+            Effect::AllowWithToken => needs_token |= met(wide),
+            _ => {}
+        }
+        allowed |= rule.effect != Effect::Deny && met(spelt);
+    }
+    match (allowed, needs_token) {
+        (false, _) => Decision::Denied,
+        (true, true) => Decision::AllowedWithToken,
+        (true, false) => Decision::Allowed,
     }
 }
 
@@ -120,6 +123,11 @@ fn matches(pattern: &str, text: &str) -> bool {
 
 fn spelt(glob: &Glob) -> String {
     glob.spelt("*", "**", "?")
+}
+
+/// The same with every `*` as `**`.
+fn wide(glob: &Glob) -> String {
+    glob.spelt("**", "**", "?")
 }
 
 /// A text that the pattern matches.

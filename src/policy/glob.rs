@@ -67,6 +67,27 @@ impl Glob {
         Ok(Self { parts, literal })
     }
 
+    /// The same with `*` as wide as `**`.
+    pub(super) fn widened(&self) -> Self {
+        let widen = |part: &Part| match part {
+            Part::Star => Part::StarStar,
+            other => *other,
+        };
+        Self {
+            parts: self.parts.iter().map(widen).collect(),
+            literal: self.literal.clone(),
+        }
+    }
+
+    /// Whether it matches every text without `/`.
+    pub(super) fn is_everything(&self) -> bool {
+        !self.parts.is_empty()
+            && self
+                .parts
+                .iter()
+                .all(|part| matches!(part, Part::Star | Part::StarStar))
+    }
+
     /// The pattern, if it stands for one text only.
     pub(super) fn literal(&self) -> Option<&str> {
         self.literal.as_deref()
@@ -205,6 +226,16 @@ mod tests {
         let start = std::time::Instant::now();
         assert!(!matches(&pattern, &text));
         assert!(start.elapsed() < std::time::Duration::from_secs(1));
+    }
+
+    proptest! {
+        #[test]
+        fn widened_it_matches_all_that_it_matched_and_slashes_too(pattern in "[ab/?*]{0,3}[ab]", text in "[ab/]{0,10}") {
+            let Ok(glob) = Glob::new(&pattern) else { return Ok(()) };
+            let wide = pattern.replace("**", "*").replace('*', "**");
+            prop_assert_eq!(glob.widened().matches(&text), matches(&wide, &text), "{:?} {:?}", pattern, text);
+            prop_assert!(!glob.matches(&text) || glob.widened().matches(&text));
+        }
     }
 
     proptest! {

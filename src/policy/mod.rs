@@ -1,6 +1,9 @@
 //! Who may do what with which key: identities × key globs × operations; what is not allowed is denied.
 //!
 //! `docs/policy.md` describes the file. A rule that denies wins over any that allow, so the order of rules has no meaning.
+//!
+//! A rule that allows is read narrowly, and what a rule takes away (it denies, or asks for a token) is read widely: there `*` in an identity is as wide as
+//! `**`, so that no kind of identity slips past a pattern that looks like everybody.
 
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzz;
@@ -107,7 +110,7 @@ pub struct Policy {
     /// The rules that name an identity literally: found without looking at the others, however many tenants there are.
     by_identity: HashMap<String, Vec<usize>>,
     /// The rules with an identity pattern, and the pattern.
-    by_pattern: Vec<(Glob, usize)>,
+    by_pattern: Vec<(IdentityPattern, usize)>,
 }
 
 /// Why a policy file was refused.
@@ -151,13 +154,13 @@ impl Policy {
         let mut by_identity: HashMap<String, Vec<usize>> = HashMap::new();
         let mut by_pattern = Vec::new();
         for (index, rule) in file.rules.iter().enumerate() {
-            for IdentityGlob(glob) in &rule.identities {
-                match glob.literal() {
+            for pattern in &rule.identities {
+                match pattern.narrow.literal() {
                     Some(identity) => by_identity
                         .entry(identity.to_owned())
                         .or_default()
                         .push(index),
-                    None => by_pattern.push((glob.clone(), index)),
+                    None => by_pattern.push((pattern.clone(), index)),
                 }
             }
         }
@@ -181,32 +184,38 @@ impl Policy {
             .get(identity.as_str())
             .map_or(&[][..], Vec::as_slice)
             .iter()
-            .copied();
+            .map(|index| (*index, Fit::Narrow));
         let operation = Operations::only(operation);
         // The cheap questions first: the operation is one bit, patterns cost more.
-        let patterns = self.by_pattern.iter().filter_map(|(glob, index)| {
+        let patterns = self.by_pattern.iter().filter_map(|(pattern, index)| {
             let rule = self.rules.get(*index)?;
-            (rule.operations.overlaps(operation) && glob.matches(identity.as_str()))
-                .then_some(*index)
+            if !rule.operations.overlaps(operation) {
+                return None;
+            }
+            let fit = pattern.fit(identity.as_str(), rule.effect != Effect::Allow)?;
+            Some((*index, fit))
         });
-        let mut decision = Decision::Denied;
-        for rule in literal
+        let (mut allowed, mut needs_token) = (false, false);
+        for (rule, fit) in literal
             .chain(patterns)
-            .filter_map(|index| self.rules.get(index))
-            .filter(|rule| rule.operations.overlaps(operation))
-            .filter(|rule| {
+            .filter_map(|(index, fit)| Some((self.rules.get(index)?, fit)))
+            .filter(|(rule, _)| rule.operations.overlaps(operation))
+            .filter(|(rule, _)| {
                 key.is_none_or(|key| rule.keys.iter().any(|KeyGlob(glob)| glob.matches(key)))
             })
         {
-            decision = match (rule.effect, decision) {
-                (Effect::Deny, _) => return Decision::Denied,
-                (Effect::AllowWithToken, _) | (_, Decision::AllowedWithToken) => {
-                    Decision::AllowedWithToken
-                }
-                (Effect::Allow, _) => Decision::Allowed,
-            };
+            match rule.effect {
+                Effect::Deny => return Decision::Denied,
+                Effect::AllowWithToken => needs_token = true,
+                Effect::Allow => {}
+            }
+            allowed |= fit == Fit::Narrow;
         }
-        decision
+        match (allowed, needs_token) {
+            (false, _) => Decision::Denied,
+            (true, true) => Decision::AllowedWithToken,
+            (true, false) => Decision::Allowed,
+        }
     }
 
     /// Whether `identity` may do `operation` with `key` (`None` for operations without a key).
@@ -236,7 +245,7 @@ struct File {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawRule {
-    identities: Vec<IdentityGlob>,
+    identities: Vec<IdentityPattern>,
     #[serde(default)]
     keys: Vec<KeyGlob>,
     operations: Vec<OperationName>,
@@ -249,7 +258,7 @@ struct RawRule {
 #[derive(Debug, Deserialize)]
 #[serde(try_from = "RawRule")]
 struct Rule {
-    identities: Vec<IdentityGlob>,
+    identities: Vec<IdentityPattern>,
     keys: Vec<KeyGlob>,
     operations: Operations,
     effect: Effect,
@@ -269,7 +278,7 @@ impl TryFrom<RawRule> for Rule {
         if raw.identities.is_empty() {
             return Err("`identities` is empty: a rule for nobody has no meaning".into());
         }
-        let operations = raw
+        let mut operations = raw
             .operations
             .iter()
             .fold(Operations(0), |all, OperationName(some)| all.with(*some));
@@ -290,6 +299,23 @@ impl TryFrom<RawRule> for Rule {
             (false, true) => Effect::AllowWithToken,
             (false, false) => Effect::Allow,
         };
+        // Whoever denies everything on every key means everything.
+        let all_on_all_keys = raw
+            .operations
+            .iter()
+            .any(|OperationName(some)| *some == Operations::on_keys())
+            && raw.keys.iter().any(|KeyGlob(glob)| glob.is_everything());
+        if effect == Effect::Deny && all_on_all_keys {
+            operations = Operations::all_that(|_| true);
+        }
+        if effect != Effect::Deny
+            && let Some(never) = raw.identities.iter().find(|one| one.stops_at_the_domain())
+        {
+            let pattern = &never.text;
+            return Err(format!(
+                "{pattern:?} is never met: a SPIFFE ID has a path; write {pattern}/**"
+            ));
+        }
         Ok(Self {
             identities: raw.identities,
             keys: raw.keys,
@@ -300,16 +326,58 @@ impl TryFrom<RawRule> for Rule {
 }
 
 /// A pattern that at least can be met by an identity.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(try_from = "String")]
-struct IdentityGlob(Glob);
+pub struct IdentityPattern {
+    text: String,
+    narrow: Glob,
+    /// The same with `*` as wide as `**`.
+    wide: Glob,
+}
 
-impl TryFrom<String> for IdentityGlob {
+/// How an identity meets a pattern.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fit {
+    /// As it is written.
+    Narrow,
+    /// Only if `*` is as wide as `**`.
+    Wide,
+}
+
+impl IdentityPattern {
+    /// Whether it stands for this identity.
+    pub fn matches(&self, identity: &Identity) -> bool {
+        self.narrow.matches(identity.as_str())
+    }
+
+    fn fit(&self, identity: &str, widely: bool) -> Option<Fit> {
+        if self.narrow.matches(identity) {
+            Some(Fit::Narrow)
+        } else if widely && self.wide.matches(identity) {
+            Some(Fit::Wide)
+        } else {
+            None
+        }
+    }
+
+    /// A SPIFFE ID has a path; only `**` could reach into it from here.
+    fn stops_at_the_domain(&self) -> bool {
+        self.text
+            .strip_prefix(SPIFFE)
+            .is_some_and(|rest| !rest.contains('/') && !rest.contains("**"))
+    }
+}
+
+const SPIFFE: &str = "spiffe://";
+const DNS: &str = "dns:";
+const KEY: &str = "spki:sha256:";
+
+impl TryFrom<String> for IdentityPattern {
     type Error = String;
 
     fn try_from(pattern: String) -> Result<Self, String> {
-        let glob = Glob::new(&pattern)?;
-        if let Some(literal) = glob.literal() {
+        let narrow = Glob::new(&pattern)?;
+        if let Some(literal) = narrow.literal() {
             let identity: Identity = literal
                 .parse()
                 .map_err(|error: crate::identity::IdentityError| error.to_string())?;
@@ -318,17 +386,67 @@ impl TryFrom<String> for IdentityGlob {
                     "{literal:?} is never met: identities are in lower case, write {identity}"
                 ));
             }
-        } else if !pattern.starts_with('*')
-            && !["spiffe://", "dns:", "spki:sha256:"]
-                .iter()
-                .any(|kind| pattern.starts_with(kind))
-        {
-            return Err(format!(
-                "{pattern:?} is never met: an identity begins with spiffe://, dns: or spki:sha256:"
-            ));
+        } else {
+            can_be_met(&pattern)
+                .map_err(|problem| format!("{pattern:?} is never met: {problem}"))?;
         }
-        Ok(Self(glob))
+        Ok(Self {
+            wide: narrow.widened(),
+            narrow,
+            text: pattern,
+        })
     }
+}
+
+/// A pattern that stands for nobody would deny nobody.
+fn can_be_met(pattern: &str) -> Result<(), &'static str> {
+    let only = |text: &str, others: &[u8]| {
+        text.bytes().all(|byte| {
+            byte.is_ascii_lowercase() || byte.is_ascii_digit() || others.contains(&byte)
+        })
+    };
+    if let Some(name) = pattern.strip_prefix(DNS) {
+        if !only(name, b".-_*?") {
+            return Err("a DNS name here holds only a-z, 0-9, '-', '_' and '.'");
+        }
+        if name.starts_with('.') || name.ends_with('.') || name.contains("..") {
+            return Err("a DNS name here has no empty label, and no dot at its end");
+        }
+    } else if let Some(hex) = pattern.strip_prefix(KEY) {
+        let digits = hex.bytes().filter(|byte| *byte != b'*').count();
+        let hex_only = hex
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || b"abcdef*?".contains(&byte));
+        if !hex_only || digits > 64 || (digits < 64 && !hex.contains('*')) {
+            return Err("a key is 64 hexadecimal digits in lower case");
+        }
+    } else if let Some(id) = pattern.strip_prefix(SPIFFE) {
+        let (domain, path) = id
+            .split_once('/')
+            .map_or((id, None), |(domain, path)| (domain, Some(path)));
+        if domain.is_empty() || !only(domain, b".-_*?") {
+            return Err("a trust domain holds only a-z, 0-9, '.', '-' and '_'");
+        }
+        let bad = |segment: &str| matches!(segment, "" | "." | "..");
+        if path.is_some_and(|path| path.split('/').any(bad)) {
+            return Err(
+                "a SPIFFE ID has no empty segment, no '.' and no '..' in its path, and no '/' at its end",
+            );
+        }
+        let visible = |byte: u8| byte.is_ascii_alphanumeric() || b"/.-_*?".contains(&byte);
+        if !id.bytes().all(visible) {
+            return Err(
+                "the path of a SPIFFE ID holds only letters, digits, '.', '-', '_' and '/'",
+            );
+        }
+    } else if !pattern.starts_with('*') {
+        return Err("an identity begins with spiffe://, dns: or spki:sha256:");
+    } else if !only(pattern, b"/.-_*?:") {
+        return Err(
+            "it begins with a wildcard, and then only a-z, 0-9, '.', '-', '_', ':' and '/' are of every kind of identity: write the kind before it, as in spiffe://DOMAIN/**",
+        );
+    }
+    Ok(())
 }
 
 #[derive(Debug, Deserialize)]
@@ -339,7 +457,18 @@ impl TryFrom<String> for KeyGlob {
     type Error = String;
 
     fn try_from(pattern: String) -> Result<Self, String> {
-        Glob::new(&pattern).map(Self)
+        let glob = Glob::new(&pattern)?;
+        let of_names = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-*?".contains(&byte);
+        let end = |byte: Option<u8>| byte.is_some_and(|byte| b".-".contains(&byte));
+        if !pattern.bytes().all(of_names)
+            || end(pattern.bytes().next())
+            || end(pattern.bytes().next_back())
+        {
+            return Err(format!(
+                "{pattern:?} is never met: names of keys hold only letters, digits, '_', '.' and '-', with neither '.' nor '-' at either end"
+            ));
+        }
+        Ok(Self(glob))
     }
 }
 
@@ -458,6 +587,129 @@ mod tests {
             let allows = |name| policy.allows(&identity(name), Operation::Decrypt, Some("vault-a"));
             assert!(allows("spiffe://example.org/vault/0"));
             assert!(!allows("spiffe://example.org/vault/7"));
+        }
+    }
+
+    const EVERYBODY: [&str; 4] = [
+        "spiffe://example.org/vault/0",
+        "spiffe://example.org/a/b/c/D",
+        "dns:a.example",
+        "spki:sha256:0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a",
+    ];
+
+    #[test]
+    fn a_star_that_denies_is_everybody() {
+        let allow = "[[rule]]\nidentities=['**']\nkeys=['*']\noperations=['*','global']\n";
+        for (pattern, met) in [
+            ("*", &EVERYBODY[..]),
+            ("**", &EVERYBODY[..]),
+            ("*?", &EVERYBODY[..]),
+            ("spiffe://*", &EVERYBODY[..2]),
+            ("spiffe://example.org*", &EVERYBODY[..2]),
+            ("spiffe://example.org/*", &EVERYBODY[..2]),
+            ("*example.org*", &EVERYBODY[..2]),
+            ("*/vault/*", &EVERYBODY[..1]),
+            ("*vault*", &EVERYBODY[..1]),
+            ("dns:*", &EVERYBODY[2..3]),
+            ("*.example", &EVERYBODY[2..3]),
+            ("spki:*", &EVERYBODY[..0]),
+        ] {
+            for effect in ["deny", "require_token"] {
+                let text = format!(
+                    "{allow}[[rule]]\nidentities=['{pattern}']\nkeys=['*']\noperations=['*']\n{effect}=true\n"
+                );
+                let Ok(policy) = Policy::parse(&text) else {
+                    let never_met = pattern == "spki:*" || pattern.starts_with("spiffe://");
+                    assert!(
+                        never_met && (effect != "deny" || pattern == "spki:*"),
+                        "{text}"
+                    );
+                    continue;
+                };
+                for who in EVERYBODY {
+                    let decided = policy.decide(&identity(who), Operation::Decrypt, Some("k"));
+                    let expected = match (met.contains(&who), effect) {
+                        (false, _) => Decision::Allowed,
+                        (true, "deny") => Decision::Denied,
+                        (true, _) => Decision::AllowedWithToken,
+                    };
+                    assert_eq!(decided, expected, "{pattern} {effect} {who}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_star_that_allows_stops_at_a_slash() {
+        let policy = Policy::parse(
+            "[[rule]]\nidentities=['*']\nkeys=['*']\noperations=['*']\nrequire_token=true\n",
+        )
+        .unwrap();
+        for (who, allowed) in EVERYBODY.into_iter().zip([false, false, true, true]) {
+            let decided = policy.allows(&identity(who), Operation::Decrypt, Some("k"));
+            assert_eq!(decided, allowed, "{who}");
+        }
+    }
+
+    #[test]
+    fn whoever_denies_everything_on_every_key_means_the_appliance_too() {
+        let allow = "[[rule]]\nidentities=['**']\nkeys=['*']\noperations=['*','global']\n";
+        for (keys, everything) in [("*", true), ("**", true), ("vault-*", false)] {
+            let text = format!(
+                "{allow}[[rule]]\nidentities=['dns:a.example']\nkeys=['{keys}']\noperations=['*']\ndeny=true\n"
+            );
+            let policy = Policy::parse(&text).unwrap();
+            for operation in Operation::ALL {
+                let decided = policy.allows(&identity("dns:a.example"), operation, Some("vault-1"));
+                let expected = operation.is_global() && !everything;
+                assert_eq!(decided, expected, "{keys} {operation:?}");
+                assert!(policy.allows(&identity("dns:b.example"), operation, Some("vault-1")));
+            }
+        }
+    }
+
+    #[test]
+    fn a_pattern_that_nobody_meets_is_refused() {
+        let rule = |identity: &str, key: &str| {
+            Policy::parse(&format!(
+                "[[rule]]\nidentities=['{identity}']\nkeys=['{key}']\noperations=['decrypt']\ndeny=true\n"
+            ))
+        };
+        for identity in [
+            "dns:*.Example.org",
+            "dns:*.example.org.",
+            "dns:.*",
+            "dns:*..org",
+            "dns:*/a",
+            "spki:sha256:0A*",
+            "spki:sha256:0a?",
+            "spki:sha256:zz*",
+            "spiffe://Example.org/*",
+            "spiffe:///*",
+            "spiffe://example.org//*",
+            "spiffe://example.org/a*/",
+            "spiffe://example.org/*/../b",
+            "SPIFFE://example.org/*",
+            "*.Example.org",
+            "* ",
+            "**ä",
+            "spiffe*",
+            "?piffe://example.org/a",
+        ] {
+            assert!(rule(identity, "*").is_err(), "{identity}");
+        }
+        for key in ["a/*", "*:b", "-*", "*.", "ä*"] {
+            assert!(rule("**", key).is_err(), "{key}");
+        }
+        for identity in [
+            "**",
+            "*",
+            "dns:*",
+            "spki:sha256:*",
+            "spiffe://**",
+            "*/vault",
+        ] {
+            rule(identity, "a?-*").unwrap();
         }
     }
 

@@ -67,12 +67,16 @@ impl Verifier {
         intermediates: &[CertificateDer<'_>],
         time: UnixTime,
     ) -> Result<Verified, Refusal> {
-        let identity = Identity::from_certificate(end_entity)?;
+        let named = Identity::from_certificate(end_entity);
         let end_entity = EndEntityCert::try_from(end_entity).map_err(Refusal::Path)?;
         let now = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
         let found: RefCell<Option<Result<Verified, Refusal>>> = RefCell::new(None);
         let judge = |path: &VerifiedPath<'_>| {
-            let judged = self.judge(path, &identity, now);
+            // Nothing is said of what a certificate names before a CA has signed it.
+            let judged = match &named {
+                Ok(identity) => self.judge(path, identity, now),
+                Err(error) => Err(Refusal::Identity(error.clone())),
+            };
             let answer = match &judged {
                 Ok(_) => Ok(()),
                 // What webpki goes on to the next path with; the reason is kept here.
