@@ -1,6 +1,7 @@
 //! What a configuration names: whether it is there and can be used, asked without starting anything.
 
 use std::fs::File;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use strongroom_hsm::PinSource;
@@ -32,7 +33,7 @@ impl Config {
         problems.extend(readable("hsm.module", &self.hsm.module));
         // A systemd credential exists only inside the service.
         if let PinSource::File(path) = &self.hsm.pin {
-            problems.extend(readable("hsm.pin_file", path));
+            problems.extend(readable("hsm.pin_file", path).or_else(|| secret(path)));
         }
         problems.extend(folder_of("store.path", &self.store));
         problems.extend(folder_of("audit.path", &self.audit.path));
@@ -54,6 +55,18 @@ fn readable(setting: &str, path: &Path) -> Option<String> {
         "{setting}: {} can't be read: {problem}",
         path.display()
     ))
+}
+
+/// As the start asks it of a PIN: a group may read it, as systemd has its credentials in places.
+fn secret(path: &Path) -> Option<String> {
+    let mode = path.metadata().ok()?.permissions().mode();
+    (mode & 0o027 != 0).then(|| {
+        format!(
+            "hsm.pin_file: {} is open to others (mode {:04o}): run `chmod 0400` on it, and change the PIN if others may have read it",
+            path.display(),
+            mode & 0o7777
+        )
+    })
 }
 
 /// The file or folder itself is made when it is first needed; the folder around it is the operator's.
@@ -126,5 +139,9 @@ mod tests {
         write("tls/server.key", &key.serialize_pem());
         write("tls/client-ca.pem", &certificate);
         config.check().unwrap();
+        let pin = folder.path().join("pin");
+        fs::set_permissions(&pin, fs::Permissions::from_mode(0o604)).unwrap();
+        let ConfigError(problems) = config.check().unwrap_err();
+        assert!(problems[0].contains("chmod 0400"), "{problems:?}");
     }
 }

@@ -7,6 +7,8 @@ mod check;
 pub(crate) mod fuzz;
 mod hardening;
 mod reader;
+mod trust;
+pub(crate) mod walk;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -65,7 +67,8 @@ pub struct ConfigError(pub Vec<String>);
 impl Config {
     /// Reads and validates the whole file; every problem is reported, not the first alone.
     ///
-    /// Relative paths are taken from the file's own folder.
+    /// Relative paths are taken from the file's own folder. Nobody but root, whoever runs this, and the server's own user may be able to change
+    /// the file or one that it names.
     ///
     /// # Errors
     /// Each problem names the file and the setting, and says what is expected.
@@ -76,7 +79,9 @@ impl Config {
                 path.display()
             )])
         })?;
-        Self::parse_with(&text, path, &|name| std::env::var(name).ok())
+        let config = Self::parse_with(&text, path, &|name| std::env::var(name).ok())?;
+        config.trust([path].into_iter().chain(config.obeyed()))?;
+        Ok(config)
     }
 
     /// As [`Config::load`], from its text; `path` is for messages and relative paths.

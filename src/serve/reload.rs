@@ -1,6 +1,7 @@
 //! TLS files, policy and tokens, read again while the server serves: each as a whole, or the old one stays in force.
 
 use std::error::Error;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::Mutex;
@@ -9,9 +10,10 @@ use super::notify;
 use crate::api::App;
 use crate::audit::{Audit, Entry};
 use crate::client::causes;
-use crate::policy::Policy;
-use crate::tls::Renewal;
-use crate::tokens::Tokens;
+use crate::config::ConfigError;
+use crate::policy::{Policy, PolicyError};
+use crate::tls::{Renewal, TlsError};
+use crate::tokens::{Tokens, TokensError};
 
 /// Does one reload at a time.
 pub(super) struct Reloader {
@@ -43,19 +45,42 @@ impl Reloader {
 }
 
 fn reload(app: &App, cause: &str) {
-    let audit = &app.audit;
-    let tls = app.tls.read_again();
+    let (audit, config) = (&app.audit, &app.config);
+    let tls = config
+        .trust(config.tls.all().map(PathBuf::as_path))
+        .map_err(ReloadError::from)
+        .and_then(|()| Ok(app.tls.read_again()?));
     replace(audit, cause, "reload:tls", tls, Renewal::put_in_force);
-    let policy = Policy::load(&app.config.policy);
+    let policy = config
+        .trust([config.policy.as_path()])
+        .map_err(ReloadError::from)
+        .and_then(|()| Ok(Policy::load(&config.policy)?));
     replace(audit, cause, "reload:policy", policy, |policy| {
         app.policy.store(Arc::new(policy));
     });
-    if let Some(path) = &app.config.tokens {
-        let tokens = Tokens::load(path);
+    if let Some(path) = &config.tokens {
+        let tokens = config
+            .trust([path.as_path()])
+            .map_err(ReloadError::from)
+            .and_then(|()| Ok(Tokens::load(path)?));
         replace(audit, cause, "reload:tokens", tokens, |tokens| {
             app.tokens.store(Arc::new(tokens));
         });
     }
+}
+
+/// Why what was read again is not taken.
+#[derive(Debug, thiserror::Error)]
+enum ReloadError {
+    /// Others can change the file now.
+    #[error(transparent)]
+    Trust(#[from] ConfigError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    #[error(transparent)]
+    Tokens(#[from] TokensError),
 }
 
 /// The audit log gets its line first, so that no decision by what is new stands above it.

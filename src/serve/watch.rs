@@ -27,10 +27,9 @@ type Fingerprint = Vec<Option<(u64, u64, u64, i64, i64)>>;
 impl Watch {
     /// To be made before the files are first read: a change during the start is one too.
     pub(super) fn new(config: &Config) -> Self {
-        let tls = &config.tls;
-        let files: Vec<_> = [&tls.certificate, &tls.private_key, &tls.client_ca]
-            .into_iter()
-            .chain(&tls.crls)
+        let files: Vec<_> = config
+            .tls
+            .all()
             .chain([&config.policy])
             .chain(&config.tokens)
             .cloned()

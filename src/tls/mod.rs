@@ -51,6 +51,15 @@ pub struct TlsFiles {
     pub crls: Vec<PathBuf>,
 }
 
+impl TlsFiles {
+    /// Each of them.
+    pub fn all(&self) -> impl Iterator<Item = &PathBuf> {
+        [&self.certificate, &self.private_key, &self.client_ca]
+            .into_iter()
+            .chain(&self.crls)
+    }
+}
+
 /// Why TLS files were refused; the old ones stay in force on reload.
 #[derive(Debug, thiserror::Error)]
 #[error("{file}: {problem}")]

@@ -1,0 +1,189 @@
+//! Who can change what the server obeys: the configuration and each file that it names, and every folder and link on the way to them.
+//!
+//! As OpenSSH's `StrictModes`: nobody but root, whoever runs this, and the server's own user may write there. A folder that others may write to is
+//! taken only if it is sticky, as `/tmp`: nobody can rename in it what belongs to others, and what is taken from it belongs to one of those.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+use nix::unistd::{User, geteuid};
+use strongroom_hsm::PinSource;
+
+use super::walk::{Step, walk};
+use super::{Config, ConfigError};
+
+const OTHERS_WRITE: u32 = 0o022;
+const STICKY: u32 = 0o1000;
+
+/// Whose files are obeyed.
+#[derive(Clone, Debug)]
+struct Owners(Vec<u32>);
+
+impl Owners {
+    /// Root, whoever runs this, and the user that the server becomes.
+    fn of(config: &Config) -> Self {
+        let mut owners = Self::own();
+        owners
+            .0
+            .extend(fs::metadata(&config.store).ok().map(|store| store.uid()));
+        // A server that is confined is that user by now, and can't look names up any more.
+        if geteuid().is_root() {
+            let user = config.hardening.user.as_deref();
+            let user = user.and_then(|name| User::from_name(name).ok().flatten());
+            owners.0.extend(user.map(|user| user.uid.as_raw()));
+        }
+        owners
+    }
+
+    /// Root and whoever runs this.
+    fn own() -> Self {
+        let mut owners = Self(vec![0, geteuid().as_raw()]);
+        owners.0.extend(*OUTSIDE);
+        owners
+    }
+
+    /// Whether only they can change the file. One that is not there is no matter of this.
+    ///
+    /// # Errors
+    /// Which file, folder or link is open to whom, and what to do.
+    fn alone_write(&self, file: &Path) -> Result<(), String> {
+        for step in walk(file) {
+            self.judge(&step, file)?;
+        }
+        Ok(())
+    }
+
+    fn judge(&self, step: &Step, file: &Path) -> Result<(), String> {
+        let (at, mode) = (step.path.display(), step.seen.permissions().mode());
+        let kind = step.seen.file_type();
+        if !(kind.is_file() || kind.is_dir() || kind.is_symlink()) {
+            return Ok(());
+        }
+        let sticky = kind.is_dir() && mode & STICKY != 0;
+        if mode & OTHERS_WRITE != 0 && !sticky && !kind.is_symlink() {
+            return Err(format!(
+                "{} can be changed by others: {at} has mode {:04o}; run `chmod go-w {at}`",
+                file.display(),
+                mode & 0o7777,
+            ));
+        }
+        if self.0.contains(&step.seen.uid()) {
+            return Ok(());
+        }
+        Err(format!(
+            "{} can be changed by the user {}, who owns {at}: give that to root, or to the user that the server runs as",
+            file.display(),
+            step.seen.uid(),
+        ))
+    }
+}
+
+impl Config {
+    /// Whether only root, whoever runs this, and the server's user can change the files; all that is not so.
+    ///
+    /// # Errors
+    /// Each problem names the file, what is open, and what to do.
+    pub(crate) fn trust<'a>(
+        &self,
+        files: impl IntoIterator<Item = &'a Path>,
+    ) -> Result<(), ConfigError> {
+        let owners = Owners::of(self);
+        let problems: Vec<String> = files
+            .into_iter()
+            .filter_map(|file| owners.alone_write(file).err())
+            .collect();
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(ConfigError(problems))
+        }
+    }
+
+    /// Every file that is obeyed or kept secret, and that the configuration names.
+    pub(crate) fn obeyed(&self) -> Vec<&Path> {
+        let pin = match &self.hsm.pin {
+            PinSource::File(path) => Some(path),
+            _ => None,
+        };
+        self.tls
+            .all()
+            .chain([&self.policy, &self.hsm.module])
+            .chain(&self.tokens)
+            .chain(pin)
+            .map(PathBuf::as_path)
+            .collect()
+    }
+}
+
+/// In a user namespace, what belongs to users outside of it has the owner "nobody": that is whoever made the namespace, or the system.
+/// Asked once: a server that is confined can't see it any more.
+static OUTSIDE: LazyLock<Option<u32>> = LazyLock::new(|| {
+    let map = fs::read_to_string("/proc/self/uid_map").ok()?;
+    let whole: Vec<&str> = map.split_whitespace().collect();
+    if whole == ["0", "0", "4294967295"] {
+        return None;
+    }
+    let nobody = fs::read_to_string("/proc/sys/kernel/overflowuid").ok()?;
+    nobody.trim().parse().ok()
+});
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::os::unix::fs::{chown, symlink};
+
+    use super::*;
+
+    fn mode(path: &Path, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn what_others_can_write_to_is_refused_wherever_it_is_on_the_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap();
+        fs::create_dir_all(root.join("a/real/deep")).unwrap();
+        fs::write(root.join("a/real/deep/file"), "").unwrap();
+        symlink("real/deep", root.join("a/link")).unwrap();
+        symlink(root.join("a/link/file"), root.join("a/file")).unwrap();
+        let owners = Owners::own();
+        let file = root.join("a/file");
+        owners.alone_write(&file).unwrap();
+        owners.alone_write(&root.join("a/../a/link/file")).unwrap();
+        owners.alone_write(&root.join("none/there")).unwrap();
+        for (path, good, bad) in [
+            ("a/real/deep/file", 0o644, 0o646),
+            ("a/real/deep/file", 0o600, 0o620),
+            ("a/real/deep", 0o755, 0o775),
+            ("a/real", 0o755, 0o757),
+            ("a", 0o700, 0o702),
+        ] {
+            mode(&root.join(path), bad);
+            let error = owners.alone_write(&file).unwrap_err();
+            assert!(
+                error.contains(&format!("chmod go-w {}", root.join(path).display())),
+                "{error}"
+            );
+            mode(&root.join(path), good);
+            owners.alone_write(&file).unwrap();
+        }
+        // What is sticky protects what belongs to us.
+        mode(&root.join("a/real"), 0o1777);
+        owners.alone_write(&file).unwrap();
+        if geteuid().is_root() {
+            for (path, link) in [("a/file", true), ("a/real/deep", false), ("a", false)] {
+                let change = |uid| match link {
+                    true => std::os::unix::fs::lchown(root.join(path), Some(uid), None),
+                    false => chown(root.join(path), Some(uid), None),
+                };
+                change(4242).unwrap();
+                let error = owners.alone_write(&file).unwrap_err();
+                assert!(error.contains("the user 4242, who owns"), "{error}");
+                change(0).unwrap();
+            }
+        }
+        owners.alone_write(&file).unwrap();
+    }
+}
