@@ -38,7 +38,7 @@ main() {
     cp -r "$here/keys" "$work/keys"
     cp "$here"/{assemble.py,sbom.py,steps.sh,root.list,initrd.list} "$work/"
     cp "$cache/debian.packages" "$work/"
-    (cd "$repository" && cargo tree --locked -p strongroom -e normal,build --prefix none --format '{p}') | sed 's/ (.*//' | sort -u >"$work/crates"
+    (cd "$repository" && cargo tree --locked -p strongroom -p strongroom-init -e normal,build --prefix none --format '{p}') | sed 's/ (.*//' | sort -u >"$work/crates"
     cp -rP "$here/root" "$work/overlay-root"
     cp -rP "$here/initrd" "$work/overlay-initrd"
     cp -rP "$here/disk" "$work/disk"
@@ -82,6 +82,11 @@ binary() {
         STRONGROOM_BINARY=${CARGO_TARGET_DIR:-$repository/target}/release/strongroom
     fi
     strip -o "$work/strongroom" "$STRONGROOM_BINARY"
+    # Static: in the initrd it needs nothing and takes nothing from beside it.
+    local target=x86_64-unknown-linux-gnu
+    (cd "$repository" && CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-C target-feature=+crt-static" \
+        cargo build --release --locked --package strongroom-init --target $target) >&2
+    strip -o "$work/init" "${CARGO_TARGET_DIR:-$repository/target}/$target/release/strongroom-init"
 }
 
 # The tools come from trixie and need their own C library: they run with their tree as root, in a mount namespace that goes away by itself.

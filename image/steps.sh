@@ -28,8 +28,16 @@ uuid() { # the first or last 128 bits of the root hash: where the initrd looks f
 root_uuid=$(uuid "${roothash:0:32}")
 verity_uuid=$(uuid "${roothash:32:32}")
 
+# The kernel obeys nothing behind the lone dashes: what systemd-stub adds to the command line comes after it. The root hash is in it for whoever
+# reads the log, and for updates; the initrd has it in a unit of its own.
+cmdline="$(tr '\n' ' ' <disk/cmdline)roothash=$roothash${STRONGROOM_CMDLINE:+ $STRONGROOM_CMDLINE} --"
+
 # The initrd.
 python3 assemble.py initrd.list /debian initrd overlay-initrd
+install -m 755 init initrd/init
+printf '%s\n' "$cmdline" >initrd/etc/cmdline
+sed -i -e "s,@ROOT@,$root_uuid,;s,@TREE@,$verity_uuid,;s,@HASH@,$roothash," \
+    -e "s,@ROOT_ESCAPED@,${root_uuid//-/\\\\x2d},;s,@TREE_ESCAPED@,${verity_uuid//-/\\\\x2d}," initrd/etc/systemd/system/verified-root.service
 find initrd -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
 (cd initrd && find . -print0 | sort -z | cpio --quiet --null -o -H newc --reproducible -R 0:0) | zstd -q -19 -T1 -o initrd.zst
 
@@ -44,7 +52,7 @@ at_source_date ukify build \
     --linux "$(echo /debian/boot/vmlinuz-*)" \
     --initrd initrd.zst \
     --os-release @os-release \
-    --cmdline "$(tr '\n' ' ' <disk/cmdline)roothash=$roothash${STRONGROOM_CMDLINE:+ $STRONGROOM_CMDLINE}" \
+    --cmdline "$cmdline" \
     --uname "$(ls /debian/usr/lib/modules)" \
     --stub /usr/lib/systemd/boot/efi/linuxx64.efi.stub \
     --secureboot-private-key keys/db.key --secureboot-certificate keys/db.pem \
@@ -70,6 +78,11 @@ cp root.erofs "out/${name}_$root_uuid.root.raw"
 cp root.verity "out/${name}_$verity_uuid.verity.raw"
 chmod 644 out/*
 sha256sum strongroom | cut -d' ' -f1 >out/strongroom.sha256
+# What the units of the initrd and the root take in as credentials: file and line.
+find {initrd,root}/{etc,usr/lib}/systemd/system -type f | sort | while read -r file; do
+    sed -n -E "s,^(Import|Load)Credential(Encrypted)?=,$file:&,p" "$file"
+done >out/credentials
+(cd initrd && find . -mindepth 1 -printf '%M %U:%G %p\n') | sort -k3 >out/initrd.contents
 # Mode, owner and path of everything in the root; "#!" marks a script.
 (cd root && find . -mindepth 1 \( -type f -exec bash -c 'read -rN2 start <"$1" && [ "$start" = "#!" ] && echo "#! $1"' - {} \; -o -true \) -printf '%M %U:%G %p\n') | sort -k3 >out/root.contents
 python3 sbom.py "$version" debian.packages crates "$(cat out/strongroom.sha256)" >out/sbom.cdx.json

@@ -10,6 +10,7 @@ use serde_json::json;
 use strongroom::ceremony::{Plan, PlanSignature};
 use strongroom::client::{Client, ClientOptions};
 
+use crate::doors::words_of_the_firmware_start_nothing;
 use crate::machine::{Image, Machine, Medium, built, run};
 use crate::rig::{People, Room, program_sha256};
 use crate::support::Who;
@@ -24,7 +25,8 @@ const POLICY: &str = "[[rule]]\nidentities = [\"dns:operator.test\"]\nkeys = [\"
 
 #[tokio::test]
 #[ignore = "needs make image, and minutes"]
-async fn short_born_by_a_ceremony_it_unseals_now_and_after_the_plug_was_pulled() {
+async fn short_born_by_a_ceremony_it_unseals_also_after_the_plug_was_pulled_and_obeys_no_words_of_the_firmware()
+ {
     let Some(image) = built() else { return };
     let Some(seal) = seal_client() else { return };
     let mut machine = Machine::new(&image);
@@ -47,6 +49,9 @@ async fn short_born_by_a_ceremony_it_unseals_now_and_after_the_plug_was_pulled()
     report(begun.elapsed(), machine.processor_time());
     let console = machine.console();
     assert!(!console.contains("FAILED"), "{console}");
+
+    machine.stop();
+    words_of_the_firmware_start_nothing(&mut machine);
 }
 
 /// A figure, not a promise of the test: how long it takes depends on what else the host does.

@@ -114,6 +114,16 @@ impl Image {
             .into()
     }
 
+    /// The partitions of root and hash tree, by which the initrd finds them.
+    pub fn identities(&self) -> [String; 2] {
+        [".root.raw", ".verity.raw"].map(|end| {
+            let path = self.find(end, "strongroom_").unwrap();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            let identity = name.strip_suffix(end).unwrap().rsplit('_').next().unwrap();
+            identity.to_owned()
+        })
+    }
+
     /// The signed kernel image.
     pub fn uki(&self) -> PathBuf {
         self.find(".efi", "strongroom_").unwrap()
@@ -143,13 +153,7 @@ struct Running {
 impl Machine {
     /// As delivered: the image on a larger disk, Secure Boot with the build's keys, a TPM that has seen nothing.
     pub fn new(image: &Image) -> Self {
-        // Free now, and hardly taken until QEMU binds it.
-        let port = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
-        Self::linked(image, Link::Port(port))
+        Self::linked(image, Link::Port(free_port()))
     }
 
     pub fn linked(image: &Image, link: Link) -> Self {
@@ -178,6 +182,25 @@ impl Machine {
         };
         machine.new_tpm();
         machine
+    }
+
+    /// The same machine once more, as it was when it was stopped: its disk, its firmware's variables, its TPM.
+    pub fn copy_of(other: &Self) -> Self {
+        assert!(other.running.is_none(), "stop it first");
+        let folder = tempfile::Builder::new().prefix("sr-vm-").tempdir().unwrap();
+        for name in ["disk", "code", "vars", "tpm"] {
+            run(Command::new("cp")
+                .args(["-r", "--sparse=always", "--"])
+                .arg(other.folder.path().join(name))
+                .arg(folder.path().join(name)));
+        }
+        let _ = fs::remove_file(folder.path().join("tpm/socket"));
+        Self {
+            folder,
+            running: None,
+            link: Link::Port(free_port()),
+            medium: None,
+        }
     }
 
     /// Another TPM, as in another machine.
@@ -353,23 +376,38 @@ impl Machine {
 
     /// As long as several starts take.
     pub fn wait_at_most<'a>(&mut self, patience: Duration, texts: &[&'a str]) -> &'a str {
+        self.try_wait_at_most(patience, texts)
+            .unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    /// As [`Machine::wait_for`]; what was seen instead where it never comes.
+    pub fn try_wait_for<'a>(&mut self, texts: &[&'a str]) -> Result<&'a str, String> {
+        self.try_wait_at_most(PATIENCE, texts)
+    }
+
+    fn try_wait_at_most<'a>(
+        &mut self,
+        patience: Duration,
+        texts: &[&'a str],
+    ) -> Result<&'a str, String> {
         let begun = Instant::now();
         loop {
             let console = self.console();
             if let Some(text) = texts.iter().find(|text| console.contains(**text)) {
-                return text;
+                return Ok(text);
             }
             if let Some(running) = &mut self.running
                 && let Some(status) = running.qemu.try_wait().unwrap()
             {
                 let errors =
                     fs::read_to_string(self.folder.path().join("qemu-errors")).unwrap_or_default();
-                panic!("QEMU ended with {status} before {texts:?}: {errors}\n{console}");
+                return Err(format!(
+                    "QEMU ended with {status} before {texts:?}: {errors}\n{console}"
+                ));
             }
-            assert!(
-                begun.elapsed() < patience,
-                "the console never showed {texts:?}:\n{console}"
-            );
+            if begun.elapsed() > patience {
+                return Err(format!("the console never showed {texts:?}:\n{console}"));
+            }
             std::thread::sleep(Duration::from_millis(200));
         }
     }
@@ -402,6 +440,22 @@ impl Machine {
             .collect()
     }
 
+    /// Puts a file on the boot partition, with the folders that it needs.
+    pub fn put_on_boot_partition(&self, file: &Path, to: &str) {
+        let drive = self.boot_partition();
+        for (end, _) in to.match_indices('/') {
+            // It may be there.
+            let _ = Command::new("mmd")
+                .args(["-D", "s", "-i", &drive, &format!("::{}", &to[..end])])
+                .stdin(Stdio::null())
+                .output();
+        }
+        run(Command::new("mcopy")
+            .args(["-o", "-i", &drive])
+            .arg(file)
+            .arg(format!("::{to}")));
+    }
+
     /// `mcopy` and its like see the boot partition as this drive.
     pub fn boot_partition(&self) -> String {
         let disk = File::open(self.disk()).unwrap();
@@ -411,6 +465,12 @@ impl Machine {
             Partition::Boot.start(&disk)
         )
     }
+}
+
+/// Free now, and hardly taken until QEMU binds it.
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
 }
 
 impl Link {

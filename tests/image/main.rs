@@ -17,6 +17,7 @@ mod support;
 
 mod ceremony;
 mod contents;
+mod doors;
 mod logs;
 mod machine;
 mod network;
