@@ -78,6 +78,17 @@ pub enum HsmError {
     /// Objects that were to be destroyed are still on the token.
     #[error("the token still holds {}: have it erased by its maker's tool", .0.join(", "))]
     NotDestroyed(Vec<String>),
+    /// The token gives what it must refuse.
+    #[error(
+        "the token failed the trial of the {what}: {reason}; its keys could be taken out with the user PIN alone, so it is not used: make the \
+         appliance's keys on a token that keeps them"
+    )]
+    Trial {
+        /// Of which key.
+        what: String,
+        /// What the user PIN alone gives.
+        reason: String,
+    },
     /// A known-answer test failed.
     #[error(
         "the power-on self-test of {0} failed: the token gives wrong answers and must not be used"

@@ -31,7 +31,27 @@ pub(crate) enum Reach {
     Unclear,
 }
 
+/// What a failed call says to a trial, which asks for what the token must refuse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// The token won't do that.
+    Refused,
+    /// So some tokens say no, and others that they are not well: a token that does what it should has refused.
+    Unclear,
+    /// The token did not get as far as refusing.
+    Failed,
+}
+
 impl Fault {
+    pub(crate) fn verdict(&self) -> Verdict {
+        match self {
+            // The module lacks the function.
+            Self::Own(HsmError::Unsupported(_)) => Verdict::Refused,
+            Self::Own(_) => Verdict::Failed,
+            Self::Token(code, _) => verdict(*code),
+        }
+    }
+
     pub(crate) fn reach(&self) -> Reach {
         match self {
             Self::Own(HsmError::Pin(_)) => Reach::Pin,
@@ -169,6 +189,57 @@ fn reach(code: RvError, function: Function) -> Reach {
     }
 }
 
+/// By name, each: a code that is not here must not pass for a refusal.
+fn verdict(code: RvError) -> Verdict {
+    match code {
+        RvError::ActionProhibited
+        | RvError::ArgumentsBad
+        | RvError::AttributeReadOnly
+        | RvError::AttributeSensitive
+        | RvError::AttributeTypeInvalid
+        | RvError::AttributeValueInvalid
+        | RvError::CurveNotSupported
+        | RvError::DataInvalid
+        | RvError::DataLenRange
+        | RvError::DomainParamsInvalid
+        | RvError::EncryptedDataInvalid
+        | RvError::EncryptedDataLenRange
+        | RvError::FunctionNotSupported
+        | RvError::FunctionRejected
+        | RvError::InformationSensitive
+        | RvError::KeyFunctionNotPermitted
+        | RvError::KeyIndigestible
+        | RvError::KeyNeeded
+        | RvError::KeyNotNeeded
+        | RvError::KeyNotWrappable
+        | RvError::KeySizeRange
+        | RvError::KeyTypeInconsistent
+        | RvError::KeyUnextractable
+        | RvError::MechanismInvalid
+        | RvError::MechanismParamInvalid
+        | RvError::PublicKeyInvalid
+        | RvError::TemplateIncomplete
+        | RvError::TemplateInconsistent
+        | RvError::UnwrappingKeySizeRange
+        | RvError::UnwrappingKeyTypeInconsistent
+        | RvError::WrappedKeyInvalid
+        | RvError::WrappedKeyLenRange
+        | RvError::WrappingKeySizeRange
+        | RvError::WrappingKeyTypeInconsistent => Verdict::Refused,
+        RvError::FunctionFailed
+        | RvError::GeneralError
+        | RvError::KeyHandleInvalid
+        | RvError::ObjectHandleInvalid
+        | RvError::UnwrappingKeyHandleInvalid
+        | RvError::UserNotLoggedIn
+        // Kryoptic, of a key that may not wrap this one.
+        | RvError::WrappingKeyHandleInvalid
+        | RvError::VendorDefined(_)
+        | RvError::UnknownErrorCode(_) => Verdict::Unclear,
+        _ => Verdict::Failed,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -190,5 +261,28 @@ mod tests {
     fn a_pin_code_counts_only_from_login() {
         assert_eq!(reach(RvError::PinIncorrect, Function::Login), Reach::Pin);
         assert_eq!(reach(RvError::PinIncorrect, Function::Sign), Reach::Item);
+    }
+
+    #[test]
+    fn a_device_that_fails_has_refused_nothing() {
+        for code in [
+            RvError::DeviceError,
+            RvError::DeviceMemory,
+            RvError::DeviceRemoved,
+            RvError::FunctionCanceled,
+            RvError::HostMemory,
+            RvError::OperationActive,
+            RvError::SessionClosed,
+            RvError::SessionCount,
+            RvError::SessionHandleInvalid,
+            RvError::SessionReadOnly,
+            RvError::TokenNotPresent,
+            RvError::TokenWriteProtected,
+        ] {
+            assert_eq!(verdict(code), Verdict::Failed, "{code:?}");
+        }
+        // As Kryoptic and SoftHSM refuse to wrap a key.
+        assert_eq!(verdict(RvError::WrappingKeyHandleInvalid), Verdict::Unclear);
+        assert_eq!(verdict(RvError::KeyNotWrappable), Verdict::Refused);
     }
 }

@@ -14,18 +14,26 @@ use cryptoki::context::Function;
 use cryptoki::error::{Error, Rv, RvError};
 use cryptoki::object::ObjectHandle;
 use cryptoki::session::Session;
+use cryptoki::slot::Slot;
 use cryptoki_sys::{
-    CK_ATTRIBUTE, CK_ATTRIBUTE_TYPE, CK_FUNCTION_LIST, CK_GCM_PARAMS, CK_MECHANISM,
-    CK_MECHANISM_TYPE, CK_RV, CK_ULONG, CK_UNAVAILABLE_INFORMATION, CKA_ID, CKA_UNWRAP_TEMPLATE,
-    CKM_AES_GCM,
+    CK_ATTRIBUTE, CK_ATTRIBUTE_TYPE, CK_EXTRACT_PARAMS, CK_FUNCTION_LIST, CK_GCM_PARAMS,
+    CK_KEY_DERIVATION_STRING_DATA, CK_MECHANISM, CK_MECHANISM_TYPE, CK_OBJECT_HANDLE,
+    CK_RSA_PKCS_OAEP_PARAMS, CK_RV, CK_ULONG, CK_UNAVAILABLE_INFORMATION, CKA_ID,
+    CKA_UNWRAP_TEMPLATE, CKG_MGF1_SHA1, CKG_MGF1_SHA256, CKM_AES_GCM, CKM_RSA_PKCS_OAEP, CKM_SHA_1,
+    CKM_SHA256, CKZ_DATA_SPECIFIED,
 };
 
 use crate::template::{Rule, Value};
+use crate::types::OaepHash;
 
 /// The GCM tag of everything this product makes: 128 bits.
 pub(crate) const TAG_LEN: usize = 16;
 /// More than any attribute that is asked for; a length above it is a module's fault.
 const ATTRIBUTE_LIMIT: usize = 64 * 1024;
+/// More mechanisms than any token has.
+const MECHANISM_LIMIT: usize = 16 * 1024;
+/// Enough for any attribute of [`Raw::attributes`]: a short list of mechanisms.
+const SMALL_ROOM: usize = 64;
 /// Enough for nearly any attribute: an RSA-4096 modulus has 512 bytes.
 const LIKELY_ROOM: usize = 1024;
 
@@ -33,6 +41,25 @@ type Result<T> = std::result::Result<T, Error>;
 
 /// A template as the token tells it.
 pub(crate) type Attributes = Vec<(CK_ATTRIBUTE_TYPE, Vec<u8>)>;
+
+/// How a key is wrapped or unwrapped.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Wrapping {
+    /// A mechanism without parameters.
+    Plain(CK_MECHANISM_TYPE),
+    /// RSA-OAEP with one hash for label and MGF1, and an empty label.
+    Oaep(OaepHash),
+}
+
+/// What `C_DeriveKey` is given beside the base key.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Derivation<'a> {
+    Nothing,
+    Data(&'a [u8]),
+    Key(ObjectHandle),
+    /// A bit's place in the base key.
+    Bit(CK_ULONG),
+}
 
 /// The function list of a loaded module.
 pub(crate) struct Raw {
@@ -169,18 +196,19 @@ impl Raw {
         Ok(unsafe { ObjectHandle::new_from_raw(key) })
     }
 
-    /// `C_WrapKey` by a mechanism without parameters.
+    /// `C_WrapKey`.
     pub(crate) fn wrap_key(
         &self,
         session: &Session,
-        mechanism: CK_MECHANISM_TYPE,
+        wrapping: Wrapping,
         wrapping_key: ObjectHandle,
         key: ObjectHandle,
     ) -> Result<Vec<u8>> {
-        let mut mechanism = plain_mechanism(mechanism);
+        let mut oaep = oaep_parameters(wrapping);
+        let mut mechanism = wrapping_mechanism(wrapping, &mut oaep);
         let mut wrapped = vec![0; ATTRIBUTE_LIMIT];
         let mut length = CK_ULONG::try_from(wrapped.len())?;
-        // SAFETY: as in `generate_key_pair`; `wrapped` has room for `length` bytes, and the module writes no more.
+        // SAFETY: as in `unwrap_key`; `wrapped` has room for `length` bytes, and the module writes no more.
         unsafe {
             call!(
                 self,
@@ -197,20 +225,21 @@ impl Raw {
         shortened(wrapped, length).ok_or(Error::InvalidValue)
     }
 
-    /// `C_UnwrapKey` by a mechanism without parameters, with rules as the template.
+    /// `C_UnwrapKey` with rules as the template.
     pub(crate) fn unwrap_key<'a>(
         &self,
         session: &Session,
-        mechanism: CK_MECHANISM_TYPE,
+        wrapping: Wrapping,
         unwrapping_key: ObjectHandle,
         wrapped: &[u8],
         rules: impl Iterator<Item = &'a Rule>,
     ) -> Result<ObjectHandle> {
-        let mut mechanism = plain_mechanism(mechanism);
         let mut template = Template::new(rules);
+        let mut oaep = oaep_parameters(wrapping);
+        let mut mechanism = wrapping_mechanism(wrapping, &mut oaep);
         let length = CK_ULONG::try_from(wrapped.len())?;
         let mut key = 0;
-        // SAFETY: as in `generate_key_pair`; the module does not write to `wrapped`.
+        // SAFETY: as in `generate_key_pair`; the mechanism points to `oaep` or nowhere; the module does not write to `wrapped`.
         unsafe {
             call!(
                 self,
@@ -228,6 +257,201 @@ impl Raw {
         }?;
         // SAFETY: the module has just made this object and named its handle.
         Ok(unsafe { ObjectHandle::new_from_raw(key) })
+    }
+
+    /// `C_DeriveKey` by a mechanism that cryptoki does not know.
+    pub(crate) fn derive_key<'a>(
+        &self,
+        session: &Session,
+        mechanism: CK_MECHANISM_TYPE,
+        given: Derivation<'_>,
+        base: ObjectHandle,
+        rules: impl Iterator<Item = &'a Rule>,
+    ) -> Result<ObjectHandle> {
+        let mut string = CK_KEY_DERIVATION_STRING_DATA {
+            pData: ptr::null_mut(),
+            ulLen: 0,
+        };
+        let mut number: CK_ULONG;
+        let mut mechanism = plain_mechanism(mechanism);
+        match given {
+            Derivation::Nothing => {}
+            Derivation::Data(data) => {
+                string.pData = data.as_ptr().cast_mut();
+                string.ulLen = CK_ULONG::try_from(data.len())?;
+                mechanism.pParameter = (&raw mut string).cast();
+                mechanism.ulParameterLen = size_of::<CK_KEY_DERIVATION_STRING_DATA>() as CK_ULONG;
+            }
+            // Both are a CK_ULONG by another name.
+            Derivation::Key(key) => {
+                number = key.handle();
+                mechanism.pParameter = (&raw mut number).cast();
+                mechanism.ulParameterLen = size_of::<CK_OBJECT_HANDLE>() as CK_ULONG;
+            }
+            Derivation::Bit(bit) => {
+                number = bit;
+                mechanism.pParameter = (&raw mut number).cast();
+                mechanism.ulParameterLen = size_of::<CK_EXTRACT_PARAMS>() as CK_ULONG;
+            }
+        }
+        let mut template = Template::new(rules);
+        let mut key = 0;
+        // SAFETY: as in `generate_key_pair`; the mechanism points to `string` or `number`, which outlive the call.
+        unsafe {
+            call!(
+                self,
+                C_DeriveKey,
+                DeriveKey,
+                session.handle(),
+                &raw mut mechanism,
+                base.handle(),
+                template.pointer(),
+                template.len(),
+                &raw mut key
+            )
+        }?;
+        // SAFETY: the module has just made this object and named its handle.
+        Ok(unsafe { ObjectHandle::new_from_raw(key) })
+    }
+
+    /// `C_CreateObject` with rules as the template.
+    pub(crate) fn create_object<'a>(
+        &self,
+        session: &Session,
+        rules: impl Iterator<Item = &'a Rule>,
+    ) -> Result<ObjectHandle> {
+        let mut template = Template::new(rules);
+        let mut object = 0;
+        // SAFETY: as in `generate_key_pair`.
+        unsafe {
+            call!(
+                self,
+                C_CreateObject,
+                CreateObject,
+                session.handle(),
+                template.pointer(),
+                template.len(),
+                &raw mut object
+            )
+        }?;
+        // SAFETY: the module has just made this object and named its handle.
+        Ok(unsafe { ObjectHandle::new_from_raw(object) })
+    }
+
+    /// `C_CopyObject` with rules as the template.
+    pub(crate) fn copy_object<'a>(
+        &self,
+        session: &Session,
+        object: ObjectHandle,
+        rules: impl Iterator<Item = &'a Rule>,
+    ) -> Result<ObjectHandle> {
+        let mut template = Template::new(rules);
+        let mut copy = 0;
+        // SAFETY: as in `generate_key_pair`.
+        unsafe {
+            call!(
+                self,
+                C_CopyObject,
+                CopyObject,
+                session.handle(),
+                object.handle(),
+                template.pointer(),
+                template.len(),
+                &raw mut copy
+            )
+        }?;
+        // SAFETY: the module has just made this object and named its handle.
+        Ok(unsafe { ObjectHandle::new_from_raw(copy) })
+    }
+
+    /// `C_SetAttributeValue` of one attribute.
+    pub(crate) fn set_attribute(
+        &self,
+        session: &Session,
+        object: ObjectHandle,
+        rule: &Rule,
+    ) -> Result<()> {
+        let mut template = Template::new(std::iter::once(rule));
+        // SAFETY: as in `generate_key_pair`.
+        unsafe {
+            call!(
+                self,
+                C_SetAttributeValue,
+                SetAttributeValue,
+                session.handle(),
+                object.handle(),
+                template.pointer(),
+                template.len()
+            )
+        }
+    }
+
+    /// The token's mechanisms, those too that cryptoki has no name for.
+    pub(crate) fn mechanisms(&self, slot: Slot) -> Result<Vec<CK_MECHANISM_TYPE>> {
+        let slot = slot.into();
+        let mut count = 0;
+        // SAFETY: with a null list the module writes the count alone.
+        unsafe {
+            call!(
+                self,
+                C_GetMechanismList,
+                GetMechanismList,
+                slot,
+                ptr::null_mut(),
+                &raw mut count
+            )
+        }?;
+        let room = usize::try_from(count)?;
+        if room > MECHANISM_LIMIT {
+            return Err(Error::InvalidValue);
+        }
+        let mut list = vec![0; room];
+        // SAFETY: `list` has room for `count` mechanisms, and the module writes no more.
+        unsafe {
+            call!(
+                self,
+                C_GetMechanismList,
+                GetMechanismList,
+                slot,
+                list.as_mut_ptr(),
+                &raw mut count
+            )
+        }?;
+        shortened(list, count).ok_or(Error::InvalidValue)
+    }
+
+    /// Small attributes of one object in one call, each as in [`Raw::attribute`].
+    pub(crate) fn attributes(
+        &self,
+        session: &Session,
+        object: ObjectHandle,
+        attributes: &[CK_ATTRIBUTE_TYPE],
+    ) -> Result<Vec<Option<Vec<u8>>>> {
+        // Words, so that each value is aligned for whatever the module writes there.
+        let mut room = vec![[0_u64; SMALL_ROOM / 8]; attributes.len()];
+        let mut queries: Vec<_> = attributes
+            .iter()
+            .zip(&mut room)
+            .map(|(attribute, room)| CK_ATTRIBUTE {
+                type_: *attribute,
+                pValue: room.as_mut_ptr().cast(),
+                ulValueLen: SMALL_ROOM as CK_ULONG,
+            })
+            .collect();
+        match self.get_attributes(session, object, &mut queries) {
+            // Each says for itself whether it is there.
+            Ok(_) | Err(Error::Pkcs11(RvError::BufferTooSmall, _)) => {}
+            Err(error) => return Err(error),
+        }
+        let lengths: Vec<_> = queries.iter().map(|query| query.ulValueLen).collect();
+        Ok(room
+            .into_iter()
+            .zip(lengths)
+            .map(|(room, length)| {
+                let bytes = room.iter().flat_map(|word| word.to_ne_bytes()).collect();
+                shortened(bytes, length)
+            })
+            .collect())
     }
 
     /// One attribute's bytes; `None` if the object has no such attribute or does not tell it.
@@ -281,7 +505,8 @@ impl Raw {
             return Ok(Some(Vec::new()));
         }
         // Asked a second time with null pointers inside, the module tells each attribute's type and length ...
-        let mut inner = vec![empty_attribute(0); length / SIZE];
+        // The types are the module's to set; Kryoptic takes any but this one for a question after that attribute.
+        let mut inner = vec![empty_attribute(CK_UNAVAILABLE_INFORMATION); length / SIZE];
         query.pValue = inner.as_mut_ptr().cast();
         if !self.get_attributes(session, object, std::slice::from_mut(&mut query))? {
             return Ok(None);
@@ -348,8 +573,7 @@ impl Raw {
                 &raw mut length
             )
         }?;
-        output.truncate(usize::try_from(length)?);
-        Ok(())
+        truncate(output, length)
     }
 
     /// AES-GCM decryption in one `C_Decrypt`; `data` is ciphertext || tag, the plaintext goes to `output`, which must be empty.
@@ -391,8 +615,7 @@ impl Raw {
                 &raw mut length
             )
         }?;
-        output.truncate(usize::try_from(length)?);
-        Ok(())
+        truncate(output, length)
     }
 
     /// `false` if the object has no such attribute or keeps it to itself.
@@ -486,6 +709,31 @@ fn plain_mechanism(mechanism: CK_MECHANISM_TYPE) -> CK_MECHANISM {
     }
 }
 
+fn oaep_parameters(wrapping: Wrapping) -> CK_RSA_PKCS_OAEP_PARAMS {
+    let (hash, mgf) = match wrapping {
+        Wrapping::Oaep(OaepHash::Sha256) => (CKM_SHA256, CKG_MGF1_SHA256),
+        Wrapping::Oaep(OaepHash::Sha1) | Wrapping::Plain(_) => (CKM_SHA_1, CKG_MGF1_SHA1),
+    };
+    CK_RSA_PKCS_OAEP_PARAMS {
+        hashAlg: hash,
+        mgf,
+        source: CKZ_DATA_SPECIFIED,
+        pSourceData: ptr::null_mut(),
+        ulSourceDataLen: 0,
+    }
+}
+
+fn wrapping_mechanism(wrapping: Wrapping, oaep: &mut CK_RSA_PKCS_OAEP_PARAMS) -> CK_MECHANISM {
+    match wrapping {
+        Wrapping::Plain(mechanism) => plain_mechanism(mechanism),
+        Wrapping::Oaep(_) => CK_MECHANISM {
+            mechanism: CKM_RSA_PKCS_OAEP,
+            pParameter: ptr::from_mut(oaep).cast(),
+            ulParameterLen: size_of::<CK_RSA_PKCS_OAEP_PARAMS>() as CK_ULONG,
+        },
+    }
+}
+
 fn gcm_parameters(iv: &[u8; 12], aad: &[u8]) -> Result<CK_GCM_PARAMS> {
     Ok(CK_GCM_PARAMS {
         pIv: iv.as_ptr().cast_mut(),
@@ -529,8 +777,18 @@ fn buffer(length: CK_ULONG) -> Result<Option<Vec<u8>>> {
     Ok(Some(vec![0; length]))
 }
 
+/// The output as long as the module says; an error if it claims more than there was room for.
+fn truncate(output: &mut Vec<u8>, length: CK_ULONG) -> Result<()> {
+    let length = usize::try_from(length)?;
+    if length > output.len() {
+        return Err(Error::InvalidValue);
+    }
+    output.truncate(length);
+    Ok(())
+}
+
 /// The value without what the module did not fill; `None` if it claims more than there was room for.
-fn shortened(mut value: Vec<u8>, length: CK_ULONG) -> Option<Vec<u8>> {
+fn shortened<T>(mut value: Vec<T>, length: CK_ULONG) -> Option<Vec<T>> {
     let length = usize::try_from(length)
         .ok()
         .filter(|length| *length <= value.len())?;

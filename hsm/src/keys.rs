@@ -255,18 +255,43 @@ pub(crate) fn check(
             check_template(line, key, name, rule, inner)?;
             continue;
         }
-        match line.raw().attribute(line.session(), key, rule.attribute)? {
-            Some(value) if rule.admits(&value) => {}
-            None if rule.when == When::IfKnown => {}
-            // An empty or missing list means "all mechanisms" in PKCS#11.
-            found => {
-                let found = found.map_or_else(|| "is not set".to_owned(), |value| is(rule, &value));
-                let problem = format!("{found}, it must be {}", rule.wanted());
-                return Err(policy(name, rule.name, &problem).into());
-            }
-        }
+        let value = line.raw().attribute(line.session(), key, rule.attribute)?;
+        admit(rule, value.as_deref(), name)?;
     }
     Ok(())
+}
+
+/// As [`check`], in one call: for keys that are looked at each time they come into a session. Rules of small attributes only.
+pub(crate) fn check_small(
+    line: &Line,
+    key: ObjectHandle,
+    name: &str,
+    rules: &[Rule],
+    with_optional: bool,
+) -> Result<(), Fault> {
+    let rules: Vec<_> = rules
+        .iter()
+        .filter(|rule| rule.asked(with_optional))
+        .collect();
+    let names: Vec<_> = rules.iter().map(|rule| rule.attribute).collect();
+    let values = line.raw().attributes(line.session(), key, &names)?;
+    for (rule, value) in rules.into_iter().zip(values) {
+        admit(rule, value.as_deref(), name)?;
+    }
+    Ok(())
+}
+
+fn admit(rule: &Rule, value: Option<&[u8]>, name: &str) -> Result<(), Fault> {
+    match value {
+        Some(value) if rule.admits(value) => Ok(()),
+        None if rule.when == When::IfKnown => Ok(()),
+        // An empty or missing list means "all mechanisms" in PKCS#11.
+        found => {
+            let found = found.map_or_else(|| "is not set".to_owned(), |value| is(rule, value));
+            let problem = format!("{found}, it must be {}", rule.wanted());
+            Err(policy(name, rule.name, &problem).into())
+        }
+    }
 }
 
 /// The key's template must hold at least the inner rules.
@@ -344,7 +369,7 @@ fn is(rule: &Rule, value: &[u8]) -> String {
     }
 }
 
-fn policy(key: &str, attribute: &str, problem: &str) -> HsmError {
+pub(crate) fn policy(key: &str, attribute: &str, problem: &str) -> HsmError {
     HsmError::KeyPolicy {
         key: key.to_owned(),
         attribute: attribute.to_owned(),

@@ -30,7 +30,7 @@ mod selector;
 mod selftest;
 mod session_key;
 mod template;
-mod transfer;
+mod trial;
 mod types;
 
 pub use ceremony::SlotState;

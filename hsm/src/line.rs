@@ -5,13 +5,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use cryptoki::context::Function;
 use cryptoki::error::{Error, RvError};
+use cryptoki::mechanism::MechanismType;
 use cryptoki::object::{Attribute, ObjectHandle};
 use cryptoki::session::{Session, SessionState, UserType};
 use cryptoki::slot::Slot;
+use cryptoki_sys::{CK_MECHANISM_TYPE, CK_ULONG};
 
 use crate::config::PinSource;
 use crate::error::HsmError;
-use crate::fault::{Fault, code_name};
+use crate::fault::{Fault, Reach, code_name};
 use crate::ffi::Raw;
 use crate::module::Library;
 use crate::pin;
@@ -47,6 +49,7 @@ impl Watch {
 pub(crate) struct Line {
     library: Arc<Library>,
     session: Session,
+    slot: Slot,
     watch: Arc<Watch>,
 }
 
@@ -62,8 +65,18 @@ impl Line {
         Ok(Self {
             library,
             session,
+            slot,
             watch,
         })
+    }
+
+    /// Another session of the same login, to be closed by the caller.
+    pub(crate) fn another(&self) -> Result<Self, Fault> {
+        Self::open(
+            Arc::clone(&self.library),
+            self.slot,
+            Arc::clone(&self.watch),
+        )
     }
 
     /// The session, for one call.
@@ -77,6 +90,34 @@ impl Line {
         &self.library.raw
     }
 
+    /// The token's mechanisms.
+    pub(crate) fn mechanisms(&self) -> Result<Vec<CK_MECHANISM_TYPE>, Fault> {
+        self.watch.tick();
+        Ok(self.library.raw.mechanisms(self.slot)?)
+    }
+
+    /// Bits of the shortest RSA key that the token says it makes, if that is shorter than what today's tokens make.
+    pub(crate) fn shortest_rsa(&self) -> Result<CK_ULONG, Fault> {
+        const USUAL: CK_ULONG = 2048;
+        self.watch.tick();
+        let mechanism = MechanismType::RSA_PKCS_KEY_PAIR_GEN;
+        let told = match self
+            .library
+            .context
+            .get_mechanism_info(self.slot, mechanism)
+            .map_err(Fault::from)
+        {
+            Ok(info) => info.min_key_size() as CK_ULONG,
+            Err(fault) if fault.reach() == Reach::Item => USUAL,
+            Err(fault) => return Err(fault),
+        };
+        // Below this nobody makes keys, whatever a token says of itself; and one that says nothing may make the usual ones only.
+        Ok(match told {
+            0 => USUAL,
+            told => told.clamp(1024, USUAL),
+        })
+    }
+
     pub(crate) fn watch(&self) -> &Arc<Watch> {
         &self.watch
     }
@@ -86,11 +127,7 @@ impl Line {
     }
 
     /// All objects of a class and label.
-    pub(crate) fn find(
-        &self,
-        class: cryptoki_sys::CK_ULONG,
-        label: &str,
-    ) -> Result<Vec<ObjectHandle>, Fault> {
+    pub(crate) fn find(&self, class: CK_ULONG, label: &str) -> Result<Vec<ObjectHandle>, Fault> {
         let template = [
             Attribute::Class(class.try_into()?),
             Attribute::Label(label.as_bytes().to_vec()),

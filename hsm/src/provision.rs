@@ -13,8 +13,9 @@ use crate::line::{Access, Line, Watch};
 use crate::module::Module;
 use crate::register::Register;
 use crate::selector::Wanted;
+use crate::selftest;
 use crate::template::{MEMORY_MASTER, REQUIRED, TRANSFER};
-use crate::transfer;
+use crate::trial::{self, Places, Trial, kek, transfer};
 
 /// Keys that an appliance may have or not; what is made at its birth can't be added later.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -140,7 +141,16 @@ fn make_each(
     made.push(Register::StoreEpoch.create(line)?);
     // What the token made of the templates, not what they asked for.
     progress("check of all attributes");
-    Keys::check(line, shape)?;
+    let keys = Keys::check(line, shape)?;
+    progress("trial of what must be refused");
+    let hash = selftest::preferred_oaep(line)?;
+    let master = &keys.generations.current().master;
+    Trial::with(line, hash, Places::Session, |trial| {
+        kek::check(trial, master)
+    })?;
+    if shape != KeyShape::Fixed {
+        trial::at_start(line, &keys, shape, hash, Places::Token)?;
+    }
     Ok(Provisioned { transfer })
 }
 
@@ -160,7 +170,7 @@ fn make_transfer(
         }
         Err(fault) => return Err(fault),
     };
-    let verdict = transfer::check_as_user(line, key);
+    let verdict = transfer::check_as_user(line, key, Places::Token);
     let reason = match verdict {
         Ok(None) => {
             made.extend(objects);

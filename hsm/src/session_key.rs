@@ -1,16 +1,26 @@
 //! Session objects: how KEKs are made, wrapped in and out, and with which attributes.
 
+use std::iter::once;
+
 use cryptoki::mechanism::rsa::{PkcsMgfType, PkcsOaepParams, PkcsOaepSource};
 use cryptoki::mechanism::{Mechanism, MechanismType};
 use cryptoki::object::{Attribute, KeyType, ObjectClass, ObjectHandle};
-use cryptoki_sys::CK_MECHANISM_TYPE;
+use cryptoki_sys::{CK_MECHANISM_TYPE, CKM_AES_KEY_GEN, CKM_GENERIC_SECRET_KEY_GEN};
 
 use crate::fault::Fault;
+use crate::ffi::Wrapping;
+use crate::keys;
 use crate::line::Line;
-use crate::template::{TARGET_AEAD, TARGET_MAC};
+use crate::template::{
+    EPHEMERAL, KEK_AEAD, KEK_MAC, NEW_AEAD, NEW_MAC, Rule, TARGET_AEAD, TARGET_MAC,
+    TRANSFER_UNWRAP_TEMPLATE,
+};
 use crate::types::{HashAlgorithm, KeyUsage, MasterKind, OaepHash};
 
 type Result<T> = std::result::Result<T, Fault>;
+
+/// For people.
+pub(crate) const KEK: &str = "key that the master key unwrapped";
 
 /// Bytes of a key that comes in by BYOK or is used in host memory.
 pub(crate) const LEN: usize = 32;
@@ -45,13 +55,15 @@ pub(crate) fn hmac(hash: HashAlgorithm) -> Mechanism<'static> {
 /// A new key that can be wrapped out: the only extractable object there ever is, and only until it has been wrapped.
 pub(crate) fn generate(line: &Line, usage: KeyUsage, master: MasterKind) -> Result<ObjectHandle> {
     let mechanism = match usage {
-        KeyUsage::Aead => Mechanism::AesKeyGen,
-        KeyUsage::Mac => Mechanism::GenericSecretKeyGen,
+        KeyUsage::Aead => CKM_AES_KEY_GEN,
+        KeyUsage::Mac => CKM_GENERIC_SECRET_KEY_GEN,
     };
-    let mut template = common(usage, true);
-    template.push(Attribute::ValueLen(value_len(generated_len(usage, master))));
-    template.push(Attribute::Modifiable(false));
-    Ok(line.session().generate_key(&mechanism, &template)?)
+    let length = Rule::length(generated_len(usage, master));
+    let rules = new_rules(usage).iter().filter(|rule| rule.asked(false));
+    let key = line
+        .raw()
+        .generate_key(line.session(), mechanism, once(&length).chain(rules))?;
+    checked(line, key, "new key", new_rules(usage), false)
 }
 
 /// The canary's key: never wrapped, never given a caller's data.
@@ -64,8 +76,8 @@ pub(crate) fn canary(line: &Line) -> Result<ObjectHandle> {
         .generate_key(&Mechanism::AesKeyGen, &template)?)
 }
 
-/// A KEK from its wrapped form, as strict as the master key's unwrap template demands. `narrow`: the token takes
-/// `CKA_ALLOWED_MECHANISMS` and `CKA_COPYABLE` on session keys.
+/// A KEK from its wrapped form, as strict as the master key's unwrap template demands, and held against the table before anybody uses it.
+/// `narrow`: the token takes `CKA_ALLOWED_MECHANISMS` and `CKA_COPYABLE` on session keys.
 pub(crate) fn unwrap(
     line: &Line,
     hash: OaepHash,
@@ -74,16 +86,49 @@ pub(crate) fn unwrap(
     usage: KeyUsage,
     narrow: bool,
 ) -> Result<ObjectHandle> {
-    let mut template = common(usage, false);
-    if narrow {
-        template.push(Attribute::Copyable(false));
-        template.push(Attribute::AllowedMechanisms(mechanisms(usage)));
+    let rules = kek_rules(usage);
+    let key = line.raw().unwrap_key(
+        line.session(),
+        Wrapping::Oaep(hash),
+        master,
+        blob,
+        rules.iter().filter(|rule| rule.asked(narrow)),
+    )?;
+    checked(line, key, KEK, rules, narrow)
+}
+
+/// What a KEK must be.
+pub(crate) fn kek_rules(usage: KeyUsage) -> &'static [Rule] {
+    match usage {
+        KeyUsage::Aead => KEK_AEAD,
+        KeyUsage::Mac => KEK_MAC,
     }
-    // Last: SoftHSM lets nothing be set after it.
-    template.push(Attribute::Modifiable(false));
-    Ok(line
-        .session()
-        .unwrap_key(&oaep(hash), master, blob, &template)?)
+}
+
+fn new_rules(usage: KeyUsage) -> &'static [Rule] {
+    match usage {
+        KeyUsage::Aead => NEW_AEAD,
+        KeyUsage::Mac => NEW_MAC,
+    }
+}
+
+/// The key, if it is what its table says; else it is destroyed.
+fn checked(
+    line: &Line,
+    key: ObjectHandle,
+    name: &str,
+    rules: &[Rule],
+    with_optional: bool,
+) -> Result<ObjectHandle> {
+    match keys::check_small(line, key, name, rules, with_optional) {
+        Ok(()) => Ok(key),
+        Err(fault) => {
+            if let Err(error) = line.session().destroy_object(key) {
+                tracing::warn!(%error, "a session key that is not acceptable could not be destroyed");
+            }
+            Err(fault)
+        }
+    }
 }
 
 /// A KEK out of its transfer blob: good for nothing but to be wrapped by a trusted key.
@@ -94,34 +139,26 @@ pub(crate) fn unwrap_to_move(
     blob: &[u8],
     usage: KeyUsage,
 ) -> Result<ObjectHandle> {
-    Ok(line
-        .session()
-        .unwrap_key(&oaep(hash), transfer, blob, &to_move(usage))?)
+    let rules = to_move(usage);
+    let key = line.raw().unwrap_key(
+        line.session(),
+        Wrapping::Oaep(hash),
+        transfer,
+        blob,
+        rules.iter(),
+    )?;
+    checked(line, key, "key from the transfer key", &rules, true)
 }
 
 /// What the transfer key's unwrap template wants repeated in the call, and what kind of key it is.
-pub(crate) fn to_move(usage: KeyUsage) -> Vec<Attribute> {
-    vec![
-        Attribute::Class(ObjectClass::SECRET_KEY),
-        Attribute::KeyType(match usage {
-            KeyUsage::Aead => KeyType::AES,
-            KeyUsage::Mac => KeyType::GENERIC_SECRET,
-        }),
-        Attribute::Token(false),
-        Attribute::Private(true),
-        Attribute::Sensitive(true),
-        Attribute::Extractable(true),
-        Attribute::WrapWithTrusted(true),
-        Attribute::Encrypt(false),
-        Attribute::Decrypt(false),
-        Attribute::Sign(false),
-        Attribute::Verify(false),
-        Attribute::Wrap(false),
-        Attribute::Unwrap(false),
-        Attribute::Derive(false),
-        Attribute::Copyable(false),
-        Attribute::Modifiable(false),
-    ]
+pub(crate) fn to_move(usage: KeyUsage) -> Vec<Rule> {
+    // Class and type, then what the key demands.
+    kek_rules(usage)
+        .iter()
+        .take(2)
+        .chain(TRANSFER_UNWRAP_TEMPLATE)
+        .cloned()
+        .collect()
 }
 
 /// A key whose bytes the host has, to compare with, or, if `extractable`, to wrap.
@@ -150,21 +187,14 @@ pub(crate) fn unwrap_ephemeral(
     wrapping_key: ObjectHandle,
     blob: &[u8],
 ) -> Result<ObjectHandle> {
-    let template = [
-        Attribute::Class(ObjectClass::SECRET_KEY),
-        Attribute::KeyType(KeyType::AES),
-        Attribute::Token(false),
-        Attribute::Private(true),
-        Attribute::Sensitive(true),
-        Attribute::Extractable(false),
-        Attribute::Wrap(false),
-        Attribute::Unwrap(true),
-        Attribute::Encrypt(false),
-        Attribute::Decrypt(false),
-    ];
-    Ok(line
-        .session()
-        .unwrap_key(&oaep(hash), wrapping_key, blob, &template)?)
+    let key = line.raw().unwrap_key(
+        line.session(),
+        Wrapping::Oaep(hash),
+        wrapping_key,
+        blob,
+        EPHEMERAL.iter(),
+    )?;
+    checked(line, key, "AES key of an import", EPHEMERAL, true)
 }
 
 /// BYOK's second step: the target, extractable so that the master key can wrap it.
@@ -179,9 +209,14 @@ pub(crate) fn unwrap_target(
         KeyUsage::Aead => TARGET_AEAD,
         KeyUsage::Mac => TARGET_MAC,
     };
-    Ok(line
-        .raw()
-        .unwrap_key(line.session(), kwp, ephemeral, wrapped, rules.iter())?)
+    let key = line.raw().unwrap_key(
+        line.session(),
+        Wrapping::Plain(kwp),
+        ephemeral,
+        wrapped,
+        rules.iter(),
+    )?;
+    checked(line, key, "imported key", rules, true)
 }
 
 fn common(usage: KeyUsage, extractable: bool) -> Vec<Attribute> {
@@ -205,18 +240,6 @@ fn common(usage: KeyUsage, extractable: bool) -> Vec<Attribute> {
         Attribute::Verify(!aead),
         Attribute::Derive(false),
     ]
-}
-
-fn mechanisms(usage: KeyUsage) -> Vec<MechanismType> {
-    match usage {
-        KeyUsage::Aead => vec![MechanismType::AES_GCM],
-        KeyUsage::Mac => vec![
-            MechanismType::SHA224_HMAC,
-            MechanismType::SHA256_HMAC,
-            MechanismType::SHA384_HMAC,
-            MechanismType::SHA512_HMAC,
-        ],
-    }
 }
 
 fn value_len(len: usize) -> cryptoki::types::Ulong {

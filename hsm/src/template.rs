@@ -10,10 +10,11 @@ use cryptoki_sys::{
     CKA_CLASS, CKA_COPYABLE, CKA_DECRYPT, CKA_DERIVE, CKA_EC_PARAMS, CKA_ENCRYPT, CKA_EXTRACTABLE,
     CKA_ID, CKA_KEY_TYPE, CKA_LABEL, CKA_LOCAL, CKA_MODIFIABLE, CKA_MODULUS_BITS,
     CKA_NEVER_EXTRACTABLE, CKA_PRIVATE, CKA_PUBLIC_EXPONENT, CKA_SENSITIVE, CKA_SIGN,
-    CKA_SIGN_RECOVER, CKA_TOKEN, CKA_TRUSTED, CKA_UNWRAP, CKA_UNWRAP_TEMPLATE, CKA_VALUE_LEN,
-    CKA_VERIFY, CKA_VERIFY_RECOVER, CKA_WRAP, CKA_WRAP_WITH_TRUSTED, CKK_AES, CKK_EC,
-    CKK_GENERIC_SECRET, CKK_RSA, CKM_AES_GCM, CKM_AES_KEY_GEN, CKM_EC_KEY_PAIR_GEN, CKM_ECDSA,
-    CKM_RSA_PKCS_KEY_PAIR_GEN, CKM_RSA_PKCS_OAEP, CKO_PRIVATE_KEY, CKO_PUBLIC_KEY, CKO_SECRET_KEY,
+    CKA_SIGN_RECOVER, CKA_TOKEN, CKA_TRUSTED, CKA_UNWRAP, CKA_UNWRAP_TEMPLATE, CKA_VALUE,
+    CKA_VALUE_LEN, CKA_VERIFY, CKA_VERIFY_RECOVER, CKA_WRAP, CKA_WRAP_WITH_TRUSTED, CKK_AES,
+    CKK_EC, CKK_GENERIC_SECRET, CKK_RSA, CKM_AES_GCM, CKM_AES_KEY_GEN, CKM_EC_KEY_PAIR_GEN,
+    CKM_ECDSA, CKM_RSA_PKCS_KEY_PAIR_GEN, CKM_RSA_PKCS_OAEP, CKM_SHA224_HMAC, CKM_SHA256_HMAC,
+    CKM_SHA384_HMAC, CKM_SHA512_HMAC, CKO_PRIVATE_KEY, CKO_PUBLIC_KEY, CKO_SECRET_KEY,
 };
 
 use crate::config::KeyShape;
@@ -140,6 +141,28 @@ impl KeySpec {
 }
 
 impl Rule {
+    /// `CKA_VALUE_LEN`, bytes.
+    pub(crate) fn length(bytes: usize) -> Self {
+        // At most a few dozen: fits any CK_ULONG.
+        rule!(Always CKA_VALUE_LEN = Value::Ulong(bytes as CK_ULONG))
+    }
+
+    /// `CKA_MODULUS_BITS`.
+    pub(crate) fn modulus_bits(bits: CK_ULONG) -> Self {
+        rule!(Always CKA_MODULUS_BITS = Value::Ulong(bits))
+    }
+
+    /// The same attribute with the other value, if it is yes or no.
+    pub(crate) fn opposite(&self) -> Option<Self> {
+        match self.value {
+            Value::Bool(value) => Some(Self {
+                value: Value::Bool(!value),
+                ..self.clone()
+            }),
+            _ => None,
+        }
+    }
+
     /// Whether the rule goes into a creation template.
     pub(crate) fn asked(&self, with_optional: bool) -> bool {
         match self.when {
@@ -432,6 +455,151 @@ pub(crate) const AUDIT: KeySpec = KeySpec {
         CheckOnly CKA_NEVER_EXTRACTABLE = YES;
         CheckOnly CKA_LOCAL = YES;
     },
+};
+
+/// A key of the appliance's data: what may be done with it, and whether it may still be wrapped.
+macro_rules! data_key {
+    ($type:expr, aead: $aead:expr, mac: $mac:expr, extractable: $extractable:expr, mechanisms: $mechanisms:expr) => {
+        rules! {
+            Always CKA_CLASS = Value::Ulong(CKO_SECRET_KEY);
+            Always CKA_KEY_TYPE = Value::Ulong($type);
+            Always CKA_TOKEN = NO;
+            Always CKA_PRIVATE = YES;
+            Always CKA_SENSITIVE = YES;
+            Always CKA_EXTRACTABLE = $extractable;
+            Always CKA_WRAP = NO;
+            Always CKA_UNWRAP = NO;
+            Always CKA_ENCRYPT = $aead;
+            Always CKA_DECRYPT = $aead;
+            Always CKA_SIGN = $mac;
+            Always CKA_VERIFY = $mac;
+            Always CKA_DERIVE = NO;
+            IfKnown CKA_COPYABLE = NO;
+            IfKnown CKA_ALLOWED_MECHANISMS = Value::Mechanisms($mechanisms);
+            // Last: SoftHSM lets nothing be set after it.
+            Always CKA_MODIFIABLE = NO;
+        }
+    };
+}
+
+const GCM_ONLY: &[CK_MECHANISM_TYPE] = &[CKM_AES_GCM];
+const HMAC_ONLY: &[CK_MECHANISM_TYPE] = &[
+    CKM_SHA224_HMAC,
+    CKM_SHA256_HMAC,
+    CKM_SHA384_HMAC,
+    CKM_SHA512_HMAC,
+];
+
+/// A KEK that the master key has unwrapped, for AES-GCM: what the call asks for, and what each must be before it is used.
+pub(crate) const KEK_AEAD: &[Rule] =
+    data_key!(CKK_AES, aead: YES, mac: NO, extractable: NO, mechanisms: GCM_ONLY);
+
+/// The same for HMAC.
+pub(crate) const KEK_MAC: &[Rule] =
+    data_key!(CKK_GENERIC_SECRET, aead: NO, mac: YES, extractable: NO, mechanisms: HMAC_ONLY);
+
+/// A new key until it has been wrapped: the only extractable object there ever is, for milliseconds. Without the optional attributes, so that
+/// its comparison with the KEK says something of both.
+pub(crate) const NEW_AEAD: &[Rule] =
+    data_key!(CKK_AES, aead: YES, mac: NO, extractable: YES, mechanisms: GCM_ONLY);
+
+/// The same for HMAC.
+pub(crate) const NEW_MAC: &[Rule] =
+    data_key!(CKK_GENERIC_SECRET, aead: NO, mac: YES, extractable: YES, mechanisms: HMAC_ONLY);
+
+/// BYOK's first step: the AES key that unwraps the target.
+pub(crate) const EPHEMERAL: &[Rule] = rules! {
+    Always CKA_CLASS = Value::Ulong(CKO_SECRET_KEY);
+    Always CKA_KEY_TYPE = Value::Ulong(CKK_AES);
+    Always CKA_TOKEN = NO;
+    Always CKA_PRIVATE = YES;
+    Always CKA_SENSITIVE = YES;
+    Always CKA_EXTRACTABLE = NO;
+    Always CKA_WRAP = NO;
+    Always CKA_UNWRAP = YES;
+    Always CKA_ENCRYPT = NO;
+    Always CKA_DECRYPT = NO;
+};
+
+/// What anybody with the user PIN may make for a trial: an AES key that wraps, unwraps and derives, and comes out itself.
+pub(crate) const OWN_AES: &[Rule] = rules! {
+    Always CKA_CLASS = Value::Ulong(CKO_SECRET_KEY);
+    Always CKA_KEY_TYPE = Value::Ulong(CKK_AES);
+    Always CKA_TOKEN = NO;
+    Always CKA_PRIVATE = YES;
+    Always CKA_SENSITIVE = YES;
+    Always CKA_EXTRACTABLE = YES;
+    Always CKA_WRAP = YES;
+    Always CKA_UNWRAP = YES;
+    Always CKA_DERIVE = YES;
+    Always CKA_ENCRYPT = NO;
+    // With CKA_WRAP it would be the pair of rights that no key on the token may have.
+    Always CKA_DECRYPT = NO;
+};
+
+/// The same, of which keys are derived that AES keys give none of.
+pub(crate) const OWN_SECRET: &[Rule] = rules! {
+    Always CKA_CLASS = Value::Ulong(CKO_SECRET_KEY);
+    Always CKA_KEY_TYPE = Value::Ulong(CKK_GENERIC_SECRET);
+    Always CKA_TOKEN = NO;
+    Always CKA_PRIVATE = YES;
+    Always CKA_DERIVE = YES;
+};
+
+/// A key that wraps and is marked as trusted, which the security officer alone must be able to make: no more than that takes.
+macro_rules! claimed {
+    ($($rest:ident = $value:expr;)+) => {
+        rules! { $(Always $rest = $value;)+ Always CKA_WRAP = YES; Always CKA_TRUSTED = YES; }
+    };
+}
+
+/// An AES key that is generated, unwrapped or derived.
+pub(crate) const CLAIMED_AES: &[Rule] = claimed! {
+    CKA_CLASS = Value::Ulong(CKO_SECRET_KEY);
+    CKA_KEY_TYPE = Value::Ulong(CKK_AES);
+};
+
+/// One that is imported.
+pub(crate) const CLAIMED_AES_IMPORT: &[Rule] = claimed! {
+    CKA_CLASS = Value::Ulong(CKO_SECRET_KEY);
+    CKA_KEY_TYPE = Value::Ulong(CKK_AES);
+    CKA_VALUE = Value::Bytes(Cow::Borrowed(&[0x5a; 32]));
+};
+
+/// The public half of an RSA pair that is generated, but for its length.
+pub(crate) const CLAIMED_RSA: &[Rule] = claimed! {
+    CKA_CLASS = Value::Ulong(CKO_PUBLIC_KEY);
+    CKA_KEY_TYPE = Value::Ulong(CKK_RSA);
+    CKA_PUBLIC_EXPONENT = Value::Bytes(Cow::Borrowed(F4));
+};
+
+/// The same of P-256.
+pub(crate) const CLAIMED_EC: &[Rule] = claimed! {
+    CKA_CLASS = Value::Ulong(CKO_PUBLIC_KEY);
+    CKA_KEY_TYPE = Value::Ulong(CKK_EC);
+    CKA_EC_PARAMS = Value::Bytes(Cow::Borrowed(P256_OID));
+};
+
+/// `CKA_TRUSTED` alone.
+pub(crate) const TRUSTED_MARK: &Rule = &rule!(Always CKA_TRUSTED = YES);
+/// On the token, or in the session.
+pub(crate) const ON_TOKEN: &[Rule] = &[rule!(Always CKA_TOKEN = NO), rule!(Always CKA_TOKEN = YES)];
+
+/// What goes under trusted keys only, to try them with.
+pub(crate) const GUARDED: &[Rule] = rules! {
+    Always CKA_CLASS = Value::Ulong(CKO_SECRET_KEY);
+    Always CKA_KEY_TYPE = Value::Ulong(CKK_AES);
+    Always CKA_TOKEN = NO;
+    Always CKA_PRIVATE = YES;
+    Always CKA_SENSITIVE = YES;
+    Always CKA_EXTRACTABLE = YES;
+    Always CKA_WRAP_WITH_TRUSTED = YES;
+    Always CKA_ENCRYPT = NO;
+    Always CKA_DECRYPT = NO;
+    Always CKA_WRAP = NO;
+    Always CKA_UNWRAP = NO;
+    Always CKA_DERIVE = NO;
+    Always CKA_MODIFIABLE = NO;
 };
 
 /// An imported AES key between its unwrapping and its wrapping under the master key: a session object of milliseconds.

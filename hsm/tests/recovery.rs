@@ -4,6 +4,8 @@
 //! child process, which is this program with the test's name. The token is made once; provisioning takes seconds.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod common;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use common::child::{self, CHILD};
 use strongroom_hsm::ceremony::{self, ParticipantToken};
 use strongroom_hsm::{
     GcmItem, Hsm, HsmConfig, HsmError, HsmState, KeyUsage, MasterKind, OptionalKeys, PinSource,
@@ -18,8 +21,6 @@ use strongroom_hsm::{
 };
 use strongroom_softhsm::Throwaway;
 use zeroize::Zeroizing;
-
-const CHILD: &str = "STRONGROOM_RECOVERY_FOLDER";
 
 #[test]
 fn a_lost_token_is_refused_at_once_and_found_again() {
@@ -355,7 +356,7 @@ struct Rig {
 
 impl Rig {
     async fn new(folder: PathBuf, sessions: usize) -> Self {
-        let hsm = Hsm::start(config(&folder, sessions)).unwrap();
+        let hsm = Hsm::start(child::config(&folder, sessions, DEADLINE)).unwrap();
         let key = Arc::new(
             hsm.generate_key(KeyUsage::Aead, MasterKind::Hsm)
                 .await
@@ -365,7 +366,7 @@ impl Rig {
     }
 
     fn config(&self, sessions: usize) -> HsmConfig {
-        config(&self.folder, sessions)
+        child::config(&self.folder, sessions, DEADLINE)
     }
 
     fn item(&self, data: &[u8]) -> GcmItem {
@@ -387,18 +388,14 @@ impl Rig {
     }
 
     fn control(&self, commands: &str) {
-        let aside = self.folder.join("control.new");
-        fs::write(&aside, commands).unwrap();
-        fs::rename(aside, self.folder.join("control")).unwrap();
-        // Noticed without a call within a few milliseconds.
-        std::thread::sleep(Duration::from_millis(20));
+        child::control(&self.folder, commands);
     }
 
     fn write_pin(&self, pin: &str) {
         let path = self.folder.join("pin");
         fs::remove_file(&path).unwrap();
         fs::write(&path, pin).unwrap();
-        private(&path);
+        child::private(&path);
     }
 
     /// Lines of the module's log with that text.
@@ -425,27 +422,6 @@ impl Rig {
     }
 }
 
-fn config(folder: &Path, sessions: usize) -> HsmConfig {
-    HsmConfig {
-        // Cargo builds it beside this program.
-        module: std::env::current_exe()
-            .unwrap()
-            .with_file_name("libstrongroom_pkcs11_fault.so"),
-        token: TokenSelector::Label(fs::read_to_string(folder.join("label")).unwrap()),
-        pin: PinSource::File(folder.join("pin")),
-        sessions,
-        queue: 256,
-        call_deadline: DEADLINE,
-        session_keys: 16,
-        shape: strongroom_hsm::KeyShape::Fixed,
-    }
-}
-
-fn private(path: &Path) {
-    use std::os::unix::fs::PermissionsExt;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
-}
-
 fn in_child(test: &str, body: impl AsyncFnOnce(Rig)) {
     in_child_with(test, 1, body);
 }
@@ -466,33 +442,7 @@ fn in_child_with(test: &str, sessions: usize, body: impl AsyncFnOnce(Rig)) {
                 .expect("hangs for a minute");
         });
     }
-    let folder = folder();
-    // A copy for each test: SoftHSM rewrites the token's file at a login, and a process that starts just then sees no token.
-    copy(
-        &token().path().join("tokens"),
-        &folder.path().join("tokens"),
-    );
-    let configuration = folder.path().join("softhsm2.conf");
-    let tokens = folder.path().join("tokens");
-    fs::write(
-        &configuration,
-        format!("directories.tokendir = {}\n", tokens.display()),
-    )
-    .unwrap();
-    run(test, folder.path(), token(), &configuration);
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let to = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &to);
-        } else {
-            fs::copy(entry.path(), to).unwrap();
-        }
-    }
+    child::run_on_copy(test, token());
 }
 
 #[test]
@@ -501,7 +451,7 @@ fn provision() {
     let folder = PathBuf::from(std::env::var_os(CHILD).unwrap());
     let config = HsmConfig {
         call_deadline: Duration::from_mins(1),
-        ..config(&folder, 1)
+        ..child::config(&folder, 1, DEADLINE)
     };
     Hsm::provision(&config, OptionalKeys::default(), &mut |_| ()).unwrap();
 }
@@ -510,40 +460,8 @@ fn token() -> &'static Throwaway {
     static TOKEN: OnceLock<Throwaway> = OnceLock::new();
     TOKEN.get_or_init(|| {
         let token = Throwaway::new().unwrap();
-        let folder = folder();
-        run("provision", folder.path(), &token, token.env().1);
+        let folder = child::folder();
+        child::run("provision", folder.path(), &token, token.env().1);
         token
     })
-}
-
-fn folder() -> tempfile::TempDir {
-    tempfile::tempdir().unwrap()
-}
-
-fn run(test: &str, folder: &Path, token: &Throwaway, configuration: &Path) {
-    fs::write(folder.join("label"), token.label()).unwrap();
-    fs::copy(token.pin_file(), folder.join("pin")).unwrap();
-    private(&folder.join("pin"));
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            test,
-            "--nocapture",
-            "--include-ignored",
-            "--test-threads=1",
-        ])
-        .env(CHILD, folder)
-        .env(token.env().0, configuration)
-        .env("PKCS11_FAULT_CONTROL", folder.join("control"))
-        .env("PKCS11_FAULT_LOG", folder.join("log"))
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        output.status.success() && said.contains("1 passed"),
-        "{}: {said}{}\nlog:\n{}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr),
-        fs::read_to_string(folder.join("log")).unwrap_or_default()
-    );
 }

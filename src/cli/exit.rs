@@ -153,9 +153,10 @@ impl From<TlsError> for Failure {
 impl From<HsmError> for Failure {
     fn from(error: HsmError) -> Self {
         let exit = match error {
-            HsmError::Pin(_) | HsmError::KeyPolicy { .. } | HsmError::SelfTest(_) => {
-                Exit::HsmRefused
-            }
+            HsmError::Pin(_)
+            | HsmError::KeyPolicy { .. }
+            | HsmError::Trial { .. }
+            | HsmError::SelfTest(_) => Exit::HsmRefused,
             _ => Exit::Hsm,
         };
         let failure = Self::caused(exit, &error);

@@ -83,7 +83,7 @@ pub(super) fn evidence(config: &HsmConfig) -> Result<Evidence, HsmError> {
 }
 
 fn collect(line: &Line, found: &Found, shape: KeyShape) -> Result<Evidence, Fault> {
-    let offered = line.library().context.get_mechanism_list(found.slot)?;
+    let offered = line.mechanisms()?;
     let objects = objects::all(line)?;
     // At once, as a running server replaces its epoch object with each change of the store: what follows takes longer.
     let told = objects
@@ -96,7 +96,7 @@ fn collect(line: &Line, found: &Found, shape: KeyShape) -> Result<Evidence, Faul
         .map(|keys| selftest::run(line, &keys, &offered))
         .transpose()?
         .map(|abilities| abilities.profile);
-    let mut mechanisms: Vec<_> = offered.iter().map(|m| text::mechanism(**m)).collect();
+    let mut mechanisms: Vec<_> = offered.iter().map(|m| text::mechanism(*m)).collect();
     mechanisms.sort();
     Ok(Evidence {
         token: found.identity.clone(),

@@ -15,8 +15,9 @@ use crate::line::{Access, Line};
 use crate::pin::SecretPin;
 use crate::provision::{make, or_nothing};
 use crate::selector::Found;
+use crate::selftest;
 use crate::template::{MASTER, MEMORY_MASTER, TRANSFER};
-use crate::transfer;
+use crate::trial::{Places, Trial, kek, transfer};
 use crate::types::MasterGeneration;
 
 /// A newer generation than the one in force.
@@ -107,14 +108,19 @@ pub(super) fn make_successor(
                 spec: &TRANSFER,
                 generation: number,
             };
-            if let Some(reason) = transfer::check_as_user(line, key)? {
+            if let Some(reason) = transfer::check_as_user(line, key, Places::Session)? {
                 return Err(HsmError::Unsupported(format!("a transfer key: {reason}")).into());
             }
             progress("check of all attributes");
             let keys = Keys::check(line, config.shape)?;
-            keys.generations
-                .newest()
-                .filter(|generation| generation.number == number)
+            let made = keys.generations.newest();
+            if let Some(generation) = made {
+                let hash = selftest::preferred_oaep(line)?;
+                Trial::with(line, hash, Places::Session, |trial| {
+                    kek::check(trial, &generation.master)
+                })?;
+            }
+            made.filter(|generation| generation.number == number)
                 .and_then(successor)
                 .ok_or_else(|| {
                     HsmError::Rotation(
@@ -216,7 +222,7 @@ pub(super) fn try_transfer(
         let as_user = || log_in(line, UserType::User, user_pin, &found.info);
         let transfer = Numbered::from(&TRANSFER);
         as_user()?;
-        if let Some(reason) = transfer::check_as_user(line, transfer)? {
+        if let Some(reason) = transfer::check_as_user(line, transfer, Places::Session)? {
             return Err(unfit(&reason));
         }
         let throwaway = transfer::Throwaway::new(line, transfer)?;

@@ -5,10 +5,8 @@
 //! else. On the token that takes it can unwrap, and nothing else.
 
 use cryptoki::error::RvError;
-use cryptoki::mechanism::MechanismType;
 use cryptoki::object::{Attribute, KeyType, ObjectClass, ObjectHandle};
 use cryptoki::session::UserType;
-use cryptoki::slot::Slot;
 use cryptoki_sys::CK_MECHANISM_TYPE;
 use rsa::pkcs8::DecodePublicKey as _;
 use rsa::traits::PublicKeyParts as _;
@@ -19,6 +17,7 @@ use super::{Epoch, MovedKey, Trial};
 use crate::config::{HsmConfig, KeyShape};
 use crate::error::HsmError;
 use crate::fault::Fault;
+use crate::ffi::Wrapping;
 use crate::keys::generation::{Numbered, parse};
 use crate::keys::{Keys, Pair};
 use crate::line::{Access, Line};
@@ -48,7 +47,7 @@ pub(super) fn export(
         let trusted = trusted?;
         let result = Access::new(config.pin.clone())
             .login(line)
-            .and_then(|()| wrap_all(line, found.slot, config.shape, trusted));
+            .and_then(|()| wrap_all(line, config.shape, trusted));
         // Whatever came of it: it must not outlive this.
         let gone = line.session().destroy_object(trusted);
         let result = result?;
@@ -110,7 +109,6 @@ fn create(line: &Line, value: &[u8; LEN], more: &[Attribute]) -> Result<ObjectHa
 
 fn wrap_all(
     line: &Line,
-    slot: Slot,
     shape: KeyShape,
     trusted: ObjectHandle,
 ) -> Result<(Vec<MovedKey>, Trial, Epoch), Fault> {
@@ -118,7 +116,7 @@ fn wrap_all(
     if shape == KeyShape::Fixed {
         return Err(fixed().into());
     }
-    let offered = line.library().context.get_mechanism_list(slot)?;
+    let offered = line.mechanisms()?;
     let abilities = selftest::run(line, &keys, &offered)?;
     let kwp = abilities.kwp.ok_or_else(no_kwp)?;
     if keys.generations.describe().len() > 1 {
@@ -146,7 +144,9 @@ fn wrap_all(
     for (label, private, spki) in pairs.into_iter().flatten() {
         moved.push(MovedKey {
             label,
-            wrapped: line.raw().wrap_key(line.session(), kwp, trusted, private)?,
+            wrapped: line
+                .raw()
+                .wrap_key(line.session(), Wrapping::Plain(kwp), trusted, private)?,
             spki,
         });
     }
@@ -246,7 +246,7 @@ pub(super) fn import(
     epoch: &Epoch,
     progress: &mut dyn FnMut(&str),
 ) -> Result<(), HsmError> {
-    on_token(&config.module, &config.token, |line, found| {
+    on_token(&config.module, &config.token, |line, _| {
         Access::new(config.pin.clone()).login(line)?;
         if let Some(name) = crate::keys::existing(line)? {
             return Err(HsmError::KeyExists(name).into());
@@ -254,7 +254,7 @@ pub(super) fn import(
         if Register::StoreEpoch.exists(line)? {
             return Err(HsmError::KeyExists(Register::StoreEpoch.label().to_owned()).into());
         }
-        let offered = line.library().context.get_mechanism_list(found.slot)?;
+        let offered = line.mechanisms()?;
         let unwrapping = create(
             line,
             transport,
@@ -286,7 +286,7 @@ pub(super) fn import(
 
 fn unwrap_all(
     line: &Line,
-    offered: &[MechanismType],
+    offered: &[CK_MECHANISM_TYPE],
     unwrapping: ObjectHandle,
     moved: &[MovedKey],
     progress: &mut dyn FnMut(&str),
@@ -327,9 +327,13 @@ fn unwrap_one(
 ) -> Result<ObjectHandle, Fault> {
     let rules = key.private_rules(KeyShape::Moved);
     let asked: Vec<&Rule> = rules.iter().filter(|rule| rule.asked(true)).collect();
-    Ok(line
-        .raw()
-        .unwrap_key(line.session(), kwp, unwrapping, wrapped, asked.into_iter())?)
+    Ok(line.raw().unwrap_key(
+        line.session(),
+        Wrapping::Plain(kwp),
+        unwrapping,
+        wrapped,
+        asked.into_iter(),
+    )?)
 }
 
 /// The public half as an object, from its numbers.

@@ -189,6 +189,11 @@ impl Generations {
         Ok(Self { all, current })
     }
 
+    /// Every one, oldest first.
+    pub(crate) fn all(&self) -> &[Generation] {
+        &self.all
+    }
+
     /// The one that wraps new KEKs.
     pub(crate) fn current(&self) -> &Generation {
         // Proof of the index: `check` and `follow` take it from this vector, which never changes.

@@ -13,6 +13,7 @@ use crate::line::{Line, Watch};
 use crate::module::{Library, Module};
 use crate::operations::Conn;
 use crate::selftest;
+use crate::trial;
 
 /// How often a session looks for what another has found, and the pause after each.
 const LOOKS: u32 = 10;
@@ -49,7 +50,7 @@ pub(super) fn connect(
         );
     }
     let line = Line::open(library, found.slot, Arc::clone(watch))?;
-    let result = log_in_and_test(shared, &line, found.slot, known);
+    let result = log_in_and_test(shared, &line, known);
     let (keys, abilities) = match result {
         Ok(done) => done,
         Err(fault) => {
@@ -114,7 +115,6 @@ pub(super) fn open_another(
 fn log_in_and_test(
     shared: &Shared,
     line: &Line,
-    slot: Slot,
     known: Option<&Arc<Facts>>,
 ) -> Result<(Keys, Arc<selftest::Abilities>), Fault> {
     shared.access.login(line)?;
@@ -123,9 +123,15 @@ fn log_in_and_test(
         selftest::run_short(line, &keys, &facts.abilities)?;
         Arc::clone(&facts.abilities)
     } else {
-        line.watch().tick();
-        let mechanisms = line.library().context.get_mechanism_list(slot)?;
-        Arc::new(selftest::run(line, &keys, &mechanisms)?)
+        let abilities = selftest::run(line, &keys, &line.mechanisms()?)?;
+        trial::at_start(
+            line,
+            &keys,
+            shared.config.shape,
+            abilities.profile.oaep,
+            trial::Places::Session,
+        )?;
+        Arc::new(abilities)
     };
     Ok((keys, abilities))
 }

@@ -263,6 +263,7 @@ impl Supervisor {
                     Fault::Own(
                         error @ (HsmError::Pin(_)
                         | HsmError::KeyPolicy { .. }
+                        | HsmError::Trial { .. }
                         | HsmError::SelfTest(_)),
                     ) => self.stop_for_good(&error),
                     fault => self.failed(&fault.to_string()),

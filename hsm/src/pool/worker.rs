@@ -190,7 +190,10 @@ impl Worker {
         let reason = fault.to_string();
         let event = match fault {
             Fault::Own(
-                error @ (HsmError::Pin(_) | HsmError::KeyPolicy { .. } | HsmError::SelfTest(_)),
+                error @ (HsmError::Pin(_)
+                | HsmError::KeyPolicy { .. }
+                | HsmError::Trial { .. }
+                | HsmError::SelfTest(_)),
             ) => Event::Fatal(error),
             _ => Event::Lost {
                 connection: self.connection,

@@ -6,6 +6,8 @@
     clippy::missing_panics_doc
 )]
 
+pub(crate) mod child;
+
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! Names of return values (PKCS#11 3.0, header `pkcs11t.h`).
 
-use cryptoki_sys::CK_RV;
+use cryptoki_sys::{CK_ATTRIBUTE_TYPE, CK_RV};
 
 /// The value of a name such as `CKR_DEVICE_ERROR`, or of a number such as `0x80000001`.
 pub(crate) fn parse(text: &str) -> Option<CK_RV> {
@@ -19,6 +19,26 @@ pub(crate) fn name(value: CK_RV) -> String {
         Some((name, _)) => (*name).to_owned(),
         None => format!("{value:#x}"),
     }
+}
+
+/// The value of a name such as `CKA_TRUSTED`.
+pub(crate) fn attribute(text: &str) -> Option<CK_ATTRIBUTE_TYPE> {
+    ATTRIBUTES
+        .iter()
+        .find(|(name, _)| *name == text)
+        .map(|(_, value)| *value)
+}
+
+macro_rules! attributes {
+    ($($name:ident)*) => {
+        const ATTRIBUTES: &[(&str, CK_ATTRIBUTE_TYPE)] = &[$((stringify!($name), cryptoki_sys::$name)),*];
+    };
+}
+
+attributes! {
+    CKA_TOKEN CKA_PRIVATE CKA_LABEL CKA_VALUE CKA_TRUSTED CKA_SENSITIVE CKA_ENCRYPT CKA_DECRYPT CKA_WRAP CKA_UNWRAP CKA_SIGN CKA_VERIFY
+    CKA_DERIVE CKA_EXTRACTABLE CKA_NEVER_EXTRACTABLE CKA_ALWAYS_SENSITIVE CKA_MODIFIABLE CKA_COPYABLE CKA_WRAP_WITH_TRUSTED
+    CKA_ALLOWED_MECHANISMS
 }
 
 macro_rules! codes {

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use cryptoki_sys::CK_RV;
+use cryptoki_sys::{CK_ATTRIBUTE_TYPE, CK_RV, CKR_OK};
 
 use crate::{codes, functions::Function};
 
@@ -61,6 +61,56 @@ impl Control {
         })
     }
 
+    /// What a call of `function` returns instead of the real module's `value`.
+    pub(crate) fn recoded(&self, function: Function, value: CK_RV) -> Option<CK_RV> {
+        self.rules.iter().find_map(|rule| match rule.action {
+            Action::Recode(from, to) if rule.matches(function) && value != CKR_OK => {
+                from.is_none_or(|from| from == value).then_some(to)
+            }
+            _ => None,
+        })
+    }
+
+    /// Whether the token takes that attribute from anybody in a template of `function`, and, if so, whether it obeys.
+    pub(crate) fn takes(&self, function: Function, attribute: CK_ATTRIBUTE_TYPE) -> Option<bool> {
+        self.rules.iter().find_map(|rule| match rule.action {
+            Action::Take(taken, obeyed) if rule.matches(function) && taken == attribute => {
+                Some(obeyed)
+            }
+            _ => None,
+        })
+    }
+
+    /// Whether the token overlooks that attribute in a template of `function`.
+    pub(crate) fn drops(&self, function: Function, attribute: CK_ATTRIBUTE_TYPE) -> bool {
+        self.rules.iter().any(|rule| {
+            matches!(rule.action, Action::Drop(dropped) if dropped == attribute)
+                && rule.matches(function)
+        })
+    }
+
+    /// What objects that `function` made say of themselves, whatever they are.
+    pub(crate) fn claims(
+        &self,
+        function: Function,
+    ) -> impl Iterator<Item = (CK_ATTRIBUTE_TYPE, Option<Vec<u8>>)> {
+        self.rules
+            .iter()
+            .filter_map(move |rule| match &rule.action {
+                Action::Claim(attribute, value) if rule.matches(function) => {
+                    Some((*attribute, value.clone()))
+                }
+                _ => None,
+            })
+    }
+
+    /// Whether the token does what it should refuse.
+    pub(crate) fn allows(&self, function: Function) -> bool {
+        self.rules
+            .iter()
+            .any(|rule| matches!(rule.action, Action::Allow) && rule.matches(function))
+    }
+
     fn command(&mut self, words: &[&str]) -> Result<(), String> {
         match *words {
             [] => {}
@@ -81,6 +131,17 @@ impl Control {
             ["slow", target, ms] => {
                 self.rule(target, Action::Slow(Duration::from_millis(number(ms)?)))?;
             }
+            ["recode", target, "*", to] => self.rule(target, Action::Recode(None, code(to)?))?,
+            ["recode", target, from, to] => {
+                self.rule(target, Action::Recode(Some(code(from)?), code(to)?))?;
+            }
+            ["accept", target, name] => self.rule(target, Action::Take(attribute(name)?, true))?,
+            ["ignore", target, name] => self.rule(target, Action::Take(attribute(name)?, false))?,
+            ["claim", target, name, value] => {
+                self.rule(target, Action::Claim(attribute(name)?, claimed(value)?))?;
+            }
+            ["drop", target, name] => self.rule(target, Action::Drop(attribute(name)?))?,
+            ["allow", target] => self.rule(target, Action::Allow)?,
             [name, ..] => {
                 return Err(format!(
                     "`{name}` with {} words after it is no command",
@@ -115,6 +176,15 @@ enum Action {
     Fail(CK_RV, AtomicU64),
     Hang(Duration),
     Slow(Duration),
+    /// The real module's value, none for any but `CKR_OK`, and what is returned for it.
+    Recode(Option<CK_RV>, CK_RV),
+    /// An attribute that is taken from anybody, and whether it is obeyed.
+    Take(CK_ATTRIBUTE_TYPE, bool),
+    /// An attribute that the token does not see.
+    Drop(CK_ATTRIBUTE_TYPE),
+    /// An attribute and its value; none: it is not told.
+    Claim(CK_ATTRIBUTE_TYPE, Option<Vec<u8>>),
+    Allow,
 }
 
 impl Rule {
@@ -126,6 +196,29 @@ impl Rule {
 
 fn code(text: &str) -> Result<CK_RV, String> {
     codes::parse(text).ok_or_else(|| format!("`{text}` is no return value; write a name like CKR_DEVICE_ERROR, or 0x and hexadecimal digits"))
+}
+
+fn attribute(text: &str) -> Result<CK_ATTRIBUTE_TYPE, String> {
+    codes::attribute(text).ok_or_else(|| format!("`{text}` is no attribute that is known here"))
+}
+
+fn claimed(text: &str) -> Result<Option<Vec<u8>>, String> {
+    match text {
+        "none" => Ok(None),
+        "true" => Ok(Some(vec![1])),
+        "false" => Ok(Some(vec![0])),
+        hex => hex
+            .as_bytes()
+            .chunks(2)
+            .map(|digits| {
+                std::str::from_utf8(digits)
+                    .ok()
+                    .and_then(|digits| u8::from_str_radix(digits, 16).ok())
+            })
+            .collect::<Option<Vec<_>>>()
+            .map(Some)
+            .ok_or_else(|| format!("`{text}` is neither true, false, none nor hexadecimal")),
+    }
 }
 
 fn number(text: &str) -> Result<u64, String> {

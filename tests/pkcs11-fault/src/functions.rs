@@ -12,6 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use cryptoki_sys::*;
 
 use crate::inject::{self, Outcome, WhenAbsent};
+use crate::traits::{self, Changed};
 use crate::{codes, log, watch};
 
 /// The list of this module's functions (PKCS#11 2.40, section 5.4).
@@ -35,6 +36,7 @@ unsafe extern "C" fn C_Initialize(args: *mut c_void) -> CK_RV {
             real.C_Initialize.map(|function| unsafe { function(args) })
         });
         if outcome.value == CKR_OK {
+            traits::forget();
             watch::start();
         }
         log::line(&format!("C_Initialize {outcome}"));
@@ -67,8 +69,8 @@ unsafe extern "C" fn C_GetSlotList(
         inject::call(
             Function::C_GetSlotList,
             WhenAbsent::Forward,
-            |real, absent| {
-                if absent && token_present != CK_FALSE && !count.is_null() {
+            |real, control| {
+                if control.token_absent && token_present != CK_FALSE && !count.is_null() {
                     // SAFETY: not null; the caller must give a place for the count.
                     unsafe { count.write(0) };
                     return Some(CKR_OK);
@@ -87,12 +89,12 @@ unsafe extern "C" fn C_GetSlotInfo(slot: CK_SLOT_ID, info: *mut CK_SLOT_INFO) ->
         inject::call(
             Function::C_GetSlotInfo,
             WhenAbsent::Forward,
-            |real, absent| {
+            |real, control| {
                 // SAFETY: as above.
                 let value = real
                     .C_GetSlotInfo
                     .map(|function| unsafe { function(slot, info) });
-                if absent && value == Some(CKR_OK) {
+                if control.token_absent && value == Some(CKR_OK) {
                     // SAFETY: the real module has just filled in `info`, so it points to a CK_SLOT_INFO.
                     unsafe { (*info).flags &= !CKF_TOKEN_PRESENT };
                 }
@@ -127,6 +129,270 @@ unsafe extern "C" fn C_Login(
         };
         log::line(&format!("C_Login {user} {outcome}"));
         outcome
+    })
+}
+
+unsafe extern "C" fn C_CreateObject(
+    session: CK_SESSION_HANDLE,
+    template: *mut CK_ATTRIBUTE,
+    count: CK_ULONG,
+    object: *mut CK_OBJECT_HANDLE,
+) -> CK_RV {
+    guard(|| {
+        inject::call(
+            Function::C_CreateObject,
+            WhenAbsent::session,
+            |real, control| {
+                let function = real.C_CreateObject?;
+                let changed = Changed {
+                    function: Function::C_CreateObject,
+                    control,
+                    template,
+                    count,
+                };
+                // SAFETY: the caller's arguments, the template but for what `Changed` changes; see there.
+                Some(unsafe {
+                    changed.forward(object, |template, count| {
+                        function(session, template, count, object)
+                    })
+                })
+            },
+        )
+    })
+}
+
+unsafe extern "C" fn C_CopyObject(
+    session: CK_SESSION_HANDLE,
+    object: CK_OBJECT_HANDLE,
+    template: *mut CK_ATTRIBUTE,
+    count: CK_ULONG,
+    copy: *mut CK_OBJECT_HANDLE,
+) -> CK_RV {
+    guard(|| {
+        inject::call(
+            Function::C_CopyObject,
+            WhenAbsent::session,
+            |real, control| {
+                let function = real.C_CopyObject?;
+                let changed = Changed {
+                    function: Function::C_CopyObject,
+                    control,
+                    template,
+                    count,
+                };
+                // SAFETY: the caller's arguments, the template but for what `Changed` changes; see there.
+                Some(unsafe {
+                    changed.forward(copy, |template, count| {
+                        function(session, object, template, count, copy)
+                    })
+                })
+            },
+        )
+    })
+}
+
+unsafe extern "C" fn C_SetAttributeValue(
+    session: CK_SESSION_HANDLE,
+    object: CK_OBJECT_HANDLE,
+    template: *mut CK_ATTRIBUTE,
+    count: CK_ULONG,
+) -> CK_RV {
+    guard(|| {
+        inject::call(
+            Function::C_SetAttributeValue,
+            WhenAbsent::session,
+            |real, control| {
+                // SAFETY: the caller's arguments.
+                let value = unsafe { real.C_SetAttributeValue?(session, object, template, count) };
+                // SAFETY: as above.
+                Some(unsafe { traits::set(control, value, object, template, count) })
+            },
+        )
+    })
+}
+
+unsafe extern "C" fn C_GetAttributeValue(
+    session: CK_SESSION_HANDLE,
+    object: CK_OBJECT_HANDLE,
+    template: *mut CK_ATTRIBUTE,
+    count: CK_ULONG,
+) -> CK_RV {
+    guard(|| {
+        inject::call(
+            Function::C_GetAttributeValue,
+            WhenAbsent::session,
+            |real, _| {
+                // SAFETY: the caller's arguments.
+                let value = unsafe { real.C_GetAttributeValue?(session, object, template, count) };
+                // SAFETY: as above.
+                Some(unsafe { traits::told(value, object, template, count) })
+            },
+        )
+    })
+}
+
+unsafe extern "C" fn C_GenerateKey(
+    session: CK_SESSION_HANDLE,
+    mechanism: *mut CK_MECHANISM,
+    template: *mut CK_ATTRIBUTE,
+    count: CK_ULONG,
+    key: *mut CK_OBJECT_HANDLE,
+) -> CK_RV {
+    guard(|| {
+        inject::call(
+            Function::C_GenerateKey,
+            WhenAbsent::session,
+            |real, control| {
+                let function = real.C_GenerateKey?;
+                let changed = Changed {
+                    function: Function::C_GenerateKey,
+                    control,
+                    template,
+                    count,
+                };
+                // SAFETY: the caller's arguments, the template but for what `Changed` changes; see there.
+                Some(unsafe {
+                    changed.forward(key, |template, count| {
+                        function(session, mechanism, template, count, key)
+                    })
+                })
+            },
+        )
+    })
+}
+
+unsafe extern "C" fn C_GenerateKeyPair(
+    session: CK_SESSION_HANDLE,
+    mechanism: *mut CK_MECHANISM,
+    public: *mut CK_ATTRIBUTE,
+    public_count: CK_ULONG,
+    private: *mut CK_ATTRIBUTE,
+    private_count: CK_ULONG,
+    public_key: *mut CK_OBJECT_HANDLE,
+    private_key: *mut CK_OBJECT_HANDLE,
+) -> CK_RV {
+    guard(|| {
+        inject::call(
+            Function::C_GenerateKeyPair,
+            WhenAbsent::session,
+            |real, control| {
+                let function = real.C_GenerateKeyPair?;
+                let changed = Changed {
+                    function: Function::C_GenerateKeyPair,
+                    control,
+                    template: public,
+                    count: public_count,
+                };
+                // SAFETY: as in `C_CreateObject`.
+                Some(unsafe {
+                    changed.forward(public_key, |public, public_count| {
+                        function(
+                            session,
+                            mechanism,
+                            public,
+                            public_count,
+                            private,
+                            private_count,
+                            public_key,
+                            private_key,
+                        )
+                    })
+                })
+            },
+        )
+    })
+}
+
+unsafe extern "C" fn C_UnwrapKey(
+    session: CK_SESSION_HANDLE,
+    mechanism: *mut CK_MECHANISM,
+    unwrapping_key: CK_OBJECT_HANDLE,
+    input: *mut CK_BYTE,
+    input_len: CK_ULONG,
+    template: *mut CK_ATTRIBUTE,
+    count: CK_ULONG,
+    key: *mut CK_OBJECT_HANDLE,
+) -> CK_RV {
+    guard(|| {
+        inject::call(
+            Function::C_UnwrapKey,
+            WhenAbsent::session,
+            |real, control| {
+                let function = real.C_UnwrapKey?;
+                let changed = Changed {
+                    function: Function::C_UnwrapKey,
+                    control,
+                    template,
+                    count,
+                };
+                // SAFETY: the caller's arguments, the template but for what `Changed` changes; see there.
+                Some(unsafe {
+                    changed.forward(key, |template, count| {
+                        function(
+                            session,
+                            mechanism,
+                            unwrapping_key,
+                            input,
+                            input_len,
+                            template,
+                            count,
+                            key,
+                        )
+                    })
+                })
+            },
+        )
+    })
+}
+
+unsafe extern "C" fn C_DeriveKey(
+    session: CK_SESSION_HANDLE,
+    mechanism: *mut CK_MECHANISM,
+    base: CK_OBJECT_HANDLE,
+    template: *mut CK_ATTRIBUTE,
+    count: CK_ULONG,
+    key: *mut CK_OBJECT_HANDLE,
+) -> CK_RV {
+    guard(|| {
+        inject::call(
+            Function::C_DeriveKey,
+            WhenAbsent::session,
+            |real, control| {
+                let function = real.C_DeriveKey?;
+                let changed = Changed {
+                    function: Function::C_DeriveKey,
+                    control,
+                    template,
+                    count,
+                };
+                // SAFETY: the caller's arguments, the template but for what `Changed` changes; see there.
+                Some(unsafe {
+                    changed.forward(key, |template, count| {
+                        function(session, mechanism, base, template, count, key)
+                    })
+                })
+            },
+        )
+    })
+}
+
+unsafe extern "C" fn C_WrapKey(
+    session: CK_SESSION_HANDLE,
+    mechanism: *mut CK_MECHANISM,
+    wrapping_key: CK_OBJECT_HANDLE,
+    key: CK_OBJECT_HANDLE,
+    output: *mut CK_BYTE,
+    output_len: *mut CK_ULONG,
+) -> CK_RV {
+    guard(|| {
+        inject::call(Function::C_WrapKey, WhenAbsent::session, |real, control| {
+            // SAFETY: the caller's arguments.
+            let value = unsafe {
+                real.C_WrapKey?(session, mechanism, wrapping_key, key, output, output_len)
+            };
+            // SAFETY: as above.
+            Some(unsafe { traits::wrapped(control, value, output, output_len) })
+        })
     })
 }
 
@@ -211,7 +477,10 @@ impl std::fmt::Display for Outcome {
 }
 
 functions! {
-    by hand { C_Initialize C_Finalize C_GetSlotList C_GetSlotInfo C_Login }
+    by hand {
+        C_Initialize C_Finalize C_GetSlotList C_GetSlotInfo C_Login C_CreateObject C_CopyObject C_SetAttributeValue C_GetAttributeValue
+        C_GenerateKey C_GenerateKeyPair C_UnwrapKey C_DeriveKey C_WrapKey
+    }
     forwarded {
         C_GetInfo general(info: *mut CK_INFO);
         C_GetTokenInfo slot(slot: CK_SLOT_ID, info: *mut CK_TOKEN_INFO);
@@ -228,12 +497,8 @@ functions! {
         C_GetOperationState session(session: CK_SESSION_HANDLE, state: *mut CK_BYTE, state_len: *mut CK_ULONG);
         C_SetOperationState session(session: CK_SESSION_HANDLE, state: *mut CK_BYTE, state_len: CK_ULONG, encryption: CK_OBJECT_HANDLE, authentication: CK_OBJECT_HANDLE);
         C_Logout session(session: CK_SESSION_HANDLE);
-        C_CreateObject session(session: CK_SESSION_HANDLE, template: *mut CK_ATTRIBUTE, count: CK_ULONG, object: *mut CK_OBJECT_HANDLE);
-        C_CopyObject session(session: CK_SESSION_HANDLE, object: CK_OBJECT_HANDLE, template: *mut CK_ATTRIBUTE, count: CK_ULONG, copy: *mut CK_OBJECT_HANDLE);
         C_DestroyObject session(session: CK_SESSION_HANDLE, object: CK_OBJECT_HANDLE);
         C_GetObjectSize session(session: CK_SESSION_HANDLE, object: CK_OBJECT_HANDLE, size: *mut CK_ULONG);
-        C_GetAttributeValue session(session: CK_SESSION_HANDLE, object: CK_OBJECT_HANDLE, template: *mut CK_ATTRIBUTE, count: CK_ULONG);
-        C_SetAttributeValue session(session: CK_SESSION_HANDLE, object: CK_OBJECT_HANDLE, template: *mut CK_ATTRIBUTE, count: CK_ULONG);
         C_FindObjectsInit session(session: CK_SESSION_HANDLE, template: *mut CK_ATTRIBUTE, count: CK_ULONG);
         C_FindObjects session(session: CK_SESSION_HANDLE, objects: *mut CK_OBJECT_HANDLE, max: CK_ULONG, count: *mut CK_ULONG);
         C_FindObjectsFinal session(session: CK_SESSION_HANDLE);
@@ -266,11 +531,6 @@ functions! {
         C_DecryptDigestUpdate session(session: CK_SESSION_HANDLE, input: *mut CK_BYTE, input_len: CK_ULONG, output: *mut CK_BYTE, output_len: *mut CK_ULONG);
         C_SignEncryptUpdate session(session: CK_SESSION_HANDLE, input: *mut CK_BYTE, input_len: CK_ULONG, output: *mut CK_BYTE, output_len: *mut CK_ULONG);
         C_DecryptVerifyUpdate session(session: CK_SESSION_HANDLE, input: *mut CK_BYTE, input_len: CK_ULONG, output: *mut CK_BYTE, output_len: *mut CK_ULONG);
-        C_GenerateKey session(session: CK_SESSION_HANDLE, mechanism: *mut CK_MECHANISM, template: *mut CK_ATTRIBUTE, count: CK_ULONG, key: *mut CK_OBJECT_HANDLE);
-        C_GenerateKeyPair session(session: CK_SESSION_HANDLE, mechanism: *mut CK_MECHANISM, public: *mut CK_ATTRIBUTE, public_count: CK_ULONG, private: *mut CK_ATTRIBUTE, private_count: CK_ULONG, public_key: *mut CK_OBJECT_HANDLE, private_key: *mut CK_OBJECT_HANDLE);
-        C_WrapKey session(session: CK_SESSION_HANDLE, mechanism: *mut CK_MECHANISM, wrapping_key: CK_OBJECT_HANDLE, key: CK_OBJECT_HANDLE, output: *mut CK_BYTE, output_len: *mut CK_ULONG);
-        C_UnwrapKey session(session: CK_SESSION_HANDLE, mechanism: *mut CK_MECHANISM, unwrapping_key: CK_OBJECT_HANDLE, input: *mut CK_BYTE, input_len: CK_ULONG, template: *mut CK_ATTRIBUTE, count: CK_ULONG, key: *mut CK_OBJECT_HANDLE);
-        C_DeriveKey session(session: CK_SESSION_HANDLE, mechanism: *mut CK_MECHANISM, base: CK_OBJECT_HANDLE, template: *mut CK_ATTRIBUTE, count: CK_ULONG, key: *mut CK_OBJECT_HANDLE);
         C_SeedRandom session(session: CK_SESSION_HANDLE, input: *mut CK_BYTE, input_len: CK_ULONG);
         C_GenerateRandom session(session: CK_SESSION_HANDLE, output: *mut CK_BYTE, output_len: CK_ULONG);
         C_GetFunctionStatus session(session: CK_SESSION_HANDLE);

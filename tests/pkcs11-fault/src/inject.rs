@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use cryptoki_sys::{CK_FUNCTION_LIST, CK_RV, CKR_FUNCTION_NOT_SUPPORTED, CKR_GENERAL_ERROR};
 
+use crate::control::Control;
 use crate::functions::Function;
 use crate::watch::{self, Version};
 use crate::{codes, log, real};
@@ -26,11 +27,11 @@ pub(crate) struct Outcome {
 
 /// Makes one call: waits, fails or forwards as the control file says at that moment.
 ///
-/// `forward` calls the real module's function, `None` when it has none; its second argument is whether the token is absent.
+/// `forward` calls the real module's function, `None` when it has none; its second argument is what the file says.
 pub(crate) fn call(
     function: Function,
     when_absent: WhenAbsent,
-    forward: impl Fn(&CK_FUNCTION_LIST, bool) -> Option<CK_RV>,
+    forward: impl Fn(&CK_FUNCTION_LIST, &Control) -> Option<CK_RV>,
 ) -> Outcome {
     let (mut counted, mut hung, mut delayed) = (false, false, false);
     // Every wait gives the file time to change: then ask it again.
@@ -78,9 +79,13 @@ pub(crate) fn call(
             let Some(real) = real::functions() else {
                 return injected(CKR_GENERAL_ERROR);
             };
-            return Outcome {
-                value: forward(real, control.token_absent).unwrap_or(CKR_FUNCTION_NOT_SUPPORTED),
-                injected: false,
+            let value = forward(real, control).unwrap_or(CKR_FUNCTION_NOT_SUPPORTED);
+            return match control.recoded(function, value) {
+                Some(other) => injected(other),
+                None => Outcome {
+                    value,
+                    injected: false,
+                },
             };
         }
     }

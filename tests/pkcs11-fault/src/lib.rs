@@ -3,7 +3,7 @@
 //! - `functions`: the C functions, each one a call of `inject::call`
 //! - `inject`: what happens before a call is forwarded
 //! - `control`: the control file's language;  `watch`: when it is read, and what a lost token does
-//! - `real`: the module behind this one;  `log`: the log file;  `codes`: names of return values
+//! - `traits`: what real tokens do otherwise than they should;  `real`: the module behind this one;  `log`: the log file;  `codes`: names of return values
 
 #![allow(unsafe_code, reason = "a PKCS#11 module is a C interface")]
 
@@ -13,4 +13,5 @@ mod functions;
 mod inject;
 mod log;
 mod real;
+mod traits;
 mod watch;

@@ -174,12 +174,12 @@ fn connect(
     };
     let library = connection.module.library();
     let found = wanted.find(&library.context)?;
-    let offered = library.context.get_mechanism_list(found.slot)?;
+    let offered = library.raw.mechanisms(found.slot)?;
     for (mechanism, name) in [
         (CKM_ECDSA, "CKM_ECDSA"),
         (CKM_ECDH1_DERIVE, "CKM_ECDH1_DERIVE"),
     ] {
-        if !offered.iter().any(|offered| **offered == mechanism) {
+        if !offered.contains(&mechanism) {
             return Err(HsmError::Unsupported(name.to_owned()).into());
         }
     }

@@ -1,0 +1,299 @@
+//! What the token is trusted with, asked of it: each trial tries, as somebody who has the user PIN would, what the token must refuse.
+//!
+//! | trial | when |
+//! |---|---|
+//! | [`kek`]: a KEK that the master key unwrapped can't be had in any weaker form | at each connection |
+//! | [`trusted`]: no key that wraps what goes under trusted keys only can be had without the security officer | where the keys are made, and at each start, if any key depends on it |
+//! | [`transfer`]: what comes out of the transfer key is good for nothing else | the same |
+
+pub(crate) mod kek;
+pub(crate) mod transfer;
+pub(crate) mod trusted;
+
+use cryptoki::error::Error;
+use cryptoki::object::ObjectHandle;
+use cryptoki_sys::{
+    CK_ATTRIBUTE_TYPE, CK_MECHANISM_TYPE, CKA_VALUE, CKM_AES_KEY_GEN, CKM_AES_KEY_WRAP,
+    CKM_AES_KEY_WRAP_KWP, CKM_AES_KEY_WRAP_PAD,
+};
+
+use crate::config::KeyShape;
+use crate::error::HsmError;
+use crate::fault::{Fault, Verdict};
+use crate::ffi::Wrapping;
+use crate::keys::{self, Keys};
+use crate::line::Line;
+use crate::session_key;
+use crate::template::{ON_TOKEN, OWN_AES, Rule};
+use crate::types::OaepHash;
+
+type Result<T> = std::result::Result<T, Fault>;
+
+/// What is tried of the keys at each start, beside [`kek`]. What is wrong is an [`HsmError::Trial`].
+pub(crate) fn at_start(
+    line: &Line,
+    keys: &Keys,
+    shape: KeyShape,
+    hash: OaepHash,
+    places: Places,
+) -> Result<()> {
+    let transfers: Vec<_> = keys
+        .generations
+        .all()
+        .iter()
+        .filter_map(|generation| generation.transfer.as_ref())
+        .collect();
+    if transfers.is_empty() && shape == KeyShape::Fixed {
+        return Ok(());
+    }
+    Trial::with(line, hash, places, |trial| {
+        for transfer in &transfers {
+            if let Some(reason) = transfer::check(trial, transfer.public, transfer.private)? {
+                return Err(failed("transfer key", reason));
+            }
+        }
+        let public = keys.generations.current().master.public;
+        if shape != KeyShape::Fixed
+            && let Some(reason) = movable(trial, public)?
+        {
+            return Err(failed("keys that a backup moves", reason));
+        }
+        // Last, as it is the dearest; it is the same question for both.
+        match trusted::way(trial, public)? {
+            Some(function) => Err(failed("mark of trusted keys", trusted::by(function))),
+            None => Ok(()),
+        }
+    })
+}
+
+/// Why keys that go under trusted keys only are not safe here, by what wraps them. `public`: an RSA public key that wraps and is not trusted.
+pub(crate) fn movable(trial: &Trial<'_>, public: ObjectHandle) -> Result<Option<String>> {
+    Ok(trusted::is_ignored(trial, public)?.then(|| {
+        "a key with CKA_WRAP_WITH_TRUSTED is wrapped by one that is not trusted".to_owned()
+    }))
+}
+
+fn failed(what: &str, reason: String) -> Fault {
+    HsmError::Trial {
+        what: what.to_owned(),
+        reason,
+    }
+    .into()
+}
+
+/// What is tried, and where the appliance has its keys.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Places {
+    /// Session objects: nothing is written on the token.
+    Session,
+    /// Objects on the token too. Only where the keys are made: `SoftHSM` leaves a thing without a name where it refuses to make one.
+    Token,
+}
+
+/// A session in which something is tried: its own, so that whatever the token leaves behind where it refuses to make an object ends with it.
+pub(crate) struct Trial<'a> {
+    line: &'a Line,
+    places: Places,
+    /// The token's mechanisms.
+    offered: Vec<CK_MECHANISM_TYPE>,
+    hash: OaepHash,
+    /// An AES key such as anybody with the PIN can make, which wraps and unwraps; none if the token makes none.
+    own: Option<ObjectHandle>,
+}
+
+impl<'a> Trial<'a> {
+    /// Runs `body`; what it needs is destroyed afterwards, whatever came of it.
+    pub(crate) fn with<T>(
+        line: &Line,
+        hash: OaepHash,
+        places: Places,
+        body: impl FnOnce(&Trial<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let own = line.another()?;
+        let before = match places {
+            Places::Session => Vec::new(),
+            Places::Token => own.session().find_objects(&[])?,
+        };
+        let result = Trial::within(&own, hash, places, body);
+        let swept = match places {
+            Places::Session => Ok(()),
+            Places::Token => sweep(&own, &before),
+        };
+        own.close();
+        swept.and(result)
+    }
+
+    fn within<T>(
+        line: &'a Line,
+        hash: OaepHash,
+        places: Places,
+        body: impl FnOnce(&Self) -> Result<T>,
+    ) -> Result<T> {
+        let mut trial = Self {
+            line,
+            places,
+            offered: line.mechanisms()?,
+            hash,
+            own: None,
+        };
+        let length = Rule::length(session_key::LEN);
+        let own = line.raw().generate_key(
+            line.session(),
+            CKM_AES_KEY_GEN,
+            std::iter::once(&length).chain(OWN_AES),
+        );
+        trial.own = trial.given(own)?;
+        let result = body(&trial);
+        if let Some(own) = trial.own {
+            line.session().destroy_object(own)?;
+        }
+        result
+    }
+
+    /// What the token gave; `None`: it refused. A token that does not work has refused nothing.
+    fn given<T>(&self, result: std::result::Result<T, Error>) -> Result<Option<T>> {
+        let fault = match result {
+            Ok(given) => return Ok(Some(given)),
+            Err(error) => Fault::from(error),
+        };
+        match fault.verdict() {
+            Verdict::Refused => Ok(None),
+            Verdict::Unclear => self.works().map(|()| None).map_err(|_| fault),
+            Verdict::Failed => Err(fault),
+        }
+    }
+
+    /// That the token makes a key and uses it.
+    fn works(&self) -> Result<()> {
+        let key = session_key::canary(self.line)?;
+        let used = answer(self.line, key);
+        self.line.session().destroy_object(key)?;
+        used.map(drop)
+    }
+
+    fn destroy(&self, object: ObjectHandle) -> std::result::Result<(), Error> {
+        self.line.session().destroy_object(object)
+    }
+
+    /// Where a key may be made, as rules of a template.
+    fn places(&self) -> &'static [Rule] {
+        match self.places {
+            Places::Session => &ON_TOKEN[..1],
+            Places::Token => ON_TOKEN,
+        }
+    }
+
+    fn offers(&self, mechanism: CK_MECHANISM_TYPE) -> bool {
+        self.offered.contains(&mechanism)
+    }
+
+    /// The mechanisms by which an AES key wraps here.
+    fn key_wraps(&self) -> impl Iterator<Item = CK_MECHANISM_TYPE> {
+        [CKM_AES_KEY_WRAP, CKM_AES_KEY_WRAP_PAD, CKM_AES_KEY_WRAP_KWP]
+            .into_iter()
+            .filter(|mechanism| self.offers(*mechanism))
+    }
+
+    /// Whether a key of anybody's own making wraps that one.
+    fn own_wraps(&self, key: ObjectHandle) -> Result<bool> {
+        match self.own {
+            Some(own) => self.aes_wraps(own, key),
+            None => Ok(false),
+        }
+    }
+
+    fn aes_wraps(&self, by: ObjectHandle, key: ObjectHandle) -> Result<bool> {
+        for mechanism in self.key_wraps() {
+            if self.wraps(Wrapping::Plain(mechanism), by, key)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn rsa_wraps(&self, by: ObjectHandle, key: ObjectHandle) -> Result<bool> {
+        self.wraps(Wrapping::Oaep(self.hash), by, key)
+    }
+
+    fn wraps(&self, wrapping: Wrapping, by: ObjectHandle, key: ObjectHandle) -> Result<bool> {
+        let wrapped = self
+            .line
+            .raw()
+            .wrap_key(self.line.session(), wrapping, by, key);
+        Ok(self.given(wrapped)?.is_some())
+    }
+
+    /// That none of these attributes of a key can be had otherwise, by setting or by a copy, and that no copy tells its value. What is taken and
+    /// ignored is no harm. What is wrong is an [`HsmError::KeyPolicy`].
+    fn keeps(
+        &self,
+        key: ObjectHandle,
+        name: &str,
+        rules: &[Rule],
+        with_optional: bool,
+        attributes: &[CK_ATTRIBUTE_TYPE],
+    ) -> Result<()> {
+        let line = self.line;
+        let check = |key| keys::check_small(line, key, name, rules, with_optional);
+        let weaker = rules
+            .iter()
+            .filter(|rule| attributes.contains(&rule.attribute))
+            .filter_map(Rule::opposite);
+        for rule in weaker {
+            let set = line.raw().set_attribute(line.session(), key, &rule);
+            if self.given(set)?.is_some() {
+                check(key)?;
+            }
+            let copy = line
+                .raw()
+                .copy_object(line.session(), key, std::iter::once(&rule));
+            if let Some(copy) = self.given(copy)? {
+                let result = check(copy).and_then(|()| self.tells_nothing(copy, name));
+                self.destroy(copy)?;
+                result?;
+            }
+        }
+        Ok(())
+    }
+
+    /// That a key does not tell its value to whoever has the user PIN.
+    fn tells_nothing(&self, key: ObjectHandle, name: &str) -> Result<()> {
+        let line = self.line;
+        let value = line.raw().attribute(line.session(), key, CKA_VALUE)?;
+        if value.is_some_and(|value| !value.is_empty()) {
+            let problem = "is told to whoever has the user PIN";
+            return Err(keys::policy(name, "CKA_VALUE", problem).into());
+        }
+        Ok(())
+    }
+
+    /// One attribute that is yes or no; `None` if it is not told.
+    fn told(&self, object: ObjectHandle, attribute: &Rule) -> Result<Option<bool>> {
+        let value = self
+            .line
+            .raw()
+            .attribute(self.line.session(), object, attribute.attribute)?;
+        Ok(match value.as_deref() {
+            Some([byte]) => Some(*byte != 0),
+            _ => None,
+        })
+    }
+}
+
+/// Destroys what was not there before.
+fn sweep(line: &Line, before: &[ObjectHandle]) -> Result<()> {
+    for object in line.session().find_objects(&[])? {
+        if !before.contains(&object) {
+            line.session().destroy_object(object)?;
+        }
+    }
+    Ok(())
+}
+
+/// What a key makes of a fixed input.
+fn answer(line: &Line, key: ObjectHandle) -> Result<Vec<u8>> {
+    let mut output = Vec::new();
+    line.raw()
+        .gcm_encrypt(line.session(), key, &[0; 12], &[], &[0; 16], &mut output)?;
+    Ok(output)
+}

@@ -1,0 +1,347 @@
+//! Whether whoever has the user PIN can have a key that counts as trusted, by any of the ways in which PKCS#11 makes an object or changes one.
+//!
+//! What goes under trusted keys only (`CKA_WRAP_WITH_TRUSTED`) is as safe as that mark. Kryoptic 1.5.4 lets the user generate a key with it.
+
+use std::iter::once;
+
+use cryptoki::error::Error;
+use cryptoki::mechanism::ekdf::AesCbcDeriveParams;
+use cryptoki::mechanism::hkdf::{HkdfParams, HkdfSalt};
+use cryptoki::mechanism::{Mechanism, MechanismType};
+use cryptoki::object::ObjectHandle;
+use cryptoki::object::{Attribute, KeyType, ObjectClass};
+use cryptoki_sys::{
+    CK_MECHANISM_TYPE, CK_ULONG, CKA_MODULUS, CKA_PUBLIC_EXPONENT, CKM_AES_ECB_ENCRYPT_DATA,
+    CKM_AES_KEY_GEN, CKM_CONCATENATE_BASE_AND_DATA, CKM_CONCATENATE_BASE_AND_KEY,
+    CKM_CONCATENATE_DATA_AND_BASE, CKM_EC_KEY_PAIR_GEN, CKM_EXTRACT_KEY_FROM_KEY,
+    CKM_GENERIC_SECRET_KEY_GEN, CKM_RSA_PKCS_KEY_PAIR_GEN, CKM_SHA1_KEY_DERIVATION,
+    CKM_SHA256_KEY_DERIVATION, CKM_SHA384_KEY_DERIVATION, CKM_SHA512_KEY_DERIVATION,
+    CKM_XOR_BASE_AND_DATA,
+};
+
+use super::{Result, Trial};
+use crate::ffi::{Derivation, Wrapping};
+use crate::session_key;
+use crate::template::{
+    CLAIMED_AES, CLAIMED_AES_IMPORT, CLAIMED_EC, CLAIMED_RSA, GUARDED, ON_TOKEN, OWN_SECRET, Rule,
+    TRUSTED_MARK,
+};
+
+/// The PKCS#11 function by which such a key is to be had; `None`: by none of them. `public`: an RSA public key on the token.
+pub(crate) fn way(trial: &Trial<'_>, public: ObjectHandle) -> Result<Option<&'static str>> {
+    let guarded = guarded(trial)?;
+    let marks = Marks { trial, guarded };
+    let way = marks.way(public);
+    trial.destroy(guarded)?;
+    way
+}
+
+/// For people, of a function that [`way`] found.
+pub(crate) fn by(function: &str) -> String {
+    format!("whoever has the user PIN can have a key marked as trusted, by {function}")
+}
+
+/// Whether a key that is to go under trusted keys only goes under another. `public`: an RSA public key that wraps and is not trusted.
+pub(crate) fn is_ignored(trial: &Trial<'_>, public: ObjectHandle) -> Result<bool> {
+    let guarded = guarded(trial)?;
+    let wrapped = trial
+        .rsa_wraps(public, guarded)
+        .and_then(|by_rsa| Ok(by_rsa || trial.own_wraps(guarded)?));
+    trial.destroy(guarded)?;
+    wrapped
+}
+
+fn guarded(trial: &Trial<'_>) -> Result<ObjectHandle> {
+    let length = Rule::length(session_key::LEN);
+    Ok(trial.line.raw().generate_key(
+        trial.line.session(),
+        CKM_AES_KEY_GEN,
+        once(&length).chain(GUARDED),
+    )?)
+}
+
+/// Whether a key that counts is to be had so.
+type Way<'a> = dyn Fn() -> Result<bool> + 'a;
+
+struct Marks<'a> {
+    trial: &'a Trial<'a>,
+    /// A key that goes under trusted keys only.
+    guarded: ObjectHandle,
+}
+
+impl Marks<'_> {
+    fn way(&self, public: ObjectHandle) -> Result<Option<&'static str>> {
+        // The cheap ones first.
+        let ways: [(&str, &Way<'_>); 7] = [
+            ("C_SetAttributeValue", &|| self.by_setting(public)),
+            ("C_CopyObject", &|| self.by_copying(public)),
+            ("C_CreateObject", &|| self.by_importing(public)),
+            ("C_GenerateKey", &|| self.by_generating()),
+            ("C_UnwrapKey", &|| self.by_unwrapping()),
+            ("C_DeriveKey", &|| self.by_deriving()),
+            ("C_GenerateKeyPair", &|| self.by_generating_pairs()),
+        ];
+        for (function, way) in ways {
+            if way()? {
+                return Ok(Some(function));
+            }
+        }
+        Ok(None)
+    }
+
+    fn by_setting(&self, public: ObjectHandle) -> Result<bool> {
+        let (raw, session) = (self.trial.line.raw(), || self.trial.line.session());
+        for key in once(public).chain(self.trial.own) {
+            let set = raw.set_attribute(session(), key, TRUSTED_MARK);
+            if self.trial.given(set)?.is_some() && self.counts(key)? {
+                return Ok(true);
+            }
+        }
+        // A public key of one's own is not the appliance's, on which nothing may be set at all.
+        let copy = raw.copy_object(session(), public, ON_TOKEN.iter().take(1));
+        let own = match self.trial.given(copy)? {
+            Some(copy) => Some(copy),
+            None => self.imported(public, false)?,
+        };
+        let Some(own) = own else { return Ok(false) };
+        let result = self
+            .trial
+            .given(raw.set_attribute(session(), own, TRUSTED_MARK))
+            .and_then(|set| Ok(set.is_some() && self.counts(own)?));
+        self.trial.destroy(own)?;
+        result
+    }
+
+    fn by_copying(&self, public: ObjectHandle) -> Result<bool> {
+        for key in once(public).chain(self.trial.own) {
+            for place in self.trial.places() {
+                let (raw, session) = (self.trial.line.raw(), self.trial.line.session());
+                let template = [place, TRUSTED_MARK].into_iter();
+                if self.marked(raw.copy_object(session, key, template))? {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    fn by_importing(&self, public: ObjectHandle) -> Result<bool> {
+        for place in self.trial.places() {
+            let (raw, session) = (self.trial.line.raw(), self.trial.line.session());
+            let template = once(place).chain(CLAIMED_AES_IMPORT);
+            if self.marked(raw.create_object(session, template))? {
+                return Ok(true);
+            }
+        }
+        match self.imported(public, true)? {
+            Some(imported) => {
+                let counts = self.counts(imported);
+                self.trial.destroy(imported)?;
+                counts
+            }
+            None => Ok(false),
+        }
+    }
+
+    /// The numbers of a public key as a key of one's own.
+    fn imported(&self, public: ObjectHandle, marked: bool) -> Result<Option<ObjectHandle>> {
+        let line = self.trial.line;
+        let number = |name| line.raw().attribute(line.session(), public, name);
+        let (Some(modulus), Some(exponent)) = (number(CKA_MODULUS)?, number(CKA_PUBLIC_EXPONENT)?)
+        else {
+            return Ok(None);
+        };
+        let mut template = vec![
+            Attribute::Class(ObjectClass::PUBLIC_KEY),
+            Attribute::KeyType(KeyType::RSA),
+            Attribute::Token(false),
+            Attribute::Wrap(true),
+            Attribute::Modulus(modulus),
+            Attribute::PublicExponent(exponent),
+        ];
+        if marked {
+            template.push(Attribute::Trusted(true));
+        }
+        self.trial.given(line.session().create_object(&template))
+    }
+
+    fn by_generating(&self) -> Result<bool> {
+        let length = Rule::length(session_key::LEN);
+        for place in self.trial.places() {
+            let (raw, session) = (self.trial.line.raw(), self.trial.line.session());
+            let template = [place, &length].into_iter().chain(CLAIMED_AES);
+            if self.marked(raw.generate_key(session, CKM_AES_KEY_GEN, template))? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn by_generating_pairs(&self) -> Result<bool> {
+        // The shortest, since each start waits for it.
+        let bits = Rule::modulus_bits(self.trial.line.shortest_rsa()?);
+        for (mechanism, public, length) in [
+            (CKM_EC_KEY_PAIR_GEN, CLAIMED_EC, None),
+            (CKM_RSA_PKCS_KEY_PAIR_GEN, CLAIMED_RSA, Some(&bits)),
+        ] {
+            for place in self.trial.places() {
+                let (raw, session) = (self.trial.line.raw(), self.trial.line.session());
+                let pair = raw.generate_key_pair(
+                    session,
+                    mechanism,
+                    once(place).chain(length).chain(public),
+                    once(place),
+                );
+                let Some((public, private)) = self.trial.given(pair)? else {
+                    continue;
+                };
+                let counts = self.counts(public);
+                self.trial.destroy(private)?;
+                self.trial.destroy(public)?;
+                if counts? {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// Of a key that one's own key has wrapped, so that its value may be known to anybody.
+    fn by_unwrapping(&self) -> Result<bool> {
+        let Some(own) = self.trial.own else {
+            return Ok(false);
+        };
+        let line = self.trial.line;
+        for mechanism in self.trial.key_wraps() {
+            let wrapping = Wrapping::Plain(mechanism);
+            let wrapped = line.raw().wrap_key(line.session(), wrapping, own, own);
+            let Some(wrapped) = self.trial.given(wrapped)? else {
+                continue;
+            };
+            for place in self.trial.places() {
+                let unwrapped = line.raw().unwrap_key(
+                    line.session(),
+                    wrapping,
+                    own,
+                    &wrapped,
+                    once(place).chain(CLAIMED_AES),
+                );
+                if self.marked(unwrapped)? {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    fn by_deriving(&self) -> Result<bool> {
+        let line = self.trial.line;
+        let length = Rule::length(session_key::LEN);
+        let secret = line.raw().generate_key(
+            line.session(),
+            CKM_GENERIC_SECRET_KEY_GEN,
+            once(&length).chain(OWN_SECRET),
+        );
+        let secret = self.trial.given(secret)?;
+        let mut result = Ok(false);
+        for base in secret.into_iter().chain(self.trial.own) {
+            result = self.by_deriving_from(base);
+            if !matches!(result, Ok(false)) {
+                break;
+            }
+        }
+        if let Some(secret) = secret {
+            self.trial.destroy(secret)?;
+        }
+        result
+    }
+
+    fn by_deriving_from(&self, base: ObjectHandle) -> Result<bool> {
+        const DATA: &[u8] = &[0x5a; 32];
+        const PLAIN: [(CK_MECHANISM_TYPE, Derivation<'_>); 9] = [
+            (CKM_AES_ECB_ENCRYPT_DATA, Derivation::Data(DATA)),
+            (CKM_CONCATENATE_BASE_AND_DATA, Derivation::Data(DATA)),
+            (CKM_CONCATENATE_DATA_AND_BASE, Derivation::Data(DATA)),
+            (CKM_XOR_BASE_AND_DATA, Derivation::Data(DATA)),
+            (CKM_EXTRACT_KEY_FROM_KEY, Derivation::Bit(0)),
+            (CKM_SHA1_KEY_DERIVATION, Derivation::Nothing),
+            (CKM_SHA256_KEY_DERIVATION, Derivation::Nothing),
+            (CKM_SHA384_KEY_DERIVATION, Derivation::Nothing),
+            (CKM_SHA512_KEY_DERIVATION, Derivation::Nothing),
+        ];
+        let line = self.trial.line;
+        let plain = PLAIN
+            .into_iter()
+            .chain(once((CKM_CONCATENATE_BASE_AND_KEY, Derivation::Key(base))));
+        for (mechanism, given) in plain.filter(|(mechanism, _)| self.trial.offers(*mechanism)) {
+            // SHA-1 makes 20 bytes, of which the shortest AES key is 16.
+            let length = Rule::length(if mechanism == CKM_SHA1_KEY_DERIVATION {
+                16
+            } else {
+                32
+            });
+            for place in self.trial.places() {
+                let template = [place, &length].into_iter().chain(CLAIMED_AES);
+                let derived =
+                    line.raw()
+                        .derive_key(line.session(), mechanism, given, base, template);
+                if self.marked(derived)? {
+                    return Ok(true);
+                }
+            }
+        }
+        let with_parameters = [
+            Mechanism::AesCbcEncryptData(AesCbcDeriveParams::new([0; 16], DATA)),
+            Mechanism::HkdfDerive(HkdfParams::new(
+                MechanismType::SHA256,
+                Some(HkdfSalt::Null),
+                Some(DATA),
+            )),
+        ];
+        for mechanism in with_parameters {
+            let kind: CK_MECHANISM_TYPE = *mechanism.mechanism_type();
+            if !self.trial.offers(kind) {
+                continue;
+            }
+            for on_token in [false, true].into_iter().take(self.trial.places().len()) {
+                let derived = line.session().derive_key(
+                    &mechanism,
+                    base,
+                    &[
+                        Attribute::Class(ObjectClass::SECRET_KEY),
+                        Attribute::KeyType(KeyType::AES),
+                        Attribute::Token(on_token),
+                        Attribute::ValueLen(cryptoki::types::Ulong::new(
+                            session_key::LEN as CK_ULONG,
+                        )),
+                        Attribute::Wrap(true),
+                        Attribute::Trusted(true),
+                    ],
+                );
+                if self.marked(derived)? {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether the token made it, and it counts; it is destroyed.
+    fn marked(&self, made: std::result::Result<ObjectHandle, Error>) -> Result<bool> {
+        let Some(key) = self.trial.given(made)? else {
+            return Ok(false);
+        };
+        let counts = self.counts(key);
+        self.trial.destroy(key)?;
+        counts
+    }
+
+    /// Whether it is trusted: by its attribute, or by what it wraps. A token that takes the mark and ignores it does no harm; one that takes it and
+    /// does not tell it is not believed.
+    fn counts(&self, key: ObjectHandle) -> Result<bool> {
+        if self.trial.told(key, TRUSTED_MARK)? != Some(false) {
+            return Ok(true);
+        }
+        Ok(self.trial.rsa_wraps(key, self.guarded)? || self.trial.aes_wraps(key, self.guarded)?)
+    }
+}

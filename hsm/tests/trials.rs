@@ -1,0 +1,349 @@
+//! What a token must refuse: each refusal taken away from a real one, by a module in front of it (tests/pkcs11-fault), must be seen.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use common::child::{self, CHILD};
+use strongroom_hsm::{
+    GcmItem, Hsm, HsmConfig, HsmError, HsmState, KeyShape, KeyUsage, MasterKind, OptionalKeys,
+    TransferKey, WrappedKey,
+};
+use strongroom_softhsm::Throwaway;
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Every function that makes an object or changes one.
+const MAKERS: [&str; 7] = [
+    "C_SetAttributeValue",
+    "C_CopyObject",
+    "C_CreateObject",
+    "C_GenerateKey",
+    "C_UnwrapKey",
+    "C_DeriveKey",
+    "C_GenerateKeyPair",
+];
+
+#[test]
+fn a_token_on_which_the_user_marks_keys_as_trusted_is_refused() {
+    in_child(
+        "a_token_on_which_the_user_marks_keys_as_trusted_is_refused",
+        async |rig| {
+            drop(rig.start("").unwrap());
+            for function in MAKERS {
+                let reason = rig.trial(&format!("accept {function} CKA_TRUSTED"));
+                assert!(
+                    reason.contains("trusted") && reason.ends_with(&format!("by {function}")),
+                    "{function}: {reason}"
+                );
+                // Taken and ignored: the key is as good as any other.
+                let ignored = rig.start(&format!("ignore {function} CKA_TRUSTED"));
+                assert!(ignored.is_ok(), "{function}: {:?}", ignored.err());
+                // What is taken and not told is not believed.
+                let silent =
+                    format!("ignore {function} CKA_TRUSTED\nclaim {function} CKA_TRUSTED none");
+                if function != "C_SetAttributeValue" {
+                    assert!(rig.trial(&silent).contains(function));
+                }
+            }
+        },
+    );
+}
+
+#[test]
+fn a_token_on_which_the_user_marks_keys_gets_neither_transfer_nor_movable_keys() {
+    in_child_on(
+        "a_token_on_which_the_user_marks_keys_gets_neither_transfer_nor_movable_keys",
+        blank,
+        async |rig| {
+            rig.control("accept C_GenerateKey CKA_TRUSTED");
+            let movable = HsmConfig {
+                shape: KeyShape::Movable,
+                ..rig.config()
+            };
+            let refused = Hsm::provision(&movable, OptionalKeys::default(), &mut |_| ());
+            match refused {
+                Err(HsmError::Trial { reason, .. }) => {
+                    assert!(reason.contains("C_GenerateKey"), "{reason}");
+                }
+                other => panic!("{other:?}"),
+            }
+            // Nothing was left, so others can be made.
+            let transfer = OptionalKeys {
+                transfer: true,
+                ..OptionalKeys::default()
+            };
+            let made = Hsm::provision(&rig.config(), transfer, &mut |_| ()).unwrap();
+            match made.transfer {
+                TransferKey::Unsupported(reason) => {
+                    assert!(reason.contains("C_GenerateKey"), "{reason}");
+                }
+                other => panic!("{other:?}"),
+            }
+            // Without a key that depends on the mark it does no harm.
+            drop(Hsm::start(rig.config()).unwrap());
+        },
+    );
+}
+
+#[test]
+fn movable_keys_are_tried_at_each_start() {
+    in_child_on("movable_keys_are_tried_at_each_start", blank, async |rig| {
+        let rig = Rig {
+            shape: KeyShape::Movable,
+            ..rig
+        };
+        Hsm::provision(&rig.config(), OptionalKeys::default(), &mut |_| ()).unwrap();
+        drop(rig.start("").unwrap());
+        for function in ["C_GenerateKey", "C_GenerateKeyPair", "C_UnwrapKey"] {
+            let reason = rig.trial(&format!("accept {function} CKA_TRUSTED"));
+            assert!(reason.contains(function), "{reason}");
+        }
+        let reason = rig.trial("drop C_GenerateKey CKA_WRAP_WITH_TRUSTED");
+        assert!(reason.contains("CKA_WRAP_WITH_TRUSTED"), "{reason}");
+    });
+}
+
+#[test]
+fn a_token_that_does_not_force_its_unwrap_template_is_refused() {
+    in_child(
+        "a_token_that_does_not_force_its_unwrap_template_is_refused",
+        async |rig| {
+            // opencryptoki 3.27.
+            let whole = [
+                "accept C_UnwrapKey CKA_EXTRACTABLE",
+                "accept C_UnwrapKey CKA_SENSITIVE",
+                "claim C_UnwrapKey CKA_SENSITIVE false",
+                "claim C_UnwrapKey CKA_EXTRACTABLE true",
+                "claim C_UnwrapKey CKA_VALUE 00112233",
+                "allow C_WrapKey",
+            ];
+            assert_eq!(rig.policy(&whole.join("\n")), "CKA_SENSITIVE");
+            // Each by itself.
+            for attribute in ["EXTRACTABLE", "SENSITIVE", "WRAP", "UNWRAP"] {
+                let attribute = format!("CKA_{attribute}");
+                let command = format!("accept C_UnwrapKey {attribute}");
+                assert_eq!(rig.policy(&command), attribute);
+                // Forced whatever was asked.
+                let command = format!("ignore C_UnwrapKey {attribute}");
+                let forced = rig.start(&command);
+                assert!(forced.is_ok(), "{attribute}: {:?}", forced.err());
+            }
+            assert_eq!(
+                rig.policy("claim C_UnwrapKey CKA_VALUE 00112233"),
+                "CKA_VALUE"
+            );
+            assert_eq!(rig.policy("allow C_WrapKey"), "CKA_EXTRACTABLE");
+            for attribute in ["EXTRACTABLE", "SENSITIVE", "DERIVE", "MODIFIABLE"] {
+                let attribute = format!("CKA_{attribute}");
+                let command = format!("accept C_SetAttributeValue {attribute}");
+                assert_eq!(rig.policy(&command), attribute);
+                let ignored = rig.start(&format!("ignore C_SetAttributeValue {attribute}"));
+                assert!(ignored.is_ok(), "{attribute}: {:?}", ignored.err());
+            }
+        },
+    );
+}
+
+#[test]
+fn each_attribute_of_an_unwrapped_key_is_read_before_its_use() {
+    in_child(
+        "each_attribute_of_an_unwrapped_key_is_read_before_its_use",
+        async |rig| {
+            let hsm = rig.start("").unwrap();
+            let aead = hsm.generate_key(KeyUsage::Aead, MasterKind::Hsm).await;
+            let aead = Arc::new(aead.unwrap());
+            for (attribute, other) in [
+                ("CKA_TOKEN", "true"),
+                ("CKA_PRIVATE", "false"),
+                ("CKA_SENSITIVE", "false"),
+                ("CKA_EXTRACTABLE", "true"),
+                ("CKA_WRAP", "true"),
+                ("CKA_UNWRAP", "true"),
+                ("CKA_SIGN", "true"),
+                ("CKA_VERIFY", "true"),
+                ("CKA_DERIVE", "true"),
+                ("CKA_MODIFIABLE", "true"),
+                ("CKA_COPYABLE", "true"),
+                ("CKA_EXTRACTABLE", "none"),
+                ("CKA_SENSITIVE", "none"),
+                ("CKA_ALLOWED_MECHANISMS", "0811000000000000"),
+            ] {
+                hsm.forget(vec![aead.id]).await.unwrap();
+                rig.control(&format!("claim C_UnwrapKey {attribute} {other}"));
+                match encrypt(&hsm, &aead).await {
+                    Err(HsmError::KeyPolicy {
+                        key,
+                        attribute: named,
+                        ..
+                    }) => {
+                        assert_eq!(named, attribute);
+                        assert!(key.contains("unwrapped"), "{key}");
+                    }
+                    other => panic!("{attribute}: {other:?}"),
+                }
+                assert_eq!(hsm.state(), HsmState::Ready);
+            }
+            rig.control("");
+            encrypt(&hsm, &aead).await.unwrap();
+            // A new key, before it is wrapped.
+            rig.control("claim C_GenerateKey CKA_SENSITIVE false");
+            let refused = hsm.generate_key(KeyUsage::Mac, MasterKind::Hsm).await;
+            assert!(
+                matches!(&refused, Err(HsmError::KeyPolicy { attribute, .. }) if attribute == "CKA_SENSITIVE"),
+                "{refused:?}"
+            );
+        },
+    );
+}
+
+#[test]
+fn the_trial_is_held_again_at_each_connection() {
+    in_child("the_trial_is_held_again_at_each_connection", async |rig| {
+        let hsm = rig.start("").unwrap();
+        let key = hsm.generate_key(KeyUsage::Aead, MasterKind::Hsm).await;
+        let key = Arc::new(key.unwrap());
+        rig.control("accept C_UnwrapKey CKA_EXTRACTABLE\nfail C_EncryptInit CKR_DEVICE_ERROR 1");
+        encrypt(&hsm, &key).await.unwrap_err();
+        let until = Instant::now() + Duration::from_secs(20);
+        loop {
+            match hsm.state() {
+                HsmState::Stopped { reason } => {
+                    assert!(reason.contains("CKA_EXTRACTABLE"), "{reason}");
+                    break;
+                }
+                state => assert!(Instant::now() < until, "{state:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+}
+
+/// Kryoptic's way to say no; and what no token says that has refused.
+#[test]
+fn a_refusal_by_another_name_is_one_and_a_device_that_fails_has_refused_nothing() {
+    in_child(
+        "a_refusal_by_another_name_is_one_and_a_device_that_fails_has_refused_nothing",
+        async |rig| {
+            for name in [
+                "CKR_WRAPPING_KEY_HANDLE_INVALID",
+                "CKR_KEY_HANDLE_INVALID",
+                "CKR_FUNCTION_FAILED",
+                "CKR_GENERAL_ERROR",
+                "CKR_VENDOR_DEFINED",
+            ] {
+                let started = rig.start(&format!("recode C_WrapKey * {name}"));
+                assert!(started.is_ok(), "{name}: {:?}", started.err());
+            }
+            for name in [
+                "CKR_DEVICE_ERROR",
+                "CKR_DEVICE_MEMORY",
+                "CKR_SESSION_CLOSED",
+            ] {
+                let started = rig.start(&format!("recode C_WrapKey * {name}"));
+                assert!(started.is_err(), "{name}");
+            }
+        },
+    );
+}
+
+async fn encrypt(hsm: &Hsm, key: &Arc<WrappedKey>) -> Result<Vec<u8>, HsmError> {
+    let item = GcmItem {
+        key: Arc::clone(key),
+        iv: [1; 12],
+        aad: Vec::new(),
+        data: vec![7; 32].into(),
+    };
+    hsm.encrypt(vec![item]).await?.remove(0)
+}
+
+struct Rig {
+    folder: PathBuf,
+    shape: KeyShape,
+}
+
+impl Rig {
+    fn config(&self) -> HsmConfig {
+        HsmConfig {
+            shape: self.shape,
+            ..child::config(&self.folder, 1, DEADLINE)
+        }
+    }
+
+    fn control(&self, commands: &str) {
+        child::control(&self.folder, commands);
+    }
+
+    fn start(&self, commands: &str) -> Result<Hsm, HsmError> {
+        self.control(commands);
+        Hsm::start(self.config())
+    }
+
+    /// Why a start fails whose trial does.
+    fn trial(&self, commands: &str) -> String {
+        match self.start(commands).err() {
+            Some(HsmError::Trial { reason, .. }) => reason,
+            other => panic!("{commands}: {other:?}"),
+        }
+    }
+
+    /// The attribute for which a start fails.
+    fn policy(&self, commands: &str) -> String {
+        match self.start(commands).err() {
+            Some(HsmError::KeyPolicy { attribute, .. }) => attribute,
+            other => panic!("{commands}: {other:?}"),
+        }
+    }
+}
+
+fn in_child(test: &str, body: impl AsyncFnOnce(Rig)) {
+    in_child_on(test, token, body);
+}
+
+fn in_child_on(test: &str, token: fn() -> &'static Throwaway, body: impl AsyncFnOnce(Rig)) {
+    let Some(folder) = std::env::var_os(CHILD) else {
+        return child::run_on_copy(test, token());
+    };
+    let rig = Rig {
+        folder: folder.into(),
+        shape: KeyShape::Fixed,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(body(rig));
+}
+
+#[test]
+#[ignore = "runs in a child process, once, to make the token"]
+fn provision() {
+    let folder = PathBuf::from(std::env::var_os(CHILD).unwrap());
+    let config = HsmConfig {
+        call_deadline: Duration::from_mins(1),
+        ..child::config(&folder, 1, DEADLINE)
+    };
+    let made = Hsm::provision(&config, OptionalKeys::ALL, &mut |_| ()).unwrap();
+    assert_eq!(made.transfer, TransferKey::Made);
+}
+
+/// With all keys.
+fn token() -> &'static Throwaway {
+    static TOKEN: OnceLock<Throwaway> = OnceLock::new();
+    TOKEN.get_or_init(|| {
+        let token = Throwaway::new().unwrap();
+        let folder = child::folder();
+        child::run("provision", folder.path(), &token, token.env().1);
+        token
+    })
+}
+
+/// Without any.
+fn blank() -> &'static Throwaway {
+    static TOKEN: OnceLock<Throwaway> = OnceLock::new();
+    TOKEN.get_or_init(|| Throwaway::new().unwrap())
+}

@@ -1,0 +1,215 @@
+//! What real tokens do otherwise than they should, on one that does it right: attributes that are taken from anybody, and what objects then say of
+//! themselves.
+
+use std::collections::HashMap;
+use std::slice;
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+
+use cryptoki_sys::{
+    CK_ATTRIBUTE, CK_ATTRIBUTE_TYPE, CK_BYTE, CK_OBJECT_HANDLE, CK_RV, CK_ULONG,
+    CK_UNAVAILABLE_INFORMATION, CKA_TRUSTED, CKR_BUFFER_TOO_SMALL, CKR_OK,
+};
+
+use crate::control::Control;
+use crate::functions::Function;
+
+/// Bytes of what `allow C_WrapKey` gives out: as long as AES-256 under RFC 3394.
+const WRAPPED: usize = 40;
+
+/// What objects say of themselves that they are not; `None`: what they do not tell.
+type Claims = HashMap<(CK_OBJECT_HANDLE, CK_ATTRIBUTE_TYPE), Option<Vec<u8>>>;
+
+fn claims() -> MutexGuard<'static, Claims> {
+    static CLAIMS: LazyLock<Mutex<Claims>> = LazyLock::new(Mutex::default);
+    CLAIMS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What was claimed before: handles are numbered anew.
+pub(crate) fn forget() {
+    claims().clear();
+}
+
+/// A call that makes an object by a template.
+pub(crate) struct Changed<'a> {
+    pub(crate) function: Function,
+    pub(crate) control: &'a Control,
+    pub(crate) template: *mut CK_ATTRIBUTE,
+    pub(crate) count: CK_ULONG,
+}
+
+impl Changed<'_> {
+    /// Forwards it as it is, and, if that is refused, without what the control file has taken from anybody.
+    ///
+    /// # Safety
+    /// Template and count must be a caller's, `made` a place for a handle that `forward` writes where it returns `CKR_OK`.
+    pub(crate) unsafe fn forward(
+        &self,
+        made: *mut CK_OBJECT_HANDLE,
+        forward: impl Fn(*mut CK_ATTRIBUTE, CK_ULONG) -> CK_RV,
+    ) -> CK_RV {
+        // SAFETY: the caller of this function vouches for both.
+        let asked = unsafe { attributes(self.template, self.count) };
+        let mut asked: Vec<_> = asked
+            .iter()
+            .filter(|attribute| !self.control.drops(self.function, attribute.type_))
+            .copied()
+            .collect();
+        let mut value = forward(asked.as_mut_ptr(), asked.len() as CK_ULONG);
+        let mut obeyed = Vec::new();
+        if value != CKR_OK {
+            let mut changed = Vec::new();
+            // Places for other values; each outlives the call.
+            let mut others = vec![0_u8; asked.len()];
+            let mut taken = false;
+            for (attribute, other) in asked.iter().zip(&mut others) {
+                let mut attribute = *attribute;
+                if let Some(obeys) = self.control.takes(self.function, attribute.type_) {
+                    taken = true;
+                    // SAFETY: a template's attributes point to as many bytes as they say.
+                    let bytes = unsafe { value_of(&attribute) }.to_vec();
+                    *other = u8::from(bytes == [0]);
+                    if obeys {
+                        obeyed.push((attribute.type_, Some(bytes)));
+                    }
+                    if attribute.type_ == CKA_TRUSTED {
+                        continue;
+                    }
+                    attribute.pValue = std::ptr::from_mut(other).cast();
+                }
+                changed.push(attribute);
+            }
+            if !taken {
+                return value;
+            }
+            value = forward(changed.as_mut_ptr(), changed.len() as CK_ULONG);
+        }
+        if value == CKR_OK {
+            // SAFETY: written just now.
+            let made = unsafe { *made };
+            let mut claims = claims();
+            for (attribute, value) in self.control.claims(self.function).chain(obeyed) {
+                claims.insert((made, attribute), value);
+            }
+        }
+        value
+    }
+}
+
+/// What `C_SetAttributeValue` returns, of which the real module said `value`.
+///
+/// # Safety
+/// Template and count must be a caller's.
+pub(crate) unsafe fn set(
+    control: &Control,
+    value: CK_RV,
+    object: CK_OBJECT_HANDLE,
+    template: *mut CK_ATTRIBUTE,
+    count: CK_ULONG,
+) -> CK_RV {
+    if value == CKR_OK {
+        return value;
+    }
+    // SAFETY: the caller of this function vouches for both.
+    for attribute in unsafe { attributes(template, count) } {
+        match control.takes(Function::C_SetAttributeValue, attribute.type_) {
+            None => return value,
+            Some(false) => {}
+            Some(true) => {
+                // SAFETY: as in `Changed::forward`.
+                let bytes = unsafe { value_of(attribute) }.to_vec();
+                claims().insert((object, attribute.type_), Some(bytes));
+            }
+        }
+    }
+    CKR_OK
+}
+
+/// What `C_GetAttributeValue` returns and tells, of which the real module said `value`.
+///
+/// # Safety
+/// Template and count must be a caller's, filled in by the real module.
+pub(crate) unsafe fn told(
+    value: CK_RV,
+    object: CK_OBJECT_HANDLE,
+    template: *mut CK_ATTRIBUTE,
+    count: CK_ULONG,
+) -> CK_RV {
+    if template.is_null() {
+        return value;
+    }
+    let Ok(count) = usize::try_from(count) else {
+        return value;
+    };
+    let claims = claims();
+    let mut all = count > 0;
+    // SAFETY: the caller of this function vouches for both.
+    for attribute in unsafe { slice::from_raw_parts_mut(template, count) } {
+        match claims.get(&(object, attribute.type_)) {
+            None => all = false,
+            Some(None) => attribute.ulValueLen = CK_UNAVAILABLE_INFORMATION,
+            Some(Some(claim)) => {
+                // What the real module did not tell it has not measured either.
+                let unmeasured = attribute.ulValueLen == CK_UNAVAILABLE_INFORMATION;
+                if !attribute.pValue.is_null() {
+                    if !unmeasured && attribute.ulValueLen < claim.len() as CK_ULONG {
+                        return CKR_BUFFER_TOO_SMALL;
+                    }
+                    // SAFETY: there was room for as many bytes as the caller said, and these are short values in buffers for any.
+                    unsafe {
+                        std::ptr::copy_nonoverlapping(
+                            claim.as_ptr(),
+                            attribute.pValue.cast(),
+                            claim.len(),
+                        );
+                    };
+                }
+                attribute.ulValueLen = claim.len() as CK_ULONG;
+            }
+        }
+    }
+    if all { CKR_OK } else { value }
+}
+
+/// What `C_WrapKey` returns, of which the real module said `value`.
+///
+/// # Safety
+/// Output and length must be a caller's.
+pub(crate) unsafe fn wrapped(
+    control: &Control,
+    value: CK_RV,
+    output: *mut CK_BYTE,
+    output_len: *mut CK_ULONG,
+) -> CK_RV {
+    if value == CKR_OK || !control.allows(Function::C_WrapKey) {
+        return value;
+    }
+    // SAFETY: the caller of this function vouches for both.
+    unsafe {
+        if !output.is_null() {
+            if *output_len < WRAPPED as CK_ULONG {
+                return CKR_BUFFER_TOO_SMALL;
+            }
+            output.write_bytes(0xaa, WRAPPED);
+        }
+        output_len.write(WRAPPED as CK_ULONG);
+    }
+    CKR_OK
+}
+
+unsafe fn attributes<'a>(template: *const CK_ATTRIBUTE, count: CK_ULONG) -> &'a [CK_ATTRIBUTE] {
+    match usize::try_from(count) {
+        // SAFETY: the caller vouches for pointer and count.
+        Ok(count) if !template.is_null() => unsafe { slice::from_raw_parts(template, count) },
+        _ => &[],
+    }
+}
+
+unsafe fn value_of(attribute: &CK_ATTRIBUTE) -> &[u8] {
+    match usize::try_from(attribute.ulValueLen) {
+        // SAFETY: the caller vouches for what the attribute points to.
+        Ok(length) if !attribute.pValue.is_null() => unsafe {
+            slice::from_raw_parts(attribute.pValue.cast(), length)
+        },
+        _ => &[],
+    }
+}
