@@ -226,7 +226,9 @@ fn accept_rollback(config: &ConfigFile, format: Format) -> Result<(), Failure> {
         );
         record(&config, hsm, "cli:accept-rollback", &reason).await?;
         format.either(
-            &format!("accepted: {reason}"),
+            &format!(
+                "accepted: {reason}; each key encrypts with a new version from the next start on"
+            ),
             &json!({
                 "hsm_epoch": accepted.hsm_epoch,
                 "store_epoch": accepted.store_epoch,

@@ -12,6 +12,7 @@ mod export;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzz;
 mod open;
+mod pages;
 mod record;
 mod trial;
 

@@ -501,7 +501,11 @@ async fn what_is_in_a_files_place_is_named_with_what_to_do() {
             "{named}: {error}"
         );
     }
-    let harmless: [Harm<'_>; 4] = [
+    let harmless: [Harm<'_>; 5] = [
+        &|| {
+            let file = std::fs::File::create(bad.join(&snapshot)).unwrap();
+            file.set_len(1 << 40).unwrap();
+        },
         // What a process that was killed leaves.
         &|| std::fs::write(bad.join(format!("{snapshot}.generating")), "half").unwrap(),
         &|| {

@@ -5,13 +5,13 @@
 //! token, say whether anything is missing then.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use super::StoreError;
 use super::engine::{BLOBS, Engine, EngineError, LOG, Lock, Pair, Role, role};
+use super::{StoreError, pages};
 
 /// Where copies are made, in the store's folder: the process may have no right to any other.
 const TRIAL: &str = "trial";
@@ -19,6 +19,9 @@ const TRIAL: &str = "trial";
 const ASIDE: &str = "aside";
 /// No store is larger than this, bytes; a file that says so is not tried.
 const LARGEST: u64 = 16 << 30;
+
+/// Nor is a file that the database can do without, bytes.
+const SPARE: u64 = 256 << 20;
 
 /// Which files of a store are copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +90,13 @@ impl Files {
     /// Everything that a copy of the files holds, in the order of the keys.
     pub(super) fn read(&self, with: With) -> Result<Vec<Pair>, StoreError> {
         let copy = Scratch::copy(self, with)?;
+        let log = copy.path().join(LOG);
+        if let Some(page) = pages::impossible(&log).map_err(|error| unreadable(&log, &error))? {
+            return Err(StoreError::Damaged {
+                file: self.folder.join(LOG),
+                why: format!("it has a page of the number {page}, for which it is too small"),
+            });
+        }
         let pairs = Engine::open(copy.path())
             .and_then(|engine| engine.scan())
             .map_err(|error| failed(&self.folder, error))?;
@@ -146,6 +156,18 @@ impl Scratch {
             With::Everything => files.spare.as_slice(),
             With::TheLogAlone => &[],
         };
+        for name in spare {
+            let path = files.folder.join(name);
+            let size = fs::metadata(&path)
+                .map_err(|error| unreadable(&path, &error))?
+                .len();
+            if size > SPARE {
+                return Err(StoreError::Damaged {
+                    file: path,
+                    why: format!("it has {size} bytes"),
+                });
+            }
+        }
         let names = std::iter::once(LOG.to_owned())
             .chain(spare.iter().cloned())
             .chain(files.blobs.iter().map(|name| format!("{BLOBS}/{name}")));
@@ -175,16 +197,25 @@ fn copy_file(from: &Path, to: &Path) -> Result<(), StoreError> {
         .map_err(|error| unwritable(to, &error))?;
     // By hand: `io::copy` makes a system call that the server may not.
     let mut buffer = vec![0; 1 << 16];
+    let mut length = 0;
     loop {
         let read = source
             .read(&mut buffer)
             .map_err(|error| unreadable(&error))?;
-        let Some(bytes) = buffer.get(..read).filter(|bytes| !bytes.is_empty()) else {
-            return Ok(());
+        let bytes = buffer.get(..read).unwrap_or_default();
+        length += bytes.len() as u64;
+        let written = if bytes.is_empty() {
+            target.set_len(length)
+        } else if pages::is_zero(bytes) {
+            // A file may be long and empty: the copy is no larger on the disc.
+            target.seek(SeekFrom::Start(length)).map(drop)
+        } else {
+            target.write_all(bytes)
         };
-        target
-            .write_all(bytes)
-            .map_err(|error| unwritable(to, &error))?;
+        written.map_err(|error| unwritable(to, &error))?;
+        if bytes.is_empty() {
+            return Ok(());
+        }
     }
 }
 
