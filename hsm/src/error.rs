@@ -34,6 +34,14 @@ pub enum HsmError {
         /// What is wrong and what it must be.
         problem: String,
     },
+    /// An object that the appliance needs is not to be seen on the token.
+    #[error("the {name} is not to be seen on the token (no such object is labelled {label:?})")]
+    Missing {
+        /// Of which object, e.g. "master key".
+        name: String,
+        /// Its `CKA_LABEL`.
+        label: String,
+    },
     /// A wrapped key belongs to another master key than the token's.
     #[error(
         "the key is wrapped by the master key {wanted}, but the token holds {here}: use the token that the key was made with; if the store is a \

@@ -55,7 +55,8 @@ impl Fault {
     pub(crate) fn reach(&self) -> Reach {
         match self {
             Self::Own(HsmError::Pin(_)) => Reach::Pin,
-            Self::Own(HsmError::Unavailable(_)) => Reach::Device,
+            // They were there when the connection was made: the token is away, or another is in its place.
+            Self::Own(HsmError::Unavailable(_) | HsmError::Missing { .. }) => Reach::Device,
             Self::Own(_) => Reach::Item,
             Self::Token(code, function) => reach(*code, *function),
         }
@@ -64,6 +65,11 @@ impl Fault {
     /// The failure as callers see it.
     pub(crate) fn into_error(self) -> HsmError {
         match self.reach() {
+            // The first connection fails as the error that it is.
+            Reach::Device if matches!(self, Self::Own(HsmError::Missing { .. })) => match self {
+                Self::Own(error) => error,
+                token @ Self::Token(..) => HsmError::Unavailable(token.to_string()),
+            },
             Reach::Device | Reach::Session => HsmError::Unavailable(self.to_string()),
             Reach::Pin => match self {
                 Self::Own(error) => error,
@@ -116,6 +122,10 @@ impl From<Error> for Fault {
     fn from(error: Error) -> Self {
         match error {
             Error::Pkcs11(code, function) => Self::Token(code, function),
+            // Of `Raw::gcm_encrypt` alone.
+            Error::NotSupported => Self::Own(HsmError::Unsupported(
+                "AES-GCM with the caller's IV: the token writes another in its place".to_owned(),
+            )),
             Error::NullFunctionPointer => Self::Own(HsmError::Unsupported(
                 "a PKCS#11 function that is needed: the module has none".to_owned(),
             )),
@@ -162,6 +172,15 @@ fn reach(code: RvError, function: Function) -> Reach {
         | RvError::OperationNotInitialized
         | RvError::UnwrappingKeyHandleInvalid
         | RvError::WrappingKeyHandleInvalid => Reach::Session,
+        // So some tokens answer to data that they can't make sense of, which clients choose.
+        RvError::DeviceError
+            if matches!(
+                function,
+                Function::Decrypt | Function::UnwrapKey | Function::Sign | Function::Verify
+            ) =>
+        {
+            Reach::Unclear
+        }
         RvError::DeviceRemoved
         | RvError::DeviceError
         | RvError::TokenNotPresent

@@ -12,7 +12,8 @@ use std::ptr;
 
 use cryptoki::context::Function;
 use cryptoki::error::{Error, Rv, RvError};
-use cryptoki::object::ObjectHandle;
+use cryptoki::mechanism::Mechanism;
+use cryptoki::object::{Attribute, ObjectHandle};
 use cryptoki::session::Session;
 use cryptoki::slot::Slot;
 use cryptoki_sys::{
@@ -23,6 +24,8 @@ use cryptoki_sys::{
     CKM_SHA256, CKZ_DATA_SPECIFIED,
 };
 
+use zeroize::Zeroizing;
+
 use crate::template::{Rule, Value};
 use crate::types::OaepHash;
 
@@ -30,6 +33,9 @@ use crate::types::OaepHash;
 pub(crate) const TAG_LEN: usize = 16;
 /// More than any attribute that is asked for; a length above it is a module's fault.
 const ATTRIBUTE_LIMIT: usize = 64 * 1024;
+/// Handles that a search asks for at once, and more objects than any token has.
+const FIND_ROOM: usize = 32;
+const FIND_LIMIT: usize = 1 << 20;
 /// More mechanisms than any token has.
 const MECHANISM_LIMIT: usize = 16 * 1024;
 /// Enough for any attribute of [`Raw::attributes`]: a short list of mechanisms.
@@ -37,7 +43,7 @@ const SMALL_ROOM: usize = 64;
 /// Enough for nearly any attribute: an RSA-4096 modulus has 512 bytes.
 const LIKELY_ROOM: usize = 1024;
 
-type Result<T> = std::result::Result<T, Error>;
+pub(crate) type Result<T> = std::result::Result<T, Error>;
 
 /// A template as the token tells it.
 pub(crate) type Attributes = Vec<(CK_ATTRIBUTE_TYPE, Vec<u8>)>;
@@ -144,7 +150,7 @@ impl Raw {
     ) -> Result<(ObjectHandle, ObjectHandle)> {
         let mut mechanism = plain_mechanism(mechanism);
         let (mut public_key, mut private_key) = (0, 0);
-        // SAFETY: both templates own or borrow everything they point to until after the call; lengths are the vectors' own.
+        // SAFETY: both templates own everything they point to; lengths are the vectors' own.
         unsafe {
             call!(
                 self,
@@ -312,6 +318,143 @@ impl Raw {
         }?;
         // SAFETY: the module has just made this object and named its handle.
         Ok(unsafe { ObjectHandle::new_from_raw(key) })
+    }
+
+    /// All objects that a template matches.
+    pub(crate) fn find_objects(
+        &self,
+        session: &Session,
+        template: &[Attribute],
+    ) -> Result<Vec<ObjectHandle>> {
+        let mut template: Vec<CK_ATTRIBUTE> = template.iter().map(Into::into).collect();
+        let count = CK_ULONG::try_from(template.len())?;
+        // SAFETY: the attributes point into the caller's template, which outlives the call.
+        unsafe {
+            call!(
+                self,
+                C_FindObjectsInit,
+                FindObjectsInit,
+                session.handle(),
+                template.as_mut_ptr(),
+                count
+            )
+        }?;
+        let found = self.found(session);
+        // SAFETY: ends the search of this session, and touches no memory of ours.
+        let ended = unsafe { call!(self, C_FindObjectsFinal, FindObjectsFinal, session.handle()) };
+        let found = found?;
+        ended.map(|()| found)
+    }
+
+    /// The rest of a search that has begun.
+    fn found(&self, session: &Session) -> Result<Vec<ObjectHandle>> {
+        let mut found = Vec::new();
+        loop {
+            let mut some: [CK_OBJECT_HANDLE; FIND_ROOM] = [0; FIND_ROOM];
+            let mut count = 0;
+            // SAFETY: `some` has room for as many handles as the call says, and the module writes no more.
+            unsafe {
+                call!(
+                    self,
+                    C_FindObjects,
+                    FindObjects,
+                    session.handle(),
+                    some.as_mut_ptr(),
+                    FIND_ROOM as CK_ULONG,
+                    &raw mut count
+                )
+            }?;
+            let Some(told) = some.get(..usize::try_from(count)?) else {
+                return Err(Error::InvalidValue);
+            };
+            if told.is_empty() {
+                return Ok(found);
+            }
+            // A module that never ends its list must not fill the memory.
+            if found.len() > FIND_LIMIT {
+                return Err(Error::InvalidValue);
+            }
+            // SAFETY: the module has just named these handles.
+            found.extend(
+                told.iter()
+                    .map(|handle| unsafe { ObjectHandle::new_from_raw(*handle) }),
+            );
+        }
+    }
+
+    /// `C_Sign` in one part and one call.
+    pub(crate) fn sign(
+        &self,
+        session: &Session,
+        mechanism: &Mechanism<'_>,
+        key: ObjectHandle,
+        data: &[u8],
+    ) -> Result<Vec<u8>> {
+        let mut mechanism: CK_MECHANISM = mechanism.into();
+        let mut output = vec![0; LIKELY_ROOM];
+        let mut length = CK_ULONG::try_from(output.len())?;
+        let data_length = CK_ULONG::try_from(data.len())?;
+        // SAFETY: the mechanism points into the caller's, which outlives both calls as `data` and `output` do; `length` is the room in `output`.
+        unsafe {
+            call!(
+                self,
+                C_SignInit,
+                SignInit,
+                session.handle(),
+                &raw mut mechanism,
+                key.handle()
+            )?;
+            call!(
+                self,
+                C_Sign,
+                Sign,
+                session.handle(),
+                data.as_ptr().cast_mut(),
+                data_length,
+                output.as_mut_ptr(),
+                &raw mut length
+            )
+        }?;
+        truncate(&mut output, length)?;
+        Ok(output)
+    }
+
+    /// `C_Decrypt` in one part and one call, by a mechanism whose output is no longer than its input.
+    pub(crate) fn decrypt(
+        &self,
+        session: &Session,
+        mechanism: &Mechanism<'_>,
+        key: ObjectHandle,
+        data: &[u8],
+    ) -> Result<Vec<u8>> {
+        let mut mechanism: CK_MECHANISM = mechanism.into();
+        // At least an RSA-4096 modulus: some modules want room for one.
+        let mut output = Zeroizing::new(vec![0; data.len().max(LIKELY_ROOM)]);
+        let mut length = CK_ULONG::try_from(output.len())?;
+        let data_length = CK_ULONG::try_from(data.len())?;
+        // SAFETY: as in `sign`.
+        unsafe {
+            call!(
+                self,
+                C_DecryptInit,
+                DecryptInit,
+                session.handle(),
+                &raw mut mechanism,
+                key.handle()
+            )?;
+            call!(
+                self,
+                C_Decrypt,
+                Decrypt,
+                session.handle(),
+                data.as_ptr().cast_mut(),
+                data_length,
+                output.as_mut_ptr(),
+                &raw mut length
+            )
+        }?;
+        truncate(&mut output, length)?;
+        Ok(std::mem::take(&mut *output))
     }
 
     /// `C_CreateObject` with rules as the template.
@@ -536,7 +679,8 @@ impl Raw {
             .map(Some)
     }
 
-    /// AES-GCM encryption in one `C_Encrypt`: appends ciphertext || tag to `output`, which must be empty.
+    /// AES-GCM encryption in one `C_Encrypt`: appends ciphertext || tag to `output`, which must be empty. [`Error::NotSupported`] if the token used an
+    /// IV of its own.
     pub(crate) fn gcm_encrypt(
         &self,
         session: &Session,
@@ -547,11 +691,13 @@ impl Raw {
         output: &mut Vec<u8>,
     ) -> Result<()> {
         output.resize(data.len() + TAG_LEN, 0);
-        let mut parameters = gcm_parameters(iv, aad)?;
+        // A place of its own: FIPS tokens write an IV of theirs there (AWS CloudHSM), whatever was in it.
+        let mut place = *iv;
+        let mut parameters = gcm_parameters(&mut place, aad)?;
         let mut mechanism = gcm_mechanism(&mut parameters);
         let mut length = CK_ULONG::try_from(output.len())?;
         let data_length = CK_ULONG::try_from(data.len())?;
-        // SAFETY: the mechanism points to `parameters`, which points to `iv` and `aad`; all of them, `data` and `output`, outlive
+        // SAFETY: the mechanism points to `parameters`, which points to `place` and `aad`; all of them, `data` and `output`, outlive
         // both calls. `length` is the room in `output`. PKCS#11 takes inputs as `*mut` but does not write to them.
         unsafe {
             call!(
@@ -573,6 +719,11 @@ impl Raw {
                 &raw mut length
             )
         }?;
+        if place != *iv {
+            // Sealed under a nonce that nobody else knows of.
+            output.clear();
+            return Err(Error::NotSupported);
+        }
         truncate(output, length)
     }
 
@@ -590,7 +741,8 @@ impl Raw {
     ) -> Result<()> {
         // Room for the tag too: some modules check the buffer against the input's length.
         output.resize(data.len(), 0);
-        let mut parameters = gcm_parameters(iv, aad)?;
+        let mut place = *iv;
+        let mut parameters = gcm_parameters(&mut place, aad)?;
         let mut mechanism = gcm_mechanism(&mut parameters);
         let mut length = CK_ULONG::try_from(output.len())?;
         let data_length = length;
@@ -653,22 +805,40 @@ struct Template {
     attributes: Vec<CK_ATTRIBUTE>,
     // Never touched again, but `attributes` points into them; moving a `Template` does not move their heap memory.
     _nested: Vec<Template>,
+    // Copies of the values, in words so that each is aligned: a table is in read-only memory, where a module that writes must not be let.
+    _values: Vec<Vec<CK_ULONG>>,
 }
 
 impl Template {
     fn new<'a>(rules: impl Iterator<Item = &'a Rule>) -> Self {
         let mut nested = Vec::new();
+        let mut values = Vec::new();
+        let mut own = |bytes: &[u8]| -> *mut c_void {
+            let mut words: Vec<_> = bytes
+                .chunks(size_of::<CK_ULONG>())
+                .map(|chunk| {
+                    let mut word = [0; size_of::<CK_ULONG>()];
+                    word[..chunk.len()].copy_from_slice(chunk);
+                    CK_ULONG::from_ne_bytes(word)
+                })
+                .collect();
+            let place = words.as_mut_ptr();
+            values.push(words);
+            place.cast()
+        };
         let attributes = rules
             .map(|rule| {
                 let (pointer, length) = match &rule.value {
-                    // Rust's bool is one byte, 0 or 1, as CK_BBOOL is.
-                    Value::Bool(value) => (ptr::from_ref(value).cast(), 1),
-                    Value::Ulong(value) => (ptr::from_ref(value).cast(), size_of_val(value)),
-                    Value::Bytes(value) => (value.as_ptr().cast(), value.len()),
-                    Value::Mechanisms(value) => (value.as_ptr().cast(), size_of_val(*value)),
+                    Value::Bool(value) => (own(&[u8::from(*value)]), 1),
+                    Value::Ulong(value) => (own(&value.to_ne_bytes()), size_of_val(value)),
+                    Value::Bytes(value) => (own(value), value.len()),
+                    Value::Mechanisms(value) => {
+                        let bytes: Vec<_> = value.iter().flat_map(|m| m.to_ne_bytes()).collect();
+                        (own(&bytes), bytes.len())
+                    }
                     Value::Template(rules) => {
-                        let inner = Self::new(rules.iter());
-                        let place: *const c_void = inner.attributes.as_ptr().cast();
+                        let mut inner = Self::new(rules.iter());
+                        let place = inner.attributes.as_mut_ptr().cast();
                         let length = size_of_val(inner.attributes.as_slice());
                         nested.push(inner);
                         (place, length)
@@ -676,7 +846,7 @@ impl Template {
                 };
                 CK_ATTRIBUTE {
                     type_: rule.attribute,
-                    pValue: pointer.cast_mut(),
+                    pValue: pointer,
                     // A template written in this program's source fits: usize and CK_ULONG have the same width on every Unix.
                     ulValueLen: length as CK_ULONG,
                 }
@@ -685,6 +855,7 @@ impl Template {
         Self {
             attributes,
             _nested: nested,
+            _values: values,
         }
     }
 
@@ -695,6 +866,12 @@ impl Template {
     fn len(&self) -> CK_ULONG {
         self.attributes.len() as CK_ULONG
     }
+}
+
+/// A copy of a constant as an input. PKCS#11 takes inputs as `*mut` too and says that modules don't write to them; a caller's data are on the heap, where one
+/// that did would do no harm, but constants are in read-only memory, where it would end the process.
+pub(crate) fn writable(constant: &[u8]) -> Vec<u8> {
+    constant.to_vec()
 }
 
 fn checked(answer: CK_RV, function: Function) -> Result<()> {
@@ -734,9 +911,9 @@ fn wrapping_mechanism(wrapping: Wrapping, oaep: &mut CK_RSA_PKCS_OAEP_PARAMS) ->
     }
 }
 
-fn gcm_parameters(iv: &[u8; 12], aad: &[u8]) -> Result<CK_GCM_PARAMS> {
+fn gcm_parameters(iv: &mut [u8; 12], aad: &[u8]) -> Result<CK_GCM_PARAMS> {
     Ok(CK_GCM_PARAMS {
-        pIv: iv.as_ptr().cast_mut(),
+        pIv: iv.as_mut_ptr(),
         ulIvLen: 12,
         ulIvBits: 96,
         pAAD: if aad.is_empty() {

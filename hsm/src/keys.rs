@@ -188,11 +188,10 @@ pub(crate) fn only(
 ) -> Result<ObjectHandle, Fault> {
     match line.find(class, label)?.as_slice() {
         [key] => Ok(*key),
-        [] => Err(policy(
-            name,
-            "CKA_LABEL",
-            &format!("{label:?} is on no such object: make the keys first"),
-        )
+        [] => Err(HsmError::Missing {
+            name: name.to_owned(),
+            label: label.to_owned(),
+        }
         .into()),
         several => Err(policy(
             name,
@@ -323,7 +322,7 @@ fn check_template(
 /// No object may both wrap and decrypt: with such a key whoever has the PIN wraps another key out and decrypts it (Clulow 2003).
 fn refuse_wrap_and_decrypt(line: &Line) -> Result<(), Fault> {
     let both = [Attribute::Wrap(true), Attribute::Decrypt(true)];
-    let Some(object) = line.session().find_objects(&both)?.into_iter().next() else {
+    let Some(object) = line.find_objects(&both)?.into_iter().next() else {
         return Ok(());
     };
     let label = line

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use cryptoki::context::Function;
 use cryptoki::error::{Error, RvError};
-use cryptoki::mechanism::MechanismType;
+use cryptoki::mechanism::{Mechanism, MechanismType};
 use cryptoki::object::{Attribute, ObjectHandle};
 use cryptoki::session::{Session, SessionState, UserType};
 use cryptoki::slot::Slot;
@@ -14,9 +14,10 @@ use cryptoki_sys::{CK_MECHANISM_TYPE, CK_ULONG};
 use crate::config::PinSource;
 use crate::error::HsmError;
 use crate::fault::{Fault, Reach, code_name};
-use crate::ffi::Raw;
+use crate::ffi::{self, Raw, Wrapping};
 use crate::module::Library;
 use crate::pin;
+use crate::types::OaepHash;
 
 /// A thread's sign of life: it counts up with each PKCS#11 call.
 #[derive(Default)]
@@ -132,7 +133,41 @@ impl Line {
             Attribute::Class(class.try_into()?),
             Attribute::Label(label.as_bytes().to_vec()),
         ];
-        Ok(self.session().find_objects(&template)?)
+        Ok(self.find_objects(&template)?)
+    }
+
+    /// All objects that a template matches.
+    pub(crate) fn find_objects(&self, template: &[Attribute]) -> ffi::Result<Vec<ObjectHandle>> {
+        self.raw().find_objects(self.session(), template)
+    }
+
+    pub(crate) fn sign(
+        &self,
+        mechanism: &Mechanism<'_>,
+        key: ObjectHandle,
+        data: &[u8],
+    ) -> ffi::Result<Vec<u8>> {
+        self.raw().sign(self.session(), mechanism, key, data)
+    }
+
+    pub(crate) fn decrypt(
+        &self,
+        mechanism: &Mechanism<'_>,
+        key: ObjectHandle,
+        data: &[u8],
+    ) -> ffi::Result<Vec<u8>> {
+        self.raw().decrypt(self.session(), mechanism, key, data)
+    }
+
+    /// By RSA-OAEP.
+    pub(crate) fn wrap_key(
+        &self,
+        hash: OaepHash,
+        by: ObjectHandle,
+        key: ObjectHandle,
+    ) -> ffi::Result<Vec<u8>> {
+        self.raw()
+            .wrap_key(self.session(), Wrapping::Oaep(hash), by, key)
     }
 
     /// An orderly end. Not for a session that the token has lost.

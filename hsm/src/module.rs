@@ -41,7 +41,8 @@ impl Module {
         let library = library(path)?;
         let mut count = library.count();
         if count.users == 0 {
-            count.ours = initialize(&library.context)?;
+            count.ours =
+                initialize(&library.context).map_err(|fault| did_not_start(path, &fault))?;
         }
         count.users += 1;
         drop(count);
@@ -113,6 +114,22 @@ fn library(path: &Path) -> Result<Arc<Library>, Fault> {
     });
     libraries.insert(real, Arc::clone(&library));
     Ok(library)
+}
+
+/// A module that does not start says no more than `CKR_GENERAL_ERROR`; nearly always it can't read what belongs to it.
+fn did_not_start(path: &Path, fault: &Fault) -> Fault {
+    let place = |name| {
+        std::env::var(name).map_or_else(|_| "not set".to_owned(), |value| format!("{value:?}"))
+    };
+    HsmError::Config(format!(
+        "the PKCS#11 module {} did not start ({fault}): look whether this user may read the module's own settings and tokens. For SoftHSM these are the file of SOFTHSM2_CONF \
+         ({}), or else ~/.config/softhsm2/softhsm2.conf (HOME is {}), or else /etc/softhsm/softhsm2.conf, and the folder that directories.tokendir names there. The server \
+         reaches these by itself; what another module needs is set in [hardening] read and write",
+        path.display(),
+        place("SOFTHSM2_CONF"),
+        place("HOME"),
+    ))
+    .into()
 }
 
 /// Whether this call initialized it; somebody else in the process may have.

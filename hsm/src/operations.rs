@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 use crate::config::KeyShape;
 use crate::error::HsmError;
 use crate::fault::{Fault, Reach};
-use crate::ffi::TAG_LEN;
+use crate::ffi::{TAG_LEN, writable};
 use crate::keys::Keys;
 use crate::line::Line;
 use crate::selftest::Abilities;
@@ -132,10 +132,9 @@ impl Conn {
     }
 
     pub(crate) fn sign(&self, digest: &[u8; 32]) -> Result<[u8; 64]> {
-        let signature =
-            self.line
-                .session()
-                .sign(&Mechanism::Ecdsa, self.keys.audit.private, digest)?;
+        let signature = self
+            .line
+            .sign(&Mechanism::Ecdsa, self.keys.audit.private, digest)?;
         signature.try_into().map_err(|_| {
             HsmError::Pkcs11 {
                 function: "C_Sign".to_owned(),
@@ -345,7 +344,7 @@ impl Conn {
         hash: HashAlgorithm,
         data: &[u8],
     ) -> Result<Zeroizing<Vec<u8>>> {
-        Ok(Zeroizing::new(self.line.session().sign(
+        Ok(Zeroizing::new(self.line.sign(
             &session_key::hmac(hash),
             key,
             data,
@@ -362,7 +361,7 @@ impl Canary {
             key,
             &[0; 12],
             &[],
-            &[0; 16],
+            &writable(&[0; 16]),
             &mut ciphertext,
         )?;
         Ok(Self { key, ciphertext })

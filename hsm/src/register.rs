@@ -123,7 +123,10 @@ impl Register {
     }
 
     fn missing(self) -> HsmError {
-        self.broken("CKA_LABEL", "is on no data object: make the keys first")
+        HsmError::Missing {
+            name: self.name().to_owned(),
+            label: self.label().to_owned(),
+        }
     }
 
     fn broken(self, attribute: &str, problem: &str) -> HsmError {

@@ -7,8 +7,7 @@
 mod common;
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -17,7 +16,7 @@ use common::child::{self, CHILD};
 use strongroom_hsm::ceremony::{self, ParticipantToken};
 use strongroom_hsm::{
     GcmItem, Hsm, HsmConfig, HsmError, HsmState, KeyUsage, MasterKind, OptionalKeys, PinSource,
-    SecretPin, SigningKind, TokenSelector, WrappedKey,
+    SecretPin, SigningKind, WrappedKey,
 };
 use strongroom_softhsm::Throwaway;
 use zeroize::Zeroizing;

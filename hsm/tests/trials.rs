@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use common::child::{self, CHILD};
 use strongroom_hsm::{
-    GcmItem, Hsm, HsmConfig, HsmError, HsmState, KeyShape, KeyUsage, MasterKind, OptionalKeys,
-    TransferKey, WrappedKey,
+    GcmItem, Hsm, HsmConfig, HsmError, HsmState, KeyShape, KeyUsage, MasterKind, OaepHash,
+    OptionalKeys, SigningKind, TransferKey, WrappedKey,
 };
 use strongroom_softhsm::Throwaway;
 
@@ -250,6 +250,206 @@ fn a_refusal_by_another_name_is_one_and_a_device_that_fails_has_refused_nothing(
     );
 }
 
+/// AWS `CloudHSM` does, and Luna in FIPS mode.
+#[test]
+fn a_token_that_writes_its_own_iv_is_refused_by_name() {
+    in_child(
+        "a_token_that_writes_its_own_iv_is_refused_by_name",
+        async |rig| {
+            match rig.start("own-iv").err() {
+                Some(HsmError::Unsupported(what)) => assert!(what.contains("IV"), "{what}"),
+                other => panic!("{other:?}"),
+            }
+            // Once it serves: no ciphertext that nobody opens.
+            let hsm = rig.start("").unwrap();
+            let key = hsm.generate_key(KeyUsage::Aead, MasterKind::Hsm).await;
+            let key = Arc::new(key.unwrap());
+            rig.control("own-iv");
+            let refused = encrypt(&hsm, &key).await;
+            assert!(
+                matches!(refused, Err(HsmError::Unsupported(_))),
+                "{refused:?}"
+            );
+            rig.control("");
+            encrypt(&hsm, &key).await.unwrap();
+        },
+    );
+}
+
+#[test]
+fn whatever_a_module_writes_to_is_there_to_be_written_to() {
+    in_child(
+        "whatever_a_module_writes_to_is_there_to_be_written_to",
+        async |rig| {
+            let hsm = rig.start("touch").unwrap();
+            for usage in [KeyUsage::Aead, KeyUsage::Mac] {
+                hsm.generate_key(usage, MasterKind::Hsm).await.unwrap();
+            }
+            let key = hsm.generate_key(KeyUsage::Aead, MasterKind::Hsm).await;
+            let key = Arc::new(key.unwrap());
+            encrypt(&hsm, &key).await.unwrap();
+            hsm.sign([7; 32]).await.unwrap();
+            hsm.forget(vec![key.id]).await.unwrap();
+            encrypt(&hsm, &key).await.unwrap();
+            let made = hsm
+                .generate_signing_key(SigningKind::EcdsaP256, [7; 16])
+                .await;
+            made.unwrap();
+        },
+    );
+}
+
+#[test]
+fn what_a_module_claims_beyond_the_room_is_no_answer() {
+    in_child(
+        "what_a_module_claims_beyond_the_room_is_no_answer",
+        async |rig| {
+            for function in [
+                "C_Encrypt",
+                "C_Decrypt",
+                "C_Sign",
+                "C_FindObjects",
+                "C_GetMechanismList",
+            ] {
+                let started = rig.start(&format!("overlong {function}"));
+                let error = started.err().unwrap().to_string();
+                assert!(error.contains("makes no sense"), "{function}: {error}");
+            }
+            drop(rig.start("").unwrap());
+        },
+    );
+}
+
+#[test]
+fn aes_key_wrap_is_found_by_its_proper_name() {
+    in_child("aes_key_wrap_is_found_by_its_proper_name", async |rig| {
+        let hsm = rig.start("kwp-by-its-name").unwrap();
+        assert!(hsm.profile().aes_kwp);
+    });
+}
+
+/// What a client sends must not look like a device that fails.
+#[test]
+fn a_blob_that_the_token_calls_a_device_error_is_the_clients() {
+    in_child(
+        "a_blob_that_the_token_calls_a_device_error_is_the_clients",
+        async |rig| {
+            let hsm = rig.start("").unwrap();
+            let mut key = hsm
+                .generate_key(KeyUsage::Aead, MasterKind::Hsm)
+                .await
+                .unwrap();
+            rig.control(
+                "recode C_UnwrapKey * CKR_DEVICE_ERROR\nrecode C_Decrypt * CKR_DEVICE_ERROR",
+            );
+            let logins = rig.logged("C_Login");
+            for _ in 0..3 {
+                let imported = hsm
+                    .import_key(
+                        OaepHash::Sha1,
+                        vec![7; 512],
+                        vec![7; 40],
+                        KeyUsage::Aead,
+                        MasterKind::Hsm,
+                    )
+                    .await;
+                assert!(
+                    matches!(imported, Err(HsmError::Authentication)),
+                    "{imported:?}"
+                );
+                assert_eq!(hsm.state(), HsmState::Ready);
+            }
+            hsm.forget(vec![key.id]).await.unwrap();
+            key.blob[5] ^= 1;
+            let refused = encrypt(&hsm, &Arc::new(key)).await;
+            assert!(
+                matches!(refused, Err(HsmError::Authentication)),
+                "{refused:?}"
+            );
+            assert_eq!(hsm.state(), HsmState::Ready);
+            assert_eq!(rig.logged("C_Login"), logins, "it was not connected anew");
+            // A device that fails every such call is none of the clients'.
+            rig.control("fail C_UnwrapKey CKR_DEVICE_ERROR\nfail C_Decrypt CKR_DEVICE_ERROR");
+            let imported = hsm
+                .import_key(
+                    OaepHash::Sha1,
+                    vec![7; 512],
+                    vec![7; 40],
+                    KeyUsage::Aead,
+                    MasterKind::Hsm,
+                )
+                .await;
+            assert!(
+                matches!(imported, Err(HsmError::Unavailable(_))),
+                "{imported:?}"
+            );
+        },
+    );
+}
+
+/// SoftHSM shows a token without its objects when it can't open their files.
+#[test]
+fn a_token_without_its_objects_is_away_and_not_for_good() {
+    in_child(
+        "a_token_without_its_objects_is_away_and_not_for_good",
+        async |rig| {
+            // At the first start it is what it says.
+            match rig.start("blind").err() {
+                Some(HsmError::Missing { name, .. }) => assert_eq!(name, "master key"),
+                other => panic!("{other:?}"),
+            }
+            let hsm = rig.start("").unwrap();
+            let key = hsm.generate_key(KeyUsage::Aead, MasterKind::Hsm).await;
+            let key = Arc::new(key.unwrap());
+            rig.control("blind\nfail C_EncryptInit CKR_DEVICE_ERROR 1");
+            encrypt(&hsm, &key).await.unwrap_err();
+            let until = Instant::now() + Duration::from_secs(3);
+            while Instant::now() < until {
+                match hsm.state() {
+                    HsmState::Reconnecting { reason } => {
+                        assert!(!reason.contains("make the keys"), "{reason}");
+                    }
+                    state => panic!("{state:?}"),
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            let HsmState::Reconnecting { reason } = hsm.state() else {
+                panic!("{:?}", hsm.state());
+            };
+            assert!(
+                reason.contains("master key") && reason.contains("trying again"),
+                "{reason}"
+            );
+            rig.control("");
+            let until = Instant::now() + Duration::from_secs(20);
+            while encrypt(&hsm, &key).await.is_err() {
+                assert!(Instant::now() < until, "{:?}", hsm.state());
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        },
+    );
+}
+
+#[test]
+fn a_module_that_does_not_start_says_where_to_look() {
+    in_child(
+        "a_module_that_does_not_start_says_where_to_look",
+        async |rig| match rig.start("fail C_Initialize CKR_GENERAL_ERROR").err() {
+            Some(HsmError::Config(text)) => {
+                for part in [
+                    "CKR_GENERAL_ERROR",
+                    "SOFTHSM2_CONF",
+                    "softhsm2.conf",
+                    "[hardening]",
+                ] {
+                    assert!(text.contains(part), "{part}: {text}");
+                }
+            }
+            other => panic!("{other:?}"),
+        },
+    );
+}
+
 async fn encrypt(hsm: &Hsm, key: &Arc<WrappedKey>) -> Result<Vec<u8>, HsmError> {
     let item = GcmItem {
         key: Arc::clone(key),
@@ -275,6 +475,12 @@ impl Rig {
 
     fn control(&self, commands: &str) {
         child::control(&self.folder, commands);
+    }
+
+    /// Lines of the module's log with that text.
+    fn logged(&self, text: &str) -> usize {
+        let log = std::fs::read_to_string(self.folder.join("log")).unwrap();
+        log.lines().filter(|line| line.contains(text)).count()
     }
 
     fn start(&self, commands: &str) -> Result<Hsm, HsmError> {

@@ -152,7 +152,7 @@ fn key_set(
         }
         Ok(keys) if in_use => Ok((KeySet::InUse, Some(keys))),
         Ok(keys) => Ok((KeySet::Unused, Some(keys))),
-        Err(Fault::Own(error @ HsmError::KeyPolicy { .. })) => {
+        Err(Fault::Own(error @ (HsmError::KeyPolicy { .. } | HsmError::Missing { .. }))) => {
             let problem = error.to_string();
             Ok((KeySet::Unacceptable { problem, in_use }, None))
         }

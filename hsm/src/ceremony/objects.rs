@@ -75,7 +75,7 @@ pub(super) fn all(line: &Line) -> Result<Vec<TokenObject>, Fault> {
 
 fn list(line: &Line) -> Result<Vec<TokenObject>, Fault> {
     let mut objects = Vec::new();
-    for handle in line.session().find_objects(&[])? {
+    for handle in line.find_objects(&[])? {
         let object = describe(line, handle)?;
         let on_token = told(line, handle, CKA_TOKEN)?.is_some_and(|value| value != [0]);
         // Nobody else being here, a nameless object that calls itself a session object is one that was left on the token.

@@ -17,7 +17,7 @@ use super::{Epoch, MovedKey, Trial};
 use crate::config::{HsmConfig, KeyShape};
 use crate::error::HsmError;
 use crate::fault::Fault;
-use crate::ffi::Wrapping;
+use crate::ffi::{Wrapping, writable};
 use crate::keys::generation::{Numbered, parse};
 use crate::keys::{Keys, Pair};
 use crate::line::{Access, Line};
@@ -173,17 +173,23 @@ impl Trial {
         let session = line.session();
         let kek = session_key::generate(line, KeyUsage::Aead, MasterKind::Hsm)?;
         let result = (|| {
-            let oaep = session_key::oaep(abilities.profile.oaep);
-            let wrapped = session.wrap_key(&oaep, keys.master(MasterKind::Hsm)?.public, kek)?;
+            let master = keys.master(MasterKind::Hsm)?;
+            let wrapped = line.wrap_key(abilities.profile.oaep, master.public, kek)?;
             let mut answer = Vec::new();
             line.raw()
-                .gcm_encrypt(session, kek, &[0; 12], &[], KNOWN, &mut answer)?;
+                .gcm_encrypt(session, kek, &[0; 12], &[], &writable(KNOWN), &mut answer)?;
             // At random, as the store's own are: the store key must see no nonce twice.
             let mut iv = [0; 12];
             session.generate_random_slice(&mut iv)?;
             let mut sealed = Vec::new();
-            line.raw()
-                .gcm_encrypt(session, keys.store, &iv, KNOWN, KNOWN, &mut sealed)?;
+            line.raw().gcm_encrypt(
+                session,
+                keys.store,
+                &iv,
+                &writable(KNOWN),
+                &writable(KNOWN),
+                &mut sealed,
+            )?;
             Ok(Self {
                 wrapped,
                 oaep: abilities.profile.oaep,
@@ -213,9 +219,9 @@ impl Trial {
         )
         .map_err(|_| fails("the master key"))?;
         let mut answer = Vec::new();
-        let encrypted = line
-            .raw()
-            .gcm_encrypt(session, kek, &[0; 12], &[], KNOWN, &mut answer);
+        let encrypted =
+            line.raw()
+                .gcm_encrypt(session, kek, &[0; 12], &[], &writable(KNOWN), &mut answer);
         session.destroy_object(kek)?;
         encrypted?;
         if answer != self.answer {
@@ -226,7 +232,7 @@ impl Trial {
             session,
             keys.store,
             &self.iv,
-            KNOWN,
+            &writable(KNOWN),
             &self.sealed,
             &mut opened,
         );

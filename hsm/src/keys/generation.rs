@@ -173,7 +173,9 @@ impl Generations {
             match Generation::load(line, number, shape, false, &marks) {
                 Ok(generation) => all.push(generation),
                 // Not yet in force: whatever it is, it does not keep the older from serving.
-                Err(Fault::Own(error @ HsmError::KeyPolicy { .. })) if number > in_force => {
+                Err(Fault::Own(
+                    error @ (HsmError::KeyPolicy { .. } | HsmError::Missing { .. }),
+                )) if number > in_force => {
                     tracing::warn!(%error, "the next generation of the master key is not used");
                 }
                 Err(fault) => return Err(fault),
@@ -318,7 +320,7 @@ impl Marks {
             Attribute::Wrap(true),
         ];
         let mut marks: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for object in line.session().find_objects(&trusted)? {
+        for object in line.find_objects(&trusted)? {
             marks.entry(label(line, object)?).or_default().push(object);
         }
         Ok(Self(marks))
@@ -433,7 +435,7 @@ pub(crate) fn numbers(line: &Line) -> Result<BTreeSet<u32>, Fault> {
     let mut numbers = BTreeSet::new();
     for class in [CKO_PRIVATE_KEY, CKO_PUBLIC_KEY] {
         let template = [Attribute::Class(class.try_into()?), Attribute::Token(true)];
-        for object in line.session().find_objects(&template)? {
+        for object in line.find_objects(&template)? {
             if let Some((key, false)) = parse(&label(line, object)?) {
                 numbers.insert(key.generation);
             }

@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 use super::{Conn, Result};
 use crate::error::HsmError;
 use crate::fault::{Fault, Reach};
+use crate::ffi::writable;
 use crate::keys::Pair;
 use crate::session_key;
 use crate::template::hex;
@@ -80,7 +81,6 @@ impl Conn {
         let master = self.master_of(key)?;
         let bytes = self
             .line
-            .session()
             .decrypt(&session_key::oaep(key.oaep), master.private, &key.blob)
             .map(Zeroizing::new)
             .map_err(|error| self.unwrapping_failed(error.into()))?;
@@ -191,11 +191,7 @@ impl Conn {
         kind: MasterKind,
     ) -> Result<WrappedKey> {
         let oaep = self.abilities.profile.oaep;
-        let wrap = |by: &Pair| {
-            self.line
-                .session()
-                .wrap_key(&session_key::oaep(oaep), by.public, key)
-        };
+        let wrap = |by: &Pair| self.line.wrap_key(oaep, by.public, key);
         let master = self.keys.master(kind)?;
         let transfer = match (kind, &self.keys.generations.current().transfer) {
             (MasterKind::Hsm, Some(transfer)) => Some(TransferBlob {
@@ -227,9 +223,9 @@ impl Conn {
     fn fixed_answer(&self, key: ObjectHandle, usage: KeyUsage) -> Result<Zeroizing<Vec<u8>>> {
         match usage {
             KeyUsage::Aead => self
-                .gcm_encrypt(key, &[0; 12], &[], &[0; 16])
+                .gcm_encrypt(key, &[0; 12], &[], &writable(&[0; 16]))
                 .map(Zeroizing::new),
-            KeyUsage::Mac => self.mac(key, HashAlgorithm::Sha256, &[0; 16]),
+            KeyUsage::Mac => self.mac(key, HashAlgorithm::Sha256, &writable(&[0; 16])),
         }
     }
 

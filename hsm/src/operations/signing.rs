@@ -98,7 +98,7 @@ impl Conn {
             Attribute::Label(LABEL.as_bytes().to_vec()),
         ];
         let mut ids = Vec::new();
-        for handle in self.line.session().find_objects(&template)? {
+        for handle in self.line.find_objects(&template)? {
             let id = self
                 .line
                 .raw()
@@ -164,7 +164,7 @@ impl Conn {
             Attribute::Label(LABEL.as_bytes().to_vec()),
             Attribute::Id(id.to_vec()),
         ];
-        Ok(self.line.session().find_objects(&template)?)
+        Ok(self.line.find_objects(&template)?)
     }
 
     fn signing_key(&mut self, key: &SigningKey) -> Result<ObjectHandle> {
@@ -198,7 +198,7 @@ impl Conn {
 
     fn sign_one(&self, handle: ObjectHandle, item: &SignItem) -> Result<Vec<u8>> {
         let mechanism = mechanism(item)?;
-        Ok(self.line.session().sign(&mechanism, handle, &item.data)?)
+        Ok(self.line.sign(&mechanism, handle, &item.data)?)
     }
 }
 

@@ -85,10 +85,7 @@ impl Conn {
         let to: &Generation = self.keys.generations.current();
         let oaep = self.abilities.profile.oaep;
         let wrap = |by: ObjectHandle| {
-            let wrapped = self
-                .line
-                .session()
-                .wrap_key(&session_key::oaep(oaep), by, moved);
+            let wrapped = self.line.wrap_key(oaep, by, moved);
             wrapped.map_err(|error| match Fault::from(error) {
                 Fault::Token(RvError::KeyNotWrappable, _) => HsmError::Rotation(
                     "the token wraps no KEK by the new master key: its public half is not marked as trusted".to_owned(),
@@ -121,11 +118,7 @@ impl Conn {
         let oaep = self.abilities.profile.oaep;
         let wrap = || -> Result<WrappedKey> {
             let master = self.keys.master(MasterKind::Memory)?;
-            let mechanism = session_key::oaep(oaep);
-            let blob = self
-                .line
-                .session()
-                .wrap_key(&mechanism, master.public, object)?;
+            let blob = self.line.wrap_key(oaep, master.public, object)?;
             Ok(WrappedKey {
                 master_fingerprint: master.fingerprint(),
                 oaep,

@@ -266,6 +266,9 @@ impl Supervisor {
                         | HsmError::Trial { .. }
                         | HsmError::SelfTest(_)),
                     ) => self.stop_for_good(&error),
+                    Fault::Own(error @ HsmError::Missing { .. }) => self.failed(&format!(
+                        "{error}, which had it at the start: it is away, or not whole; trying again"
+                    )),
                     fault => self.failed(&fault.to_string()),
                 }
             }

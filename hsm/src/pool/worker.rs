@@ -231,7 +231,7 @@ fn refresh(conn: &mut Conn, facts: &Facts) -> Result<(), Fault> {
     let known = facts.generations();
     let found = look_again(|| match conn.follow(&known) {
         Ok(follows) => Ok(follows.then_some(())),
-        Err(Fault::Own(error @ HsmError::KeyPolicy { .. })) => {
+        Err(Fault::Own(error @ (HsmError::KeyPolicy { .. } | HsmError::Missing { .. }))) => {
             tracing::warn!(%error, "the keys on the token have changed");
             Ok(None)
         }

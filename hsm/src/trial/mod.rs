@@ -20,7 +20,7 @@ use cryptoki_sys::{
 use crate::config::KeyShape;
 use crate::error::HsmError;
 use crate::fault::{Fault, Verdict};
-use crate::ffi::Wrapping;
+use crate::ffi::{Wrapping, writable};
 use crate::keys::{self, Keys};
 use crate::line::Line;
 use crate::session_key;
@@ -112,7 +112,7 @@ impl<'a> Trial<'a> {
         let own = line.another()?;
         let before = match places {
             Places::Session => Vec::new(),
-            Places::Token => own.session().find_objects(&[])?,
+            Places::Token => own.find_objects(&[])?,
         };
         let result = Trial::within(&own, hash, places, body);
         let swept = match places {
@@ -282,7 +282,7 @@ impl<'a> Trial<'a> {
 
 /// Destroys what was not there before.
 fn sweep(line: &Line, before: &[ObjectHandle]) -> Result<()> {
-    for object in line.session().find_objects(&[])? {
+    for object in line.find_objects(&[])? {
         if !before.contains(&object) {
             line.session().destroy_object(object)?;
         }
@@ -293,7 +293,13 @@ fn sweep(line: &Line, before: &[ObjectHandle]) -> Result<()> {
 /// What a key makes of a fixed input.
 fn answer(line: &Line, key: ObjectHandle) -> Result<Vec<u8>> {
     let mut output = Vec::new();
-    line.raw()
-        .gcm_encrypt(line.session(), key, &[0; 12], &[], &[0; 16], &mut output)?;
+    line.raw().gcm_encrypt(
+        line.session(),
+        key,
+        &[0; 12],
+        &[],
+        &writable(&[0; 16]),
+        &mut output,
+    )?;
     Ok(output)
 }

@@ -16,7 +16,7 @@ use rsa::traits::PublicKeyParts as _;
 use super::{Places, Result, Trial, answer, trusted};
 use crate::error::HsmError;
 use crate::fault::{Fault, Verdict};
-use crate::ffi::Wrapping;
+use crate::ffi::{Wrapping, writable};
 use crate::keys;
 use crate::keys::generation::{Numbered, trusted_rules};
 use crate::line::Line;
@@ -220,9 +220,14 @@ fn leak(
         Err(fault) => return Err(fault),
     }
     let mut output = Vec::new();
-    let used = line
-        .raw()
-        .gcm_encrypt(line.session(), moved, &[0; 12], &[], &[0; 16], &mut output);
+    let used = line.raw().gcm_encrypt(
+        line.session(),
+        moved,
+        &[0; 12],
+        &[],
+        &writable(&[0; 16]),
+        &mut output,
+    );
     if trial.given(used)?.is_some() {
         return said("encrypts");
     }

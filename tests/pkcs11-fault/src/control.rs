@@ -14,6 +14,14 @@ pub(crate) struct Control {
     pub(crate) token_absent: bool,
     pub(crate) forget_sessions: bool,
     pub(crate) count: bool,
+    /// The token writes an IV of its own for AES-GCM.
+    pub(crate) own_iv: bool,
+    /// It writes to all that it is given, also where it should only read.
+    pub(crate) touch: bool,
+    /// No search finds an object.
+    pub(crate) blind: bool,
+    /// RFC 5649 is `CKM_AES_KEY_WRAP_KWP` here.
+    pub(crate) kwp: bool,
 }
 
 impl Control {
@@ -104,6 +112,13 @@ impl Control {
             })
     }
 
+    /// Whether the token claims more output than there is room for.
+    pub(crate) fn is_overlong(&self, function: Function) -> bool {
+        self.rules
+            .iter()
+            .any(|rule| matches!(rule.action, Action::Overlong) && rule.matches(function))
+    }
+
     /// Whether the token does what it should refuse.
     pub(crate) fn allows(&self, function: Function) -> bool {
         self.rules
@@ -141,6 +156,11 @@ impl Control {
                 self.rule(target, Action::Claim(attribute(name)?, claimed(value)?))?;
             }
             ["drop", target, name] => self.rule(target, Action::Drop(attribute(name)?))?,
+            ["own-iv"] => self.own_iv = true,
+            ["touch"] => self.touch = true,
+            ["blind"] => self.blind = true,
+            ["overlong", target] => self.rule(target, Action::Overlong)?,
+            ["kwp-by-its-name"] => self.kwp = true,
             ["allow", target] => self.rule(target, Action::Allow)?,
             [name, ..] => {
                 return Err(format!(
@@ -185,6 +205,7 @@ enum Action {
     /// An attribute and its value; none: it is not told.
     Claim(CK_ATTRIBUTE_TYPE, Option<Vec<u8>>),
     Allow,
+    Overlong,
 }
 
 impl Rule {

@@ -318,6 +318,11 @@ unsafe extern "C" fn C_UnwrapKey(
             Function::C_UnwrapKey,
             WhenAbsent::session,
             |real, control| {
+                // SAFETY: the caller's arguments.
+                unsafe {
+                    traits::mechanism(control, mechanism);
+                    traits::input(control, input.cast(), input_len);
+                };
                 let function = real.C_UnwrapKey?;
                 let changed = Changed {
                     function: Function::C_UnwrapKey,
@@ -393,6 +398,159 @@ unsafe extern "C" fn C_WrapKey(
             // SAFETY: as above.
             Some(unsafe { traits::wrapped(control, value, output, output_len) })
         })
+    })
+}
+
+unsafe extern "C" fn C_EncryptInit(
+    session: CK_SESSION_HANDLE,
+    mechanism: *mut CK_MECHANISM,
+    key: CK_OBJECT_HANDLE,
+) -> CK_RV {
+    guard(|| {
+        inject::call(
+            Function::C_EncryptInit,
+            WhenAbsent::session,
+            |real, control| {
+                // SAFETY: the caller's arguments.
+                unsafe { traits::mechanism(control, mechanism) };
+                // SAFETY: as above.
+                Some(unsafe { real.C_EncryptInit?(session, mechanism, key) })
+            },
+        )
+    })
+}
+
+unsafe extern "C" fn C_DecryptInit(
+    session: CK_SESSION_HANDLE,
+    mechanism: *mut CK_MECHANISM,
+    key: CK_OBJECT_HANDLE,
+) -> CK_RV {
+    guard(|| {
+        inject::call(
+            Function::C_DecryptInit,
+            WhenAbsent::session,
+            |real, control| {
+                // SAFETY: the caller's arguments.
+                unsafe { traits::mechanism(control, mechanism) };
+                // SAFETY: as above.
+                Some(unsafe { real.C_DecryptInit?(session, mechanism, key) })
+            },
+        )
+    })
+}
+
+unsafe extern "C" fn C_SignInit(
+    session: CK_SESSION_HANDLE,
+    mechanism: *mut CK_MECHANISM,
+    key: CK_OBJECT_HANDLE,
+) -> CK_RV {
+    guard(|| {
+        inject::call(
+            Function::C_SignInit,
+            WhenAbsent::session,
+            |real, control| {
+                // SAFETY: the caller's arguments.
+                unsafe { traits::mechanism(control, mechanism) };
+                // SAFETY: as above.
+                Some(unsafe { real.C_SignInit?(session, mechanism, key) })
+            },
+        )
+    })
+}
+
+unsafe extern "C" fn C_Encrypt(
+    session: CK_SESSION_HANDLE,
+    input: *mut CK_BYTE,
+    input_len: CK_ULONG,
+    output: *mut CK_BYTE,
+    output_len: *mut CK_ULONG,
+) -> CK_RV {
+    guard(|| {
+        inject::call(Function::C_Encrypt, WhenAbsent::session, |real, control| {
+            // SAFETY: the caller's arguments.
+            unsafe { traits::input(control, input.cast(), input_len) };
+            // SAFETY: as above.
+            let value = unsafe { real.C_Encrypt?(session, input, input_len, output, output_len) };
+            // SAFETY: as above.
+            Some(unsafe { traits::output(control, Function::C_Encrypt, value, output_len) })
+        })
+    })
+}
+
+unsafe extern "C" fn C_Decrypt(
+    session: CK_SESSION_HANDLE,
+    input: *mut CK_BYTE,
+    input_len: CK_ULONG,
+    output: *mut CK_BYTE,
+    output_len: *mut CK_ULONG,
+) -> CK_RV {
+    guard(|| {
+        inject::call(Function::C_Decrypt, WhenAbsent::session, |real, control| {
+            // SAFETY: the caller's arguments.
+            unsafe { traits::input(control, input.cast(), input_len) };
+            // SAFETY: as above.
+            let value = unsafe { real.C_Decrypt?(session, input, input_len, output, output_len) };
+            // SAFETY: as above.
+            Some(unsafe { traits::output(control, Function::C_Decrypt, value, output_len) })
+        })
+    })
+}
+
+unsafe extern "C" fn C_Sign(
+    session: CK_SESSION_HANDLE,
+    input: *mut CK_BYTE,
+    input_len: CK_ULONG,
+    output: *mut CK_BYTE,
+    output_len: *mut CK_ULONG,
+) -> CK_RV {
+    guard(|| {
+        inject::call(Function::C_Sign, WhenAbsent::session, |real, control| {
+            // SAFETY: the caller's arguments.
+            unsafe { traits::input(control, input.cast(), input_len) };
+            // SAFETY: as above.
+            let value = unsafe { real.C_Sign?(session, input, input_len, output, output_len) };
+            // SAFETY: as above.
+            Some(unsafe { traits::output(control, Function::C_Sign, value, output_len) })
+        })
+    })
+}
+
+unsafe extern "C" fn C_FindObjects(
+    session: CK_SESSION_HANDLE,
+    objects: *mut CK_OBJECT_HANDLE,
+    max: CK_ULONG,
+    count: *mut CK_ULONG,
+) -> CK_RV {
+    guard(|| {
+        inject::call(
+            Function::C_FindObjects,
+            WhenAbsent::session,
+            |real, control| {
+                // SAFETY: the caller's arguments.
+                let value = unsafe { real.C_FindObjects?(session, objects, max, count) };
+                // SAFETY: as above.
+                Some(unsafe { traits::output(control, Function::C_FindObjects, value, count) })
+            },
+        )
+    })
+}
+
+unsafe extern "C" fn C_GetMechanismList(
+    slot: CK_SLOT_ID,
+    list: *mut CK_MECHANISM_TYPE,
+    count: *mut CK_ULONG,
+) -> CK_RV {
+    guard(|| {
+        inject::call(
+            Function::C_GetMechanismList,
+            WhenAbsent::slot,
+            |real, control| {
+                // SAFETY: the caller's arguments.
+                let value = unsafe { real.C_GetMechanismList?(slot, list, count) };
+                // SAFETY: as above.
+                Some(unsafe { traits::mechanisms(control, value, list, count) })
+            },
+        )
     })
 }
 
@@ -479,12 +637,12 @@ impl std::fmt::Display for Outcome {
 functions! {
     by hand {
         C_Initialize C_Finalize C_GetSlotList C_GetSlotInfo C_Login C_CreateObject C_CopyObject C_SetAttributeValue C_GetAttributeValue
-        C_GenerateKey C_GenerateKeyPair C_UnwrapKey C_DeriveKey C_WrapKey
+        C_GenerateKey C_GenerateKeyPair C_UnwrapKey C_DeriveKey C_WrapKey C_EncryptInit C_DecryptInit C_SignInit C_Encrypt C_Decrypt C_Sign
+        C_FindObjects C_GetMechanismList
     }
     forwarded {
         C_GetInfo general(info: *mut CK_INFO);
         C_GetTokenInfo slot(slot: CK_SLOT_ID, info: *mut CK_TOKEN_INFO);
-        C_GetMechanismList slot(slot: CK_SLOT_ID, list: *mut CK_MECHANISM_TYPE, count: *mut CK_ULONG);
         C_GetMechanismInfo slot(slot: CK_SLOT_ID, kind: CK_MECHANISM_TYPE, info: *mut CK_MECHANISM_INFO);
         C_InitToken slot(slot: CK_SLOT_ID, pin: *mut CK_UTF8CHAR, pin_len: CK_ULONG, label: *mut CK_UTF8CHAR);
         C_OpenSession slot(slot: CK_SLOT_ID, flags: CK_FLAGS, application: *mut c_void, notify: CK_NOTIFY, session: *mut CK_SESSION_HANDLE);
@@ -500,14 +658,9 @@ functions! {
         C_DestroyObject session(session: CK_SESSION_HANDLE, object: CK_OBJECT_HANDLE);
         C_GetObjectSize session(session: CK_SESSION_HANDLE, object: CK_OBJECT_HANDLE, size: *mut CK_ULONG);
         C_FindObjectsInit session(session: CK_SESSION_HANDLE, template: *mut CK_ATTRIBUTE, count: CK_ULONG);
-        C_FindObjects session(session: CK_SESSION_HANDLE, objects: *mut CK_OBJECT_HANDLE, max: CK_ULONG, count: *mut CK_ULONG);
         C_FindObjectsFinal session(session: CK_SESSION_HANDLE);
-        C_EncryptInit session(session: CK_SESSION_HANDLE, mechanism: *mut CK_MECHANISM, key: CK_OBJECT_HANDLE);
-        C_Encrypt session(session: CK_SESSION_HANDLE, input: *mut CK_BYTE, input_len: CK_ULONG, output: *mut CK_BYTE, output_len: *mut CK_ULONG);
         C_EncryptUpdate session(session: CK_SESSION_HANDLE, input: *mut CK_BYTE, input_len: CK_ULONG, output: *mut CK_BYTE, output_len: *mut CK_ULONG);
         C_EncryptFinal session(session: CK_SESSION_HANDLE, output: *mut CK_BYTE, output_len: *mut CK_ULONG);
-        C_DecryptInit session(session: CK_SESSION_HANDLE, mechanism: *mut CK_MECHANISM, key: CK_OBJECT_HANDLE);
-        C_Decrypt session(session: CK_SESSION_HANDLE, input: *mut CK_BYTE, input_len: CK_ULONG, output: *mut CK_BYTE, output_len: *mut CK_ULONG);
         C_DecryptUpdate session(session: CK_SESSION_HANDLE, input: *mut CK_BYTE, input_len: CK_ULONG, output: *mut CK_BYTE, output_len: *mut CK_ULONG);
         C_DecryptFinal session(session: CK_SESSION_HANDLE, output: *mut CK_BYTE, output_len: *mut CK_ULONG);
         C_DigestInit session(session: CK_SESSION_HANDLE, mechanism: *mut CK_MECHANISM);
@@ -515,8 +668,6 @@ functions! {
         C_DigestUpdate session(session: CK_SESSION_HANDLE, input: *mut CK_BYTE, input_len: CK_ULONG);
         C_DigestKey session(session: CK_SESSION_HANDLE, key: CK_OBJECT_HANDLE);
         C_DigestFinal session(session: CK_SESSION_HANDLE, output: *mut CK_BYTE, output_len: *mut CK_ULONG);
-        C_SignInit session(session: CK_SESSION_HANDLE, mechanism: *mut CK_MECHANISM, key: CK_OBJECT_HANDLE);
-        C_Sign session(session: CK_SESSION_HANDLE, input: *mut CK_BYTE, input_len: CK_ULONG, output: *mut CK_BYTE, output_len: *mut CK_ULONG);
         C_SignUpdate session(session: CK_SESSION_HANDLE, input: *mut CK_BYTE, input_len: CK_ULONG);
         C_SignFinal session(session: CK_SESSION_HANDLE, output: *mut CK_BYTE, output_len: *mut CK_ULONG);
         C_SignRecoverInit session(session: CK_SESSION_HANDLE, mechanism: *mut CK_MECHANISM, key: CK_OBJECT_HANDLE);

@@ -2,12 +2,14 @@
 //! themselves.
 
 use std::collections::HashMap;
+use std::ffi::c_void;
 use std::slice;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use cryptoki_sys::{
-    CK_ATTRIBUTE, CK_ATTRIBUTE_TYPE, CK_BYTE, CK_OBJECT_HANDLE, CK_RV, CK_ULONG,
-    CK_UNAVAILABLE_INFORMATION, CKA_TRUSTED, CKR_BUFFER_TOO_SMALL, CKR_OK,
+    CK_ATTRIBUTE, CK_ATTRIBUTE_TYPE, CK_BYTE, CK_GCM_PARAMS, CK_MECHANISM, CK_MECHANISM_TYPE,
+    CK_OBJECT_HANDLE, CK_RV, CK_ULONG, CK_UNAVAILABLE_INFORMATION, CKA_TRUSTED, CKM_AES_GCM,
+    CKM_AES_KEY_WRAP_KWP, CKM_AES_KEY_WRAP_PAD, CKR_BUFFER_TOO_SMALL, CKR_OK,
 };
 
 use crate::control::Control;
@@ -49,6 +51,10 @@ impl Changed<'_> {
     ) -> CK_RV {
         // SAFETY: the caller of this function vouches for both.
         let asked = unsafe { attributes(self.template, self.count) };
+        for attribute in asked {
+            // SAFETY: a template's attributes point to as many bytes as they say; in a nested one they are attributes, which are written back too.
+            unsafe { input(self.control, attribute.pValue, attribute.ulValueLen) };
+        }
         let mut asked: Vec<_> = asked
             .iter()
             .filter(|attribute| !self.control.drops(self.function, attribute.type_))
@@ -194,6 +200,96 @@ pub(crate) unsafe fn wrapped(
         output_len.write(WRAPPED as CK_ULONG);
     }
     CKR_OK
+}
+
+/// Writes to all that a mechanism points to, as far as the control file says.
+///
+/// # Safety
+/// The mechanism must be a caller's.
+pub(crate) unsafe fn mechanism(control: &Control, mechanism: *mut CK_MECHANISM) {
+    // SAFETY: the caller of this function vouches for it.
+    let Some(mechanism) = (unsafe { mechanism.as_mut() }) else {
+        return;
+    };
+    // SAFETY: parameters are as long as the mechanism says.
+    unsafe { input(control, mechanism.pParameter, mechanism.ulParameterLen) };
+    if mechanism.mechanism == CKM_AES_GCM
+        && mechanism.ulParameterLen == size_of::<CK_GCM_PARAMS>() as CK_ULONG
+    {
+        // SAFETY: this mechanism's parameters are of this type.
+        let parameters = unsafe { &*mechanism.pParameter.cast::<CK_GCM_PARAMS>() };
+        // SAFETY: each is as long as is said beside it.
+        unsafe {
+            input(control, parameters.pIv.cast(), parameters.ulIvLen);
+            input(control, parameters.pAAD.cast(), parameters.ulAADLen);
+            if control.own_iv && !parameters.pIv.is_null() {
+                parameters.pIv.write(!parameters.pIv.read());
+            }
+        };
+    }
+    if control.kwp && mechanism.mechanism == CKM_AES_KEY_WRAP_KWP {
+        mechanism.mechanism = CKM_AES_KEY_WRAP_PAD;
+    }
+}
+
+/// Writes back each byte of an input as it is: what can't be written to ends the process.
+///
+/// # Safety
+/// Null, or readable for that many bytes.
+pub(crate) unsafe fn input(control: &Control, place: *mut c_void, length: CK_ULONG) {
+    if !control.touch || place.is_null() {
+        return;
+    }
+    let place = place.cast::<u8>();
+    for offset in 0..usize::try_from(length).unwrap_or_default() {
+        // SAFETY: the caller vouches for the length; whether it may be written to is the question.
+        unsafe {
+            let byte = place.add(offset);
+            byte.write_volatile(byte.read_volatile());
+        };
+    }
+}
+
+/// What a function returns that tells a length or number, of which the real module said `value`.
+///
+/// # Safety
+/// `length` must be a caller's.
+pub(crate) unsafe fn output(
+    control: &Control,
+    function: Function,
+    value: CK_RV,
+    length: *mut CK_ULONG,
+) -> CK_RV {
+    if value == CKR_OK && control.blind && function == Function::C_FindObjects {
+        // SAFETY: the caller of this function vouches for it.
+        unsafe { length.write(0) };
+    }
+    if value == CKR_OK && control.is_overlong(function) {
+        // SAFETY: the caller of this function vouches for it.
+        unsafe { length.write(length.read() + (1 << 40)) };
+    }
+    value
+}
+
+/// The mechanism list, of which the real module said `value`.
+///
+/// # Safety
+/// List and count must be a caller's.
+pub(crate) unsafe fn mechanisms(
+    control: &Control,
+    value: CK_RV,
+    list: *mut CK_MECHANISM_TYPE,
+    count: *mut CK_ULONG,
+) -> CK_RV {
+    if value == CKR_OK && control.kwp && !list.is_null() {
+        // SAFETY: the real module has just written as many.
+        let list = unsafe { slice::from_raw_parts_mut(list, usize::try_from(*count).unwrap_or(0)) };
+        for mechanism in list.iter_mut().filter(|one| **one == CKM_AES_KEY_WRAP_PAD) {
+            *mechanism = CKM_AES_KEY_WRAP_KWP;
+        }
+    }
+    // SAFETY: as in `output`.
+    unsafe { output(control, Function::C_GetMechanismList, value, count) }
 }
 
 unsafe fn attributes<'a>(template: *const CK_ATTRIBUTE, count: CK_ULONG) -> &'a [CK_ATTRIBUTE] {

@@ -225,7 +225,7 @@ fn try_keys(line: &Line, found: &Found) -> Result<(), Fault> {
 }
 
 fn sign(line: &Line, key: ObjectHandle, digest: &[u8; 32]) -> Result<[u8; 64], Fault> {
-    let signature = line.session().sign(&Mechanism::Ecdsa, key, digest)?;
+    let signature = line.sign(&Mechanism::Ecdsa, key, digest)?;
     signature
         .try_into()
         .map_err(|_| odd("C_Sign", "a signature that is not 64 bytes long"))

@@ -150,7 +150,7 @@ fn find_pair(line: &Line, purpose: Purpose, id: &[u8]) -> Result<(ObjectHandle, 
             Attribute::Id(id.to_vec()),
             use_of,
         ];
-        match line.session().find_objects(&template)?.as_slice() {
+        match line.find_objects(&template)?.as_slice() {
             [object] => Ok(*object),
             found => Err(policy(
                 "CKA_ID",
