@@ -165,6 +165,22 @@ async fn a_stop_waits_for_no_idle_or_half_open_connection() {
     );
 }
 
+/// The commands read them there, and so must the confined server.
+#[tokio::test(flavor = "multi_thread")]
+async fn softhsms_settings_in_the_users_home_are_reached() {
+    let mut appliance = Appliance::builder().prepare();
+    let home = tempfile::tempdir().unwrap();
+    let settings = home.path().join(".config/softhsm2");
+    fs::create_dir_all(&settings).unwrap();
+    fs::copy(appliance.softhsm_conf(), settings.join("softhsm2.conf")).unwrap();
+    let home = format!("HOME={}", home.path().display());
+    appliance.wrap(["env", "-u", "SOFTHSM2_CONF", &home]);
+    appliance.launch().await;
+    let client = appliance.client(Who::Operator);
+    let health = client.request("GET", "sys/health", None).await.unwrap();
+    assert!(health.status.is_success());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_too_many_is_closed_at_once() {
     let appliance = Appliance::builder()

@@ -155,6 +155,7 @@ impl From<HsmError> for Failure {
         let exit = match error {
             HsmError::Pin(_)
             | HsmError::KeyPolicy { .. }
+            | HsmError::Missing { .. }
             | HsmError::Trial { .. }
             | HsmError::SelfTest(_) => Exit::HsmRefused,
             _ => Exit::Hsm,
@@ -163,6 +164,10 @@ impl From<HsmError> for Failure {
         match error {
             HsmError::KeyExists(_) => failure.next(
                 "if these are this appliance's keys and only the store is missing, run `strongroom store create`; else name an empty token in [hsm]",
+            ),
+            HsmError::Missing { .. } => failure.next(
+                "if this token had the appliance's keys before, it is not whole, or another: look that its files or slot are the right ones, and restore it; \
+                 only for a new appliance, make the keys with `strongroom init`",
             ),
             HsmError::KeyPolicy { .. } => {
                 failure.next("make the appliance's keys with `strongroom init`, on a token that holds no others")
@@ -223,6 +228,7 @@ impl From<ServeError> for Failure {
             ServeError::Tokens(error) => error.into(),
             // Settings, or a machine that can't do what they require: starting again can't help.
             ServeError::Harden(error) => Self::caused(Exit::Config, &error),
+            error @ ServeError::Descriptors { .. } => Self::caused(Exit::Config, &error),
             error @ ServeError::Listen { .. } => Self::caused(Exit::Failed, &error)
                 .next("choose another `listen` in the configuration, or stop what listens there"),
             error => Self::caused(Exit::Failed, &error),

@@ -7,6 +7,7 @@
 //! | SIGUSR1 | open the audit log anew |
 
 mod connection;
+mod descriptors;
 pub mod harden;
 mod linger;
 mod listen;
@@ -97,6 +98,21 @@ pub enum ServeError {
         /// Why.
         source: io::Error,
     },
+    /// `server.max_connections` is more than the files that may be open.
+    #[error(
+        "server.max_connections = {max_connections} needs {needed} files that may be open at once, and the limit is {limit}: set max_connections to at most {most}, or \
+         raise the limit (LimitNOFILE= of the unit, `ulimit -n`)"
+    )]
+    Descriptors {
+        /// As configured.
+        max_connections: usize,
+        /// What the process may have.
+        limit: u64,
+        /// What the setting needs.
+        needed: u64,
+        /// What may be set under this limit.
+        most: u64,
+    },
     /// The process could not be hardened.
     #[error(transparent)]
     Harden(#[from] HardenError),
@@ -123,6 +139,7 @@ const STACK: usize = 8 << 20;
 pub fn run(config: Config, options: &ServeOptions) -> Result<(), ServeError> {
     let started = Instant::now();
     let cores = thread::available_parallelism().map_or(2, usize::from);
+    descriptors::provide(config.max_connections)?;
     let bound = Bound::new(config.listen)?;
     let paths = Paths::new(&config, &config.hardening).written(options.addr_file.as_deref());
     let (report, filters) = harden::process(&config.hardening, &paths)?;

@@ -89,6 +89,94 @@ async fn a_token_away_for_ten_seconds_is_answered_503_and_served_again_when_it_i
     );
 }
 
+/// SoftHSM's folder of tokens, away and back: a file system that was not mounted for a while, say.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_folder_of_tokens_that_is_moved_away_and_back_is_found_again() {
+    let rig = Rig::start(Appliance::builder()).await;
+    rig.create_key("seal", json!({})).await;
+    let client = rig.client(Who::Operator);
+    let ciphertext = encrypt(&client, "seal", b"before").await;
+    let tokens = tokens_of(&rig.softhsm_conf());
+    let aside = tokens.with_extension("aside");
+    std::fs::rename(&tokens, &aside).unwrap();
+    // Its sessions are lost at the same moment, so that it is looked for anew.
+    rig.control("forget-sessions");
+    rig.wait_logged("forget-sessions sessions of", 1, Duration::from_secs(5))
+        .await;
+    let request = json!({ "ciphertext": ciphertext });
+    let gone = Instant::now();
+    while gone.elapsed() < Duration::from_secs(4) {
+        let answer = ask(&client, "POST", "transit/decrypt/seal", request.clone()).await;
+        assert_eq!(flaw_of_503(&answer), None);
+        let (_, body) = rig.health().await;
+        assert!(
+            !body.to_string().contains("make the keys"),
+            "dangerous advice: {body}"
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    std::fs::rename(&aside, &tokens).unwrap();
+    rig.control("");
+    rig.wait_health(200, Duration::from_secs(10)).await;
+    assert_eq!(decrypt(&client, "seal", &ciphertext).await, b"before");
+}
+
+fn tokens_of(configuration: &std::path::Path) -> std::path::PathBuf {
+    let text = std::fs::read_to_string(configuration).unwrap();
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("directories.tokendir = "));
+    line.unwrap().into()
+}
+
+/// Connections of nobody in particular, up to the limit: the token must keep its files.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_without_a_certificate_do_not_take_the_tokens_files_away() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    // This process's own ends of the connections.
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard.min(8192), hard).unwrap();
+    let rig = Rig::start(Appliance::builder().wrapper(["prlimit", "--nofile=1024:4096"])).await;
+    rig.create_key("seal", json!({})).await;
+    let client = rig.client(Who::Operator);
+    let ciphertext = encrypt(&client, "seal", b"before").await;
+    let mut open = Vec::new();
+    for _ in 0..1015 {
+        open.extend(tokio::net::TcpStream::connect(rig.address()).await);
+    }
+    rig.control("forget-sessions");
+    rig.wait_logged("forget-sessions sessions of", 1, Duration::from_secs(5))
+        .await;
+    rig.control("");
+    let mut served = 0;
+    for _ in 0..10 {
+        let request = json!({ "ciphertext": ciphertext });
+        let answer = ask(&client, "POST", "transit/decrypt/seal", request).await;
+        served += usize::from(answer.status.is_success());
+    }
+    assert!(served > 0, "{}", rig.log());
+    drop(open);
+    rig.wait_health(200, Duration::from_secs(20)).await;
+    assert_eq!(decrypt(&client, "seal", &ciphertext).await, b"before");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_connections_than_descriptors_are_refused_at_the_start() {
+    const CONFIG: i32 = 3;
+    let limit = ["prlimit", "--nofile=1024:1024"];
+    let mut rig = Rig::prepare(Appliance::builder().wrapper(limit));
+    rig.spawn();
+    assert_eq!(rig.wait_exit(), Some(CONFIG), "{}", rig.log());
+    for part in ["max_connections", "768", "LimitNOFILE"] {
+        assert!(rig.log().contains(part), "{part}: {}", rig.log());
+    }
+    let fitting = Appliance::builder()
+        .wrapper(limit)
+        .section("server", "max_connections = 768");
+    let rig = Rig::start(fitting).await;
+    assert_eq!(rig.health().await.0, 200);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_that_forgets_its_sessions_is_logged_into_again() {
     let rig = Rig::start(Appliance::builder()).await;

@@ -30,6 +30,10 @@ const SYSTEM: [&str; 16] = [
     "/sys/devices/system/cpu",
 ];
 
+/// SoftHSM's settings, below a user's home and for all.
+const SOFTHSM_OF_USER: &str = ".config/softhsm2/softhsm2.conf";
+const SOFTHSM_OF_SYSTEM: &str = "/etc/softhsm/softhsm2.conf";
+
 /// What may be read, and what written.
 #[derive(Clone, Debug, Default)]
 pub struct Paths {
@@ -73,7 +77,7 @@ impl Paths {
         paths.write.insert(config.store.clone());
         paths.write.extend(folders(&config.audit.path));
         paths.write.insert("/dev/null".into());
-        paths.softhsm(&config.hsm.module);
+        paths.module(&config.hsm.module);
         paths.read.extend(options.read.iter().cloned());
         paths.write.extend(options.write.iter().cloned());
         paths
@@ -86,24 +90,54 @@ impl Paths {
         self
     }
 
-    /// SoftHSM keeps its tokens where its own configuration says. Also asked of other modules: one may stand before it.
+    /// Where the PKCS#11 module has its own settings and tokens.
+    fn module(&mut self, module: &Path) {
+        self.softhsm(module);
+        let of_home = |path: &str| env::var_os("HOME").map(|home| Path::new(&home).join(path));
+        // p11-kit's modules of a user.
+        self.read.extend(of_home(".config/pkcs11"));
+        if let Some(file) = env::var_os("YUBIHSM_PKCS11_CONF").map(PathBuf::from) {
+            self.read.extend(folders(&file));
+        }
+        self.write
+            .extend(env::var_os("TPM2_PKCS11_STORE").map(PathBuf::from));
+        if let Some(file) = env::var_os("KRYOPTIC_CONF").map(PathBuf::from) {
+            self.read.extend(folders(&file));
+            // `dbargs` of each slot: SQLite makes files beside its database.
+            let text = fs::read_to_string(&file).unwrap_or_default();
+            for database in text.lines().filter_map(|line| setting(line, "dbargs")) {
+                self.write.extend(folders(&database));
+            }
+        }
+    }
+
+    /// SoftHSM keeps its tokens where its own configuration says, which it looks for in this order. `SOFTHSM2_CONF` counts with other modules too: one
+    /// may stand before SoftHSM.
     fn softhsm(&mut self, module: &Path) {
+        let by_name = module.to_string_lossy().contains("softhsm");
+        let of_user = || {
+            let home = env::var_os("HOME")?;
+            Some(Path::new(&home).join(SOFTHSM_OF_USER)).filter(|file| file.exists())
+        };
         let configured = env::var_os("SOFTHSM2_CONF").map(PathBuf::from);
-        let by_name = module
-            .to_string_lossy()
-            .contains("softhsm")
-            .then(|| "/etc/softhsm/softhsm2.conf".into());
-        let Some(file) = configured.or(by_name) else {
+        let usual = || of_user().or_else(|| Some(SOFTHSM_OF_SYSTEM.into()));
+        let Some(file) = configured.or_else(|| by_name.then(usual).flatten()) else {
             return;
         };
         self.read.extend(folders(&file));
         let text = fs::read_to_string(&file).unwrap_or_default();
-        let folder = text.lines().find_map(|line| {
-            let (name, value) = line.split_once('=')?;
-            (name.trim() == "directories.tokendir").then(|| PathBuf::from(value.trim()))
-        });
+        let folder = text
+            .lines()
+            .find_map(|line| setting(line, "directories.tokendir"));
         self.write.extend(folder);
     }
+}
+
+/// The path of a line `name = path`, quoted or not.
+fn setting(line: &str, name: &str) -> Option<PathBuf> {
+    let (found, value) = line.split_once('=')?;
+    let value = value.trim().trim_matches('"');
+    (found.trim() == name && value.starts_with('/')).then(|| value.into())
 }
 
 /// The file's folder as it is written, and as it really is.
@@ -139,6 +173,21 @@ mod tests {
         );
         assert_eq!(folders(&real.join("none/file")), [real.join("none")]);
         assert_eq!(folders(Path::new("file")), [PathBuf::from(".")]);
+    }
+
+    #[test]
+    fn a_setting_is_a_path_quoted_or_not() {
+        let path = Some(PathBuf::from("/var/lib/tokens"));
+        assert_eq!(
+            setting(
+                "directories.tokendir = /var/lib/tokens",
+                "directories.tokendir"
+            ),
+            path
+        );
+        assert_eq!(setting("dbargs = \"/var/lib/tokens\"", "dbargs"), path);
+        assert_eq!(setting("dbargs = \"tokens\"", "dbargs"), None);
+        assert_eq!(setting("dbtype = \"/var/lib/tokens\"", "dbargs"), None);
     }
 
     #[test]
