@@ -14,7 +14,7 @@ use crate::config::KeyShape;
 use crate::error::HsmError;
 use crate::fault::Fault;
 use crate::line::Line;
-use crate::template::{AUDIT, OPTIONAL, REQUIRED, ROTATED, Rule, STORE, Value, WRAPPING, When};
+use crate::template::{AUDIT, F4, OPTIONAL, REQUIRED, ROTATED, Rule, STORE, Value, WRAPPING, When};
 use crate::types::MasterKind;
 use generation::{Generations, Numbered};
 
@@ -105,6 +105,19 @@ pub(crate) fn spki(line: &Line, public: ObjectHandle) -> Result<Option<Vec<u8>>,
         return Ok(rsa_der(&modulus, &exponent));
     }
     Ok(attribute(CKA_EC_POINT)?.as_deref().and_then(ec_der))
+}
+
+/// `SubjectPublicKeyInfo`, DER, of an RSA private key by its modulus. The exponent is the one that every key of the appliance has: a token need not
+/// tell it of a private key.
+pub(crate) fn rsa_spki_of_private(
+    line: &Line,
+    private: ObjectHandle,
+) -> Result<Option<Vec<u8>>, Fault> {
+    let modulus = line
+        .raw()
+        .attribute(line.session(), private, CKA_MODULUS)?
+        .filter(|modulus| !modulus.is_empty());
+    Ok(modulus.and_then(|modulus| rsa_der(&modulus, F4)))
 }
 
 /// DER of an RSA public key object.

@@ -218,7 +218,8 @@ macro_rules! rules {
 const YES: Value = Value::Bool(true);
 const NO: Value = Value::Bool(false);
 const OAEP_ONLY: Value = Value::Mechanisms(&[CKM_RSA_PKCS_OAEP]);
-const F4: &[u8] = &[1, 0, 1];
+/// The public exponent of every RSA key, big-endian.
+pub(crate) const F4: &[u8] = &[1, 0, 1];
 /// DER of the object identifier prime256v1 (1.2.840.10045.3.1.7).
 pub(crate) const P256_OID: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
 

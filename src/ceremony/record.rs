@@ -86,6 +86,10 @@ pub struct LaterOpeningOutputs {
     pub present: Vec<PresentRecord>,
     /// The shares in force.
     pub shares: SharesRecord,
+    /// The serial number of the token that is at work.
+    pub token_serial: String,
+    /// What the ceremony before was for.
+    pub previous_kind: String,
 }
 
 /// Outputs of step `export`. (Those of step `transport` are a [`PinsRecord`]: of the transport key and the authentication key.)
@@ -189,7 +193,7 @@ pub struct ObjectRecord {
     pub label: String,
     /// Its `CKA_CLASS`: `CKO_PUBLIC_KEY`, …
     pub class: String,
-    /// The public key, `SubjectPublicKeyInfo`, base64, of an object that is one.
+    /// The public key, `SubjectPublicKeyInfo`, base64, of an object that is one, and of an RSA private key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spki: Option<String>,
     /// Attribute and value, sorted.

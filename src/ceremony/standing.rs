@@ -1,11 +1,27 @@
 //! How things stand after a ceremony: what the next one goes on from.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use strongroom_hsm::KeyShape;
 
 use super::encoding::unbase64;
-use super::record::{CopyOutputs, SharesRecord, Summary};
+use super::record::{CopyOutputs, KeyRecord, SharesRecord, Summary};
 use super::shares::Deal;
-use super::{CeremonyId, Kind, Mode, Plan, PlanSignature};
+use super::{CeremonyId, Kind, Mode, Plan, PlanSignature, verify};
+
+/// What the ceremonies so far had, so that nothing of it is taken for new.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Past {
+    pub(super) ceremony_ids: Vec<CeremonyId>,
+    /// Serial numbers of tokens.
+    pub(super) serials: BTreeSet<String>,
+    /// Of every token: `SubjectPublicKeyInfo`, base64.
+    pub(super) public_keys: BTreeSet<String>,
+    /// Commitments of shares, hexadecimal.
+    pub(super) commitments: BTreeSet<String>,
+    /// SHA-256 of each backup's file, hexadecimal, and the keys in it.
+    pub(super) backups: BTreeMap<String, Vec<KeyRecord>>,
+}
 
 /// How things stand after a ceremony whose transcript is valid.
 #[derive(Clone, Debug)]
@@ -18,6 +34,9 @@ pub struct Standing {
     pub kind: Kind,
     /// Whether the token's keys came from another one by a backup.
     pub moved: bool,
+    /// Labels of those that it made itself since then, in a rotation.
+    pub(super) made_here: BTreeSet<String>,
+    pub(super) past: Past,
     /// Whether it counted.
     pub mode: Mode,
     /// The plan in force.
@@ -32,6 +51,18 @@ pub struct Standing {
     pub spares: Vec<CopyOutputs>,
     /// The audit key, `SubjectPublicKeyInfo`, base64.
     pub audit_key: String,
+}
+
+impl Past {
+    fn add(&mut self, earlier: &Self) {
+        self.ceremony_ids.extend_from_slice(&earlier.ceremony_ids);
+        self.serials.extend(earlier.serials.iter().cloned());
+        self.public_keys.extend(earlier.public_keys.iter().cloned());
+        self.commitments.extend(earlier.commitments.iter().cloned());
+        for (sha256, keys) in &earlier.backups {
+            self.backups.insert(sha256.clone(), keys.clone());
+        }
+    }
 }
 
 impl Standing {
@@ -50,13 +81,31 @@ impl Standing {
         }
     }
 
+    /// Whether a token with that serial number was one of the appliance's, whenever.
+    pub(super) fn had_token(&self, serial: &str) -> bool {
+        self.past.serials.contains(serial)
+    }
+
+    /// What is demanded of the key with that label, among those that a backup moves.
+    pub(super) fn shape_of(&self, label: &str) -> KeyShape {
+        match self.shape() {
+            KeyShape::Moved if self.made_here.contains(label) => KeyShape::Movable,
+            shape => shape,
+        }
+    }
+
     /// What was so before and still is: where the keys came from, and which second tokens take the same PINs.
     pub(super) fn goes_on_from(&mut self, before: &Self) {
-        let at_work = before
-            .spares
-            .iter()
-            .any(|spare| spare.token == self.summary.token);
+        let at_work = before.summary.token != self.summary.token
+            && before
+                .spares
+                .iter()
+                .any(|spare| spare.token == self.summary.token);
         self.moved |= before.moved || at_work;
+        if self.kind != Kind::Restore && self.kind != Kind::RotateMaster && !at_work {
+            self.made_here.clone_from(&before.made_here);
+        }
+        self.past.add(&before.past);
         if self.kind != Kind::Restore {
             let spares = before.spares.iter().cloned();
             self.spares = spares.chain(self.spares.drain(..)).collect();
@@ -66,15 +115,15 @@ impl Standing {
     /// How things stand if that spare is at work in place of the token; none if it lacks keys that are in force now.
     #[must_use]
     pub fn with(&self, spare: &CopyOutputs) -> Option<Self> {
-        let own = ["strongroom-audit", "strongroom-wrapping"];
         let moved = self
             .summary
             .keys
             .iter()
-            .filter(|key| !own.contains(&key.label.as_str()));
+            .filter(|key| !verify::evidence::is_own(&key.label));
         let holds = moved.clone().all(|key| spare.keys.contains(key));
         holds.then(|| Self {
             moved: true,
+            made_here: BTreeSet::new(),
             audit_key: spare.audit_key.clone(),
             summary: Summary {
                 token: spare.token.clone(),

@@ -115,6 +115,8 @@ fn every_member_of_every_line_edited() {
         let value: Value = serde_json::from_slice(line).unwrap();
         let mut paths = Vec::new();
         leaves(&value, String::new(), &mut paths);
+        // Of the token's objects one stands for all: what must be in each is tried elsewhere.
+        paths.retain(|path| !path.contains("/objects/") || path.contains("/objects/0/"));
         for path in paths {
             let mut edited = value.clone();
             let member = edited.pointer_mut(&path).unwrap();

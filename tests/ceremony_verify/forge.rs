@@ -8,6 +8,7 @@ use sha2::{Digest as _, Sha256};
 use strongroom::ceremony::{CeremonyId, Kind, Mode, Step};
 
 use super::people::{BINARY, ID, Room, key, sign};
+use super::scene::Scene;
 
 const TIME: &str = "2026-01-31T12:34:56.789Z";
 
@@ -24,6 +25,8 @@ pub struct Forgery {
     /// Name, role, fingerprint of each who signs, and his key's number.
     pub signers: Vec<(Value, SigningKey)>,
     pub sealer: SigningKey,
+    /// The seal stands before the first line of that step, not at the end.
+    pub sealed_before: Option<Step>,
 }
 
 impl Forgery {
@@ -56,10 +59,10 @@ impl Forgery {
                 json!({"step": name, "actor": ["Ed"], "outputs": room.outputs(*step)}),
             ));
         }
-        let audit_key = BASE64_STANDARD.encode(room.spki());
+        let scene = Scene::birth(room);
         lines.push((
             "close".into(),
-            json!({"summary": room.summary(), "audit_key": audit_key}),
+            json!({"summary": scene.summary(), "audit_key": scene.audit_key()}),
         ));
         let signers = room
             .plan
@@ -80,21 +83,27 @@ impl Forgery {
             lines,
             signers,
             sealer: room.hsm.clone(),
+            sealed_before: None,
         }
     }
 
-    /// A later ceremony with no fault, which goes on from that transcript; everyone is there.
+    /// The ceremony after a birth with no fault, which goes on from that transcript; everyone is there.
     pub fn later(room: &Room, kind: Kind, before: &[u8]) -> Self {
+        Self::of(room, &Scene::birth(room).next(kind), before)
+    }
+
+    /// A later ceremony in that scene.
+    pub fn of(room: &Room, scene: &Scene, before: &[u8]) -> Self {
         let mut forgery = Self::new(room, Mode::Ceremony);
-        forgery.id = CeremonyId(*b"a later one's id");
-        let id = forgery.id.to_string();
+        forgery.id = scene.id;
+        forgery.sealed_before = scene.kind.sealed_before();
+        forgery.sealer = scene.sealer();
         let open = forgery.open();
-        open["kind"] = kind.name().into();
-        open["ceremony_id"] = id.into();
+        open["kind"] = scene.kind.name().into();
+        open["ceremony_id"] = scene.id.to_string().into();
         open["previous_sha256"] = hex(&Sha256::digest(before)).into();
-        let ends = [forgery.lines.remove(0), forgery.lines.pop().unwrap()];
-        forgery.lines.clear();
-        for step in kind.steps() {
+        forgery.lines.truncate(1);
+        for step in scene.kind.steps() {
             let name = step.name();
             forgery.lines.push((
                 "begin".into(),
@@ -102,12 +111,13 @@ impl Forgery {
             ));
             forgery.lines.push((
                 "done".into(),
-                json!({"step": name, "actor": ["Ed"], "outputs": room.later_outputs(*step)}),
+                json!({"step": name, "actor": ["Ed"], "outputs": scene.outputs(*step)}),
             ));
         }
-        let [open, close] = ends;
-        forgery.lines.insert(0, open);
-        forgery.lines.push(close);
+        forgery.lines.push((
+            "close".into(),
+            json!({"summary": scene.summary(), "audit_key": scene.audit_key()}),
+        ));
         forgery
     }
 
@@ -146,30 +156,46 @@ impl Forgery {
         chain.instead = self.instead;
         let mut digest = [0; 32];
         for (kind, members) in &self.lines {
+            if self
+                .sealed_before
+                .is_some_and(|step| members["step"] == step.name() && kind == "begin")
+            {
+                let seal = self.seal(&chain);
+                chain.push(&seal);
+            }
             chain.add(kind, members);
             if kind == "close" {
                 digest = Self::digest(id, "transcript", &chain);
             }
         }
         for (members, key) in &self.signers {
-            let mut members = members.clone();
-            members["signature"] = BASE64_STANDARD.encode(sign(key, &digest)).into();
-            chain.add("signature", &members);
+            let signature = p256::ecdsa::Signature::from_slice(&sign(key, &digest)).unwrap();
+            let signature = BASE64_STANDARD.encode(signature.normalize_s().to_bytes());
+            // In the order that a last line must have.
+            let members = format!(
+                "\"name\":{},\"role\":{},\"key\":{},\"signature\":\"{signature}\"}}",
+                members["name"], members["role"], members["key"]
+            );
+            let line = chain.with_head("signature", &members);
+            chain.push(&line);
         }
-        let seal = p256::ecdsa::Signature::from_slice(&sign(
-            &self.sealer,
-            &Self::digest(id, "seal", &chain),
-        ))
-        .unwrap()
-        .normalize_s();
-        let line = chain.line(
+        let mut bytes = chain.text.clone().into_bytes();
+        if self.sealed_before.is_none() {
+            bytes.extend_from_slice(change(self.seal(&chain)).as_bytes());
+            bytes.push(b'\n');
+        }
+        bytes
+    }
+
+    fn seal(&self, chain: &Chain) -> String {
+        let digest = Self::digest(self.id, "seal", chain);
+        let seal = p256::ecdsa::Signature::from_slice(&sign(&self.sealer, &digest))
+            .unwrap()
+            .normalize_s();
+        chain.line(
             "seal",
             &json!({"signature": BASE64_STANDARD.encode(seal.to_bytes())}),
-        );
-        let mut bytes = chain.text.into_bytes();
-        bytes.extend_from_slice(change(line).as_bytes());
-        bytes.push(b'\n');
-        bytes
+        )
     }
 
     fn digest(id: CeremonyId, what: &str, chain: &Chain) -> [u8; 32] {
@@ -205,6 +231,10 @@ impl Chain {
     }
 
     fn line(&self, kind: &str, members: &Value) -> String {
+        self.with_head(kind, &members.to_string()[1..])
+    }
+
+    fn with_head(&self, kind: &str, members: &str) -> String {
         let prev = hex(&self.hash);
         let mode = match self.mode {
             mode if self.but != Some(self.seq + 1) => mode,
@@ -216,14 +246,18 @@ impl Chain {
             self.seq + 1,
             mode
         );
-        format!("{head},{}", &members.to_string()[1..]).replace(self.instead.0, self.instead.1)
+        format!("{head},{members}").replace(self.instead.0, self.instead.1)
     }
 
     fn add(&mut self, kind: &str, members: &Value) {
         let line = self.line(kind, members);
+        self.push(&line);
+    }
+
+    fn push(&mut self, line: &str) {
         self.seq += 1;
-        self.hash = Sha256::digest(&line).into();
-        self.text += &line;
+        self.hash = Sha256::digest(line).into();
+        self.text += line;
         self.text.push('\n');
     }
 }

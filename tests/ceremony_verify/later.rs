@@ -1,10 +1,12 @@
 //! Ceremonies after the birth: everyone signed each of them, and the token sealed it; what must not be is between the two.
 
 use serde_json::{Value, json};
-use strongroom::ceremony::{CeremonyId, Kind, Mode, Plan, PlanSignature, Step};
+use strongroom::ceremony::record::KeyRecord;
+use strongroom::ceremony::{Kind, Mode, Plan, PlanSignature, Step};
 
 use super::forge::Forgery;
 use super::people::{ID, Room, key, spki};
+use super::scene::{Scene, rsa};
 use super::{Cases, both_say, both_say_after};
 
 type Change = fn(&mut Forgery);
@@ -22,13 +24,11 @@ fn cases(room: &Room, kind: Kind, before: &[u8], changes: &[(&str, Change)]) -> 
 
 #[test]
 fn one_that_fits_what_was_before_is_valid_only_with_it() {
-    let room = Room::new();
+    let room = Room::movable();
     let birth = room.written(Mode::Ceremony);
     let backup = Forgery::later(&room, Kind::Backup, &birth).bytes();
-    let mut next = Forgery::later(&room, Kind::AddToken, &backup);
-    next.id = CeremonyId(*b"a third one's id");
-    next.open()["ceremony_id"] = next.id.to_string().into();
-    let third = next.bytes();
+    let scene = Scene::birth(&room).next(Kind::Backup).next(Kind::AddToken);
+    let third = Forgery::of(&room, &scene, &backup).bytes();
     both_say_after(
         true,
         &vec![("backup".into(), backup.clone())],
@@ -69,7 +69,7 @@ fn one_that_fits_what_was_before_is_valid_only_with_it() {
 #[test]
 #[allow(clippy::too_many_lines, reason = "a list of forgeries")]
 fn what_must_be_as_it_was_before() {
-    let room = Room::new();
+    let room = Room::movable();
     let birth = room.written(Mode::Ceremony);
     let changes: &[(&str, Change)] = &[
         ("a birth that goes on", |forgery| {
@@ -102,10 +102,10 @@ fn what_must_be_as_it_was_before() {
             forgery.summary()["store_id"] = "0".repeat(32).into();
         }),
         ("another master key", |forgery| {
-            let other = json!(strongroom::ceremony::record::KeyRecord::new(
-                "master key",
+            let other = json!(KeyRecord::new(
                 "strongroom-master",
-                Some(&spki(&key(77)))
+                "strongroom-master",
+                Some(&rsa("another"))
             ));
             forgery.summary()["keys"][0] = other.clone();
             forgery.outputs(Step::Export)["keys"][0] = other;
@@ -120,13 +120,14 @@ fn what_must_be_as_it_was_before() {
         ("another audit key", |forgery| {
             let other = spki(&key(77));
             forgery.sealer = key(77);
-            forgery.summary()["keys"][2] = json!(strongroom::ceremony::record::KeyRecord::new(
-                "audit key",
+            forgery.summary()["keys"][2] = json!(KeyRecord::new(
+                "strongroom-audit",
                 "strongroom-audit",
                 Some(&other)
             ));
-            forgery.close()["audit_key"] =
-                base64::Engine::encode(&base64::prelude::BASE64_STANDARD, other).into();
+            let other = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, other);
+            forgery.close()["audit_key"] = other.clone().into();
+            *forgery.outputs(Step::Closing) = json!({"audit_key": other});
         }),
         ("other shares", |forgery| {
             let commitments = &mut forgery.outputs(Step::Opening)["shares"]["commitments"];
@@ -221,7 +222,7 @@ fn what_must_be_as_it_was_before() {
 
 #[test]
 fn a_second_token_is_what_it_says() {
-    let room = Room::new();
+    let room = Room::movable();
     let birth = room.written(Mode::Ceremony);
     let changes: &[(&str, Change)] = &[
         ("a copy on another token", |forgery| {
@@ -254,14 +255,17 @@ fn a_second_token_is_what_it_says() {
     // Afterwards it may be at work, all of it or nothing.
     let added = Forgery::later(&room, Kind::AddToken, &birth).bytes();
     let with = |audit_key: bool| {
-        let mut forgery = Forgery::later(&room, Kind::ReplaceCustodian, &added);
+        let mut scene = Scene::birth(&room).next(Kind::AddToken);
+        scene = scene.next(Kind::ReplaceCustodian);
+        scene.token = 1;
+        let mut forgery = Forgery::of(&room, &scene, &added);
         revise(&room, &mut forgery);
-        let copy = room.later_outputs(Step::Copy);
-        forgery.summary()["token"] = copy["token"].clone();
-        if audit_key {
-            forgery.summary()["keys"] = copy["keys"].clone();
-            forgery.close()["audit_key"] = copy["audit_key"].clone();
-            forgery.sealer = key(60);
+        if !audit_key {
+            let first = Scene::birth(&room);
+            forgery.summary()["keys"] = json!(first.keys());
+            forgery.close()["audit_key"] = first.audit_key().into();
+            *forgery.outputs(Step::Closing) = json!({"audit_key": first.audit_key()});
+            forgery.sealer = first.sealer();
         }
         forgery.bytes()
     };
@@ -276,11 +280,9 @@ fn a_second_token_is_what_it_says() {
 
 /// Makes it a good `replace-custodian`, with shares of its own for a plan that replaces the old one.
 fn revise(room: &Room, forgery: &mut Forgery) {
-    forgery.id = CeremonyId(*b"a revised one's.");
     let replaces = format!("format = 1\nreplaces = \"{}\"\n", room.plan.hash_hex());
     let text = room.plan.text().replacen("format = 1\n", &replaces, 1);
     plan(room, forgery, &text);
-    *forgery.outputs(Step::Pins) = room.outputs(Step::Pins);
 }
 
 fn plan(room: &Room, forgery: &mut Forgery, text: &str) {
@@ -290,9 +292,7 @@ fn plan(room: &Room, forgery: &mut Forgery, text: &str) {
         .iter()
         .map(|key| PlanSignature::make(&plan, key).unwrap())
         .collect();
-    let id = forgery.id.to_string();
     let open = forgery.open();
-    open["ceremony_id"] = id.into();
     open["plan_sha256"] = plan.hash_hex().into();
     open["plan"] = text.into();
     open["signatures"] = json!(signatures);
@@ -300,7 +300,7 @@ fn plan(room: &Room, forgery: &mut Forgery, text: &str) {
 
 #[test]
 fn a_plan_takes_the_place_of_the_one_in_force_and_of_no_other() {
-    let room = Room::new();
+    let room = Room::movable();
     let birth = room.written(Mode::Ceremony);
     let made = |change: &dyn Fn(String) -> String| {
         let mut forgery = Forgery::later(&room, Kind::ReplaceCustodian, &birth);
@@ -323,8 +323,8 @@ fn a_plan_takes_the_place_of_the_one_in_force_and_of_no_other() {
             made(&|text| text.replace("label = \"vault-keys-1\"", "label = \"other\"")),
         ),
         (
-            "with a backup".into(),
-            made(&|text| text.replace("backup = false", "backup = true")),
+            "without a backup".into(),
+            made(&|text| text.replace("backup = true", "backup = false")),
         ),
         (
             "with another folder".into(),

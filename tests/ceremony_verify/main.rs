@@ -6,6 +6,9 @@
 //! - `changed`: a good one that somebody changed afterwards
 //! - `later`: ceremonies after the birth, held against those before them
 //! - `dishonest`: ones whose makers put something wrong into them, and signed it
+//! - `attributes`: keys that are not as they must be, though everyone signed that they are there
+//! - `rules`: each rule of the document's list, and a transcript that breaks it
+//! - `scene`: what honest steps put into a transcript
 
 #![allow(
     clippy::unwrap_used,
@@ -18,11 +21,14 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod attributes;
 mod changed;
 mod dishonest;
 mod forge;
 mod later;
 mod people;
+mod rules;
+mod scene;
 
 use std::fs;
 use std::path::Path;

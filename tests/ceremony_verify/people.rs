@@ -7,17 +7,16 @@ use p256::{PublicKey, SecretKey};
 use serde_json::{Value, json};
 use strongroom::ceremony::participant::PrivateKeys;
 use strongroom::ceremony::plan::{Draft, PinMethod};
-use strongroom::ceremony::record::{KeyRecord, Summary, TokenRecord};
-use strongroom::ceremony::shares::{Deal, Pins, split};
 use strongroom::ceremony::{
     CeremonyError, CeremonyId, Kind, Mode, Opening, Participant, ParticipantKey, Plan,
     PlanSignature, Step, Transcript,
 };
 use zeroize::Zeroizing;
 
-pub const SERIAL: &str = "c0ffee1234567890";
+use super::scene::{SERIALS, Scene, dealt};
+
+pub const SERIAL: &str = SERIALS[0];
 pub const BINARY: &str = "b94d27b9934d3e08a52e52d7da7dabfac484efe37a5380ee9088f7ace2efcde9";
-const STORE_ID: &str = "000102030405060708090a0b0c0d0e0f";
 pub const ID: CeremonyId = CeremonyId(*b"a ceremony's id.");
 
 /// Everyone and everything.
@@ -34,6 +33,14 @@ pub struct Room {
 impl Room {
     pub fn new() -> Self {
         Self::with(|_| {})
+    }
+
+    /// With every key that there is, and keys that may be moved.
+    pub fn movable() -> Self {
+        Self::with(|draft| {
+            draft.backup = true;
+            draft.memory_master = true;
+        })
     }
 
     /// With a plan that differs.
@@ -78,14 +85,13 @@ impl Room {
             .iter()
             .map(|key| PlanSignature::make(&plan, key).unwrap())
             .collect();
-        let deal = Deal::new(&plan, ID, Mode::Ceremony);
-        let (_, commitments) = split(&deal, &Pins::generate().unwrap()).unwrap();
+        let commitments = dealt(&plan, ID);
         Self {
             keys,
             plan,
             signatures,
             hsm: key(50),
-            commitments: serde_json::to_value(commitments).unwrap(),
+            commitments,
         }
     }
 
@@ -93,96 +99,9 @@ impl Room {
         spki(&self.hsm)
     }
 
-    fn token() -> Value {
-        json!({"label": "vault-keys-1", "serial": SERIAL, "manufacturer": "SoftHSM project", "model": "SoftHSM v2"})
-    }
-
-    pub fn made(&self) -> Value {
-        json!([
-            KeyRecord::new("master key", "strongroom-master", Some(&spki(&key(51)))),
-            KeyRecord::new("store key", "strongroom-store", None),
-            KeyRecord::new("audit key", "strongroom-audit", Some(&self.spki())),
-        ])
-    }
-
-    /// What each step puts into the transcript.
+    /// What each step of the birth puts into the transcript.
     pub fn outputs(&self, step: Step) -> Value {
-        match step {
-            Step::Pins => {
-                json!({"threshold": self.plan.threshold, "commitments": self.commitments})
-            }
-            Step::Token => json!({"token": Self::token(), "slot": 7}),
-            Step::Keys => json!({"keys": self.made(), "seconds": 12}),
-            Step::Evidence => {
-                let mut objects = Vec::new();
-                for made in self.made().as_array().unwrap() {
-                    let attributes = json!([
-                        ["CKA_EXTRACTABLE", "false"],
-                        ["CKA_LABEL", "<script>alert(1)</script>"]
-                    ]);
-                    objects.push(json!({"name": made["name"], "label": made["label"], "class": "CKO_PRIVATE_KEY", "attributes": attributes}));
-                    if made["spki"].is_string() {
-                        objects.push(json!({"name": "public half", "label": made["label"], "class": "CKO_PUBLIC_KEY", "spki": made["spki"], "attributes": attributes}));
-                    }
-                }
-                json!({"token": Self::token(), "objects": objects, "mechanisms": ["CKM_ECDSA"]})
-            }
-            Step::Store => json!({"store_id": STORE_ID, "epoch": 1}),
-            _ => json!({}),
-        }
-    }
-
-    /// What each step of a later ceremony puts into its transcript.
-    pub fn later_outputs(&self, step: Step) -> Value {
-        let shares = json!({"threshold": self.plan.threshold, "commitments": self.commitments});
-        let made = self.made();
-        match step {
-            Step::Opening => {
-                let present: Vec<Value> = self
-                    .plan
-                    .participants()
-                    .map(|(role, person)| {
-                        json!({"name": person.name(), "role": role.name(), "key": person.fingerprint()})
-                    })
-                    .collect();
-                let mut shares = shares;
-                shares["ceremony_id"] = ID.to_string().into();
-                json!({"present": present, "shares": shares, "version": "0.2.0"})
-            }
-            Step::Transport => shares,
-            Step::Export => json!({"backup_sha256": BINARY, "keys": [made[0], made[1]]}),
-            Step::SecondToken => json!({"token": Self::second_token()}),
-            Step::Copy => {
-                let audit = spki(&key(60));
-                let mut keys = made.as_array().unwrap().clone();
-                keys[2] = json!(KeyRecord::new(
-                    "audit key",
-                    "strongroom-audit",
-                    Some(&audit)
-                ));
-                let objects: Vec<Value> = keys
-                    .iter()
-                    .map(|key| {
-                        let mut object = json!({"name": "x", "label": key["label"], "class": "CKO_PUBLIC_KEY", "attributes": []});
-                        if key["spki"].is_string() {
-                            object["spki"] = key["spki"].clone();
-                        }
-                        object
-                    })
-                    .collect();
-                let audit = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, audit);
-                json!({"token": Self::second_token(), "keys": keys, "audit_key": audit, "objects": objects})
-            }
-            _ => json!({}),
-        }
-    }
-
-    fn second_token() -> Value {
-        json!({"label": "vault-keys-1-2", "serial": "beef", "manufacturer": "SoftHSM project", "model": "SoftHSM v2"})
-    }
-
-    pub fn summary(&self) -> Value {
-        json!({"token": Self::token(), "keys": self.made(), "store_id": STORE_ID})
+        Scene::birth(self).outputs(step)
     }
 
     /// As the ceremony writes it, with an interruption on the way.
@@ -226,13 +145,7 @@ impl Room {
             }
             transcript.done(step, &actors, &self.outputs(step)).unwrap();
         }
-        let token: TokenRecord = serde_json::from_value(Self::token()).unwrap();
-        let keys: Vec<KeyRecord> = serde_json::from_value(self.made()).unwrap();
-        let summary = Summary {
-            token,
-            keys,
-            store_id: STORE_ID.into(),
-        };
+        let summary = Scene::birth(self).summary();
         transcript.close(&summary, &self.spki()).unwrap();
         let digest = transcript.signing_digest().unwrap();
         for ((role, person), key) in self.plan.participants().zip(&self.keys) {

@@ -13,6 +13,7 @@ import argparse
 import base64
 import binascii
 import datetime
+import functools
 import hashlib
 import ipaddress
 import json
@@ -21,9 +22,9 @@ import re
 import sys
 import tomllib
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
 
 KINDS = {
@@ -44,6 +45,8 @@ KINDS = {
 }
 # The kinds that are sealed before that step, not at the end.
 SEALED_BEFORE = {"destroy": "destroy"}
+# What the plan's [keys] must have for a kind.
+NEEDS = {"backup": "backup", "add-token": "backup", "restore": "backup", "rotate-master": "transfer"}
 # What in the summary may differ from the transcript before.
 MAY_CHANGE = {
     "replace-custodian": set(), "backup": set(), "add-token": set(), "destroy": set(), "rotate-master": set(),
@@ -67,6 +70,9 @@ BODY = {
     "seal": {"signature": str},
 }
 LONGEST_LINE = 4 << 20
+# The document: its table of attributes is read, not copied.
+FORMAT = pathlib.Path(__file__).resolve().parents[2] / "docs" / "transcript-format.md"
+FIXED, MOVABLE, MOVED = range(3)
 ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
 
@@ -124,6 +130,7 @@ class Transcript:
         self.people = []
         self.outputs = {}
         self.spares = []  # second tokens with the same keys and PINs
+        self.came = False  # the token's keys came from another one by a backup
         self.begun = None
         self.closed = None  # the close line, its seq and hash
         self.signatures = 0
@@ -150,7 +157,7 @@ class Transcript:
             return True
         except Invalid as problem:
             self.problems.append(f"{place}: {problem}")
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError, UnsupportedAlgorithm) as error:
             self.problems.append(f"{place}: not as the format has it ({error!r})")
         return False
 
@@ -172,7 +179,8 @@ class Transcript:
         if kind in ("begin", "note", "done"):
             need(line["step"] in self.steps, f"unknown step {line['step']!r}")
         if kind in ("begin", "done"):
-            need(all(isinstance(name, str) for name in line["actor"]), "actor")
+            names = [person["name"] for person in self.people]
+            need(all(name in names for name in line["actor"]), "an actor who is not in the plan")
         before = (self.seq, self.hash, self.time)
         self.seq, self.hash, self.time = number, hashlib.sha256(raw).digest(), line["time"]
         if kind in ("seal", "signature"):
@@ -189,10 +197,12 @@ class Transcript:
             unhex(line["previous_sha256"], 32)
             self.previous = line["previous_sha256"]
         self.ceremony_id = unhex(line["ceremony_id"], 16)
+        self.ids = {self.ceremony_id}
         members(line["software"], {"version": str, "binary_sha256": str})
         plan_hash = hashlib.sha256(line["plan"].encode()).digest()
         need(line["plan_sha256"] == plan_hash.hex(), "plan_sha256 is not the plan's hash")
-        self.plan_text = line["plan"]
+        self.plan_text, self.plan_hash = line["plan"], plan_hash.hex()
+        self.binary = line["software"]["binary_sha256"]
         self.plan = tomllib.loads(line["plan"])
         self.people = check_plan(self.plan)
         digest = hashlib.sha256(b"strongroom ceremony plan v1\0" + plan_hash).digest()
@@ -291,40 +301,59 @@ class Transcript:
         token, keys = the_token(summary["token"]), [the_key(key) for key in summary["keys"]]
         unhex(summary["store_id"], 16)
         audit_key = hashlib.sha256(unbase64(line["audit_key"])).hexdigest()
-        need(audit_key in [digest for _, _, _, digest in keys], "the audit key is none of the keys")
+        own = next((key for key in keys if key[1] == "strongroom-audit"), None)
+        need(own and own[3] == audit_key, "the audit key is not the one of the keys")
+        theirs = [text for person in self.people for text in (person["signing_key"], person["agreement_key"])]
+        need(not any(key[2] in theirs for key in keys), "a key of the token is somebody's of the plan")
+        self.serials, self.backups = {token[1]}, {}
+        self.public_keys = {key[2] for key in keys if key[2]}
+        self.made_here = set()
+        planned = self.plan.get("keys", {})
+        if self.kind in NEEDS:
+            need(planned.get(NEEDS[self.kind]), f"the plan's [keys] {NEEDS[self.kind]} is not true")
+        here = MOVABLE if planned.get("backup") else FIXED
 
         # Each kind has some of these steps; what it has must be right.
-        if "pins" in self.steps:
-            self.pins(self.outputs["pins"])
+        self.verdicts()
+        self.commitments = set()
+        for step in ("pins", "transport"):
+            if step in self.steps:
+                self.pins(self.outputs[step])
         if "token" in self.steps:
             need(the_token(self.outputs["token"]["token"]) == token, "summary: token")
+            need(token[0] == self.plan["token"]["label"], "token: label is not the plan's")
         if "keys" in self.steps:
             need([the_key(key) for key in self.outputs["keys"]["keys"]] == keys, "summary: keys")
+        self.keys_fit(keys, self.expected(generation(keys)))
         if "evidence" in self.steps:
-            self.evidence(self.outputs["evidence"], token, keys)
+            need(the_token(self.outputs["evidence"]["token"]) == token, "evidence: of another token")
+            if self.kind != "rotate-master":
+                shape = MOVED if self.kind == "restore" else here
+                self.objects_fit(self.outputs["evidence"]["objects"], keys, lambda _: shape)
         if "store" in self.steps:
             need(summary["store_id"] == self.outputs["store"]["store_id"], "summary: store_id")
         if self.kind == "birth":
-            planned = self.plan["token"]
-            need(token[0] == planned["label"], "token: label is not the plan's")
-            if self.mode == "CEREMONY" and "serial" in planned:
-                need(token[1] == planned["serial"], "token: serial is not the plan's")
+            serial = self.plan["token"].get("serial")
+            need(self.mode != "CEREMONY" or serial in (None, token[1]), "token: serial is not the plan's")
         else:
             self.presence(self.outputs["opening"])
         if self.kind == "backup":
-            self.pins(self.outputs["transport"])
             export = self.outputs["export"]
             unhex(export["backup_sha256"], 32)
-            need(all(the_key(key) in keys for key in export["keys"]), "export: a key that is none of the summary")
+            exported = [the_key(key) for key in export["keys"]]
+            need(sorted(exported, key=str) == sorted((key for key in keys if key[1] not in OWN), key=str), "export: other keys")
+            self.backups[export["backup_sha256"]] = set(exported)
         if self.kind == "add-token":
             copy = self.outputs["copy"]
             need(the_token(copy["token"]) == the_token(self.outputs["second-token"]["token"]), "copy: on another token")
             copied = [the_key(key) for key in copy["keys"]]
-            own = hashlib.sha256(unbase64(copy["audit_key"])).hexdigest()
-            need(own in [digest for _, _, _, digest in copied], "copy: its audit key is none of its keys")
-            self.evidence(copy, the_token(copy["token"]), copied)
+            need(("strongroom-audit", copy["audit_key"]) in [key[1:3] for key in copied], "copy: its audit key is none of its keys")
+            self.keys_fit(copied, self.expected(generation(copied)))
+            self.objects_fit(copy["objects"], copied, lambda _: MOVED)
             need(all(key in copied for key in keys if key[1] not in OWN), "copy: a key is missing")
             self.spares = [copy]
+            self.serials.add(copy["token"]["serial"])
+            self.public_keys |= {key[2] for key in copied if key[2]}
         if self.kind == "restore":
             restored = self.outputs["keys"]
             unhex(restored["backup_sha256"], 32)
@@ -332,15 +361,135 @@ class Transcript:
         if self.kind == "rotate-master":
             made, moved = self.outputs["successor"], self.outputs["move"]
             need(is_integer(moved["versions"]) and moved["moved"] == moved["versions"], "move: not every key was moved")
+            need(is_integer(made["generation"]), "successor: generation")
             need(self.outputs["retire"]["generation"] == made["generation"], "retire: another generation was left")
             new = [the_key(key) for key in made["keys"]]
-            self.evidence({"token": summary["token"], "objects": made["objects"]}, token, new)
+            expected = [key for key in self.expected(made["generation"]) if ROTATED.fullmatch(key)]
+            self.keys_fit(new, expected)
+            self.objects_fit(made["objects"], new, lambda _: here, expected, whole=False)
             need(sorted(new) == sorted(key for key in keys if ROTATED.fullmatch(key[1])), "summary: other keys than were made")
+            self.made_here = set(expected)
         if self.kind == "destroy":
             inventory = self.outputs["inventory"]
-            self.evidence(inventory, token, keys)
+            need(the_token(inventory["token"]) == token, "inventory: of another token")
             need(inventory["audit_key"] == line["audit_key"], "the summary's audit key is not the one that sealed")
             need(self.outputs["destroy"]["left"] == [], "objects were left")
+
+    def verdicts(self):
+        """What a step must have come to."""
+        def same(step, **wanted):
+            for member, value in wanted.items():
+                told = self.outputs[step][member]
+                need(type(told) is type(value) and told == value, f"{step}: {member} is not {value!r}")
+
+        plan, outputs = self.plan, self.outputs
+        keys = {"memory_master": False, "transfer": False} | plan.get("keys", {})
+        summary = self.closed[0]["summary"]
+        unhex(outputs["opening"]["binary_sha256"], 32)
+        for step in self.steps:
+            if step == "opening" and self.kind == "birth":
+                everyone = [{name: person[name] for name in ("name", "role", "key")} for person in self.people]
+                same(step, binary_sha256=self.binary, plan_sha256=self.plan_hash, present=everyone)
+            elif step == "self-test":
+                known = outputs[step]["known_answers"]
+                need(isinstance(known, list) and known and all(isinstance(one, str) for one in known), "self-test: nothing was right")
+            elif step in ("token", "second-token"):
+                same(step, flags={"initialized": True, "user_pin_set": True, "user_pin_locked": False, "so_pin_locked": False})
+                need(all(isinstance(flag, bool) for flag in outputs[step]["flags"].values()), f"{step}: flags")
+            elif step == "evidence":
+                same(step, self_tests="passed")
+                if self.kind != "rotate-master":
+                    profile = outputs[step]["profile"]
+                    need(all(profile[name] is keys[name] for name in ("transfer", "memory_master")), "evidence: profile is not the plan's")
+            elif step == "store" and self.kind == "birth":
+                same(step, epoch=1)
+                unhex(outputs[step]["audit_log_header_sha256"], 32)
+            elif step == "store":
+                epochs = [outputs[step][name] for name in ("store_epoch", "backup_epoch", "epoch")]
+                need(all(is_integer(epoch) and epoch >= 0 for epoch in epochs), "store: an epoch is no number")
+                need(epochs[2] > max(epochs[:2]), "store: the epoch is not greater than those before")
+            elif step == "identity":
+                unhex(outputs[step]["configuration_sha256"], 32)
+                if self.kind == "birth":
+                    for name in ("request_sha256", "certificate_sha256", "client_ca_sha256", "policy_sha256"):
+                        unhex(outputs[step][name], 32)
+                    spki = outputs[step]["spki"]
+                    public_key(spki)
+                    same(step, spki_sha256=hashlib.sha256(unbase64(spki)).hexdigest())
+                    others = [key["spki"] for key in summary["keys"]]
+                    others += [person[name] for person in self.people for name in ("signing_key", "agreement_key")]
+                    need(spki not in others, "identity: the key is another's")
+            elif step == "trial":
+                master = [key for key in summary["keys"] if re.fullmatch("strongroom-master(-[0-9]+)?", key["label"])]
+                fingerprint = master[0]["sha256"][:32] if master else None
+                same(step, sealed=True, unsealed=True, altered_refused=True, kept="nothing", master_fingerprint=fingerprint)
+            elif step == "runtime-pin":
+                same(step, method="file" if self.mode == "REHEARSAL" else plan["runtime_pin"]["method"])
+            elif step == "trust":
+                same(step, in_force=outputs["successor"]["generation"], marked_by=plan["security_officer"]["name"])
+            elif step == "move":
+                same(step, trial="opened")
+                need(outputs[step]["by"] in ("server", "ceremony"), "move: by nobody")
+            elif step == "consent":
+                same(step, typed=plan["name"])
+            elif step == "destroy":
+                same(step, reinitialised=True)
+            elif step == "closing" and self.kind != "destroy":
+                same(step, audit_key=self.closed[0]["audit_key"])
+
+    def expected(self, number):
+        """The labels that the plan's keys have on a token, the rotated ones in that generation."""
+        keys = self.plan.get("keys", {})
+        wanted = ["strongroom-master", "strongroom-store", "strongroom-audit", "strongroom-wrapping"]
+        wanted += ["strongroom-transfer"] if keys.get("transfer") else []
+        wanted += ["strongroom-memory-master"] if keys.get("memory_master") else []
+        return [f"{label}-{number}" if number > 1 and ROTATED.fullmatch(label) else label for label in wanted]
+
+    def keys_fit(self, keys, expected):
+        need(sorted(key[1] for key in keys) == sorted(expected), "keys: not those of the plan, each once")
+        for _, label, spki, _ in keys:
+            if label == "strongroom-store":
+                need(spki is None, "keys: a secret key with a public half")
+            elif label == "strongroom-audit":
+                public_key(spki)
+            else:
+                rsa_key(spki)
+        public = [spki for _, _, spki, _ in keys if spki is not None]
+        need(len(public) == len(set(public)), "keys: one key under two labels")
+
+    def objects_fit(self, objects, keys, shape, expected=None, whole=True, signing=False):
+        """Every half of each key once, as the table has it, and no other key."""
+        expected = expected or self.expected(generation(keys))
+        found = [the_object(one) for one in objects]
+        spki_of = {label: spki for _, label, spki, _ in keys}
+        tables = attribute_tables()
+        known = set()
+        for label in expected:
+            base = label if label in tables else label.rpartition("-")[0]
+            for kind, rules in tables[base]:
+                known.add((label, kind))
+                same = [one for one in found if one[:2] == (label, kind)]
+                need(len(same) == 1, f"objects: {len(same)} of {label}, {kind}")
+                told = attributes_fit(same[0][3], rules, shape(label), label if base != label else None)
+                need(told is None, f"objects: {label}, {kind}: {told}")
+                spki = same[0][2]
+                if kind == "CKO_SECRET_KEY":
+                    need(spki is None, "objects: a secret key with a public half")
+                elif kind == "CKO_PUBLIC_KEY" or label != "strongroom-audit":
+                    need(spki == spki_of[label] is not None, f"objects: {label}, {kind}: other numbers than the key's")
+                else:
+                    need(spki in (None, spki_of[label]), f"objects: {label}, {kind}: other numbers than the key's")
+        for label, kind, spki, attributes in found:
+            if kind in ("CKO_DATA", "CKO_CERTIFICATE"):
+                told = [pair for pair in attributes if pair[0] in ("CKA_LABEL", "CKA_CLASS")]
+                need(all(value == (label if name == "CKA_LABEL" else kind) for name, value in told), "objects: one that contradicts itself")
+                need(spki is None, "objects: data with a public key")
+            elif label == "strongroom-signing" and signing:
+                fits = [kind == wanted and attributes_fit(attributes, rules, FIXED, None) is None for wanted, rules in tables[label]]
+                need(any(fits), "objects: a signing key that is not as it must be")
+            else:
+                need((label, kind) in known, f"objects: {label!r}, {kind}, is none of the keys")
+        need(not whole or any(one[:2] == ("strongroom-epoch", "CKO_DATA") for one in found), "objects: no epoch object")
 
     def pins(self, pins):
         custodians = [person for person in self.people if person["role"] == "custodian"]
@@ -349,18 +498,10 @@ class Transcript:
         for index, (commitment, custodian) in enumerate(zip(pins["commitments"], custodians), 1):
             members(commitment, {"custodian": str, "index": int, "so": str, "user": str})
             need(commitment["custodian"] == custodian["key"] and commitment["index"] == index, "pins: commitment of another")
-            unhex(commitment["so"], 32)
-            unhex(commitment["user"], 32)
-
-    def evidence(self, evidence, token, keys):
-        need(the_token(evidence["token"]) == token, "evidence: of another token")
-        objects = [the_object(one) for one in evidence["objects"]]
-        need(
-            {(label, spki) for _, label, spki, _ in keys if spki is not None}
-            == {(label, spki) for label, spki in objects if spki is not None and label != "strongroom-signing"},
-            "evidence: the public keys are not those of step keys",
-        )
-        need({label for _, label, _, _ in keys} <= {label for label, _ in objects}, "evidence: a key has none")
+            for name in ("so", "user"):
+                unhex(commitment[name], 32)
+                need(commitment[name] not in self.commitments, "pins: a commitment twice")
+                self.commitments.add(commitment[name])
 
     def presence(self, opening):
         expected = [{name: person[name] for name in ("name", "role", "key")} for person in self.signers()]
@@ -398,11 +539,25 @@ class Transcript:
             if not self.guard(f"after the transcript {this.previous}", this.link, before):
                 return
             this.spares = ([] if this.kind == "restore" else before.spares) + this.spares
+            this.ids = before.ids | {this.ceremony_id}
+            this.serials |= before.serials
+            this.public_keys |= before.public_keys
+            this.commitments |= before.commitments
+            this.backups |= before.backups
 
     def link(self, before):
         need(before.kind != "destroy", "it was one that destroyed the keys")
         need(self.mode == before.mode, "its mode is another")
-        need(self.ceremony_id != before.ceremony_id, "its ceremony id is the same")
+        need(self.ceremony_id not in before.ids, "its ceremony id was used before")
+        need(not self.commitments & before.commitments, "a share is one of an earlier ceremony")
+        need(not self.backups.keys() & before.backups.keys(), "the backup is one of an earlier ceremony")
+        opening = self.outputs["opening"]
+        need(opening["previous_kind"] == before.kind, "opening: another kind was read aloud")
+        serials = [before.closed[0]["summary"]["token"]["serial"]] + [spare["token"]["serial"] for spare in before.spares]
+        need(opening["token_serial"] in serials, "opening: another token at work")
+        if self.kind != "restore":
+            serial = self.closed[0]["summary"]["token"]["serial"]
+            need(opening["token_serial"] == serial, "opening: another token than the summary's")
         if self.kind == "replace-custodian":
             old = hashlib.sha256(before.plan_text.encode()).hexdigest()
             need(self.plan.get("replaces") == old, "the plan does not replace the one before")
@@ -414,15 +569,45 @@ class Transcript:
         else:
             need(self.plan_text == before.plan_text, "the plan is another")
         need(self.outputs["opening"]["shares"] == before.shares(), "the shares in force are others")
-        if self.kind == "restore":
-            need(self.outputs["keys"]["old_audit_key"] == before.closed[0]["audit_key"], "the old audit key is another")
         (now, audit_key), (then, old_key) = ((one.closed[0]["summary"], one.closed[0]["audit_key"]) for one in (self, before))
-        for spare in before.spares:
-            moved = [key for key in then["keys"] if key["label"] not in OWN]
-            if the_token(spare["token"]) == the_token(now["token"]) and all(key in spare["keys"] for key in moved):
+        moved = [key for key in then["keys"] if key["label"] not in OWN]
+        ready = [spare for spare in before.spares if all(key in spare["keys"] for key in moved)]
+        new = []
+        if self.kind == "restore":
+            restored = self.outputs["keys"]
+            need(restored["old_audit_key"] in [old_key] + [spare["audit_key"] for spare in ready], "the old audit key is another")
+            need(restored["backup_sha256"] in before.backups, "the backup is of no ceremony before")
+            need(before.backups[restored["backup_sha256"]] == {the_key(key) for key in moved}, "the backup is of other keys")
+            need(now["token"]["serial"] not in before.serials, "the token is one of those before")
+            new = [key["spki"] for key in now["keys"] if key["label"] in OWN]
+        if self.kind == "add-token":
+            copy = self.outputs["copy"]
+            need(copy["token"]["serial"] not in before.serials, "the second token is one of those before")
+            new = [key["spki"] for key in copy["keys"] if key["label"] in OWN]
+        if self.kind == "rotate-master":
+            made = self.outputs["successor"]
+            need(made["generation"] == generation([the_key(key) for key in then["keys"]]) + 1, "the generation is not the next")
+            new = [key["spki"] for key in made["keys"]]
+        need(not set(new) & before.public_keys, "a new key was there before")
+        # Which keys the token that is at work made itself since its keys came from elsewhere.
+        came, here = before.came, before.made_here
+        for spare in ready:
+            if the_token(spare["token"]) == the_token(now["token"]) != the_token(then["token"]):
                 # The spare is at work in place of the token.
                 then, old_key = then | {"token": spare["token"], "keys": spare["keys"]}, spare["audit_key"]
+                came, here = True, set()
                 break
+        own = MOVABLE if self.plan.get("keys", {}).get("backup") else FIXED
+        self.came = came or self.kind == "restore"
+        self.made_here = set() if self.kind == "restore" else self.made_here or here
+
+        def shape(label):
+            return MOVED if self.came and label not in self.made_here else own
+
+        told = {"rotate-master": "evidence", "destroy": "inventory"}.get(self.kind)
+        if told:
+            keys = [the_key(key) for key in now["keys"]]
+            self.objects_fit(self.outputs[told]["objects"], keys, shape, signing=True)
         keys, old_keys = ({key["label"]: the_key(key) for key in summary["keys"]} for summary in (now, then))
         changed = {name for name in ("token", "store_id") if now[name] != then[name]}
         changed |= {"audit_key"} if audit_key != old_key else set()
@@ -528,6 +713,67 @@ def verify(key, digest, signature, what):
         raise Invalid(f"{what} is not one by that key") from error
 
 
+def rsa_key(text):
+    spki = unbase64(text)
+    key = serialization.load_der_public_key(spki)
+    need(isinstance(key, rsa.RSAPublicKey), "not an RSA key")
+    numbers = key.public_numbers()
+    need(numbers.n.bit_length() == 4096 and numbers.n % 2 and numbers.e == 65537, "an RSA key of another size or exponent")
+    canonical = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    need(canonical == spki, "not the canonical form of a public key")
+
+
+def generation(keys):
+    """Of the master key among these."""
+    numbers = [re.fullmatch("strongroom-master-([1-9][0-9]*)", key[1]) for key in keys]
+    return next((int(number[1]) for number in numbers if number), 1)
+
+
+@functools.cache
+def attribute_tables():
+    """The document's table: by label, the class and the rules of each object."""
+    text = FORMAT.read_text(encoding="utf-8").partition("## The attributes of each object")[2]
+    tables = {}
+    for line in text.partition("```text\n")[2].partition("```")[0].splitlines():
+        if line and not line.startswith(" "):
+            label, kind = line.split()
+            tables.setdefault(label, []).append((kind, []))
+        elif line:
+            name, value = line.split(maxsplit=1)
+            values = value.split(" | ")
+            tables[label][-1][1].append((name, values * 3 if len(values) == 1 else values))
+    need(tables, "the document has no table")
+    return tables
+
+
+def attributes_fit(attributes, rules, shape, label):
+    """What is wrong with them, if anything. `label`: of a later generation, in place of the table's."""
+    told = dict(attributes)
+    if len(told) != len(attributes):
+        return "an attribute is told twice"
+    if told.get("CKA_TRUSTED", "false") != "false":
+        return "CKA_TRUSTED"
+    inner = [part.partition("=")[::2] for part in told.get("CKA_UNWRAP_TEMPLATE", "").split(", ")]
+    for name, values in rules:
+        wanted = values[shape]
+        if wanted == "-":
+            continue
+        if label and name in ("CKA_LABEL", "CKA_ID"):
+            wanted = label
+        if name.startswith("CKA_UNWRAP_TEMPLATE/"):
+            if [value for other, value in inner if other == name.partition("/")[2]] != [wanted]:
+                return name
+        elif name.endswith("?"):
+            if told.get(name[:-1], wanted) != wanted:
+                return name[:-1]
+        elif name.endswith("~"):
+            if told.get(name[:-1], wanted) not in (wanted, "unavailable"):
+                return name[:-1]
+        elif told.get(name) != wanted:
+            return name
+    return None
+
+
 def the_token(value):
     names = ("label", "serial", "manufacturer", "model")
     need(all(isinstance(value[name], str) for name in names), "a token's members are strings")
@@ -549,7 +795,7 @@ def the_object(value):
         need(isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair), "an attribute is a pair")
     spki = value.get("spki")
     need(spki is None or isinstance(spki, str), "spki")
-    return value["label"], spki
+    return value["label"], value["class"], spki, [tuple(pair) for pair in value["attributes"]]
 
 
 def check_plan(plan):
@@ -600,6 +846,7 @@ def check_plan(plan):
         people.append({
             "name": name, "role": role, "signing": public_key(part["signing_key"]),
             "key": hashlib.sha256(unbase64(part["signing_key"])).hexdigest(),
+            "signing_key": part["signing_key"], "agreement_key": part["agreement_key"],
         })
         seen += [part["signing_key"], part["agreement_key"], name.lower()]
     need(len(seen) == len(set(seen)), "two people in the plan have a name or a key in common")

@@ -1,6 +1,6 @@
 //! What the token tells of itself and of each object on it.
 
-use cryptoki_sys::CKO_PUBLIC_KEY;
+use cryptoki_sys::{CKO_PRIVATE_KEY, CKO_PUBLIC_KEY};
 
 use super::objects::{self, TokenObject};
 use super::text;
@@ -69,7 +69,8 @@ pub struct ObjectEvidence {
     pub label: String,
     /// `CKO_PRIVATE_KEY`, ...
     pub class: String,
-    /// `SubjectPublicKeyInfo`, DER, of an RSA or P-256 public key.
+    /// `SubjectPublicKeyInfo`, DER, of an RSA or P-256 public key, and of an RSA private key whose modulus the token tells: the two halves of a
+    /// pair must have the same.
     pub spki: Option<Vec<u8>>,
     /// (`CKA_…`, value as text), sorted by name. Never a secret.
     pub attributes: Vec<(String, String)>,
@@ -114,10 +115,10 @@ fn tell(line: &Line, object: &TokenObject) -> Result<ObjectEvidence, Fault> {
         name: object.name.clone(),
         label: object.label.clone(),
         class: object.class_name(),
-        spki: if object.class == CKO_PUBLIC_KEY {
-            keys::spki(line, object.handle)?
-        } else {
-            None
+        spki: match object.class {
+            CKO_PUBLIC_KEY => keys::spki(line, object.handle)?,
+            CKO_PRIVATE_KEY => keys::rsa_spki_of_private(line, object.handle)?,
+            _ => None,
         },
         attributes: if object.has_class() {
             text::attributes(line, object.handle)?

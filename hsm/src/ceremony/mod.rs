@@ -10,6 +10,7 @@
 
 mod destroy;
 mod evidence;
+pub mod expected;
 mod objects;
 mod participant;
 mod rotation;

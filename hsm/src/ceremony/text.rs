@@ -9,8 +9,9 @@ use cryptoki_sys::{
     CKA_KEY_GEN_MECHANISM, CKA_KEY_TYPE, CKA_LABEL, CKA_LOCAL, CKA_MODIFIABLE, CKA_MODULUS_BITS,
     CKA_NEVER_EXTRACTABLE, CKA_PRIVATE, CKA_PUBLIC_EXPONENT, CKA_SENSITIVE, CKA_SIGN,
     CKA_SIGN_RECOVER, CKA_TOKEN, CKA_TRUSTED, CKA_UNWRAP, CKA_VALUE_LEN, CKA_VERIFY,
-    CKA_VERIFY_RECOVER, CKA_WRAP, CKA_WRAP_WITH_TRUSTED, CKK_AES, CKK_EC, CKK_GENERIC_SECRET,
-    CKK_RSA, CKO_CERTIFICATE, CKO_DATA, CKO_PRIVATE_KEY, CKO_PUBLIC_KEY, CKO_SECRET_KEY,
+    CKA_VERIFY_RECOVER, CKA_WRAP, CKA_WRAP_WITH_TRUSTED, CKK_AES, CKK_EC, CKK_EC_EDWARDS,
+    CKK_GENERIC_SECRET, CKK_RSA, CKO_CERTIFICATE, CKO_DATA, CKO_PRIVATE_KEY, CKO_PUBLIC_KEY,
+    CKO_SECRET_KEY,
 };
 
 use crate::fault::Fault;
@@ -100,13 +101,22 @@ pub(super) fn mechanism(mechanism: CK_ULONG) -> String {
 }
 
 fn inner_value(attribute: CK_ATTRIBUTE_TYPE, bytes: &[u8]) -> String {
+    match kind(attribute) {
+        Some((name, kind)) => format!("{name}={}", value(kind, bytes)),
+        None => format!("{attribute:#x}={}", hex(bytes)),
+    }
+}
+
+/// The text of one attribute's bytes, as [`attributes`] has it.
+pub(super) fn of(attribute: CK_ATTRIBUTE_TYPE, bytes: &[u8]) -> String {
+    kind(attribute).map_or_else(|| hex(bytes), |(_, kind)| value(kind, bytes))
+}
+
+fn kind(attribute: CK_ATTRIBUTE_TYPE) -> Option<(&'static str, Kind)> {
     ASKED
         .iter()
         .find(|(asked, _, _)| *asked == attribute)
-        .map_or_else(
-            || format!("{attribute:#x}={}", hex(bytes)),
-            |(_, name, kind)| format!("{name}={}", value(*kind, bytes)),
-        )
+        .map(|(_, name, kind)| (*name, *kind))
 }
 
 fn value(kind: Kind, bytes: &[u8]) -> String {
@@ -149,6 +159,7 @@ fn key_type(key_type: CK_ULONG) -> String {
     match key_type {
         CKK_RSA => "CKK_RSA",
         CKK_EC => "CKK_EC",
+        CKK_EC_EDWARDS => "CKK_EC_EDWARDS",
         CKK_AES => "CKK_AES",
         CKK_GENERIC_SECRET => "CKK_GENERIC_SECRET",
         other => return format!("{other:#x}"),

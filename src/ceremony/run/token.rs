@@ -171,6 +171,18 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
 
 /// The token that the plan names, or the only one that is not initialised.
 fn choose(ceremony: &Ceremony<'_>, blank: &[SlotState]) -> Result<SlotState, RunError> {
+    // A token that had an appliance's keys before would be taken for the one that it was. SoftHSM gives a new number at each initialisation.
+    let known = |slot: &&SlotState| {
+        let standing = ceremony.standing.as_ref();
+        standing.is_some_and(|standing| standing.had_token(&slot.token.serial))
+    };
+    if let Some(old) = blank.iter().find(known) {
+        return Err(RunError::refused(format!(
+            "the token {} had this appliance's keys before, and was erased since: no verifier takes it for another one. Take it out, put a token with another serial number \
+             in, and run again; nothing was changed",
+            old.token.serial
+        )));
+    }
     if let Some(serial) = ceremony.site.serial.as_deref() {
         return blank
             .iter()

@@ -42,13 +42,13 @@ fn it_goes_on_where_it_stopped() {
     let folder = tempfile::tempdir().unwrap();
     let mut transcript = create(&room, &folder).unwrap();
     transcript
-        .begin(Step::Opening, &["Ada"], &json!({"a": 1}))
+        .begin(Step::Opening, &["Custodian 1"], &json!({"a": 1}))
         .unwrap();
     transcript
-        .done(Step::Opening, &["Ada"], &json!({"b": 2}))
+        .done(Step::Opening, &["Custodian 1"], &json!({"b": 2}))
         .unwrap();
     transcript
-        .begin(Step::SelfTest, &["Ada"], &json!({"c": 3}))
+        .begin(Step::SelfTest, &["Custodian 1"], &json!({"c": 3}))
         .unwrap();
     drop(transcript);
 
@@ -62,7 +62,7 @@ fn it_goes_on_where_it_stopped() {
     );
     assert!(history.torn.is_none() && !history.closed && !history.sealed);
     transcript
-        .done(Step::SelfTest, &["Ada"], &json!({}))
+        .done(Step::SelfTest, &["Custodian 1"], &json!({}))
         .unwrap();
     drop(transcript);
     let (_, history) = Transcript::resume(folder.path()).unwrap();
@@ -77,7 +77,7 @@ fn a_torn_line_is_cut_off_and_noted() {
     let folder = tempfile::tempdir().unwrap();
     let mut transcript = create(&room, &folder).unwrap();
     transcript
-        .begin(Step::Opening, &["Ada"], &json!({}))
+        .begin(Step::Opening, &["Custodian 1"], &json!({}))
         .unwrap();
     drop(transcript);
     let whole = fs::read(path(folder.path())).unwrap();
@@ -110,7 +110,7 @@ fn create_next(room: &Room, whole: &[u8]) -> Vec<u8> {
     fs::write(path(folder.path()), whole).unwrap();
     let (mut transcript, _) = Transcript::resume(folder.path()).unwrap();
     transcript
-        .done(Step::Opening, &["Ada"], &json!({"x": "y"}))
+        .done(Step::Opening, &["Custodian 1"], &json!({"x": "y"}))
         .unwrap();
     fs::read(path(folder.path())).unwrap()[whole.len()..].to_vec()
 }
@@ -121,14 +121,16 @@ fn what_was_changed_is_not_gone_on_with() {
     let folder = tempfile::tempdir().unwrap();
     let mut transcript = create(&room, &folder).unwrap();
     for step in [Step::Opening, Step::SelfTest] {
-        transcript.begin(step, &["Ada"], &json!({})).unwrap();
-        transcript.done(step, &["Ada"], &json!({})).unwrap();
+        transcript
+            .begin(step, &["Custodian 1"], &json!({}))
+            .unwrap();
+        transcript.done(step, &["Custodian 1"], &json!({})).unwrap();
     }
     drop(transcript);
     let good = fs::read_to_string(path(folder.path())).unwrap();
     for (from, to) in [
         ("\"seq\":2", "\"seq\":3"),
-        ("Ada", "Eve"),
+        ("Custodian 1", "Custodian 9"),
         ("CEREMONY", "REHEARSAL"),
         ("\"outputs\":{}", "\"outputs\":{\"a\":1}"),
     ] {

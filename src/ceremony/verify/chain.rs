@@ -286,10 +286,21 @@ impl Chain {
                 begin.step
             ));
         }
+        self.actors(&begin.actor);
         if !begin.inputs.is_object() {
             self.say("`inputs` is not an object");
         }
         self.begun = Some((begin.step, begin.inputs.clone()));
+    }
+
+    /// Who acts is somebody of the plan.
+    fn actors(&mut self, actors: &[String]) {
+        let Some(plan) = &self.plan else { return };
+        let known = |actor: &String| plan.participants().any(|(_, one)| one.name() == actor);
+        if let Some(stranger) = actors.iter().find(|actor| !known(actor)) {
+            let stranger = printable(stranger);
+            self.say(format!("{stranger}, who acts, is not in the plan"));
+        }
     }
 
     fn note(&mut self, note: &Note) {
@@ -309,6 +320,7 @@ impl Chain {
                 done.step
             ));
         }
+        self.actors(&done.actor);
         if !done.outputs.is_object() {
             self.say("`outputs` is not an object");
         }

@@ -3,17 +3,19 @@
 use std::collections::BTreeSet;
 
 use serde::de::DeserializeOwned;
+use strongroom_hsm::KeyShape;
 
-use super::super::encoding::{hex, sha256, unbase64, unhex};
+use super::super::encoding::{unbase64, unhex};
 use super::super::record::{
-    EvidenceOutputs, KeyRecord, KeysOutputs, ObjectRecord, PinsRecord, StoreOutputs, Summary,
-    TokenOutputs, TokenRecord,
+    EvidenceOutputs, KeyRecord, KeysOutputs, PinsRecord, StoreOutputs, Summary, TokenOutputs,
+    TokenRecord,
 };
 use super::super::{Kind, Mode, Plan, Step};
 use super::chain::{Chain, Closed};
+use super::evidence::Demands;
 
-/// The label of every signing key.
-pub(in super::super) const SIGNING: &str = "strongroom-signing";
+/// The label of the audit key.
+pub(super) const AUDIT: &str = "strongroom-audit";
 
 /// Line and what is wrong there.
 pub(super) type Problems = Vec<(usize, String)>;
@@ -35,10 +37,10 @@ pub(super) fn problems(chain: &Chain) -> Problems {
     let keys = outputs::<KeysOutputs>(chain, Step::Keys, &mut problems);
     let evidence = outputs::<EvidenceOutputs>(chain, Step::Evidence, &mut problems);
     let store = outputs::<StoreOutputs>(chain, Step::Store, &mut problems);
-    if chain.kind == Some(Kind::Birth)
-        && let (Some((line, token)), Some(plan)) = (&token, &chain.plan)
-    {
-        token_fits(*line, &token.token, plan, chain.mode, &mut problems);
+    if let (Some((line, token)), Some(plan)) = (&token, &chain.plan) {
+        // What is initialised after the birth is another token than the plan's.
+        let named = chain.kind == Some(Kind::Birth) && chain.mode == Some(Mode::Ceremony);
+        token_fits(*line, &token.token, plan, named, &mut problems);
     }
     // What a kind of ceremony has no step for is in the summary as it was before.
     let summary = close.map(|close| &close.fields.summary);
@@ -54,25 +56,24 @@ pub(super) fn problems(chain: &Chain) -> Problems {
             "the evidence is of another token than the one at work".into(),
         ));
     }
-    if let Some((line, keys)) = &keys {
-        for key in &keys.keys {
-            if !hash_fits(key) {
-                problems.push((
-                    *line,
-                    format!(
-                        "the hash of key {:?} is not that of its public half",
-                        key.name
-                    ),
-                ));
-            }
+    let at_hand = match (&keys, close) {
+        (Some((line, outputs)), _) => Some((*line, &outputs.keys)),
+        (None, Some(close)) => Some((close.line, &close.fields.summary.keys)),
+        (None, None) => None,
+    };
+    if let (Some((line, keys)), Some(plan)) = (at_hand, &chain.plan) {
+        // What a rotation's token holds besides is held against those before it.
+        let shape = born_or_moved(chain.kind, plan);
+        let demands = Demands::new(plan, keys, &shape);
+        let told = demands.key_problems(keys).into_iter();
+        problems.extend(told.map(|problem| (line, problem)));
+        problems.extend(somebodys(plan, keys).map(|problem| (line, problem)));
+        if let Some((line, evidence)) = &evidence
+            && chain.kind != Some(Kind::RotateMaster)
+        {
+            let told = demands.object_problems(keys, &evidence.objects).into_iter();
+            problems.extend(told.map(|problem| (*line, problem)));
         }
-    }
-    let at_hand = keys
-        .as_ref()
-        .map(|(_, outputs)| &outputs.keys)
-        .or(summary.map(|summary| &summary.keys));
-    if let (Some(keys), Some((line, evidence))) = (at_hand, &evidence) {
-        evidence_fits(*line, keys, &evidence.objects, &mut problems);
     }
     if let Some(close) = close {
         let summary = &close.fields.summary;
@@ -105,8 +106,13 @@ pub(super) fn outputs<T: DeserializeOwned>(
     }
 }
 
+/// One share for each custodian of the plan, and none twice.
 pub(super) fn pins_fit(pins: &PinsRecord, plan: &Plan) -> bool {
-    pins.threshold == plan.threshold
+    let mut seen = BTreeSet::new();
+    let all = pins.commitments.iter();
+    all.flat_map(|one| [&one.so, &one.user])
+        .all(|commitment| seen.insert(commitment))
+        && pins.threshold == plan.threshold
         && pins.commitments.len() == plan.custodians.len()
         && pins
             .commitments
@@ -121,18 +127,12 @@ pub(super) fn pins_fit(pins: &PinsRecord, plan: &Plan) -> bool {
             })
 }
 
-fn token_fits(
-    line: usize,
-    token: &TokenRecord,
-    plan: &Plan,
-    mode: Option<Mode>,
-    problems: &mut Problems,
-) {
+fn token_fits(line: usize, token: &TokenRecord, plan: &Plan, named: bool, problems: &mut Problems) {
     if token.label != plan.token.label {
         problems.push((line, "the token's label is not that of the plan".into()));
     }
     // A rehearsal is on a throwaway token, whatever its serial number.
-    if mode == Some(Mode::Ceremony)
+    if named
         && plan
             .token
             .serial
@@ -146,50 +146,30 @@ fn token_fits(
     }
 }
 
-fn hash_fits(key: &KeyRecord) -> bool {
-    match (&key.spki, &key.sha256) {
-        (None, None) => true,
-        (Some(spki), Some(hash)) => unbase64(spki).is_some_and(|spki| hex(&sha256(&spki)) == *hash),
-        _ => false,
-    }
+/// The shape of keys that a birth has just made, or that a backup has just brought.
+fn born_or_moved(kind: Option<Kind>, plan: &Plan) -> impl Fn(&str) -> KeyShape + use<> {
+    let shape = match (plan.keys.backup, kind) {
+        (_, Some(Kind::Restore)) => KeyShape::Moved,
+        (true, _) => KeyShape::Movable,
+        (false, _) => KeyShape::Fixed,
+    };
+    move |_| shape
 }
 
-/// Each key is an object on the token, and the token has no public key besides.
-pub(super) fn evidence_fits(
-    line: usize,
-    keys: &[KeyRecord],
-    objects: &[ObjectRecord],
-    problems: &mut Problems,
-) {
-    let pairs =
-        |spki: &Option<String>, label: &str| spki.clone().map(|spki| (label.to_owned(), spki));
-    let recorded: BTreeSet<_> = keys
-        .iter()
-        .filter_map(|key| pairs(&key.spki, &key.label))
-        .collect();
-    let found: BTreeSet<_> = objects
-        .iter()
-        .filter_map(|object| pairs(&object.spki, &object.label))
-        .collect();
-    for (label, _) in recorded.difference(&found) {
-        problems.push((
-            line,
-            format!("the token does not have the public key {label:?} of step keys"),
-        ));
-    }
-    // Signing keys come and go while the appliance is at work: they are none of a ceremony's.
-    let unknown = found.difference(&recorded);
-    for (label, _) in unknown.filter(|(label, _)| label != SIGNING) {
-        problems.push((
-            line,
-            format!("the token has a public key {label:?} that step keys did not record"),
-        ));
-    }
-    for key in keys {
-        if !objects.iter().any(|object| object.label == key.label) {
-            problems.push((line, format!("there is no evidence of key {:?}", key.label)));
-        }
-    }
+/// A key of the token's that is a person's: whoever seals with it is not the token.
+fn somebodys(plan: &Plan, keys: &[KeyRecord]) -> impl Iterator<Item = String> {
+    keys.iter().filter_map(|key| {
+        let spki = unbase64(key.spki.as_ref()?)?;
+        let mut people = plan.participants();
+        let (_, person) = people.find(|(_, person)| {
+            [person.signing_spki(), person.agreement_spki()].contains(&&*spki)
+        })?;
+        Some(format!(
+            "the key {:?} is one of {}",
+            key.label,
+            person.name()
+        ))
+    })
 }
 
 fn summary_fits(close: &Closed, recorded: &Summary, problems: &mut Problems) {
@@ -213,10 +193,11 @@ fn summary_fits(close: &Closed, recorded: &Summary, problems: &mut Problems) {
         ));
     }
     let audit_key = close.audit_key_sha256();
-    if audit_key.is_none() || !summary.keys.iter().any(|key| key.sha256 == audit_key) {
+    let ours = summary.keys.iter().find(|key| key.label == AUDIT);
+    if audit_key.is_none() || ours.is_none_or(|key| key.sha256 != audit_key) {
         problems.push((
             close.line,
-            "the audit key is none of the keys in the summary".into(),
+            "the audit key is not the one in the summary".into(),
         ));
     }
 }

@@ -2,14 +2,19 @@
 
 use std::collections::BTreeSet;
 
-use super::super::encoding::{hex, sha256, unbase64, unhex};
+use strongroom_hsm::ceremony::expected::ExpectedKey;
+use strongroom_hsm::{KeyShape, OptionalKeys};
+
+use super::super::encoding::unhex;
 use super::super::record::{
-    CopyOutputs, DestroyOutputs, ExportOutputs, InventoryOutputs, LaterOpeningOutputs, MoveOutputs,
-    PinsRecord, PresentRecord, RestoreOutputs, RetireOutputs, SharesRecord, SuccessorOutputs,
-    TokenOutputs,
+    CopyOutputs, DestroyOutputs, EvidenceOutputs, ExportOutputs, InventoryOutputs, KeyRecord,
+    KeysOutputs, LaterOpeningOutputs, MoveOutputs, PinsRecord, PresentRecord, RestoreOutputs,
+    RetireOutputs, SharesRecord, SuccessorOutputs, TokenOutputs,
 };
-use super::super::{CeremonyId, Kind, Standing, Step};
+use super::super::standing::Past;
+use super::super::{CeremonyId, Kind, Plan, Standing, Step};
 use super::chain::{Chain, Closed};
+use super::evidence::{self, Demands, is_own};
 use super::facts::{self, Problems};
 
 /// Everything in a later ceremony that does not fit by itself.
@@ -26,6 +31,19 @@ pub(super) fn problems(chain: &Chain) -> Problems {
             problems.push((
                 line,
                 "the shares' `ceremony_id` is not 32 lower-case hexadecimal digits".into(),
+            ));
+        }
+    }
+    if let Some(plan) = &chain.plan {
+        let needs = match kind {
+            Kind::Backup | Kind::AddToken | Kind::Restore => (plan.keys.backup, "backup"),
+            Kind::RotateMaster => (plan.keys.transfer, "transfer"),
+            Kind::Birth | Kind::ReplaceCustodian | Kind::Destroy => (true, ""),
+        };
+        if !needs.0 {
+            problems.push((
+                1,
+                format!("a {kind} can't be: the plan says {} = false", needs.1),
             ));
         }
     }
@@ -90,7 +108,6 @@ fn destroy(chain: &Chain, problems: &mut Problems) {
                 "the summary's audit key is not the one that sealed".into(),
             ));
         }
-        facts::evidence_fits(*line, &summary.keys, &inventory.objects, problems);
     }
     if let Some((line, destroyed)) = &destroyed
         && !destroyed.left.is_empty()
@@ -121,8 +138,13 @@ fn backup(chain: &Chain, problems: &mut Problems) {
                 "`backup_sha256` is not 64 lower-case hexadecimal digits".into(),
             ));
         }
-        if export.keys.iter().any(|key| !summary.keys.contains(key)) {
-            problems.push((line, "a key of the backup is none of the summary".into()));
+        let mut moved = summary.keys.iter().filter(|key| !is_own(&key.label));
+        if moved.clone().count() != export.keys.len() || !moved.all(|key| export.keys.contains(key))
+        {
+            problems.push((
+                line,
+                "the keys of the backup are not those of the summary that can be moved".into(),
+            ));
         }
     }
 }
@@ -139,22 +161,30 @@ fn copy(chain: &Chain, problems: &mut Problems) {
             "the copy is on another token than the one that was initialised for it".into(),
         ));
     }
-    let audit_key = unbase64(&copy.audit_key).map(|spki| hex(&sha256(&spki)));
-    if audit_key.is_none() || !copy.keys.iter().any(|key| key.sha256 == audit_key) {
+    if !is_audit_key(&copy.audit_key, &copy.keys) {
         problems.push((line, "the copy's audit key is none of its keys".into()));
     }
-    facts::evidence_fits(line, &copy.keys, &copy.objects, problems);
+    if let Some(plan) = &chain.plan {
+        let shape = |_: &str| KeyShape::Moved;
+        let demands = Demands::new(plan, &copy.keys, &shape);
+        let told = demands.key_problems(&copy.keys).into_iter();
+        let told = told.chain(demands.object_problems(&copy.keys, &copy.objects));
+        problems.extend(told.map(|problem| (line, format!("the copy: {problem}"))));
+    }
     if let Some(close) = &chain.close {
         for key in &close.fields.summary.keys {
-            if !OWN.contains(&key.label.as_str()) && !copy.keys.contains(key) {
+            if !is_own(&key.label) && !copy.keys.contains(key) {
                 problems.push((line, format!("the copy lacks the key {:?}", key.label)));
             }
         }
     }
 }
 
-/// Labels of the keys that each token makes for itself.
-const OWN: [&str; 2] = ["strongroom-audit", "strongroom-wrapping"];
+/// Whether that is the audit key among these.
+fn is_audit_key(spki: &str, keys: &[KeyRecord]) -> bool {
+    keys.iter()
+        .any(|key| key.label == facts::AUDIT && key.spki.as_deref() == Some(spki))
+}
 
 /// The keys that came by the backup are those that were there; the audit key is new, and both are named.
 fn restore(chain: &Chain, problems: &mut Problems) {
@@ -191,7 +221,13 @@ fn rotate(chain: &Chain, problems: &mut Problems) {
     {
         problems.push((line, "another generation was left than was made".into()));
     }
-    facts::evidence_fits(line, &successor.keys, &successor.objects, problems);
+    if let Some(plan) = &chain.plan {
+        let shape = |_: &str| made_here(plan);
+        let demands = Demands::successor(plan, successor.generation, &shape);
+        let told = demands.key_problems(&successor.keys).into_iter();
+        let told = told.chain(demands.object_problems(&successor.keys, &successor.objects));
+        problems.extend(told.map(|problem| (line, problem)));
+    }
     if let Some(close) = &chain.close {
         let rotated: Vec<_> = close
             .fields
@@ -211,22 +247,24 @@ fn rotate(chain: &Chain, problems: &mut Problems) {
     }
 }
 
+/// The shape of a key that the token made itself.
+fn made_here(plan: &Plan) -> KeyShape {
+    if plan.keys.backup {
+        KeyShape::Movable
+    } else {
+        KeyShape::Fixed
+    }
+}
+
 /// Whether a rotation of the master key replaces the key with that label: `strongroom-master`, `strongroom-master-2`, …
 fn is_rotated(label: &str) -> bool {
-    [
-        "strongroom-master",
-        "strongroom-transfer",
-        "strongroom-memory-master",
-    ]
-    .iter()
-    .any(|base| {
-        label.strip_prefix(base).is_some_and(|rest| {
-            rest.is_empty()
-                || rest.strip_prefix('-').is_some_and(|number| {
-                    !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
-                })
-        })
-    })
+    let base = label
+        .rsplit_once('-')
+        .filter(|(_, end)| !end.is_empty() && end.bytes().all(|byte| byte.is_ascii_digit()))
+        .map_or(label, |(base, _)| base);
+    ExpectedKey::all(OptionalKeys::ALL, 1)
+        .iter()
+        .any(|key| key.is_rotated() && key.label() == base)
 }
 
 /// What does not fit between a transcript and the one that it goes on from.
@@ -235,6 +273,12 @@ pub(super) fn link(chain: &Chain, before: &Standing) -> Problems {
     let (Some(kind), Some(plan)) = (chain.kind, &chain.plan) else {
         return problems;
     };
+    if let Some((line, successor)) =
+        facts::outputs::<SuccessorOutputs>(chain, Step::Successor, &mut Vec::new())
+        && Some(successor.generation) != evidence::generation(&before.summary.keys).checked_add(1)
+    {
+        problems.push((line, "the generation is not the next one".into()));
+    }
     if before.kind == Kind::Destroy {
         problems.push((
             1,
@@ -247,9 +291,7 @@ pub(super) fn link(chain: &Chain, before: &Standing) -> Problems {
             format!("the transcript before it is of a {}", before.mode),
         ));
     }
-    if chain.id == Some(before.ceremony_id) {
-        problems.push((1, "it has the ceremony id of the transcript before".into()));
-    }
+    problems.extend(used_before(chain, kind, before));
     if kind == Kind::ReplaceCustodian {
         for problem in plan.revision_problems(&before.plan) {
             problems.push((1, problem));
@@ -259,31 +301,78 @@ pub(super) fn link(chain: &Chain, before: &Standing) -> Problems {
     }
     if let Some((line, opening)) =
         facts::outputs::<LaterOpeningOutputs>(chain, Step::Opening, &mut Vec::new())
-        && opening.shares != before.shares
     {
-        problems.push((
-            line,
-            "the shares in force are not those that the transcript before left".into(),
-        ));
+        if opening.shares != before.shares {
+            problems.push((
+                line,
+                "the shares in force are not those that the transcript before left".into(),
+            ));
+        }
+        if opening.previous_kind != before.kind.name() {
+            problems.push((
+                line,
+                "the transcript before is of another kind than was read aloud".into(),
+            ));
+        }
+        let spares = before.spares.iter().map(|spare| &spare.token);
+        let mut tokens = std::iter::once(&before.summary.token).chain(spares);
+        let replaced = kind == Kind::Restore;
+        let at_work = chain
+            .close
+            .as_ref()
+            .map(|close| &close.fields.summary.token.serial);
+        if !tokens.any(|token| token.serial == opening.token_serial)
+            || !replaced && at_work.is_some_and(|serial| *serial != opening.token_serial)
+        {
+            problems.push((
+                line,
+                "the token at work is not the one of the transcript before".into(),
+            ));
+        }
     }
     if let Some((line, restored)) =
         facts::outputs::<RestoreOutputs>(chain, Step::Keys, &mut Vec::new())
         && kind == Kind::Restore
-        && restored.old_audit_key != before.audit_key
     {
-        problems.push((
-            line,
-            "the old audit key is not that of the transcript before".into(),
-        ));
-    }
-    if let Some(close) = &chain.close {
-        // A spare may be at work in place of the token.
-        let spare = before
+        let mut spares = before
             .spares
             .iter()
-            .find(|spare| spare.token == close.fields.summary.token)
-            .and_then(|spare| before.with(spare));
-        for what in changed(kind, close, spare.as_ref().unwrap_or(before)) {
+            .filter(|spare| before.with(spare).is_some());
+        if restored.old_audit_key != before.audit_key
+            && !spares.any(|spare| spare.audit_key == restored.old_audit_key)
+        {
+            problems.push((
+                line,
+                "the old audit key is not that of the transcript before".into(),
+            ));
+        }
+        let moved = |keys: &[KeyRecord]| -> BTreeSet<(String, Option<String>)> {
+            keys.iter()
+                .filter(|key| !is_own(&key.label))
+                .map(|key| (key.label.clone(), key.spki.clone()))
+                .collect()
+        };
+        match before.past.backups.get(&restored.backup_sha256) {
+            None => problems.push((
+                line,
+                "the backup is of none of the ceremonies that it goes on from".into(),
+            )),
+            Some(keys) if moved(keys) != moved(&before.summary.keys) => problems.push((
+                line,
+                "the backup is older than the keys in force: a rotation came after it".into(),
+            )),
+            Some(_) => {}
+        }
+    }
+    // A spare may be at work in place of the token.
+    let spare = chain
+        .close
+        .as_ref()
+        .and_then(|close| spare_at_work(close, before));
+    let before = spare.as_ref().unwrap_or(before);
+    problems.extend(tokens_objects(chain, plan, before));
+    if let Some(close) = &chain.close {
+        for what in changed(kind, close, before) {
             if !may_change(kind).contains(&what) {
                 problems.push((
                     close.line,
@@ -293,6 +382,123 @@ pub(super) fn link(chain: &Chain, before: &Standing) -> Problems {
         }
     }
     problems
+}
+
+/// How things stood before, if a spare has taken the token's place.
+fn spare_at_work(close: &Closed, before: &Standing) -> Option<Standing> {
+    let token = &close.fields.summary.token;
+    let mut spares = before.spares.iter();
+    let spare = spares.find(|spare| spare.token == *token && *token != before.summary.token)?;
+    before.with(spare)
+}
+
+/// What must be new is not what an earlier ceremony of the chain had: an old thing under a new name is no replacement.
+fn used_before(chain: &Chain, kind: Kind, before: &Standing) -> Problems {
+    let mut problems = Vec::new();
+    let past = &before.past;
+    if chain.id.is_some_and(|id| past.ceremony_ids.contains(&id)) {
+        problems.push((1, "it has the ceremony id of a transcript before it".into()));
+    }
+    let own = Past::of(chain);
+    let line = |step| {
+        let done = chain.done.iter().find(|done| done.step == step);
+        done.map_or(0, |done| done.line)
+    };
+    let (token, keys, shares) = match kind {
+        Kind::Restore => (Step::Token, Step::Keys, Step::Pins),
+        Kind::AddToken => (Step::SecondToken, Step::Copy, Step::Pins),
+        Kind::RotateMaster => (Step::Token, Step::Successor, Step::Pins),
+        Kind::Backup => (Step::Token, Step::Keys, Step::Transport),
+        Kind::Birth | Kind::ReplaceCustodian | Kind::Destroy => {
+            (Step::Token, Step::Keys, Step::Pins)
+        }
+    };
+    let initialised = chain.outputs(token).map(|outputs| &outputs["token"]);
+    if initialised
+        .and_then(|token| token["serial"].as_str())
+        .is_some_and(|serial| past.serials.contains(serial))
+    {
+        problems.push((
+            line(token),
+            "the token is not another one: it has the serial number of one before it".into(),
+        ));
+    }
+    let made: Vec<KeyRecord> = chain
+        .outputs(keys)
+        .and_then(|outputs| serde_json::from_value(outputs["keys"].clone()).ok())
+        .unwrap_or_default();
+    for key in made {
+        let new = kind == Kind::RotateMaster || is_own(&key.label);
+        if new
+            && key
+                .spki
+                .is_some_and(|spki| past.public_keys.contains(&spki))
+        {
+            problems.push((
+                line(keys),
+                format!("the key {:?} is not new: it was there before", key.label),
+            ));
+        }
+    }
+    if own
+        .commitments
+        .intersection(&past.commitments)
+        .next()
+        .is_some()
+    {
+        problems.push((
+            line(shares),
+            "a share that was dealt is one of an earlier ceremony".into(),
+        ));
+    }
+    if own
+        .backups
+        .keys()
+        .any(|sha256| past.backups.contains_key(sha256))
+    {
+        problems.push((
+            line(Step::Export),
+            "the backup is one of an earlier ceremony".into(),
+        ));
+    }
+    problems
+}
+
+/// What the token said of its objects in a ceremony that did not make all of them: which of them it made itself, those before tell.
+fn tokens_objects(chain: &Chain, plan: &Plan, before: &Standing) -> Problems {
+    let mut nowhere = Vec::new();
+    let (line, objects, keys) = match chain.kind {
+        Some(Kind::RotateMaster) => {
+            let keys = facts::outputs::<KeysOutputs>(chain, Step::Keys, &mut nowhere);
+            let told = facts::outputs::<EvidenceOutputs>(chain, Step::Evidence, &mut nowhere);
+            let (Some((_, keys)), Some((line, told))) = (keys, told) else {
+                return Vec::new(); // not yet, or said already
+            };
+            (line, told.objects, keys.keys)
+        }
+        Some(Kind::Destroy) => {
+            let told = facts::outputs::<InventoryOutputs>(chain, Step::Inventory, &mut nowhere);
+            let Some((line, told)) = told else {
+                return Vec::new();
+            };
+            (line, told.objects, before.summary.keys.clone())
+        }
+        _ => return Vec::new(),
+    };
+    let rotates = chain.kind == Some(Kind::RotateMaster);
+    let shape = |label: &str| {
+        if rotates && is_rotated(label) {
+            made_here(plan)
+        } else {
+            before.shape_of(label)
+        }
+    };
+    Demands::new(plan, &keys, &shape)
+        .with_signing_keys()
+        .object_problems(&keys, &objects)
+        .into_iter()
+        .map(|problem| (line, problem))
+        .collect()
 }
 
 /// What in the summary a kind of ceremony may leave other than it found it: `token`, `store_id`, `audit_key`, a key's label, or `keys`
@@ -328,7 +534,7 @@ fn changed<'a>(kind: Kind, close: &'a Closed, before: &'a Standing) -> Vec<&'a s
     }
     // A rotation's new labels are held against what it made.
     let rotates = kind == Kind::RotateMaster;
-    let labels = |keys: &'a [super::super::record::KeyRecord]| -> BTreeSet<&'a str> {
+    let labels = |keys: &'a [KeyRecord]| -> BTreeSet<&'a str> {
         let labels = keys.iter().map(|key| key.label.as_str());
         labels
             .filter(|label| !rotates || !is_rotated(label))
@@ -347,6 +553,39 @@ fn changed<'a>(kind: Kind, close: &'a Closed, before: &'a Standing) -> Vec<&'a s
         }
     }
     changed
+}
+
+impl Past {
+    /// What one ceremony adds to it.
+    fn of(chain: &Chain) -> Self {
+        let mut past = Self::default();
+        past.ceremony_ids.extend(chain.id);
+        let mut keys: Vec<KeyRecord> = Vec::new();
+        if let Some(close) = &chain.close {
+            past.serials
+                .insert(close.fields.summary.token.serial.clone());
+            keys.extend(close.fields.summary.keys.iter().cloned());
+        }
+        if let Some(copy) = spare(chain) {
+            past.serials.insert(copy.token.serial);
+            keys.extend(copy.keys);
+        }
+        past.public_keys = keys.into_iter().filter_map(|key| key.spki).collect();
+        let mut nowhere = Vec::new();
+        for step in [Step::Pins, Step::Transport] {
+            if let Some((_, pins)) = facts::outputs::<PinsRecord>(chain, step, &mut nowhere) {
+                let commitments = pins.commitments.into_iter();
+                past.commitments
+                    .extend(commitments.flat_map(|one| [one.so, one.user]));
+            }
+        }
+        if let Some((_, export)) =
+            facts::outputs::<ExportOutputs>(chain, Step::Export, &mut nowhere)
+        {
+            past.backups.insert(export.backup_sha256, export.keys);
+        }
+        past
+    }
 }
 
 /// The second token that this ceremony added.
@@ -375,6 +614,18 @@ pub(super) fn standing(chain: &Chain, sha256: &str) -> Option<Standing> {
             .shares
     };
     Some(Standing {
+        past: Past::of(chain),
+        made_here: match chain.kind? {
+            Kind::RotateMaster => close
+                .fields
+                .summary
+                .keys
+                .iter()
+                .filter(|key| is_rotated(&key.label))
+                .map(|key| key.label.clone())
+                .collect(),
+            _ => BTreeSet::new(),
+        },
         sha256: sha256.to_owned(),
         ceremony_id: id,
         kind: chain.kind?,

@@ -1,13 +1,15 @@
 //! Checks a transcript without the HSM: years later, by a stranger.
 
 mod chain;
-pub(super) mod facts;
+pub(super) mod evidence;
+mod facts;
 mod later;
+mod steps;
 
 use super::encoding::{hex, sha256, unbase64};
 use super::record::Summary;
 use super::transcript::History;
-use super::{Kind, Mode, Plan, Standing};
+use super::{Kind, Mode, Plan, Standing, Step};
 
 use chain::Chain;
 
@@ -204,6 +206,7 @@ fn alone(transcript: &[u8], anchors: &Anchors) -> Alone {
     };
     for (line, what) in facts::problems(&chain)
         .into_iter()
+        .chain(steps::problems(&chain))
         .chain(later::problems(&chain))
     {
         found.say(line, what);
@@ -258,6 +261,30 @@ fn alone(transcript: &[u8], anchors: &Anchors) -> Alone {
         chain,
         found: found.finish(),
     }
+}
+
+/// What a verification will find wrong with a step that came to that, found before it is written: while the room can still do something about it.
+/// `before`: how things stood when the ceremony began; none at a birth.
+pub(super) fn foresee(
+    lines: &[u8],
+    step: Step,
+    outputs: &serde_json::Value,
+    before: Option<&Standing>,
+) -> Vec<String> {
+    let mut chain = Chain::read(lines);
+    chain.done.push(chain::DoneStep {
+        line: chain.lines + 1,
+        step,
+        outputs: outputs.clone(),
+    });
+    let links = before.map(|before| later::link(&chain, before));
+    facts::problems(&chain)
+        .into_iter()
+        .chain(steps::problems(&chain))
+        .chain(later::problems(&chain))
+        .chain(links.into_iter().flatten())
+        .map(|(_, what)| what)
+        .collect()
 }
 
 /// Reads the whole lines of a transcript that is not finished, and refuses one in which anything is wrong.

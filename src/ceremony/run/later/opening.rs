@@ -83,10 +83,10 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
     let outputs = LaterOpeningOutputs {
         present,
         shares: standing.shares,
+        token_serial: standing.summary.token.serial,
+        previous_kind: standing.kind.name().to_owned(),
     };
     let mut outputs = serde_json::to_value(&outputs).map_err(RunError::json)?;
-    outputs["token_serial"] = json!(standing.summary.token.serial);
-    outputs["previous_kind"] = json!(standing.kind.name());
     outputs["binary_sha256"] = json!(binary);
     outputs["version"] = json!(env!("CARGO_PKG_VERSION"));
     Ok(outputs)

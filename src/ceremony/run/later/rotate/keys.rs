@@ -1,12 +1,12 @@
 //! What is on the token when it is over.
 
 use serde_json::{Value, json};
+use strongroom_hsm::ceremony::expected::SIGNING_LABEL;
 use strongroom_hsm::ceremony::{self as hsm, KeySet};
 
 use super::super::super::{Act, Ceremony, Found, RunError, evidence, key_records};
 use crate::ceremony::Step;
 use crate::ceremony::record::KeysOutputs;
-use crate::ceremony::verify::facts::SIGNING;
 
 pub(in super::super) const KEYS: Act = Act {
     step: Step::Keys,
@@ -64,7 +64,7 @@ fn keys(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
         // Signing keys come and go while the appliance is at work: they are none of a ceremony's.
         keys: key_records(&found(ceremony)?)
             .into_iter()
-            .filter(|key| key.label != SIGNING)
+            .filter(|key| key.label != SIGNING_LABEL)
             .collect(),
     };
     ceremony.say_keys(&outputs.keys)?;

@@ -102,6 +102,7 @@ fn make(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
         generation: made.number,
         keys: objects
             .iter()
+            .filter(|object| object.class == "CKO_PUBLIC_KEY")
             .filter_map(|object| {
                 let spki = unbase64(object.spki.as_ref()?)?;
                 Some(KeyRecord::new(&object.label, &object.label, Some(&spki)))
