@@ -75,7 +75,7 @@ struct Tag {
 pub type Moved = (Vec<hsm::MovedKey>, hsm::Trial, hsm::Epoch);
 
 /// What a backup says besides what is moved.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each is a field of `Content`")]
 pub struct About {
     pub mode: Mode,
@@ -122,6 +122,52 @@ impl Content {
             },
             epoch: base64(&epoch.0),
         }
+    }
+
+    fn about(&self) -> About {
+        About {
+            mode: self.mode,
+            name: self.name.clone(),
+            ceremony_id: self.ceremony_id.clone(),
+            previous_sha256: self.previous_sha256.clone(),
+            token: self.token.clone(),
+            store_id: self.store_id.clone(),
+            audit_key: self.audit_key.clone(),
+            threshold: self.threshold,
+        }
+    }
+
+    /// Everything that can be seen without the custodians' secrets: that it is what its ceremony's transcript says of it, and that each value has the
+    /// form that a token can take.
+    ///
+    /// # Errors
+    /// [`CeremonyError::Backup`] with what is wrong.
+    pub fn check(&self, made: &About, keys: &[KeyRecord]) -> Result<(), CeremonyError> {
+        let wrong = |what: &str| Err(CeremonyError::Backup(what.to_owned()));
+        if self.about() != *made {
+            return wrong(
+                "it does not say what the transcript of its ceremony says: take another copy",
+            );
+        }
+        if self.keys() != keys {
+            return wrong("its keys are not those that its ceremony's transcript names");
+        }
+        if !["sha1", "sha256"].contains(&self.trial.oaep.as_str()) {
+            return wrong("its trial is of an unknown hash");
+        }
+        let (moved, trial, _) = self.moved()?;
+        for key in &moved {
+            // RFC 5649: whole blocks of 8 bytes, and one more. Anything shorter holds no key.
+            let shortest = if key.spki.is_some() { 1024 } else { 40 };
+            if key.wrapped.len() % 8 != 0 || key.wrapped.len() < shortest {
+                return wrong(&format!("its {} is cut", key.label));
+            }
+        }
+        // RSA-4096; a text of 16 bytes with its tag.
+        if trial.wrapped.len() != 512 || trial.answer.len() != 32 || trial.sealed.len() != 32 {
+            return wrong("its trial is cut");
+        }
+        Ok(())
     }
 
     /// The keys' names, labels and public halves.
@@ -286,6 +332,49 @@ mod tests {
             sealed: vec![7],
         };
         Content::new(about, &(vec![key], trial, hsm::Epoch(vec![8])))
+    }
+
+    #[test]
+    fn what_does_not_fit_its_transcript_or_no_token_could_take_is_refused() {
+        let good = Content {
+            keys: vec![WrappedKey {
+                key: KeyRecord::new("strongroom-store", "strongroom-store", None),
+                wrapped: base64(&[0; 40]),
+            }],
+            trial: TrialRecord {
+                oaep: "sha1".into(),
+                wrapped: base64(&[0; 512]),
+                answer: base64(&[0; 32]),
+                iv: base64(&[0; 12]),
+                sealed: base64(&[0; 32]),
+            },
+            ..content()
+        };
+        let (about, keys) = (good.about(), good.keys());
+        good.check(&about, &keys).unwrap();
+        let changes: [fn(&mut Content); 16] = [
+            |content| content.mode = Mode::Rehearsal,
+            |content| content.name.push('x'),
+            |content| content.ceremony_id.replace_range(0..1, "1"),
+            |content| content.previous_sha256.replace_range(0..1, "1"),
+            |content| content.token.serial.push('x'),
+            |content| content.store_id.replace_range(0..1, "1"),
+            |content| content.audit_key.push('x'),
+            |content| content.threshold = 1,
+            |content| content.keys.clear(),
+            |content| content.keys[0].key.label.push('x'),
+            |content| content.keys[0].wrapped = base64(&[0; 32]),
+            |content| content.keys[0].wrapped = "no base64".into(),
+            |content| content.trial.oaep = "md5".into(),
+            |content| content.trial.wrapped = base64(&[0; 256]),
+            |content| content.trial.iv = base64(&[0; 11]),
+            |content| content.trial.sealed = base64(&[0; 31]),
+        ];
+        for (number, change) in changes.into_iter().enumerate() {
+            let mut bad = good.clone();
+            change(&mut bad);
+            assert!(bad.check(&about, &keys).is_err(), "change {number}");
+        }
     }
 
     #[test]

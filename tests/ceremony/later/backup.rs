@@ -171,6 +171,139 @@ fn another_token_opens_what_the_lost_one_sealed() {
     assert!(again.verifies(&again.transcript_path(), &again.dir.join("chain")));
 }
 
+/// Everything in the folder of the tokens, byte for byte.
+fn tokens(room: &Room) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut files = files(&room.path().join("token/tokens"));
+    files.sort();
+    files
+        .into_iter()
+        .map(|path| (path.clone(), fs::read(&path).unwrap()))
+        .collect()
+}
+
+/// Whatever is wrong with a backup is found before a PIN is made and before a token is touched.
+#[test]
+fn a_bad_backup_is_refused_while_nothing_is_made() {
+    let (room, _) = in_use();
+    let old = Later {
+        dir: room.path().join("backup-old"),
+        ..Later::new(&room, &["backup"])
+    };
+    old.run_to_the_end();
+    let rotate = Later {
+        after: old.dir.clone(),
+        ..Later::new(&room, &["rotate-master"])
+    };
+    rotate.run_to_the_end();
+    let backup = Later {
+        after: rotate.dir.clone(),
+        ..Later::new(&room, &["backup"])
+    };
+    backup.run_to_the_end();
+    lose_the_token(&room);
+    let before = tokens(&room);
+    let untouched = |restore: &Later<'_>, what: &str| {
+        assert_eq!(tokens(&room), before, "{what}: the token was touched");
+        for folder in ["shares", "pages"] {
+            let folder = restore.dir.join(folder);
+            let made = folder.exists() && !files(&folder).is_empty();
+            assert!(!made, "{what}: a share was made");
+        }
+    };
+
+    let file = backup.dir.join("backup.jsonl");
+    let good = fs::read(&file).unwrap();
+    let (first, tag) = good.split_at(good.iter().position(|byte| *byte == b'\n').unwrap() + 1);
+    let text = String::from_utf8(first.to_vec()).unwrap();
+    let mut flipped = good.clone();
+    flipped[good.len() / 2] ^= 1;
+    let altered: [(&str, Vec<u8>); 7] = [
+        ("a bit flipped", flipped),
+        ("cut", good[..good.len() / 2].to_vec()),
+        ("without its tag", first.to_vec()),
+        ("empty", Vec::new()),
+        (
+            "of another format",
+            [
+                text.replacen("\"format\":1", "\"format\":2", 1).as_bytes(),
+                tag,
+            ]
+            .concat(),
+        ),
+        (
+            "of another store",
+            [
+                text.replacen("\"store_id\":\"", "\"store_id\":\"0", 1)
+                    .as_bytes(),
+                tag,
+            ]
+            .concat(),
+        ),
+        (
+            "of the older one",
+            fs::read(old.dir.join("backup.jsonl")).unwrap(),
+        ),
+    ];
+    let restore = restore(&room, &backup);
+    for (what, bytes) in altered {
+        fs::write(&file, bytes).unwrap();
+        let output = restore.run();
+        let code = output.status.code();
+        assert!(matches!(code, Some(1 | 2)), "{what}: {}", stderr(&output));
+        // Not even a transcript was begun.
+        assert!(!restore.transcript_path().exists(), "{what}");
+        untouched(&restore, what);
+    }
+    fs::remove_file(&file).unwrap();
+    restore.fails(1, "backup.jsonl");
+    untouched(&restore, "none");
+    fs::write(&file, &good).unwrap();
+
+    // From before the rotation: whole, of this appliance, and of keys that are no more.
+    let stale = Later {
+        after: backup.dir.clone(),
+        dir: room.path().join("restore-old"),
+        ..Later::new(&room, &["restore", old.dir.to_str().unwrap()])
+    };
+    stale.fails(1, "take the newest backup");
+    untouched(&stale, "an old one");
+
+    // Its shares: fewer than it takes, of the other backup, and altered ones.
+    room.answer("recover", "Alice\nBob\n");
+    restore.fails(10, "too few");
+    untouched(&restore, "too few shares");
+    fs::remove_file(room.answers().join("recover")).unwrap();
+    let shares = backup.dir.join("transport-shares");
+    let kept: Vec<_> = files(&shares)
+        .into_iter()
+        .map(|path| (path.clone(), fs::read(&path).unwrap()))
+        .collect();
+    for (path, _) in &kept {
+        let other = old
+            .dir
+            .join("transport-shares")
+            .join(path.file_name().unwrap());
+        fs::copy(other, path).unwrap();
+    }
+    let output = restore.run();
+    assert!(!output.status.success(), "shares of another backup");
+    untouched(&restore, "shares of another backup");
+    for (path, share) in &kept {
+        let mut share = share.clone();
+        let middle = share.len() / 2;
+        share[middle] = if share[middle] == b'A' { b'B' } else { b'A' };
+        fs::write(path, share).unwrap();
+    }
+    let output = restore.run();
+    assert!(!output.status.success(), "altered shares");
+    untouched(&restore, "altered shares");
+    for (path, share) in &kept {
+        fs::write(path, share).unwrap();
+    }
+    restore.run_to_the_end();
+    restore.verify();
+}
+
 #[test]
 fn killed_at_every_line_they_go_on() {
     let (room, sealed) = in_use();

@@ -251,11 +251,18 @@ fn open<'a>(options: &LaterOptions, ui: &'a mut dyn Ui) -> Result<Ceremony<'a>, 
             "what follows a rehearsal is one too, and nothing else is",
         ));
     }
-    disk::make_folder(&options.folder)?;
     let canonical = |path: &Path| {
         path.canonicalize()
             .map_err(|error| RunError::file(path, error))
     };
+    let backup = match &options.task {
+        Task::Restore { backup } => Some(canonical(backup)?),
+        _ => None,
+    };
+    if let Some(backup) = &backup {
+        restore::check(backup, &before.chain, &before.standing)?;
+    }
+    disk::make_folder(&options.folder)?;
     let (folder, after) = (canonical(&options.folder)?, canonical(&options.after)?);
     let mut site = match &options.rehearsal {
         Some(module) => {
@@ -265,10 +272,6 @@ fn open<'a>(options: &LaterOptions, ui: &'a mut dyn Ui) -> Result<Ceremony<'a>, 
             Site::rehearsal(&plan, &first, module.clone())
         }
         None => Site::planned(&plan),
-    };
-    let backup = match &options.task {
-        Task::Restore { backup } => Some(canonical(backup)?),
-        _ => None,
     };
     // The plan names the first one; what is initialised later is another.
     site.serial = None;

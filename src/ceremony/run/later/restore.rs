@@ -1,7 +1,7 @@
 //! A backup's keys come into another token, which takes the place of the one that is lost.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -15,16 +15,20 @@ use super::super::{
 };
 use super::backup::{SHARES, WHAT, commitments, transport_key};
 use crate::audit::{Audit, AuditError, AuditOptions, Entry};
-use crate::ceremony::backup::{self, Backup};
-use crate::ceremony::record::{KeysOutputs, PinsRecord, RestoreOutputs};
-use crate::ceremony::shares::Deal;
-use crate::ceremony::{CeremonyId, Plan, Step};
+use crate::ceremony::backup::{self, About, Backup};
+use crate::ceremony::record::{ExportOutputs, KeysOutputs, PinsRecord, RestoreOutputs, Summary};
+use crate::ceremony::shares::{self, Deal};
+use crate::ceremony::{CeremonyId, Plan, Standing, Step};
 use crate::store::{Store, copied_epoch};
 
-/// New PINs: the old token's may be known to whoever has it now.
+/// New PINs: the old token's may be known to whoever has it now. Before anything is made, the backup must prove that it is whole.
 pub(super) const PINS: Act = Act {
-    what: "The new token gets PINs of its own: drawn from the kernel's random numbers, split, and each custodian's share encrypted to his key, before any \
-           token knows a PIN.",
+    title: "Open the backup, share new PINs",
+    what: "Custodians of the backup give its two secrets back, and the file is authenticated with one of them: it is read and checked whole while nothing is made. Then \
+           the new token gets PINs of its own: drawn from the kernel's random numbers, split, and each custodian's share encrypted to his key, before any token \
+           knows a PIN.",
+    ready: "Shall the backup be opened, and the PINs be made?",
+    run: pins,
     ..super::super::pins::ACT
 };
 
@@ -37,7 +41,7 @@ pub(super) const TOKEN: Act = Act {
 pub(super) const KEYS: Act = Act {
     step: Step::Keys,
     title: "Unwrap the keys",
-    what: "Custodians give the transport key back. It becomes an unwrap-only object in the token, for seconds; each key of the backup is unwrapped with the \
+    what: "The transport key, which custodians gave back, becomes an unwrap-only object in the token, for seconds; each key of the backup is unwrapped with the \
            attributes it was born with, tried against what the old token sealed, and the transport key is destroyed. Audit key and import key are new.",
     why: "The keys pass from token to token without ever being readable. Each token signs with an audit key of its own, so that its log says where it was made.",
     who: |_| "custodians of the backup, each with his key; the machine".to_owned(),
@@ -45,7 +49,7 @@ pub(super) const KEYS: Act = Act {
     ready: "Shall the keys be unwrapped?",
     needs_pins: true,
     inputs: |ceremony| {
-        let backup = Source::load(ceremony)?;
+        let backup = Source::of(ceremony)?;
         Ok(json!({
             "token_serial": ceremony.token_serial()?,
             "backup": backup.path,
@@ -112,11 +116,8 @@ struct Source {
 }
 
 impl Source {
-    fn load(ceremony: &Ceremony<'_>) -> Result<Self, RunError> {
-        let folder = ceremony
-            .backup
-            .clone()
-            .ok_or_else(|| RunError::refused("no backup was named"))?;
+    /// Reads it and checks all that can be seen without the custodians. `chain`: the transcripts that this ceremony goes on from.
+    fn load(folder: &Path, chain: &[Vec<u8>], standing: &Standing) -> Result<Self, RunError> {
         let path = folder.join(backup::FILE);
         let bytes = fs::read(&path).map_err(|error| RunError::file(&path, error))?;
         let sha256 = sha256_hex(&bytes);
@@ -130,46 +131,120 @@ impl Source {
         };
         let id = CeremonyId::parse(&file.content.ceremony_id).ok_or_else(unknown)?;
         // Verified when this ceremony was opened, each of them.
-        let transcript = super::previous(&ceremony.folder)?
-            .into_iter()
-            .map(|bytes| lines(&bytes))
+        let transcript = chain
+            .iter()
+            .map(|bytes| lines(bytes))
             .find(|lines| {
                 lines.first().is_some_and(|open| {
                     open["kind"] == "backup" && open["ceremony_id"] == *file.content.ceremony_id
                 })
             })
             .ok_or_else(unknown)?;
+        let line = |kind: &str| transcript.iter().find(|line| line["type"] == kind);
         let done = |step: Step| {
             transcript
                 .iter()
                 .find(|line| line["type"] == "done" && line["step"] == step.name())
-                .map(|line| &line["outputs"])
+                .map(|line| line["outputs"].clone())
         };
-        if done(Step::Export).is_none_or(|outputs| outputs["backup_sha256"] == Value::Null)
-            || done(Step::Export).is_some_and(|outputs| outputs["backup_sha256"] != *sha256)
-        {
+        let export: ExportOutputs = done(Step::Export).and_then(read).ok_or_else(unknown)?;
+        if export.backup_sha256 != sha256 {
             return Err(RunError::refused(format!(
                 "{} is not the file that its ceremony's transcript names: it was altered; take another copy",
                 path.display()
             )));
         }
-        let plan = transcript
-            .first()
-            .and_then(|open| open["plan"].as_str())
-            .ok_or_else(unknown)?;
-        let plan = Plan::parse(plan)?;
+        let (open, close) = line("open").zip(line("close")).ok_or_else(unknown)?;
+        let plan = Plan::parse(open["plan"].as_str().ok_or_else(unknown)?)?;
         let shares = done(Step::Transport)
+            .as_ref()
             .and_then(commitments)
             .ok_or_else(unknown)?;
+        let summary: Summary = read(close["summary"].clone()).ok_or_else(unknown)?;
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let made = About {
+            mode: standing.mode,
+            name: plan.name.clone(),
+            ceremony_id: id.to_string(),
+            previous_sha256: text(&open["previous_sha256"]),
+            token: summary.token,
+            store_id: summary.store_id,
+            audit_key: text(&close["audit_key"]),
+            threshold: plan.threshold,
+        };
+        file.content.check(&made, &export.keys)?;
+        for key in file.content.keys() {
+            if !standing.summary.keys.contains(&key) {
+                return Err(RunError::refused(format!(
+                    "the backup's {} is not the key that the previous transcript names: take the newest backup",
+                    key.label
+                )));
+            }
+        }
+        let (_, _, epoch) = file.content.moved()?;
+        if Store::id_in_epoch(&epoch.0).is_none_or(|id| hex(&id) != made.store_id) {
+            return Err(RunError::refused(format!(
+                "the epoch in {} is not one of the store {}: take another copy",
+                path.display(),
+                made.store_id
+            )));
+        }
         Ok(Self {
-            deal: Deal::new(&plan, id, ceremony.mode),
+            deal: Deal::new(&plan, id, standing.mode),
             shares,
-            folder,
+            folder: folder.to_owned(),
             sha256,
             file,
             path,
         })
     }
+
+    fn of(ceremony: &Ceremony<'_>) -> Result<Self, RunError> {
+        let folder = ceremony
+            .backup
+            .as_ref()
+            .ok_or_else(|| RunError::refused("no backup was named"))?;
+        let chain = super::previous(&ceremony.folder)?;
+        Self::load(folder, &chain, super::opening::standing(ceremony)?)
+    }
+}
+
+/// Reads the backup and holds it against the transcripts, before anything is made, on every run: what can't be restored is said at once.
+pub(super) fn check(folder: &Path, chain: &[Vec<u8>], standing: &Standing) -> Result<(), RunError> {
+    Source::load(folder, chain, standing).map(|_| ())
+}
+
+/// Its two secrets: from memory, or by the custodians' shares. The file is authenticated by one of them.
+fn secrets(ceremony: &mut Ceremony<'_>, source: &Source) -> Result<shares::Pins, RunError> {
+    if let Some(secrets) = &ceremony.transport {
+        return Ok(secrets.clone());
+    }
+    let set = Set {
+        what: WHAT,
+        folder: source.folder.join(SHARES),
+        deal: source.deal.clone(),
+        commitments: source.shares.commitments.clone(),
+        restarted: false,
+    };
+    let secrets = custody::collect(ceremony, set)?;
+    source.file.authenticate(&secrets.user)?;
+    transport_key(&secrets)?;
+    ceremony.transport = Some(secrets.clone());
+    Ok(secrets)
+}
+
+fn pins(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
+    let source = Source::of(ceremony)?;
+    secrets(ceremony, &source)?;
+    ceremony.ui.say(&format!(
+        "The backup is whole: SHA-256 {}, authenticated by its custodians.",
+        source.sha256
+    ))?;
+    (super::super::pins::ACT.run)(ceremony)
+}
+
+fn read<T: serde::de::DeserializeOwned>(value: Value) -> Option<T> {
+    serde_json::from_value(value).ok()
 }
 
 fn lines(transcript: &[u8]) -> Vec<Value> {
@@ -205,27 +280,11 @@ pub(super) fn clear(config: &HsmConfig) -> Result<Found, RunError> {
 }
 
 fn keys(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
-    let source = Source::load(ceremony)?;
+    let source = Source::of(ceremony)?;
     let standing = super::opening::standing(ceremony)?.clone();
-    for key in source.file.content.keys() {
-        if !standing.summary.keys.contains(&key) {
-            return Err(RunError::refused(format!(
-                "the backup's {} is not the key that the previous transcript names: take the newest backup",
-                key.label
-            )));
-        }
-    }
     let config = ceremony.hsm_config()?;
     if hsm::evidence(&config)?.keys != KeySet::InUse {
-        let set = Set {
-            what: WHAT,
-            folder: source.folder.join(SHARES),
-            deal: source.deal.clone(),
-            commitments: source.shares.commitments.clone(),
-            restarted: false,
-        };
-        let secrets = custody::collect(ceremony, set)?;
-        source.file.authenticate(&secrets.user)?;
+        let secrets = secrets(ceremony, &source)?;
         let transport = transport_key(&secrets)?;
         let (moved, trial, epoch) = source.file.content.moved()?;
         let epoch = hsm::Epoch(copied_epoch(&epoch.0));
@@ -236,6 +295,7 @@ fn keys(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
         ui.working(None);
         result?;
     }
+    ceremony.transport = None;
     let evidence = hsm::evidence(&config)?;
     let outputs = KeysOutputs {
         keys: key_records(&evidence),
@@ -337,7 +397,7 @@ fn store(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
     }))
 }
 
-fn aside(log: &std::path::Path, old_key: &str) -> PathBuf {
+fn aside(log: &Path, old_key: &str) -> PathBuf {
     let mut name = log.as_os_str().to_owned();
     name.push(format!(".{}", old_key.get(..16).unwrap_or_default()));
     name.into()
