@@ -262,7 +262,7 @@ impl Store {
 
     /// Which store a token's epoch object names; `None` if it is not one that this version wrote.
     pub fn id_in_epoch(value: &[u8]) -> Option<[u8; 16]> {
-        Anchor::decode_from_token(value).map(|anchor| anchor.store_id)
+        record::Token::decode(value).map(|token| token.anchor.store_id)
     }
 
     /// Takes the store as it is, after authenticating every record, and moves both epochs past the greater of the two.

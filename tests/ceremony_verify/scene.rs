@@ -3,6 +3,7 @@
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use p256::ecdsa::SigningKey;
+use rsa::pkcs8::EncodePublicKey as _;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use strongroom::ceremony::record::{KeyRecord, Summary};
@@ -336,10 +337,7 @@ pub fn rsa(seed: &str) -> Vec<u8> {
         rsa::BoxedUint::from(65537_u32),
     )
     .unwrap();
-    rsa::pkcs8::EncodePublicKey::to_public_key_der(&key)
-        .unwrap()
-        .as_bytes()
-        .to_vec()
+    key.to_public_key_der().unwrap().as_bytes().to_vec()
 }
 
 fn told(object: &ExpectedObject, record: &KeyRecord) -> Value {

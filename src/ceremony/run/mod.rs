@@ -28,6 +28,7 @@ mod store;
 mod terminal;
 mod throwaway;
 mod token;
+mod tree;
 mod trial;
 pub mod ui;
 
@@ -51,7 +52,7 @@ use self::site::Site;
 use super::encoding::{base64, hex, sha256};
 use super::record::{KeyRecord, TokenRecord};
 use super::shares::Deal;
-use super::{Kind, Mode, Participant, Plan, Role, Standing, Step};
+use super::{Kind, Mode, Participant, Plan, Role, Standing, Step, transcript, verify};
 
 /// What is to be carried out, and where its record goes.
 #[derive(Clone, Debug)]
@@ -202,12 +203,30 @@ impl Ceremony<'_> {
             self.note(&format!("interrupted; {}", found.text), &found.data)?;
         }
         let outputs = (act.run)(self)?;
+        self.hold_against_the_rules(&outputs)?;
         self.journal.done(name, &actors, outputs)?;
         // After the last step the signatures follow on the same screen.
         if number < self.acts.len() {
             self.ui.pause()?;
         }
         Ok(())
+    }
+
+    /// What a verifier would refuse is not written: nobody can repair a transcript afterwards.
+    fn hold_against_the_rules(&mut self, outputs: &Value) -> Result<(), RunError> {
+        let path = transcript::path(&self.folder);
+        let lines = std::fs::read(&path).map_err(|error| RunError::file(&path, error))?;
+        let problems = verify::foresee(&lines, self.step, outputs, self.standing.as_ref());
+        if problems.is_empty() {
+            return Ok(());
+        }
+        let problem = format!(
+            "no verifier would accept what the step {} came to: {}. See to it, and run the same command again",
+            self.step,
+            problems.join("; ")
+        );
+        self.note(&problem, &Value::Null)?;
+        Err(RunError::Refused(problem))
     }
 
     fn screen(&mut self, number: usize, act: &Act) -> Result<(), RunError> {
