@@ -18,7 +18,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use support::{Appliance, STRONGROOM};
+use support::{Appliance, STRONGROOM, Who};
 
 /// Runs the program with nothing of the surroundings' `STRONGROOM_*`.
 fn run<I: AsRef<OsStr>>(arguments: impl IntoIterator<Item = I>) -> Output {
@@ -189,6 +189,38 @@ fn check_config_accepts_a_good_one_and_finds_a_broken_policy() {
         stderr(&output).contains("policy.toml"),
         "{}",
         stderr(&output)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_asks_the_configured_address() {
+    let appliance = Appliance::start().await;
+    let port = appliance.address().port();
+    let text = fs::read_to_string(appliance.config()).unwrap();
+    let (before, rest) = text.split_once("listen = \"").unwrap();
+    let (_, after) = rest.split_once('"').unwrap();
+    let config = appliance.path().join("all-addresses.toml");
+    fs::write(
+        &config,
+        format!("{before}listen = \"0.0.0.0:{port}\"{after}"),
+    )
+    .unwrap();
+    let output = Command::new(STRONGROOM)
+        .args(["check", "--certificate-days", "0", "--config"])
+        .arg(&config)
+        .arg("--cacert")
+        .arg(appliance.pki.ca())
+        .arg("--client-cert")
+        .arg(appliance.pki.certificate(Who::Operator))
+        .arg("--client-key")
+        .arg(appliance.pki.key(Who::Operator))
+        .env_remove("STRONGROOM_ADDR")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        said.contains(&format!("https://127.0.0.1:{port} is healthy")),
+        "{said}"
     );
 }
 

@@ -12,6 +12,7 @@ mod error;
 pub(crate) mod fuzz;
 mod jwks;
 mod metrics;
+mod origin;
 pub mod recent;
 mod rotation;
 pub mod routes;
@@ -56,6 +57,7 @@ use answer::{Answer, RequestId};
 use body::Params;
 use error::ApiError;
 use metrics::Metrics;
+use origin::Said;
 use recent::Recent;
 use routes::{Captures, Limit, Route, Target, Verb};
 
@@ -66,6 +68,9 @@ pub const OPENAPI: &str = include_str!("openapi.json");
 const BODY_DEADLINE: Duration = Duration::from_secs(30);
 /// [`Limit::Small`], bytes.
 const SMALL_BODY: usize = 64 * 1024;
+
+/// Stands for what is no token at all, and is refused as an unknown one.
+const NO_TOKEN: &str = "\u{fffd}";
 
 /// Vault's headers: as names, since a text is parsed as one at each look.
 static TOKEN: HeaderName = HeaderName::from_static("x-vault-token");
@@ -184,6 +189,15 @@ where
     }
 }
 
+/// What is answered to a request that does not say which host it is for, or says it twice (RFC 9112, 3.2).
+pub fn without_a_host() -> Response<Full<Bytes>> {
+    ApiError {
+        close: true,
+        ..ApiError::bad_request("HTTP/1.1 wants one Host header: name the server in it")
+    }
+    .into_response()
+}
+
 /// A good token, and its text for `lookup-self`.
 struct Presented {
     info: TokenInfo,
@@ -231,7 +245,7 @@ where
     })?;
     let key = captures.name.unwrap_or_default();
     let mut trail = Trail::begin(app, peer, &id, route, key, begun);
-    let admitted = admit(app, peer, &head.headers, route, captures.name, &mut trail);
+    let admitted = admit(app, peer, &head, route, captures.name, &mut trail);
     let token = trail.refuse_on_error(admitted).await?;
     let limit = match route.limit {
         Limit::Small => SMALL_BODY.min(app.config.max_body),
@@ -427,18 +441,46 @@ fn wrong_method(path: &str, allow: String) -> ApiError {
     ApiError::unsupported_operation(allow)
 }
 
-/// Certificate, headers that change a request's meaning, token, policy, and whether the audit log can be written.
+/// Certificate, where a browser was made to ask, headers that change a request's meaning, token, policy, and whether the audit log can be written.
 fn admit(
     app: &App,
     peer: &Peer,
-    headers: &HeaderMap,
+    head: &Parts,
     route: &Route,
     key: Option<&str>,
     trail: &mut Trail<'_>,
 ) -> Result<Option<Presented>, ApiError> {
     still_good(app, peer)?;
-    let names = [&TOKEN, &header::AUTHORIZATION, &NAMESPACE, &WRAP_TTL];
-    let [own, authorization, namespace, wrap_ttl] = first_of(headers, names);
+    let names = [
+        &TOKEN,
+        &header::AUTHORIZATION,
+        &NAMESPACE,
+        &WRAP_TTL,
+        &origin::SITE,
+        &origin::MODE,
+        &origin::DEST,
+        &header::ORIGIN,
+        &header::REFERER,
+    ];
+    let [
+        own,
+        authorization,
+        namespace,
+        wrap_ttl,
+        site,
+        mode,
+        dest,
+        origin,
+        referer,
+    ] = first_of(&head.headers, names);
+    let said = Said {
+        site,
+        mode,
+        dest,
+        origin,
+        referer,
+    };
+    said.check(head, route)?;
     let token = match presented_token(own, authorization) {
         None => None,
         Some(text) => {
@@ -510,17 +552,25 @@ fn presented_token<'h>(
     authorization: Option<&'h HeaderValue>,
 ) -> Option<&'h str> {
     let own = own.map(HeaderValue::to_str);
-    let bearer = || {
-        authorization.map(|v| {
-            v.to_str()
-                .map(|v| v.strip_prefix("Bearer ").unwrap_or_default())
-        })
-    };
+    let bearer = || authorization.map(|value| value.to_str().map(bearer));
     match own.or_else(bearer)? {
         Ok("") => None,
         Ok(token) => Some(token),
         // Not ASCII, so no token of ours: it is looked up, and refused, as any other unknown one.
-        Err(_) => Some("\u{fffd}"),
+        Err(_) => Some(NO_TOKEN),
+    }
+}
+
+/// The token of `Authorization`, whose scheme may be in any case (RFC 9110, 11.1). What is no bearer token is none of ours, and not ignored.
+fn bearer(credentials: &str) -> &str {
+    let credentials = credentials.trim();
+    let (scheme, token) = credentials
+        .split_once([' ', '\t'])
+        .unwrap_or((credentials, ""));
+    if credentials.is_empty() || scheme.eq_ignore_ascii_case("bearer") {
+        token.trim()
+    } else {
+        NO_TOKEN
     }
 }
 

@@ -144,7 +144,7 @@ pub static TRANSIT: &[Route] = &[
     //     verb   path                            label               operation                   limit  audited mutates
     route!(Update "encrypt/{name}",               "encrypt",           Some(O::Encrypt),           Data,  true,  false, ["plaintext", "context", "nonce", "key_version", "associated_data", "type", "convergent_encryption", "partial_failure_response_code", BATCH], cipher::encrypt),
     route!(Update "decrypt/{name}",               "decrypt",           Some(O::Decrypt),           Data,  true,  false, ["ciphertext", "context", "nonce", "associated_data", "partial_failure_response_code", BATCH], cipher::decrypt),
-    route!(Update "rewrap/{name}",                "rewrap",            Some(O::Rewrap),            Data,  true,  false, ["ciphertext", "context", "nonce", "key_version", BATCH], cipher::rewrap),
+    route!(Update "rewrap/{name}",                "rewrap",            Some(O::Rewrap),            Data,  true,  false, ["ciphertext", "context", "nonce", "key_version", "associated_data", BATCH], cipher::rewrap),
     route!(Update "datakey/plaintext/{name}",     "datakey-plaintext", Some(O::DatakeyPlaintext),  Small, true,  false, ["bits", "context", "nonce", "key_version"], cipher::datakey_plaintext),
     route!(Update "datakey/wrapped/{name}",       "datakey-wrapped",   Some(O::DatakeyWrapped),    Small, true,  false, ["bits", "context", "nonce", "key_version"], cipher::datakey_wrapped),
     route!(List   "keys",                         "list",              Some(O::List),              Small, true,  false, [], keys::list),
@@ -198,6 +198,9 @@ pub static SYSTEM: &[Route] = &[
     route!(Read   "sys/internal/specs/openapi",   "openapi",           None,                       Small, false, false, ["generic_mount_paths"], sys::openapi),
     route!(Read   "openapi.json",                 "openapi",           None,                       Small, false, false, [], sys::openapi),
 ];
+
+/// The status page's path in [`ROOT`].
+pub(super) const STATUS_PAGE: &str = "ui/";
 
 /// Outside of `/v1/`.
 #[rustfmt::skip]

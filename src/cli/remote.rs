@@ -13,15 +13,9 @@ use crate::client::{Client, ClientOptions};
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Connection")]
 pub(super) struct Remote {
-    /// The appliance's address
-    #[arg(
-        long,
-        global = true,
-        value_name = "URL",
-        env = "STRONGROOM_ADDR",
-        default_value = "https://127.0.0.1:8200"
-    )]
-    pub(super) addr: String,
+    /// The appliance's address [default: https://127.0.0.1:8200; check asks where the configured server listens]
+    #[arg(long, global = true, value_name = "URL", env = "STRONGROOM_ADDR")]
+    pub(super) addr: Option<String>,
     /// The CA of the appliance's certificate, PEM
     #[arg(long, global = true, value_name = "FILE", env = "STRONGROOM_CACERT")]
     pub(super) cacert: Option<PathBuf>,
@@ -58,7 +52,14 @@ pub(super) struct Remote {
     pub(super) timeout: u64,
 }
 
+/// Vault's port, on this machine.
+const DEFAULT: &str = "https://127.0.0.1:8200";
+
 impl Remote {
+    pub(super) fn addr(&self) -> &str {
+        self.addr.as_deref().unwrap_or(DEFAULT)
+    }
+
     pub(super) fn client(&self) -> Result<Client, Failure> {
         let ca = self.cacert.clone().ok_or_else(|| {
             Failure::new(
@@ -82,7 +83,7 @@ impl Remote {
             identity,
             token_file: self.token_file.clone(),
             timeout: Duration::from_secs(self.timeout),
-            ..ClientOptions::new(self.addr.clone(), ca)
+            ..ClientOptions::new(self.addr().to_owned(), ca)
         })?)
     }
 

@@ -11,9 +11,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
+use hyper::header::HOST;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulConnection;
 use tokio::net::{TcpListener, TcpStream};
@@ -184,7 +185,11 @@ async fn answer(
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     session.course.step();
     let client = &session.client;
-    let response = api::handle(client.clone(), request).await;
+    let response = if names_its_host(&request) {
+        api::handle(client.clone(), request).await
+    } else {
+        api::without_a_host()
+    };
     // `Connection: close` does this for HTTP/1.1; HTTP/2 has no such header.
     if response.status() == StatusCode::FORBIDDEN
         && client.app.tls.still_valid(&client.peer).is_err()
@@ -195,6 +200,12 @@ async fn answer(
     unread.store(!response.status().is_success(), Ordering::Relaxed);
     session.course.step();
     Ok(response)
+}
+
+/// HTTP/1.1 has exactly one `Host`. hyper does not ask for it.
+fn names_its_host<B>(request: &Request<B>) -> bool {
+    let mut hosts = request.headers().get_all(HOST).iter();
+    request.version() != Version::HTTP_11 || hosts.next().is_some() && hosts.next().is_none()
 }
 
 /// Why a connection is ended from here.

@@ -181,10 +181,23 @@ async fn what_is_hardly_http_is_refused_and_the_connection_closed() {
         ("a header without a colon", raw("GET", ENCRYPT, &["nonsense"], ""), 400, Empty),
         ("a header with a NUL", raw("GET", ENCRYPT, &["X-A: a\0b"], ""), 400, Empty),
         ("a folded header", raw("GET", ENCRYPT, &["X-A: a\r\n b"], ""), 400, Empty),
+        ("no host", b"GET /v1/sys/health HTTP/1.1\r\n\r\n".to_vec(), 400, Begins("HTTP/1.1 wants one Host header")),
+        ("two hosts", raw("GET", "/v1/sys/health", &["Host: localhost"], ""), 400, Begins("HTTP/1.1 wants one Host header")),
         ("no HTTP", b"hello, is it me you're looking for?\r\n\r\n".to_vec(), 400, Empty),
         ("HTTP/9", b"GET / HTTP/9.9\r\n\r\n".to_vec(), 400, Empty),
     ];
     check(&appliance, rows).await;
+}
+
+/// HTTP/1.0 knows no host, and Vault's health checks by old load balancers speak it.
+#[tokio::test(flavor = "multi_thread")]
+async fn http_1_0_needs_no_host() {
+    let appliance = start().await;
+    let mut wire = Wire::open(&appliance, Who::Operator).await.unwrap();
+    wire.send(b"GET /v1/sys/health HTTP/1.0\r\n\r\n")
+        .await
+        .unwrap();
+    assert_eq!(wire.answer().await.unwrap().status, 200);
 }
 
 /// A client that is still writing must not lose the answer to the end of its connection.

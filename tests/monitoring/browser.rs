@@ -15,6 +15,8 @@ const POLICIES: &str = "/etc/chromium/policies/managed";
 pub struct Browser {
     home: TempDir,
     policy: PathBuf,
+    /// Of two policies that name certificates, Chromium takes one: one browser at a time, on the whole machine.
+    _turn: fs::File,
 }
 
 impl Browser {
@@ -83,6 +85,18 @@ impl Browser {
             appliance.address().port()
         ));
         fs::create_dir_all(POLICIES).ok()?;
+        let turn = fs::File::create(std::env::temp_dir().join("strongroom-browser.lock")).ok()?;
+        turn.lock().ok()?;
+        // What a test that was killed left behind.
+        for left in fs::read_dir(POLICIES).ok()?.flatten() {
+            if left
+                .file_name()
+                .to_string_lossy()
+                .starts_with("strongroom-test-")
+            {
+                let _ = fs::remove_file(left.path());
+            }
+        }
         let pattern = format!(
             "{{\"pattern\":\"{}\",\"filter\":{{}}}}",
             Self::origin(appliance)
@@ -92,7 +106,11 @@ impl Browser {
             serde_json::json!({ "AutoSelectCertificateForUrls": [pattern] }).to_string(),
         )
         .ok()?;
-        Some(Self { home, policy })
+        Some(Self {
+            home,
+            policy,
+            _turn: turn,
+        })
     }
 
     /// What the appliance is called in its certificate.
@@ -116,9 +134,14 @@ impl Browser {
     }
 
     fn chromium(&self, arguments: &[&str]) -> Output {
-        Command::new("chromium")
+        // A browser that never ends its loading ends the test all the same.
+        Command::new("timeout")
             .args([
+                "--kill-after=5",
+                "60",
+                "chromium",
                 "--headless=new",
+                "--timeout=20000",
                 "--no-sandbox",
                 "--disable-gpu",
                 "--disable-dev-shm-usage",

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::browser::Browser;
 use super::support::{self, Appliance, Who, ask};
@@ -144,6 +145,143 @@ async fn an_administrator_s_browser_shows_it_and_another_s_does_not() {
         page.contains("permission denied") && !page.contains("vault-unseal"),
         "{page}"
     );
+}
+
+/// A page on another origin does what a page can: requests without a preflight, forms, images. The browser shows the administrator's certificate.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_another_site_can_make_an_administrator_s_browser_do_nothing() {
+    let appliance = Appliance::start().await;
+    let (operator, key) = (appliance.client(Who::Operator), "transit/keys/app-target");
+    appliance.create_key("app-target", json!({})).await;
+    let Some(browser) = Browser::new(&appliance, Some(Who::Operator)) else {
+        return support::skip(
+            "requests from other sites",
+            "Chromium, NSS's tools or OpenSSL are not on this machine",
+        );
+    };
+    let target = Browser::origin(&appliance);
+    let page = format!(
+        r#"<!doctype html><iframe name=f></iframe><iframe name=g></iframe>
+<img src="{target}/v1/{key}"><img src="{target}/.well-known/jwks.json"><iframe src="{target}/ui/"></iframe>
+<form id=plain method=post enctype="text/plain" target=f action="{target}/v1/{key}/config"><input name='{{"deletion_allowed":true,"x":"' value='"}}'></form>
+<form id=form method=post target=g action="{target}/v1/{key}/config"><input name=deletion_allowed value=true></form>
+<script>
+const ask = (path, body) => fetch("{target}/v1/" + path, {{ method: "POST", mode: "no-cors", credentials: "include", body }});
+Promise.allSettled([
+  ask("{key}/rotate"), ask("{key}/config", '{{"deletion_allowed":true}}'),
+  ask("transit/encrypt/app-target", new URLSearchParams({{ plaintext: "YQ==" }})),
+  fetch("{target}/v1/{key}", {{ method: "DELETE", credentials: "include" }}),
+  fetch("{target}/v1/{key}/rotate", {{ method: "POST", credentials: "include" }}),
+]).then(() => document.title = "asked");
+navigator.sendBeacon("{target}/v1/{key}/trim", "{{}}");
+document.getElementById("plain").submit();
+document.getElementById("form").submit();
+</script><img src="/slow">"#
+    );
+    let evil = Elsewhere::start(page).await;
+    let (document, console) = browser.document(&evil.url);
+    assert!(
+        document.contains("<title>asked</title>"),
+        "{document}\n{console}"
+    );
+
+    let lines = std::fs::read_to_string(appliance.audit()).unwrap();
+    let lines: Vec<serde_json::Value> = lines
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect();
+    let of = |operation: &str| {
+        lines
+            .iter()
+            .filter(|line| {
+                line["operation"] == operation
+                    && line["reason"].to_string().contains("a browser sent this")
+            })
+            .inspect(|line| {
+                assert_eq!(
+                    (&line["outcome"], &line["identity"]),
+                    (&json!("denied"), &json!("dns:operator.test"))
+                );
+            })
+            .count()
+    };
+    // They came, with the administrator's certificate.
+    for (operation, least) in [
+        ("rotate", 2),
+        ("configure", 3),
+        ("encrypt", 1),
+        ("trim", 1),
+        ("read", 1),
+        ("status-page", 1),
+    ] {
+        assert!(of(operation) >= least, "{operation}: {lines:#?}\n{console}");
+    }
+    let read = support::expect(&operator, "GET", key, json!(null), 200).await;
+    assert_eq!(
+        (
+            &read["data"]["latest_version"],
+            &read["data"]["deletion_allowed"]
+        ),
+        (&json!(1), &json!(false))
+    );
+
+    // The page itself is taken to the status page by its user's click, and shows it.
+    let link = format!(
+        "<!doctype html><a id=a href=\"{target}/ui/\">status</a><script>document.getElementById('a').click()</script>"
+    );
+    let evil = Elsewhere::start(link).await;
+    let (document, console) = browser.document(&evil.url);
+    assert!(
+        document.contains("Certificate") || document.contains("status"),
+        "{document}\n{console}"
+    );
+
+    // The control: a program may.
+    support::expect(&operator, "POST", &format!("{key}/rotate"), json!({}), 200).await;
+}
+
+/// A web server on an origin of its own, with one page. `/slow` keeps the page loading until its requests are through.
+struct Elsewhere {
+    url: String,
+    serving: tokio::task::JoinHandle<()>,
+}
+
+impl Elsewhere {
+    async fn start(page: String) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let page = std::sync::Arc::new(page);
+        let serving = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(serve(stream, std::sync::Arc::clone(&page)));
+            }
+        });
+        Self { url, serving }
+    }
+}
+
+async fn serve(mut stream: tokio::net::TcpStream, page: std::sync::Arc<String>) {
+    let mut head = vec![0; 16 * 1024];
+    let Ok(read) = stream.read(&mut head).await else {
+        return;
+    };
+    let body = if head[..read].starts_with(b"GET /slow") {
+        tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+        ""
+    } else {
+        page.as_str()
+    };
+    let answer = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    let _ = stream.write_all(answer.as_bytes()).await;
+}
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -24,6 +24,40 @@ fn rewrap_dir(appliance: &Appliance, path: &Path, more: &[&str]) -> std::process
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_bound_to_associated_data_is_rewrapped_with_it() {
+    let (appliance, _) = rotated(1).await;
+    let operator = appliance.client(Who::Operator);
+    let bound = support::base64(b"tenant a");
+    let path = format!("transit/encrypt/{KEY}");
+    let body = json!({ "plaintext": "YQ==", "associated_data": bound });
+    let made = support::expect(&operator, "POST", &path, body, 200).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("list");
+    fs::write(&file, made["data"]["ciphertext"].as_str().unwrap()).unwrap();
+    rotate(&appliance).await;
+    for wrong in [&[][..], &["--associated-data", "YQ=="]] {
+        let refused = failed(&rewrap_dir(&appliance, folder.path(), wrong), 1);
+        assert!(
+            refused.contains("message authentication failed"),
+            "{refused}"
+        );
+    }
+    let result = done(&rewrap_file(
+        &appliance,
+        &file,
+        &["--in-place", "--associated-data", &bound],
+    ));
+    assert_eq!(result["rewrapped"], 1);
+    let new = fs::read_to_string(&file).unwrap();
+    assert!(new.starts_with("vault:v3:"), "{new}");
+    let path = format!("transit/decrypt/{KEY}");
+    for (bound, status) in [(bound.as_str(), 200), ("", 400)] {
+        let body = json!({ "ciphertext": new, "associated_data": bound });
+        support::expect(&operator, "POST", &path, body, status).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn ciphertexts_are_replaced_and_everything_around_them_stays() {
     let (appliance, old) = rotated(5).await;
     let folder = tempfile::tempdir().unwrap();

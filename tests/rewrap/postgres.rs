@@ -78,6 +78,73 @@ impl Site {
     }
 }
 
+/// hashicorp/vault issues 29532 and 31791: there, such ciphertexts can never be moved.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_bound_to_its_row_is_rewrapped_and_bound_to_it_again() {
+    let Some(site) = site("rewrap-postgres with associated data", 1).await else {
+        return;
+    };
+    site.client
+        .batch_execute("CREATE TABLE bound (id int PRIMARY KEY, c text, raw bytea)")
+        .await
+        .unwrap();
+    let operator = site.appliance.client(support::Who::Operator);
+    let ask = async |what: &str, body| {
+        support::ask(&operator, "POST", &format!("transit/{what}/{KEY}"), body).await
+    };
+    // Long enough for the database to break its base64 into lines.
+    let row = |id: i32| {
+        if id == 2 {
+            None
+        } else {
+            Some(format!("row {id} {}", "x".repeat(80)))
+        }
+    };
+    for id in 0..4_i32 {
+        let bound = row(id).map(|row| support::base64(row.as_bytes()));
+        let body = json!({ "plaintext": support::base64(b"x"), "associated_data": bound });
+        let made: serde_json::Value = ask("encrypt", body).await.json().unwrap();
+        let ciphertext = made["data"]["ciphertext"].as_str().unwrap().to_owned();
+        let raw = row(id).map(String::into_bytes);
+        site.client
+            .execute(
+                "INSERT INTO bound VALUES ($1, $2, $3)",
+                &[&id, &ciphertext, &raw],
+            )
+            .await
+            .unwrap();
+    }
+    rotate(&site.appliance).await;
+    let refused = failed(&site.rewrap("bound", "c", &[]), 1);
+    assert!(
+        refused.contains("message authentication failed"),
+        "{refused}"
+    );
+    // One for all does not fit either.
+    failed(
+        &site.rewrap("bound", "c", &["--associated-data", "YQ=="]),
+        1,
+    );
+    failed(
+        &site.rewrap("bound", "c", &["--associated-data-column", "none"]),
+        2,
+    );
+    let result = done(&site.rewrap(
+        "bound",
+        "c",
+        &["--associated-data-column", "raw", "--retire"],
+    ));
+    assert_eq!(result["rewrapped"], 4, "{result}");
+    for (id, text) in (0..).zip(site.texts("SELECT c FROM bound ORDER BY id").await) {
+        assert!(text.starts_with("vault:v3:"), "{text}");
+        let bound = row(id).map(|row| support::base64(row.as_bytes()));
+        for (bound, status) in [(bound, 200), (Some("YQ==".to_owned()), 400)] {
+            let body = json!({ "ciphertext": text, "associated_data": bound });
+            assert_eq!(ask("decrypt", body).await.status, status, "row {id}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn each_row_is_rewrapped_and_nothing_else_changes() {
     let Some(site) = site("rewrap-postgres", 25).await else {

@@ -345,6 +345,62 @@ fn rewrap_moves_to_the_latest_version_and_old_ciphertexts_still_decrypt() {
 }
 
 #[test]
+fn rewrap_binds_to_the_same_associated_data_and_context() {
+    let a = Appliance::new();
+    let failed = "cipher: message authentication failed";
+    a.key("c-rebind", &json!({ "derived": true }));
+    let bound = |ad: &str, context: &str| json!({ "plaintext": "YQ==", "associated_data": ad, "context": context });
+    let old = a.expect(
+        200,
+        "POST",
+        "transit/encrypt/c-rebind",
+        &bound("YWQ=", "Y3R4"),
+    );
+    let old = &old["data"]["ciphertext"];
+    a.expect(200, "POST", "transit/keys/c-rebind/rotate", &Value::Null);
+    let path = "transit/rewrap/c-rebind";
+    for body in [
+        json!({ "ciphertext": old, "context": "Y3R4" }),
+        json!({ "ciphertext": old, "context": "Y3R4", "associated_data": "YWU=" }),
+        json!({ "ciphertext": old, "context": "Y3R5", "associated_data": "YWQ=" }),
+    ] {
+        a.refused(400, failed, path, &body);
+    }
+    let good = json!({ "ciphertext": old, "context": "Y3R4", "associated_data": "YWQ=" });
+    let single = a.expect(200, "POST", path, &good);
+    assert_eq!(single["data"]["key_version"], 2);
+    let mut bad = good.clone();
+    bad["associated_data"] = json!("YWU=");
+    let other = a.expect(200, "POST", "transit/encrypt/c-rebind", &bound("", "Y3R4"));
+    let none = json!({ "ciphertext": other["data"]["ciphertext"], "context": "Y3R4", "associated_data": null });
+    let batch = a.expect(
+        200,
+        "POST",
+        path,
+        &json!({ "batch_input": [good, bad, none] }),
+    );
+    let results = &batch["data"]["batch_results"];
+    assert_eq!(results[1]["error"], failed);
+    for (new, ad) in [
+        (&single["data"]["ciphertext"], "YWQ="),
+        (&results[0]["ciphertext"], "YWQ="),
+        (&results[2]["ciphertext"], ""),
+    ] {
+        let mut body = json!({ "ciphertext": new, "context": "Y3R4", "associated_data": ad });
+        let answer = a.expect(200, "POST", "transit/decrypt/c-rebind", &body);
+        assert_eq!(answer["data"]["plaintext"], "YQ==");
+        body["associated_data"] = json!("YWV4dHJh");
+        a.refused(400, failed, "transit/decrypt/c-rebind", &body);
+    }
+    a.refused(
+        400,
+        "associated_data is given beside batch_input: give it in each item",
+        path,
+        &json!({ "associated_data": "YWQ=", "batch_input": [{ "ciphertext": old, "context": "Y3R4" }] }),
+    );
+}
+
+#[test]
 fn data_keys_come_in_three_sizes() {
     let a = Appliance::new();
     a.key("c-datakey", &Value::Null);

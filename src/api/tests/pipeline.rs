@@ -61,6 +61,7 @@ fn tokens_work_with_their_certificate_only() {
     let token: &str = &made.token;
     let (path, body) = ("transit/encrypt/token-k", r#"{"plaintext":""}"#);
     let bearer = format!("Bearer {token}");
+    let lower = format!("bearer  {token}");
     for (who, headers, status) in [
         (Who::App, vec![], 403),
         (Who::App, vec![("x-vault-token", "wrong")], 403),
@@ -70,6 +71,16 @@ fn tokens_work_with_their_certificate_only() {
             200,
         ),
         (Who::App, vec![("authorization", bearer.as_str())], 200),
+        (Who::App, vec![("authorization", lower.as_str())], 200),
+        (Who::App, vec![("authorization", "bearer wrong")], 403),
+        (Who::Operator, vec![("authorization", "BEARER wrong")], 403),
+        (
+            Who::Operator,
+            vec![("authorization", "Basic d3Jvbmc=")],
+            403,
+        ),
+        (Who::Operator, vec![("authorization", "wrong")], 403),
+        (Who::Operator, vec![("authorization", "Bearer ")], 200),
         // Of a header that is there twice the first one counts, and its own header before the other.
         (
             Who::App,
@@ -124,6 +135,92 @@ fn tokens_work_with_their_certificate_only() {
             (403, "permission denied")
         );
     }
+}
+
+/// What a page of another site makes an administrator's browser send. tests/monitoring has a real one do it.
+#[test]
+fn what_a_browser_was_made_to_send_is_denied_and_audited() {
+    let a = Appliance::new();
+    a.key("p-browser", &Value::Null);
+    let evil = ("origin", "https://evil.example");
+    let site = ("sec-fetch-site", "cross-site");
+    let form = ("content-type", "application/x-www-form-urlencoded");
+    let mut denied = 0;
+    for headers in [
+        &[evil][..],
+        &[site],
+        &[site, evil, form],
+        &[("origin", "null")],
+        &[("sec-fetch-mode", "navigate")],
+        &[("referer", "http://evil.example/")],
+    ] {
+        for (method, path) in [
+            ("POST", "transit/keys/p-browser/rotate"),
+            ("POST", "transit/keys/p-browser/config"),
+            ("DELETE", "transit/keys/p-browser"),
+            ("POST", "transit/encrypt/p-browser"),
+            ("POST", "transit/random"),
+            ("GET", "transit/keys/p-browser"),
+            ("LIST", "transit/keys"),
+            ("POST", "sys/rotate-master"),
+            ("GET", "sys/metrics"),
+            ("GET", "/ui/"),
+        ] {
+            let reply = a.send(Who::Operator, method, path, headers, "");
+            let read = method == "GET" && headers[0].0 == "sec-fetch-mode";
+            if read {
+                assert_eq!(reply.status, 200, "{path}: a reader's own navigation");
+                continue;
+            }
+            assert_eq!(reply.status, 403, "{method} {path} {headers:?}");
+            assert!(
+                reply.error().starts_with("a browser sent this"),
+                "{}",
+                reply.error()
+            );
+            assert!(
+                !reply
+                    .headers
+                    .keys()
+                    .any(|name| name.as_str().starts_with("access-control"))
+            );
+            denied += 1;
+        }
+        for path in ["/.well-known/jwks.json", "/ui/style.css", "sys/health"] {
+            let reply = a.send(Who::Operator, "GET", path, headers, "");
+            let expected = headers[0].0 != "sec-fetch-mode";
+            assert_eq!(reply.status == 403, expected, "{path} {headers:?}");
+        }
+    }
+    let lines = a.audited();
+    let seen = lines.iter().filter(|line| line["outcome"] == "denied");
+    assert_eq!(seen.count(), denied);
+    let evil = lines.iter().find(|line| line.to_string().contains("evil"));
+    assert_eq!(evil, None);
+    // A preflight is told nothing but that there is no such method.
+    let preflight = [evil_origin(), ("access-control-request-method", "POST")];
+    let reply = a.send(
+        Who::Operator,
+        "OPTIONS",
+        "transit/keys/p-browser/rotate",
+        &preflight,
+        "",
+    );
+    assert_eq!(reply.status, 405);
+    assert!(
+        !reply
+            .headers
+            .keys()
+            .any(|name| name.as_str().starts_with("access-control"))
+    );
+    let key = a.expect(200, "GET", "transit/keys/p-browser", &Value::Null);
+    assert_eq!(key["data"]["latest_version"], 1);
+    // The control: the same, sent by a program.
+    a.expect(200, "POST", "transit/keys/p-browser/rotate", &Value::Null);
+}
+
+fn evil_origin() -> (&'static str, &'static str) {
+    ("origin", "https://evil.example")
 }
 
 #[test]

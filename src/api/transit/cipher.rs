@@ -66,17 +66,18 @@ pub(in crate::api) async fn decrypt(call: &mut Call<'_>) -> Result<Answer, ApiEr
     Ok(close(call, envelope, &[]).with_version(version))
 }
 
-/// `rewrap/:name`.
+/// `rewrap/:name`. What was encrypted with associated data, or a context, is encrypted with them again.
 pub(in crate::api) async fn rewrap(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     if let Some(items) = call.params.batch.take() {
         return Box::pin(rewrap_batch(call, items)).await;
     }
     let ciphertext = call.params.text("ciphertext")?;
     let context = call.params.text("context")?;
+    let associated_data = call.params.text("associated_data")?;
     let item = decrypt_item(
         ciphertext.as_deref(),
         context.as_deref(),
-        None,
+        associated_data.as_deref(),
         call.params.is_set("nonce"),
     )
     .map_err(ApiError::of_item)?;
@@ -215,7 +216,7 @@ async fn rewrap_batch(call: &mut Call<'_>, items: Vec<Item<'_>>) -> Result<Answe
         let item = decrypt_item(
             item.ciphertext.as_deref(),
             item.context.as_deref(),
-            None,
+            item.associated_data.as_deref(),
             has(item.nonce.as_ref()),
         )?;
         Ok((target, item))

@@ -106,7 +106,11 @@ pub(super) fn run(args: &CheckArgs, format: Format) -> Result<(), Failure> {
     findings.push(machine::disk(&config));
     findings.push(machine::clock(&config));
     findings.push(machine::backups(args.backups.as_deref(), args.backup_days));
-    findings.extend(server::look(&args.remote));
+    let mut remote = args.remote.clone();
+    remote
+        .addr
+        .get_or_insert_with(|| server::address(args.config.path(), config.listen));
+    findings.extend(server::look(&remote));
     // Looked at last: root becomes the store's owner for it.
     findings.insert(place, appliance::store(&config));
     report(&findings, format)

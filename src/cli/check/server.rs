@@ -1,5 +1,9 @@
 //! The running server: its health, and keys whose rotation is overdue.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
 use hyper::StatusCode;
 use serde_json::Value;
 
@@ -10,6 +14,8 @@ use crate::client::Client;
 
 /// The server looks once a minute; an hour later something is wrong.
 const GRACE: i64 = 60 * 60;
+/// The configuration of the units.
+const UNIT_CONFIG: &str = "/etc/strongroom/strongroom.toml";
 
 pub(super) fn look(remote: &Remote) -> Vec<Finding> {
     if remote.cacert.is_none() {
@@ -32,6 +38,46 @@ pub(super) fn look(remote: &Remote) -> Vec<Finding> {
             Finding::new("rotation", rotation),
         ],
     }
+}
+
+/// Where a client on this machine finds the server. The units' server has its socket from the socket unit, whatever `listen` says.
+pub(super) fn address(config: &Path, listen: SocketAddr) -> String {
+    let unit = config == Path::new(UNIT_CONFIG);
+    let listen = unit.then(socket_unit).flatten().unwrap_or(listen);
+    url(listen)
+}
+
+/// An address that stands for all of the machine's is asked at the loopback one.
+fn url(listen: SocketAddr) -> String {
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        // Of both families, unless the machine has only the one.
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    format!("https://{}", SocketAddr::new(ip, listen.port()))
+}
+
+/// Where the socket unit listens, if it does.
+fn socket_unit() -> Option<SocketAddr> {
+    let shown = Command::new("systemctl")
+        .args(["show", "--property=ActiveState,Listen", "strongroom.socket"])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output()
+        .ok()?;
+    listens(&String::from_utf8_lossy(&shown.stdout))
+}
+
+/// `systemctl show`: `Listen=[::]:8200 (Stream)` and `ActiveState=active`.
+fn listens(shown: &str) -> Option<SocketAddr> {
+    let value = |name: &str| {
+        let mut lines = shown.lines();
+        lines.find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
+    };
+    let address = value("Listen")?.strip_suffix(" (Stream)")?;
+    let active = value("ActiveState")? == "active";
+    active.then(|| address.parse().ok()).flatten()
 }
 
 async fn health(client: &Client) -> Result<String, String> {
@@ -102,9 +148,37 @@ fn overdue(key: &Value) -> Option<i64> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn the_server_is_asked_where_it_listens() {
+        for (listen, expected) in [
+            ("0.0.0.0:8201", "https://127.0.0.1:8201"),
+            ("[::]:8201", "https://[::1]:8201"),
+            ("192.0.2.7:443", "https://192.0.2.7:443"),
+            ("[2001:db8::7]:8200", "https://[2001:db8::7]:8200"),
+        ] {
+            assert_eq!(url(listen.parse().unwrap()), expected);
+        }
+        let active = "Listen=[::]:8202 (Stream)\nActiveState=active\n";
+        assert_eq!(listens(active), "[::]:8202".parse().ok());
+        for other in [
+            "",
+            "ActiveState=active\n",
+            "Listen=[::]:8202 (Stream)\nActiveState=inactive\n",
+            "Listen=/run/x (Stream)\nActiveState=active\n",
+        ] {
+            assert_eq!(listens(other), None, "{other}");
+        }
+        let by_hand = address(
+            Path::new("/srv/strongroom.toml"),
+            "0.0.0.0:1".parse().unwrap(),
+        );
+        assert_eq!(by_hand, "https://127.0.0.1:1");
+    }
 
     #[test]
     fn a_key_is_overdue_an_hour_after_its_period() {

@@ -136,7 +136,7 @@ async fn real_seal_client(executable: &Path, site: &Site, remote: &Remote) -> Re
     let mut command = Command::new(executable);
     command
         .arg("roundtrip")
-        .env("STRONGROOM_ADDR", &remote.addr)
+        .env("STRONGROOM_ADDR", remote.addr())
         .env("STRONGROOM_CA", site.ca())
         .env("STRONGROOM_CERT", site.client_certificate())
         .env("STRONGROOM_KEY", site.client_key())

@@ -182,7 +182,7 @@ impl Site {
 
     pub(super) fn remote(&self, address: &str) -> Remote {
         Remote {
-            addr: address.to_owned(),
+            addr: Some(address.to_owned()),
             cacert: Some(self.ca()),
             client_cert: Some(self.client_certificate()),
             client_key: Some(self.client_key()),

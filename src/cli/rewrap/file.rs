@@ -78,8 +78,8 @@ pub(super) async fn rewrap(
     let fail = |error: std::io::Error| Failure::file(source, &error);
     let file = File::open(source).map_err(fail)?;
     let identity = || {
-        let context = rewrapper.common.context.as_deref();
-        Identity::of(&file, &rewrapper.common.name, context, rewrapper.latest).map_err(fail)
+        let common = rewrapper.common;
+        Identity::of(&file, &common.name, common.bound(), rewrapper.latest).map_err(fail)
     };
     let before = identity()?;
     let mut partial = Partial::open(target, before.clone(), &file)
@@ -97,7 +97,7 @@ pub(super) async fn rewrap(
             format!("{}, line {line}", source.display())
         };
         let new = rewrapper
-            .texts(&[&piece], &mut tally, place)
+            .texts(&[(&piece, rewrapper.common.bound())], &mut tally, place)
             .await?
             .concat();
         partial

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::Bound;
 use super::tally::Tally;
 
 const PARTIAL: &str = ".rewrap-partial";
@@ -29,6 +30,8 @@ pub(super) fn is_ours(path: &Path) -> bool {
 pub(super) struct Identity {
     key: String,
     context: Option<String>,
+    #[serde(default)]
+    associated_data: Option<String>,
     latest: u32,
     inode: u64,
     size: u64,
@@ -36,16 +39,12 @@ pub(super) struct Identity {
 }
 
 impl Identity {
-    pub(super) fn of(
-        file: &File,
-        key: &str,
-        context: Option<&str>,
-        latest: u32,
-    ) -> io::Result<Self> {
+    pub(super) fn of(file: &File, key: &str, bound: Bound<'_>, latest: u32) -> io::Result<Self> {
         let metadata = file.metadata()?;
         Ok(Self {
             key: key.to_owned(),
-            context: context.map(str::to_owned),
+            context: bound.context.map(str::to_owned),
+            associated_data: bound.associated_data.map(str::to_owned),
             latest,
             inode: metadata.ino(),
             size: metadata.len(),

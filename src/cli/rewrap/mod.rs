@@ -37,6 +37,9 @@ pub(super) struct Common {
     /// The context of a derived key, base64
     #[arg(long, value_name = "BASE64")]
     context: Option<String>,
+    /// The associated data that the ciphertexts are bound to, base64
+    #[arg(long, value_name = "BASE64")]
+    associated_data: Option<String>,
     /// Leave ciphertexts that the key does not decrypt as they are, instead of stopping there
     #[arg(long)]
     skip_foreign: bool,
@@ -46,6 +49,23 @@ pub(super) struct Common {
     /// Afterwards raise the key's min_decryption_version to the latest version, if a second look finds no ciphertext of an older one; only if nothing else uses the key
     #[arg(long, conflicts_with_all = ["count", "skip_foreign"])]
     retire: bool,
+}
+
+/// What the ciphertexts of a text are bound to, base64.
+#[derive(Clone, Copy, Debug, Default)]
+struct Bound<'a> {
+    context: Option<&'a str>,
+    associated_data: Option<&'a str>,
+}
+
+impl Common {
+    /// What all are bound to.
+    fn bound(&self) -> Bound<'_> {
+        Bound {
+            context: self.context.as_deref(),
+            associated_data: self.associated_data.as_deref(),
+        }
+    }
 }
 
 /// Rewraps ciphertexts of one key.
@@ -82,30 +102,35 @@ impl<'a> Rewrapper<'a> {
         })
     }
 
-    /// The texts, with every ciphertext of an older version encrypted again. `place` says where a byte of a text is, for an error.
+    /// The texts, each with what it is bound to, with every ciphertext of an older version encrypted again. `place` says where a byte of a text is, for an error.
     async fn texts(
         &self,
-        texts: &[&[u8]],
+        texts: &[(&[u8], Bound<'_>)],
         tally: &mut Tally,
         place: impl Fn(usize, usize) -> String,
     ) -> Result<Vec<Vec<u8>>, Failure> {
         let mut older = Vec::new();
-        for (index, text) in texts.iter().enumerate() {
+        for (index, (text, bound)) in texts.iter().enumerate() {
             for found in scan::find(text) {
                 if found.version < self.latest {
-                    older.push((index, found));
+                    older.push((index, *bound, found));
                 } else {
                     tally.current(found.version);
                 }
             }
         }
-        let old: Vec<&str> = older.iter().map(|(_, found)| found.text).collect();
+        let old: Vec<_> = older
+            .iter()
+            .map(|(_, bound, found)| (found.text, *bound))
+            .collect();
         let mut answers = older.iter().zip(self.rewrap(&old).await?).peekable();
         let mut new = Vec::with_capacity(texts.len());
-        for (index, text) in texts.iter().enumerate() {
+        for (index, (text, _)) in texts.iter().enumerate() {
             let mut out = Vec::with_capacity(text.len());
             let mut copied = 0;
-            while let Some(((_, found), answer)) = answers.next_if(|((of, _), _)| *of == index) {
+            while let Some(((_, _, found), answer)) =
+                answers.next_if(|((of, _, _), _)| *of == index)
+            {
                 match answer {
                     Ok(ciphertext) => {
                         tally.rewrapped(scan::version(&ciphertext).ok_or_else(|| {
@@ -132,14 +157,21 @@ impl<'a> Rewrapper<'a> {
     }
 
     /// Each ciphertext encrypted again, or why not.
-    async fn rewrap(&self, ciphertexts: &[&str]) -> Result<Vec<Result<String, String>>, Failure> {
+    async fn rewrap(
+        &self,
+        ciphertexts: &[(&str, Bound<'_>)],
+    ) -> Result<Vec<Result<String, String>>, Failure> {
         let mut results = Vec::with_capacity(ciphertexts.len());
         for some in ciphertexts.chunks(usize::from(self.common.batch)) {
             let batch: Vec<Value> = some
                 .iter()
-                .map(|ciphertext| match &self.common.context {
-                    Some(context) => json!({ "ciphertext": ciphertext, "context": context }),
-                    None => json!({ "ciphertext": ciphertext }),
+                .map(|(ciphertext, bound)| {
+                    // Null is none.
+                    json!({
+                        "ciphertext": ciphertext,
+                        "context": bound.context,
+                        "associated_data": bound.associated_data,
+                    })
                 })
                 .collect();
             let body = json!({ "batch_input": batch });

@@ -9,7 +9,7 @@ use clap::Args;
 use tokio_postgres::Client;
 
 use super::tally::Tally;
-use super::{Common, Rewrapper, scan};
+use super::{Bound, Common, Rewrapper, scan};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::Format;
 use crate::cli::remote::{Remote, block_on};
@@ -38,6 +38,9 @@ pub(in crate::cli) struct PostgresArgs {
     /// The column: text or JSON, with ciphertexts anywhere in it
     #[arg(long)]
     column: String,
+    /// The column that the ciphertexts of its row are bound to, as their associated data: its text in UTF-8, or the bytes of a bytea; null is none
+    #[arg(long, value_name = "COLUMN", conflicts_with = "associated_data")]
+    associated_data_column: Option<String>,
     /// A unique column to go by; the primary key if not given
     #[arg(long, value_name = "COLUMN")]
     id: Option<String>,
@@ -136,7 +139,18 @@ impl Work<'_> {
             let Some(last) = rows.last() else {
                 return Ok((tally, lost));
             };
-            let texts: Vec<&[u8]> = rows.iter().map(|row| row.text.as_bytes()).collect();
+            let all = self.rewrapper.common.bound();
+            let texts: Vec<_> = rows
+                .iter()
+                .map(|row| {
+                    let associated_data = row.associated_data.as_deref().or(all.associated_data);
+                    let bound = Bound {
+                        associated_data,
+                        ..all
+                    };
+                    (row.text.as_bytes(), bound)
+                })
+                .collect();
             let place = |index: usize, _| {
                 let id = rows.get(index).map(|row| row.id.as_str());
                 format!(

@@ -10,6 +10,8 @@ use crate::cli::exit::{Exit, Failure};
 pub(super) struct Row {
     pub(super) id: String,
     pub(super) text: String,
+    /// What its ciphertexts are bound to, base64, where there is a column for it.
+    pub(super) associated_data: Option<String>,
 }
 
 /// What is gone through. Names are quoted already; ids and values travel as text and are cast by the server, so that any type will do.
@@ -19,6 +21,8 @@ pub(super) struct Table {
     column_type: String,
     id: String,
     id_type: String,
+    /// The expression that gives a row's associated data in base64, or null.
+    associated_data: String,
     page: u16,
 }
 
@@ -60,7 +64,22 @@ impl Table {
                 "the column {id} has no unique index and may be null: rows could be passed over; name another with --id"
             )));
         }
+        let associated_data = match &args.associated_data_column {
+            None => "NULL::text".to_owned(),
+            Some(bound) => {
+                let kind = type_of(database, oid, bound)
+                    .await?
+                    .ok_or_else(|| usage(format!("the table {name} has no column {bound}")))?;
+                let bound = quote(bound);
+                if kind == "bytea" {
+                    format!("encode(t.{bound}, 'base64')")
+                } else {
+                    format!("encode(convert_to(t.{bound}::text, 'UTF8'), 'base64')")
+                }
+            }
+        };
         Ok(Self {
+            associated_data,
             name,
             column: quote(&args.column),
             column_type,
@@ -101,6 +120,7 @@ impl Table {
             column,
             id,
             id_type,
+            associated_data,
             page,
             ..
         } = self;
@@ -108,7 +128,7 @@ impl Table {
             .query(
                 &format!(
                     // A bare name after ORDER BY would be that of the output column, which is text.
-                    "SELECT t.{id}::text, t.{column}::text FROM {name} t \
+                    "SELECT t.{id}::text, t.{column}::text, {associated_data} FROM {name} t \
                      WHERE position('vault:v' IN t.{column}::text) > 0 AND ($1::text IS NULL OR t.{id} > ($1::text)::{id_type}) \
                      ORDER BY t.{id} LIMIT {page}"
                 ),
@@ -121,6 +141,7 @@ impl Table {
             .map(|row| Row {
                 id: row.get(0),
                 text: row.get(1),
+                associated_data: row.get(2),
             })
             .collect())
     }
@@ -137,6 +158,7 @@ impl Table {
             column_type,
             id,
             id_type,
+            associated_data,
             ..
         } = self;
         if changes.is_empty() {
@@ -145,14 +167,15 @@ impl Table {
         let transaction = database.transaction().await.map_err(|error| lost(&error))?;
         let update = transaction
             .prepare(&format!(
-                "UPDATE {name} SET {column} = ($1::text)::{column_type} WHERE {id} = ($2::text)::{id_type} AND {column}::text = $3::text"
+                "UPDATE {name} t SET {column} = ($1::text)::{column_type} WHERE t.{id} = ($2::text)::{id_type} AND t.{column}::text = $3::text \
+                 AND {associated_data} IS NOT DISTINCT FROM $4::text"
             ))
             .await
             .map_err(|error| lost(&error))?;
         let mut changed_by_others = 0;
         for (row, new) in changes {
             let written = transaction
-                .execute(&update, &[new, &row.id, &row.text])
+                .execute(&update, &[new, &row.id, &row.text, &row.associated_data])
                 .await
                 .map_err(|error| lost(&error))?;
             if written == 0 {
