@@ -82,7 +82,7 @@ impl Work {
         wanted: &Wanted,
         len: usize,
     ) -> Result<Self, Fault> {
-        let found = wanted.find(&library.context)?;
+        let found = wanted.find(&library.raw)?;
         let line = Line::open(library, found.slot, Arc::new(Watch::default()))?;
         Access::new(config.pin.clone()).login(&line)?;
         let key = session_key::generate(&line, KeyUsage::Aead, MasterKind::Hsm)?;

@@ -1,8 +1,8 @@
-//! The calls that cryptoki 0.12 can't express or makes too dear, straight through `cryptoki-sys`.
+//! Every call into the PKCS#11 module, straight through `cryptoki-sys` and one function list.
 //!
-//! Two reasons: cryptoki knows no attribute whose value is a template (`CKA_UNWRAP_TEMPLATE`), and its `encrypt` and `decrypt` call the
-//! module once more to ask for the output's length. This is the only file of the project that holds `unsafe`. It opens the same
-//! library again; the dynamic linker hands out the same instance, so sessions and handles made by cryptoki are valid here.
+//! cryptoki lends its types. Its calls can't be used: it knows no attribute whose value is a template (`CKA_UNWRAP_TEMPLATE`), calls the module once more
+//! to ask for each output's length, believes what a module claims of lengths and numbers, and has a function list of its own that it shows to nobody.
+//! This is the only file, with `ffi/session.rs`, that holds `unsafe`.
 
 #![allow(unsafe_code)]
 
@@ -14,7 +14,6 @@ use cryptoki::context::Function;
 use cryptoki::error::{Error, Rv, RvError};
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, ObjectHandle};
-use cryptoki::session::Session;
 use cryptoki::slot::Slot;
 use cryptoki_sys::{
     CK_ATTRIBUTE, CK_ATTRIBUTE_TYPE, CK_EXTRACT_PARAMS, CK_FUNCTION_LIST, CK_GCM_PARAMS,
@@ -84,10 +83,14 @@ macro_rules! call {
     };
 }
 
+mod session;
+
+pub(crate) use session::Session;
+
 impl Raw {
-    /// Opens the library a second time (after cryptoki did) and fetches its function list.
+    /// Loads the library and fetches its function list: once, since some modules make another for each that asks.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        // SAFETY: loading runs the library's initializers. cryptoki has loaded the same file before, so they ran already.
+        // SAFETY: loading runs the library's initializers. It is the module that the operator chose, and trusts with the keys.
         let library = unsafe { cryptoki_sys::Pkcs11::new(path) }.map_err(Error::LibraryLoading)?;
         let Ok(get_function_list) = library.C_GetFunctionList.as_ref() else {
             return Err(Error::MissingSymbol("C_GetFunctionList"));

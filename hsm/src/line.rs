@@ -5,16 +5,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use cryptoki::context::Function;
 use cryptoki::error::{Error, RvError};
-use cryptoki::mechanism::{Mechanism, MechanismType};
+use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, ObjectHandle};
-use cryptoki::session::{Session, SessionState, UserType};
+use cryptoki::session::UserType;
 use cryptoki::slot::Slot;
-use cryptoki_sys::{CK_MECHANISM_TYPE, CK_ULONG};
+use cryptoki_sys::{CK_MECHANISM_TYPE, CK_ULONG, CKM_RSA_PKCS_KEY_PAIR_GEN};
 
 use crate::config::PinSource;
 use crate::error::HsmError;
 use crate::fault::{Fault, Reach, code_name};
-use crate::ffi::{self, Raw, Wrapping};
+use crate::ffi::{self, Raw, Session, Wrapping};
 use crate::module::Library;
 use crate::pin;
 use crate::types::OaepHash;
@@ -62,7 +62,7 @@ impl Line {
     ) -> Result<Self, Fault> {
         watch.tick();
         // Closed by `close` only: a handle that the token has forgotten may by now be somebody else's.
-        let session = library.context.open_rw_session_no_drop(slot)?;
+        let session = library.raw.open_session(slot)?;
         Ok(Self {
             library,
             session,
@@ -101,14 +101,14 @@ impl Line {
     pub(crate) fn shortest_rsa(&self) -> Result<CK_ULONG, Fault> {
         const USUAL: CK_ULONG = 2048;
         self.watch.tick();
-        let mechanism = MechanismType::RSA_PKCS_KEY_PAIR_GEN;
+        let mechanism = CKM_RSA_PKCS_KEY_PAIR_GEN;
         let told = match self
             .library
-            .context
-            .get_mechanism_info(self.slot, mechanism)
+            .raw
+            .shortest_key(self.slot, mechanism)
             .map_err(Fault::from)
         {
-            Ok(info) => info.min_key_size() as CK_ULONG,
+            Ok(told) => told,
             Err(fault) if fault.reach() == Reach::Item => USUAL,
             Err(fault) => return Err(fault),
         };
@@ -200,11 +200,11 @@ impl Access {
         if let Some(error) = &*refused {
             return Err(error.clone().into());
         }
-        if line.session().get_session_info()?.session_state() == SessionState::RwUser {
+        if line.session().is_users()? {
             return Ok(());
         }
         let pin = pin::read(&self.pin)?;
-        let fault = match line.session().login_with_raw(UserType::User, &pin.raw()) {
+        let fault = match line.session().login(UserType::User, pin.expose()) {
             Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => return Ok(()),
             Err(error) => Fault::from(error),
         };

@@ -7,7 +7,6 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
-use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::error::{Error, RvError};
 
 use crate::error::HsmError;
@@ -16,8 +15,7 @@ use crate::ffi::Raw;
 
 /// A loaded library.
 pub(crate) struct Library {
-    pub(crate) context: Pkcs11,
-    pub(crate) raw: Raw,
+    pub(crate) raw: Arc<Raw>,
     use_count: Mutex<UseCount>,
 }
 
@@ -41,8 +39,7 @@ impl Module {
         let library = library(path)?;
         let mut count = library.count();
         if count.users == 0 {
-            count.ours =
-                initialize(&library.context).map_err(|fault| did_not_start(path, &fault))?;
+            count.ours = initialize(&library.raw).map_err(|fault| did_not_start(path, &fault))?;
         }
         count.users += 1;
         drop(count);
@@ -60,8 +57,8 @@ impl Module {
         if count.users > 1 || !count.ours {
             return Ok(());
         }
-        finalize(&self.library.context)?;
-        count.ours = initialize(&self.library.context)?;
+        finalize(&self.library.raw)?;
+        count.ours = initialize(&self.library.raw)?;
         Ok(())
     }
 
@@ -71,7 +68,7 @@ impl Module {
         count.users = count.users.saturating_sub(1);
         if count.users == 0 && count.ours && !in_use {
             count.ours = false;
-            if let Err(fault) = finalize(&self.library.context) {
+            if let Err(fault) = finalize(&self.library.raw) {
                 tracing::warn!(%fault, "the PKCS#11 module could not be finalized");
             }
         }
@@ -105,11 +102,9 @@ fn library(path: &Path) -> Result<Arc<Library>, Fault> {
     if let Some(library) = libraries.get(&real) {
         return Ok(Arc::clone(library));
     }
-    let context = Pkcs11::new(&real).map_err(|error| unusable(&error))?;
     let raw = Raw::open(&real).map_err(|error| unusable(&error))?;
     let library = Arc::new(Library {
-        context,
-        raw,
+        raw: Arc::new(raw),
         use_count: Mutex::default(),
     });
     libraries.insert(real, Arc::clone(&library));
@@ -133,16 +128,16 @@ fn did_not_start(path: &Path, fault: &Fault) -> Fault {
 }
 
 /// Whether this call initialized it; somebody else in the process may have.
-fn initialize(context: &Pkcs11) -> Result<bool, Fault> {
-    match context.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)) {
+fn initialize(raw: &Raw) -> Result<bool, Fault> {
+    match raw.initialize() {
         Ok(()) => Ok(true),
         Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => Ok(false),
         Err(error) => Err(error.into()),
     }
 }
 
-fn finalize(context: &Pkcs11) -> Result<(), Fault> {
-    match context.clone().finalize() {
+fn finalize(raw: &Raw) -> Result<(), Fault> {
+    match raw.finalize() {
         Ok(()) | Err(Error::Pkcs11(RvError::CryptokiNotInitialized, _)) => Ok(()),
         Err(error) => Err(error.into()),
     }

@@ -7,7 +7,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use cryptoki::types::{AuthPin, RawAuthPin};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
@@ -32,16 +31,11 @@ impl SecretPin {
         &self.0
     }
 
-    /// As `C_Login` takes it.
-    pub(crate) fn raw(&self) -> RawAuthPin {
-        RawAuthPin::new(Box::new(self.0.to_vec()))
-    }
-
     /// As `C_InitToken` and `C_InitPIN` take it here.
-    pub(crate) fn text(&self) -> Result<AuthPin, HsmError> {
+    pub(crate) fn text(&self) -> Result<&[u8], HsmError> {
         // The error says nothing of the bytes.
         str::from_utf8(&self.0)
-            .map(|text| AuthPin::new(text.into()))
+            .map(str::as_bytes)
             .map_err(|_| HsmError::Config("the new PIN is not UTF-8 text".to_owned()))
     }
 }

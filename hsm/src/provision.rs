@@ -73,7 +73,7 @@ fn on_token(
     progress: &mut dyn FnMut(&str),
 ) -> Result<Provisioned, Fault> {
     let library = module.library();
-    let found = wanted.find(&library.context)?;
+    let found = wanted.find(&library.raw)?;
     let line = Line::open(library, found.slot, Arc::new(Watch::default()))?;
     let result = Access::new(config.pin.clone())
         .login(&line)

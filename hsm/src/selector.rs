@@ -1,11 +1,11 @@
 //! Finding the token: by label, by serial number, or by RFC 7512 URI.
 
-use cryptoki::context::Pkcs11;
 use cryptoki::slot::{Slot, TokenInfo};
 
 use crate::config::TokenSelector;
 use crate::error::HsmError;
 use crate::fault::Fault;
+use crate::ffi::Raw;
 use crate::types::TokenIdentity;
 
 /// What a token must match; unset fields match anything.
@@ -43,12 +43,12 @@ impl Wanted {
     }
 
     /// The one token that matches.
-    pub(crate) fn find(&self, context: &Pkcs11) -> Result<Found, Fault> {
+    pub(crate) fn find(&self, raw: &Raw) -> Result<Found, Fault> {
         let mut matching = Vec::new();
         let mut seen = Vec::new();
-        for slot in context.get_slots_with_token()? {
+        for slot in raw.slots_with_token()? {
             // A token may go between the two calls; another one may still be right.
-            let Ok(info) = context.get_token_info(slot) else {
+            let Ok(info) = raw.token_info(slot) else {
                 continue;
             };
             let identity = TokenIdentity {

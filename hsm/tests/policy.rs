@@ -26,7 +26,12 @@ use strongroom_softhsm::Throwaway;
 fn a_token_with_a_bad_key_does_not_start() {
     let _turn = turn();
     let token = Throwaway::in_process().unwrap();
-    assert_policy(&token, "master key", "CKA_LABEL");
+    match Hsm::start(config(&token)).err() {
+        Some(HsmError::Missing { name, label }) => {
+            assert_eq!((&*name, &*label), ("master key", "strongroom-master"));
+        }
+        other => panic!("{other:?}"),
+    }
     let mut steps = Vec::new();
     Hsm::provision(&config(&token), OptionalKeys::default(), &mut |step| {
         steps.push(step.to_owned());

@@ -430,6 +430,20 @@ fn a_token_without_its_objects_is_away_and_not_for_good() {
     );
 }
 
+/// p11-kit-proxy's sessions belong to the list that they were opened through.
+#[test]
+fn a_module_is_asked_for_its_functions_once() {
+    in_child("a_module_is_asked_for_its_functions_once", async |rig| {
+        for _ in 0..2 {
+            let hsm = rig.start("").unwrap();
+            hsm.generate_key(KeyUsage::Aead, MasterKind::Hsm)
+                .await
+                .unwrap();
+        }
+        assert_eq!(rig.logged("C_GetFunctionList"), 1);
+    });
+}
+
 #[test]
 fn a_module_that_does_not_start_says_where_to_look() {
     in_child(

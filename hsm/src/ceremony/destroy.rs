@@ -63,7 +63,7 @@ pub(super) fn destroy(config: &HsmConfig, so_pin: &SecretPin) -> Result<Destroye
     let wanted = Wanted::new(&config.token)?;
     with_module(&config.module, |module| {
         let library = module.library();
-        let found = wanted.find(&library.context)?;
+        let found = wanted.find(&library.raw)?;
         let line = Line::open(library, found.slot, Arc::new(Watch::default()))?;
         let result = empty(&line, &found, config, so_pin);
         // C_InitToken wants no session.

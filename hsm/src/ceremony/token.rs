@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use cryptoki::context::{Function, Pkcs11};
+use cryptoki::context::Function;
 use cryptoki::error::{Error, RvError};
 use cryptoki::session::UserType;
 use cryptoki::slot::{Slot, TokenInfo};
@@ -13,6 +13,7 @@ use super::{SlotState, TokenCondition};
 use crate::config::{PinSource, TokenSelector};
 use crate::error::HsmError;
 use crate::fault::{Fault, code_name};
+use crate::ffi::Raw;
 use crate::line::{Access, Line, Watch};
 use crate::module::Module;
 use crate::pin::SecretPin;
@@ -25,7 +26,7 @@ const LABEL_LIMIT: usize = 32;
 const RANDOM_CHUNK: usize = 64 * 1024;
 
 pub(super) fn slots(module: &Path) -> Result<Vec<SlotState>, HsmError> {
-    with_module(module, |module| list(&module.library().context))
+    with_module(module, |module| list(&module.library().raw))
 }
 
 pub(super) fn initialize(
@@ -36,7 +37,7 @@ pub(super) fn initialize(
 ) -> Result<SlotState, HsmError> {
     check_label(label)?;
     with_module(module, |module| {
-        let all = list(&module.library().context)?;
+        let all = list(&module.library().raw)?;
         let Some(state) = all.iter().find(|state| state.slot == slot) else {
             let seen: Vec<_> = all.iter().map(|state| state.slot.to_string()).collect();
             return Err(HsmError::Config(format!(
@@ -72,17 +73,17 @@ pub(super) fn init_token(
 ) -> Result<SlotState, Fault> {
     let library = module.library();
     let slot = Slot::try_from(slot)?;
-    let info = library.context.get_token_info(slot)?;
+    let info = library.raw.token_info(slot)?;
     check_length(&info, so_pin)?;
     library
-        .context
-        .init_token(slot, &so_pin.text()?, label)
+        .raw
+        .init_token(slot, so_pin.text()?, label)
         .map_err(|error| pin_fault(error, "SO PIN"))?;
-    let info = library.context.get_token_info(slot)?;
+    let info = library.raw.token_info(slot)?;
     let serial = info.serial_number().to_owned();
     // SoftHSM gives a new token its slot number when it is loaded anew.
     module.restart()?;
-    list(&library.context)?
+    list(&library.raw)?
         .into_iter()
         .find(|state| state.initialized && state.token.serial == serial && state.token.label == label)
         .ok_or_else(|| {
@@ -103,7 +104,7 @@ pub(super) fn set_user_pin(
         check_length(&found.info, user_pin)?;
         log_in(line, UserType::So, so_pin, &found.info)?;
         line.session()
-            .init_pin(&user_pin.text()?)
+            .init_pin(user_pin.text()?)
             .map_err(|error| pin_fault(error, "user PIN"))?;
         line.session().logout()?;
         Ok(())
@@ -161,7 +162,7 @@ pub(super) fn on_token<T>(
     let wanted = Wanted::new(selector)?;
     with_module(module, |module| {
         let library = module.library();
-        let found = wanted.find(&library.context)?;
+        let found = wanted.find(&library.raw)?;
         let line = Line::open(library, found.slot, Arc::new(Watch::default()))?;
         let result = body(&line, &found);
         line.close();
@@ -184,7 +185,7 @@ pub(super) fn log_in(
         return Err(HsmError::Pin(format!("{whose}: {flag}")).into());
     }
     line.session()
-        .login_with_raw(user, &pin.raw())
+        .login(user, pin.expose())
         .map_err(|error| pin_fault(error, whose))
 }
 
@@ -212,11 +213,11 @@ fn pin_fault(error: Error, whose: &str) -> Fault {
     }
 }
 
-fn list(context: &Pkcs11) -> Result<Vec<SlotState>, Fault> {
+fn list(raw: &Raw) -> Result<Vec<SlotState>, Fault> {
     let mut states = Vec::new();
-    for slot in context.get_slots_with_token()? {
+    for slot in raw.slots_with_token()? {
         // A token may go between the two calls.
-        let Ok(info) = context.get_token_info(slot) else {
+        let Ok(info) = raw.token_info(slot) else {
             continue;
         };
         states.push(SlotState {

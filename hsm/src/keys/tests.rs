@@ -30,7 +30,7 @@ fn on_token(body: impl FnOnce(&Line)) {
     let token = Throwaway::in_process().unwrap();
     let module = Module::acquire(token.module()).unwrap();
     let wanted = Wanted::new(&TokenSelector::Label(token.label().to_owned())).unwrap();
-    let found = wanted.find(&module.library().context).unwrap();
+    let found = wanted.find(&module.library().raw).unwrap();
     let line = Line::open(module.library(), found.slot, Arc::new(Watch::default())).unwrap();
     Access::new(PinSource::File(token.pin_file()))
         .login(&line)

@@ -40,7 +40,7 @@ pub(super) fn connect(
         wanted = wanted.and_serial(&facts.token.serial);
     }
     watch.tick();
-    let found = wanted.find(&library.context)?;
+    let found = wanted.find(&library.raw)?;
     if found.info.user_pin_locked() {
         return Err(HsmError::Pin("CKF_USER_PIN_LOCKED".to_owned()).into());
     }

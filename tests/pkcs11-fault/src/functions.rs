@@ -24,6 +24,7 @@ pub(crate) unsafe extern "C" fn C_GetFunctionList(list: *mut *mut CK_FUNCTION_LI
     if list.is_null() {
         return CKR_ARGUMENTS_BAD;
     }
+    log::line("C_GetFunctionList");
     // SAFETY: not null, and the caller vouches for the rest. The list is never written to: PKCS#11 forbids it to callers.
     unsafe { list.write((&raw const FUNCTIONS).cast_mut()) };
     CKR_OK

@@ -173,7 +173,7 @@ fn connect(
         line: None,
     };
     let library = connection.module.library();
-    let found = wanted.find(&library.context)?;
+    let found = wanted.find(&library.raw)?;
     let offered = library.raw.mechanisms(found.slot)?;
     for (mechanism, name) in [
         (CKM_ECDSA, "CKM_ECDSA"),
