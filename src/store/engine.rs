@@ -14,10 +14,13 @@ use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Once;
+use std::time::{Duration, Instant};
 
 /// Pages that sled keeps in memory, bytes: the store is read at start and then rarely.
 const CACHE_BYTES: u64 = 1 << 20;
 
+/// How long a database that is open elsewhere is waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// What opening makes of a database that nobody made, and what a database is made of.
 pub(super) const LOG: &str = "db";
 /// How the names of files begin that only shorten an opening: the log has all that is in them.
@@ -76,6 +79,22 @@ pub(super) struct Engine {
 
 /// A key and its value.
 pub(super) type Pair = (Vec<u8>, Vec<u8>);
+
+/// Tries again for a while if another process has the database open: `strongroom check` looks at one for a moment, and must not keep a server from
+/// starting.
+pub(super) fn patiently<T>(
+    mut attempt: impl FnMut() -> Result<T, EngineError>,
+) -> Result<T, EngineError> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match attempt() {
+            Err(EngineError::Busy) if Instant::now() < deadline => {
+                std::thread::sleep(PATIENCE / 20);
+            }
+            outcome => return outcome,
+        }
+    }
+}
 
 /// Keeps other processes from opening a database.
 pub(super) struct Lock(#[allow(dead_code, reason = "unlocked when it is dropped")] File);

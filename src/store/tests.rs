@@ -563,6 +563,23 @@ async fn a_token_that_has_sealed_its_share_seals_no_more() {
 }
 
 #[tokio::test]
+async fn who_looks_for_a_moment_keeps_no_server_from_starting() {
+    let (hsm, _turn) = token().await;
+    let folder = folder();
+    let path = folder.path().join("store");
+    drop(Store::create(&path, hsm.clone()).await.unwrap());
+    assert!(!Store::is_in_use(&path).unwrap());
+    let looking = Lock::take(&path).unwrap();
+    assert!(Store::is_in_use(&path).unwrap());
+    let looking = tokio::task::spawn_blocking(move || {
+        std::thread::sleep(Duration::from_millis(500));
+        drop(looking);
+    });
+    Store::open(&path, hsm).await.unwrap();
+    looking.await.unwrap();
+}
+
+#[tokio::test]
 async fn of_two_servers_with_a_copy_each_the_second_to_write_is_refused() {
     let (hsm, _turn) = token().await;
     let folder = folder();
