@@ -8,6 +8,7 @@ use std::process::Command;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use serde_json::json;
 
 use crate::ceremony::{born, make_key, seal, seal_client, wait_until_healthy};
 use crate::machine::{Image, Machine, built, installed, run};
@@ -46,7 +47,7 @@ pub fn words_of_the_firmware_start_nothing(machine: &mut Machine) {
     let options = [words, disk].concat();
     machine.start_with(&options.iter().map(String::as_str).collect::<Vec<_>>());
     machine.wait_for(&[&format!("{NOT_STARTED}rdinit=/attacker init=/attacker")]);
-    machine.wait_for(&["Kernel panic"]);
+    machine.wait_for(&["Attempted to kill init"]);
     refuted(machine);
     machine.stop();
 }
@@ -74,7 +75,7 @@ async fn every_door_leads_nowhere_and_the_state_is_as_it_was() {
     for door in doors(&image, &attacker) {
         println!("{}", door.name);
         let machine = Machine::copy_of(&machine);
-        if let Err(why) = door.attempt(machine) {
+        if let Err(why) = door.attempt(&attacker, machine) {
             open.push(format!("{}: {why}", door.name));
         }
     }
@@ -93,6 +94,8 @@ struct Door {
     options: Vec<String>,
     /// What is put on the boot partition: from here, to there.
     files: Vec<(PathBuf, String)>,
+    /// A variable of systemd's in the firmware.
+    variable: Option<(&'static str, String)>,
     /// How it must end: one of these on the console.
     ends: &'static [&'static str],
 }
@@ -103,6 +106,7 @@ impl Door {
             name,
             options: Vec::new(),
             files: Vec::new(),
+            variable: None,
             ends,
         }
     }
@@ -117,7 +121,10 @@ impl Door {
         self
     }
 
-    fn attempt(&self, mut machine: Machine) -> Result<(), String> {
+    fn attempt(&self, attacker: &Attacker, mut machine: Machine) -> Result<(), String> {
+        if let Some((name, value)) = &self.variable {
+            attacker.set_variable(&machine.firmware_variables(), name, value);
+        }
         for (from, to) in &self.files {
             machine.put_on_boot_partition(from, to);
         }
@@ -155,9 +162,12 @@ fn doors(image: &Image, attacker: &Attacker) -> Vec<Door> {
         )
         .options(attacker.words(KERNEL_S_ROOT))
         .options(attacker.kernel_s_root()),
-        Door::new("SMBIOS: no initrd", &[NOT_STARTED, "Kernel panic"])
-            .options(attacker.words(&format!("noinitrd {KERNEL_S_ROOT}")))
-            .options(attacker.kernel_s_root()),
+        Door::new(
+            "SMBIOS: no initrd",
+            &[NOT_STARTED, "VFS: Unable to mount root fs"],
+        )
+        .options(attacker.words(&format!("noinitrd {KERNEL_S_ROOT}")))
+        .options(attacker.kernel_s_root()),
         Door::new(
             "SMBIOS: the initrd's loader and a credential of the boot partition",
             &[NOT_STARTED],
@@ -233,12 +243,7 @@ fn doors(image: &Image, attacker: &Attacker) -> Vec<Door> {
         ]),
         Door::new(
             "a second disk whose partitions have the identity of the root's and its hash tree's",
-            &[
-                "is corrupted",
-                "Kernel panic",
-                "could not be verified",
-                SERVES,
-            ],
+            &["is corrupted", "could not be verified", SERVES],
         )
         .options(attacker.look_alike(image, &root)),
         Door::new(
@@ -309,7 +314,7 @@ fn ignored(attacker: &Attacker, image: &Image) -> Door {
     }
     let kernel = image.uki();
     let kernel = kernel.file_name().unwrap().to_str().unwrap();
-    Door::new("what is passed over", &[SERVES])
+    let mut door = Door::new("what is passed over", &[SERVES])
         .options(options)
         .file(
             &attacker.text("timeout 0\neditor yes\nsecure-boot-enroll force\n"),
@@ -323,7 +328,9 @@ fn ignored(attacker: &Attacker, image: &Image) -> Door {
         .file(
             &attacker.program("static"),
             "EFI/systemd/drivers/attackerx64.efi",
-        )
+        );
+    door.variable = Some(("SystemdOptions", WORDS.to_owned()));
+    door
 }
 
 fn refuted(machine: &Machine) {
@@ -401,6 +408,26 @@ impl Attacker {
             "[Unit]\nDescription={ATTACKER}\nDefaultDependencies=no\n[Service]\nType=oneshot\n\
              ExecStart=systemctl show --property=Description attacker.service\nStandardOutput=tty\nTTYPath=/dev/console\n"
         ))
+    }
+
+    fn set_variable(&self, firmware: &Path, name: &str, value: &str) {
+        let data: String = value
+            .encode_utf16()
+            .chain([0])
+            .flat_map(u16::to_le_bytes)
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        let guid = "8cf2644b-4b0b-428f-9387-6d876050dc67"; // systemd's own
+        let variable = json!({"name": name, "guid": guid, "attr": 7, "data": data});
+        fs::write(
+            self.folder.path().join("variable.json"),
+            json!({"version": 2, "variables": [variable]}).to_string(),
+        )
+        .unwrap();
+        let copy = self.folder.path().join("variables");
+        fs::copy(firmware, &copy).unwrap();
+        self.tools("virt-fw-vars --loglevel WARNING --inplace variables --set-json variable.json");
+        fs::copy(copy, firmware).unwrap();
     }
 
     /// On an NVMe disk, a file system that holds the program.

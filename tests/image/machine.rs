@@ -241,6 +241,10 @@ impl Machine {
         self.folder.path().join("disk")
     }
 
+    pub fn firmware_variables(&self) -> PathBuf {
+        self.folder.path().join("vars")
+    }
+
     pub fn url(&self) -> String {
         match &self.link {
             Link::Port(port) => format!("https://127.0.0.1:{port}"),
