@@ -47,7 +47,7 @@ impl Rotation {
         self.wake.notify_one();
     }
 
-    /// Moves what there is to move, then waits to be woken; never ends. `done` is told of each version, for the audit log.
+    /// Moves what there is to move, then waits to be woken; never ends. `done` is told of each version that was moved or can't be.
     pub async fn run(
         &self,
         keyring: &Keyring,
@@ -121,7 +121,7 @@ fn may_pass(error: &KeyringError) -> bool {
             error,
             HsmError::Unavailable(_) | HsmError::Busy(_) | HsmError::Deadline(_)
         ),
-        KeyringError::Store(_) | KeyringError::System(_) => true,
+        KeyringError::Store(_) | KeyringError::System(_) | KeyringError::Audit(_) => true,
         _ => false,
     }
 }

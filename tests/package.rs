@@ -121,7 +121,7 @@ fn the_units_the_ceremony_and_the_example_use_the_same_names() {
     assert!(example.contains("pin_credential = \"hsm-pin\""));
     assert!(example.contains("private_key_credential = \"tls-key\""));
     // What `strongroom serve` says will never get better by itself.
-    assert!(service.contains("RestartPreventExitStatus=3 5 9\n"));
+    assert!(service.contains("RestartPreventExitStatus=3 5 8 9\n"));
     assert!(service.contains("StateDirectory=strongroom\n"));
     assert!(example.contains("path = \"/var/lib/strongroom/store\""));
     assert!(example.contains("path = \"/var/lib/strongroom/audit.log\""));

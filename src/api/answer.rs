@@ -24,6 +24,7 @@ const RETRY_AFTER: &str = "1";
 const ENVELOPE: usize = 224;
 
 /// A request's id: a random UUID, in the envelope and in the audit log.
+#[derive(Clone, Copy)]
 pub(super) struct RequestId([u8; 36]);
 
 impl RequestId {

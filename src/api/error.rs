@@ -193,7 +193,7 @@ pub(super) fn is_outage(error: &KeyringError) -> bool {
         KeyringError::Hsm(error) | KeyringError::Store(StoreError::Hsm(error)) => {
             !matches!(error, HsmError::Authentication | HsmError::Unsupported(_))
         }
-        KeyringError::Store(_) | KeyringError::System(_) => true,
+        KeyringError::Store(_) | KeyringError::System(_) | KeyringError::Audit(_) => true,
         _ => false,
     }
 }

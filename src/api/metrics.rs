@@ -29,6 +29,8 @@ pub(super) struct Metrics {
     pub(super) overloaded: Counter<u64, AtomicU64>,
     /// Answers withheld because the audit log could not be written.
     pub(super) audit_failures: Counter<u64, AtomicU64>,
+    audit_file_changes: Counter<u64, AtomicU64>,
+    audit_disc_short: Gauge<i64, AtomicI64>,
     /// Handlers that panicked: each one is a defect.
     pub(super) panics: Counter<u64, AtomicU64>,
     in_flight: Gauge<i64, AtomicI64>,
@@ -79,6 +81,8 @@ impl Metrics {
             items: Family::default(),
             overloaded: Counter::default(),
             audit_failures: Counter::default(),
+            audit_file_changes: Counter::default(),
+            audit_disc_short: Gauge::default(),
             panics: Counter::default(),
             in_flight: Gauge::default(),
             hsm_up: Gauge::default(),
@@ -118,6 +122,16 @@ impl Metrics {
             "audit_failures",
             "Answers withheld because the audit log could not be written",
             metrics.audit_failures.clone(),
+        );
+        registry.register(
+            "audit_file_changes",
+            "How often somebody else cut, deleted or wrote to the audit log's file",
+            metrics.audit_file_changes.clone(),
+        );
+        registry.register(
+            "audit_disc_short",
+            "1: the audit log's disc is nearly full, so that not every line can be written",
+            metrics.audit_disc_short.clone(),
         );
         registry.register("panics", "Handlers that panicked", metrics.panics.clone());
         registry.register(
@@ -229,6 +243,10 @@ impl Metrics {
         let gauge = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.in_flight.set(gauge(in_flight));
         self.keys.set(gauge(app.keyring.list().len()));
+        let changes = app.audit.changes();
+        self.audit_file_changes
+            .inc_by(changes.saturating_sub(self.audit_file_changes.get()));
+        self.audit_disc_short.set(i64::from(app.audit.is_short()));
         self.hsm_up.set(match app.hsm.state() {
             HsmState::Ready => 1,
             HsmState::Reconnecting { .. } => 0,

@@ -45,7 +45,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::audit::{Audit, AuditError, Entry};
 use crate::config::Config;
-use crate::keyring::Keyring;
+use crate::keyring::{CreateOptions, Keyring, KeyringError};
 use crate::policy::{Decision, Policy};
 use crate::rotation::Rotation;
 use crate::serve::harden::Report;
@@ -55,7 +55,7 @@ use crate::tokens::{TokenInfo, Tokens};
 
 use answer::{Answer, RequestId};
 use body::Params;
-use error::ApiError;
+use error::{ApiError, Doing};
 use metrics::Metrics;
 use origin::Said;
 use recent::Recent;
@@ -92,7 +92,7 @@ pub struct App {
     /// The tokens in force.
     pub tokens: ArcSwap<Tokens>,
     /// The audit log.
-    pub audit: Audit,
+    pub audit: Arc<Audit>,
     /// TLS in force.
     pub tls: Arc<Tls>,
     /// When the server started.
@@ -346,6 +346,13 @@ async fn carry_out(
     };
     let result = match parsed {
         Ok(params) => {
+            if route.mutates
+                && let Err(error) = trail.intend().await
+            {
+                drop(params);
+                wipe(body);
+                return Err(error);
+            }
             let mut call = Call {
                 app,
                 peer: trail.peer,
@@ -513,15 +520,26 @@ fn admit(
     // Asked after the policy: who is denied learns nothing of what the appliance supports.
     refuse_headers(namespace, wrap_ttl)?;
     if route.needs_audit()
-        && let Err(error) = app.audit.check()
+        && let Err(error) = app.audit.admit(peer.identity.as_str())
     {
         tracing::error!(%error, "refusing requests: they can't be audited");
         app.gate.metrics.audit_failures.inc();
-        return Err(ApiError::unavailable(
-            "the audit log can't be written, so the request is refused",
-        ));
+        return Err(unaudited(&error));
     }
     Ok(token)
+}
+
+/// Why a request is refused that could not be recorded.
+fn unaudited(error: &AuditError) -> ApiError {
+    ApiError::unavailable(match error {
+        AuditError::Room { .. } => {
+            "the disc of the audit log is nearly full, so the request is refused"
+        }
+        AuditError::Share { .. } => {
+            "the disc of the audit log is nearly full, and this client has had its share of it: try again in some seconds"
+        }
+        _ => "the audit log can't be written, so the request is refused",
+    })
 }
 
 /// Whether the client's certificate is as good as when it connected.
@@ -679,6 +697,8 @@ struct Trail<'a> {
     key: &'a str,
     token: Option<String>,
     begun: Instant,
+    /// The line that says that the change is about to begin, 0 if there is none.
+    intent: u64,
     done: bool,
 }
 
@@ -699,7 +719,25 @@ impl<'a> Trail<'a> {
             key,
             token: None,
             begun,
+            intent: 0,
             done: false,
+        }
+    }
+
+    /// The change is about to begin: that is durable when this returns. `Err`: it must not.
+    async fn intend(&mut self) -> Result<(), ApiError> {
+        let begun = self.app.audit.begin(&self.entry("", 0, "", None)).await;
+        match begun {
+            Ok(intent) => {
+                self.intent = intent;
+                Ok(())
+            }
+            Err(error) => {
+                tracing::error!(%error, "a change is refused: it can't be audited");
+                self.app.gate.metrics.audit_failures.inc();
+                self.count("error", 503, None);
+                Err(unaudited(&error))
+            }
         }
     }
 
@@ -756,7 +794,12 @@ impl<'a> Trail<'a> {
         }
         let entry = self.entry(outcome, status, reason, answer);
         let audit = &self.app.audit;
-        match audit.record_with_others(&entry).await {
+        let recorded = if outcome == "ok" || self.intent > 0 {
+            audit.record_with_others(&entry).await
+        } else {
+            audit.record_or_count(&entry).await
+        };
+        match recorded {
             Err(error) if self.route.needs_audit() => Err(self.withhold(&error)),
             _ => Ok(()),
         }
@@ -791,6 +834,7 @@ impl<'a> Trail<'a> {
             outcome,
             status,
             reason,
+            intent: self.intent,
         }
     }
 
@@ -803,21 +847,31 @@ impl<'a> Trail<'a> {
     }
 }
 
-/// Records that `encrypt` made its key: a decision of its own, before the encryption's.
-async fn record_creation(call: &Call<'_>, result: Result<(), &ApiError>) -> Result<(), ApiError> {
-    let mut trail = Trail::begin(
-        call.app,
-        call.peer,
-        call.id,
-        &routes::UPSERT,
-        call.name,
-        Instant::now(),
-    );
-    trail.token = call.token.map(|t| t.info.id.clone());
-    match result {
-        Ok(()) => trail.record(&Answer::no_content()).await,
-        Err(error) => trail.refuse(error).await,
-    }
+/// Makes the key that an `encrypt` is for: a change of its own, with its own lines, before the encryption's. In a task of its own: once begun it is
+/// carried out and recorded though the client goes away.
+async fn create_on_encrypt(call: &Call<'_>, options: CreateOptions) -> Result<(), ApiError> {
+    let app = Arc::clone(call.app);
+    let (peer, id, name) = (call.peer.clone(), *call.id, call.name.to_owned());
+    let token = call.token.map(|t| t.info.id.clone());
+    let change = async move {
+        let mut trail = Trail::begin(&app, &peer, &id, &routes::UPSERT, &name, Instant::now());
+        trail.token = token;
+        trail.intend().await?;
+        let made = AssertUnwindSafe(app.keyring.create(&name, options))
+            .catch_unwind()
+            .await
+            .unwrap_or_else(|_| Err(KeyringError::System("a defect".to_owned())));
+        match made.map_err(|e| ApiError::from_keyring(e, Doing::Create, &name)) {
+            Ok(_) => trail.record(&Answer::no_content()).await,
+            Err(error) => {
+                trail.refuse(&error).await?;
+                Err(error)
+            }
+        }
+    };
+    tokio::spawn(change)
+        .await
+        .unwrap_or_else(|_| Err(ApiError::unavailable("the key could not be made")))
 }
 
 impl Drop for Trail<'_> {
@@ -830,7 +884,7 @@ impl Drop for Trail<'_> {
             }
             let reason = "the client went away before the answer";
             let entry = self.entry(outcome, status, reason, None);
-            if let Err(error) = self.app.audit.record(&entry) {
+            if let Err(error) = self.app.audit.record_or_count_now(&entry) {
                 // Nobody is left to be answered; the failure to record it is counted.
                 self.withhold(&error);
             }

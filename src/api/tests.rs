@@ -8,6 +8,7 @@
 )]
 
 mod appliance;
+mod attacker;
 mod cipher;
 mod keyless;
 mod keys;

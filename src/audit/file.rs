@@ -1,24 +1,37 @@
 //! The file: one writer, one `write(2)` for the lines that are given together, and what happens when that fails.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
-use super::AuditError;
-use super::line::{Chain, Content, Head, Line, unhex};
+use super::anchor::{Anchor, Phase};
+use super::line::{Chain, Content, Head, LONGEST_LINE};
+use super::resume::{self, End, Found, Intended, Known, Refusal, Signer};
+use super::room::{self, Room};
+use super::{AuditError, Entry};
 
 /// After a failure the file is tried again at most this often.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// No line of ours is longer; an end without a newline within this distance is no log of ours.
-const LONGEST_LINE: u64 = 1 << 20;
+/// An outcome that could not be written says so when it can.
+const LATE: &str = "the answer was withheld, since this line could not be written at once";
 
-/// No log of ours gets as far, so that its numbers can be counted up.
-const LAST_SEQ: u64 = 1 << 62;
+/// How much may be written, as others see it without having the file to themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(super) enum Level {
+    /// All.
+    Good = 0,
+    /// The disc is nearly full: denials and errors are counted, and each identity has its share.
+    Short,
+    /// Nothing: what was written last could not be, or there is too little room left.
+    Failing,
+}
 
 /// The open file and the chain's end.
 pub(super) struct LogFile {
@@ -26,72 +39,336 @@ pub(super) struct LogFile {
     file: Arc<File>,
     /// Bytes up to the end of the last whole line.
     length: u64,
+    /// Number of the first line that was written to this file, as far as is known.
+    first: u64,
     chain: Chain,
     log_id: [u8; 16],
     signing_key: [u8; 32],
     /// Lines since the last one that a signature covers, checkpoints not counted.
     unsigned: u64,
+    /// Changes that were begun and have no outcome here yet.
+    open: BTreeSet<u64>,
+    /// Outcomes that could not be written.
+    late: Vec<Late>,
+    room: Room,
     /// When a write failed, and with what.
     failed: Option<(Instant, Arc<io::Error>)>,
-    /// Whether `failed` is something, for those who do not have the file to themselves.
-    failing: Arc<AtomicBool>,
+    level: Arc<AtomicU8>,
+    /// Nothing more may be written.
+    closed: bool,
     /// What is being written.
     buffer: Vec<u8>,
 }
 
+/// The outcome of a change, kept until it can be written.
+#[derive(Clone, Debug)]
+pub(super) struct Late {
+    intent: u64,
+    request_id: String,
+    identity: String,
+    token_id: String,
+    remote: String,
+    operation: String,
+    key: String,
+    key_version: u32,
+    outcome: String,
+    status: u16,
+    reason: String,
+}
+
+impl Late {
+    pub(super) fn new(entry: &Entry<'_>) -> Self {
+        // No more than a line takes of it.
+        let text = |text: &str| text.chars().take(LONGEST_LINE / 4).collect();
+        Self {
+            intent: entry.intent,
+            request_id: text(entry.request_id),
+            identity: text(entry.identity),
+            token_id: text(entry.token_id),
+            remote: text(entry.remote),
+            operation: text(entry.operation),
+            key: text(entry.key),
+            key_version: entry.key_version,
+            outcome: text(entry.outcome),
+            status: entry.status,
+            reason: text(entry.reason),
+        }
+    }
+
+    pub(super) fn intent(&self) -> u64 {
+        self.intent
+    }
+
+    fn say(&self, content: &mut Content) {
+        let reason = if self.reason.is_empty() {
+            LATE.to_owned()
+        } else {
+            format!("{LATE}: {}", self.reason)
+        };
+        content.decide(&Entry {
+            request_id: &self.request_id,
+            identity: &self.identity,
+            token_id: &self.token_id,
+            remote: &self.remote,
+            operation: &self.operation,
+            key: &self.key,
+            key_version: self.key_version,
+            outcome: &self.outcome,
+            // What the client was answered.
+            status: if self.status == 0 { 0 } else { 503 },
+            reason: &reason,
+            intent: self.intent,
+            ..Entry::default()
+        });
+    }
+}
+
+/// What somebody else did to the file while it was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// The path leads elsewhere: lines go on into the file that was moved away.
+    Moved,
+    /// It has no name any more: what was in it is gone.
+    Deleted,
+    /// It is shorter than what was written.
+    Truncated {
+        /// Bytes.
+        from: u64,
+        /// Bytes.
+        to: u64,
+    },
+    /// Somebody else has written to it.
+    Appended {
+        /// Bytes.
+        bytes: u64,
+    },
+}
+
 impl LogFile {
-    pub(super) fn open(path: &Path, signing_key: [u8; 32]) -> Result<Self, AuditError> {
+    /// Opens or makes the file. What is there already is held against what is `known`. Nothing is written to a log that is there: see
+    /// [`LogFile::go_on`].
+    pub(super) fn open(
+        path: &Path,
+        signer: &Signer,
+        known: Known<'_>,
+    ) -> Result<(Self, Resumed), AuditError> {
+        if let Known::Anchor(anchor) = known
+            && !path.exists()
+        {
+            return Err(AuditError::End {
+                path: path.to_owned(),
+                problem: format!(
+                    "there is no such file, but the token knows of line {} of the log {}",
+                    anchor.seq,
+                    base16ct::lower::encode_string(&anchor.log_id)
+                ),
+            });
+        }
         let file = Arc::new(open_file(path)?);
+        let end = resume::find(path, signer, known).map_err(|refusal| match refusal {
+            Refusal::Read(source) => AuditError::Read {
+                path: path.to_owned(),
+                source,
+            },
+            Refusal::Foreign(problem) => foreign(path, &problem),
+            Refusal::End(problem) => AuditError::End {
+                path: path.to_owned(),
+                problem,
+            },
+        })?;
         let mut log = Self {
             path: path.to_owned(),
             file,
             length: 0,
+            first: 1,
             chain: Chain::START,
             log_id: [0; 16],
-            signing_key,
+            signing_key: signer.fingerprint,
             unsigned: 0,
+            open: BTreeSet::new(),
+            late: Vec::new(),
+            room: Room::new(),
             failed: None,
-            failing: Arc::default(),
+            level: Arc::default(),
+            closed: false,
             buffer: Vec::new(),
         };
-        if log
-            .file
-            .metadata()
-            .map_err(|source| log.write_error(source))?
-            .len()
-            == 0
-        {
-            getrandom::fill(&mut log.log_id)
-                .map_err(|error| log.write_error(io::Error::other(error.to_string())))?;
-            log.append(&Content::header(&log.log_id, &log.signing_key))?;
-        } else {
-            log.resume()?;
+        let Some(end) = end else {
+            log.begin()?;
+            return Ok((log, Resumed::default()));
+        };
+        log.log_id = end.log_id;
+        log.chain = end.chain;
+        log.length = end.length;
+        log.first = end.chain.seq;
+        log.unsigned = end.found.unsigned;
+        Ok((log, Resumed(Some(end))))
+    }
+
+    /// The first line of a log.
+    fn begin(&mut self) -> Result<(), AuditError> {
+        getrandom::fill(&mut self.log_id)
+            .map_err(|error| self.write_error(io::Error::other(error.to_string())))?;
+        self.file
+            .set_len(0)
+            .or_else(|error| {
+                // A device has no length.
+                (error.kind() == io::ErrorKind::InvalidInput)
+                    .then_some(())
+                    .ok_or(error)
+            })
+            .map_err(|source| self.write_error(source))?;
+        let header = Content::header(&self.log_id, &self.signing_key);
+        self.append(&header)?;
+        // A log that the token is told of must not be lost with its folder's entry.
+        self.file
+            .sync_data()
+            .and_then(|()| sync_folder(&self.path))
+            .map_err(|source| self.write_error(source))
+    }
+
+    /// Accounts for what a power cut or a kill left at the end, and for the changes whose outcome it took.
+    pub(super) fn go_on(&mut self, resumed: Resumed) -> Result<Found, AuditError> {
+        let Some(end) = resumed.0 else {
+            self.room.refill(&self.file, self.length);
+            return Ok(Found::default());
+        };
+        if end.unended {
+            self.write_raw(b"\n")?;
         }
-        Ok(log)
+        if let Some(torn) = end.torn {
+            if torn.lacks_newline {
+                self.write_raw(b"\n")?;
+            }
+            self.length = self
+                .file
+                .metadata()
+                .map_err(|source| self.write_error(source))?
+                .len();
+            self.append(&Content::recovered(torn.bytes, &torn.sha256))?;
+        }
+        if end.headless {
+            self.append(&Content::header(&self.log_id, &self.signing_key))?;
+        }
+        for (intent, what) in &end.open {
+            let mut line = Content::default();
+            line.decide(&unknown(*intent, what));
+            self.append(&line)?;
+        }
+        self.room.refill(&self.file, self.length);
+        Ok(end.found)
+    }
+
+    fn write_raw(&mut self, bytes: &[u8]) -> Result<(), AuditError> {
+        (&*self.file)
+            .write_all(bytes)
+            .map_err(|source| self.write_error(source))?;
+        self.length += bytes.len() as u64;
+        Ok(())
     }
 
     /// Writes one line or more, in one call. After a failure, tries again when it is time.
     pub(super) fn append(&mut self, content: &Content) -> Result<(), AuditError> {
         self.write(content)
+            .map(drop)
             .map_err(|source| self.write_error(source))
     }
 
-    /// As [`LogFile::append`], for those who tell several of one error.
-    pub(super) fn write(&mut self, content: &Content) -> Result<(), Arc<io::Error>> {
+    /// As [`LogFile::append`], for those who tell several of one error. Answers the number of the first line.
+    pub(super) fn write(&mut self, content: &Content) -> Result<u64, Arc<io::Error>> {
+        if self.closed {
+            let closed = io::Error::other("the log was closed: the server has stopped");
+            return Err(Arc::new(closed));
+        }
+        self.write_now(content)
+    }
+
+    /// The line behind which nothing comes, of a log that was closed.
+    pub(super) fn append_last(&mut self, content: &Content) -> Result<(), AuditError> {
+        self.write_now(content)
+            .map_err(|source| self.write_error(source))?;
+        self.unsigned = 0;
+        self.room.release(&self.file, self.length);
+        Ok(())
+    }
+
+    fn write_now(&mut self, content: &Content) -> Result<u64, Arc<io::Error>> {
         self.try_again()?;
-        let chain = self.chain.link(content, &mut self.buffer);
+        self.buffer.clear();
+        // What was left over comes first, so that no outcome overtakes another.
+        let mut before = self.chain;
+        let late = self.late.len();
+        if late > 0 {
+            let mut content = Content::default();
+            self.late.iter().for_each(|late| late.say(&mut content));
+            before = before.link(&content, &mut self.buffer);
+        }
+        let chain = before.link(content, &mut self.buffer);
         if let Err(error) = (&*self.file).write_all(&self.buffer) {
             return Err(self.fail(error));
         }
         self.length += self.buffer.len() as u64;
         self.unsigned += chain.seq - self.chain.seq;
         self.chain = chain;
-        Ok(())
+        for late in self.late.drain(..) {
+            self.open.remove(&late.intent);
+        }
+        if !self.closed {
+            self.room.refill(&self.file, self.length);
+        }
+        self.grade();
+        Ok(before.seq)
     }
 
-    /// Whether a line could be written now, as far as is known.
-    pub(super) fn check(&mut self) -> Result<(), AuditError> {
-        self.try_again().map_err(|source| self.write_error(source))
+    /// A change was begun by the line of that number.
+    pub(super) fn begun(&mut self, intent: u64) {
+        self.open.insert(intent);
+    }
+
+    /// Its outcome is in the log.
+    pub(super) fn concluded(&mut self, intent: u64) {
+        self.open.remove(&intent);
+    }
+
+    /// Its outcome could not be written: it is with the next line that can.
+    pub(super) fn keep(&mut self, outcomes: Vec<Late>) {
+        self.late.extend(outcomes);
+    }
+
+    /// Whether a line could be written now, as far as is known; `change`: that of a change, which has an outcome too.
+    pub(super) fn check(&mut self, change: bool) -> Result<(), AuditError> {
+        self.try_again()
+            .map_err(|source| self.write_error(source))?;
+        if !self.late.is_empty() {
+            self.append(&Content::default())?;
+        }
+        self.room.refill(&self.file, self.length);
+        let begun = self.open.len() as u64 + 1;
+        let outcomes = begun * LONGEST_LINE as u64;
+        let (what, needed) = if change {
+            ("changes", room::CHANGES.max(room::REQUESTS + 2 * outcomes))
+        } else {
+            ("requests", room::REQUESTS + outcomes)
+        };
+        let has = self.room.has(&self.file, self.length, needed);
+        self.grade();
+        if has {
+            return Ok(());
+        }
+        Err(AuditError::Room {
+            path: self.path.clone(),
+            what,
+        })
+    }
+
+    /// Whether counts of what was not written one by one may be written now.
+    pub(super) fn has_room_for_sums(&self) -> bool {
+        self.failed.is_none() && self.room.left(self.length) >= room::SUMMARIES
+    }
+
+    /// Why the file system keeps no room ready, if it does not.
+    pub(super) fn keeps_no_room(&self) -> bool {
+        self.room.is_unknown()
     }
 
     fn try_again(&mut self) -> Result<(), Arc<io::Error>> {
@@ -101,8 +378,18 @@ impl LogFile {
         if when.elapsed() < RETRY {
             return Err(Arc::clone(error));
         }
-        // What the failed write left behind goes first: a torn line in the middle would break the chain for good.
-        match self.file.set_len(self.length).and_then(|()| self.probe()) {
+        // A file that was deleted takes lines that nobody will read.
+        if self.file.metadata().is_ok_and(|here| here.nlink() == 0) {
+            return self
+                .begin_again()
+                .map_err(|error| self.fail(io::Error::other(error.to_string())));
+        }
+        // What the failed write left behind goes first: a torn line in the middle would break the chain for good. Then there must be room for more
+        // than one line, since one byte in the last block says nothing.
+        match self
+            .cut()
+            .and_then(|()| room::try_writing(&self.file, self.length, 2 * LONGEST_LINE))
+        {
             Ok(()) => {
                 self.recover();
                 Ok(())
@@ -111,13 +398,32 @@ impl LogFile {
         }
     }
 
-    /// Whether the last write failed. To be asked by those who do not have the file to themselves; then [`LogFile::check`] knows more.
-    pub(super) fn failing(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.failing)
+    /// Back to the last whole line; not if somebody else has made the file shorter.
+    fn cut(&mut self) -> io::Result<()> {
+        if self.file.metadata()?.len() > self.length {
+            self.file.set_len(self.length)?;
+        }
+        Ok(())
     }
 
-    /// Continues in a new file if the path leads to another one by now.
-    pub(super) fn reopen(&mut self) -> Result<(), AuditError> {
+    /// What may be written, for those who do not have the file to themselves. Then [`LogFile::check`] knows more.
+    pub(super) fn level(&self) -> Arc<AtomicU8> {
+        Arc::clone(&self.level)
+    }
+
+    fn grade(&self) {
+        let level = if self.failed.is_some() {
+            Level::Failing
+        } else if self.room.is_short() {
+            Level::Short
+        } else {
+            Level::Good
+        };
+        self.level.store(level as u8, Ordering::Relaxed);
+    }
+
+    /// Continues in a new file if the path leads to another one by now. Answers whether it does.
+    pub(super) fn reopen(&mut self) -> Result<bool, AuditError> {
         let here = self
             .file
             .metadata()
@@ -125,7 +431,7 @@ impl LogFile {
         if fs::metadata(&self.path)
             .is_ok_and(|there| (there.dev(), there.ino()) == (here.dev(), here.ino()))
         {
-            return Ok(());
+            return Ok(false);
         }
         let file = open_file(&self.path)?;
         let length = file
@@ -135,23 +441,124 @@ impl LogFile {
         if length != 0 {
             return Err(AuditError::Continue {
                 path: self.path.clone(),
-                problem: "another file with something in it stands in its place: move it away"
+                problem: "another file with something in it stands in its place: move it away, then send SIGUSR1"
                     .to_owned(),
             });
         }
         let header = Content::header(&self.log_id, &self.signing_key);
+        self.buffer.clear();
         let chain = self.chain.link(&header, &mut self.buffer);
-        if let Err(source) = (&file).write_all(&self.buffer) {
+        let written = (&file)
+            .write_all(&self.buffer)
+            .and_then(|()| file.sync_data())
+            .and_then(|()| sync_folder(&self.path));
+        if let Err(source) = written {
             // The old file stays in use; a part of a header would keep the next attempt from using the new one.
             let _ = file.set_len(0);
             return Err(self.write_error(source));
         }
+        // What intents rely on must be on the disc in the old file too.
+        let _ = self.file.sync_data();
+        self.room.release(&self.file, self.length);
         self.file = Arc::new(file);
         self.length = self.buffer.len() as u64;
+        self.first = self.chain.seq;
         self.chain = chain;
-        self.recover();
         self.unsigned += 1;
-        Ok(())
+        self.recover();
+        Ok(true)
+    }
+
+    /// Whether the file is still what was written, and where it was.
+    pub(super) fn look(&self) -> Option<Change> {
+        let Ok(here) = self.file.metadata() else {
+            return None;
+        };
+        if !here.is_file() {
+            return None;
+        }
+        if here.nlink() == 0 {
+            return Some(Change::Deleted);
+        }
+        let (from, to) = (self.length, here.len());
+        if to < from {
+            return Some(Change::Truncated { from, to });
+        }
+        if to > from && self.failed.is_none() {
+            return Some(Change::Appended { bytes: to - from });
+        }
+        let there = fs::metadata(&self.path);
+        there
+            .map_or(true, |there| {
+                (there.dev(), there.ino()) != (here.dev(), here.ino())
+            })
+            .then_some(Change::Moved)
+    }
+
+    /// Goes on in spite of it, with a line that says what was done to the file.
+    pub(super) fn go_on_after(&mut self, change: Change) -> Result<(), AuditError> {
+        let reason = match change {
+            Change::Moved => return Ok(()),
+            Change::Deleted => {
+                let begun = self.begin_again();
+                if let Err(error) = &begun {
+                    self.fail(io::Error::other(error.to_string()));
+                }
+                return begun;
+            }
+            Change::Truncated { from, to } => {
+                self.length = to;
+                self.room = Room::new();
+                if to > 0 {
+                    // It may end in the middle of a line.
+                    self.write_raw(b"\n")?;
+                }
+                self.append(&Content::header(&self.log_id, &self.signing_key))?;
+                format!(
+                    "the file was cut from {from} to {to} bytes while it was written: lines before line {first} are in a copy, or lost",
+                    first = self.chain.seq - 1
+                )
+            }
+            Change::Appended { bytes } => {
+                let read = |source| AuditError::Read {
+                    path: self.path.clone(),
+                    source,
+                };
+                // Through the path: this descriptor only writes.
+                let mut file = File::open(&self.path).map_err(read)?;
+                let to = self.length + bytes;
+                let (sha256, lacks_newline) =
+                    resume::torn_sha256(&mut file, self.length, to).map_err(read)?;
+                self.length = to;
+                if lacks_newline {
+                    self.write_raw(b"\n")?;
+                }
+                let torn = bytes + u64::from(lacks_newline);
+                self.append(&Content::recovered(torn, &sha256))?;
+                format!("{bytes} bytes that are not of this log were written to the file")
+            }
+        };
+        self.say_changed(&reason)
+    }
+
+    /// In a new file, since the one that was written has no name any more.
+    fn begin_again(&mut self) -> Result<(), AuditError> {
+        let (first, last) = (self.first, self.chain.seq - 1);
+        self.reopen()?;
+        self.say_changed(&format!(
+            "the file was deleted while it was written: lines {first} to {last} were in it"
+        ))
+    }
+
+    fn say_changed(&mut self, reason: &str) -> Result<(), AuditError> {
+        let mut line = Content::default();
+        line.decide(&Entry {
+            operation: "server:audit-file",
+            outcome: "error",
+            reason,
+            ..Entry::default()
+        });
+        self.append(&line)
     }
 
     /// Lines that no signature covers.
@@ -159,13 +566,34 @@ impl LogFile {
         self.unsigned
     }
 
+    /// Number of the last line.
+    pub(super) fn last(&self) -> u64 {
+        self.chain.seq - 1
+    }
+
     /// What a checkpoint would sign now, if there is anything new: only what is in the file.
     pub(super) fn head(&self) -> Option<Head> {
-        (self.unsigned > 0).then_some(Head {
+        (self.unsigned > 0).then_some(self.end())
+    }
+
+    /// As [`LogFile::head`], whether or not it was signed.
+    pub(super) fn end(&self) -> Head {
+        Head {
             log_id: self.log_id,
             seq: self.chain.seq - 1,
             hash: self.chain.prev,
-        })
+        }
+    }
+
+    /// What the token is told.
+    pub(super) fn anchor(&self, phase: Phase) -> Anchor {
+        Anchor {
+            log_id: self.log_id,
+            seq: self.chain.seq - 1,
+            hash: self.chain.prev,
+            phase,
+            open: self.open.iter().copied().collect(),
+        }
     }
 
     /// A checkpoint for this head was written as the last line: it covers all but itself and what came between.
@@ -175,125 +603,83 @@ impl LogFile {
             .saturating_sub(1);
     }
 
+    /// Nothing more is written.
+    pub(super) fn close(&mut self) {
+        self.closed = true;
+    }
+
     /// For syncing without holding the lock.
     pub(super) fn handle(&self) -> Arc<File> {
         Arc::clone(&self.file)
     }
 
-    /// Asks the file system for one more byte, and gives it back.
-    fn probe(&mut self) -> io::Result<()> {
-        (&*self.file).write_all(b"\n")?;
-        self.file.set_len(self.length)
+    #[cfg(test)]
+    pub(super) fn fail_for_a_test(&mut self) {
+        self.fail(io::Error::other("a test"));
     }
 
     fn fail(&mut self, error: io::Error) -> Arc<io::Error> {
         // A part of the lines may have been written. If this fails too, `try_again` does it before the next line.
-        let _ = self.file.set_len(self.length);
+        let _ = self.cut();
+        self.room = Room::new();
         let error = Arc::new(error);
         self.failed = Some((Instant::now(), Arc::clone(&error)));
-        self.failing.store(true, Ordering::Relaxed);
+        self.grade();
         error
     }
 
     fn recover(&mut self) {
         self.failed = None;
-        self.failing.store(false, Ordering::Relaxed);
-    }
-
-    /// Finds the chain's end in a file that is there already.
-    fn resume(&mut self) -> Result<(), AuditError> {
-        let read = |source| AuditError::Read {
-            path: self.path.clone(),
-            source,
-        };
-        let mut reader = File::open(&self.path).map_err(read)?;
-        let length = reader.metadata().map_err(read)?.len();
-        let mut tail = Vec::new();
-        reader
-            .seek(SeekFrom::Start(length.saturating_sub(2 * LONGEST_LINE)))
-            .map_err(read)?;
-        reader.read_to_end(&mut tail).map_err(read)?;
-        let first = first_line(&self.path).map_err(read)?;
-
-        let header = Line::parse(&first)
-            .filter(|line| line.kind == "header")
-            .ok_or_else(|| self.foreign("it does not begin with the header of an audit log"))?;
-        self.log_id = header
-            .log_id
-            .as_deref()
-            .and_then(unhex)
-            .ok_or_else(|| self.foreign("its header has no log id"))?;
-        // One key signs a log from its beginning to its end, or no key verifies it.
-        if header.signing_key.as_deref().and_then(unhex::<32>) != Some(self.signing_key) {
-            return Err(self.foreign("it was signed by another token's key"));
-        }
-
-        // The power went while `probe` asked for room: its newline is no line.
-        let probed = tail.ends_with(b"\n\n") && tail.pop().is_some();
-        let whole = tail
-            .iter()
-            .rposition(|byte| *byte == b'\n')
-            .map_or(0, |at| at + 1);
-        let (lines, torn) = tail.split_at(whole);
-        let torn = torn.to_vec();
-        let last = lines.strip_suffix(b"\n").unwrap_or_default();
-        let last = last
-            .rsplit(|byte| *byte == b'\n')
-            .next()
-            .unwrap_or_default()
-            .to_vec();
-        let line = Line::parse(&last)
-            .filter(|line| line.seq < LAST_SEQ)
-            .ok_or_else(|| self.foreign("its last whole line is not one of an audit log"))?;
-        self.chain = Chain::after(line.seq, &last);
-        self.length = length - u64::from(probed);
-        if probed {
-            self.file
-                .set_len(self.length)
-                .map_err(|source| self.write_error(source))?;
-        }
-        // What was signed before is not known here; the next checkpoint covers it all anyway.
-        self.unsigned = u64::from(line.kind != "checkpoint");
-        if torn.is_empty() {
-            return Ok(());
-        }
-
-        // The power went in the middle of a line. If all but its newline is there, it counts.
-        (&*self.file)
-            .write_all(b"\n")
-            .map_err(|source| self.write_error(source))?;
-        self.length += 1;
-        let complete = Line::parse(&torn)
-            .filter(|line| line.seq == self.chain.seq && line.prev() == Some(self.chain.prev));
-        if complete.is_some() {
-            self.chain = Chain::after(self.chain.seq, &torn);
-            return Ok(());
-        }
-        self.append(&Content::recovered(&torn))
-    }
-
-    fn foreign(&self, problem: &str) -> AuditError {
-        AuditError::Continue {
-            path: self.path.clone(),
-            problem: format!("{problem}. Move the file away (and keep it), and start again"),
-        }
+        self.room = Room::new();
+        self.room.refill(&self.file, self.length);
+        self.grade();
     }
 
     fn write_error(&self, source: impl Into<Arc<io::Error>>) -> AuditError {
-        write_error(&self.path, source)
+        AuditError::Write {
+            path: self.path.clone(),
+            source: source.into(),
+        }
     }
 }
 
-pub(super) fn write_error(path: &Path, source: impl Into<Arc<io::Error>>) -> AuditError {
-    AuditError::Write {
+/// What [`LogFile::open`] found at the end of a log that was there already.
+#[derive(Default)]
+pub(super) struct Resumed(Option<End>);
+
+/// The line that stands for an outcome that nobody knows.
+fn unknown(intent: u64, what: &Intended) -> Entry<'_> {
+    Entry {
+        request_id: &what.request_id,
+        identity: &what.identity,
+        operation: if what.operation.is_empty() {
+            "unknown"
+        } else {
+            &what.operation
+        },
+        key: &what.key,
+        outcome: "unknown",
+        reason: "the program ended before the outcome was written: whether the change was carried out, the appliance's state tells",
+        intent,
+        ..Entry::default()
+    }
+}
+
+fn foreign(path: &Path, problem: &str) -> AuditError {
+    AuditError::Continue {
         path: path.to_owned(),
-        source: source.into(),
+        problem: format!(
+            "{problem}. Move the file away (and keep it), and run `strongroom audit accept`: it begins a new log"
+        ),
     }
 }
 
 /// Append-only, for its owner only, and for one process at a time.
 fn open_file(path: &Path) -> Result<File, AuditError> {
-    let write = |source| write_error(path, source);
+    let write = |source: io::Error| AuditError::Write {
+        path: path.to_owned(),
+        source: Arc::new(source),
+    };
     let file = OpenOptions::new()
         .append(true)
         .create(true)
@@ -310,12 +696,15 @@ fn open_file(path: &Path) -> Result<File, AuditError> {
     }
 }
 
-fn first_line(path: &Path) -> io::Result<Vec<u8>> {
-    let mut line = Vec::new();
-    let file = io::BufReader::new(File::open(path)?);
-    io::BufRead::read_until(&mut io::Read::take(file, LONGEST_LINE), b'\n', &mut line)?;
-    if line.last() == Some(&b'\n') {
-        line.pop();
+/// The entry of a file in its folder, durable.
+fn sync_folder(path: &Path) -> io::Result<()> {
+    let folder = match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    match File::open(folder)?.sync_all() {
+        // A device's folder.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        other => other,
     }
-    Ok(line)
 }

@@ -4,87 +4,81 @@
     reason = "a panic is what a fuzz target reports"
 )]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::{env, fs, process, thread};
 
-use sha2::{Digest as _, Sha256};
+use p256::ecdsa::SigningKey;
+use p256::pkcs8::EncodePublicKey as _;
 
-use super::Entry;
 use super::file::LogFile;
 use super::line::{Content, Line};
+use super::resume::{Known, Signer};
+use super::{Audit, Entry, Held};
 
-/// A file is continued without losing a byte of it, and the new line is chained to the one before; or it is refused and left alone.
+/// A file is continued without losing a byte of it, and what is written is the end of a log that verifies as far as the file did; or it is refused and
+/// left alone.
 pub fn audit_resume(data: &[u8]) {
     let path = place();
     let written = fs::write(&path, data);
     assert!(written.is_ok(), "{}: {written:?}", path.display());
-    let opened = LogFile::open(&path, signing_key(data));
-    let appended = opened.is_ok_and(|mut file| {
-        let entry = Entry {
-            operation: "encrypt",
-            ..Entry::default()
-        };
-        let mut line = Content::decisions();
-        line.decide(&entry);
-        file.append(&line).is_ok()
-    });
+    let Some(signer) = signer(data) else {
+        unreachable!("the key is one");
+    };
+    let before = problems(&path, &signer);
+    let gone_on = go_on(&path, &signer);
     let now = fs::read(&path).unwrap_or_default();
-    let _ = fs::remove_file(path);
-    if appended {
-        // One newline at the end may be what a probe for room left: no line.
-        let kept = match data.strip_suffix(b"\n") {
-            Some(rest) if rest.ends_with(b"\n") => rest,
-            _ => data,
-        };
-        assert!(now.starts_with(kept), "what was there is gone");
-        chained(kept, &now);
+    let after = problems(&path, &signer);
+    // Whatever was left by this start, the next one takes as it is.
+    let again = gone_on && go_on(&path, &signer);
+    let _ = fs::remove_file(&path);
+    if gone_on {
+        // A torn header is no line, and the only thing that is thrown away.
+        let torn = !data.contains(&b'\n');
+        assert!(torn || now.starts_with(data), "what was there is gone");
+        assert!(after <= before, "{before} problems became {after}");
+        assert!(again, "the next start is refused");
     } else {
         assert_eq!(now, data, "it was refused and written to");
     }
 }
 
-/// The key that the header names: a log of another key is refused before anything else is looked at.
-fn signing_key(data: &[u8]) -> [u8; 32] {
-    let first = data.split(|byte| *byte == b'\n').next();
-    first
-        .and_then(Line::parse)
-        .and_then(|line| super::line::unhex(&line.signing_key?))
-        .unwrap_or([3; 32])
+fn go_on(path: &Path, signer: &Signer) -> bool {
+    LogFile::open(path, signer, Known::Nothing).is_ok_and(|(mut file, resumed)| {
+        let mut line = Content::default();
+        line.decide(&Entry {
+            operation: "encrypt",
+            ..Entry::default()
+        });
+        file.go_on(resumed).is_ok() && file.append(&line).is_ok()
+    })
 }
 
-/// What was added is chained to what was there: one line, or one before it that says what the file's torn end is.
-fn chained(before: &[u8], now: &[u8]) {
-    let added = now.get(before.len()..).unwrap_or_default();
-    let added = lines(added.strip_prefix(b"\n").unwrap_or(added));
-    let before = lines(before);
-    match (added.as_slice(), before.as_slice()) {
-        ([header, ours], []) => follows(ours, header),
-        ([ours], [.., last]) => follows(ours, last),
-        ([recovered, ours], [.., last, torn]) => {
-            follows(ours, recovered);
-            follows(recovered, last);
-            let named = Line::parse(recovered).and_then(|line| line.torn_sha256);
-            assert_eq!(
-                named,
-                Some(base16ct::lower::encode_string(&Sha256::digest(torn)))
-            );
-        }
-        (added, _) => unreachable!("{} lines were added", added.len()),
-    }
-}
-
-fn follows(line: &[u8], last: &[u8]) {
-    let (Some(line), Some(parsed)) = (Line::parse(line), Line::parse(last)) else {
-        unreachable!("lines of a chain can be read");
+/// How much is wrong with a log, signatures aside: nothing here is signed.
+fn problems(path: &Path, signer: &Signer) -> usize {
+    let Ok(key) = signer.key.to_public_key_der() else {
+        unreachable!("a key has an encoding");
     };
-    let hash = Sha256::digest(last).into();
-    assert_eq!((line.seq, line.prev()), (parsed.seq + 1, Some(hash)));
+    let found = Audit::verify(&[path], key.as_bytes(), &Held::default());
+    found.map_or(0, |found| {
+        let known = |problem: &&String| {
+            !problem.contains("signed")
+                && !problem.contains("signature")
+                && !problem.contains("signing key")
+        };
+        found.problems.iter().filter(known).count()
+    })
 }
 
-fn lines(bytes: &[u8]) -> Vec<&[u8]> {
-    let whole = bytes.strip_suffix(b"\n").unwrap_or(bytes);
-    let lines = whole.split(|byte| *byte == b'\n');
-    lines.filter(|_| !bytes.is_empty()).collect()
+/// The key that the header names: a log of another key is refused before anything else is looked at.
+fn signer(data: &[u8]) -> Option<Signer> {
+    let first = data.split(|byte| *byte == b'\n').next();
+    let named = first
+        .and_then(Line::parse)
+        .and_then(|line| super::line::unhex(&line.signing_key?));
+    Some(Signer {
+        fingerprint: named.unwrap_or([3; 32]),
+        key: *SigningKey::from_slice(&[3; 32]).ok()?.verifying_key(),
+    })
 }
 
 /// One file for each thread of each process that runs this.

@@ -2,13 +2,24 @@
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use p256::ecdsa::signature::hazmat::PrehashVerifier as _;
+use p256::ecdsa::{Signature, VerifyingKey};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
 use super::Entry;
 
 /// The format that headers name.
-pub(super) const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 2;
+
+/// A line, its newline included, is no longer: what its texts may take at most, and all else in it.
+pub(super) const LONGEST_LINE: usize = 8192;
+
+/// What is kept of the room for lines that wait, bytes.
+const ROOM: usize = 1 << 20;
+
+/// Ends a text that was cut.
+const CUT: &[u8] = b" [cut]";
 
 /// The chain's value before the first line.
 pub(super) const START: [u8; 32] = [0; 32];
@@ -36,6 +47,15 @@ impl Head {
         hasher.update(self.hash);
         hasher.finalize().into()
     }
+
+    /// Whether that is the key's signature of it, base64.
+    pub(super) fn is_signed(&self, signature: &str, key: &VerifyingKey) -> bool {
+        BASE64_STANDARD
+            .decode(signature)
+            .ok()
+            .and_then(|bytes| Signature::from_slice(&bytes).ok())
+            .is_some_and(|signature| key.verify_prehash(&self.digest(), &signature).is_ok())
+    }
 }
 
 /// The chain's end: what the next line is given.
@@ -62,17 +82,18 @@ impl Chain {
         }
     }
 
-    /// Puts lines with that content into `out`, in place of what was there, and returns the chain's end behind them.
+    /// Puts lines with that content behind what is in `out`, and returns the chain's end behind them.
     pub(super) fn link(mut self, content: &Content, out: &mut Vec<u8>) -> Self {
-        let kind = format!(r#"{{"type":"{}","seq":"#, content.kind);
         let time = format!(r#","time":"{:.3}","prev":""#, jiff::Timestamp::now());
-        out.clear();
         let mut from = 0;
         for end in memchr::memchr_iter(b'\n', &content.members) {
-            let members = content.members.get(from..=end).unwrap_or_default();
+            let line = content.members.get(from..=end).unwrap_or_default();
             from = end + 1;
+            let Some((kind, members)) = line.split_first() else {
+                continue;
+            };
             let start = out.len();
-            out.extend_from_slice(kind.as_bytes());
+            out.extend_from_slice(Kind::beginning(*kind));
             digits(out, self.seq);
             out.extend_from_slice(time.as_bytes());
             let mut hex = [0; 64];
@@ -88,66 +109,129 @@ impl Chain {
     }
 }
 
-/// What one line or more of a kind say, their places in the chain left out: of each, what comes after `prev`, with the newline.
+/// What a line is, as one byte before its members in a [`Content`].
+#[derive(Clone, Copy)]
+enum Kind {
+    Header = 1,
+    Intent,
+    Decision,
+    Summary,
+    Checkpoint,
+    Recovered,
+}
+
+impl Kind {
+    /// How a line of the kind begins.
+    fn beginning(kind: u8) -> &'static [u8] {
+        match kind {
+            1 => br#"{"type":"header","seq":"#,
+            2 => br#"{"type":"intent","seq":"#,
+            4 => br#"{"type":"summary","seq":"#,
+            5 => br#"{"type":"checkpoint","seq":"#,
+            6 => br#"{"type":"recovered","seq":"#,
+            _ => br#"{"type":"decision","seq":"#,
+        }
+    }
+}
+
+/// How much of a line each text may take, bytes, its escapes included and its quotes not. With what else is in a line they stay below
+/// [`LONGEST_LINE`].
+mod bound {
+    pub(super) const REQUEST_ID: usize = 64;
+    /// A SPIFFE ID has 2048 bytes at most, and is ASCII.
+    pub(super) const IDENTITY: usize = 2560;
+    pub(super) const TOKEN_ID: usize = 256;
+    pub(super) const REMOTE: usize = 64;
+    pub(super) const OPERATION: usize = 64;
+    pub(super) const KEY: usize = 256;
+    pub(super) const REASON: usize = 1024;
+    /// Made here, of hex digits and the like.
+    pub(super) const OWN: usize = 128;
+}
+
+/// What lines say, their places in the chain left out: of each its kind, what comes after `prev`, and the newline.
+#[derive(Default)]
 pub(super) struct Content {
-    kind: &'static str,
     members: Vec<u8>,
 }
 
 impl Content {
-    /// No decision yet.
-    pub(super) fn decisions() -> Self {
-        Self::of("decision")
-    }
-
-    /// One decision more.
+    /// One decision more; `entry.intent` is the number of its intent's line.
     pub(super) fn decide(&mut self, entry: &Entry<'_>) {
-        self.text(r#","request_id":"#, entry.request_id);
-        self.text(r#","identity":"#, entry.identity);
-        self.text(r#","token_id":"#, entry.token_id);
-        self.text(r#","remote":"#, entry.remote);
-        self.text(r#","operation":"#, entry.operation);
-        self.text(r#","key":"#, entry.key);
+        self.begin(Kind::Decision);
+        self.who_and_what(entry);
         self.number(r#","key_version":"#, u64::from(entry.key_version));
         self.number(r#","batch":"#, entry.batch as u64);
         self.number(r#","batch_failed":"#, entry.batch_failed as u64);
-        self.text(r#","outcome":"#, entry.outcome);
+        self.text(r#","outcome":"#, entry.outcome, bound::OWN);
         self.number(r#","status":"#, u64::from(entry.status));
-        self.text(r#","reason":"#, entry.reason);
+        self.text(r#","reason":"#, entry.reason, bound::REASON);
+        self.number(r#","intent":"#, entry.intent);
         self.end();
     }
 
+    /// A change that is about to begin.
+    pub(super) fn intend(&mut self, entry: &Entry<'_>) {
+        self.begin(Kind::Intent);
+        self.who_and_what(entry);
+        self.text(r#","reason":"#, entry.reason, bound::REASON);
+        self.end();
+    }
+
+    /// How many decisions about an identity's requests since then have no lines of their own.
+    pub(super) fn sum_up(
+        &mut self,
+        identity: &str,
+        since: jiff::Timestamp,
+        denied: u64,
+        errors: u64,
+    ) {
+        self.begin(Kind::Summary);
+        self.text(r#","identity":"#, identity, bound::IDENTITY);
+        self.text(r#","since":"#, &format!("{since:.3}"), bound::OWN);
+        self.number(r#","denied":"#, denied);
+        self.number(r#","errors":"#, errors);
+        self.end();
+    }
+
+    fn who_and_what(&mut self, entry: &Entry<'_>) {
+        self.text(r#","request_id":"#, entry.request_id, bound::REQUEST_ID);
+        self.text(r#","identity":"#, entry.identity, bound::IDENTITY);
+        self.text(r#","token_id":"#, entry.token_id, bound::TOKEN_ID);
+        self.text(r#","remote":"#, entry.remote, bound::REMOTE);
+        self.text(r#","operation":"#, entry.operation, bound::OPERATION);
+        self.text(r#","key":"#, entry.key, bound::KEY);
+    }
+
     pub(super) fn header(log_id: &[u8; 16], signing_key: &[u8; 32]) -> Self {
-        let mut line = Self::of("header");
+        let mut line = Self::default();
+        line.begin(Kind::Header);
         line.number(r#","format":"#, u64::from(FORMAT));
-        line.text(r#","log_id":"#, &base16ct::lower::encode_string(log_id));
-        line.text(
-            r#","signing_key":"#,
-            &base16ct::lower::encode_string(signing_key),
-        );
+        line.hex(r#","log_id":"#, log_id);
+        line.hex(r#","signing_key":"#, signing_key);
         line.end();
         line
     }
 
     pub(super) fn checkpoint(head: &Head, signature: &[u8; 64]) -> Self {
-        let mut line = Self::of("checkpoint");
+        let mut line = Self::default();
+        line.begin(Kind::Checkpoint);
         line.number(r#","signed_seq":"#, head.seq);
+        line.hex(r#","signed_hash":"#, &head.hash);
         line.text(
-            r#","signed_hash":"#,
-            &base16ct::lower::encode_string(&head.hash),
+            r#","signature":"#,
+            &BASE64_STANDARD.encode(signature),
+            bound::OWN,
         );
-        line.text(r#","signature":"#, &BASE64_STANDARD.encode(signature));
         line.end();
         line
     }
 
-    pub(super) fn recovered(torn: &[u8]) -> Self {
-        let mut line = Self::of("recovered");
-        line.number(r#","torn_bytes":"#, torn.len() as u64);
-        line.text(
-            r#","torn_sha256":"#,
-            &base16ct::lower::encode_string(&Sha256::digest(torn)),
-        );
+    pub(super) fn recovered(torn_bytes: u64, torn_sha256: &[u8; 32]) -> Self {
+        let mut line = Self::default();
+        line.begin(Kind::Recovered);
+        line.number(r#","torn_bytes":"#, torn_bytes);
+        line.hex(r#","torn_sha256":"#, torn_sha256);
         line.end();
         line
     }
@@ -156,23 +240,32 @@ impl Content {
         self.members.is_empty()
     }
 
-    /// As if nothing had been said, with the room for as much again.
+    /// As if nothing had been said, with the room for as much again, if that is not out of the common.
     pub(super) fn clear(&mut self) {
         self.members.clear();
+        self.members.shrink_to(ROOM);
     }
 
-    fn of(kind: &'static str) -> Self {
-        Self {
-            kind,
-            members: Vec::new(),
+    fn begin(&mut self, kind: Kind) {
+        self.members.push(kind as u8);
+    }
+
+    /// `name`: as it stands before the value, `,"name":`. A value that takes more than `limit` bytes as it is written is cut. What is written is
+    /// printable ASCII, so that nothing in a line can move a terminal's cursor or turn the direction of what is read.
+    fn text(&mut self, name: &str, value: &str, limit: usize) {
+        let out = &mut self.members;
+        out.extend_from_slice(name.as_bytes());
+        out.push(b'"');
+        if value.len() <= limit && value.bytes().all(stands_for_itself) {
+            out.extend_from_slice(value.as_bytes());
+        } else {
+            escape(out, value, limit);
         }
+        out.push(b'"');
     }
 
-    /// `name`: as it stands before the value, `,"name":`.
-    fn text(&mut self, name: &str, value: &str) {
-        self.members.extend_from_slice(name.as_bytes());
-        // JSON of a text into memory has no way to fail; its newlines are escaped.
-        let _ = serde_json::to_writer(&mut self.members, value);
+    fn hex(&mut self, name: &str, bytes: &[u8]) {
+        self.text(name, &base16ct::lower::encode_string(bytes), bound::OWN);
     }
 
     /// As [`Content::text`].
@@ -186,12 +279,43 @@ impl Content {
     }
 }
 
+fn stands_for_itself(byte: u8) -> bool {
+    matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\')
+}
+
+/// As much of a value as fits, with its escapes; [`CUT`] at the end if that is not all.
+fn escape(out: &mut Vec<u8>, value: &str, limit: usize) {
+    let start = out.len();
+    // Where a text that turns out to be too long is cut.
+    let mut cut = start;
+    for character in value.chars() {
+        match character {
+            '"' | '\\' => out.extend_from_slice(&[b'\\', character as u8]),
+            ' '..='~' => out.push(character as u8),
+            _ => {
+                let mut units = [0; 2];
+                for unit in character.encode_utf16(&mut units) {
+                    out.extend_from_slice(format!("\\u{unit:04x}").as_bytes());
+                }
+            }
+        }
+        if out.len() - start > limit {
+            out.truncate(cut);
+            out.extend_from_slice(CUT);
+            return;
+        }
+        if out.len() - start + CUT.len() <= limit {
+            cut = out.len();
+        }
+    }
+}
+
 fn digits(out: &mut Vec<u8>, value: u64) {
     // JSON of a number into memory has no way to fail.
     let _ = serde_json::to_writer(out, &value);
 }
 
-/// A line as far as the chain is concerned; a decision's own fields are not looked at.
+/// A line as far as the chain is concerned, and what links the lines about a change.
 #[derive(Debug, Deserialize)]
 pub(super) struct Line {
     #[serde(rename = "type")]
@@ -204,13 +328,23 @@ pub(super) struct Line {
     pub(super) signed_seq: Option<u64>,
     pub(super) signed_hash: Option<String>,
     pub(super) signature: Option<String>,
+    pub(super) torn_bytes: Option<u64>,
     pub(super) torn_sha256: Option<String>,
+    pub(super) intent: Option<u64>,
+    pub(super) outcome: Option<String>,
+    pub(super) denied: Option<u64>,
+    pub(super) errors: Option<u64>,
+    pub(super) operation: Option<String>,
+    pub(super) key: Option<String>,
+    pub(super) request_id: Option<String>,
+    pub(super) identity: Option<String>,
 }
 
 impl Line {
     pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
         // Serde would also take a list, as the fields in their order.
-        if !bytes.starts_with(b"{") {
+        let printable = bytes.iter().all(|byte| matches!(byte, b' '..=b'~'));
+        if !bytes.starts_with(b"{") || bytes.len() >= LONGEST_LINE || !printable {
             return None;
         }
         serde_json::from_slice(bytes).ok()

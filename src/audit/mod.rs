@@ -2,26 +2,37 @@
 //!
 //! The format is published in `docs/audit-format.md`.
 
+mod anchor;
 mod file;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzz;
 mod line;
 mod queue;
+mod quota;
+mod resume;
+mod room;
 pub(crate) mod verify;
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use p256::ecdsa::VerifyingKey;
+use p256::pkcs8::DecodePublicKey as _;
 use sha2::{Digest as _, Sha256};
-use strongroom_hsm::{Hsm, HsmError};
+use strongroom_hsm::{Hsm, HsmError, Register};
 use tokio::sync::Notify;
 
-use file::LogFile;
+use anchor::Phase;
+pub use anchor::{Anchor, NoAnchor};
+use file::{Change, Level, LogFile};
 use line::Content;
-use queue::{Outcome, Queue};
-pub use verify::Verification;
+use queue::{Place, Queue};
+use quota::Quota;
+pub use resume::Found;
+use resume::{Known, Signer};
+pub use verify::{Held, Verification};
 
 /// One decision: who asked what of which key, and what came of it. Never plaintext.
 #[derive(Clone, Debug, Default)]
@@ -50,10 +61,15 @@ pub struct Entry<'a> {
     pub status: u16,
     /// Why it was denied or failed; never from the client's plaintext.
     pub reason: &'a str,
+    /// What [`Audit::begin`] answered, of a change; else 0.
+    pub intent: u64,
 }
 
 /// Signatures are this far apart at least, however many lines come: each costs the token a signature and the disc a sync.
 const BREATH: Duration = Duration::from_secs(1);
+
+/// Windows of what is only counted are looked at this often.
+const SUMS: Duration = Duration::from_secs(1);
 
 /// How often a request lets others go first before it waits for whoever writes: a write is short, a disc that stalls is not.
 const TURNS: usize = 4;
@@ -81,6 +97,24 @@ pub enum AuditError {
         /// Why. Shared by all whose lines were in the call.
         source: Arc<std::io::Error>,
     },
+    /// The disc is nearly full: what is left is kept for what was begun.
+    #[error(
+        "the disc of the audit log {path} is nearly full, so {what} are refused: make room on it"
+    )]
+    Room {
+        /// Which.
+        path: PathBuf,
+        /// `changes`, `requests`.
+        what: &'static str,
+    },
+    /// The disc is nearly full, and one client has had its share of what is left.
+    #[error(
+        "the disc of the audit log {path} is nearly full, and this client has had its share of lines: try again in some seconds"
+    )]
+    Share {
+        /// Which.
+        path: PathBuf,
+    },
     /// A file can't be read.
     #[error("the audit log {path} can't be read: {source}")]
     Read {
@@ -97,6 +131,17 @@ pub enum AuditError {
         /// What is wrong and what to do.
         problem: String,
     },
+    /// The log is not as the token knows it.
+    #[error("the audit log {path} is not the one that the token knows: {problem}")]
+    End {
+        /// Which.
+        path: PathBuf,
+        /// What is missing, or too much.
+        problem: String,
+    },
+    /// What the token knows of the log is of another version.
+    #[error("what the token knows of the audit log is of no version that this one can read")]
+    Register,
     /// The public key given for a verification is none.
     #[error("the key to verify with is not a P-256 public key: {0}")]
     Key(String),
@@ -110,41 +155,127 @@ pub struct Audit {
     /// Taken for moments only, so that nobody who queues waits for the disc.
     queue: Mutex<Queue>,
     log: Mutex<LogFile>,
-    failing: Arc<AtomicBool>,
+    level: Arc<AtomicU8>,
+    quota: Quota,
+    /// Number of the last line that is known to be on the disc. Held by whoever sees to it that more are.
+    durable: tokio::sync::Mutex<u64>,
+    /// Held by whoever has the token sign. What the token was told last, and when.
+    told: tokio::sync::Mutex<Option<(Anchor, Instant)>>,
+    found: Found,
+    /// How often the file was found to be changed by somebody else.
+    changes: AtomicU64,
+    /// The path leads to another file.
+    moved: AtomicBool,
     options: AuditOptions,
     hsm: Hsm,
     due: Notify,
 }
 
 impl Audit {
-    /// Opens or makes the file and continues its chain.
+    /// Opens or makes the file and continues its chain, if it is as the token knows it. Before a line is written the token knows that the log is open.
     ///
     /// # Errors
-    /// [`AuditError::Write`] if it can't be written, [`AuditError::Continue`] if it is not a log of this format or another process writes it.
-    #[allow(
-        clippy::unused_async,
-        reason = "callers are async, and a log on a network disc may want to be"
-    )]
+    /// [`AuditError::Write`] if it can't be written, [`AuditError::Continue`] if it is not a log of this format or another process writes it,
+    /// [`AuditError::End`] if lines are missing, changed or added, [`AuditError::Sign`].
     pub async fn open(options: AuditOptions, hsm: Hsm) -> Result<Self, AuditError> {
-        let fingerprint = Sha256::digest(hsm.signing_public_key()).into();
-        let log = LogFile::open(&options.path, fingerprint)?;
+        let anchor = known(&hsm).await?;
+        let held = anchor.as_ref().map_or(Known::Nothing, Known::Anchor);
+        Self::start(options, hsm, held, anchor.as_ref()).await
+    }
+
+    /// As [`Audit::open`], whatever the token knows. Answers also what was wrong, for the log.
+    ///
+    /// # Errors
+    /// The same, but for [`AuditError::End`].
+    pub async fn accept(
+        options: AuditOptions,
+        hsm: Hsm,
+    ) -> Result<(Self, Option<String>), AuditError> {
+        let anchor = match known(&hsm).await {
+            Err(AuditError::Register) => None,
+            known => known?,
+        };
+        let problem = match &anchor {
+            None => None,
+            Some(anchor) => {
+                let signer = signer(&hsm)?;
+                match LogFile::open(&options.path, &signer, Known::Anchor(anchor)) {
+                    Err(AuditError::End { problem, .. }) => Some(problem),
+                    opened => {
+                        opened?;
+                        None
+                    }
+                }
+            }
+        };
+        let audit = Self::start(options, hsm, Known::Accepted, None).await?;
+        Ok((audit, problem))
+    }
+
+    async fn start(
+        options: AuditOptions,
+        hsm: Hsm,
+        held: Known<'_>,
+        anchor: Option<&Anchor>,
+    ) -> Result<Self, AuditError> {
+        let (mut log, resumed) = LogFile::open(&options.path, &signer(&hsm)?, held)?;
+        if let Some(anchor) = anchor.filter(|anchor| anchor.phase != Phase::Open) {
+            // First, or else a crash would leave lines behind the end of a log that was stopped in order.
+            let open = Anchor {
+                phase: Phase::Open,
+                ..anchor.clone()
+            };
+            hsm.write_register(Register::AuditEnd, open.encode())
+                .await?;
+        }
+        let found = log.go_on(resumed)?;
+        if log.keeps_no_room() {
+            tracing::warn!(
+                path = %options.path.display(),
+                "the file system keeps no room ready for the audit log: a full disc is met when a line is written"
+            );
+        }
         Ok(Self {
             queue: Mutex::new(Queue::new()),
-            failing: log.failing(),
+            level: log.level(),
             log: Mutex::new(log),
+            quota: Quota::default(),
+            durable: tokio::sync::Mutex::new(0),
+            told: tokio::sync::Mutex::new(None),
+            found,
+            changes: AtomicU64::new(0),
+            moved: AtomicBool::new(false),
             options,
             hsm,
             due: Notify::new(),
         })
     }
 
+    /// What was found of the lines before this start.
+    pub fn found(&self) -> Found {
+        self.found
+    }
+
     /// Appends one line; it is in the kernel when this returns. After a failure every later call fails too until
-    /// the file can be written again, so that the server refuses requests rather than serve them unrecorded.
+    /// the file can be written again, so that the server refuses requests rather than serve them unrecorded. The outcome of a change is then kept, and
+    /// written first.
     ///
     /// # Errors
     /// [`AuditError::Write`].
     pub fn record(&self, entry: &Entry<'_>) -> Result<(), AuditError> {
-        self.put(entry)?.0.result()
+        self.put(entry).result().map(drop)
+    }
+
+    /// As [`Audit::record`]; the line is on the disc when this returns. Blocks for as long as that takes.
+    ///
+    /// # Errors
+    /// [`AuditError::Write`].
+    pub fn record_durably(&self, entry: &Entry<'_>) -> Result<(), AuditError> {
+        self.record(entry)?;
+        let handle = lock(&self.log).handle();
+        handle
+            .sync_data()
+            .map_err(|source| self.write_error(Arc::new(source)))
     }
 
     /// As [`Audit::record`], but together with other requests that are ready, so that their lines and this one go to the kernel in one call: under
@@ -153,32 +284,110 @@ impl Audit {
     /// # Errors
     /// [`AuditError::Write`], to everyone whose line was in the call.
     pub async fn record_with_others(&self, entry: &Entry<'_>) -> Result<(), AuditError> {
-        let (waiting, first) = self.put(entry)?;
-        if first {
-            self.let_others_come(&waiting.outcome).await;
-        } else {
-            waiting.outcome.wait().await;
-        }
-        waiting.result()
+        self.put(entry).written().await.map(drop)
     }
 
-    /// Puts a decision among those that wait. Returns also whether it is the first of these, which is to see to it.
-    fn put(&self, entry: &Entry<'_>) -> Result<(Waiting<'_>, bool), AuditError> {
-        self.check()?;
-        let (outcome, first) = lock(&self.queue).put(entry);
-        let waiting = Waiting {
-            audit: self,
-            outcome,
+    /// As [`Audit::record_with_others`], of a denial or an error: beyond so many of one identity, or on a disc that is nearly full, it is only
+    /// counted, and the count is written later.
+    ///
+    /// # Errors
+    /// [`AuditError::Write`].
+    pub async fn record_or_count(&self, entry: &Entry<'_>) -> Result<(), AuditError> {
+        if self.is_counted(entry) {
+            return Ok(());
+        }
+        self.record_with_others(entry).await
+    }
+
+    /// As [`Audit::record_or_count`], at once.
+    ///
+    /// # Errors
+    /// [`AuditError::Write`].
+    pub fn record_or_count_now(&self, entry: &Entry<'_>) -> Result<(), AuditError> {
+        if self.is_counted(entry) {
+            return Ok(());
+        }
+        self.record(entry)
+    }
+
+    fn is_counted(&self, entry: &Entry<'_>) -> bool {
+        // What became of a change always has its line, and so has what was done.
+        if entry.intent > 0 || entry.outcome == "ok" {
+            return false;
+        }
+        let limit = if self.at(Level::Good) {
+            quota::LINES
+        } else {
+            0
         };
-        Ok((waiting, first))
+        let denied = entry.outcome == "denied";
+        !self.quota.takes_or_counts(entry.identity, limit, denied)
+    }
+
+    /// Says that a change is about to begin: that is on the disc when this returns. Answers the line's number, for the entry of its outcome, which must
+    /// follow.
+    ///
+    /// # Errors
+    /// [`AuditError::Write`], [`AuditError::Room`]: the change must not be begun.
+    pub async fn begin(&self, entry: &Entry<'_>) -> Result<u64, AuditError> {
+        lock(&self.log).check(true)?;
+        let place = lock(&self.queue).intend(entry);
+        let intent = self.waiting(place).written().await?;
+        if let Err(error) = self.make_durable(intent).await {
+            let reason = format!("not begun: {error}");
+            let entry = Entry {
+                outcome: "error",
+                reason: &reason,
+                intent,
+                ..entry.clone()
+            };
+            // Kept if it can't be written.
+            let _ = self.record(&entry);
+            return Err(error);
+        }
+        Ok(intent)
+    }
+
+    /// What was written up to that line is on the disc when this returns, and the file that it is in has its name.
+    async fn make_durable(&self, line: u64) -> Result<(), AuditError> {
+        // Whoever comes meanwhile waits, and most likely finds its line on the disc too.
+        let mut durable = self.durable.lock().await;
+        if *durable >= line {
+            return Ok(());
+        }
+        let (handle, last) = {
+            let log = lock(&self.log);
+            (log.handle(), log.last())
+        };
+        sync(handle)
+            .await
+            .map_err(|source| self.write_error(Arc::new(source)))?;
+        match self.look_after_file() {
+            None | Some(Change::Moved | Change::Appended { .. }) => {}
+            Some(Change::Deleted | Change::Truncated { .. }) => {
+                let changed = std::io::Error::other("the file was deleted or cut meanwhile");
+                return Err(self.write_error(Arc::new(changed)));
+            }
+        }
+        *durable = last;
+        Ok(())
+    }
+
+    fn put(&self, entry: &Entry<'_>) -> Waiting<'_> {
+        let place = lock(&self.queue).put(entry);
+        self.waiting(place)
+    }
+
+    fn waiting(&self, place: Place) -> Waiting<'_> {
+        Waiting { audit: self, place }
     }
 
     /// Returns when it is time to write, if nobody has by then.
-    async fn let_others_come(&self, outcome: &Outcome) {
+    async fn let_others_come(&self, place: &Place) {
         for _ in 0..TURNS {
             tokio::task::yield_now().await;
             // While the lines before are being written, others have their turn.
-            if outcome.initialized() || self.log.try_lock().is_ok() {
+            if place.outcome.initialized() || self.log.try_lock().is_ok() {
                 return;
             }
         }
@@ -194,54 +403,151 @@ impl Audit {
         self.call_for_signature(log);
     }
 
-    /// Whether the log can be written now: asked before an operation is carried out.
+    fn at(&self, level: Level) -> bool {
+        self.level.load(Ordering::Relaxed) == level as u8
+    }
+
+    /// Whether the log can be written now: asked before a request is carried out. On a disc that is nearly full each identity has its share of what is
+    /// left.
     ///
     /// # Errors
-    /// [`AuditError::Write`].
-    pub fn check(&self) -> Result<(), AuditError> {
-        if self.failing.load(Ordering::Relaxed) {
-            return lock(&self.log).check();
+    /// [`AuditError::Write`], [`AuditError::Room`], [`AuditError::Share`].
+    pub fn admit(&self, identity: &str) -> Result<(), AuditError> {
+        if self.at(Level::Good) {
+            return Ok(());
+        }
+        self.check()?;
+        if self.at(Level::Short) && !self.quota.takes(identity, quota::LINES) {
+            let path = self.options.path.clone();
+            return Err(AuditError::Share { path });
         }
         Ok(())
     }
 
-    /// Opens the file anew (after logrotate moved it); the chain goes on in the new one.
+    /// Whether the log can be written now, for whoever it may be.
     ///
     /// # Errors
-    /// [`AuditError::Write`]; the old file stays in use.
-    pub fn reopen(&self) -> Result<(), AuditError> {
-        self.lock_to_write().reopen()
+    /// [`AuditError::Write`], [`AuditError::Room`].
+    pub fn check(&self) -> Result<(), AuditError> {
+        if self.at(Level::Good) {
+            return Ok(());
+        }
+        lock(&self.log).check(false)
     }
 
-    /// Signs what is unsigned and syncs it to disc. Called by a timer and at stop.
+    /// What is not well with the log though it is written, for people.
+    pub fn worry(&self) -> Option<&'static str> {
+        if self.moved.load(Ordering::Relaxed) {
+            return Some(
+                "its path leads to another file than the one that is written: send SIGUSR1 after a rotation",
+            );
+        }
+        (!self.at(Level::Good)).then_some(
+            "its disc is nearly full: denials are only counted, changes are refused first",
+        )
+    }
+
+    /// How often the file was cut, deleted, or written to by somebody else since the start.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Relaxed)
+    }
+
+    /// Whether the disc is so full that not every line can be written any more.
+    pub fn is_short(&self) -> bool {
+        !self.at(Level::Good)
+    }
+
+    /// Opens the file anew (after logrotate moved it); the chain goes on in the new one. Both ends are signed, and the token knows of it.
+    ///
+    /// # Errors
+    /// [`AuditError::Write`], [`AuditError::Continue`]; the old file stays in use.
+    pub async fn reopen(&self) -> Result<(), AuditError> {
+        let mut told = self.told.lock().await;
+        // Without the token the chain goes on all the same.
+        let signed = self.sign(&mut told, Phase::Rotating, true).await;
+        let reopened = self.lock_to_write().reopen();
+        let again = self.sign(&mut told, Phase::Open, true).await;
+        if let Err(error) = signed.and(again) {
+            tracing::warn!(%error, "the audit log goes on in another file, and the token was not told yet");
+        }
+        if reopened? {
+            self.moved.store(false, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Signs what is unsigned, syncs it to disc, and tells the token how far the log has come, which it keeps. Called by a timer and at a start.
     ///
     /// # Errors
     /// [`AuditError::Sign`] if the token can't, [`AuditError::Write`]. The lines stay, and are signed next time.
     pub async fn checkpoint(&self) -> Result<(), AuditError> {
+        let mut told = self.told.lock().await;
+        self.sign(&mut told, Phase::Open, false).await
+    }
+
+    /// `at_once`: tell the token though it was told a moment ago.
+    async fn sign(
+        &self,
+        told: &mut Option<(Anchor, Instant)>,
+        phase: Phase,
+        at_once: bool,
+    ) -> Result<(), AuditError> {
         let head = self.lock_to_write().head();
-        let Some(head) = head else {
-            return Ok(());
-        };
-        let signature = self.hsm.sign(head.digest()).await?;
-        let handle = {
+        if let Some(head) = head {
+            let signature = self.hsm.sign(head.digest()).await?;
             let mut log = self.lock_to_write();
             log.append(&Content::checkpoint(&head, &signature))?;
             log.signed_up_to(&head);
-            log.handle()
-        };
-        let synced = tokio::task::spawn_blocking(move || handle.sync_data()).await;
-        match synced {
-            Ok(Err(source)) => Err(self.write_error(Arc::new(source))),
-            // A task that did not run to its end was stopped with the runtime; the kernel has the lines.
-            Ok(Ok(())) | Err(_) => Ok(()),
         }
+        // Each costs a token some writes, and what takes its place in hardware wears.
+        let often = told
+            .as_ref()
+            .is_some_and(|(_, when)| when.elapsed() < self.options.checkpoint_interval);
+        let (anchor, handle) = {
+            let log = lock(&self.log);
+            (log.anchor(phase), log.handle())
+        };
+        let new = told.as_ref().is_none_or(|(last, _)| *last != anchor);
+        let tell = new && (at_once || !often);
+        if head.is_some() || tell {
+            // Never before the lines are on the disc: the token must not know of more than a power cut leaves.
+            sync(handle)
+                .await
+                .map_err(|source| self.write_error(Arc::new(source)))?;
+        }
+        if tell {
+            let value = anchor.encode();
+            self.hsm.write_register(Register::AuditEnd, value).await?;
+            *told = Some((anchor, Instant::now()));
+        }
+        Ok(())
     }
 
-    /// Signs after `checkpoint_lines` lines and each `checkpoint_interval`, for ever. What fails is tried again.
+    /// Signs the log's end, after which nothing is written any more, and tells the token that it is the end.
+    ///
+    /// # Errors
+    /// As of [`Audit::checkpoint`].
+    pub async fn close(&self) -> Result<(), AuditError> {
+        let mut told = self.told.lock().await;
+        self.write_sums(true);
+        let head = {
+            let mut log = self.lock_to_write();
+            log.close();
+            log.head()
+        };
+        if let Some(head) = head {
+            let signature = self.hsm.sign(head.digest()).await?;
+            lock(&self.log).append_last(&Content::checkpoint(&head, &signature))?;
+        }
+        self.sign(&mut told, Phase::Stopped, true).await
+    }
+
+    /// Signs after `checkpoint_lines` lines and each `checkpoint_interval`, for ever, and looks after the file. What fails is tried again.
     pub async fn run_checkpoints(&self) {
         loop {
             let _ =
                 tokio::time::timeout(self.options.checkpoint_interval, self.due.notified()).await;
+            self.look_after_file();
             if let Err(error) = self.checkpoint().await {
                 tracing::warn!(%error, "the audit log's latest lines are not signed yet");
                 // More lines come in meanwhile, and would ask for a signature at once.
@@ -250,6 +556,50 @@ impl Audit {
                 tokio::time::sleep(BREATH).await;
             }
         }
+    }
+
+    /// Writes the counts of what was not written one by one, for ever.
+    pub async fn run_sums(&self) {
+        let mut ticks = tokio::time::interval(SUMS);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.write_sums(false);
+        }
+    }
+
+    fn write_sums(&self, all: bool) {
+        if !lock(&self.log).has_room_for_sums() {
+            return;
+        }
+        for sum in self.quota.ended(all) {
+            let mut line = Content::default();
+            line.sum_up(&sum.identity, sum.since, sum.denied, sum.errors);
+            if self.lock_to_write().append(&line).is_err() {
+                self.quota.give_back(sum);
+            }
+        }
+    }
+
+    /// Whether somebody else did something to the file; if so it is said, and the log goes on as the documentation says.
+    fn look_after_file(&self) -> Option<Change> {
+        let mut log = self.lock_to_write();
+        let change = log.look();
+        self.moved
+            .store(change == Some(Change::Moved), Ordering::Relaxed);
+        let change = change?;
+        let path = self.options.path.display();
+        if change == Change::Moved {
+            tracing::error!(%path, "the audit log's path leads to another file than the one that is written: after a rotation, send SIGUSR1");
+            return Some(change);
+        }
+        self.changes.fetch_add(1, Ordering::Relaxed);
+        tracing::error!(%path, ?change, "the audit log's file was changed by somebody else while it was written");
+        if let Err(error) = log.go_on_after(change) {
+            tracing::error!(%error, "the audit log does not go on: requests are refused");
+        }
+        self.due.notify_one();
+        Some(change)
     }
 
     fn call_for_signature(&self, log: &LogFile) {
@@ -273,23 +623,62 @@ impl Audit {
     }
 }
 
+/// What the token knows of the log; `None` if it knows of none.
+async fn known(hsm: &Hsm) -> Result<Option<Anchor>, AuditError> {
+    match hsm.read_register(Register::AuditEnd).await? {
+        None => Ok(None),
+        Some(value) => Anchor::decode(&value).map(Some).ok_or(AuditError::Register),
+    }
+}
+
+fn signer(hsm: &Hsm) -> Result<Signer, AuditError> {
+    let spki = hsm.signing_public_key();
+    Ok(Signer {
+        fingerprint: Sha256::digest(&spki).into(),
+        key: VerifyingKey::from_public_key_der(&spki)
+            .map_err(|error| AuditError::Key(error.to_string()))?,
+    })
+}
+
+/// What was written to the file is on the disc when this returns.
+async fn sync(file: Arc<std::fs::File>) -> std::io::Result<()> {
+    tokio::task::spawn_blocking(move || match file.sync_data() {
+        // A device keeps nothing.
+        Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => Ok(()),
+        synced => synced,
+    })
+    .await
+    // A task that did not run to its end was stopped with the runtime.
+    .unwrap_or_else(|stopped| Err(std::io::Error::other(stopped)))
+}
+
 /// A panic while a lock was held left nothing half done: the chain goes on once its lines are written, and no sooner.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A decision that waits to be written: also if the request that it belongs to is dropped meanwhile.
+/// A line that waits to be written: also if the request that it belongs to is dropped meanwhile.
 struct Waiting<'a> {
     audit: &'a Audit,
-    outcome: Outcome,
+    place: Place,
 }
 
 impl Waiting<'_> {
-    /// What became of it; it is written first if nobody has.
-    fn result(self) -> Result<(), AuditError> {
+    /// Its number once it is written, together with others.
+    async fn written(self) -> Result<u64, AuditError> {
+        if self.place.is_first() {
+            self.audit.let_others_come(&self.place).await;
+        } else {
+            self.place.outcome.wait().await;
+        }
+        self.result()
+    }
+
+    /// Its number; it is written first if nobody has.
+    fn result(self) -> Result<u64, AuditError> {
         self.see_to_it();
-        match self.outcome.get() {
-            Some(Ok(())) => Ok(()),
+        match self.place.outcome.get() {
+            Some(Ok(first)) => Ok(first + self.place.at),
             Some(Err(source)) => Err(self.audit.write_error(Arc::clone(source))),
             // Whoever took it panicked before it was written.
             None => {
@@ -300,7 +689,7 @@ impl Waiting<'_> {
     }
 
     fn see_to_it(&self) {
-        if !self.outcome.initialized() {
+        if !self.place.outcome.initialized() {
             drop(self.audit.lock_to_write());
         }
     }

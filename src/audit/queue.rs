@@ -1,4 +1,4 @@
-//! Decisions that wait to be written together, and what becomes of them.
+//! Lines that wait to be written together, and what becomes of them.
 
 use std::io;
 use std::sync::Arc;
@@ -6,11 +6,11 @@ use std::sync::Arc;
 use tokio::sync::SetOnce;
 
 use super::Entry;
-use super::file::LogFile;
+use super::file::{Late, LogFile};
 use super::line::Content;
 
-/// What became of decisions that were written together; not set while they wait.
-pub(super) type Outcome = Arc<SetOnce<Result<(), Arc<io::Error>>>>;
+/// What became of lines that were written together: the number of the first, or why they could not be. Not set while they wait.
+pub(super) type Outcome = Arc<SetOnce<Result<u64, Arc<io::Error>>>>;
 
 /// What waits.
 pub(super) struct Queue {
@@ -19,33 +19,62 @@ pub(super) struct Queue {
     spare: Option<Content>,
 }
 
-/// Decisions that are written together.
+/// Lines that are written together.
 pub(super) struct Batch {
-    decisions: Content,
+    content: Content,
+    /// So many.
+    lines: u64,
+    /// Places among them of those that begin a change.
+    intents: Vec<u64>,
+    /// Those that end one.
+    outcomes: Vec<Late>,
     outcome: Outcome,
+}
+
+/// A line that waits.
+pub(super) struct Place {
+    pub(super) outcome: Outcome,
+    /// Its place among those that are written together.
+    pub(super) at: u64,
+}
+
+impl Place {
+    /// Whether it is the first of these, which is to see to it.
+    pub(super) fn is_first(&self) -> bool {
+        self.at == 0
+    }
 }
 
 impl Queue {
     pub(super) fn new() -> Self {
         Self {
-            next: Batch::new(Content::decisions()),
+            next: Batch::new(Content::default()),
             spare: None,
         }
     }
 
-    /// To be written with what is there already, and with what comes until it is taken. Returns also whether it is the first of these, which is to see to it.
-    pub(super) fn put(&mut self, entry: &Entry<'_>) -> (Outcome, bool) {
-        let first = self.next.decisions.is_empty();
-        self.next.decisions.decide(entry);
-        (Arc::clone(&self.next.outcome), first)
+    /// A decision, to be written with what is there already, and with what comes until it is taken.
+    pub(super) fn put(&mut self, entry: &Entry<'_>) -> Place {
+        if entry.intent > 0 {
+            self.next.outcomes.push(Late::new(entry));
+        }
+        self.next.content.decide(entry);
+        self.next.place()
+    }
+
+    /// A change that is about to begin, likewise.
+    pub(super) fn intend(&mut self, entry: &Entry<'_>) -> Place {
+        self.next.intents.push(self.next.lines);
+        self.next.content.intend(entry);
+        self.next.place()
     }
 
     /// What waits, to be written before anything else is.
     pub(super) fn take(&mut self) -> Option<Batch> {
-        if self.next.decisions.is_empty() {
+        if self.next.content.is_empty() {
             return None;
         }
-        let room = self.spare.take().unwrap_or_else(Content::decisions);
+        let room = self.spare.take().unwrap_or_default();
         Some(std::mem::replace(&mut self.next, Batch::new(room)))
     }
 
@@ -57,17 +86,40 @@ impl Queue {
 }
 
 impl Batch {
-    fn new(decisions: Content) -> Self {
+    fn new(content: Content) -> Self {
         Self {
-            decisions,
+            content,
+            lines: 0,
+            intents: Vec::new(),
+            outcomes: Vec::new(),
             outcome: Outcome::default(),
+        }
+    }
+
+    fn place(&mut self) -> Place {
+        self.lines += 1;
+        Place {
+            outcome: Arc::clone(&self.outcome),
+            at: self.lines - 1,
         }
     }
 
     /// Writes them, tells those who wait what became of it, and returns the room they took.
     pub(super) fn write(self, log: &mut LogFile) -> Content {
-        let first = self.outcome.set(log.write(&self.decisions)).is_ok();
+        let result = log.write(&self.content);
+        match &result {
+            Ok(first) => {
+                for at in self.intents {
+                    log.begun(first + at);
+                }
+                for outcome in self.outcomes {
+                    log.concluded(outcome.intent());
+                }
+            }
+            Err(_) => log.keep(self.outcomes),
+        }
+        let first = self.outcome.set(result).is_ok();
         debug_assert!(first, "a batch is written once: writing takes it");
-        self.decisions
+        self.content
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use futures_util::FutureExt as _;
@@ -12,7 +13,7 @@ use p256::pkcs8::EncodePublicKey as _;
 use proptest::prelude::*;
 use tokio::sync::MutexGuard;
 
-use super::file::LogFile;
+use super::queue::Outcome;
 use super::*;
 
 /// `/dev/full` is locked by whoever has it open as a log.
@@ -45,8 +46,19 @@ impl Log {
             .into_vec()
     }
 
+    fn signer(&self) -> Signer {
+        Signer {
+            fingerprint: Sha256::digest(self.public_key()).into(),
+            key: *self.key.verifying_key(),
+        }
+    }
+
     fn open(&self) -> LogFile {
-        LogFile::open(&self.path(), Sha256::digest(self.public_key()).into()).unwrap()
+        self.open_as(Known::Nothing).unwrap().0
+    }
+
+    fn open_as(&self, known: Known<'_>) -> Result<(LogFile, Found), AuditError> {
+        open_at(&self.path(), &self.signer(), known)
     }
 
     fn checkpoint(&self, file: &mut LogFile) {
@@ -91,7 +103,7 @@ impl Log {
     }
 
     fn verify(&self) -> Verification {
-        Audit::verify(&[&self.path()], &self.public_key()).unwrap()
+        Audit::verify(&[&self.path()], &self.public_key(), &Held::default()).unwrap()
     }
 
     fn problems_after(change: impl FnOnce(&mut Vec<String>)) -> Vec<String> {
@@ -100,6 +112,21 @@ impl Log {
         change(&mut lines);
         log.write(&lines);
         log.verify().problems
+    }
+}
+
+fn open_at(path: &Path, signer: &Signer, known: Known<'_>) -> Result<(LogFile, Found), AuditError> {
+    let (mut log, resumed) = LogFile::open(path, signer, known)?;
+    let found = log.go_on(resumed)?;
+    Ok((log, found))
+}
+
+/// The key of another token.
+fn foreign() -> Signer {
+    let key = SigningKey::from_slice(&[9; 32]).unwrap();
+    Signer {
+        fingerprint: [9; 32],
+        key: *key.verifying_key(),
     }
 }
 
@@ -114,7 +141,7 @@ fn entry(key: &str) -> Entry<'_> {
 }
 
 fn decision(entry: &Entry<'_>) -> Content {
-    let mut line = Content::decisions();
+    let mut line = Content::default();
     line.decide(entry);
     line
 }
@@ -141,11 +168,9 @@ fn a_log_that_cannot_be_counted_further_is_not_continued() {
         u64::MAX
     ));
     log.write(&lines);
-    let key = Sha256::digest(log.public_key()).into();
-    assert!(matches!(
-        LogFile::open(&log.path(), key),
-        Err(AuditError::Continue { .. })
-    ));
+    // It is no line of the chain, but what somebody left at its end.
+    let (_, found) = log.open_as(Known::Nothing).unwrap();
+    assert_eq!(found.torn_bytes, lines.last().unwrap().len() as u64 + 1);
 }
 
 #[test]
@@ -196,11 +221,10 @@ fn a_whole_log_written_anew_lacks_the_signature() {
         key: SigningKey::from_slice(&[8; 32]).unwrap(),
         ..Log::filled()
     };
-    let fingerprint = Sha256::digest(log.public_key()).into();
-    let mut forged = LogFile::open(&forger.path(), fingerprint).unwrap();
+    let (mut forged, _) = open_at(&forger.path(), &log.signer(), Known::Nothing).unwrap();
     forged.append(&decision(&entry("forged"))).unwrap();
     forger.checkpoint(&mut forged);
-    let found = Audit::verify(&[&forger.path()], &log.public_key()).unwrap();
+    let found = Audit::verify(&[&forger.path()], &log.public_key(), &Held::default()).unwrap();
     assert!(
         found
             .problems
@@ -251,12 +275,12 @@ fn the_chain_goes_on_after_a_restart_and_in_a_new_file() {
     file.reopen().unwrap();
     file.append(&decision(&entry("in the new file"))).unwrap();
     log.checkpoint(&mut file);
-    let both = Audit::verify(&[&old, &log.path()], &log.public_key()).unwrap();
+    let both = Audit::verify(&[&old, &log.path()], &log.public_key(), &Held::default()).unwrap();
     assert!(
         both.problems.is_empty() && both.unsigned_tail == 0,
         "{both:?}"
     );
-    let swapped = Audit::verify(&[&log.path(), &old], &log.public_key()).unwrap();
+    let swapped = Audit::verify(&[&log.path(), &old], &log.public_key(), &Held::default()).unwrap();
     assert!(!swapped.problems.is_empty());
 
     // A file left out of the middle.
@@ -265,7 +289,7 @@ fn the_chain_goes_on_after_a_restart_and_in_a_new_file() {
     fs::rename(log.path(), &old).unwrap();
     file.reopen().unwrap();
     log.checkpoint(&mut file);
-    let gap = Audit::verify(&[&older, &log.path()], &log.public_key()).unwrap();
+    let gap = Audit::verify(&[&older, &log.path()], &log.public_key(), &Held::default()).unwrap();
     assert!(
         gap.problems
             .iter()
@@ -300,10 +324,10 @@ fn a_torn_last_line_is_recovered_and_accounted_for() {
 }
 
 #[test]
-fn a_newline_left_by_a_probe_for_room_is_no_line() {
+fn newlines_left_by_a_try_for_room_are_no_lines() {
     let log = Log::filled();
     let text = fs::read_to_string(log.path()).unwrap();
-    fs::write(log.path(), format!("{text}\n")).unwrap();
+    fs::write(log.path(), format!("{text}\n\n\n")).unwrap();
     let mut file = log.open();
     file.append(&decision(&entry("after"))).unwrap();
     assert!(log.verify().problems.is_empty(), "{:?}", log.verify());
@@ -312,7 +336,9 @@ fn a_newline_left_by_a_probe_for_room_is_no_line() {
 #[test]
 fn a_log_of_another_tokens_key_is_not_continued() {
     let log = Log::filled();
-    let error = LogFile::open(&log.path(), [9; 32]).err().unwrap();
+    let error = open_at(&log.path(), &foreign(), Known::Nothing)
+        .err()
+        .unwrap();
     assert!(error.to_string().contains("another token's key"), "{error}");
     assert!(log.verify().problems.is_empty());
 }
@@ -332,7 +358,7 @@ fn a_new_file_that_cannot_be_written_leaves_the_old_one_in_use() {
     file.reopen().unwrap();
     file.append(&decision(&entry("in the new file"))).unwrap();
     log.checkpoint(&mut file);
-    let both = Audit::verify(&[&old, &log.path()], &log.public_key()).unwrap();
+    let both = Audit::verify(&[&old, &log.path()], &log.public_key(), &Held::default()).unwrap();
     assert!(both.problems.is_empty(), "{both:?}");
 }
 
@@ -363,11 +389,15 @@ fn a_line_that_lacks_only_its_newline_counts() {
 fn two_writers_are_refused_and_so_is_a_foreign_file() {
     let log = Log::filled();
     let _first = log.open();
-    let second = LogFile::open(&log.path(), [0; 32]).err().unwrap();
+    let second = open_at(&log.path(), &foreign(), Known::Nothing)
+        .err()
+        .unwrap();
     assert!(second.to_string().contains("another process"), "{second}");
-    let foreign = log.folder.path().join("foreign");
-    fs::write(&foreign, "hello\n").unwrap();
-    let error = LogFile::open(&foreign, [0; 32]).err().unwrap();
+    let foreign_file = log.folder.path().join("foreign");
+    fs::write(&foreign_file, "hello\n").unwrap();
+    let error = open_at(&foreign_file, &foreign(), Known::Nothing)
+        .err()
+        .unwrap();
     assert!(
         error.to_string().contains("does not begin with the header"),
         "{error}"
@@ -377,6 +407,7 @@ fn two_writers_are_refused_and_so_is_a_foreign_file() {
 fn put(queue: &mut Queue) -> (Vec<Outcome>, Vec<bool>) {
     ["a", "b", "c"]
         .map(|key| queue.put(&entry(key)))
+        .map(|place| (Arc::clone(&place.outcome), place.is_first()))
         .into_iter()
         .unzip()
 }
@@ -391,8 +422,9 @@ fn lines_that_wait_for_each_other_are_written_together() {
     assert_eq!(log.lines().len(), 1, "nothing but the header yet");
     assert!(outcomes.iter().all(|outcome| outcome.get().is_none()));
     let batch = queue.take().unwrap();
-    let (next, first) = queue.put(&entry("d"));
-    assert!(first);
+    let next = queue.put(&entry("d"));
+    assert!(next.is_first());
+    let next = next.outcome;
     queue.give_back(batch.write(&mut file));
     assert_eq!(log.lines().len(), 4);
     for outcome in &outcomes {
@@ -422,7 +454,8 @@ pub(crate) async fn audit(path: PathBuf) -> (Audit, MutexGuard<'static, ()>) {
         checkpoint_lines: 100,
         checkpoint_interval: Duration::from_secs(100),
     };
-    (Audit::open(options, hsm).await.unwrap(), turn)
+    // The token, which many tests share, knows of the log of the test before.
+    (Audit::accept(options, hsm).await.unwrap().0, turn)
 }
 
 #[tokio::test]
@@ -473,7 +506,12 @@ async fn of_many_at_once_each_line_is_there_once_also_of_those_who_went_away() {
     let all = tokio::time::timeout(Duration::from_mins(1), clients.join_all());
     assert!(all.await.is_ok(), "somebody waits for ever");
     audit.checkpoint().await.unwrap();
-    let found = Audit::verify(&[&log.path()], &audit.hsm.signing_public_key()).unwrap();
+    let found = Audit::verify(
+        &[&log.path()],
+        &audit.hsm.signing_public_key(),
+        &Held::default(),
+    )
+    .unwrap();
     assert!(found.problems.is_empty(), "{found:?}");
     assert_eq!(found.unsigned_tail, 0);
     let mut lines = BTreeMap::new();
@@ -512,7 +550,7 @@ fn full_disc_child() {
         let before = log.lines();
         let (mut outcomes, _) = put(&mut queue);
         let batch = queue.take().unwrap();
-        outcomes.push(queue.put(&entry("since")).0);
+        outcomes.push(queue.put(&entry("since")).outcome);
         batch.write(&mut file);
         if outcomes[0].get().unwrap().is_err() {
             break (before, outcomes);
@@ -527,13 +565,13 @@ fn full_disc_child() {
         let error = outcome.get().unwrap().as_ref().unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::FileTooLarge, "{error}");
     }
-    assert!(file.failing().load(Ordering::Relaxed));
-    file.check().unwrap_err();
+    assert_eq!(file.level().load(Ordering::Relaxed), Level::Failing as u8);
+    file.check(false).unwrap_err();
 
     setrlimit(Resource::RLIMIT_FSIZE, hard, hard).unwrap();
     std::thread::sleep(Duration::from_millis(150));
     file.append(&decision(&entry("after"))).unwrap();
-    assert!(!file.failing().load(Ordering::Relaxed));
+    assert_eq!(file.level().load(Ordering::Relaxed), Level::Good as u8);
     log.checkpoint(&mut file);
     let found = log.verify();
     assert!(found.problems.is_empty(), "{found:?}");
@@ -558,7 +596,7 @@ fn of_lines_that_were_written_in_part_nothing_stays() {
 #[test]
 fn a_full_disc_refuses_every_line() {
     let _alone = FULL.lock();
-    let error = LogFile::open(std::path::Path::new("/dev/full"), [0; 32])
+    let error = open_at(Path::new("/dev/full"), &foreign(), Known::Nothing)
         .err()
         .unwrap();
     assert!(matches!(error, AuditError::Write { .. }), "{error}");
@@ -613,6 +651,469 @@ proptest! {
         let log = Log::new();
         fs::write(log.path(), &bytes).unwrap();
         let _ = log.verify();
-        let _ = LogFile::open(&log.path(), [0; 32]);
+        let _ = log.open_as(Known::Nothing);
+    }
+}
+
+/// As [`Log::filled`], with a change that has its outcome and one that has none.
+fn with_changes() -> Log {
+    let log = Log::filled();
+    let mut file = log.open();
+    for concluded in [true, false] {
+        let mut queue = Queue::new();
+        let place = queue.intend(&entry("changed"));
+        queue.take().unwrap().write(&mut file);
+        let first = *place.outcome.get().unwrap().as_ref().unwrap();
+        if concluded {
+            file.append(&decision(&Entry {
+                intent: first + place.at,
+                ..entry("changed")
+            }))
+            .unwrap();
+            file.concluded(first + place.at);
+        }
+    }
+    log
+}
+
+/// What only a signature behind the end mends.
+fn but_for_signatures(problems: &[String]) -> Vec<&String> {
+    problems
+        .iter()
+        .filter(|problem| !problem.contains("no line is covered"))
+        .collect()
+}
+
+#[test]
+fn a_start_goes_on_from_a_log_that_was_cut_at_any_byte() {
+    let log = with_changes();
+    let whole = fs::read(log.path()).unwrap();
+    for end in 0..whole.len() {
+        fs::write(log.path(), &whole[..end]).unwrap();
+        let (mut file, _) = log.open_as(Known::Nothing).unwrap();
+        file.append(&decision(&entry("after"))).unwrap();
+        drop(file);
+        let found = log.verify();
+        let problems = but_for_signatures(&found.problems);
+        assert!(problems.is_empty(), "cut at {end}: {problems:?}");
+        assert_eq!(found.open_intents, 0, "cut at {end}");
+        let (file, again) = log.open_as(Known::Nothing).unwrap();
+        assert_eq!(again.torn_bytes, 0, "cut at {end}");
+        drop(file);
+    }
+}
+
+#[test]
+fn a_start_goes_on_from_whatever_a_disc_leaves_behind_the_end() {
+    let log = with_changes();
+    let whole = fs::read(log.path()).unwrap();
+    let line = whole[whole.len() - 300..].to_vec();
+    let zeros = |count: usize| vec![0; count];
+    let tails = [
+        zeros(1),
+        zeros(4096),
+        zeros(3 << 20),
+        [zeros(4096), line.clone(), zeros(10)].concat(),
+        [zeros(77), b"\n".to_vec(), line, b"\n\n".to_vec()].concat(),
+        vec![b'x'; 4 << 20],
+        b"{\"type\":\"decision\",\"reason\":\"".repeat(40_000),
+        b"\xff\xfe\n\n{}\n[]\n".to_vec(),
+    ];
+    for (number, tail) in tails.iter().enumerate() {
+        // Twice, as the power may go again.
+        fs::write(log.path(), [&whole[..], tail].concat()).unwrap();
+        for _ in 0..2 {
+            let (mut file, found) = log.open_as(Known::Nothing).unwrap();
+            assert_eq!(found.torn_bytes, tail.len() as u64, "tail {number}");
+            file.append(&decision(&entry("after"))).unwrap();
+            drop(file);
+            let found = log.verify();
+            assert!(found.problems.is_empty(), "tail {number}: {found:?}");
+            let now = fs::read(log.path()).unwrap();
+            fs::write(log.path(), [&now[..], tail].concat()).unwrap();
+        }
+    }
+    // What was accounted for may not be changed afterwards.
+    let (file, _) = log.open_as(Known::Nothing).unwrap();
+    drop(file);
+    assert!(log.verify().problems.is_empty());
+    let mut now = fs::read(log.path()).unwrap();
+    now[whole.len() + 2] ^= 1;
+    fs::write(log.path(), now).unwrap();
+    assert!(!log.verify().problems.is_empty());
+}
+
+#[test]
+fn a_log_that_is_not_as_the_token_knows_it_is_refused_until_it_is_accepted() {
+    let log = Log::filled();
+    let (file, _) = log.open_as(Known::Nothing).unwrap();
+    let open = file.anchor(Phase::Open);
+    let stopped = file.anchor(Phase::Stopped);
+    drop(file);
+    let lines = log.lines();
+    let refused = |anchor: &Anchor, what: &str| {
+        let Err(AuditError::End { problem, .. }) = log.open_as(Known::Anchor(anchor)) else {
+            panic!("not refused: {what}");
+        };
+        assert!(problem.contains(what), "{problem}");
+        let now = fs::read(log.path()).unwrap_or_default();
+        log.open_as(Known::Anchor(anchor)).err().unwrap();
+        assert_eq!(fs::read(log.path()).unwrap_or_default(), now, "written to");
+    };
+    for anchor in [&open, &stopped] {
+        log.write(&lines);
+        log.open_as(Known::Anchor(anchor)).unwrap();
+        for end in 1..lines.len() {
+            log.write(&lines[..end]);
+            refused(anchor, "its end was cut off");
+        }
+        fs::write(log.path(), "").unwrap();
+        refused(anchor, "holds no line");
+        fs::remove_file(log.path()).unwrap();
+        refused(anchor, "no such file");
+        assert!(!log.path().exists(), "it was made");
+        fs::copy(Log::filled().path(), log.path()).unwrap();
+        refused(anchor, "of the log");
+        let mut changed = lines.clone();
+        let last = changed.last_mut().unwrap();
+        *last = last.replace("\"time\":\"2", "\"time\":\"1");
+        log.write(&changed);
+        refused(anchor, "written anew");
+    }
+
+    // Cut and written on by a forger, who knows the chain.
+    log.write(&lines[..5]);
+    let mut forger = log.open();
+    for _ in 0..9 {
+        forger.append(&decision(&entry("forged"))).unwrap();
+    }
+    drop(forger);
+    refused(&open, "written anew");
+
+    // Something more is right while the log is open, and not behind its end.
+    log.write(&lines);
+    let mut more = log.open();
+    more.append(&decision(&entry("more"))).unwrap();
+    drop(more);
+    let (_, found) = log.open_as(Known::Anchor(&open)).unwrap();
+    assert_eq!((found.unsigned, found.anchor), (1, 9), "{found:?}");
+    refused(&stopped, "stands behind line 9");
+    log.write(&lines);
+    fs::OpenOptions::new()
+        .append(true)
+        .open(log.path())
+        .and_then(|mut file| std::io::Write::write_all(&mut file, b"x"))
+        .unwrap();
+    refused(&stopped, "stands behind line 9");
+
+    log.write(&lines[..3]);
+    let (mut file, _) = log.open_as(Known::Accepted).unwrap();
+    file.append(&decision(&entry("accepted"))).unwrap();
+    log.checkpoint(&mut file);
+    drop(file);
+    assert!(log.verify().problems.is_empty(), "{:?}", log.verify());
+    let held = |end: &Anchor| {
+        let held = Held {
+            end: Some(end.clone()),
+            ..Held::default()
+        };
+        Audit::verify(&[&log.path()], &log.public_key(), &held).unwrap()
+    };
+    assert!(held(&open).problems[0].contains("its end was cut off"));
+    log.write(&lines);
+    assert!(held(&stopped).problems.is_empty());
+}
+
+#[test]
+fn a_log_may_go_on_in_another_file_than_the_one_that_the_token_knows_of() {
+    let log = Log::filled();
+    let mut file = log.open();
+    let before = file.anchor(Phase::Open);
+    let rotating = file.anchor(Phase::Rotating);
+    let old = log.folder.path().join("audit.log.1");
+    fs::rename(log.path(), &old).unwrap();
+    file.append(&decision(&entry("meanwhile"))).unwrap();
+    assert!(file.reopen().unwrap());
+    drop(file);
+    log.open_as(Known::Anchor(&rotating)).unwrap();
+    let refused = log.open_as(Known::Anchor(&before)).err().unwrap();
+    assert!(refused.to_string().contains("in another file"), "{refused}");
+}
+
+#[test]
+fn each_change_has_its_outcome_or_one_that_nobody_knows() {
+    let log = with_changes();
+    let found = log.verify();
+    assert!(found.problems.is_empty(), "{found:?}");
+    assert_eq!((found.open_intents, found.unknown_outcomes), (1, 0));
+    let mut complete = found;
+    complete.must_be_complete();
+    assert!(complete.problems.iter().any(|p| p.contains("no outcome")));
+
+    let (mut file, found) = log.open_as(Known::Nothing).unwrap();
+    assert_eq!(found.unknown, 1);
+    file.append(&decision(&Entry {
+        operation: "server:start",
+        ..entry("")
+    }))
+    .unwrap();
+    log.checkpoint(&mut file);
+    drop(file);
+    let found = log.verify();
+    assert!(found.problems.is_empty(), "{found:?}");
+    assert_eq!((found.open_intents, found.unknown_outcomes), (0, 1));
+
+    // Without that line the change has no outcome, and a start that does not say so is a problem.
+    let start = "server:start";
+    let problems = Log::problems_after(|lines| {
+        let mut chain = line::Chain::after(9, lines.last().unwrap().as_bytes());
+        let mut out = Vec::new();
+        let mut add = |content: &Content| chain = chain.link(content, &mut out);
+        let mut intent = Content::default();
+        intent.intend(&entry("lost"));
+        add(&intent);
+        add(&decision(&Entry {
+            operation: start,
+            ..entry("")
+        }));
+        add(&decision(&Entry {
+            intent: 4,
+            ..entry("no change")
+        }));
+        lines.extend(String::from_utf8(out).unwrap().lines().map(str::to_owned));
+    });
+    assert_eq!(problems.len(), 2, "{problems:?}");
+    assert!(problems[0].contains("log:10: the outcome"), "{problems:?}");
+    assert!(problems[1].contains("outcome of line 4"), "{problems:?}");
+}
+
+#[test]
+fn what_others_do_to_the_file_is_seen_and_the_log_goes_on() {
+    let log = Log::filled();
+    let mut file = log.open();
+    assert_eq!(file.look(), None);
+    let append = |bytes: &[u8]| {
+        let mut other = fs::OpenOptions::new()
+            .append(true)
+            .open(log.path())
+            .unwrap();
+        std::io::Write::write_all(&mut other, bytes).unwrap();
+    };
+    append(b"{\"type\":\"forged");
+    assert_eq!(file.look(), Some(Change::Appended { bytes: 15 }));
+    file.go_on_after(file.look().unwrap()).unwrap();
+    assert_eq!(file.look(), None);
+    log.checkpoint(&mut file);
+    assert!(log.verify().problems.is_empty(), "{:?}", log.verify());
+
+    // A copy, and a cut to nothing: nothing was written between them.
+    let copy = log.folder.path().join("copy");
+    fs::copy(log.path(), &copy).unwrap();
+    let from = fs::metadata(log.path()).unwrap().len();
+    fs::write(log.path(), "").unwrap();
+    file.append(&decision(&entry("before it is noticed")))
+        .unwrap();
+    let to = fs::metadata(log.path()).unwrap().len();
+    assert!(
+        matches!(file.look(), Some(Change::Truncated { .. })),
+        "{from} {to}"
+    );
+    file.go_on_after(file.look().unwrap()).unwrap();
+    let anchor = file.anchor(Phase::Open);
+    log.checkpoint(&mut file);
+    let both = Audit::verify(&[&copy, &log.path()], &log.public_key(), &Held::default()).unwrap();
+    let problems: Vec<_> = both
+        .problems
+        .iter()
+        .filter(|p| !p.contains("log:2"))
+        .collect();
+    assert!(problems.is_empty(), "{problems:?}");
+    drop(file);
+    let (mut file, _) = log.open_as(Known::Anchor(&anchor)).unwrap();
+
+    let held = fs::metadata(log.path()).unwrap();
+    fs::remove_file(log.path()).unwrap();
+    assert_eq!(file.look(), Some(Change::Deleted));
+    file.go_on_after(Change::Deleted).unwrap();
+    assert!(
+        fs::read_to_string(log.path())
+            .unwrap()
+            .contains("server:audit-file")
+    );
+    assert_eq!(held.len() > 0, file.look().is_none());
+    let anchor = file.anchor(Phase::Open);
+    drop(file);
+    let (mut file, _) = log.open_as(Known::Anchor(&anchor)).unwrap();
+
+    // Another file in its place is not written to.
+    fs::remove_file(log.path()).unwrap();
+    fs::write(log.path(), "somebody's").unwrap();
+    file.go_on_after(file.look().unwrap()).unwrap_err();
+    std::thread::sleep(Duration::from_millis(150));
+    file.append(&decision(&entry("nowhere"))).unwrap_err();
+    assert_eq!(fs::read_to_string(log.path()).unwrap(), "somebody's");
+    fs::remove_file(log.path()).unwrap();
+    std::thread::sleep(Duration::from_millis(150));
+    file.append(&decision(&entry("somewhere"))).unwrap();
+    assert!(
+        fs::read_to_string(log.path())
+            .unwrap()
+            .contains("somewhere")
+    );
+
+    fs::rename(log.path(), &copy).unwrap();
+    assert_eq!(file.look(), Some(Change::Moved));
+}
+
+#[tokio::test]
+async fn a_change_is_on_the_disc_before_it_begins_and_its_outcome_is_kept() {
+    let log = Log::new();
+    let (audit, _turn) = audit(log.path()).await;
+    let intent = audit.begin(&entry("a")).await.unwrap();
+    assert!(*audit.durable.lock().await >= intent);
+    // The outcome can't be written, for a while.
+    let kept = |key: &str| Entry {
+        key: "a",
+        operation: if key.is_empty() { "" } else { "rotate" },
+        intent,
+        ..entry("a")
+    };
+    {
+        let mut file = lock(&audit.log);
+        file.fail_for_a_test();
+    }
+    audit.record(&kept("a")).unwrap_err();
+    audit.begin(&entry("b")).await.unwrap_err();
+    std::thread::sleep(Duration::from_millis(150));
+    audit.record(&entry("c")).unwrap();
+    audit.close().await.unwrap();
+    let key = audit.hsm.signing_public_key();
+    let found = Audit::verify(&[&log.path()], &key, &Held::default()).unwrap();
+    assert!(found.problems.is_empty(), "{found:?}");
+    assert_eq!(found.open_intents, 0);
+    let text = fs::read_to_string(log.path()).unwrap();
+    let late: serde_json::Value = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .find(|line: &serde_json::Value| line["intent"] == intent)
+        .unwrap();
+    assert_eq!(
+        (late["status"].as_u64(), late["outcome"].as_str()),
+        (Some(503), Some("ok"))
+    );
+    assert!(late["reason"].as_str().unwrap().contains("withheld"));
+    assert_eq!(
+        text.matches("\"key\":\"b\"").count(),
+        0,
+        "it was never begun"
+    );
+    audit.record(&entry("late")).unwrap_err();
+    let known = known(&audit.hsm).await.unwrap().unwrap();
+    assert_eq!((known.phase, known.seq), (Phase::Stopped, found.last_seq));
+}
+
+#[tokio::test]
+async fn a_flood_of_denials_is_counted_and_the_counts_are_right_after_a_stop() {
+    let log = Log::new();
+    let (audit, _turn) = audit(log.path()).await;
+    let denied = |number: usize| Entry {
+        identity: if number.is_multiple_of(3) {
+            "dns:a"
+        } else {
+            "dns:b"
+        },
+        outcome: if number.is_multiple_of(2) {
+            "denied"
+        } else {
+            "error"
+        },
+        ..entry("k")
+    };
+    for number in 0..3000 {
+        audit.record_or_count(&denied(number)).await.unwrap();
+    }
+    for _ in 0..300 {
+        let ok = Entry {
+            identity: "dns:b",
+            ..entry("k")
+        };
+        audit.record_or_count(&ok).await.unwrap();
+    }
+    audit.close().await.unwrap();
+    let key = audit.hsm.signing_public_key();
+    let found = Audit::verify(&[&log.path()], &key, &Held::default()).unwrap();
+    assert!(found.problems.is_empty(), "{found:?}");
+    assert_eq!(found.counted, 3000 - 2 * u64::from(quota::LINES));
+    assert_eq!(found.lines, 1 + 2 * u64::from(quota::LINES) + 300 + 2 + 1);
+}
+
+#[test]
+fn texts_are_cut_at_their_bounds_and_say_so() {
+    let log = Log::new();
+    let mut file = log.open();
+    let long = [
+        "x".repeat(10_000_000),
+        "\u{1}".repeat(100_000),
+        "\"\\".repeat(100_000),
+        "\u{1f600}".repeat(100_000),
+        "\u{202e}".repeat(3000),
+    ];
+    for text in &long {
+        file.append(&decision(&Entry {
+            request_id: text,
+            identity: text,
+            token_id: text,
+            remote: text,
+            operation: text,
+            key: text,
+            key_version: u32::MAX,
+            batch: usize::MAX,
+            batch_failed: usize::MAX,
+            outcome: text,
+            status: u16::MAX,
+            reason: text,
+            intent: u64::MAX,
+        }))
+        .unwrap();
+    }
+    log.checkpoint(&mut file);
+    let lines = log.lines();
+    for line in &lines[1..=long.len()] {
+        assert!(line.len() < line::LONGEST_LINE, "{}", line.len());
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        for member in ["request_id", "identity", "key", "reason"] {
+            assert!(
+                line[member].as_str().unwrap().ends_with(" [cut]"),
+                "{member}"
+            );
+        }
+    }
+    assert!(
+        !log.verify()
+            .problems
+            .iter()
+            .any(|p| !p.contains("outcome of line"))
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn any_text_is_kept_or_cut_in_printable_ascii(text in any::<String>(), times in 1_usize..400) {
+        let text = text.repeat(times);
+        let mut content = Content::default();
+        content.decide(&Entry { reason: &text, ..entry(&text) });
+        let mut out = Vec::new();
+        line::Chain::START.link(&content, &mut out);
+        prop_assert!(out.len() <= line::LONGEST_LINE);
+        prop_assert_eq!(out.pop(), Some(b'\n'));
+        prop_assert!(out.iter().all(|byte| (b' '..=b'~').contains(byte)));
+        let line: serde_json::Value = serde_json::from_slice(&out).unwrap();
+        let reason = line["reason"].as_str().unwrap();
+        match reason.strip_suffix(" [cut]") {
+            Some(cut) if reason != text => prop_assert!(text.starts_with(cut)),
+            _ => prop_assert_eq!(reason, text),
+        }
     }
 }

@@ -1,17 +1,21 @@
-//! `strongroom audit …`: the audit log, checked anywhere with the public key alone.
+//! `strongroom audit …`: the audit log, checked anywhere with the public key alone, and held against what the token knows of it.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use p256::pkcs8::der::pem::{self, LineEnding};
 use serde_json::json;
-use strongroom_hsm::Hsm;
+use strongroom_hsm::{Hsm, Register, ceremony};
 
 use super::exit::{Exit, Failure};
 use super::files;
 use super::output::Format;
-use super::server::ConfigFile;
-use crate::audit::{Audit, Verification};
+use super::remote::block_on;
+use super::server::{Act, ConfigFile};
+use crate::audit::{Anchor, Audit, AuditError, Held, NoAnchor, Verification};
+use crate::ceremony::{Anchors, verify as transcript};
+use crate::config::Config;
 
 /// The label of a SubjectPublicKeyInfo in PEM (RFC 7468, section 13).
 const LABEL: &str = "PUBLIC KEY";
@@ -28,7 +32,9 @@ enum Action {
     #[command(
         after_help = "Example:\n  strongroom audit verify audit.log.2 audit.log.1 audit.log --public-key audit.pem\n\n\
         Finds a line that was changed, removed, added or moved, also across rotated files. Exit code 8 if there is one.\n\
-        What was written after the last signature is only chained: --complete asks for a signature at the end."
+        What was written after the last signature is only chained: --complete asks for a signature at the end.\n\
+        A log whose end was cut off is right in itself. On the appliance --complete also asks the token, which knows how far the log had come; \
+        elsewhere give what `strongroom audit end` printed there: --end VALUE. --transcript holds its first line against the ceremony's record."
     )]
     Verify {
         /// The log's files, oldest first
@@ -37,9 +43,41 @@ enum Action {
         /// The signing key's public half, from `strongroom audit public-key`
         #[arg(long, value_name = "FILE")]
         public_key: PathBuf,
-        /// Also fail if the log does not end with a signature, as one of a stopped server does
+        /// Also fail if the log does not end with a signature, as one of a stopped server does, or not where the token knows it to
         #[arg(long)]
         complete: bool,
+        /// What the token knows of the log's end, as `strongroom audit end` printed it: fail if the log was cut off before, or is another
+        #[arg(
+            long,
+            value_name = "LOGID:LINE:SHA256:STATE",
+            conflicts_with = "config"
+        )]
+        end: Option<String>,
+        /// Ask the token of this configuration where the log ends [with --complete: that of the appliance, if it is here]
+        #[arg(long, short, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// The transcript of the appliance's birth: fail if the log is not the one that began there
+        #[arg(long, value_name = "FILE")]
+        transcript: Option<PathBuf>,
+    },
+    /// Print how far the log had come, as the token knows it
+    #[command(
+        after_help = "Example:\n  strongroom audit end\n\nAlso beside a running server. Keep it away from the appliance, and give it to `audit verify --end`."
+    )]
+    End {
+        #[command(flatten)]
+        config: ConfigFile,
+    },
+    /// Go on with the log as it is, though the token knows it otherwise
+    #[command(after_help = "Example:\n  strongroom audit accept --yes\n\n\
+        For a log whose end is lost for good, that was replaced, or that something was added to after a stop. What the token knew and what was found is \
+        written into the log. Where there is no file, a new log begins.")]
+    Accept {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Yes, this log is the one to go on with
+        #[arg(long)]
+        yes: bool,
     },
     /// Print the public half of the token's signing key, PEM
     #[command(
@@ -57,13 +95,28 @@ pub(super) fn run(args: &AuditArgs, format: Format) -> Result<(), Failure> {
             files,
             public_key,
             complete,
+            end,
+            config,
+            transcript,
         } => {
-            let mut found = verify(files, public_key)?;
-            if *complete && found.unsigned_tail > 0 {
-                found.problems.push(format!(
-                    "the last {} lines are covered by no signature: the server is running or was killed, or the end was cut or rewritten",
-                    found.unsigned_tail
-                ));
+            // Before another user's rights are taken to ask the token.
+            let opened = open(files)?;
+            let key = read_key(public_key)?;
+            let beginning = transcript
+                .as_deref()
+                .map(|path| beginning(path, &key))
+                .transpose()?;
+            let end = match (end, config) {
+                (Some(end), _) => Some(end.parse().map_err(|error: NoAnchor| {
+                    Failure::new(Exit::Usage, format!("--end: {error}"))
+                })?),
+                (None, Some(config)) => token_end(&ConfigFile::of(config).load_as_owner()?)?,
+                (None, None) if *complete => token_end_if_here(&key, format),
+                (None, None) => None,
+            };
+            let mut found = Audit::verify_opened(opened, &key, &Held { end, beginning })?;
+            if *complete {
+                found.must_be_complete();
             }
             let value = serde_json::to_value(&found).unwrap_or_default();
             if found.problems.is_empty() {
@@ -81,6 +134,23 @@ pub(super) fn run(args: &AuditArgs, format: Format) -> Result<(), Failure> {
             )
             .next("keep these files as they are, and compare them with a copy that was shipped elsewhere"))
         }
+        Action::End { config } => {
+            let end = token_end(&config.load_as_owner()?)?.ok_or_else(|| {
+                Failure::new(Exit::Failed, "the token knows of no audit log yet")
+                    .next("start the server: it tells the token")
+            })?;
+            format.either(&end.to_string(), &json!({"end": end.to_string()}))
+        }
+        Action::Accept { config, yes } => {
+            if !yes {
+                return Err(Failure::new(
+                    Exit::Usage,
+                    "accepting a log gives up what the token knew of lines that are not in it",
+                )
+                .next("if that is meant, run it again with --yes"));
+            }
+            accept(&config.load_as_owner()?, format)
+        }
         Action::PublicKey { config } => {
             let text = public_key(&config.load_as_owner()?)?;
             format.either(text.trim_end(), &json!({"public_key": text}))
@@ -88,17 +158,121 @@ pub(super) fn run(args: &AuditArgs, format: Format) -> Result<(), Failure> {
     }
 }
 
-pub(super) fn verify(files: &[PathBuf], public_key: &Path) -> Result<Verification, Failure> {
-    let text = files::read(public_key)?;
-    let Ok((LABEL, key)) = pem::decode_vec(&text) else {
-        return Err(Failure::new(
-            Exit::Usage,
-            format!("{} holds no PEM public key", public_key.display()),
-        )
-        .next("get it from the appliance: strongroom audit public-key"));
+fn accept(config: &Config, format: Format) -> Result<(), Failure> {
+    let hsm = Hsm::start(config.hsm.clone())?;
+    block_on(async {
+        let (audit, problem) = Audit::accept(config.audit.clone(), hsm).await?;
+        let reason = problem.unwrap_or_else(|| "nothing was wrong with it".to_owned());
+        let act = Act::begin_in(audit, "cli:audit-accept").await?;
+        act.end(Ok(()), |()| reason.clone()).await?;
+        format.either(&format!("accepted: {reason}"), &json!({"accepted": reason}))
+    })
+}
+
+/// What the token of a configuration knows.
+pub(super) fn token_end(config: &Config) -> Result<Option<Anchor>, Failure> {
+    decode(ceremony::read_register(&config.hsm, Register::AuditEnd)?)
+}
+
+fn decode(value: Option<Vec<u8>>) -> Result<Option<Anchor>, Failure> {
+    let anchor = |value: Vec<u8>| Anchor::decode(&value).ok_or(AuditError::Register);
+    Ok(value.map(anchor).transpose()?)
+}
+
+/// On the appliance itself, what its token knows. Elsewhere, or where the token can't be reached, nothing, and that is said.
+fn token_end_if_here(key: &[u8], format: Format) -> Option<Anchor> {
+    let here = || {
+        let config = ConfigFile::unnamed().load_as_owner()?;
+        let hsm = Hsm::start(config.hsm)?;
+        if hsm.signing_public_key() != key {
+            let other = "it is another appliance's";
+            return Err(Failure::new(Exit::Failed, other));
+        }
+        block_on(async { decode(hsm.read_register(Register::AuditEnd).await?) })
     };
-    let files: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
-    Ok(Audit::verify(&files, &key)?)
+    here().unwrap_or_else(|failure| {
+        format.note(&format!(
+            "the log's end was not held against a token ({}): on the appliance give --config, elsewhere --end with what `strongroom audit end` printed there",
+            failure.message()
+        ));
+        None
+    })
+}
+
+/// The first line of the log that began at the appliance's birth.
+fn beginning(path: &Path, key: &[u8]) -> Result<[u8; 32], Failure> {
+    let text = files::read(path)?;
+    let anchors = Anchors {
+        audit_key: Some(key.to_vec()),
+        ..Anchors::default()
+    };
+    let verified = transcript::verify(&text, &anchors);
+    if !verified.problems.is_empty() {
+        let problems: Vec<_> = verified.problems.iter().map(ToString::to_string).collect();
+        return Err(Failure::new(
+            Exit::Audit,
+            format!(
+                "{} does not verify with that key:\n{}",
+                path.display(),
+                problems.join("\n")
+            ),
+        )
+        .next("give the transcript of the birth of the appliance whose log this is"));
+    }
+    text.split(|byte| *byte == b'\n')
+        .filter_map(|line| serde_json::from_slice::<serde_json::Value>(line).ok())
+        .find_map(|line| {
+            let hex = line["outputs"]["audit_log_header_sha256"].as_str()?;
+            let mut bytes = [0; 32];
+            base16ct::lower::decode(hex, &mut bytes).ok()?;
+            Some(bytes)
+        })
+        .ok_or_else(|| {
+            Failure::new(
+                Exit::Usage,
+                format!(
+                    "{} is of a ceremony that began no audit log",
+                    path.display()
+                ),
+            )
+            .next("give the transcript of the birth")
+        })
+}
+
+fn read_key(path: &Path) -> Result<Vec<u8>, Failure> {
+    let text = files::read(path)?;
+    match pem::decode_vec(&text) {
+        Ok((LABEL, key)) => Ok(key),
+        _ => Err(Failure::new(
+            Exit::Usage,
+            format!("{} holds no PEM public key", path.display()),
+        )
+        .next("get it from the appliance: strongroom audit public-key")),
+    }
+}
+
+fn open(files: &[PathBuf]) -> Result<Vec<(PathBuf, File)>, Failure> {
+    let open = |path: &PathBuf| match File::open(path) {
+        Ok(file) => Ok((path.clone(), file)),
+        Err(source) => Err(AuditError::Read {
+            path: path.clone(),
+            source,
+        }),
+    };
+    Ok(files.iter().map(open).collect::<Result<_, _>>()?)
+}
+
+/// A log in one file, held against what the token knows of it.
+pub(super) fn verify(
+    file: &Path,
+    public_key: &Path,
+    end: Option<Anchor>,
+) -> Result<Verification, Failure> {
+    let held = Held {
+        end,
+        ..Held::default()
+    };
+    Ok(Audit::verify(&[file], &read_key(public_key)?, &held)?)
 }
 
 pub(super) fn summary(found: &Verification) -> String {
@@ -108,7 +282,7 @@ pub(super) fn summary(found: &Verification) -> String {
     )
 }
 
-pub(super) fn public_key(config: &crate::config::Config) -> Result<String, Failure> {
+pub(super) fn public_key(config: &Config) -> Result<String, Failure> {
     let der = Hsm::start(config.hsm.clone())?.signing_public_key();
     pem::encode_string(LABEL, LineEnding::LF, &der)
         .map_err(|error| Failure::new(Exit::Failed, format!("the public key: {error}")))

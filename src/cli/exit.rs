@@ -193,6 +193,7 @@ impl From<KeyringError> for Failure {
         match error {
             KeyringError::Hsm(error) => error.into(),
             KeyringError::Store(error) => error.into(),
+            KeyringError::Audit(error) => error.into(),
             error @ KeyringError::OtherMaster { .. } => Self::caused(Exit::Store, &error),
             error => Self::caused(Exit::Failed, &error),
         }
@@ -201,7 +202,16 @@ impl From<KeyringError> for Failure {
 
 impl From<AuditError> for Failure {
     fn from(error: AuditError) -> Self {
-        Self::caused(Exit::Failed, &error)
+        match error {
+            AuditError::Sign(error) => error.into(),
+            error @ AuditError::End { .. } => Self::caused(Exit::Audit, &error).next(
+                "look for the whole log and put it back; if it is lost, or what was added is known: strongroom audit accept --yes",
+            ),
+            error @ AuditError::Register => Self::caused(Exit::Audit, &error).next(
+                "use the version that wrote it; or give up what the token knows: strongroom audit accept --yes",
+            ),
+            error => Self::caused(Exit::Failed, &error),
+        }
     }
 }
 

@@ -26,12 +26,29 @@ pub(super) struct ConfigFile {
         short,
         value_name = "FILE",
         env = "STRONGROOM_CONFIG",
-        default_value = "/etc/strongroom/strongroom.toml"
+        default_value = CONFIG
     )]
     config: PathBuf,
 }
 
+/// The configuration, if no other is named.
+const CONFIG: &str = "/etc/strongroom/strongroom.toml";
+
 impl ConfigFile {
+    pub(super) fn of(path: &Path) -> Self {
+        Self {
+            config: path.to_owned(),
+        }
+    }
+
+    /// As if nothing was said on the command line.
+    pub(super) fn unnamed() -> Self {
+        Self {
+            config: std::env::var_os("STRONGROOM_CONFIG")
+                .map_or_else(|| CONFIG.into(), PathBuf::from),
+        }
+    }
+
     pub(super) fn load(&self) -> Result<Config, Failure> {
         Ok(Config::load(&self.config)?)
     }
@@ -196,30 +213,71 @@ pub(super) fn create_store(
     private_files();
     let hsm = Hsm::start(config.hsm.clone())?;
     block_on(async {
-        let store = Store::create(&config.store, hsm.clone()).await?;
-        let status = store.status();
-        record(config, hsm, operation, "").await?;
-        Ok(status)
+        let act = Act::begin(config, hsm.clone(), operation).await?;
+        let store = Store::create(&config.store, hsm).await.map_err(Into::into);
+        let store = act.end(store, |_| String::new()).await?;
+        Ok(store.status())
     })
 }
 
-/// Writes one line for an act on the appliance itself, and signs it.
-pub(super) async fn record(
-    config: &Config,
-    hsm: Hsm,
-    operation: &str,
-    reason: &str,
-) -> Result<(), Failure> {
-    let audit = Audit::open(config.audit.clone(), hsm).await?;
-    let user = format!("uid:{}", nix::unistd::getuid());
-    audit.record(&Entry {
-        identity: &user,
-        operation,
-        outcome: "ok",
-        reason,
-        ..Entry::default()
-    })?;
-    Ok(audit.checkpoint().await?)
+/// An act on the appliance itself: that it begins is in the audit log before it does, what came of it afterwards, signed.
+pub(super) struct Act<'a> {
+    audit: Audit,
+    operation: &'a str,
+    user: String,
+    intent: u64,
+}
+
+impl<'a> Act<'a> {
+    pub(super) async fn begin(
+        config: &Config,
+        hsm: Hsm,
+        operation: &'a str,
+    ) -> Result<Self, Failure> {
+        let audit = Audit::open(config.audit.clone(), hsm).await?;
+        Self::begin_in(audit, operation).await
+    }
+
+    /// In a log that is open already.
+    pub(super) async fn begin_in(audit: Audit, operation: &'a str) -> Result<Self, Failure> {
+        let mut act = Self {
+            audit,
+            operation,
+            user: format!("uid:{}", nix::unistd::getuid()),
+            intent: 0,
+        };
+        act.intent = act.audit.begin(&act.entry("", "")).await?;
+        Ok(act)
+    }
+
+    fn entry<'e>(&'e self, outcome: &'e str, reason: &'e str) -> Entry<'e> {
+        Entry {
+            identity: &self.user,
+            operation: self.operation,
+            outcome,
+            reason,
+            intent: self.intent,
+            ..Entry::default()
+        }
+    }
+
+    /// `say`: what the log says of what was done.
+    pub(super) async fn end<T>(
+        self,
+        result: Result<T, Failure>,
+        say: impl FnOnce(&T) -> String,
+    ) -> Result<T, Failure> {
+        let (outcome, reason) = match &result {
+            Ok(done) => ("ok", say(done)),
+            Err(failure) => ("error", failure.message().to_owned()),
+        };
+        let recorded = self.audit.record(&self.entry(outcome, &reason));
+        let closed = self.audit.close().await;
+        let done = result?;
+        recorded?;
+        closed?;
+        Ok(done)
+    }
 }
 
 fn holds_something(folder: &Path) -> bool {

@@ -1,6 +1,5 @@
 //! `strongroom store …`: the sealed store, while the server is stopped.
 
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,10 +12,10 @@ use super::exit::{Exit, Failure};
 use super::files;
 use super::output::Format;
 use super::remote::block_on;
-use super::server::{ConfigFile, create_store, private_files, record};
+use super::server::{Act, ConfigFile, create_store, private_files};
 use crate::config::Config;
 use crate::keyring::Keyring;
-use crate::store::{Import, Store, StoreError, StoreStatus};
+use crate::store::{AcceptedRollback, Import, Store, StoreError, StoreStatus};
 
 #[derive(Args, Debug)]
 pub(super) struct StoreArgs {
@@ -186,18 +185,23 @@ fn import(config: &ConfigFile, file: &Path, accept: bool, format: Format) -> Res
             }
         })?;
         let (keys, versions) = look_into(&config, import.store(), hsm.clone()).await?;
-        let (store, accepted) = import.finish().await?;
-        let status = store.status();
-        let mut reason = format!("epoch {}, {} records", status.epoch, status.records);
-        if let Some(accepted) = &accepted {
-            write!(
-                reason,
-                "; rollback accepted: epoch of the token {}, of the export {}",
-                accepted.hsm_epoch, accepted.store_epoch
-            )
-            .map_err(|error| Failure::caused(Exit::Failed, &error))?;
-        }
-        record(&config, hsm, "cli:store-import", &reason).await?;
+        let act = Act::begin(&config, hsm, "cli:store-import").await?;
+        let finished = import.finish().await.map(|(store, accepted)| {
+            let status = store.status();
+            let rollback = accepted.as_ref().map_or_else(String::new, |accepted| {
+                format!(
+                    "; rollback accepted: epoch of the token {}, of the export {}",
+                    accepted.hsm_epoch, accepted.store_epoch
+                )
+            });
+            let reason = format!(
+                "epoch {}, {} records{rollback}",
+                status.epoch, status.records
+            );
+            (status, accepted, reason)
+        });
+        let say = |(_, _, reason): &(_, _, String)| reason.clone();
+        let (status, accepted, reason) = act.end(finished.map_err(Into::into), say).await?;
         format.either(
             &format!(
                 "imported store {}: {reason}",
@@ -219,12 +223,16 @@ fn accept_rollback(config: &ConfigFile, format: Format) -> Result<(), Failure> {
     let config = config.load_as_owner()?;
     let hsm = Hsm::start(config.hsm.clone())?;
     block_on(async {
-        let accepted = Store::accept_rollback(&config.store, hsm.clone()).await?;
-        let reason = format!(
-            "epoch of the token {}, of the store {}, now {}",
-            accepted.hsm_epoch, accepted.store_epoch, accepted.new_epoch
-        );
-        record(&config, hsm, "cli:accept-rollback", &reason).await?;
+        let act = Act::begin(&config, hsm.clone(), "cli:accept-rollback").await?;
+        let say = |accepted: &AcceptedRollback| {
+            format!(
+                "epoch of the token {}, of the store {}, now {}",
+                accepted.hsm_epoch, accepted.store_epoch, accepted.new_epoch
+            )
+        };
+        let accepted = Store::accept_rollback(&config.store, hsm).await;
+        let accepted = act.end(accepted.map_err(Into::into), say).await?;
+        let reason = say(&accepted);
         format.either(
             &format!(
                 "accepted: {reason}; each key encrypts with a new version from the next start on"

@@ -106,15 +106,23 @@ impl Inner {
         if expected.is_some_and(|expected| expected != latest) {
             return Ok(latest);
         }
-        if !key.may_rotate() {
-            return Err(KeyringError::Invalid(format!(
-                "imported key {name} does not allow rotation within Vault"
-            )));
+        let change = async {
+            if !key.may_rotate() {
+                return Err(KeyringError::Invalid(format!(
+                    "imported key {name} does not allow rotation within Vault"
+                )));
+            }
+            self.check_residency(key.settings.residency)?;
+            let number = next_version(&key.settings)?;
+            let version = self.generate(&key.settings, number).await?;
+            self.append(&key, version, false).await
+        };
+        // What a request asked for, it records itself.
+        if expected.is_none() {
+            return change.await;
         }
-        self.check_residency(key.settings.residency)?;
-        let number = next_version(&key.settings)?;
-        let version = self.generate(&key.settings, number).await?;
-        self.append(&key, version, false).await
+        let next = latest.saturating_add(1);
+        self.recorded(("auto-rotate", name, next), "", change).await
     }
 
     pub(super) async fn configure(

@@ -30,17 +30,19 @@ pub use types::{
 };
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use strongroom_hsm::{HashAlgorithm, Hsm, MacItem, OaepHash};
+use strongroom_hsm::{HashAlgorithm, Hsm, HsmState, MacItem, OaepHash};
 use subtle::ConstantTimeEq;
 use tokio::sync::Mutex;
 use zeroize::Zeroizing;
 
+use crate::audit::{Audit, Entry};
+use crate::client::causes;
 use crate::store::Store;
 use cipher::{Answers, Job};
 use counter::Take;
@@ -98,6 +100,8 @@ struct Inner {
     writer: Mutex<()>,
     /// Seconds since 1970, UTC.
     clock: fn() -> i64,
+    /// Where changes that no request asked for are recorded.
+    audit: OnceLock<Arc<Audit>>,
 }
 
 type PerItem<T> = Result<Vec<Result<T, KeyringError>>, KeyringError>;
@@ -125,8 +129,15 @@ impl Keyring {
                 keeper: Keeper::new(),
                 writer: Mutex::new(()),
                 clock: unix_seconds,
+                audit: OnceLock::new(),
             }),
         })
+    }
+
+    /// From now on each change that no request asked for is in the audit log: that it is about to begin, durably, and what came of it.
+    pub fn record_in(&self, audit: Arc<Audit>) {
+        // The first one stays.
+        let _ = self.inner.audit.set(audit);
     }
 
     /// Creates a key at version 1. Creating one that exists changes nothing and answers `false`, as Vault does.
@@ -506,6 +517,49 @@ impl Keyring {
 }
 
 impl Inner {
+    /// Carries out a change that no request asked for: its intent is in the audit log before, its outcome after. While the token is away nothing can
+    /// be changed; that is only counted, however often it is tried.
+    async fn recorded<T>(
+        &self,
+        (operation, name, version): (&str, &str, u32),
+        why: &str,
+        change: impl Future<Output = Result<T, KeyringError>>,
+    ) -> Result<T, KeyringError> {
+        let Some(audit) = self.audit.get() else {
+            return change.await;
+        };
+        let mut entry = Entry {
+            operation,
+            key: name,
+            key_version: version,
+            reason: why,
+            ..Entry::default()
+        };
+        if self.hsm.state() == HsmState::Ready {
+            entry.intent = audit.begin(&entry).await?;
+        }
+        let outcome = change.await;
+        let reason = outcome
+            .as_ref()
+            .err()
+            .map(|e| causes(e))
+            .unwrap_or_default();
+        entry.outcome = if outcome.is_ok() { "ok" } else { "error" };
+        if outcome.is_err() {
+            entry.reason = &reason;
+        }
+        if let Err(error) = audit.record_or_count_now(&entry) {
+            let error = causes(&error);
+            tracing::error!(
+                operation,
+                key = name,
+                error,
+                "a change's outcome is not in the audit log yet"
+            );
+        }
+        outcome
+    }
+
     async fn rotate_any(&self, name: &str, expected: Option<u32>) -> Result<u32, KeyringError> {
         if self.find_signing(name).is_some() {
             return self.rotate_signing_key(name, expected).await;

@@ -115,7 +115,8 @@ impl Inner {
             mac: mac.map_or_else(|| version.mac(), Arc::new),
         });
         let change = version.put_wrapped(name, &wrapped)?;
-        self.commit(vec![change], || version.wrapped.store(wrapped))
+        let change = self.commit(vec![change], || version.wrapped.store(wrapped));
+        self.recorded(("move-key", name, number), "", change)
             .await?;
         Ok(Moved::Now)
     }

@@ -7,6 +7,7 @@ use sha3::{Sha3_224, Sha3_256, Sha3_384, Sha3_512};
 use strongroom_hsm::{HsmError, SigningKind};
 use zeroize::Zeroizing;
 
+use crate::audit::AuditError;
 use crate::lifecycle::Limits;
 use crate::store::StoreError;
 
@@ -330,4 +331,7 @@ pub enum KeyringError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The change can't be recorded, so it was not begun.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
 }

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | SIGTERM, SIGINT | stop accepting, finish what is in flight (10 s at most), sign the audit log, leave; a second one leaves at once |
 //! | SIGHUP, a watched file changes | read TLS files, policy and tokens again, each as a whole or not at all |
-//! | SIGUSR1 | open the audit log anew |
+//! | SIGUSR1 | go on with the audit log in a new file |
 
 mod connection;
 mod descriptors;
@@ -261,12 +261,18 @@ fn start(
             "store opened"
         );
         let keyring = Keyring::open(store.clone(), hsm.clone(), config.keyring.clone()).await?;
-        let audit = Audit::open(config.audit.clone(), hsm.clone()).await?;
+        let audit = Arc::new(Audit::open(config.audit.clone(), hsm.clone()).await?);
+        keyring.record_in(Arc::clone(&audit));
+        let found = audit.found();
         audit.record(&Entry {
             operation: "server:start",
             outcome: "ok",
+            reason: &found.to_string(),
             ..Entry::default()
         })?;
+        if found.unsigned > 0 || found.torn_bytes > 0 || found.unknown > 0 {
+            tracing::warn!(%found, "the audit log's last writer did not stop in order");
+        }
         // No log is without a signature, however short its server's life.
         audit.checkpoint().await?;
         let policy = Policy::load(&config.policy)?;
@@ -334,7 +340,7 @@ async fn serve(
         ..Entry::default()
     })?;
     // With the token gone nothing can be signed; the chain still holds, so a stop is not held up by it.
-    if let Err(error) = app.audit.checkpoint().await {
+    if let Err(error) = app.audit.close().await {
         tracing::warn!(
             error = causes(&error),
             "the end of the audit log is not signed"

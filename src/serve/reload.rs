@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use tokio::sync::Mutex;
 
@@ -14,6 +16,9 @@ use crate::config::ConfigError;
 use crate::policy::{Policy, PolicyError};
 use crate::tls::{Renewal, TlsError};
 use crate::tokens::{Tokens, TokensError};
+
+/// What was read comes into force when the audit log says so; that is tried this often.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Does one reload at a time.
 pub(super) struct Reloader {
@@ -93,7 +98,10 @@ fn replace<T, E: Error + 'static>(
 ) {
     match read {
         Ok(new) => {
-            record(audit, operation, "ok", cause);
+            // Nothing is served while the log can't be written, so nobody is kept waiting by this.
+            while !record(audit, operation, "ok", cause) {
+                thread::sleep(AGAIN);
+            }
             put_in_force(new);
             tracing::info!(operation, cause, "read again");
         }
@@ -105,15 +113,21 @@ fn replace<T, E: Error + 'static>(
     }
 }
 
-fn record(audit: &Audit, operation: &str, outcome: &str, reason: &str) {
+/// Whether the line is on the disc.
+fn record(audit: &Audit, operation: &str, outcome: &str, reason: &str) -> bool {
     let entry = Entry {
         operation,
         outcome,
         reason,
         ..Entry::default()
     };
-    if let Err(error) = audit.record(&entry) {
-        tracing::error!(error = causes(&error), "the reload is not in the audit log");
+    match audit.record_durably(&entry) {
+        Ok(()) => true,
+        Err(error) => {
+            let error = causes(&error);
+            tracing::error!(operation, error, "the reload is not in the audit log");
+            false
+        }
     }
 }
 

@@ -35,7 +35,7 @@ impl Signals {
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
                 _ = self.hangup.recv() => reloader.reload("SIGHUP").await,
-                _ = self.user1.recv() => match app.audit.reopen() {
+                _ = self.user1.recv() => match app.audit.reopen().await {
                     Ok(()) => tracing::info!("audit log opened anew"),
                     Err(error) => tracing::error!(error = causes(&error), "audit log not opened anew"),
                 },

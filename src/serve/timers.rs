@@ -32,6 +32,8 @@ pub(super) fn start(app: &Arc<App>, reloader: &Arc<Reloader>, watch: Watch) -> J
     timers.spawn(watch.run(reloader.clone()));
     let signing = app.clone();
     timers.spawn(async move { signing.audit.run_checkpoints().await });
+    let counting = app.clone();
+    timers.spawn(async move { counting.audit.run_sums().await });
     if let Some(limit) = sd_notify::watchdog_enabled() {
         timers.spawn(watchdog(app.clone(), limit));
     }
@@ -47,22 +49,8 @@ async fn rotate(app: Arc<App>) {
                 Ok(version) => (version, "ok", String::new()),
                 Err(error) => (0, "error", causes(&error)),
             };
+            // The keyring has it in the audit log.
             tracing::info!(key, version, outcome, reason, "automatic rotation");
-            let entry = Entry {
-                operation: "auto-rotate",
-                key: &key,
-                key_version: version,
-                outcome,
-                reason: &reason,
-                ..Entry::default()
-            };
-            if let Err(error) = app.audit.record(&entry) {
-                tracing::error!(
-                    key,
-                    error = causes(&error),
-                    "the rotation is not in the audit log"
-                );
-            }
         }
     }
 }
@@ -70,15 +58,16 @@ async fn rotate(app: Arc<App>) {
 /// Moves keys to another master key: now, if a rotation was under way when the server stopped, and whenever it is told to.
 async fn move_keys(app: Arc<App>) {
     let recorded = |key: &str, version: u32, outcome: &Result<Moved, KeyringError>| {
-        let (outcome, reason) = match outcome {
-            Ok(_) => ("ok", String::new()),
-            Err(error) => ("error", causes(error)),
+        // What was moved is in the audit log by then.
+        let Err(error) = outcome else {
+            return;
         };
+        let reason = causes(error);
         let entry = Entry {
             operation: "move-key",
             key,
             key_version: version,
-            outcome,
+            outcome: "error",
             reason: &reason,
             ..Entry::default()
         };

@@ -28,6 +28,20 @@ pub struct Peer {
     checked_at: AtomicU64,
 }
 
+/// For a change that outlives the connection that asked for it.
+impl Clone for Peer {
+    fn clone(&self) -> Self {
+        Self {
+            identity: self.identity.clone(),
+            remote: self.remote.clone(),
+            chain: Arc::clone(&self.chain),
+            not_after: self.not_after,
+            generation: AtomicU64::new(self.generation.load(Ordering::Acquire)),
+            checked_at: AtomicU64::new(self.checked_at.load(Ordering::Relaxed)),
+        }
+    }
+}
+
 impl Peer {
     /// From the chain that the client showed in the handshake, DER, end entity first.
     pub fn new(chain: Vec<Vec<u8>>, remote: SocketAddr) -> Result<Self, IdentityError> {

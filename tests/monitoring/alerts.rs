@@ -268,6 +268,27 @@ async fn an_audit_log_that_can_t_be_written() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_audit_file_that_somebody_cuts() {
+    if !ready("alerts") {
+        return;
+    }
+    let appliance = Appliance::builder()
+        .section("audit", "checkpoint_interval = \"500ms\"")
+        .start()
+        .await;
+    let prometheus = Prometheus::watch(&appliance).await;
+    let log = appliance.audit();
+    let attacker = tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            fs::write(&log, "").unwrap();
+        }
+    });
+    prometheus.fires("StrongroomAuditFileChanged").await;
+    attacker.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn certificates_and_revocation_lists_that_end_soon() {
     if !ready("alerts") {
         return;

@@ -1,6 +1,7 @@
 //! What the appliance does when something breaks: its token, its process, its disc, its audit log, or its clients' patience.
 //!
 //! - `token`: the token is pulled out, forgets, fails, hangs, refuses the PIN
+//! - `audit`: the audit log is cut, deleted, flooded, without room
 //! - `process`: the server is killed, restarted, given an old store, an audit log that can't be written
 //! - `store`: records that contradict each other
 //! - `load`: clients that know what each answer must be;  `rig`: an appliance on the module that fails on command
@@ -16,6 +17,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod audit;
 mod load;
 mod process;
 mod rig;

@@ -180,7 +180,8 @@ async fn an_export_brings_every_key_back_and_an_older_one_wants_a_yes() {
     assert!(encrypt(&client, "a", b"x").await.starts_with("vault:v2:"));
     appliance.stop();
     let audit = fs::read_to_string(appliance.audit()).unwrap();
-    assert_eq!(audit.matches("cli:store-import").count(), 2, "{audit}");
+    let lines = audit.matches("cli:store-import").count();
+    assert_eq!(lines, 4, "before and after each: {audit}");
     assert_eq!(audit.matches("rollback accepted").count(), 1, "{audit}");
 }
 

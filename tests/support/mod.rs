@@ -689,9 +689,8 @@ fn template(memory: bool) -> PathBuf {
     let made = root.join(format!("appliance-{kind}.new"));
     let _ = fs::remove_dir_all(&made);
     copy_folder(token.path(), &made);
-    for left in ["pki", "audit.log"] {
-        let _ = fs::remove_dir_all(made.join(left)).or_else(|_| fs::remove_file(made.join(left)));
-    }
+    // The audit log stays: the token knows how far it had come.
+    let _ = fs::remove_dir_all(made.join("pki"));
     fs::rename(&made, &done).unwrap();
     done
 }

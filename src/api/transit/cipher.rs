@@ -10,7 +10,7 @@ use crate::api::answer::{Answer, Envelope, room};
 use crate::api::body::{Item, Text};
 use crate::api::error::{ApiError, Doing};
 use crate::api::wire::{self, WireError};
-use crate::api::{Call, record_creation};
+use crate::api::{Call, create_on_encrypt};
 use crate::keyring::{Ciphertext, CreateOptions, DecryptItem, EncryptItem, KeyType};
 use crate::policy::{Decision, Operation};
 
@@ -296,15 +296,7 @@ async fn prepare(call: &Call<'_>, derived: bool) -> Result<(), ApiError> {
             "convergent encryption requires derivation to be enabled, so context is required",
         ));
     }
-    // In a task of its own: a key that is half made must be finished though the client goes away.
-    let (app, name) = (std::sync::Arc::clone(app), call.name.to_owned());
-    let made = tokio::spawn(async move { app.keyring.create(&name, options).await }).await;
-    let result = match made {
-        Ok(result) => result.map_err(|e| ApiError::from_keyring(e, Doing::Create, call.name)),
-        Err(_) => Err(ApiError::unavailable("the key could not be made")),
-    };
-    record_creation(call, result.as_ref().map(|_| ())).await?;
-    result.map(|_| ())
+    create_on_encrypt(call, options).await
 }
 
 fn encrypt_item(

@@ -119,8 +119,9 @@ fn facts(app: &App, now: i64) -> Vec<Fact> {
         format!("{} records, epoch {}", store.records, store.epoch),
         Grade::Good,
     );
-    match app.audit.check() {
-        Ok(()) => say("Audit log", "written".to_owned(), Grade::Good),
+    match app.audit.check().map(|()| app.audit.worry()) {
+        Ok(None) => say("Audit log", "written".to_owned(), Grade::Good),
+        Ok(Some(worry)) => say("Audit log", format!("written, but {worry}"), Grade::Bad),
         Err(error) => say("Audit log", error.to_string(), Grade::Bad),
     }
     match tls::expiries(&app.config.tls) {

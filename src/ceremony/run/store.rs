@@ -70,14 +70,23 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
     };
     let born = ceremony.block_on(async move {
         let hsm = Hsm::start(config)?;
+        let log = Audit::open(options, hsm.clone()).await?;
+        let mut entry = Entry {
+            identity: "ceremony",
+            operation: "ceremony:store",
+            reason: mode.name(),
+            ..Entry::default()
+        };
+        entry.intent = log.begin(&entry).await?;
         // The opening saw to it that nothing was there before: a store that is there now was made by this ceremony before a power cut.
         let store = match Store::create(&path, hsm.clone()).await {
             Err(StoreError::Exists(_) | StoreError::TokenInUse { .. }) => {
-                Store::open(&path, hsm.clone()).await?
+                Store::open(&path, hsm).await?
             }
             created => created?,
         };
         let status = store.status();
+        // What fails before this leaves a change whose outcome is not known: the next attempt says so.
         if status.epoch != 1 || status.records != 0 {
             return Err(RunError::refused(format!(
                 "{} is a store that was used already (epoch {}): name another folder in the plan",
@@ -85,15 +94,11 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
                 status.epoch
             )));
         }
-        let log = Audit::open(options, hsm).await?;
         log.record(&Entry {
-            identity: "ceremony",
-            operation: "ceremony:store",
             outcome: "ok",
-            reason: mode.name(),
-            ..Entry::default()
+            ..entry
         })?;
-        log.checkpoint().await?;
+        log.close().await?;
         Ok(status)
     });
     ceremony.ui.working(None);

@@ -130,12 +130,23 @@ pub(super) fn audit_log(config: &Config, key: Option<&Path>) -> Finding {
             "no key to verify it with: `strongroom audit public-key` prints it, --audit-key names its file",
         );
     };
-    let found = audit::verify(std::slice::from_ref(&config.audit.path), key);
+    // Before the file is read, as a running server goes on with both.
+    let (end, unheld) = match audit::token_end(config) {
+        Ok(end) => (end, String::new()),
+        Err(failure) => (
+            None,
+            format!(
+                "; its end was not held against the token: {}",
+                failure.message()
+            ),
+        ),
+    };
+    let found = audit::verify(&config.audit.path, key, end);
     Finding::new(
         "audit log",
         match found {
             Err(failure) => Err(failure.message().to_owned()),
-            Ok(found) if found.problems.is_empty() => Ok(audit::summary(&found)),
+            Ok(found) if found.problems.is_empty() => Ok(audit::summary(&found) + &unheld),
             Ok(found) => Err(found.problems.join("; ")),
         },
     )

@@ -71,7 +71,13 @@ impl Inner {
         if expected.is_some_and(|expected| expected != latest) {
             return Ok(latest);
         }
-        self.append_signing(&key).await
+        let change = self.append_signing(&key);
+        // What a request asked for, it records itself.
+        if expected.is_none() {
+            return change.await;
+        }
+        let next = latest.saturating_add(1);
+        self.recorded(("auto-rotate", name, next), "", change).await
     }
 
     pub(in crate::keyring) async fn configure_signing_key(
@@ -174,7 +180,9 @@ impl Inner {
             return Err(invalid("no such key version"));
         }
         changed.settings.signing_version = version;
-        self.put_signing(changed, Vec::new()).await
+        let change = self.put_signing(changed, Vec::new());
+        self.recorded(("key-sign", name, version), "it signs from now on", change)
+            .await
     }
 
     /// From now on the versions below are not in the set of public keys.
@@ -188,7 +196,10 @@ impl Inner {
             return Err(invalid("no such key version"));
         }
         changed.settings.published_version = version;
-        self.put_signing(changed, Vec::new()).await
+        let change = self.put_signing(changed, Vec::new());
+        let why = "the versions below it are not published any more";
+        self.recorded(("key-retire", name, version), why, change)
+            .await
     }
 
     /// Destroys what is debris on the token. With the token away it stays debris.

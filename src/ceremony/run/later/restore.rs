@@ -350,26 +350,30 @@ fn store(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
     ceremony.ui.working(Some("verifying and binding the store"));
     let bound = ceremony.block_on(async move {
         let hsm = Hsm::start(config)?;
-        let accepted = Store::accept_rollback(&path, hsm.clone()).await?;
-        let status = Store::open(&path, hsm.clone()).await?.status();
         // A log of the old token's is whole as it is, and verifies with the old key.
         let log = match Audit::open(options.clone(), hsm.clone()).await {
             Err(AuditError::Continue { .. }) if !aside.exists() => {
                 fs::rename(&log, &aside)
                     .and_then(|()| disk::sync_folder(&log))
                     .map_err(|error| RunError::file(&log, error))?;
-                Audit::open(options, hsm).await?
+                Audit::open(options, hsm.clone()).await?
             }
             opened => opened?,
         };
-        log.record(&Entry {
+        let mut entry = Entry {
             identity: "ceremony",
             operation: "ceremony:restore",
-            outcome: "ok",
             reason: mode.name(),
             ..Entry::default()
+        };
+        entry.intent = log.begin(&entry).await?;
+        let accepted = Store::accept_rollback(&path, hsm.clone()).await?;
+        let status = Store::open(&path, hsm).await?.status();
+        log.record(&Entry {
+            outcome: "ok",
+            ..entry
         })?;
-        log.checkpoint().await?;
+        log.close().await?;
         Ok((accepted, status))
     });
     ceremony.ui.working(None);

@@ -1,0 +1,232 @@
+//! Whatever a client sends, the audit log keeps its promises: it verifies, its lines are bounded, each request has its line or is counted, no change is
+//! without a line that came before it, and a start goes on from it.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use proptest::prelude::*;
+use proptest::sample::select;
+use serde_json::{Value, json};
+
+use super::appliance::{Appliance, Who, run};
+use crate::api::handle;
+use crate::api::routes::{self, SYSTEM, TRANSIT, Target};
+use crate::audit::{Audit, Held};
+
+/// A path that exists with whatever in its places, or nearly so, or nothing of the kind.
+fn path() -> impl Strategy<Value = String> {
+    let name = prop_oneof![
+        4 => select(vec!["app-k", "new-key", "app-new", "gone"]).prop_map(str::to_owned),
+        1 => "[ -~]{0,40}",
+        1 => "(%[0-9a-f]{2}){1,60}",
+    ];
+    let known = (0..TRANSIT.len(), prop::collection::vec(name, 3)).prop_map(|(route, names)| {
+        let mut names = names.iter();
+        let path = TRANSIT[route].path.split('/').map(|segment| {
+            let captured = segment.starts_with('{').then(|| names.next()).flatten();
+            captured.map_or(segment, String::as_str)
+        });
+        format!("transit/{}", path.collect::<Vec<_>>().join("/"))
+    });
+    prop_oneof![
+        8 => known,
+        1 => (0..SYSTEM.len()).prop_map(|route| SYSTEM[route].path.to_owned()),
+        1 => "[!-~]{0,60}",
+    ]
+    .prop_map(|path| {
+        // What a request's line can hold at all.
+        path.replace(
+            ['?', '#', ' ', '"', '<', '>', '\\', '^', '`', '{', '|', '}'],
+            "%7f",
+        )
+    })
+}
+
+/// A text that is long, or wants to get out of its member, or both.
+fn text() -> impl Strategy<Value = String> {
+    let piece = prop_oneof![
+        any::<String>(),
+        select(vec![
+            "\u{1}",
+            "\"}\n{\"type\":\"checkpoint\"",
+            "\u{202e}",
+            "vault:v1:",
+            "c2VjcmV0",
+            "aes256-gcm96",
+            "4111111111111111"
+        ])
+        .prop_map(str::to_owned),
+    ];
+    (piece, prop_oneof![9 => Just(1), 1 => 1_usize..30_000])
+        .prop_map(|(piece, times)| piece.repeat(times.min(200_000 / piece.len().max(1)).max(1)))
+}
+
+fn body() -> impl Strategy<Value = Vec<u8>> {
+    let value = prop_oneof![
+        4 => text().prop_map(Value::from),
+        1 => any::<i64>().prop_map(Value::from),
+        1 => any::<bool>().prop_map(Value::from),
+        1 => prop::collection::vec(text(), 0..3).prop_map(|texts| json!(texts)),
+        1 => prop::collection::vec(("plaintext|ciphertext|input|context", text()), 0..3)
+            .prop_map(|items| json!(items.into_iter().map(|(name, text)| json!({name: text})).collect::<Vec<_>>())),
+    ];
+    let names: Vec<&'static str> = TRANSIT
+        .iter()
+        .flat_map(|route| route.params)
+        .copied()
+        .collect();
+    let name = prop_oneof![9 => select(names).prop_map(str::to_owned), 1 => text()];
+    let json = prop::collection::vec((name, value), 0..5).prop_map(|members| {
+        json!(members.into_iter().collect::<BTreeMap<_, _>>())
+            .to_string()
+            .into_bytes()
+    });
+    let valid = select(vec![
+        "{}",
+        "",
+        "{\"plaintext\":\"c2VjcmV0\"}",
+        "{\"deletion_allowed\":true}",
+        "{\"type\":\"ecdsa-p256\"}",
+    ])
+    .prop_map(|body| body.as_bytes().to_vec());
+    prop_oneof![5 => json, 5 => valid, 1 => prop::collection::vec(any::<u8>(), 0..300)]
+}
+
+fn headers() -> impl Strategy<Value = Vec<(&'static str, String)>> {
+    let header = (
+        select(vec![
+            "content-type",
+            "x-vault-token",
+            "authorization",
+            "x-vault-namespace",
+            "x-vault-wrap-ttl",
+            "x-vault-request",
+        ]),
+        prop_oneof![
+            select(vec![
+                "application/json",
+                "application/x-www-form-urlencoded",
+                "Bearer x",
+                "root",
+                "1m"
+            ])
+            .prop_map(str::to_owned),
+            "[!-~]{0,200}",
+        ],
+    );
+    prop::collection::vec(header, 0..3)
+}
+
+type Asked = (
+    Who,
+    &'static str,
+    String,
+    Vec<(&'static str, String)>,
+    Vec<u8>,
+);
+
+fn request() -> impl Strategy<Value = Asked> {
+    (
+        select(vec![Who::Operator, Who::App, Who::Stranger, Who::Expired]),
+        select(vec!["GET", "POST", "POST", "POST", "DELETE", "LIST", "PUT"]),
+        path(),
+        headers(),
+        body(),
+    )
+}
+
+/// What the keys are: whatever a change can change.
+fn keys(a: &Appliance) -> BTreeMap<String, String> {
+    let names = a.app.keyring.list().into_iter();
+    names
+        .map(|name| {
+            let info = format!("{:?}", a.app.keyring.read(&name));
+            (name, info)
+        })
+        .collect()
+}
+
+fn lines(a: &Appliance) -> Vec<Value> {
+    let text = fs::read_to_string(&a.app.config.audit.path).unwrap();
+    assert!(
+        text.bytes()
+            .all(|byte| byte == b'\n' || (b' '..=b'~').contains(&byte))
+    );
+    assert!(
+        text.lines().all(|line| line.len() < 8192),
+        "a line is too long"
+    );
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { max_shrink_iters: 200, ..ProptestConfig::with_cases(24) })]
+
+    #[test]
+    fn nothing_that_a_client_sends_breaks_the_log_or_changes_without_a_line(
+        requests in prop::collection::vec(request(), 1..24)
+    ) {
+        let a = Appliance::with(|config| config.upsert = true);
+        if !a.app.keyring.exists("app-k") {
+            a.key("app-k", &Value::Null);
+        }
+        let mut counted = 0;
+        for (who, method, path, headers, body) in requests {
+            let uri = format!("/v1/{path}");
+            if uri.parse::<hyper::Uri>().is_err() {
+                continue;
+            }
+            let (before, seen) = (keys(&a), lines(&a));
+            let mut request = hyper::Request::builder().method(method).uri(uri);
+            for (name, value) in &headers {
+                request = request.header(*name, value);
+            }
+            let Ok(request) = request.body(http_body_util::Full::new(bytes::Bytes::from(body))) else {
+                continue;
+            };
+            let status = run(handle(a.client(who), request)).status().as_u16();
+            let now = lines(&a);
+            prop_assert_eq!(&now[..seen.len()], &seen[..], "no line is changed");
+            let new = &now[seen.len()..];
+            let of = |kind: &str| new.iter().filter(|line| line["type"] == kind).collect::<Vec<_>>();
+            let (intents, decisions) = (of("intent"), of("decision"));
+            if keys(&a) != before {
+                prop_assert_eq!(who, Who::Operator, "only the operator may change keys");
+                prop_assert!(!intents.is_empty(), "a change without a line: {} {}", method, path);
+            }
+            for intent in &intents {
+                let outcomes = decisions.iter().filter(|line| line["intent"] == intent["seq"]).count();
+                prop_assert_eq!(outcomes, 1, "an outcome for each change");
+            }
+            if status == 200 || status == 204 || status == 403 {
+                let audited = decisions.iter().any(|line| line["status"] == status);
+                let verb = routes::verb(&method.parse().unwrap(), false);
+                let decoded = routes::decode_path(&format!("/v1/{path}")).map(std::borrow::Cow::into_owned);
+                let route = verb.zip(decoded).and_then(|(verb, path)| {
+                    match routes::resolve(&path, verb, &a.app.config.mounts) {
+                        Target::Route(route, _) => Some(route.audited),
+                        _ => None,
+                    }
+                });
+                prop_assert!(audited || route != Some(true), "no line for {} {}: {}", method, path, status);
+            }
+            counted += decisions.len();
+        }
+        run(a.app.audit.close()).unwrap();
+        let log = a.app.config.audit.path.clone();
+        let found = Audit::verify(&[&log], &a.app.hsm.signing_public_key(), &Held::default()).unwrap();
+        prop_assert!(found.problems.is_empty(), "{:?}", found.problems);
+        prop_assert_eq!((found.unsigned_tail, found.open_intents), (0, 0));
+        prop_assert!(found.lines >= counted as u64);
+        // A restart goes on, and the token agrees.
+        let options = a.app.config.audit.clone();
+        let Appliance { app, turn } = a;
+        let hsm = app.hsm.clone();
+        drop(app);
+        let again = run(Audit::open(options, hsm)).unwrap();
+        prop_assert_eq!(again.found().unsigned, 0);
+        drop(turn);
+    }
+}

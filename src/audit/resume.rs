@@ -1,0 +1,636 @@
+//! Where a log that is there already goes on: it is held against what the token knows, and whatever a power cut or a kill left at its end is found.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Seek as _, SeekFrom};
+use std::path::Path;
+
+use p256::ecdsa::VerifyingKey;
+use sha2::{Digest as _, Sha256};
+
+use super::anchor::{Anchor, Phase};
+use super::line::{Chain, FORMAT, Head, LONGEST_LINE, Line, unhex};
+
+/// How much of the end is looked at first for the line that the token knows; more if it is not there.
+const TAIL: u64 = 1 << 20;
+/// No log of ours gets as far, so that its numbers can be counted up.
+const LAST_SEQ: u64 = 1 << 62;
+/// A checkpoint may name a line this far back.
+const RECENT: usize = 1 << 16;
+
+/// What a log is held against.
+#[derive(Clone, Copy)]
+pub(super) enum Known<'a> {
+    /// The token knows of no log yet.
+    Nothing,
+    /// How far the log had come.
+    Anchor(&'a Anchor),
+    /// Whatever is there is accepted.
+    Accepted,
+}
+
+/// The token's audit signing key.
+#[derive(Clone)]
+pub(super) struct Signer {
+    /// SHA-256 of its `SubjectPublicKeyInfo`.
+    pub(super) fingerprint: [u8; 32],
+    pub(super) key: VerifyingKey,
+}
+
+/// Where the log goes on.
+pub(super) struct End {
+    pub(super) chain: Chain,
+    pub(super) log_id: [u8; 16],
+    /// Offset behind the last line of the chain.
+    pub(super) length: u64,
+    /// What stands behind it, if anything does.
+    pub(super) torn: Option<Torn>,
+    /// The last line lacks its newline.
+    pub(super) unended: bool,
+    /// The file begins with another line than a header, as after a `copytruncate`, and has none.
+    pub(super) headless: bool,
+    /// Intents without an outcome.
+    pub(super) open: BTreeMap<u64, Intended>,
+    pub(super) found: Found,
+}
+
+/// Bytes that are not of the chain.
+pub(super) struct Torn {
+    pub(super) bytes: u64,
+    /// Of all of them, and of a newline behind them if they lack it.
+    pub(super) sha256: [u8; 32],
+    pub(super) lacks_newline: bool,
+}
+
+/// What an intent said.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Intended {
+    pub(super) request_id: String,
+    pub(super) identity: String,
+    pub(super) operation: String,
+    pub(super) key: String,
+}
+
+/// What a start found of the lines before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Lines that no signature covered.
+    pub unsigned: u64,
+    /// Number of the last checkpoint's line, 0 if there was none.
+    pub checkpoint: u64,
+    /// Number of the line that the token knew, 0 if it knew of none.
+    pub anchor: u64,
+    /// Bytes at the end that were no whole line.
+    pub torn_bytes: u64,
+    /// Changes of which the outcome is not known.
+    pub unknown: usize,
+}
+
+/// As the line of a start says it.
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            unsigned,
+            checkpoint,
+            anchor,
+            torn_bytes,
+            unknown,
+        } = self;
+        write!(
+            f,
+            "unsigned={unsigned} checkpoint={checkpoint} anchor={anchor} torn_bytes={torn_bytes} unknown={unknown}"
+        )
+    }
+}
+
+/// Why it does not go on.
+pub(super) enum Refusal {
+    Read(io::Error),
+    /// The file is no log of this token's, or of another format.
+    Foreign(String),
+    /// It is not as the token knows it.
+    End(String),
+}
+
+impl From<io::Error> for Refusal {
+    fn from(error: io::Error) -> Self {
+        Self::Read(error)
+    }
+}
+
+/// Finds the end of the log in a file. `None`: the file holds nothing, or not even one whole line, and the token knows of no log.
+pub(super) fn find(path: &Path, signer: &Signer, known: Known<'_>) -> Result<Option<End>, Refusal> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    // A device says that it has no length, and may never end.
+    let first = if length == 0 {
+        Vec::new()
+    } else {
+        first_line(&file)?
+    };
+    if length == 0 || is_torn_header(&first, length) {
+        return match known {
+            Known::Anchor(anchor) => Err(Refusal::End(format!(
+                "the file holds no line, but the token knows of line {} of the log {}",
+                anchor.seq,
+                base16ct::lower::encode_string(&anchor.log_id)
+            ))),
+            _ => Ok(None),
+        };
+    }
+    let header = Line::parse(&first).filter(|line| line.kind == "header");
+    let first_line = Line::parse(&first);
+    let header_seq = header.as_ref().map(|header| header.seq);
+    let log_id = match (&header, known) {
+        (Some(header), _) => check_header(header, signer)?,
+        // The file was truncated while it was written: lines of ours stand at its beginning, and the token knows of which log.
+        (None, Known::Anchor(anchor)) if first_line.is_some() => anchor.log_id,
+        _ => {
+            return Err(Refusal::Foreign(
+                "it does not begin with the header of an audit log".to_owned(),
+            ));
+        }
+    };
+    let mut walk = Walk::new(log_id, signer);
+    match known {
+        Known::Anchor(anchor) => {
+            if anchor.log_id != log_id {
+                return Err(Refusal::End(format!(
+                    "the file is of the log {}, but the token knows of line {} of the log {}",
+                    base16ct::lower::encode_string(&log_id),
+                    anchor.seq,
+                    base16ct::lower::encode_string(&anchor.log_id)
+                )));
+            }
+            walk.found.anchor = anchor.seq;
+            walk.found.checkpoint = anchor.seq;
+            let begun = header_seq.is_some_and(|seq| seq > anchor.seq);
+            if begun {
+                check_rotated(anchor, &first)?;
+                walk.open = anchor.open.iter().map(|seq| (*seq, None)).collect();
+                walk.from(&mut file, 0, None)?;
+            } else {
+                let at = find_anchor(&mut file, length, anchor, &mut walk)?;
+                walk.from(&mut file, at, Some(Chain::of(anchor)))?;
+            }
+            let behind = walk.chain.is_some_and(|chain| chain.seq > anchor.seq + 1);
+            let more = behind || walk.length < length;
+            if anchor.phase == Phase::Stopped && more {
+                return Err(Refusal::End(format!(
+                    "something stands behind line {}, where the log ended when it was last stopped in order",
+                    anchor.seq
+                )));
+            }
+        }
+        Known::Nothing => walk.from(&mut file, 0, None)?,
+        Known::Accepted => {
+            let at = last_line(&mut file, length)?;
+            walk.from(&mut file, at, None)?;
+        }
+    }
+    let headless = header.is_none() && !walk.header;
+    walk.end(&mut file, length, headless).map(Some)
+}
+
+/// One key signs a log from its beginning to its end, or no key verifies it.
+fn check_header(header: &Line, signer: &Signer) -> Result<[u8; 16], Refusal> {
+    if header.format != Some(FORMAT) {
+        return Err(Refusal::Foreign(format!(
+            "it is of format {}, and this version writes format {FORMAT}",
+            header.format.unwrap_or_default()
+        )));
+    }
+    if header.signing_key.as_deref().and_then(unhex::<32>) != Some(signer.fingerprint) {
+        return Err(Refusal::Foreign(
+            "it was signed by another token's key".to_owned(),
+        ));
+    }
+    header
+        .log_id
+        .as_deref()
+        .and_then(unhex)
+        .ok_or_else(|| Refusal::Foreign("its header has no log id".to_owned()))
+}
+
+/// The file begins behind the line that the token knows: right so if the log was just going on in a new file.
+fn check_rotated(anchor: &Anchor, header: &[u8]) -> Result<(), Refusal> {
+    let next = Line::parse(header)
+        .is_some_and(|line| line.seq == anchor.seq + 1 && line.prev() == Some(anchor.hash));
+    if anchor.phase == Phase::Rotating || next {
+        return Ok(());
+    }
+    Err(Refusal::End(format!(
+        "the file begins behind line {}, which the token knows: what stood before it is gone, or is in another file",
+        anchor.seq
+    )))
+}
+
+/// Offset behind the line that the token knows. Intents before it that had no outcome are noted on the way.
+fn find_anchor(
+    file: &mut File,
+    length: u64,
+    anchor: &Anchor,
+    walk: &mut Walk<'_>,
+) -> Result<u64, Refusal> {
+    let lowest = anchor
+        .open
+        .first()
+        .copied()
+        .unwrap_or(anchor.seq)
+        .min(anchor.seq);
+    let mut tail = TAIL;
+    loop {
+        let from = length.saturating_sub(tail);
+        let mut lines = Lines::from(file, from)?;
+        if from > 0 {
+            // Most likely in the middle of a line.
+            lines.next()?;
+        }
+        walk.open = anchor.open.iter().map(|seq| (*seq, None)).collect();
+        let (mut at, mut reached, mut last, mut other) = (None, from == 0, 0, false);
+        while let Some(raw) = lines.next()? {
+            let Some(line) = Line::parse(raw.bytes) else {
+                continue;
+            };
+            reached |= line.seq <= lowest;
+            if !reached {
+                break;
+            }
+            last = line.seq;
+            if let Some(open) = walk.open.get_mut(&line.seq)
+                && line.kind == "intent"
+            {
+                *open = Some(intended(&line));
+            }
+            if line.seq == anchor.seq {
+                if <[u8; 32]>::from(Sha256::digest(raw.bytes)) == anchor.hash && raw.ended {
+                    at = Some(raw.end);
+                    break;
+                }
+                other = true;
+            }
+        }
+        match at {
+            Some(at) => return Ok(at),
+            None if from > 0 => tail = tail.saturating_mul(8),
+            None if other => {
+                return Err(Refusal::End(format!(
+                    "line {} is not the one that the token knows: the log was written anew",
+                    anchor.seq
+                )));
+            }
+            None => {
+                return Err(Refusal::End(format!(
+                    "it ends at line {last}, but the token knows of line {}: its end was cut off, or an older copy put in its place",
+                    anchor.seq
+                )));
+            }
+        }
+    }
+}
+
+/// Offset of the last whole line of ours, whatever stands before it.
+fn last_line(file: &mut File, length: u64) -> Result<u64, Refusal> {
+    let mut tail = TAIL;
+    loop {
+        let from = length.saturating_sub(tail);
+        let mut lines = Lines::from(file, from)?;
+        if from > 0 {
+            lines.next()?;
+        }
+        let mut at = None;
+        while let Some(raw) = lines.next()? {
+            if raw.ended && Line::parse(raw.bytes).is_some_and(|line| line.seq < LAST_SEQ) {
+                at = Some(raw.start);
+            }
+        }
+        match at {
+            Some(at) => return Ok(at),
+            None if from > 0 => tail = tail.saturating_mul(8),
+            None => {
+                return Err(Refusal::Foreign(
+                    "no whole line of it is one of an audit log".to_owned(),
+                ));
+            }
+        }
+    }
+}
+
+fn intended(line: &Line) -> Intended {
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    Intended {
+        request_id: text(&line.request_id),
+        identity: text(&line.identity),
+        operation: text(&line.operation),
+        key: text(&line.key),
+    }
+}
+
+/// A line that accounts for what stands before it.
+struct Recovered {
+    line: Line,
+    hash: [u8; 32],
+    /// Where it begins.
+    start: u64,
+    /// Where the next line does.
+    end: u64,
+}
+
+/// The chain, followed from a line on.
+struct Walk<'a> {
+    log_id: [u8; 16],
+    signer: &'a Signer,
+    chain: Option<Chain>,
+    /// Offset behind the last line of the chain.
+    length: u64,
+    /// That line lacks its newline.
+    unended: bool,
+    /// There was a header.
+    header: bool,
+    recent: VecDeque<(u64, [u8; 32])>,
+    open: BTreeMap<u64, Option<Intended>>,
+    found: Found,
+}
+
+impl<'a> Walk<'a> {
+    fn new(log_id: [u8; 16], signer: &'a Signer) -> Self {
+        Self {
+            log_id,
+            signer,
+            chain: None,
+            length: 0,
+            unended: false,
+            header: false,
+            recent: VecDeque::new(),
+            open: BTreeMap::new(),
+            found: Found::default(),
+        }
+    }
+
+    /// Follows the chain from `at` on; `chain` is what the line there must have, the first line's own if there is none.
+    fn from(&mut self, file: &mut File, at: u64, chain: Option<Chain>) -> Result<(), Refusal> {
+        self.chain = chain;
+        self.length = at;
+        while let Some(recovered) = self.until_broken(file)? {
+            let Recovered {
+                line,
+                hash,
+                start,
+                end,
+            } = recovered;
+            // What an earlier start accounted for ends where its `recovered` line begins.
+            let named = line.torn_sha256.as_deref().and_then(unhex::<32>);
+            if line.torn_bytes != Some(start - self.length)
+                || named != Some(sha256(&mut *file, self.length, start)?)
+            {
+                return Ok(());
+            }
+            self.take(&line, hash, end, true);
+        }
+        Ok(())
+    }
+
+    /// Takes lines up to the first that is not of the chain, and answers a `recovered` line behind it that would be.
+    fn until_broken(&mut self, file: &mut File) -> Result<Option<Recovered>, Refusal> {
+        let mut lines = Lines::from(file, self.length)?;
+        while let Some(raw) = lines.next()? {
+            let Some(line) = Line::parse(raw.bytes).filter(|line| line.seq < LAST_SEQ) else {
+                continue;
+            };
+            let follows = self
+                .chain
+                .is_none_or(|chain| line.seq == chain.seq && line.prev() == Some(chain.prev));
+            if !follows {
+                continue;
+            }
+            let hash = Sha256::digest(raw.bytes).into();
+            if raw.start == self.length {
+                self.take(&line, hash, raw.end, raw.ended);
+            } else if line.kind == "recovered" && raw.ended {
+                let (start, end) = (raw.start, raw.end);
+                return Ok(Some(Recovered {
+                    line,
+                    hash,
+                    start,
+                    end,
+                }));
+            }
+        }
+        Ok(None)
+    }
+
+    fn take(&mut self, line: &Line, hash: [u8; 32], end: u64, ended: bool) {
+        self.found.unsigned += 1;
+        match line.kind.as_str() {
+            "header" => self.header = true,
+            "intent" => {
+                self.open.insert(line.seq, Some(intended(line)));
+            }
+            "decision" => {
+                self.open.remove(&line.intent.unwrap_or_default());
+            }
+            "checkpoint" => {
+                if let Some(signed) = self.signed_by(line) {
+                    // Itself and what came between are not covered, but for itself, which the token knows right after.
+                    self.found.checkpoint = line.seq;
+                    self.found.unsigned = (line.seq - 1).saturating_sub(signed);
+                }
+            }
+            _ => {}
+        }
+        self.recent.push_back((line.seq, hash));
+        if self.recent.len() > RECENT {
+            self.recent.pop_front();
+        }
+        self.chain = Some(Chain {
+            seq: line.seq + 1,
+            prev: hash,
+        });
+        self.length = end;
+        self.unended = !ended;
+    }
+
+    /// The line that a checkpoint signs, if it is good.
+    fn signed_by(&self, line: &Line) -> Option<u64> {
+        let head = Head {
+            log_id: self.log_id,
+            seq: line.signed_seq?,
+            hash: unhex(line.signed_hash.as_deref()?)?,
+        };
+        let known = self.recent.iter().rev().find(|(seq, _)| *seq == head.seq);
+        if known.is_some_and(|(_, hash)| *hash != head.hash) {
+            return None;
+        }
+        head.is_signed(line.signature.as_deref()?, &self.signer.key)
+            .then_some(head.seq)
+    }
+
+    fn end(self, file: &mut File, length: u64, headless: bool) -> Result<End, Refusal> {
+        let chain = self.chain.ok_or_else(|| {
+            Refusal::Foreign("no whole line of it is one of an audit log".to_owned())
+        })?;
+        let mut found = self.found;
+        let torn = if length > self.length {
+            let (sha256, lacks_newline) = torn_sha256(file, self.length, length)?;
+            found.torn_bytes = length - self.length;
+            Some(Torn {
+                bytes: length - self.length + u64::from(lacks_newline),
+                sha256,
+                lacks_newline,
+            })
+        } else {
+            None
+        };
+        let open: BTreeMap<_, _> = self
+            .open
+            .into_iter()
+            .map(|(seq, intended)| (seq, intended.unwrap_or_default()))
+            .collect();
+        found.unknown = open.len();
+        Ok(End {
+            chain,
+            log_id: self.log_id,
+            length: self.length,
+            torn,
+            unended: self.unended,
+            headless,
+            open,
+            found,
+        })
+    }
+}
+
+impl Chain {
+    fn of(anchor: &Anchor) -> Self {
+        Self {
+            seq: anchor.seq + 1,
+            prev: anchor.hash,
+        }
+    }
+}
+
+/// A line as it stands in the file.
+pub(super) struct Raw<'a> {
+    /// Without its newline; of one that is too long its beginning.
+    pub(super) bytes: &'a [u8],
+    /// Where it begins.
+    pub(super) start: u64,
+    /// Behind its newline.
+    pub(super) end: u64,
+    /// It has a newline.
+    pub(super) ended: bool,
+}
+
+/// Lines one after the other, of which no more is kept than a line of ours can have.
+pub(super) struct Lines<R> {
+    reader: R,
+    at: u64,
+    buffer: Vec<u8>,
+}
+
+impl<'a> Lines<BufReader<&'a mut File>> {
+    fn from(file: &'a mut File, at: u64) -> io::Result<Self> {
+        file.seek(SeekFrom::Start(at))?;
+        Ok(Self::new(BufReader::with_capacity(1 << 16, file), at))
+    }
+}
+
+impl<R: BufRead> Lines<R> {
+    pub(super) fn new(reader: R, at: u64) -> Self {
+        Self {
+            reader,
+            at,
+            buffer: Vec::new(),
+        }
+    }
+
+    /// `None`: there is nothing more.
+    pub(super) fn next(&mut self) -> io::Result<Option<Raw<'_>>> {
+        self.buffer.clear();
+        let start = self.at;
+        let mut ended = false;
+        while !ended {
+            let chunk = match self.reader.fill_buf() {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                chunk => chunk?,
+            };
+            if chunk.is_empty() {
+                break;
+            }
+            let newline = memchr::memchr(b'\n', chunk);
+            let used = newline.map_or(chunk.len(), |at| at + 1);
+            let line = chunk.get(..newline.unwrap_or(used)).unwrap_or_default();
+            let room = LONGEST_LINE.saturating_sub(self.buffer.len());
+            self.buffer
+                .extend_from_slice(line.get(..room).unwrap_or(line));
+            ended = newline.is_some();
+            self.at += used as u64;
+            self.reader.consume(used);
+        }
+        Ok((self.at > start).then_some(Raw {
+            bytes: &self.buffer,
+            start,
+            end: self.at,
+            ended,
+        }))
+    }
+}
+
+fn first_line(file: &File) -> io::Result<Vec<u8>> {
+    let mut file = file;
+    file.seek(SeekFrom::Start(0))?;
+    let mut lines = Lines::new(BufReader::new(file), 0);
+    Ok(lines
+        .next()?
+        .map(|line| line.bytes.to_vec())
+        .unwrap_or_default())
+}
+
+/// The beginning of a header and no more: what is left of a log whose first line was being written. A disc may also leave zeros.
+fn is_torn_header(first: &[u8], length: u64) -> bool {
+    const BEGINNING: &[u8] = br#"{"type":"header","seq":1,"#;
+    let alone = first.len() as u64 == length;
+    let common = first.len().min(BEGINNING.len());
+    let begun = first.get(..common) == BEGINNING.get(..common);
+    alone && (begun && Line::parse(first).is_none() || first.iter().all(|byte| *byte == 0))
+}
+
+/// SHA-256 of a part of a file.
+pub(super) fn sha256(mut file: impl Read + io::Seek, from: u64, to: u64) -> io::Result<[u8; 32]> {
+    let mut hasher = Sha256::new();
+    copy(&mut file, from, to, &mut hasher)?;
+    Ok(hasher.finalize().into())
+}
+
+/// Of what stands between, and of the newline that it is given if it has none.
+pub(super) fn torn_sha256(file: &mut File, from: u64, to: u64) -> io::Result<([u8; 32], bool)> {
+    let mut hasher = Sha256::new();
+    let last = copy(&mut *file, from, to, &mut hasher)?;
+    let lacks_newline = last != Some(b'\n');
+    if lacks_newline {
+        hasher.update(b"\n");
+    }
+    Ok((hasher.finalize().into(), lacks_newline))
+}
+
+fn copy(
+    mut file: impl Read + io::Seek,
+    from: u64,
+    to: u64,
+    hasher: &mut Sha256,
+) -> io::Result<Option<u8>> {
+    file.seek(SeekFrom::Start(from))?;
+    let mut part = file.take(to.saturating_sub(from));
+    let mut buffer = vec![0; 1 << 16];
+    let mut last = None;
+    loop {
+        let read = part.read(&mut buffer)?;
+        let bytes = buffer.get(..read).unwrap_or_default();
+        if bytes.is_empty() {
+            return Ok(last);
+        }
+        hasher.update(bytes);
+        last = bytes.last().copied();
+    }
+}
