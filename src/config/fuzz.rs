@@ -57,7 +57,6 @@ fn within_bounds(text: &str, config: &Config) {
     let paths = [
         &tls.certificate,
         &tls.private_key,
-        &tls.client_ca,
         &config.hsm.module,
         &config.store,
         &config.policy,

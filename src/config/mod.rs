@@ -19,8 +19,9 @@ use strongroom_hsm::{HsmConfig, KeyShape, PinSource, TokenSelector};
 use crate::audit::AuditOptions;
 use crate::keyring::{JwtOptions, KeyringOptions, Residency};
 use crate::lifecycle::Limits;
+use crate::policy::IdentityPattern;
 use crate::serve::harden;
-use crate::tls::TlsFiles;
+use crate::tls::{ClientCa, TlsFiles};
 use reader::{Reader, Section};
 
 /// Where systemd keeps the credentials of the unit that the package brings.
@@ -166,15 +167,50 @@ fn tls(reader: &mut Reader) -> Option<TlsFiles> {
             "private_key" => section.resolve(&value),
             _ => credential(&mut section, name, &value),
         });
-    let client_ca = section.path("client_ca");
+    let bound = section.tables("client_cas", "tls.client_cas");
+    let anybody = if section.has("client_ca") || bound.is_empty() {
+        section.path("client_ca").map(ClientCa::for_anybody)
+    } else {
+        None
+    };
     let crls = section.paths("crls");
     reader.close(section);
+    let mut client_cas: Vec<ClientCa> = anybody.into_iter().collect();
+    for mut ca in bound {
+        let file = ca.path("path");
+        let identities = identities(&mut ca);
+        reader.close(ca);
+        client_cas.extend(file.map(|file| ClientCa { file, identities }));
+    }
     Some(TlsFiles {
         certificate: certificate?,
         private_key: private_key?,
-        client_ca: client_ca?,
+        client_cas,
         crls,
     })
+}
+
+/// What a CA may name: there is no default, since one that is forgotten would be everybody.
+fn identities(ca: &mut Section) -> Vec<IdentityPattern> {
+    let texts = ca.strings("identities");
+    if texts.is_empty() {
+        ca.problem(
+            "identities",
+            "expected what these CAs may name, as [\"spiffe://example.org/**\"], [\"dns:*.example.org\"], [\"spki:sha256:*\"]; for everybody set tls.client_ca",
+        );
+    }
+    let mut patterns = Vec::new();
+    for text in texts {
+        match IdentityPattern::try_from(text) {
+            Ok(pattern) if pattern.stops_at_the_domain() => ca.problem(
+                "identities",
+                "a SPIFFE ID has a path: write spiffe://DOMAIN/**",
+            ),
+            Ok(pattern) => patterns.push(pattern),
+            Err(problem) => ca.problem("identities", &problem),
+        }
+    }
+    patterns
 }
 
 /// The file of a systemd credential. Outside the service: where systemd has the service's, for root to look at.
@@ -401,6 +437,40 @@ checkpoint_interval = 5
             (4 << 20, 1, false)
         );
         assert_eq!(config.tokens, None);
+    }
+
+    #[test]
+    fn client_cas_can_be_bound_to_what_they_may_name() {
+        let bound = "\n[[tls.client_cas]]\npath = \"spire.pem\"\nidentities = [\"spiffe://example.org/**\", \"dns:*.example.org\"]\n";
+        let alone = GOOD.replace("client_ca = \"ca.pem\"\n", "");
+        for (text, cas) in [
+            (format!("{GOOD}{bound}"), 2),
+            (format!("{alone}{bound}{bound}"), 2),
+            (format!("{alone}{bound}"), 1),
+        ] {
+            let config = parse(&text).unwrap();
+            assert_eq!(config.tls.client_cas.len(), cas, "{text}");
+            let last = config.tls.client_cas.last().unwrap();
+            assert_eq!(last.file, Path::new("/etc/strongroom/spire.pem"));
+            assert_eq!(last.identities.len(), 2);
+        }
+        for (from, to, says) in [
+            ("identities", "identites", "tls.client_cas.identit"),
+            ("path", "file", "tls.client_cas.path"),
+            ("dns:*.example.org", "dns:*.Example.org", "never met"),
+            ("dns:*.example.org", "spiffe://example.org", "has no path"),
+            ("spiffe://example.org/**", "spiffe://*", "has a path"),
+        ] {
+            let text = format!("{alone}{}", bound.replacen(from, to, 1));
+            let error = parse(&text).unwrap_err().to_string();
+            assert!(error.contains(says), "{to}: {error}");
+        }
+        assert!(
+            parse(&alone)
+                .unwrap_err()
+                .to_string()
+                .contains("tls.client_ca")
+        );
     }
 
     #[test]

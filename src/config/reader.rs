@@ -254,6 +254,31 @@ impl Section {
         })
     }
 
+    /// `[[section.key]]`: each a section of its own, called `name` in messages.
+    pub(super) fn tables(&mut self, key: &str, name: &'static str) -> Vec<Self> {
+        let Some(value) = self.table.remove(key) else {
+            return Vec::new();
+        };
+        let tables: Option<Vec<Table>> = value
+            .as_array()
+            .and_then(|array| array.iter().map(|item| item.as_table().cloned()).collect());
+        let Some(tables) = tables else {
+            self.problem(key, &format!("expected tables, [[{name}]]"));
+            return Vec::new();
+        };
+        let section = |table| Self {
+            name,
+            folder: self.folder.clone(),
+            table,
+            problems: Vec::new(),
+        };
+        tables.into_iter().map(section).collect()
+    }
+
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
     /// Exactly one of these settings: which, and its value.
     pub(super) fn one_of(&mut self, keys: &[&'static str]) -> Option<(&'static str, String)> {
         let given: Vec<&'static str> = keys

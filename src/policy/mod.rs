@@ -361,7 +361,7 @@ impl IdentityPattern {
     }
 
     /// A SPIFFE ID has a path; only `**` could reach into it from here.
-    fn stops_at_the_domain(&self) -> bool {
+    pub(crate) fn stops_at_the_domain(&self) -> bool {
         self.text
             .strip_prefix(SPIFFE)
             .is_some_and(|rest| !rest.contains('/') && !rest.contains("**"))

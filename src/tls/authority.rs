@@ -13,6 +13,7 @@ use super::TlsError;
 use super::files::{date, refuse};
 use super::refusal::Refusal;
 use crate::identity::{Identity, Kind};
+use crate::policy::IdentityPattern;
 
 /// All CAs of clients.
 #[derive(Debug)]
@@ -37,6 +38,8 @@ pub(super) struct Authority {
     path_len: Option<u32>,
     may_sign_crls: bool,
     kinds: Kinds,
+    /// Whom it may name, by the configuration; none: anybody.
+    identities: Vec<IdentityPattern>,
 }
 
 /// Which kinds of identity a CA's name constraints leave it.
@@ -82,7 +85,11 @@ impl Authorities {
 
 impl Authority {
     /// From the certificate of a CA.
-    pub(super) fn new(file: &Path, der: &CertificateDer<'_>) -> Result<Self, TlsError> {
+    pub(super) fn new(
+        file: &Path,
+        der: &CertificateDer<'_>,
+        identities: &[IdentityPattern],
+    ) -> Result<Self, TlsError> {
         let (_, parsed) = X509Certificate::from_der(der)
             .map_err(|error| refuse(file, format!("a certificate can't be read: {error}")))?;
         let name = parsed.subject().to_string();
@@ -135,6 +142,7 @@ impl Authority {
                 .and_then(|constraints| constraints.value.path_len_constraint),
             may_sign_crls: usage.is_none_or(|usage| usage.value.crl_sign()),
             kinds,
+            identities: identities.to_vec(),
             name,
         })
     }
@@ -189,6 +197,14 @@ impl Authority {
             return refuse(format!(
                 "allows {limit} CAs below it, and there are {below}"
             ));
+        }
+        let bound = !self.identities.is_empty();
+        if bound && !self.identities.iter().any(|one| one.matches(identity)) {
+            return Err(Refusal::NotItsName {
+                name: self.name.clone(),
+                identity: identity.clone(),
+                why: "the configuration (tls.client_cas) binds it to others",
+            });
         }
         self.kinds.allow(&self.name, identity)
     }

@@ -13,9 +13,9 @@ use rustls::sign::CertifiedKey;
 use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 use zeroize::{Zeroize, Zeroizing};
 
-use super::TlsError;
 use super::authority::{Authorities, Authority};
 use super::crl::Crl;
+use super::{ClientCa, TlsError};
 
 /// More than any of these files needs (a public CA's full CRL has some MiB), and little enough to read at once.
 const MAX_FILE: u64 = 64 << 20;
@@ -60,12 +60,33 @@ pub(super) fn certified_key(certificate: &Path, key: &Path) -> Result<CertifiedK
 }
 
 /// The CAs that client certificates are checked against.
-pub(super) fn authorities(path: &Path) -> Result<Authorities, TlsError> {
-    let all = certificates(path)?
-        .iter()
-        .map(|certificate| Authority::new(path, certificate))
-        .collect::<Result<Vec<_>, _>>()?;
-    Ok(Authorities::new(all))
+pub(super) fn authorities(files: &[ClientCa]) -> Result<Authorities, TlsError> {
+    let mut all: Vec<(&Path, Authority)> = Vec::new();
+    for ca in files {
+        let before = all.len();
+        for certificate in certificates(&ca.file)? {
+            let authority = Authority::new(&ca.file, &certificate, &ca.identities)?;
+            // In two files, the wider of its bounds would be the one that holds.
+            let elsewhere = all
+                .iter()
+                .take(before)
+                .find(|(_, one)| one.spki() == authority.spki());
+            if let Some((other, _)) = elsewhere {
+                return Err(refuse(
+                    &ca.file,
+                    format!(
+                        "the key of the CA {} is in {} too: in which of them is what it may name? Remove it from one",
+                        authority.name(),
+                        other.display()
+                    ),
+                ));
+            }
+            all.push((&ca.file, authority));
+        }
+    }
+    Ok(Authorities::new(
+        all.into_iter().map(|(_, one)| one).collect(),
+    ))
 }
 
 /// Every CRL of these files.

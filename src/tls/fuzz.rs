@@ -14,7 +14,7 @@ use rustls::pki_types::pem::PemObject as _;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::revocation::Revocation;
-use super::{files, provider};
+use super::{ClientCa, files, provider};
 
 /// One file given as certificate, key, client CA and CRL: each is read or refused; all that is taken for a CA says that it is one,
 /// and what was taken as CRLs once is taken again.
@@ -31,7 +31,7 @@ fn all_readers(path: &Path, data: &[u8]) {
     if let Ok(certified) = files::certified_key(path, path) {
         assert!(certified.keys_match().is_ok() && !certified.cert.is_empty());
     }
-    let Ok(authorities) = files::authorities(path) else {
+    let Ok(authorities) = files::authorities(&[ClientCa::for_anybody(path.to_owned())]) else {
         return;
     };
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(data).flatten().collect();

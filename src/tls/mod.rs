@@ -34,6 +34,7 @@ use rustls::sign::SingleCertAndKey;
 use self::revocation::Revocation;
 use self::verifier::Verifier;
 use crate::clock;
+use crate::policy::IdentityPattern;
 
 pub use self::files::{Expiry, expiries};
 pub use self::peer::Peer;
@@ -46,16 +47,36 @@ pub struct TlsFiles {
     /// Its private key, PKCS#8, SEC1 or PKCS#1, not encrypted.
     pub private_key: PathBuf,
     /// The CAs that client certificates are checked against.
-    pub client_ca: PathBuf,
+    pub client_cas: Vec<ClientCa>,
     /// CRLs of those CAs; where there are any, a certificate whose status is unknown is refused.
     pub crls: Vec<PathBuf>,
+}
+
+/// A file of CAs, and whom they may name.
+#[derive(Clone, Debug)]
+pub struct ClientCa {
+    /// PEM.
+    pub file: PathBuf,
+    /// The identities that these CAs may give; none: any.
+    pub identities: Vec<IdentityPattern>,
+}
+
+impl ClientCa {
+    /// CAs that may name anybody.
+    pub fn for_anybody(file: PathBuf) -> Self {
+        Self {
+            file,
+            identities: Vec::new(),
+        }
+    }
 }
 
 impl TlsFiles {
     /// Each of them.
     pub fn all(&self) -> impl Iterator<Item = &PathBuf> {
-        [&self.certificate, &self.private_key, &self.client_ca]
+        [&self.certificate, &self.private_key]
             .into_iter()
+            .chain(self.client_cas.iter().map(|ca| &ca.file))
             .chain(&self.crls)
     }
 }
@@ -170,7 +191,7 @@ impl Generation {
             problem,
         };
         let key = files::certified_key(&paths.certificate, &paths.private_key)?;
-        let authorities = files::authorities(&paths.client_ca)?;
+        let authorities = files::authorities(&paths.client_cas)?;
         let crls = files::crls(&paths.crls)?;
 
         let provider = Arc::new(provider());

@@ -130,7 +130,7 @@ impl House {
         TlsFiles {
             certificate: self.path("server.pem"),
             private_key: self.path("server.key"),
-            client_ca: self.path("ca.pem"),
+            client_cas: vec![ClientCa::for_anybody(self.path("ca.pem"))],
             crls: crls.iter().map(|name| self.path(name)).collect(),
         }
     }
@@ -542,4 +542,62 @@ fn an_anchors_own_limits_hold() {
     house.write("ca.pem", &silent.pem());
     let error = house.load(&["crl.pem"]).err().unwrap();
     assert!(error.problem.contains("no cRLSign"), "{error}");
+}
+
+#[test]
+fn a_ca_makes_only_the_clients_that_it_is_bound_to() {
+    let house = House::new();
+    let (spire, hosts, any) = (Ca::new("spire"), Ca::new("hosts"), Ca::new("any"));
+    let patterns = |texts: &[&str]| -> Vec<IdentityPattern> {
+        let one = |text: &&str| IdentityPattern::try_from((*text).to_owned()).unwrap();
+        texts.iter().map(one).collect()
+    };
+    let mut files = house.files(&[]);
+    for (ca, name, identities) in [
+        (&spire, "spire.pem", &["spiffe://example.org/**"][..]),
+        (&hosts, "hosts.pem", &["dns:*.example.org", "dns:localhost"]),
+        (&any, "any.pem", &[]),
+    ] {
+        house.write(name, &ca.pem);
+        files.client_cas.push(ClientCa {
+            file: house.path(name),
+            identities: patterns(identities),
+        });
+    }
+    let tls = Tls::load(files.clone()).unwrap();
+    let uri = |id: &'static str| SanType::URI(id.try_into().unwrap());
+    let dns = |name: &'static str| SanType::DnsName(name.try_into().unwrap());
+    for (san, allowed) in [
+        (Some(uri("spiffe://example.org/a/b")), [true, false, true]),
+        (
+            Some(uri("spiffe://example.org.evil/a")),
+            [false, false, true],
+        ),
+        (Some(dns("a.example.org")), [false, true, true]),
+        (Some(dns("localhost")), [false, true, true]),
+        (Some(dns("example.org")), [false, false, true]),
+        (Some(dns("aexample.org")), [false, false, true]),
+        (None, [false, false, true]),
+    ] {
+        for (ca, allowed) in [&spire, &hosts, &any].into_iter().zip(allowed) {
+            let leaf = ca.leaf(7, |params| {
+                params.subject_alt_names = san.clone().into_iter().collect();
+            });
+            let answer = tls.still_valid(&peer(&[&leaf.der]));
+            assert_eq!(answer.is_ok(), allowed, "{san:?}: {answer:?}");
+            let below = ca.intermediate("below");
+            let leaf = below.leaf(7, |params| {
+                params.subject_alt_names = san.clone().into_iter().collect();
+            });
+            let answer = tls.still_valid(&peer(&[&leaf.der, &below.der]));
+            assert_eq!(answer.is_ok(), allowed, "below, {san:?}: {answer:?}");
+        }
+    }
+    // The same CA with two bounds.
+    house.write("any.pem", &format!("{}{}", any.pem, spire.pem));
+    let error = Tls::load(files).err().unwrap();
+    assert!(
+        error.file == house.path("any.pem") && error.problem.contains("spire.pem too"),
+        "{error}"
+    );
 }

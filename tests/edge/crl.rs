@@ -9,7 +9,7 @@ use rcgen::{
     CrlIssuingDistributionPoint, CrlScope, DnType, IsCa, Issuer, KeyIdMethod, KeyPair,
     KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
 };
-use strongroom::tls::{Peer, Tls, TlsFiles};
+use strongroom::tls::{ClientCa, Peer, Tls, TlsFiles};
 use tempfile::TempDir;
 use time::{Duration, OffsetDateTime};
 
@@ -185,7 +185,7 @@ impl Place {
         TlsFiles {
             certificate: self.path("server.pem"),
             private_key: self.path("server.key"),
-            client_ca: self.write("cas.pem", &bundle),
+            client_cas: vec![ClientCa::for_anybody(self.write("cas.pem", &bundle))],
             crls: lists
                 .iter()
                 .enumerate()
