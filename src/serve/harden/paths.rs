@@ -5,10 +5,9 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use strongroom_hsm::PinSource;
-
 use super::Options;
 use crate::config::Config;
+use crate::config::walk::walk;
 
 /// Libraries of the C library, of the PKCS#11 module, and their settings.
 const SYSTEM: [&str; 16] = [
@@ -46,25 +45,14 @@ pub struct Paths {
 }
 
 impl Paths {
-    /// Those of a configuration. Of each file its folder, since files are replaced, and the folder that a symbolic link leads to.
+    /// Those of a configuration. Of each file that is read its [`places`]; of each that is written its folder.
     pub fn new(config: &Config, options: &Options) -> Self {
         let mut paths = Self {
             state: config.store.clone(),
             ..Self::default()
         };
-        let tls = &config.tls;
-        let files = [
-            &tls.certificate,
-            &tls.private_key,
-            &tls.client_ca,
-            &config.policy,
-            &config.hsm.module,
-        ];
-        for file in files.into_iter().chain(&tls.crls).chain(&config.tokens) {
-            paths.read.extend(folders(file));
-        }
-        if let PinSource::File(file) = &config.hsm.pin {
-            paths.read.extend(folders(file));
+        for file in config.obeyed() {
+            paths.read.extend(places(file));
         }
         paths
             .read
@@ -140,6 +128,52 @@ fn setting(line: &str, name: &str) -> Option<PathBuf> {
     (found.trim() == name && value.starts_with('/')).then(|| value.into())
 }
 
+/// Where a file is, and where it may be after it was replaced or a link was turned: its folder, and for each link on the way to it the folder that holds the
+/// link and the one that holds what it leads to. Each with all below it, since whoever renews certificates makes new folders there, and turns the link to them.
+///
+/// A folder of the system's, as `/etc`, is not opened for that: of a file there, only the file as it is now.
+fn places(file: &Path) -> BTreeSet<PathBuf> {
+    let steps = walk(file);
+    let mut places: BTreeSet<PathBuf> = folders(file).into_iter().collect();
+    for step in steps.iter().filter(|step| step.target.is_some()) {
+        let target = step
+            .target
+            .as_ref()
+            .and_then(|target| target.canonicalize().ok());
+        places.extend(step.path.parent().map(Path::to_owned));
+        places.extend(target.as_deref().and_then(Path::parent).map(Path::to_owned));
+    }
+    let all = places.len();
+    places.retain(|folder| !is_the_systems(folder));
+    if places.len() < all {
+        // The file as it is now; a link in a folder of the system's is followed once.
+        places.extend(steps.last().map(|step| step.path.clone()));
+        tracing::info!(
+            file = %file.display(),
+            "it, or a link to it, is in a folder of the system's: when it is replaced there, restart"
+        );
+    }
+    places
+}
+
+/// The root and what stands right in it, folders where each program has its own, and homes.
+fn is_the_systems(folder: &Path) -> bool {
+    const SHARED: [&str; 8] = [
+        "/var/lib",
+        "/var/log",
+        "/var/run",
+        "/var/etc",
+        "/var/spool",
+        "/run/user",
+        "/usr/local",
+        "/usr/share",
+    ];
+    let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+    folder.is_absolute() && folder.components().count() <= 2
+        || SHARED.iter().any(|shared| folder == Path::new(shared))
+        || folder.parent() == Some(Path::new("/home"))
+}
+
 /// The file's folder as it is written, and as it really is.
 fn folders(file: &Path) -> Vec<PathBuf> {
     let real = file.canonicalize().ok();
@@ -188,6 +222,54 @@ mod tests {
         assert_eq!(setting("dbargs = \"/var/lib/tokens\"", "dbargs"), path);
         assert_eq!(setting("dbargs = \"tokens\"", "dbargs"), None);
         assert_eq!(setting("dbtype = \"/var/lib/tokens\"", "dbargs"), None);
+    }
+
+    #[test]
+    fn wherever_a_link_may_be_turned_is_opened_and_no_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap();
+        let link = |target: &str, name: &str| {
+            std::os::unix::fs::symlink(target, root.join(name)).unwrap();
+        };
+        for made in ["tls", "certs/v1", "store/2026", "mount/..1", "pin"] {
+            fs::create_dir_all(root.join(made)).unwrap();
+        }
+        for made in ["certs/v1/a", "store/2026/a", "mount/..1/a", "pin/a"] {
+            fs::write(root.join(made), "").unwrap();
+        }
+        link("v1", "certs/current");
+        link("../certs/current/a", "tls/a");
+        link("..1", "mount/..data");
+        link("..data/a", "mount/a");
+        let absolute = root.join("store/2026");
+        link(absolute.to_str().unwrap(), "certs/other");
+        for (file, expected) in [
+            ("tls/a", &["certs", "certs/v1", "tls"][..]),
+            ("mount/a", &["mount", "mount/..1"]),
+            (
+                "certs/other/a",
+                &["certs", "certs/other", "store", "store/2026"],
+            ),
+            ("pin/a", &["pin"]),
+        ] {
+            let expected: BTreeSet<_> = expected.iter().map(|name| root.join(name)).collect();
+            assert_eq!(places(&root.join(file)), expected, "{file}");
+        }
+        // Never all of /etc, for one file or link in it.
+        assert_eq!(
+            places(Path::new("/etc/passwd")),
+            BTreeSet::from([PathBuf::from("/etc/passwd")])
+        );
+        for folder in ["/", "/etc", "/run", "/var/lib", "/home/somebody", "/tmp"] {
+            assert!(is_the_systems(Path::new(folder)), "{folder}");
+        }
+        for folder in [
+            "/etc/strongroom",
+            "/var/lib/strongroom",
+            "/home/somebody/tls",
+        ] {
+            assert!(!is_the_systems(Path::new(folder)), "{folder}");
+        }
     }
 
     #[test]
