@@ -19,7 +19,10 @@ use crate::tls;
 mod lifecycle;
 use lifecycle::Lifecycles;
 
-/// Everything that is counted. Labels come from the route table only, so their number is bounded.
+/// A certificate should be renewed so long before its end, as the alert on those of the appliance itself has it.
+pub(super) const RENEWAL_DAYS: u32 = 14;
+
+/// Everything that is counted. Labels come from the route table and from what is bounded elsewhere, so their number is bounded.
 pub(super) struct Metrics {
     registry: Registry,
     requests: Family<RequestLabels, Counter<u64, AtomicU64>>,
@@ -43,6 +46,8 @@ pub(super) struct Metrics {
     uptime: Gauge<i64, AtomicI64>,
     hardening: Family<MeasureLabel, Gauge<i64, AtomicI64>>,
     tls_not_after: Family<FileLabel, Gauge<i64, AtomicI64>>,
+    client_not_after: Family<IdentityLabel, Gauge<i64, AtomicI64>>,
+    client_renewal_due: Family<IdentityLabel, Gauge<i64, AtomicI64>>,
     lifecycle: Lifecycles,
 }
 
@@ -66,6 +71,11 @@ struct MeasureLabel {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct FileLabel {
     file: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct IdentityLabel {
+    identity: String,
 }
 
 impl Metrics {
@@ -94,6 +104,8 @@ impl Metrics {
             uptime: Gauge::default(),
             hardening: Family::default(),
             tls_not_after: Family::default(),
+            client_not_after: Family::default(),
+            client_renewal_due: Family::default(),
             lifecycle: Lifecycles::default(),
             registry: Registry::default(),
         };
@@ -182,6 +194,18 @@ impl Metrics {
             Unit::Seconds,
             metrics.tls_not_after.clone(),
         );
+        registry.register_with_unit(
+            "client_not_after",
+            "When the newest certificate of an identity ends that was here since the start, since 1970",
+            Unit::Seconds,
+            metrics.client_not_after.clone(),
+        );
+        registry.register_with_unit(
+            "client_renewal_due",
+            "From when on that certificate should have been renewed, since 1970",
+            Unit::Seconds,
+            metrics.client_renewal_due.clone(),
+        );
         metrics.lifecycle.register(&mut registry);
         Self {
             registry,
@@ -238,6 +262,22 @@ impl Metrics {
         }
     }
 
+    /// The newest certificate of each identity that was here; one that was forgotten has no figure any more.
+    fn set_clients(&self, app: &App) {
+        self.client_not_after.clear();
+        self.client_renewal_due.clear();
+        for client in app.tls.client_certificates() {
+            let due = client.renewal_due(RENEWAL_DAYS);
+            let label = IdentityLabel {
+                identity: client.identity,
+            };
+            self.client_not_after
+                .get_or_create(&label)
+                .set(client.not_after);
+            self.client_renewal_due.get_or_create(&label).set(due);
+        }
+    }
+
     /// The whole exposition, in the `OpenMetrics` text format.
     pub(super) fn render(&self, app: &App, in_flight: usize) -> String {
         let gauge = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
@@ -271,6 +311,7 @@ impl Metrics {
         }
         self.lifecycle.set(app);
         self.set_ends(app);
+        self.set_clients(app);
         let mut text = String::with_capacity(16 * 1024);
         // Writing to memory can't fail.
         let _ = encode(&mut text, &self.registry);

@@ -11,6 +11,7 @@ use super::body::word;
 use super::error::ApiError;
 use super::{App, Call, OPENAPI, rotation};
 use crate::keyring::{KeyHealth, Scheduled, Verdict};
+use crate::tls::ClientCertificate;
 
 /// What stands for Vault's version: this program's, marked as its own.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "+strongroom");
@@ -180,6 +181,8 @@ pub(super) async fn lifecycle(call: &mut Call<'_>) -> Result<Answer, ApiError> {
 pub(super) struct Lifecycle {
     pub(super) signing_keys: Vec<KeyHealth>,
     pub(super) rotations: Vec<Rotation>,
+    /// Of those who were here since the start, when their certificates end.
+    pub(super) client_certificates: Vec<ClientCertificate>,
 }
 
 /// A key that is rotated by itself.
@@ -211,6 +214,7 @@ impl Lifecycle {
         Self {
             signing_keys: app.keyring.health(),
             rotations: app.keyring.schedule().into_iter().map(rotation).collect(),
+            client_certificates: app.tls.client_certificates(),
         }
     }
 }

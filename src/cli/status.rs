@@ -47,6 +47,10 @@ pub(super) fn run(args: &StatusArgs, format: Format) -> Result<(), Failure> {
                 "signing_keys".into(),
                 keys.get("signing_keys").cloned().unwrap_or_default(),
             );
+            fields.insert(
+                "client_certificates".into(),
+                keys.get("client_certificates").cloned().unwrap_or_default(),
+            );
         }
         format.result(&fields)?;
         if healthy {

@@ -1,6 +1,6 @@
 //! The CAs of clients: what their own certificates allow them, which the path's check does not ask of an anchor.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::slice;
 
 use rustls::pki_types::{CertificateDer, TrustAnchor};
@@ -10,7 +10,7 @@ use x509_parser::extensions::{GeneralName, NameConstraints, ParsedExtension};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::TlsError;
-use super::files::{date, refuse};
+use super::files::{Expiry, date, refuse};
 use super::refusal::Refusal;
 use crate::identity::{Identity, Kind};
 use crate::policy::IdentityPattern;
@@ -25,6 +25,7 @@ pub(super) struct Authorities {
 /// A certificate of a client CA.
 #[derive(Debug)]
 pub(super) struct Authority {
+    file: PathBuf,
     name: String,
     anchor: TrustAnchor<'static>,
     spki: Vec<u8>,
@@ -62,6 +63,29 @@ impl Authorities {
 
     pub(super) fn anchors(&self) -> &[TrustAnchor<'static>] {
         &self.anchors
+    }
+
+    /// When each ends; of one that was renewed under its name and key, the last.
+    pub(super) fn ends(&self) -> Vec<Expiry> {
+        let same = |one: &Authority, other: &Authority| {
+            one.spki == other.spki && one.anchor.subject == other.anchor.subject
+        };
+        let is_last = |one: &&Authority| {
+            !self
+                .all
+                .iter()
+                .any(|other| same(one, other) && other.not_after > one.not_after)
+        };
+        self.all
+            .iter()
+            .filter(is_last)
+            .map(|one| Expiry {
+                file: one.file.clone(),
+                name: one.name.clone(),
+                end: one.not_after,
+                is_crl: false,
+            })
+            .collect()
     }
 
     /// The certificate of this anchor under which the path may end: a CA may be there twice, with its old certificate and the renewed one.
@@ -129,6 +153,7 @@ impl Authority {
             .map_err(|error| problem(&format!("is not usable: {error}")))?
             .to_owned();
         Ok(Self {
+            file: file.to_owned(),
             spki: spki_for_anchor(&anchor).to_vec(),
             anchor,
             key_id: key_id(&parsed),

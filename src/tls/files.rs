@@ -10,7 +10,7 @@ use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
-use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
+use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::authority::{Authorities, Authority};
@@ -119,37 +119,24 @@ pub struct Expiry {
     pub is_crl: bool,
 }
 
-/// Of the server's chain, the clients' CAs and every CRL, in that order.
+/// Of the server's chain, the clients' CAs and the CRLs, in that order. Of a CA with a renewed certificate, and of a key with several CRLs, the last end counts.
 ///
 /// # Errors
-/// A file that can't be read.
+/// A file that can't be read, or CRLs that are not taken.
 pub fn expiries(files: &super::TlsFiles) -> Result<Vec<Expiry>, TlsError> {
     let mut found = Vec::new();
-    for file in [&files.certificate, &files.client_ca] {
-        for certificate in certificates(file)? {
-            let certificate = parse(file, &certificate)?;
-            found.push(Expiry {
-                file: file.clone(),
-                name: certificate.subject().to_string(),
-                end: certificate.validity().not_after.timestamp(),
-                is_crl: false,
-            });
-        }
+    for certificate in certificates(&files.certificate)? {
+        let certificate = parse(&files.certificate, &certificate)?;
+        found.push(Expiry {
+            file: files.certificate.clone(),
+            name: certificate.subject().to_string(),
+            end: certificate.validity().not_after.timestamp(),
+            is_crl: false,
+        });
     }
-    for file in &files.crls {
-        let pem = read(file)?;
-        for crl in CertificateRevocationListDer::pem_slice_iter(&pem).flatten() {
-            let Ok((_, crl)) = CertificateRevocationList::from_der(&crl) else {
-                continue;
-            };
-            found.extend(crl.next_update().map(|next| Expiry {
-                file: file.clone(),
-                name: crl.issuer().to_string(),
-                end: next.timestamp(),
-                is_crl: true,
-            }));
-        }
-    }
+    let authorities = authorities(&files.client_cas)?;
+    found.extend(authorities.ends());
+    found.extend(super::revocation::ends(crls(&files.crls)?, &authorities));
     Ok(found)
 }
 

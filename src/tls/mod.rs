@@ -11,6 +11,7 @@
 //! - A connection outlives the moment its certificate was checked, so [`Tls::still_valid`] asks again.
 
 mod authority;
+mod clients;
 mod crl;
 mod files;
 #[cfg(any(fuzzing, test))]
@@ -31,11 +32,13 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::SingleCertAndKey;
 
+use self::clients::Clients;
 use self::revocation::Revocation;
 use self::verifier::Verifier;
 use crate::clock;
 use crate::policy::IdentityPattern;
 
+pub use self::clients::ClientCertificate;
 pub use self::files::{Expiry, expiries};
 pub use self::peer::Peer;
 
@@ -95,6 +98,7 @@ pub struct TlsError {
 pub struct Tls {
     files: TlsFiles,
     current: ArcSwap<Generation>,
+    clients: Clients,
     /// One reload at a time, so that generations rise with the files' age.
     reloading: Mutex<()>,
 }
@@ -121,6 +125,7 @@ impl Tls {
         Ok(Self {
             files,
             current: ArcSwap::from_pointee(first),
+            clients: Clients::default(),
             reloading: Mutex::new(()),
         })
     }
@@ -173,7 +178,13 @@ impl Tls {
             .verify(&end_entity, &intermediates, UnixTime::since_unix_epoch(now))
             .map_err(|error| format!("the client certificate is no longer accepted: {error}"))?;
         peer.set_checked(current.number, now.as_secs());
+        self.clients.saw(peer, now.as_secs());
         Ok(())
+    }
+
+    /// The newest certificate of each identity that was here since the start; those that end first come first.
+    pub fn client_certificates(&self) -> Vec<ClientCertificate> {
+        self.clients.list(files::now())
     }
 }
 

@@ -11,6 +11,7 @@ use rustls::crypto::WebPkiSupportedAlgorithms;
 use super::TlsError;
 use super::authority::Authorities;
 use super::crl::{Crl, Subject};
+use super::files::Expiry;
 use super::refusal::Refusal;
 
 /// The lists in force, and those that begin later.
@@ -201,6 +202,34 @@ impl Revocation {
             && matches!((&list.key_id, issuer.key_id), (Some(named), Some(own)) if named != own);
         !other_key && list.is_signed_by(issuer.spki, &self.algorithms)
     }
+}
+
+/// When each series of lists ends, with the one that ends last.
+pub(super) fn ends(lists: Vec<Crl>, authorities: &Authorities) -> Vec<Expiry> {
+    let algorithms = super::provider().signature_verification_algorithms;
+    for list in &lists {
+        // What is wrong with it was said when it was loaded.
+        let _ = claim(list, authorities, &algorithms);
+    }
+    let is_last = |one: &&Crl| {
+        !lists.iter().any(|other| {
+            same_series(one, other)
+                && (&other.number, other.next_update) > (&one.number, one.next_update)
+        })
+    };
+    let mut found: Vec<Expiry> = lists
+        .iter()
+        .filter(is_last)
+        .map(|list| Expiry {
+            file: list.file.clone(),
+            name: list.issuer_name.clone(),
+            end: list.next_update,
+            is_crl: true,
+        })
+        .collect();
+    // The same list may be there twice.
+    found.dedup_by(|one, other| one.name == other.name && one.end == other.end);
+    found
 }
 
 /// Finds the CA of the bundle that signed it. A list of none of them may be of a CA that clients send along.

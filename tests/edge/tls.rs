@@ -8,7 +8,7 @@ use rustls::{AlertDescription, NamedGroup, ProtocolVersion};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::support::{Appliance, Who};
+use crate::support::{Appliance, STRONGROOM, Who};
 use crate::wire::{TLS12, TLS13, Wire, assert_unharmed, config};
 
 const HEALTH: &[u8] = b"GET /v1/sys/health HTTP/1.1\r\nHost: localhost\r\n\r\n";
@@ -174,4 +174,50 @@ fn client_hello(appliance: &Appliance) -> Vec<u8> {
     let mut bytes = Vec::new();
     client.write_tls(&mut bytes).unwrap();
     bytes
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_s_certificate_that_ends_soon_is_told_by_status_check_and_the_status_page() {
+    let mut appliance = Appliance::builder().prepare();
+    let soon = time::OffsetDateTime::now_utc() + time::Duration::days(13);
+    appliance.pki.renew_client_until(Who::Vault, soon);
+    appliance.launch().await;
+    let said = |command: &str| {
+        let output = std::process::Command::new(STRONGROOM)
+            .args([command, "--addr", &appliance.url(), "--output", "json"])
+            .args(["--cacert".as_ref(), appliance.pki.root().as_os_str()])
+            .args([
+                "--client-cert".as_ref(),
+                appliance.pki.certificate(Who::Operator).as_os_str(),
+            ])
+            .args([
+                "--client-key".as_ref(),
+                appliance.pki.key(Who::Operator).as_os_str(),
+            ])
+            .env("STRONGROOM_CONFIG", appliance.config())
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    // Who was not here is not known.
+    assert!(!said("status").contains("dns:vault.test"));
+    let vault = appliance.client(Who::Vault);
+    vault.request("GET", "sys/health", None).await.unwrap();
+    let status: serde_json::Value = serde_json::from_str(&said("status")).unwrap();
+    let first = &status["client_certificates"][0];
+    assert_eq!(first["identity"], "dns:vault.test");
+    assert_eq!(first["not_after"], soon.unix_timestamp());
+    let check = said("check");
+    assert!(check.contains("dns:vault.test until"), "{check}");
+    let mut wire = Wire::open(&appliance, Who::Operator).await.unwrap();
+    let page = wire.ask("GET", "/ui/", b"").await.unwrap();
+    let page = String::from_utf8_lossy(&page.body);
+    assert!(page.contains("dns:vault.test: 12 days left"), "{page}");
+    let metrics = wire.ask("GET", "/v1/sys/metrics", b"").await.unwrap();
+    let metrics = String::from_utf8_lossy(&metrics.body);
+    let line = format!(
+        "strongroom_client_not_after_seconds{{identity=\"dns:vault.test\"}} {}",
+        soon.unix_timestamp()
+    );
+    assert!(metrics.contains(&line), "{metrics}");
 }

@@ -304,3 +304,20 @@ async fn certificates_and_revocation_lists_that_end_soon() {
     prometheus.fires("StrongroomCertificateExpires").await;
     prometheus.fires("StrongroomRevocationListExpires").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_s_certificate_that_ends_soon() {
+    if !ready("alerts") {
+        return;
+    }
+    let appliance = Appliance::start().await;
+    let soon = OffsetDateTime::now_utc() + Duration::from_hours(13 * 24);
+    appliance.pki.renew_client_until(Who::Vault, soon);
+    let prometheus = Prometheus::watch(&appliance).await;
+    let vault = appliance.client(Who::Vault);
+    ask(&vault, "GET", "sys/health", json!({})).await;
+    prometheus.fires("StrongroomClientCertificateExpires").await;
+    let named =
+        "ALERTS{alertname=\"StrongroomClientCertificateExpires\",identity=\"dns:vault.test\"} == 1";
+    prometheus.wait(named).await;
+}

@@ -176,6 +176,17 @@ impl Pki {
         );
     }
 
+    /// A new certificate and key for a client, with that end.
+    pub fn renew_client_until(&self, who: Who, not_after: OffsetDateTime) {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![who.alternative_name()];
+        params.not_after = not_after;
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.serial_number = Some(SerialNumber::from(who.serial()));
+        let ca = issuer(&self.ca());
+        issue(&self.certificate(who), &self.key(who), params, &ca);
+    }
+
     /// The CA's certificate, for both sides.
     pub fn ca(&self) -> PathBuf {
         self.folder.join("ca.pem")

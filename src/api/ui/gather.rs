@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use strongroom_hsm::HsmState;
 
 use crate::api::App;
+use crate::api::metrics::RENEWAL_DAYS;
 use crate::api::recent::{Answered, Denial};
 use crate::keyring::{KeyInfo, KeyType, Residency, Verdict};
 use crate::lifecycle::State;
@@ -145,6 +146,23 @@ fn facts(app: &App, now: i64) -> Vec<Fact> {
         }
         Err(error) => say("Certificates", error.to_string(), Grade::Bad),
     }
+    let clients = app.tls.client_certificates();
+    let seen = clients.len();
+    for client in clients {
+        let left = client.not_after - now;
+        let grade = match left {
+            ..=0 => Grade::Bad,
+            _ if now >= client.renewal_due(RENEWAL_DAYS) => Grade::Watch,
+            _ => continue,
+        };
+        let value = format!("{}: {} left", client.identity, super::time::span(left));
+        say("Client's certificate", value, grade);
+    }
+    say(
+        "Clients",
+        format!("{seen} identities seen since the start"),
+        Grade::Good,
+    );
     match app.hardening.missing().as_slice() {
         [] => say("Hardening", "complete".to_owned(), Grade::Good),
         missing => say(

@@ -110,7 +110,7 @@ pub(super) fn run(args: &CheckArgs, format: Format) -> Result<(), Failure> {
     remote
         .addr
         .get_or_insert_with(|| server::address(args.config.path(), config.listen));
-    findings.extend(server::look(&remote));
+    findings.extend(server::look(&remote, args.certificate_days));
     // Looked at last: root becomes the store's owner for it.
     findings.insert(place, appliance::store(&config));
     report(&findings, format)

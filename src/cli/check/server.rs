@@ -11,31 +11,36 @@ use super::{Finding, date, now};
 use crate::cli::exit::Failure;
 use crate::cli::remote::{Remote, block_on};
 use crate::client::Client;
+use crate::tls::ClientCertificate;
 
 /// The server looks once a minute; an hour later something is wrong.
 const GRACE: i64 = 60 * 60;
 /// The configuration of the units.
 const UNIT_CONFIG: &str = "/etc/strongroom/strongroom.toml";
 
-pub(super) fn look(remote: &Remote) -> Vec<Finding> {
+/// `days`: so long before its end a client's certificate should be renewed.
+pub(super) fn look(remote: &Remote, days: u32) -> Vec<Finding> {
     if remote.cacert.is_none() {
         let why = "the server is not asked: it needs --cacert, --client-cert and --client-key";
         return vec![
             Finding::skipped("server", why),
             Finding::skipped("rotation", why),
+            Finding::skipped("clients", why),
         ];
     }
     let found = remote.client().and_then(|client| {
         block_on(async {
             let health = health(&client).await;
-            Ok((health, rotation(&client, remote).await))
+            let rotation = rotation(&client, remote).await;
+            Ok((health, rotation, clients(&client, days).await))
         })
     });
     match found {
         Err(failure) => vec![Finding::new("server", Err(failure.message().to_owned()))],
-        Ok((health, rotation)) => vec![
+        Ok((health, rotation, clients)) => vec![
             Finding::new("server", health),
             Finding::new("rotation", rotation),
+            clients,
         ],
     }
 }
@@ -131,6 +136,45 @@ async fn rotation(client: &Client, remote: &Remote) -> Result<String, String> {
             late.join(", ")
         ))
     }
+}
+
+/// The certificates of the clients that were here since the server's start.
+async fn clients(client: &Client, days: u32) -> Finding {
+    let answer = match client.request("GET", "sys/lifecycle", None).await {
+        Ok(answer) => answer,
+        Err(error) => {
+            let problem = Failure::from(error).message().to_owned();
+            return Finding::new("clients", Err(problem));
+        }
+    };
+    if answer.status == StatusCode::FORBIDDEN {
+        return Finding::skipped("clients", "the policy must allow `metrics` for that");
+    }
+    if !answer.status.is_success() {
+        return Finding::new("clients", Err(format!("it answers {}", answer.status)));
+    }
+    let body: Value = answer.json().unwrap_or_default();
+    let seen: Vec<ClientCertificate> =
+        serde_json::from_value(body["client_certificates"].clone()).unwrap_or_default();
+    let late: Vec<String> = seen
+        .iter()
+        .filter(|one| now() >= one.renewal_due(days))
+        .map(|one| format!("{} until {}", one.identity, date(one.not_after)))
+        .collect();
+    Finding::new(
+        "clients",
+        if late.is_empty() {
+            Ok(format!(
+                "none of {} certificates seen ends soon",
+                seen.len()
+            ))
+        } else {
+            Err(format!(
+                "a client that is not renewed stays outside, and a Vault sealed: {}",
+                late.join(", ")
+            ))
+        },
+    )
 }
 
 /// When a key should have been rotated and was not.
