@@ -17,7 +17,7 @@ use strongroom::ceremony::{CeremonyId, Mode, Share, jwe, shares, words};
 use crate::birth::finished;
 use crate::later::Later;
 use crate::later::backup::in_use;
-use crate::rig::{People, files, stderr};
+use crate::rig::{People, Room, files, stderr};
 use crate::support;
 
 /// A run of one of the kit's programs.
@@ -540,9 +540,10 @@ fn taken(added: shares::Added) -> Result<(), String> {
     }
 }
 
-/// The keys that come out open what the old token sealed, and are the private halves of what the transcript names.
+/// The keys that come out open what the old token sealed, and are the private halves of what the transcript names; with them an export
+/// of the store gives its KEKs, and those a client's ciphertext.
 #[test]
-fn a_stranger_opens_a_backup() {
+fn a_stranger_opens_a_backup_and_with_its_keys_the_store() {
     let (room, sealed) = in_use();
     let backup = Later::new(&room, &["backup"]);
     backup.run_to_the_end();
@@ -585,9 +586,118 @@ fn a_stranger_opens_a_backup() {
             sha256
         );
     }
-    drop(sealed);
+    reads_the_store(&room, &backup, &keys, &sealed);
+    refuses_bad_backups(&room, &backup);
+}
 
-    // What must not be taken, by either program.
+fn reads_the_store(room: &Room, backup: &Later<'_>, keys: &Path, sealed: &Path) {
+    let store = |words: &[&str], file: &Path| {
+        room.command(&["store"])
+            .args(words)
+            .arg(file)
+            .arg("--config")
+            .arg(room.appliance().join("strongroom.toml"))
+            .output()
+            .unwrap()
+    };
+    let file = room.path().join("export");
+    let exported = store(&["export"], &file);
+    assert!(exported.status.success(), "{}", stderr(&exported));
+    let content = fs::read(backup.dir.join("backup.jsonl")).unwrap();
+    let content: Value =
+        serde_json::from_slice(content.split(|byte| *byte == b'\n').next().unwrap()).unwrap();
+    let kit = |file: &Path| Kit::new("export.py").unwrap().arg(file);
+    let with_keys = |file: &Path| kit(file).arg("--keys").arg(keys);
+    let found = with_keys(&file)
+        .arg("--epoch")
+        .arg(content["epoch"].as_str().unwrap())
+        .succeeds();
+    assert_eq!(found["store_id"], content["store_id"]);
+    assert_eq!(
+        found["keys"],
+        json!({"vault-unseal": [1], "signer": [1]}),
+        "{found}"
+    );
+    assert_eq!(found["unwrapped"], 2);
+    assert_eq!(kit(&file).succeeds()["records"], found["records"]);
+    let decrypt = |name: &str| with_keys(&file).arg("--decrypt").arg(name).arg(sealed);
+    let opened = decrypt("vault-unseal").output();
+    assert_eq!(opened.stdout, b"from the old token", "{}", stderr(&opened));
+    decrypt("signer").refuses("a key that signs");
+    decrypt("other").refuses("no key of that name");
+
+    // What is no export is none for either program.
+    let good = fs::read(&file).unwrap();
+    let place = room.state().join("store");
+    let aside = room.path().join("store-aside");
+    fs::rename(&place, &aside).unwrap();
+    let rehashed = |mut bytes: Vec<u8>| {
+        bytes.extend_from_slice(&Sha256::digest(&bytes));
+        bytes
+    };
+    let body = &good[..good.len() - 32];
+    // The header's entry, and where the first record's begins.
+    let header =
+        4 + 1 + 4 + usize::try_from(u32::from_be_bytes(body[18..22].try_into().unwrap())).unwrap();
+    let after = 13 + header;
+    let bad = [
+        ("cut", good[..good.len() - 1].to_vec()),
+        ("one byte more", [&good[..], &[0]].concat()),
+        ("one byte changed", {
+            let mut bytes = good.clone();
+            bytes[40] ^= 1;
+            bytes
+        }),
+        (
+            "another format",
+            rehashed([b"SRex\x02", &body[5..]].concat()),
+        ),
+        ("more inside", rehashed([body, &[0]].concat())),
+        (
+            "one record less than it says",
+            rehashed([&body[..12], &[body[12] + 1], &body[13..]].concat()),
+        ),
+        (
+            "no header",
+            rehashed([&body[..12], &[body[12] - 1], &body[after..]].concat()),
+        ),
+        (
+            "the header twice",
+            rehashed([&body[..12], &[body[12] + 1], &body[13..after], &body[13..]].concat()),
+        ),
+        ("nothing", rehashed([&body[..5], &[0; 8]].concat())),
+        ("a record of another store", {
+            let mut bytes = body.to_vec();
+            // The store id in the header's envelope.
+            bytes[22 + 6] ^= 1;
+            rehashed(bytes)
+        }),
+        ("a record that was changed", {
+            let mut bytes = body.to_vec();
+            *bytes.last_mut().unwrap() ^= 1;
+            rehashed(bytes)
+        }),
+    ];
+    for (name, bytes) in bad {
+        let path = room.path().join("bad-export");
+        fs::write(&path, bytes).unwrap();
+        let said = with_keys(&path).output();
+        assert_eq!(said.status.code(), Some(1), "{name}: {}", stderr(&said));
+        let refused = store(&["import"], &path);
+        assert!(!refused.status.success(), "{name}");
+        assert!(!place.exists(), "{name}");
+    }
+    fs::rename(&aside, &place).unwrap();
+}
+
+/// What must not be taken, by either program.
+fn refuses_bad_backups(room: &Room, backup: &Later<'_>) {
+    let shares = backup.dir.join("transport-shares");
+    let with_shares = |kit: Kit, names: &[&str]| {
+        names
+            .iter()
+            .fold(kit, |kit, name| kit.jwe(&share_file(&shares, name), name))
+    };
     let good = fs::read_to_string(backup.dir.join("backup.jsonl")).unwrap();
     let refused = |text: &str, why: &str| {
         let folder = tempfile::tempdir().unwrap();
