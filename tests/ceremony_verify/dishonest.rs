@@ -132,7 +132,7 @@ fn what_may_differ() {
             ));
         }),
         ("blanks and escapes", |forgery| {
-            forgery.instead = ("\"slot\":7", " \"sl\\u006ft\" : 7e0 ");
+            forgery.instead = ("\"slot\":7", " \"sl\\u006ft\" : 7 ");
         }),
         ("outputs of a step's own", |forgery| {
             forgery.outputs(Step::Token)["more"] = json!({"a": [1, 2]});

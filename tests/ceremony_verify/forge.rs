@@ -52,7 +52,7 @@ impl Forgery {
             ));
             lines.push((
                 "note".into(),
-                json!({"step": name, "text": "all is well", "data": [1, 2.5, null]}),
+                json!({"step": name, "text": "all is well", "data": [1, -2, null]}),
             ));
             lines.push((
                 "done".into(),

@@ -5,6 +5,7 @@
 //! - `forge`: transcripts line by line, with any fault, chained, signed and sealed
 //! - `changed`: a good one that somebody changed afterwards
 //! - `later`: ceremonies after the birth, held against those before them
+//! - `corners`: JSON, TOML, names and times that two readers could take differently
 //! - `dishonest`: ones whose makers put something wrong into them, and signed it
 //! - `attributes`: keys that are not as they must be, though everyone signed that they are there
 //! - `rules`: each rule of the document's list, and a transcript that breaks it
@@ -23,6 +24,7 @@ mod support;
 
 mod attributes;
 mod changed;
+mod corners;
 mod dishonest;
 mod forge;
 mod later;

@@ -11,7 +11,6 @@ package `cryptography`.
 
 import argparse
 import base64
-import binascii
 import datetime
 import functools
 import hashlib
@@ -22,10 +21,11 @@ import re
 import sys
 import tomllib
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from common import ORDER, Invalid, is_integer, members, need, p256_key, parse, spki_of, unbase64, unhex, verify
 
 KINDS = {
     "birth": [
@@ -73,16 +73,14 @@ LONGEST_LINE = 4 << 20
 # The document: its table of attributes is read, not copied.
 FORMAT = pathlib.Path(__file__).resolve().parents[2] / "docs" / "transcript-format.md"
 FIXED, MOVABLE, MOVED = range(3)
-ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
-
-
-class Invalid(Exception):
-    """What is wrong."""
-
-
-def need(condition, what):
-    if not condition:
-        raise Invalid(what)
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+SPACE = " \xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
+# Of what is not ASCII a name has none of these.
+SIGNS = [
+    tuple(int(number, 16) for number in (one + "-" + one).split("-")[:2] if number) for one in
+    """00D7 00F7 034F 061C 115F-1160 1680 17B4-17B5 180B-180F 2000-2BFF 2E00-2E7F 2FF0-3004 3008-3020 3164 E000-F8FF FDD0-FDEF
+    FE00-FE6F FEFF-FF0F FF1A-FF20 FF3B-FF40 FF5B-FF65 FFA0 FFE0-FFFF 1D000-1D7FF 1F000-1FAFF E0000-10FFFF""".split()
+]
 
 
 def main():
@@ -203,6 +201,7 @@ class Transcript:
         need(line["plan_sha256"] == plan_hash.hex(), "plan_sha256 is not the plan's hash")
         self.plan_text, self.plan_hash = line["plan"], plan_hash.hex()
         self.binary = line["software"]["binary_sha256"]
+        need(not re.search("[\\\\{}\ufeff\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", line["plan"]), "the plan has a character that none has")
         self.plan = tomllib.loads(line["plan"])
         self.people = check_plan(self.plan)
         digest = hashlib.sha256(b"strongroom ceremony plan v1\0" + plan_hash).digest()
@@ -298,6 +297,9 @@ class Transcript:
         line = self.closed[0]
         summary = line["summary"]
         members(summary, {"token": dict, "keys": list, "store_id": str})
+        members(summary["token"], dict.fromkeys(("label", "serial", "manufacturer", "model"), str))
+        for key in summary["keys"]:
+            members(key, {"name": str, "label": str, "spki": None, "sha256": None})
         token, keys = the_token(summary["token"]), [the_key(key) for key in summary["keys"]]
         unhex(summary["store_id"], 16)
         audit_key = hashlib.sha256(unbase64(line["audit_key"])).hexdigest()
@@ -360,8 +362,8 @@ class Transcript:
             need(restored["new_audit_key"] == line["audit_key"], "the new audit key is not the summary's")
         if self.kind == "rotate-master":
             made, moved = self.outputs["successor"], self.outputs["move"]
-            need(is_integer(moved["versions"]) and moved["moved"] == moved["versions"], "move: not every key was moved")
-            need(is_integer(made["generation"]), "successor: generation")
+            need(is_integer(moved["versions"]) and moved["moved"] == moved["versions"] >= 0, "move: not every key was moved")
+            need(is_integer(made["generation"]) and 0 <= made["generation"] < 2**32, "successor: generation")
             need(self.outputs["retire"]["generation"] == made["generation"], "retire: another generation was left")
             new = [the_key(key) for key in made["keys"]]
             expected = [key for key in self.expected(made["generation"]) if ROTATED.fullmatch(key)]
@@ -515,8 +517,10 @@ class Transcript:
         shares = opening["shares"]
         members(shares, {"ceremony_id": str, "threshold": int, "commitments": list})
         unhex(shares["ceremony_id"], 16)
+        need(0 <= shares["threshold"] <= 255, "shares: threshold")
         for commitment in shares["commitments"]:
             members(commitment, {"custodian": str, "index": int, "so": str, "user": str})
+            need(0 <= commitment["index"] <= 255, "shares: index")
 
     def go_back(self, previous):
         """Holds it against the transcripts that it goes on from, back to the birth."""
@@ -646,71 +650,14 @@ class Transcript:
                 self.problems.append("it is from another token")
 
 
-def parse(raw):
-    def once(pairs):
-        names = [name for name, _ in pairs]
-        need(len(names) == len(set(names)), "a member stands there twice")
-        return dict(pairs)
-
-    def no(constant):
-        raise Invalid(f"{constant} is not JSON")
-
-    line = json.loads(raw.decode("utf-8"), object_pairs_hook=once, parse_constant=no)
-    need(isinstance(line, dict), "not an object")
-    return line
-
-
-def members(value, types):
-    """Exactly these members, each of its type (None: any)."""
-    need(isinstance(value, dict), "not an object")
-    need(value.keys() == types.keys(), f"members {sorted(value.keys() ^ types.keys())} are missing or too many")
-    for name, kind in types.items():
-        fits = kind is None or (is_integer(value[name]) if kind is int else isinstance(value[name], kind))
-        need(fits, f"`{name}` is not of its type")
-
-
-def is_integer(value):
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def check_time(text):
     need(re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z", text, re.ASCII), "time")
+    need("1970" <= text[:4] <= "9998", "time")
     datetime.datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def unhex(text, length):
-    need(isinstance(text, str) and re.fullmatch(rf"[0-9a-f]{{{2 * length}}}", text, re.ASCII), f"not {length} bytes in hexadecimal")
-    return bytes.fromhex(text)
-
-
-def unbase64(text):
-    need(isinstance(text, str), "not base64")
-    try:
-        value = base64.b64decode(text, validate=True)
-    except binascii.Error as error:
-        raise Invalid("not base64") from error
-    need(base64.b64encode(value).decode() == text, "not canonical base64")
-    return value
-
-
 def public_key(text):
-    spki = unbase64(text)
-    key = serialization.load_der_public_key(spki)
-    need(isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1), "not a key on P-256")
-    canonical = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    need(canonical == spki, "not the canonical form of a public key")
-    return key
-
-
-def verify(key, digest, signature, what):
-    raw = unbase64(signature)
-    need(len(raw) == 64, f"{what} has a wrong length")
-    r, s = int.from_bytes(raw[:32], "big"), int.from_bytes(raw[32:], "big")
-    need(0 < r < ORDER and 0 < s < ORDER, f"{what} is out of range")
-    try:
-        key.verify(encode_dss_signature(r, s), digest, ec.ECDSA(Prehashed(hashes.SHA256())))
-    except InvalidSignature as error:
-        raise Invalid(f"{what} is not one by that key") from error
+    return p256_key(unbase64(text))
 
 
 def rsa_key(text):
@@ -719,8 +666,7 @@ def rsa_key(text):
     need(isinstance(key, rsa.RSAPublicKey), "not an RSA key")
     numbers = key.public_numbers()
     need(numbers.n.bit_length() == 4096 and numbers.n % 2 and numbers.e == 65537, "an RSA key of another size or exponent")
-    canonical = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    need(canonical == spki, "not the canonical form of a public key")
+    need(spki_of(key) == spki, "not the canonical form of a public key")
 
 
 def generation(keys):
@@ -793,9 +739,8 @@ def the_object(value):
     need(isinstance(value["attributes"], list), "attributes")
     for pair in value["attributes"]:
         need(isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair), "an attribute is a pair")
-    spki = value.get("spki")
-    need(spki is None or isinstance(spki, str), "spki")
-    return value["label"], value["class"], spki, [tuple(pair) for pair in value["attributes"]]
+    need(isinstance(value.get("spki", ""), str), "spki")
+    return value["label"], value["class"], value.get("spki"), [tuple(pair) for pair in value["attributes"]]
 
 
 def check_plan(plan):
@@ -810,9 +755,11 @@ def check_plan(plan):
     need(re.fullmatch(r"[A-Za-z0-9._-]{1,64}", plan["name"]), "the plan's name")
     token = plan["token"]
     members(token, {"module": str, "label": str} | ({"serial": str} if "serial" in token else {}))
-    need(token["module"].startswith("/"), "the plan's module")
-    need(1 <= len(token["label"].encode()) <= 32 and token["label"].strip() == token["label"], "the plan's label")
-    need(1 <= len(token.get("serial", "-").encode()) <= 16, "the plan's serial")
+    need(token["module"].startswith("/") and not CONTROL.search(token["module"]), "the plan's module")
+    label = token["label"]
+    need(1 <= len(label.encode()) <= 32 and label.strip(SPACE) == label and not CONTROL.search(label), "the plan's label")
+    serial = token.get("serial", "-")
+    need(1 <= len(serial.encode()) <= 16 and not CONTROL.search(serial), "the plan's serial")
     keys = plan["keys"]
     booleans = ("memory_master", "transfer", "backup")
     members(dict.fromkeys(booleans, False) | keys, dict.fromkeys(booleans, bool))
@@ -824,13 +771,14 @@ def check_plan(plan):
     for digest in software.values():
         unhex(digest, 32)
     members(plan["appliance"], {"folder": str, "state": str, "listen": str, "names": list})
-    need(all(plan["appliance"][name].startswith("/") for name in ("folder", "state")), "the plan's folders")
-    address, _, port = plan["appliance"]["listen"].rpartition(":")
-    ipaddress.ip_address(address.strip("[]"))
-    need(0 <= int(port) <= 65535, "the plan's port")
+    for folder in (plan["appliance"][name] for name in ("folder", "state")):
+        need(folder.startswith("/") and not CONTROL.search(folder), "the plan's folders")
+    listen = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+)):(0|[1-9][0-9]{0,4})", plan["appliance"]["listen"], re.ASCII)
+    need(listen and int(listen[3]) <= 65535, "the plan's address")
+    ipaddress.IPv6Address(listen[1]) if listen[1] else ipaddress.IPv4Address(listen[2])
     need(plan["appliance"]["names"], "the plan's names")
     for name in plan["appliance"]["names"]:
-        need(is_dns_name(name) or ipaddress.ip_address(name), "the plan's names")
+        need(is_dns_name(name) or "%" not in name and ipaddress.ip_address(name), "the plan's names")
     members(plan["runtime_pin"], {"method": str})
     need(plan["runtime_pin"]["method"] in ("systemd-creds", "file"), "the plan's method")
 
@@ -840,17 +788,23 @@ def check_plan(plan):
     for role, part in parts:
         members(part, {"name": str, "signing_key": str, "agreement_key": str})
         name = part["name"]
-        need(1 <= len(name) <= 64 and name.strip() == name, f"the name {name!r}")
-        need(all(c.isalnum() or c in " .,-_'()" for c in name), f"the name {name!r}")
+        need(1 <= len(name) <= 64 and name.strip(" ") == name and all(map(is_written, name)), f"the name {name!r}")
         public_key(part["agreement_key"])
         people.append({
             "name": name, "role": role, "signing": public_key(part["signing_key"]),
             "key": hashlib.sha256(unbase64(part["signing_key"])).hexdigest(),
             "signing_key": part["signing_key"], "agreement_key": part["agreement_key"],
         })
-        seen += [part["signing_key"], part["agreement_key"], name.lower()]
+        seen += [part["signing_key"], part["agreement_key"], "".join(c.lower() if c.isascii() else c for c in name)]
     need(len(seen) == len(set(seen)), "two people in the plan have a name or a key in common")
     return people
+
+
+def is_written(c):
+    """Whether a name may have that character."""
+    if c.isascii():
+        return c.isalnum() or c in " .,-_'()"
+    return c in "\u00aa\u00ba" or ord(c) >= 0xC0 and not any(first <= ord(c) <= last for first, last in SIGNS)
 
 
 def is_dns_name(name):

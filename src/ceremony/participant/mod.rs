@@ -159,7 +159,7 @@ impl Participant {
 
 /// What a name must be, or why this one is none.
 pub(super) fn check_name(name: &str) -> Result<(), String> {
-    let fine = |c: char| c.is_alphanumeric() || " .,-_'()".contains(c);
+    let fine = |c: char| c.is_ascii_alphanumeric() || " .,-_'()".contains(c) || is_written(c);
     if name.is_empty() || name.trim() != name || name.chars().count() > MAX_NAME {
         return Err(format!(
             "the name {name:?} must have 1 to {MAX_NAME} characters, and no space at its ends"
@@ -171,6 +171,43 @@ pub(super) fn check_name(name: &str) -> Result<(), String> {
         )),
         None => Ok(()),
     }
+}
+
+/// Beyond ASCII a name may have what people write names with: anything but what can't be seen, turns the direction of writing, or is a sign.
+///
+/// By ranges, not by a property of Unicode: those change with its version, and a plan that one program takes must not be refused by another.
+/// `docs/transcript-format.md` has the list.
+fn is_written(c: char) -> bool {
+    let is_none = matches!(
+        c,
+        '\0'..='\u{bf}'
+            | '\u{d7}'
+            | '\u{f7}'
+            | '\u{34f}'
+            | '\u{61c}'
+            | '\u{115f}'..='\u{1160}'
+            | '\u{1680}'
+            | '\u{17b4}'..='\u{17b5}'
+            | '\u{180b}'..='\u{180f}'
+            | '\u{2000}'..='\u{2bff}'
+            | '\u{2e00}'..='\u{2e7f}'
+            | '\u{2ff0}'..='\u{3004}'
+            | '\u{3008}'..='\u{3020}'
+            | '\u{3164}'
+            | '\u{e000}'..='\u{f8ff}'
+            | '\u{fdd0}'..='\u{fdef}'
+            | '\u{fe00}'..='\u{fe6f}'
+            | '\u{feff}'..='\u{ff0f}'
+            | '\u{ff1a}'..='\u{ff20}'
+            | '\u{ff3b}'..='\u{ff40}'
+            | '\u{ff5b}'..='\u{ff65}'
+            | '\u{ffa0}'
+            | '\u{ffe0}'..='\u{ffff}'
+            | '\u{1d000}'..='\u{1d7ff}'
+            | '\u{1f000}'..='\u{1faff}'
+            | '\u{e0000}'..
+    );
+    !is_none || matches!(c, '\u{aa}' | '\u{ba}')
 }
 
 /// What only the participant can do, wherever his private keys are.

@@ -17,6 +17,17 @@ pub(super) fn check(file: File, text: &str) -> Result<Plan, Vec<String>> {
     let mut problems = Vec::new();
     let mut say = |problem: String| problems.push(problem);
 
+    // What TOML 1.1 reads, or a lenient reader, and TOML 1.0 does not: two programs must see one plan.
+    if text.contains(['\\', '{', '}', '\u{feff}']) {
+        say("a backslash, a curly bracket or a byte order mark is in it: a plan has none, in a comment neither".to_owned());
+    }
+    if text
+        .chars()
+        .any(|c| c.is_ascii_control() && !"\t\r\n".contains(c))
+    {
+        say("a control character is in it".to_owned());
+    }
+
     if file.format != FORMAT {
         say(format!(
             "format: this version reads format {FORMAT}, not {}",
@@ -127,7 +138,7 @@ fn participants(file: &File) -> (Vec<Participant>, Vec<String>) {
             Err(error) => problems.push(format!("{place}: {error}")),
         }
         // Two names that differ in case only would be one when read aloud.
-        if let Some(other) = names.insert(part.name.to_lowercase(), place.clone()) {
+        if let Some(other) = names.insert(part.name.to_ascii_lowercase(), place.clone()) {
             problems.push(format!(
                 "{place}: the name {:?} is that of {other} too: each person has one part, and a name of his own",
                 part.name

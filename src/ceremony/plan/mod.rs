@@ -8,7 +8,8 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 
 use super::encoding::{hex, sha256, sha256_of};
 use super::participant::PublicFile;
@@ -97,9 +98,20 @@ pub struct Appliance {
     /// Where the store and the audit log go.
     pub state: PathBuf,
     /// Where it listens.
+    #[serde(deserialize_with = "address")]
     pub listen: SocketAddr,
     /// What its certificate is for: DNS names or IP addresses.
     pub names: Vec<String>,
+}
+
+/// An address as every reader takes it: no zone, no zeros before the port.
+fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let port = text.rsplit(':').next().unwrap_or_default();
+    let plain = !text.contains('%') && (port == "0" || !port.starts_with('0'));
+    text.parse().ok().filter(|_| plain).ok_or_else(|| {
+        D::Error::custom("not an address and a port, as 192.0.2.1:8200 or [2001:db8::1]:8200")
+    })
 }
 
 /// How the service gets its PIN.
@@ -194,12 +206,18 @@ impl Plan {
                 old.hash_hex()
             ));
         }
+        // As they are written: two texts of one path or address are two values to another program.
+        let written = |plan: &Self| toml::from_str::<toml::Table>(&plan.text).unwrap_or_default();
+        let (new, then) = (written(self), written(old));
         for (differs, what) in [
-            (self.name != old.name, "name"),
-            (self.token != old.token, "token"),
+            (new.get("name") != then.get("name"), "name"),
+            (new.get("token") != then.get("token"), "token"),
             (self.keys != old.keys, "keys"),
-            (self.appliance != old.appliance, "appliance"),
-            (self.runtime_pin != old.runtime_pin, "runtime_pin"),
+            (new.get("appliance") != then.get("appliance"), "appliance"),
+            (
+                new.get("runtime_pin") != then.get("runtime_pin"),
+                "runtime_pin",
+            ),
         ] {
             if differs {
                 problems.push(format!(

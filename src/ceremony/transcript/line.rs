@@ -1,12 +1,12 @@
 //! The lines: how each is written and read.
 
-use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::{Map, Value};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::super::encoding::{hex, sha256, unhex};
 use super::super::record::Summary;
 use super::super::{Mode, PlanSignature, Step};
+use crate::json::{self, Document, JsonError};
 
 /// The format that `open` lines name.
 pub(in crate::ceremony) const FORMAT: u32 = 1;
@@ -33,21 +33,12 @@ pub(in crate::ceremony) struct Open {
     pub(in crate::ceremony) ceremony_id: String,
     pub(in crate::ceremony) kind: String,
     /// SHA-256 of the whole transcript that a later ceremony goes on from, hexadecimal; a birth's line has no such member.
-    #[serde(
-        default,
-        deserialize_with = "there",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(in crate::ceremony) previous_sha256: Option<String>,
     pub(in crate::ceremony) plan_sha256: String,
     pub(in crate::ceremony) plan: String,
     pub(in crate::ceremony) signatures: Vec<PlanSignature>,
     pub(in crate::ceremony) software: Software,
-}
-
-/// A member that may be missing, but not null.
-fn there<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    String::deserialize(deserializer).map(Some)
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -145,6 +136,9 @@ pub(in crate::ceremony) struct Line {
     pub(in crate::ceremony) hash: [u8; 32],
 }
 
+/// The members of every line.
+const HEAD: [&str; 5] = ["type", "seq", "time", "mode", "prev"];
+
 /// What every line begins with, in this order.
 #[derive(Serialize)]
 struct Head<'a> {
@@ -182,124 +176,50 @@ impl Line {
     /// Reads one, or says what is wrong with it.
     pub(in crate::ceremony) fn parse(bytes: &[u8]) -> Result<Self, String> {
         #[derive(Deserialize)]
-        struct Chain {
+        struct Head {
             r#type: String,
             seq: u64,
             time: String,
             mode: Mode,
             prev: String,
-            #[serde(flatten)]
-            rest: Members,
         }
-        let wrong =
-            |error: serde_json::Error| format!("this is not a line of a transcript ({error})");
-        let chain: Chain = serde_json::from_slice(bytes).map_err(wrong)?;
-        let rest = Value::Object(chain.rest.0);
-        let of = |error: serde_json::Error| {
+        let wrong = |error: JsonError| format!("this is not a line of a transcript ({error})");
+        let mut line = Document::parse(bytes).map_err(wrong)?.into_value();
+        let head: Head = json::read(&line).map_err(wrong)?;
+        if let Value::Object(members) = &mut line {
+            members.retain(|name, _| !HEAD.contains(&name.as_str()));
+        }
+        let of = |error: JsonError| {
             format!(
                 "a line of type {:?} is not like this ({error})",
-                chain.r#type
+                head.r#type
             )
         };
-        let body = match chain.r#type.as_str() {
-            "open" => Body::Open(serde_json::from_value(rest).map_err(of)?),
-            "begin" => Body::Begin(serde_json::from_value(rest).map_err(of)?),
-            "note" => Body::Note(serde_json::from_value(rest).map_err(of)?),
-            "done" => Body::Done(serde_json::from_value(rest).map_err(of)?),
-            "close" => Body::Close(serde_json::from_value(rest).map_err(of)?),
-            "signature" => Body::Signature(serde_json::from_value(rest).map_err(of)?),
-            "seal" => Body::Seal(serde_json::from_value(rest).map_err(of)?),
+        let body = match head.r#type.as_str() {
+            "open" => Body::Open(json::read_exactly(&line).map_err(of)?),
+            "begin" => Body::Begin(json::read_exactly(&line).map_err(of)?),
+            "note" => Body::Note(json::read_exactly(&line).map_err(of)?),
+            "done" => Body::Done(json::read_exactly(&line).map_err(of)?),
+            "close" => Body::Close(json::read_exactly(&line).map_err(of)?),
+            "signature" => Body::Signature(json::read_exactly(&line).map_err(of)?),
+            "seal" => Body::Seal(json::read_exactly(&line).map_err(of)?),
             other => return Err(format!("a line of unknown type {other:?}")),
         };
         Ok(Self {
-            seq: chain.seq,
-            prev: unhex(&chain.prev).ok_or("`prev` is not 64 lower-case hexadecimal digits")?,
-            time: chain.time,
-            mode: chain.mode,
+            seq: head.seq,
+            prev: unhex(&head.prev).ok_or("`prev` is not 64 lower-case hexadecimal digits")?,
+            time: head.time,
+            mode: head.mode,
             body,
             hash: sha256(bytes),
         })
     }
 }
 
-/// The members that are not every line's.
-struct Members(Map<String, Value>);
-
-impl<'de> Deserialize<'de> for Members {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match deserializer.deserialize_map(Strict)? {
-            Value::Object(members) => Ok(Self(members)),
-            _ => Err(D::Error::custom("not an object")),
-        }
-    }
-}
-
-/// Any JSON, but in no object a member twice: which of two would count is not for a reader to choose.
-struct Strict;
-
-impl<'de> DeserializeSeed<'de> for Strict {
-    type Value = Value;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Strict {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("JSON")
-    }
-
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
-        let mut list = Vec::new();
-        while let Some(item) = items.next_element_seed(Self)? {
-            list.push(item);
-        }
-        Ok(list.into())
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
-        let mut members = Map::new();
-        while let Some(name) = map.next_key::<String>()? {
-            let value = map.next_value_seed(Self)?;
-            if members.contains_key(&name) {
-                return Err(A::Error::custom(format!("{name:?} stands there twice")));
-            }
-            members.insert(name, value);
-        }
-        Ok(members.into())
-    }
-}
-
-/// Whether it is `2026-01-31T12:34:56.789Z`.
+/// Whether it is `2026-01-31T12:34:56.789Z`, of a year that every program's calendar has: 1970 to 9998.
 pub(in crate::ceremony) fn check_time(time: &str) -> bool {
     time.len() == 24
+        && ("1970".."9999").contains(&time.get(..4).unwrap_or_default())
         && time
             .parse::<jiff::Timestamp>()
             .is_ok_and(|instant| format!("{instant:.3}") == time)

@@ -13,6 +13,7 @@ use super::super::record::{
 use super::super::{Kind, Mode, Plan, Step};
 use super::chain::{Chain, Closed};
 use super::evidence::Demands;
+use crate::json;
 
 /// The label of the audit key.
 pub(super) const AUDIT: &str = "strongroom-audit";
@@ -94,7 +95,7 @@ pub(super) fn outputs<T: DeserializeOwned>(
     problems: &mut Problems,
 ) -> Option<(usize, T)> {
     let done = chain.done.iter().find(|done| done.step == step)?;
-    match serde_json::from_value(done.outputs.clone()) {
+    match json::read(&done.outputs) {
         Ok(outputs) => Some((done.line, outputs)),
         Err(error) => {
             problems.push((
