@@ -121,7 +121,7 @@ def look_into(payloads):
                 need(convergent or not settings["convergent"], "a convergent key that is not derived")
             else:
                 need(settings["type"] in ("ecdsa-p256", "rsa-4096", "ed25519"), "an unknown type of key")
-                need(1 <= available <= settings["published_version"] <= settings["signing_version"] <= latest, "the versions in use")
+                need(max(available, 1) <= settings["published_version"] <= settings["signing_version"] <= latest, "the versions in use")
             named[name] = (kind, settings, {})
         elif kind == 6:
             need(len(unhex(name.decode("ascii", "replace"), 16)) == 16 and parse(payload) == {}, "a leftover key that is none")
