@@ -19,7 +19,8 @@ const ATTACKER: &str = "THE ATTACKER'S CODE RUNS";
 const NOT_STARTED: &str =
     "strongroom: NOT STARTED: the kernel's command line is not the signed one; added is: ";
 const NOT_SIGNED: &str = "strongroom: NOT STARTED: the boot partition holds something for the initrd that was not signed with it";
-const CLOSED: &str = "FAILED: the state partition does not open with this machine's TPM";
+/// By systemd, some time before the appliance's console says it in words.
+const CLOSED: &str = "Failed to start state.service";
 const SERVES: &str = "strongroom: health      serving (";
 
 /// The kernel alone mounts this root, since NVMe and ext4 are built into it, and runs its program: without any initrd.
