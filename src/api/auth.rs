@@ -1,16 +1,102 @@
-//! What Vault's clients ask about their token. A token here never expires by itself: it is worthless without the
+//! What Vault's clients ask about their token, and the login that some insist on. A token here never expires by itself: it is worthless without the
 //! certificate that it is bound to.
+//!
+//! A login's token is the hash of the certificate that logged in. It is no secret and gives no right: with that certificate it says nothing new, with
+//! any other it is refused. So there is nothing to keep, to guess or to lose, and it is good after a restart.
 
 use std::collections::BTreeMap;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
+use sha2::{Digest as _, Sha256};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+use zeroize::Zeroizing;
 
 use super::answer::{Answer, Envelope};
 use super::error::ApiError;
 use super::{Call, Presented};
+use crate::tls::Peer;
+use crate::tokens::TokenInfo;
 
-/// `POST auth/token/renew-self`: nothing to renew, so nothing changes; clients are told not to come back for it.
+/// What a login's token begins with.
+const LOGIN_PREFIX: &str = "srl.";
+/// The longest lease, seconds: Vault's, 32 days.
+const MAX_LEASE: i64 = 32 * 24 * 60 * 60;
+
+/// A login's token, if this is the one of the certificate that asks.
+pub(super) fn presented_login(text: &str, peer: &Peer) -> Option<TokenInfo> {
+    // A hash of what the client shows anyway: nothing to learn from the time that this takes.
+    (text.starts_with(LOGIN_PREFIX) && text == login_token(peer)).then(|| login_info(peer))
+}
+
+fn login_token(peer: &Peer) -> String {
+    format!(
+        "{LOGIN_PREFIX}{}",
+        URL_SAFE_NO_PAD.encode(digest(peer, b"token"))
+    )
+}
+
+fn login_info(peer: &Peer) -> TokenInfo {
+    let accessor = digest(peer, b"accessor");
+    let accessor = base16ct::lower::encode_string(accessor.get(..8).unwrap_or_default());
+    TokenInfo {
+        id: format!("login-{accessor}"),
+        created: validity(peer).0,
+    }
+}
+
+fn digest(peer: &Peer, what: &[u8]) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    hash.update(b"strongroom login\0");
+    hash.update(what);
+    hash.update(b"\0");
+    // A peer has a certificate, or it would be none.
+    hash.update(peer.chain.first().map_or(&[][..], Vec::as_slice));
+    hash.finalize().into()
+}
+
+/// The certificate's beginning and end, seconds since 1970.
+fn validity(peer: &Peer) -> (i64, i64) {
+    let der = peer.chain.first().map_or(&[][..], Vec::as_slice);
+    X509Certificate::from_der(der).map_or((0, 0), |(_, certificate)| {
+        let validity = certificate.validity();
+        (
+            validity.not_before.timestamp(),
+            validity.not_after.timestamp(),
+        )
+    })
+}
+
+/// What a login's token is said to have left: clients come back in time to be told anew, until the certificate ends.
+fn lease(peer: &Peer) -> i64 {
+    let left = validity(peer).1 - jiff::Timestamp::now().as_second();
+    left.clamp(0, MAX_LEASE)
+}
+
+/// `POST auth/:mount/login`: a token for clients that must have one. It may what the certificate may.
+pub(super) async fn login(call: &mut Call<'_>) -> Result<Answer, ApiError> {
+    let warnings: &[&str] = if call.params.is_set("name") {
+        &["name was ignored: there are no roles, the policy goes by the certificate's identity"]
+    } else {
+        &[]
+    };
+    let token = Presented {
+        info: login_info(call.peer),
+        text: Zeroizing::new(login_token(call.peer)),
+        login: true,
+    };
+    Ok(auth(call, &token, warnings))
+}
+
+/// `POST auth/token/renew-self`: nothing to renew, so nothing changes; clients are told not to come back for it, but for a login's token.
 pub(super) async fn renew_self(call: &mut Call<'_>) -> Result<Answer, ApiError> {
+    let token = token(call)?;
+    Ok(auth(call, token, &[]))
+}
+
+/// The answer that a token is in.
+fn auth(call: &mut Call<'_>, token: &Presented, more: &[&str]) -> Answer {
     #[derive(Serialize)]
     struct Auth<'a> {
         client_token: &'a str,
@@ -18,7 +104,7 @@ pub(super) async fn renew_self(call: &mut Call<'_>) -> Result<Answer, ApiError> 
         policies: [&'static str; 1],
         token_policies: [&'static str; 1],
         metadata: BTreeMap<&'static str, &'a str>,
-        lease_duration: u32,
+        lease_duration: i64,
         renewable: bool,
         entity_id: &'static str,
         token_type: &'static str,
@@ -26,15 +112,14 @@ pub(super) async fn renew_self(call: &mut Call<'_>) -> Result<Answer, ApiError> 
         mfa_requirement: Option<()>,
         num_uses: u32,
     }
-    let token = token(call)?;
     let auth = Auth {
         client_token: &token.text,
         accessor: &token.info.id,
         policies: ["default"],
         token_policies: ["default"],
         metadata: BTreeMap::from([("identity", call.peer.identity.as_str())]),
-        lease_duration: 0,
-        renewable: false,
+        lease_duration: if token.login { lease(call.peer) } else { 0 },
+        renewable: token.login,
         entity_id: "",
         token_type: "service",
         orphan: true,
@@ -43,8 +128,9 @@ pub(super) async fn renew_self(call: &mut Call<'_>) -> Result<Answer, ApiError> 
     };
     let mut envelope = Envelope::open(call.id, 1024);
     envelope.raw("null");
-    let warnings = call.params.warnings();
-    Ok(Answer::ok(envelope.close(&warnings, Some(&auth))))
+    let mut warnings = call.params.warnings();
+    warnings.extend(more.iter().map(|&warning| warning.to_owned()));
+    Answer::ok(envelope.close(&warnings, Some(&auth)))
 }
 
 /// `GET auth/token/lookup-self`.
@@ -53,10 +139,10 @@ pub(super) async fn lookup_self(call: &mut Call<'_>) -> Result<Answer, ApiError>
     struct Lookup<'a> {
         accessor: &'a str,
         creation_time: i64,
-        creation_ttl: u32,
+        creation_ttl: i64,
         display_name: &'a str,
         entity_id: &'static str,
-        expire_time: Option<()>,
+        expire_time: Option<String>,
         explicit_max_ttl: u32,
         id: &'a str,
         meta: BTreeMap<&'static str, &'a str>,
@@ -65,27 +151,33 @@ pub(super) async fn lookup_self(call: &mut Call<'_>) -> Result<Answer, ApiError>
         path: &'static str,
         policies: [&'static str; 1],
         renewable: bool,
-        ttl: u32,
+        ttl: i64,
         r#type: &'static str,
     }
     let token = token(call)?;
+    let ttl = if token.login { lease(call.peer) } else { 0 };
+    let ends = jiff::Timestamp::from_second(validity(call.peer).1);
     let mut envelope = Envelope::open(call.id, 1024);
     envelope.json(&Lookup {
         accessor: &token.info.id,
         creation_time: token.info.created,
-        creation_ttl: 0,
+        creation_ttl: ttl,
         display_name: &token.info.id,
         entity_id: "",
-        expire_time: None,
+        expire_time: ends.ok().filter(|_| token.login).map(|end| end.to_string()),
         explicit_max_ttl: 0,
         id: &token.text,
         meta: BTreeMap::from([("identity", call.peer.identity.as_str())]),
         num_uses: 0,
         orphan: true,
-        path: "auth/token/create",
+        path: if token.login {
+            "auth/cert/login"
+        } else {
+            "auth/token/create"
+        },
         policies: ["default"],
-        renewable: false,
-        ttl: 0,
+        renewable: token.login,
+        ttl,
         r#type: "service",
     });
     Ok(Answer::ok(envelope.close(&[], None::<&()>)))

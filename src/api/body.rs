@@ -20,6 +20,8 @@ pub(super) const MAX_BATCH: usize = 16_384;
 pub(super) const BATCH: &str = "batch_input";
 /// The parameter whose value is an object: the claims of a token.
 pub(super) const CLAIMS: &str = "claims";
+/// The parameter whose value is a list of paths.
+pub(super) const PATHS: &str = "paths";
 /// What an item may hold, where the route takes it at all.
 const ITEM: &[&str] = &[
     "plaintext",
@@ -66,8 +68,8 @@ pub(super) struct Params<'a> {
     values: [Scalar<'a>; MAX_PARAMS],
     /// `batch_input`, where it was given and is not null.
     pub(super) batch: Option<Vec<Item<'a>>>,
-    /// `claims`, where it was given and is not null.
-    pub(super) claims: Option<serde_json::Value>,
+    /// `claims` or `paths`, where it was given and is not null.
+    pub(super) structured: Option<serde_json::Value>,
     /// Names that the route doesn't know.
     unknown: Unknown,
     /// Names in the body that the path gives too.
@@ -188,7 +190,7 @@ impl<'a> Params<'a> {
             names,
             values: Default::default(),
             batch: None,
-            claims: None,
+            structured: None,
             unknown: Unknown::default(),
             replaced: Vec::new(),
         }
@@ -260,6 +262,13 @@ impl<'a> Params<'a> {
                 return Err(ApiError::bad_request(
                     "claims is an object: send it in a JSON body",
                 ));
+            }
+            if name == PATHS && shape.names.contains(&PATHS) {
+                let paths = value.into_owned().into();
+                if params.structured.replace(paths).is_some() {
+                    return Err(ApiError::bad_request("\"paths\" is given twice"));
+                }
+                continue;
             }
             params
                 .take(shape, &name, Scalar::Text(value))
@@ -530,7 +539,7 @@ impl<'de> Visitor<'de> for Seed<'_, '_, 'de> {
             shape,
             fault,
         } = self;
-        let (mut batches, mut claims) = (0, 0);
+        let (mut batches, mut structured) = (0, 0);
         while let Some(name) = map.next_key::<Text<'de>>()? {
             if &*name == BATCH && params.names.contains(&BATCH) {
                 batches += 1;
@@ -539,9 +548,9 @@ impl<'de> Visitor<'de> for Seed<'_, '_, 'de> {
                     unknown: &mut params.unknown,
                     fault: &mut *fault,
                 })?;
-            } else if &*name == CLAIMS && params.names.contains(&CLAIMS) {
-                claims += 1;
-                params.claims = map.next_value()?;
+            } else if [CLAIMS, PATHS].contains(&&*name) && params.names.contains(&&*name) {
+                structured += 1;
+                params.structured = map.next_value()?;
             } else {
                 let value = map.next_value()?;
                 match params.take(shape, &name, value) {
@@ -550,7 +559,7 @@ impl<'de> Visitor<'de> for Seed<'_, '_, 'de> {
                     Err(Fault::Other(why)) => return Err(fail(fault, why)),
                 }
             }
-            if batches > 1 || claims > 1 {
+            if batches > 1 || structured > 1 {
                 return Err(de::Error::custom(TWICE));
             }
         }

@@ -7,6 +7,7 @@
 mod answer;
 mod auth;
 mod body;
+mod clients;
 mod error;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzz;
@@ -202,6 +203,15 @@ pub fn without_a_host() -> Response<Full<Bytes>> {
 struct Presented {
     info: TokenInfo,
     text: Zeroizing<String>,
+    /// Of a login: it says no more than the certificate does.
+    login: bool,
+}
+
+impl Presented {
+    /// Whether it is what a rule of the policy asks for that wants a token.
+    fn counts(&self) -> bool {
+        !self.login
+    }
 }
 
 /// What a handler is given.
@@ -402,8 +412,11 @@ fn find_route<'a>(
 
 /// A path for Vault's words: one that no client of Vault sends is not repeated.
 fn shown(path: &str) -> &str {
-    let good = |b: u8| b.is_ascii_alphanumeric() || b"/-_.".contains(&b);
-    if path.len() <= 128 && path.bytes().all(good) {
+    if path.len() <= 128
+        && path
+            .split('/')
+            .all(|part| part.is_empty() || body::is_word(part))
+    {
         path
     } else {
         "(not repeated)"
@@ -491,15 +504,16 @@ fn admit(
     let token = match presented_token(own, authorization) {
         None => None,
         Some(text) => {
-            let info = app
-                .tokens
-                .load()
-                .check(text, &peer.identity)
+            let known = app.tokens.load().check(text, &peer.identity);
+            let login = known.is_none();
+            let info = known
+                .or_else(|| auth::presented_login(text, peer))
                 .ok_or_else(|| {
                     ApiError::bad_token("the token is unknown or bound to another certificate")
                 })?;
             trail.token = Some(info.id.clone());
             Some(Presented {
+                login,
                 info,
                 text: Zeroizing::new(text.to_owned()),
             })
@@ -508,7 +522,7 @@ fn admit(
     if let Some(operation) = route.operation {
         match app.policy.load().decide(&peer.identity, operation, key) {
             Decision::Allowed => {}
-            Decision::AllowedWithToken if token.is_some() => {}
+            Decision::AllowedWithToken if token.as_ref().is_some_and(Presented::counts) => {}
             Decision::AllowedWithToken => {
                 return Err(ApiError::bad_token(
                     "the policy asks for a token and none was sent",

@@ -7,10 +7,10 @@ use std::pin::Pin;
 use hyper::Method;
 
 use super::answer::Answer;
-use super::body::{BATCH, CLAIMS, Shape};
+use super::body::{BATCH, CLAIMS, PATHS, Shape};
 use super::error::ApiError;
 use super::transit::{cipher, import, jwt, keys, mac, random, sign, unsupported};
-use super::{Call, auth, jwks, rotation, sys, ui, wire};
+use super::{Call, auth, clients, jwks, rotation, sys, ui, wire};
 use crate::policy::Operation;
 
 /// What a method means, as Vault sees it.
@@ -100,7 +100,10 @@ impl Route {
 
     /// Where an unknown parameter can't be warned of, since the answer is empty; and where none of Vault's clients could send one.
     fn strict(&self) -> bool {
-        matches!(self.label, "import" | "delete" | "jwt" | "rotate-master")
+        matches!(
+            self.label,
+            "import" | "delete" | "jwt" | "rotate-master" | "login"
+        )
     }
 
     /// Whether a request that can't be audited is refused. What shows that the audit log can't be written must be answered just then.
@@ -186,6 +189,11 @@ pub static TRANSIT: &[Route] = &[
 pub static SYSTEM: &[Route] = &[
     route!(Update "auth/token/renew-self",        "renew-self",        None,                       Small, true,  false, ["increment"], auth::renew_self),
     route!(Read   "auth/token/lookup-self",       "lookup-self",       None,                       Small, true,  false, [], auth::lookup_self),
+    route!(Update "auth/{mount}/login",           "login",             None,                       Small, true,  false, ["name"], auth::login),
+    route!(Read   "sys/mounts",                   "mounts",            None,                       Small, false, false, [], clients::mounts),
+    route!(Read   "sys/internal/ui/mounts",       "mounts",            None,                       Small, false, false, [], clients::ui_mounts),
+    route!(Read   "sys/internal/ui/mounts/{path}", "mounts",           None,                       Small, false, false, [], clients::ui_mount),
+    route!(Update "sys/capabilities-self",        "capabilities",      None,                       Small, false, false, [PATHS, "path"], clients::capabilities),
     route!(Read   "sys/health",                   "health",            None,                       Small, false, false, ["standbyok", "perfstandbyok", "activecode", "standbycode", "sealedcode", "uninitcode", "drsecondarycode", "performancestandbycode"], sys::health),
     route!(Head   "sys/health",                   "health",            None,                       Small, false, false, ["standbyok", "perfstandbyok", "activecode", "standbycode", "sealedcode", "uninitcode", "drsecondarycode", "performancestandbycode"], sys::health),
     route!(Read   "sys/seal-status",              "seal-status",       None,                       Small, false, false, [], sys::seal_status),
@@ -333,6 +341,22 @@ fn lookup<'a>(table: &'static [Route], path: &'a str, verb: Verb) -> Option<Targ
 
 /// The captures, if the path has the route's shape.
 fn capture<'a>(route: &Route, path: &'a str) -> Option<Captures<'a>> {
+    // A mount has any number of segments.
+    let wide = match route.path {
+        "auth/{mount}/login" => path
+            .strip_prefix("auth/")
+            .map(|rest| rest.strip_suffix("/login")),
+        "sys/internal/ui/mounts/{path}" => path.strip_prefix("sys/internal/ui/mounts/").map(Some),
+        _ => None,
+    };
+    if let Some(wide) = wide {
+        return wide
+            .filter(|mount| !mount.is_empty())
+            .map(|mount| Captures {
+                others: [Some(mount), None],
+                ..Captures::default()
+            });
+    }
     let (literal, pattern) = route.parts;
     let rest = path.strip_prefix(literal)?;
     // Vault's own clients end the path of a list with a slash.

@@ -129,8 +129,9 @@ fn the_documentation_names_every_path() {
             match part {
                 "" => path.push('/'),
                 "{name}" => path.push_str("/:name"),
+                "{mount}" => path.push_str("/:mount"),
                 // Optional ones are in brackets.
-                "{source}" | "{urlbytes}" | "{urlalgorithm}" | "{version}" => break,
+                "{source}" | "{urlbytes}" | "{urlalgorithm}" | "{version}" | "{path}" => break,
                 literal => path.extend(["/", literal]),
             }
         }

@@ -137,6 +137,174 @@ fn tokens_work_with_their_certificate_only() {
     }
 }
 
+/// For clients that must log in: the token says which certificate logged in, and nothing else.
+#[test]
+fn a_login_gives_what_the_certificate_gives_and_to_nobody_else() {
+    let a = Appliance::new();
+    a.key("app-login", &Value::Null);
+    a.key("token-login", &Value::Null);
+    let login = |who: Who, path: &str, body: &str| a.send(who, "PUT", path, &[], body.to_owned());
+    let made = login(Who::App, "auth/cert/login", "").json();
+    let (auth, token) = (
+        &made["auth"],
+        made["auth"]["client_token"].as_str().unwrap(),
+    );
+    assert!(token.starts_with("srl.") && auth["renewable"] == true);
+    let lease = auth["lease_duration"].as_i64().unwrap();
+    assert!((1..=32 * 86_400).contains(&lease), "{lease}");
+    assert_eq!(auth["metadata"]["identity"], "dns:app.test");
+    // Any mount, any time, the same: nothing is kept.
+    let again = login(Who::App, "auth/team/a/login", r#"{"name":"web"}"#).json();
+    assert_eq!(again["auth"]["client_token"], token);
+    assert_eq!(again["warnings"].as_array().unwrap().len(), 1);
+    // Another method's credentials are not what was asked for.
+    assert_eq!(
+        login(Who::App, "auth/approle/login", r#"{"role_id":"x"}"#).status,
+        400
+    );
+    assert_eq!(login(Who::Expired, "auth/cert/login", "").status, 403);
+
+    let with = [("x-vault-token", token)];
+    let found = a
+        .send(Who::App, "GET", "auth/token/lookup-self", &with, "")
+        .json();
+    assert_eq!(
+        (&found["data"]["id"], &found["data"]["path"]),
+        (&json!(token), &json!("auth/cert/login"))
+    );
+    let renewed = a
+        .send(Who::App, "POST", "auth/token/renew-self", &with, "")
+        .json();
+    assert_eq!(renewed["auth"]["client_token"], token);
+    let plaintext = r#"{"plaintext":""}"#;
+    for (who, path, status) in [
+        (Who::App, "transit/encrypt/app-login", 200),
+        // No more rights: not another key's, and not where a rule asks for a token.
+        (Who::App, "transit/encrypt/other", 403),
+        (Who::App, "transit/encrypt/token-login", 403),
+        // Nobody else's.
+        (Who::Operator, "transit/encrypt/app-login", 403),
+        (Who::Stranger, "transit/encrypt/app-login", 403),
+    ] {
+        assert_eq!(
+            a.send(who, "POST", path, &with, plaintext).status,
+            status,
+            "{who:?} {path}"
+        );
+    }
+    let altered = format!("{}A", &token[..token.len() - 1]);
+    for wrong in [altered.as_str(), "srl.", &token[1..]] {
+        let reply = a.send(
+            Who::App,
+            "POST",
+            "transit/encrypt/app-login",
+            &[("x-vault-token", wrong)],
+            plaintext,
+        );
+        assert_eq!(reply.status, 403, "{wrong}");
+    }
+    let log = std::fs::read_to_string(&a.app.config.audit.path).unwrap();
+    assert!(log.contains("\"login\"") && log.contains("login-") && !log.contains(token));
+}
+
+#[test]
+fn clients_are_told_their_mounts_and_what_they_may_do() {
+    let a = Appliance::with(|config| {
+        config.mounts = vec!["transit".to_owned(), "team/kms/".to_owned()]
+    });
+    a.key("app-may", &Value::Null);
+    let mounts = a.expect(200, "GET", "sys/mounts", &Value::Null);
+    assert_eq!(
+        (
+            &mounts["data"]["transit/"]["type"],
+            &mounts["data"]["team/kms/"]["type"]
+        ),
+        (&json!("transit"), &json!("transit"))
+    );
+    let shown = a.expect(200, "GET", "sys/internal/ui/mounts", &Value::Null);
+    assert!(
+        shown["data"]["secret"]["transit/"].is_object()
+            && shown["data"]["auth"]["cert/"].is_object()
+    );
+    for (path, mount) in [
+        ("transit", "transit/"),
+        ("transit/keys/x", "transit/"),
+        ("team/kms/encrypt/x", "team/kms/"),
+    ] {
+        let found = a.expect(
+            200,
+            "GET",
+            &format!("sys/internal/ui/mounts/{path}"),
+            &Value::Null,
+        );
+        assert_eq!(
+            (&found["data"]["path"], &found["data"]["type"]),
+            (&json!(mount), &json!("transit"))
+        );
+    }
+    for path in ["secret", "transitx", "team"] {
+        let reply = a.ask(
+            "GET",
+            &format!("sys/internal/ui/mounts/{path}"),
+            &Value::Null,
+        );
+        assert!(
+            reply.status == 403 && reply.error().contains("preflight capability check"),
+            "{path}"
+        );
+    }
+    let body = json!({ "paths": ["transit/encrypt/app-may", "transit/keys/app-may", "transit/keys", "transit/encrypt/token-x", "secret/x", "sys/metrics"] });
+    for (who, expected) in [
+        (
+            Who::App,
+            json!([["update"], ["deny"], ["deny"], ["deny"], ["deny"], ["deny"]]),
+        ),
+        (
+            Who::Operator,
+            json!([
+                ["update"],
+                ["create", "delete", "read"],
+                ["list"],
+                ["update"],
+                ["deny"],
+                ["read"]
+            ]),
+        ),
+        (
+            Who::Stranger,
+            json!([["deny"], ["deny"], ["deny"], ["deny"], ["deny"], ["deny"]]),
+        ),
+    ] {
+        let reply = a
+            .send(who, "POST", "sys/capabilities-self", &[], body.to_string())
+            .json();
+        let paths = body["paths"].as_array().unwrap();
+        let found: Vec<&Value> = paths
+            .iter()
+            .map(|path| &reply["data"][path.as_str().unwrap()])
+            .collect();
+        assert_eq!(json!(found), expected, "{who:?}");
+        assert_eq!(reply["data"]["capabilities"], expected[0]);
+    }
+    for bad in [
+        json!({}),
+        json!({ "paths": [] }),
+        json!({ "paths": [1] }),
+        json!({ "paths": {} }),
+        json!({ "paths": vec!["x"; 65] }),
+        json!({ "path": "" }),
+    ] {
+        a.expect(400, "POST", "sys/capabilities-self", &bad);
+    }
+    let one = a.expect(
+        200,
+        "PUT",
+        "sys/capabilities-self",
+        &json!({ "path": "transit/random" }),
+    );
+    assert_eq!(one["data"]["capabilities"], json!(["update"]));
+}
+
 /// What a page of another site makes an administrator's browser send. tests/monitoring has a real one do it.
 #[test]
 fn what_a_browser_was_made_to_send_is_denied_and_audited() {

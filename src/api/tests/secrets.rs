@@ -44,6 +44,8 @@ fn path(route: &Route, name: &str, other: &str) -> String {
         "{plaintext}",
         "{type}",
         "{version}",
+        "{mount}",
+        "{path}",
     ] {
         path = path.replace(capture, &escaped.to_string());
     }

@@ -10,7 +10,7 @@ use crate::api::answer::{Answer, Envelope, room};
 use crate::api::body::{Item, Text};
 use crate::api::error::{ApiError, Doing};
 use crate::api::wire::{self, WireError};
-use crate::api::{Call, create_on_encrypt};
+use crate::api::{Call, Presented, create_on_encrypt};
 use crate::keyring::{Ciphertext, CreateOptions, DecryptItem, EncryptItem, KeyType};
 use crate::policy::{Decision, Operation};
 
@@ -274,7 +274,7 @@ async fn prepare(call: &Call<'_>, derived: bool) -> Result<(), ApiError> {
         .decide(identity, Operation::Create, Some(call.name));
     match decision {
         Decision::Allowed => {}
-        Decision::AllowedWithToken if call.token.is_some() => {}
+        Decision::AllowedWithToken if call.token.is_some_and(Presented::counts) => {}
         Decision::AllowedWithToken => {
             return Err(ApiError::bad_token(
                 "the policy asks for a token to create keys and none was sent",

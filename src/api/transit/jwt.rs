@@ -48,7 +48,7 @@ pub(in crate::api) async fn jwt(call: &mut Call<'_>) -> Result<Answer, ApiError>
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs());
-    let mut claims = match call.params.claims.take() {
+    let mut claims = match call.params.structured.take() {
         Some(Value::Object(claims)) => claims,
         None => {
             return Err(ApiError::bad_request(
