@@ -13,6 +13,8 @@ use super::{CeremonyId, Kind, Mode, Plan, PlanSignature, verify};
 #[derive(Clone, Debug, Default)]
 pub(super) struct Past {
     pub(super) ceremony_ids: Vec<CeremonyId>,
+    /// Hashes of closing lines, hexadecimal.
+    pub(super) closings: BTreeSet<String>,
     /// Serial numbers of tokens.
     pub(super) serials: BTreeSet<String>,
     /// Of every token: `SubjectPublicKeyInfo`, base64.
@@ -37,6 +39,10 @@ pub struct Standing {
     /// Labels of those that it made itself since then, in a rotation.
     pub(super) made_here: BTreeSet<String>,
     pub(super) past: Past,
+    /// SHA-256 of its closing line, hexadecimal: what the token knows of it.
+    pub(super) closing: String,
+    /// A spare is at work since then.
+    pub(super) is_spare: bool,
     /// Whether it counted.
     pub mode: Mode,
     /// The plan in force.
@@ -56,6 +62,7 @@ pub struct Standing {
 impl Past {
     fn add(&mut self, earlier: &Self) {
         self.ceremony_ids.extend_from_slice(&earlier.ceremony_ids);
+        self.closings.extend(earlier.closings.iter().cloned());
         self.serials.extend(earlier.serials.iter().cloned());
         self.public_keys.extend(earlier.public_keys.iter().cloned());
         self.commitments.extend(earlier.commitments.iter().cloned());
@@ -124,6 +131,7 @@ impl Standing {
         holds.then(|| Self {
             moved: true,
             made_here: BTreeSet::new(),
+            is_spare: true,
             audit_key: spare.audit_key.clone(),
             summary: Summary {
                 token: spare.token.clone(),

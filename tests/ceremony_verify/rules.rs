@@ -126,8 +126,8 @@ const BIRTH: &[Breach] = &[
     (5, "another of the keys seals", |f| {
         // Whatever it is, it is not the one that the appliance signs its log with.
         f.close()["audit_key"] = BASE64_STANDARD.encode(rsa("strongroom-master 0")).into();
-        *f.outputs(Step::Closing) =
-            json!({"audit_key": BASE64_STANDARD.encode(rsa("strongroom-master 0"))});
+        f.outputs(Step::Closing)["audit_key"] =
+            BASE64_STANDARD.encode(rsa("strongroom-master 0")).into();
     }),
     (6, "a private half is not there", |f| {
         remove(f, Step::Evidence, "strongroom-master", "CKO_PRIVATE_KEY")
@@ -326,6 +326,15 @@ const BIRTH: &[Breach] = &[
     (27, "a custodian of another plan", |f| {
         f.outputs(Step::Pins)["commitments"][1]["custodian"] = "0".repeat(64).into();
     }),
+    (42, "a birth on a token that knew of a ceremony", |f| {
+        set(f, Step::Closing, "register", "0".repeat(64));
+    }),
+    (42, "a birth that does not say what the token knew", |f| {
+        f.outputs(Step::Closing)
+            .as_object_mut()
+            .unwrap()
+            .remove("register");
+    }),
     (28, "a stranger acts", |f| {
         f.lines[1].1["actor"] = json!(["Mallory"])
     }),
@@ -336,11 +345,23 @@ fn audit_key(forgery: &mut Forgery, number: u8) {
     let other = spki(&key(number));
     replace(forgery, "strongroom-audit", Some(&other));
     forgery.close()["audit_key"] = BASE64_STANDARD.encode(&other).into();
-    *forgery.outputs(Step::Closing) = json!({"audit_key": BASE64_STANDARD.encode(&other)});
+    forgery.outputs(Step::Closing)["audit_key"] = BASE64_STANDARD.encode(&other).into();
     forgery.sealer = key(number);
 }
 
 const BACKUP: &[Breach] = &[
+    (42, "the token knew another ceremony as its last", |f| {
+        set(f, Step::Closing, "register", "0".repeat(64));
+    }),
+    (42, "the token knew of no ceremony", |f| {
+        set(f, Step::Closing, "register", Value::Null);
+    }),
+    (42, "what the token knew is not told", |f| {
+        f.outputs(Step::Closing)
+            .as_object_mut()
+            .unwrap()
+            .remove("register");
+    }),
     (11, "no program was read aloud", |f| {
         set(f, Step::Opening, "binary_sha256", Value::Null)
     }),
@@ -439,6 +460,9 @@ const ADD_TOKEN: &[Breach] = &[
 ];
 
 const RESTORE: &[Breach] = &[
+    (42, "a restored token that knew of a ceremony", |f| {
+        set(f, Step::Closing, "register", "0".repeat(64));
+    }),
     (17, "an epoch that goes back", |f| {
         set(f, Step::Store, "epoch", 7)
     }),
@@ -570,6 +594,9 @@ const ROTATE: &[Breach] = &[
 ];
 
 const DESTROY: &[Breach] = &[
+    (42, "the token knew another ceremony as its last", |f| {
+        set(f, Step::Inventory, "register", "0".repeat(64));
+    }),
     (6, "a key that is not in the inventory", |f| {
         remove(f, Step::Inventory, "strongroom-wrapping", "CKO_PRIVATE_KEY")
     }),

@@ -35,6 +35,8 @@ pub struct Scene {
     pub made_here: u32,
     /// Those in force.
     pub shares: Value,
+    /// The closing line of the transcript before, which the token knows.
+    pub register: Option<String>,
     previous_kind: &'static str,
     commitments: Value,
     pub backup_sha256: String,
@@ -51,6 +53,7 @@ impl Scene {
             moved: false,
             made_here: 1,
             shares: Value::Null,
+            register: None,
             previous_kind: "",
             commitments: room.commitments.clone(),
             backup_sha256: BINARY.to_owned(),
@@ -88,6 +91,7 @@ impl Scene {
                 _ => self.made_here,
             },
             shares,
+            register: None,
             previous_kind: self.kind.name(),
             commitments: dealt(&self.plan, id),
             backup_sha256: match self.kind {
@@ -294,12 +298,12 @@ impl Scene {
             Step::Retire => json!({"generation": self.generation_after(), "destroyed": []}),
             Step::Inventory => json!({
                 "token": token(self.token), "objects": self.whole(self.token, moved, made_here),
-                "audit_key": self.audit_key(),
+                "audit_key": self.audit_key(), "register": self.register,
             }),
             Step::Consent => json!({"typed": plan.name}),
             Step::Destroy => json!({"left": [], "reinitialised": true}),
             Step::Closing if self.kind == Kind::Destroy => json!({}),
-            Step::Closing => json!({"audit_key": self.audit_key()}),
+            Step::Closing => json!({"audit_key": self.audit_key(), "register": self.register}),
         }
     }
 }

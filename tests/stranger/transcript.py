@@ -244,6 +244,7 @@ class Transcript:
         need(not self.closed, "a second summary")
         need(self.next() is None and self.begun is None, "the summary before the end of all steps")
         self.closed = (line, self.seq, self.hash)
+        self.closings = {self.hash.hex()}
 
     def signature(self, raw, line, before_seq, before_hash, before_time):
         need(self.closed, "a signature before the summary")
@@ -438,6 +439,11 @@ class Transcript:
                 same(step, reinitialised=True)
             elif step == "closing" and self.kind != "destroy":
                 same(step, audit_key=self.closed[0]["audit_key"])
+        told = outputs["inventory" if self.kind == "destroy" else "closing"]["register"]
+        if self.kind in ("birth", "restore"):
+            need(told is None, "register: the token knew of a ceremony before")
+        elif told is not None:
+            unhex(told, 32)
 
     def expected(self, number):
         """The labels that the plan's keys have on a token, the rotated ones in that generation."""
@@ -544,6 +550,7 @@ class Transcript:
                 return
             this.spares = ([] if this.kind == "restore" else before.spares) + this.spares
             this.ids = before.ids | {this.ceremony_id}
+            this.closings = before.closings | {this.closed[2].hex()}
             this.serials |= before.serials
             this.public_keys |= before.public_keys
             this.commitments |= before.commitments
@@ -608,6 +615,11 @@ class Transcript:
         def shape(label):
             return MOVED if self.came and label not in self.made_here else own
 
+        known = self.outputs["inventory" if self.kind == "destroy" else "closing"]["register"]
+        if self.kind != "restore":
+            spare = the_token(now["token"]) != the_token(before.closed[0]["summary"]["token"])
+            fits = known is None or known in before.closings if spare else known == before.closed[2].hex()
+            need(fits, "register: the token did not know the transcript before as its last one")
         told = {"rotate-master": "evidence", "destroy": "inventory"}.get(self.kind)
         if told:
             keys = [the_key(key) for key in now["keys"]]

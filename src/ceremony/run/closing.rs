@@ -7,7 +7,7 @@ use p256::pkcs8::{EncodePublicKey as _, LineEnding};
 use serde_json::{Value, json};
 use strongroom_hsm::Hsm;
 
-use super::{Act, Ceremony, Found, Outcome, RunError, custody, disk, handover};
+use super::{Act, Ceremony, Found, Outcome, RunError, custody, disk, handover, register};
 use crate::ceremony::record::{KeysOutputs, StoreOutputs, Summary, TokenOutputs};
 use crate::ceremony::{Anchors, Kind, Mode, Step, report, transcript, verify};
 
@@ -31,7 +31,8 @@ pub(super) const ACT: Act = Act {
         // Asked before anybody signs: without the seal their signatures would stand alone.
         let config = ceremony.hsm_config()?;
         let key = ceremony.block_on(async move { Ok(Hsm::start(config)?.signing_public_key()) })?;
-        Ok(json!({"audit_key": super::base64(&key)}))
+        let register = register::check(ceremony)?;
+        Ok(json!({"audit_key": super::base64(&key), "register": register}))
     },
 };
 
@@ -48,6 +49,8 @@ pub(super) fn sign(ceremony: &mut Ceremony<'_>) -> Result<Outcome, RunError> {
     }
     if !ceremony.journal.is_sealed() {
         signatures(ceremony)?;
+        // Before the seal: cut off here, this ceremony can be finished, and no other can begin.
+        register::write(ceremony)?;
         seal(ceremony)?;
     } else if ceremony.kind.sealed_before().is_some() {
         signatures(ceremony)?;
@@ -77,6 +80,7 @@ fn signatures(ceremony: &mut Ceremony<'_>) -> Result<(), RunError> {
 /// The audit key's signature. Where it comes before the end, what follows is held by the people's.
 pub(super) fn seal(ceremony: &mut Ceremony<'_>) -> Result<(), RunError> {
     ceremony.check_token()?;
+    register::check(ceremony)?;
     let config = ceremony.hsm_config()?;
     let digest = ceremony.journal.seal_digest()?;
     ceremony.ui.working(Some("the token seals the transcript"));

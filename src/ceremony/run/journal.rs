@@ -121,6 +121,10 @@ impl Journal {
         Ok(())
     }
 
+    pub(super) fn closing_sha256(&self) -> Option<[u8; 32]> {
+        self.transcript.closing()
+    }
+
     pub(super) fn signing_digest(&self) -> Result<[u8; 32], CeremonyError> {
         self.transcript.signing_digest()
     }

@@ -21,6 +21,7 @@ mod known_answers;
 pub mod later;
 mod opening;
 mod pins;
+mod register;
 mod runtime_pin;
 mod self_test;
 mod site;
@@ -293,10 +294,24 @@ impl Ceremony<'_> {
     fn pins(&mut self) -> Result<Pins, RunError> {
         if self.pins.is_none() {
             self.pins = Some(custody::recover(self)?);
+            // With the first PINs, before anything is done with them: is this the ceremony that comes next?
+            if self.has_a_token_of_before() {
+                if let Err(error) = register::check(self) {
+                    self.pins = None;
+                    return Err(error);
+                }
+            }
         }
         self.pins
             .clone()
             .ok_or_else(|| RunError::refused("the PINs are not known"))
+    }
+
+    /// Whether the token at work is the one that the ceremony before left, with what it knows of that.
+    fn has_a_token_of_before(&self) -> bool {
+        let destroys = self.journal.interrupted(Step::Destroy).is_some()
+            || self.journal.is_done(Step::Destroy);
+        self.kind.is_later() && self.kind != Kind::Restore && !destroys
     }
 
     /// Those who sign, in this order: at a birth everyone in the plan, later those whom step `opening` found present.

@@ -225,6 +225,11 @@ impl Transcript {
         Ok(())
     }
 
+    /// The hash of its closing line, once it is closed.
+    pub fn closing(&self) -> Option<[u8; 32]> {
+        self.closed.map(|(_, hash)| hash)
+    }
+
     /// What everyone signs, once it is closed.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use strongroom_hsm::ceremony::expected::ExpectedKey;
 use strongroom_hsm::{KeyShape, OptionalKeys};
 
-use super::super::encoding::unhex;
+use super::super::encoding::{hex, unhex};
 use super::super::record::{
     CopyOutputs, DestroyOutputs, EvidenceOutputs, ExportOutputs, InventoryOutputs, KeyRecord,
     KeysOutputs, LaterOpeningOutputs, MoveOutputs, PinsRecord, PresentRecord, RestoreOutputs,
@@ -371,6 +371,7 @@ pub(super) fn link(chain: &Chain, before: &Standing) -> Problems {
         .and_then(|close| spare_at_work(close, before));
     let before = spare.as_ref().unwrap_or(before);
     problems.extend(tokens_objects(chain, plan, before));
+    problems.extend(register(chain, kind, before));
     if let Some(close) = &chain.close {
         for what in changed(kind, close, before) {
             if !may_change(kind).contains(&what) {
@@ -462,6 +463,31 @@ fn used_before(chain: &Chain, kind: Kind, before: &Standing) -> Problems {
         ));
     }
     problems
+}
+
+/// The token knew the transcript before as its last one: no other ceremony has gone on from that.
+fn register(chain: &Chain, kind: Kind, before: &Standing) -> Problems {
+    let step = match kind {
+        Kind::Destroy => Step::Inventory,
+        _ => Step::Closing,
+    };
+    let Some(done) = chain.done.iter().find(|done| done.step == step) else {
+        return Vec::new();
+    };
+    let told = &done.outputs["register"];
+    let fits = match (kind, told.as_str()) {
+        (Kind::Restore, _) => return Vec::new(), // a token of its own: see its step
+        (_, Some(told)) if before.is_spare => before.past.closings.contains(told),
+        (_, None) => before.is_spare && told.is_null(),
+        (_, Some(told)) => told == before.closing,
+    };
+    if fits {
+        return Vec::new();
+    }
+    vec![(
+        done.line,
+        "the token did not know the transcript before as its last one (register)".into(),
+    )]
 }
 
 /// What the token said of its objects in a ceremony that did not make all of them: which of them it made itself, those before tell.
@@ -560,6 +586,8 @@ impl Past {
     fn of(chain: &Chain) -> Self {
         let mut past = Self::default();
         past.ceremony_ids.extend(chain.id);
+        past.closings
+            .extend(chain.close.as_ref().map(|close| hex(&close.hash)));
         let mut keys: Vec<KeyRecord> = Vec::new();
         if let Some(close) = &chain.close {
             past.serials
@@ -615,6 +643,8 @@ pub(super) fn standing(chain: &Chain, sha256: &str) -> Option<Standing> {
     };
     Some(Standing {
         past: Past::of(chain),
+        closing: hex(&close.hash),
+        is_spare: false,
         made_here: match chain.kind? {
             Kind::RotateMaster => close
                 .fields

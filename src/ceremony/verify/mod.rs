@@ -78,6 +78,8 @@ pub struct Verified {
     pub plan: Option<Plan>,
     /// The summary, if there is one.
     pub summary: Option<Summary>,
+    /// SHA-256 of its closing line, hexadecimal: what the token keeps of its last ceremony.
+    pub closing: Option<String>,
     /// SHA-256 of the audit key's `SubjectPublicKeyInfo`, hexadecimal.
     pub audit_key: Option<String>,
     /// Fingerprints of those who have to sign it.
@@ -241,6 +243,7 @@ fn alone(transcript: &[u8], anchors: &Anchors) -> Alone {
         lines: chain.lines,
         sha256: hex(&sha256(transcript)),
         summary: close.map(|close| close.fields.summary.clone()),
+        closing: close.map(|close| hex(&close.hash)),
         audit_key: audit_key.map(|spki| hex(&sha256(&spki))),
         signed: chain.signed.clone(),
         signers: chain

@@ -171,6 +171,12 @@ fn step(chain: &Chain, kind: Kind, plan: &Plan, done: &DoneStep, check: &mut Che
             {
                 check.is("audit_key", close.fields.audit_key.as_str());
             }
+            match kind {
+                Kind::Destroy => {}
+                // A token of the ceremony's own knows of none before.
+                Kind::Birth | Kind::Restore => register(check, Value::is_null),
+                _ => register(check, |_| true),
+            }
         }
         Step::Pins
         | Step::Keys
@@ -178,9 +184,17 @@ fn step(chain: &Chain, kind: Kind, plan: &Plan, done: &DoneStep, check: &mut Che
         | Step::Export
         | Step::Successor
         | Step::Retire
-        | Step::Copy
-        | Step::Inventory => {}
+        | Step::Copy => {}
+        Step::Inventory => register(check, |_| true),
     }
+}
+
+/// What the token's register said: the hash of a closing line, or null where it said nothing. The member must be there.
+fn register(check: &mut Check<'_>, test: impl FnOnce(&Value) -> bool) {
+    let there = check.outputs.get("register").is_some();
+    check.holds("register", "what the token must have known", |value| {
+        there && (value.is_null() || value.as_str().and_then(unhex::<32>).is_some()) && test(value)
+    });
 }
 
 /// The label of the master key in force.

@@ -5,12 +5,15 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use p256::pkcs8::der::pem;
 use serde_json::json;
+use strongroom_hsm::Register;
+use strongroom_hsm::ceremony::read_register;
 
 use crate::ceremony::verify::verify;
 use crate::ceremony::{Anchors, Verified, report as page};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::files;
 use crate::cli::output::Format;
+use crate::config::Config;
 
 #[derive(Args, Debug)]
 pub(super) struct VerifyArgs {
@@ -21,6 +24,9 @@ pub(super) struct VerifyArgs {
     /// It is a rehearsal, and that is what was expected
     #[arg(long)]
     rehearsal: bool,
+    /// The configuration of the appliance at hand: its token must know this transcript as its last one
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]
@@ -91,7 +97,28 @@ pub(super) fn run(args: &VerifyArgs, format: Format) -> Result<(), Failure> {
             .next("if that was expected, say so with --rehearsal"));
         }
     }
+    if let Some(path) = &args.config {
+        known_to_the_token(path, &found)?;
+    }
     format.either(&summary(&found), &value)
+}
+
+/// Of two transcripts that go on from the same one, both of which verify, the token knows one.
+fn known_to_the_token(path: &Path, found: &Verified) -> Result<(), Failure> {
+    let config = Config::load(path)?;
+    let known = read_register(&config.hsm, Register::CeremonyTranscript)?;
+    let known = known.map(|value| base16ct::lower::encode_string(&value));
+    if known.is_some() && known == found.closing {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Exit::Audit,
+        format!(
+            "the transcript verifies, but the token's last ceremony is another one: the SHA-256 of its closing line is {}",
+            known.as_deref().unwrap_or("not on the token")
+        ),
+    )
+    .next("look for the newest transcript of this appliance; if there is none that fits, find out who has held a ceremony with its token"))
 }
 
 pub(super) fn report(args: &ReportArgs, format: Format) -> Result<(), Failure> {

@@ -3,11 +3,13 @@
 //!
 //! - `backup`: the keys come to another token, which serves
 //! - `destroy`: every object goes, with evidence
+//! - `fork`: two that go on from one
 //! - `replace`: the PINs shared anew
 //! - `rotate`: another master key, under a running seal client
 
 pub mod backup;
 mod destroy;
+mod fork;
 mod replace;
 mod rotate;
 

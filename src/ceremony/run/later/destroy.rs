@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use strongroom_hsm::ceremony::{self as hsm, SlotState};
 use strongroom_hsm::{Hsm, HsmError, PinSource};
 
-use super::super::{Act, Ceremony, Found, RunError, base64, evidence, token_record};
+use super::super::{Act, Ceremony, Found, RunError, base64, evidence, register, token_record};
 use crate::ceremony::Step;
 use crate::ceremony::record::{DestroyOutputs, InventoryOutputs};
 
@@ -105,12 +105,15 @@ fn inventory(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
         found.objects.len(),
         ceremony.site.store().display()
     ))?;
-    serde_json::to_value(InventoryOutputs {
+    let register = register::check(ceremony)?;
+    let mut outputs = serde_json::to_value(InventoryOutputs {
         token: found.token,
         objects: found.objects,
         audit_key: base64(&audit_key),
     })
-    .map_err(RunError::json)
+    .map_err(RunError::json)?;
+    outputs["register"] = json!(register);
+    Ok(outputs)
 }
 
 fn consent(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
