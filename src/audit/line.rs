@@ -8,6 +8,7 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
 use super::Entry;
+use crate::json::Document;
 
 /// The format that headers name.
 pub(super) const FORMAT: u32 = 2;
@@ -342,12 +343,11 @@ pub(super) struct Line {
 
 impl Line {
     pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
-        // Serde would also take a list, as the fields in their order.
         let printable = bytes.iter().all(|byte| matches!(byte, b' '..=b'~'));
-        if !bytes.starts_with(b"{") || bytes.len() >= LONGEST_LINE || !printable {
+        if bytes.len() >= LONGEST_LINE || !printable {
             return None;
         }
-        serde_json::from_slice(bytes).ok()
+        Document::parse(bytes).ok()?.read().ok()
     }
 
     pub(super) fn prev(&self) -> Option<[u8; 32]> {

@@ -133,10 +133,10 @@ class Log:
             self.recent.popitem(last=False)
 
     def header(self, line):
-        need(line.get("format") == FORMAT, "another format")
         log_id = unhex(line.get("log_id"), 16)
         need(self.log_id in (None, log_id), "the header is of another log")
         self.log_id = log_id
+        need(line.get("format") == FORMAT, "another format")
         need(line.get("signing_key") == self.fingerprint, "the header names another signing key")
 
     def checkpoint(self, line):

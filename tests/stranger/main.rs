@@ -1,5 +1,6 @@
 //! The stranger's kit: programs in Python that were written from `docs/` alone, held against this program on good and bad documents.
 //!
+//! - `audit`: audit logs that were forged, changed and cut
 //! - `json`: one table of JSON that two readers could take differently, read by both
 //! - shares and backups: `tests/ceremony/stranger.rs`, since they come out of whole ceremonies
 //! - transcripts: `tests/ceremony_verify/`
@@ -15,6 +16,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod audit;
 mod json;
 
 use std::path::Path;
