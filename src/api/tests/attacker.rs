@@ -125,7 +125,28 @@ type Asked = (
     Vec<u8>,
 );
 
+/// What is asked rightly, so that something changes among all the rest.
+fn change() -> impl Strategy<Value = Asked> {
+    let right = select(vec![
+        ("transit/keys/app-k/rotate", "{}"),
+        ("transit/keys/app-new", "{}"),
+        ("transit/encrypt/new-key", r#"{"plaintext":"c2VjcmV0"}"#),
+        (
+            "transit/keys/app-k/config",
+            r#"{"min_decryption_version":1}"#,
+        ),
+    ]);
+    right.prop_map(|(path, body)| {
+        let body = body.as_bytes().to_vec();
+        (Who::Operator, "POST", path.to_owned(), Vec::new(), body)
+    })
+}
+
 fn request() -> impl Strategy<Value = Asked> {
+    prop_oneof![3 => any_request(), 1 => change()]
+}
+
+fn any_request() -> impl Strategy<Value = Asked> {
     (
         select(vec![Who::Operator, Who::App, Who::Stranger, Who::Expired]),
         select(vec!["GET", "POST", "POST", "POST", "DELETE", "LIST", "PUT"]),
