@@ -840,6 +840,8 @@ impl<'a> Trail<'a> {
             identity: self.peer.identity.as_str(),
             token_id: self.token.as_deref().unwrap_or_default(),
             remote: &self.peer.remote,
+            certificate: &self.peer.certificate,
+            issuer: self.peer.issuer(),
             operation: self.route.label,
             key: self.key,
             key_version: answer.map_or(0, |a| a.key_version),

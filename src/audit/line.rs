@@ -200,6 +200,8 @@ impl Content {
         self.text(r#","identity":"#, entry.identity, bound::IDENTITY);
         self.text(r#","token_id":"#, entry.token_id, bound::TOKEN_ID);
         self.text(r#","remote":"#, entry.remote, bound::REMOTE);
+        self.text(r#","certificate":"#, entry.certificate, bound::OWN);
+        self.text(r#","issuer":"#, entry.issuer, bound::OWN);
         self.text(r#","operation":"#, entry.operation, bound::OPERATION);
         self.text(r#","key":"#, entry.key, bound::KEY);
     }

@@ -45,6 +45,10 @@ pub struct Entry<'a> {
     pub token_id: &'a str,
     /// The client's address and port.
     pub remote: &'a str,
+    /// SHA-256 of the client's certificate, hex; empty where there is none.
+    pub certificate: &'a str,
+    /// SHA-256 of the certificate of the CA that issued it, hex; empty where the certificate is not good.
+    pub issuer: &'a str,
     /// The operation, as in the policy file; `cli:accept-rollback` and the like for offline acts.
     pub operation: &'a str,
     /// The key's name, empty where none is concerned.

@@ -1064,6 +1064,8 @@ fn texts_are_cut_at_their_bounds_and_say_so() {
             identity: text,
             token_id: text,
             remote: text,
+            certificate: text,
+            issuer: text,
             operation: text,
             key: text,
             key_version: u32::MAX,

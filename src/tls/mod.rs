@@ -173,10 +173,11 @@ impl Tls {
             .map(|der| CertificateDer::from(der.as_slice()));
         let end_entity = chain.next().ok_or("there is no client certificate")?;
         let intermediates: Vec<_> = chain.collect();
-        current
+        let verified = current
             .verifier
             .verify(&end_entity, &intermediates, UnixTime::since_unix_epoch(now))
             .map_err(|error| format!("the client certificate is no longer accepted: {error}"))?;
+        peer.set_issuer(&verified.issuer);
         peer.set_checked(current.number, now.as_secs());
         self.clients.saw(peer, now.as_secs());
         Ok(())

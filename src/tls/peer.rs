@@ -1,9 +1,11 @@
 //! The client at the other end of one connection.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
+use base16ct::lower::encode_string as hex;
+use sha2::{Digest as _, Sha256};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::identity::{Identity, IdentityError};
@@ -18,6 +20,10 @@ pub struct Peer {
     pub identity: Identity,
     /// Address and port, as the audit log names them for each of its requests.
     pub remote: String,
+    /// SHA-256 of its certificate, hex, for the audit log.
+    pub certificate: String,
+    /// The same of the CA's that issued it, once that is known.
+    issuer: OnceLock<String>,
     /// Its certificate chain, DER, end entity first: checked again when CA or CRLs change.
     pub chain: Arc<Vec<Vec<u8>>>,
     /// The end of its certificate's validity, seconds since 1970.
@@ -34,6 +40,8 @@ impl Clone for Peer {
         Self {
             identity: self.identity.clone(),
             remote: self.remote.clone(),
+            certificate: self.certificate.clone(),
+            issuer: self.issuer.clone(),
             chain: Arc::clone(&self.chain),
             not_after: self.not_after,
             generation: AtomicU64::new(self.generation.load(Ordering::Acquire)),
@@ -56,11 +64,23 @@ impl Peer {
         Ok(Self {
             identity,
             remote: remote.to_string(),
+            certificate: hex(&Sha256::digest(end_entity)),
+            issuer: OnceLock::new(),
             chain: Arc::new(chain),
             not_after,
             generation: AtomicU64::new(0),
             checked_at: AtomicU64::new(0),
         })
+    }
+
+    /// SHA-256 of the certificate of the CA that issued this one, hex; empty until this one was found good.
+    pub fn issuer(&self) -> &str {
+        self.issuer.get().map_or("", String::as_str)
+    }
+
+    /// By the first way to an anchor that was found.
+    pub(super) fn set_issuer(&self, fingerprint: &[u8; 32]) {
+        self.issuer.get_or_init(|| hex(fingerprint));
     }
 
     /// Whether the chain was found good under this generation, not long ago, and has not expired since.

@@ -221,3 +221,36 @@ async fn a_client_s_certificate_that_ends_soon_is_told_by_status_check_and_the_s
     );
     assert!(metrics.contains(&line), "{metrics}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_line_of_the_audit_log_names_the_certificate_and_who_issued_it() {
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject as _;
+    use sha2::{Digest as _, Sha256};
+    let appliance = Appliance::start().await;
+    appliance.create_key("app-k", serde_json::json!({})).await;
+    let hash = |path| {
+        let der = CertificateDer::from_pem_file(path).unwrap();
+        base16ct::lower::encode_string(&Sha256::digest(&der))
+    };
+    let issuer = hash(appliance.pki.root());
+    for (who, status) in [(Who::App, 200), (Who::Stranger, 403)] {
+        let mut wire = Wire::open(&appliance, who).await.unwrap();
+        let reply = wire
+            .ask("GET", "/v1/transit/keys/app-k", b"")
+            .await
+            .unwrap();
+        assert_eq!(reply.status, status);
+        let log = std::fs::read_to_string(appliance.audit()).unwrap();
+        let line = log
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+            .rfind(|line| line["operation"] == "read")
+            .unwrap();
+        assert_eq!(
+            line["certificate"],
+            hash(appliance.pki.certificate(who)).as_str()
+        );
+        assert_eq!(line["issuer"], issuer.as_str());
+    }
+}
