@@ -1,5 +1,5 @@
-//! Whoever has the machine's disk and its hypervisor's settings, but no key of ours, tries to have another root opened, code of his own run, or the
-//! state opened to him: by every way on which something gets into a boot beside what is signed. docs/image.md lists them.
+//! Whoever has the machine's disk, its SMBIOS strings and its firmware's variables, but no key of ours, tries to have another root opened, code of
+//! his own run, or the state opened to him: by every way on which something gets into a boot beside what is signed. docs/image.md lists them.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -227,22 +227,6 @@ fn doors(image: &Image, attacker: &Attacker) -> Vec<Door> {
             "loader/entries/attacker.conf",
         ),
         Door::new(
-            "the hypervisor's own boot of the kernel image, with words",
-            &[CLOSED, SERVES],
-        )
-        .options(attacker.kernel_s_root())
-        .options(vec!["-kernel".into(), image.uki().display().to_string()])
-        .options(vec!["-append".into(), KERNEL_S_ROOT.into()]),
-        Door::new(
-            "the hypervisor's own boot of the kernel image, with an initrd",
-            &["Error registering initrd"],
-        )
-        .options(vec!["-kernel".into(), image.uki().display().to_string()])
-        .options(vec![
-            "-initrd".into(),
-            attacker.initrd().display().to_string(),
-        ]),
-        Door::new(
             "a second disk whose partitions have the identity of the root's and its hash tree's",
             &["is corrupted", "could not be verified", SERVES],
         )
@@ -305,13 +289,16 @@ fn ignored(attacker: &Attacker, image: &Image) -> Door {
             &format!("io.systemd.credential.binary:{name}"),
             &STANDARD.encode(value),
         ));
-        options.extend([
-            "-fw_cfg".to_owned(),
-            format!(
-                "name=opt/io.systemd.credentials/{name},file={}",
-                attacker.text(value).display()
-            ),
-        ]);
+        // The firmware's file names are shorter than some credentials'.
+        if name.len() <= 26 {
+            options.extend([
+                "-fw_cfg".to_owned(),
+                format!(
+                    "name=opt/io.systemd.credentials/{name},file={}",
+                    attacker.text(value).display()
+                ),
+            ]);
+        }
     }
     let kernel = image.uki();
     let kernel = kernel.file_name().unwrap().to_str().unwrap();

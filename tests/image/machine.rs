@@ -313,7 +313,7 @@ impl Machine {
                 path("disk")
             ),
         ])
-        .args(["-device", "virtio-blk-pci,drive=disk,bootindex=0"])
+        .args(["-device", "virtio-blk-pci,drive=disk,bootindex=1"])
         .args(["-chardev", &format!("socket,id=tpm,path={socket}")])
         .args([
             "-tpmdev",
