@@ -539,7 +539,7 @@ async fn a_key_of_ones_own_is_imported() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_may_not_is_6() {
     let appliance = Appliance::start().await;
-    let as_who = |who: support::Who| {
+    let as_who = |who: Who| {
         Command::new(STRONGROOM)
             .args(["key", "create", "k"])
             .env("STRONGROOM_ADDR", appliance.url())
@@ -550,15 +550,11 @@ async fn who_may_not_is_6() {
             .output()
             .unwrap()
     };
-    let stranger = as_who(support::Who::Stranger);
+    let stranger = as_who(Who::Stranger);
     assert_eq!(code(&stranger), 6, "{}", stderr(&stranger));
     assert!(stderr(&stranger).contains("permission denied"));
     // Refused in the handshake, before any request.
-    for who in [
-        support::Who::OtherCa,
-        support::Who::Expired,
-        support::Who::Revoked,
-    ] {
+    for who in [Who::OtherCa, Who::Expired, Who::Revoked] {
         let output = as_who(who);
         assert_eq!(code(&output), 6, "{who:?}: {}", stderr(&output));
         assert!(

@@ -62,8 +62,7 @@ impl Said<'_> {
     fn is_own(self, head: &Parts) -> bool {
         let authority = authority(head);
         let own = |value: &HeaderValue, url: bool| {
-            let asked = authority.is_some_and(|asked| same_authority(value, asked, url));
-            asked
+            authority.is_some_and(|asked| same_authority(value, asked, url))
         };
         match (self.site, self.origin, self.referer) {
             (Some(site), origin, _) => {

@@ -145,7 +145,9 @@ mod tests {
             .map(|sum| (&*sum.identity, sum.denied, sum.errors))
             .collect();
         assert_eq!(told, [("a", 150, 250), ("b", 0, 150)]);
-        sums.into_iter().for_each(|sum| quota.give_back(sum));
+        for sum in sums {
+            quota.give_back(sum);
+        }
         assert_eq!(quota.ended(true).len(), 2, "nothing is lost");
     }
 

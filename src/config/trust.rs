@@ -174,9 +174,12 @@ mod tests {
         owners.alone_write(&file).unwrap();
         if geteuid().is_root() {
             for (path, link) in [("a/file", true), ("a/real/deep", false), ("a", false)] {
-                let change = |uid| match link {
-                    true => std::os::unix::fs::lchown(root.join(path), Some(uid), None),
-                    false => chown(root.join(path), Some(uid), None),
+                let change = |uid| {
+                    if link {
+                        std::os::unix::fs::lchown(root.join(path), Some(uid), None)
+                    } else {
+                        chown(root.join(path), Some(uid), None)
+                    }
                 };
                 change(4242).unwrap();
                 let error = owners.alone_write(&file).unwrap_err();

@@ -136,7 +136,7 @@ pub fn expiries(files: &super::TlsFiles) -> Result<Vec<Expiry>, TlsError> {
     }
     let authorities = authorities(&files.client_cas)?;
     found.extend(authorities.ends());
-    found.extend(super::revocation::ends(crls(&files.crls)?, &authorities));
+    found.extend(super::revocation::ends(&crls(&files.crls)?, &authorities));
     Ok(found)
 }
 

@@ -205,9 +205,9 @@ impl Revocation {
 }
 
 /// When each series of lists ends, with the one that ends last.
-pub(super) fn ends(lists: Vec<Crl>, authorities: &Authorities) -> Vec<Expiry> {
+pub(super) fn ends(lists: &[Crl], authorities: &Authorities) -> Vec<Expiry> {
     let algorithms = super::provider().signature_verification_algorithms;
-    for list in &lists {
+    for list in lists {
         // What is wrong with it was said when it was loaded.
         let _ = claim(list, authorities, &algorithms);
     }

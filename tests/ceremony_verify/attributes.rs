@@ -33,8 +33,9 @@ fn table_text() -> String {
     let mut text = String::new();
     for key in ExpectedKey::all(OptionalKeys::ALL, 1) {
         let shapes = SHAPES.map(|shape| key.objects(shape));
-        for at in 0..shapes[0].len() {
-            text += &object_text(&key.label(), [0, 1, 2].map(|shape| &shapes[shape][at]));
+        let [first, second, third] = &shapes;
+        for ((first, second), third) in first.iter().zip(second).zip(third) {
+            text += &object_text(&key.label(), [first, second, third]);
         }
     }
     for object in signing_keys() {
@@ -64,7 +65,7 @@ fn object_text(label: &str, shapes: [&ExpectedObject; 3]) -> String {
         } else {
             values.join(" | ")
         };
-        text += &format!("  {name} {value}\n");
+        text.extend(["  ", &name, " ", &value, "\n"]);
     }
     text
 }
@@ -106,7 +107,7 @@ fn changed(told: &[(String, String)], object: &ExpectedObject) -> Vec<(String, V
     for (at, (name, value)) in told.iter().enumerate() {
         let with = |value: &str| {
             let mut told = told.to_vec();
-            told[at].1 = value.to_owned();
+            value.clone_into(&mut told[at].1);
             json!(told)
         };
         let attribute = object

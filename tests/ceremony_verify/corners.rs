@@ -17,6 +17,7 @@ fn instead(room: &Room, from: &'static str, to: &'static str) -> (String, Vec<u8
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "a table of cases")]
 fn json_that_two_readers_could_take_differently() {
     let room = Room::new();
     let mut cases = Cases::new();

@@ -95,7 +95,7 @@ const BIRTH: &[Breach] = &[
         f.summary()["keys"].as_array_mut().unwrap().push(more);
     }),
     (2, "a master key on P-256", |f| {
-        replace(f, "strongroom-master", Some(&spki(&key(90))))
+        replace(f, "strongroom-master", Some(&spki(&key(90))));
     }),
     (2, "an audit key of RSA", |f| {
         replace(f, "strongroom-audit", Some(&rsa("audit")));
@@ -130,13 +130,13 @@ const BIRTH: &[Breach] = &[
             BASE64_STANDARD.encode(rsa("strongroom-master 0")).into();
     }),
     (6, "a private half is not there", |f| {
-        remove(f, Step::Evidence, "strongroom-master", "CKO_PRIVATE_KEY")
+        remove(f, Step::Evidence, "strongroom-master", "CKO_PRIVATE_KEY");
     }),
     (6, "a public half is not there", |f| {
-        remove(f, Step::Evidence, "strongroom-wrapping", "CKO_PUBLIC_KEY")
+        remove(f, Step::Evidence, "strongroom-wrapping", "CKO_PUBLIC_KEY");
     }),
     (6, "the store key is not there", |f| {
-        remove(f, Step::Evidence, "strongroom-store", "CKO_SECRET_KEY")
+        remove(f, Step::Evidence, "strongroom-store", "CKO_SECRET_KEY");
     }),
     (6, "a half twice", |f| {
         let again = objects(f, Step::Evidence)[0].clone();
@@ -169,10 +169,10 @@ const BIRTH: &[Breach] = &[
         )["spki"] = spki.into();
     }),
     (9, "a secret key of nobody's", |f| {
-        push(f, Step::Evidence, "CKO_SECRET_KEY", "spare")
+        push(f, Step::Evidence, "CKO_SECRET_KEY", "spare");
     }),
     (9, "a private key of nobody's", |f| {
-        push(f, Step::Evidence, "CKO_PRIVATE_KEY", "strongroom-extra")
+        push(f, Step::Evidence, "CKO_PRIVATE_KEY", "strongroom-extra");
     }),
     (9, "a public key of nobody's", |f| {
         push(
@@ -180,16 +180,16 @@ const BIRTH: &[Breach] = &[
             Step::Evidence,
             "CKO_PUBLIC_KEY",
             "strongroom-master-trusted",
-        )
+        );
     }),
     (9, "a secret half of a pair", |f| {
-        push(f, Step::Evidence, "CKO_SECRET_KEY", "strongroom-master")
+        push(f, Step::Evidence, "CKO_SECRET_KEY", "strongroom-master");
     }),
     (9, "an object of no class", |f| {
-        push(f, Step::Evidence, "no class", "")
+        push(f, Step::Evidence, "no class", "");
     }),
     (9, "a signing key at a birth", |f| {
-        push(f, Step::Evidence, "CKO_PRIVATE_KEY", "strongroom-signing")
+        push(f, Step::Evidence, "CKO_PRIVATE_KEY", "strongroom-signing");
     }),
     (9, "data with a public key", |f| {
         push(f, Step::Evidence, "CKO_DATA", "strongroom-other");
@@ -202,13 +202,13 @@ const BIRTH: &[Breach] = &[
             json!([["CKA_CLASS", "CKO_SECRET_KEY"]]);
     }),
     (10, "no epoch object", |f| {
-        remove(f, Step::Evidence, "strongroom-epoch", "CKO_DATA")
+        remove(f, Step::Evidence, "strongroom-epoch", "CKO_DATA");
     }),
     (11, "another program was read aloud", |f| {
-        set(f, Step::Opening, "binary_sha256", "0".repeat(64))
+        set(f, Step::Opening, "binary_sha256", "0".repeat(64));
     }),
     (11, "another plan was read aloud", |f| {
-        set(f, Step::Opening, "plan_sha256", "0".repeat(64))
+        set(f, Step::Opening, "plan_sha256", "0".repeat(64));
     }),
     (11, "somebody was not there", |f| {
         f.outputs(Step::Opening)["present"]
@@ -217,16 +217,16 @@ const BIRTH: &[Breach] = &[
             .pop();
     }),
     (12, "no known answer was right", |f| {
-        set(f, Step::SelfTest, "known_answers", json!([]))
+        set(f, Step::SelfTest, "known_answers", json!([]));
     }),
     (12, "a self-test without an answer", |f| {
-        set(f, Step::SelfTest, "known_answers", "failed")
+        set(f, Step::SelfTest, "known_answers", "failed");
     }),
     (13, "a user PIN that is not set", |f| {
-        f.outputs(Step::Token)["flags"]["user_pin_set"] = false.into()
+        f.outputs(Step::Token)["flags"]["user_pin_set"] = false.into();
     }),
     (13, "a token of no state", |f| {
-        set(f, Step::Token, "flags", Value::Null)
+        set(f, Step::Token, "flags", Value::Null);
     }),
     (14, "another label", |f| {
         for step in [Step::Token, Step::Evidence] {
@@ -241,22 +241,22 @@ const BIRTH: &[Breach] = &[
         f.summary()["token"]["serial"] = "other".into();
     }),
     (15, "self-tests of the token that failed", |f| {
-        set(f, Step::Evidence, "self_tests", "failed")
+        set(f, Step::Evidence, "self_tests", "failed");
     }),
     (15, "a token that has no transfer key", |f| {
-        f.outputs(Step::Evidence)["profile"]["transfer"] = false.into()
+        f.outputs(Step::Evidence)["profile"]["transfer"] = false.into();
     }),
     (15, "a token with a memory master key", |f| {
-        f.outputs(Step::Evidence)["profile"]["memory_master"] = true.into()
+        f.outputs(Step::Evidence)["profile"]["memory_master"] = true.into();
     }),
     (16, "a store that was used", |f| {
-        set(f, Step::Store, "epoch", 2)
+        set(f, Step::Store, "epoch", 2);
     }),
     (16, "no audit log", |f| {
-        set(f, Step::Store, "audit_log_header_sha256", "")
+        set(f, Step::Store, "audit_log_header_sha256", "");
     }),
     (18, "a TLS key that is no key", |f| {
-        set(f, Step::Identity, "spki", "AAAA")
+        set(f, Step::Identity, "spki", "AAAA");
     }),
     (18, "the TLS key is the audit key", |f| {
         let audit = spki(&key(50));
@@ -279,38 +279,38 @@ const BIRTH: &[Breach] = &[
         );
     }),
     (18, "another hash of the TLS key", |f| {
-        set(f, Step::Identity, "spki_sha256", "0".repeat(64))
+        set(f, Step::Identity, "spki_sha256", "0".repeat(64));
     }),
     (18, "no configuration", |f| {
-        set(f, Step::Identity, "configuration_sha256", Value::Null)
+        set(f, Step::Identity, "configuration_sha256", Value::Null);
     }),
     (19, "a seal that failed", |f| {
-        set(f, Step::Trial, "sealed", false)
+        set(f, Step::Trial, "sealed", false);
     }),
     (19, "an unseal that failed", |f| {
-        set(f, Step::Trial, "unsealed", false)
+        set(f, Step::Trial, "unsealed", false);
     }),
     (19, "an altered ciphertext that was taken", |f| {
-        set(f, Step::Trial, "altered_refused", false)
+        set(f, Step::Trial, "altered_refused", false);
     }),
     (19, "an unseal that says failed", |f| {
-        set(f, Step::Trial, "unsealed", "failed")
+        set(f, Step::Trial, "unsealed", "failed");
     }),
     (19, "a trial that kept its key", |f| {
-        set(f, Step::Trial, "kept", "the key")
+        set(f, Step::Trial, "kept", "the key");
     }),
     (19, "a trial of another master key", |f| {
-        set(f, Step::Trial, "master_fingerprint", "0".repeat(32))
+        set(f, Step::Trial, "master_fingerprint", "0".repeat(32));
     }),
     (19, "no trial", |f| *f.outputs(Step::Trial) = json!({})),
     (20, "a PIN kept in another way", |f| {
-        set(f, Step::RuntimePin, "method", "systemd-creds")
+        set(f, Step::RuntimePin, "method", "systemd-creds");
     }),
     (26, "another audit key at the closing", |f| {
-        set(f, Step::Closing, "audit_key", "AAAA")
+        set(f, Step::Closing, "audit_key", "AAAA");
     }),
     (27, "another threshold", |f| {
-        set(f, Step::Pins, "threshold", 1)
+        set(f, Step::Pins, "threshold", 1);
     }),
     (27, "a commitment twice", |f| {
         let commitments = f.outputs(Step::Pins)["commitments"].as_array_mut().unwrap();
@@ -321,7 +321,7 @@ const BIRTH: &[Breach] = &[
         commitments[1]["so"] = commitments[1]["user"].clone();
     }),
     (27, "another index", |f| {
-        f.outputs(Step::Pins)["commitments"][1]["index"] = 1.into()
+        f.outputs(Step::Pins)["commitments"][1]["index"] = 1.into();
     }),
     (27, "a custodian of another plan", |f| {
         f.outputs(Step::Pins)["commitments"][1]["custodian"] = "0".repeat(64).into();
@@ -336,7 +336,7 @@ const BIRTH: &[Breach] = &[
             .remove("register");
     }),
     (28, "a stranger acts", |f| {
-        f.lines[1].1["actor"] = json!(["Mallory"])
+        f.lines[1].1["actor"] = json!(["Mallory"]);
     }),
 ];
 
@@ -363,7 +363,7 @@ const BACKUP: &[Breach] = &[
             .remove("register");
     }),
     (11, "no program was read aloud", |f| {
-        set(f, Step::Opening, "binary_sha256", Value::Null)
+        set(f, Step::Opening, "binary_sha256", Value::Null);
     }),
     (27, "a share of the transport key twice", |f| {
         let commitments = f.outputs(Step::Transport)["commitments"]
@@ -376,10 +376,10 @@ const BACKUP: &[Breach] = &[
         f.open()["ceremony_id"] = super::people::ID.to_string().into();
     }),
     (36, "another token at work", |f| {
-        set(f, Step::Opening, "token_serial", "other")
+        set(f, Step::Opening, "token_serial", "other");
     }),
     (36, "another kind before", |f| {
-        set(f, Step::Opening, "previous_kind", "restore")
+        set(f, Step::Opening, "previous_kind", "restore");
     }),
     (38, "a backup without the store key", |f| {
         let keys = f.outputs(Step::Export)["keys"].as_array_mut().unwrap();
@@ -413,16 +413,16 @@ const ADD_TOKEN: &[Breach] = &[
             .push(more);
     }),
     (6, "a copy without a private half", |f| {
-        remove(f, Step::Copy, "strongroom-master", "CKO_PRIVATE_KEY")
+        remove(f, Step::Copy, "strongroom-master", "CKO_PRIVATE_KEY");
     }),
     (9, "a key of nobody's beside the copy", |f| {
-        push(f, Step::Copy, "CKO_SECRET_KEY", "spare")
+        push(f, Step::Copy, "CKO_SECRET_KEY", "spare");
     }),
     (10, "a copy without an epoch", |f| {
-        remove(f, Step::Copy, "strongroom-epoch", "CKO_DATA")
+        remove(f, Step::Copy, "strongroom-epoch", "CKO_DATA");
     }),
     (13, "a second token without a PIN", |f| {
-        f.outputs(Step::SecondToken)["flags"]["user_pin_set"] = false.into()
+        f.outputs(Step::SecondToken)["flags"]["user_pin_set"] = false.into();
     }),
     (30, "the second token is the first", |f| {
         for step in [Step::SecondToken, Step::Copy] {
@@ -442,7 +442,7 @@ const ADD_TOKEN: &[Breach] = &[
         set(f, Step::Copy, "audit_key", old);
     }),
     (39, "a copy on another token", |f| {
-        f.outputs(Step::Copy)["token"]["serial"] = "other".into()
+        f.outputs(Step::Copy)["token"]["serial"] = "other".into();
     }),
     (39, "a copy of another master key", |f| {
         let label = "strongroom-master";
@@ -455,7 +455,7 @@ const ADD_TOKEN: &[Breach] = &[
         }
     }),
     (39, "a copy that another key signs for", |f| {
-        set(f, Step::Copy, "audit_key", Scene::audit_key_of(0))
+        set(f, Step::Copy, "audit_key", Scene::audit_key_of(0));
     }),
 ];
 
@@ -464,13 +464,13 @@ const RESTORE: &[Breach] = &[
         set(f, Step::Closing, "register", "0".repeat(64));
     }),
     (17, "an epoch that goes back", |f| {
-        set(f, Step::Store, "epoch", 7)
+        set(f, Step::Store, "epoch", 7);
     }),
     (17, "an epoch that is no number", |f| {
-        set(f, Step::Store, "store_epoch", "7")
+        set(f, Step::Store, "store_epoch", "7");
     }),
     (19, "a trial that failed", |f| {
-        set(f, Step::Trial, "unsealed", false)
+        set(f, Step::Trial, "unsealed", false);
     }),
     (29, "the ceremony id of the birth", |f| {
         f.id = super::people::ID;
@@ -497,13 +497,13 @@ const RESTORE: &[Breach] = &[
         set(f, Step::Pins, "commitments", shares);
     }),
     (33, "a backup that nobody made", |f| {
-        set(f, Step::Keys, "backup_sha256", "0".repeat(64))
+        set(f, Step::Keys, "backup_sha256", "0".repeat(64));
     }),
     (37, "another old audit key", |f| {
-        set(f, Step::Keys, "old_audit_key", Scene::audit_key_of(2))
+        set(f, Step::Keys, "old_audit_key", Scene::audit_key_of(2));
     }),
     (37, "another new audit key", |f| {
-        set(f, Step::Keys, "new_audit_key", Scene::audit_key_of(0))
+        set(f, Step::Keys, "new_audit_key", Scene::audit_key_of(0));
     }),
 ];
 
@@ -535,7 +535,7 @@ const ROTATE: &[Breach] = &[
         }
     }),
     (9, "the old master key is still there", |f| {
-        push(f, Step::Evidence, "CKO_PRIVATE_KEY", "strongroom-master")
+        push(f, Step::Evidence, "CKO_PRIVATE_KEY", "strongroom-master");
     }),
     (9, "a mark was left", |f| {
         push(
@@ -543,7 +543,7 @@ const ROTATE: &[Breach] = &[
             Step::Evidence,
             "CKO_PUBLIC_KEY",
             "strongroom-master-2-trusted",
-        )
+        );
     }),
     (9, "a signing key that can be taken out", |f| {
         let attributes = json!([["CKA_EXTRACTABLE", "true"]]);
@@ -551,23 +551,23 @@ const ROTATE: &[Breach] = &[
         objects(f, Step::Evidence).last_mut().unwrap()["attributes"] = attributes;
     }),
     (15, "self-tests of the token that failed", |f| {
-        set(f, Step::Evidence, "self_tests", "failed")
+        set(f, Step::Evidence, "self_tests", "failed");
     }),
     (21, "another generation in force", |f| {
-        set(f, Step::Trust, "in_force", 1)
+        set(f, Step::Trust, "in_force", 1);
     }),
     (21, "marked by another", |f| {
-        set(f, Step::Trust, "marked_by", "Mallory")
+        set(f, Step::Trust, "marked_by", "Mallory");
     }),
     (22, "not every key was moved", |f| {
-        set(f, Step::Move, "moved", 2)
+        set(f, Step::Move, "moved", 2);
     }),
     (22, "what was sealed before does not open", |f| {
-        set(f, Step::Move, "trial", "failed")
+        set(f, Step::Move, "trial", "failed");
     }),
     (22, "moved by nobody", |f| set(f, Step::Move, "by", "")),
     (23, "another generation was left", |f| {
-        set(f, Step::Retire, "generation", 1)
+        set(f, Step::Retire, "generation", 1);
     }),
     (31, "the old master key under another label", |f| {
         let old = rsa("strongroom-master 0");
@@ -598,26 +598,26 @@ const DESTROY: &[Breach] = &[
         set(f, Step::Inventory, "register", "0".repeat(64));
     }),
     (6, "a key that is not in the inventory", |f| {
-        remove(f, Step::Inventory, "strongroom-wrapping", "CKO_PRIVATE_KEY")
+        remove(f, Step::Inventory, "strongroom-wrapping", "CKO_PRIVATE_KEY");
     }),
     (6, "a secret key that is not in the inventory", |f| {
-        remove(f, Step::Inventory, "strongroom-store", "CKO_SECRET_KEY")
+        remove(f, Step::Inventory, "strongroom-store", "CKO_SECRET_KEY");
     }),
     (9, "a key in the inventory that nobody made", |f| {
-        push(f, Step::Inventory, "CKO_SECRET_KEY", "spare")
+        push(f, Step::Inventory, "CKO_SECRET_KEY", "spare");
     }),
     (10, "an inventory without the epoch", |f| {
-        remove(f, Step::Inventory, "strongroom-epoch", "CKO_DATA")
+        remove(f, Step::Inventory, "strongroom-epoch", "CKO_DATA");
     }),
     (24, "another name was typed", |f| {
-        set(f, Step::Consent, "typed", "vault-keys-2")
+        set(f, Step::Consent, "typed", "vault-keys-2");
     }),
     (25, "something was left", |f| {
         let left = json!([{"name": "x", "label": "x", "class": "CKO_DATA", "attributes": []}]);
         set(f, Step::Destroy, "left", left);
     }),
     (25, "a token that was not initialised anew", |f| {
-        set(f, Step::Destroy, "reinitialised", false)
+        set(f, Step::Destroy, "reinitialised", false);
     }),
     (25, "an inventory of another token", |f| {
         let other = token(1);
@@ -720,7 +720,7 @@ fn a_backup_from_before_a_rotation_is_of_other_keys() {
     );
     let line = Line::new(&[Kind::RotateMaster, Kind::Backup, Kind::Restore]);
     line.breaks(&[(33, "another backup", |f| {
-        set(f, Step::Keys, "backup_sha256", "0".repeat(64))
+        set(f, Step::Keys, "backup_sha256", "0".repeat(64));
     })]);
     // The same backup made twice.
     let line = Line::new(&[Kind::Backup, Kind::Backup]);

@@ -151,7 +151,8 @@ fn imported(lines: &str) -> Vec<(String, String)> {
             .split('/')
             .find(|part| part.contains(".service"))
             .unwrap();
-        let (unit, is_dropin) = (unit.trim_end_matches(".d"), unit.ends_with(".d"));
+        let dropin = unit.strip_suffix(".d");
+        let (unit, is_dropin) = (dropin.unwrap_or(unit), dropin.is_some());
         let (key, value) = setting.split_once('=').unwrap();
         if key == "ImportCredential" {
             if is_dropin { &mut dropins } else { &mut base }.push((unit, value));

@@ -23,7 +23,7 @@ const NOT_SIGNED: &str = "strongroom: NOT STARTED: the boot partition holds some
 const CLOSED: &str = "Failed to start state.service";
 const SERVES: &str = "strongroom: health      serving (";
 
-/// The kernel alone mounts this root, since NVMe and ext4 are built into it, and runs its program: without any initrd.
+/// The kernel alone mounts this root, since `NVMe` and ext4 are built into it, and runs its program: without any initrd.
 const KERNEL_S_ROOT: &str = "rdinit=/attacker init=/attacker root=/dev/nvme0n1 rootfstype=ext4 rw";
 
 /// The loader of the initrd runs a program that is not executable by its mode, and takes in a library: here both come from the boot partition.
@@ -144,6 +144,7 @@ impl Door {
     }
 }
 
+#[allow(clippy::too_many_lines, reason = "a table of doors")]
 fn doors(image: &Image, attacker: &Attacker) -> Vec<Door> {
     let root = attacker.root(image);
     let kernel = image.uki();
@@ -399,12 +400,12 @@ impl Attacker {
     }
 
     fn set_variable(&self, firmware: &Path, name: &str, value: &str) {
-        let data: String = value
+        let data: Vec<u8> = value
             .encode_utf16()
             .chain([0])
             .flat_map(u16::to_le_bytes)
-            .map(|byte| format!("{byte:02x}"))
             .collect();
+        let data = base16ct::lower::encode_string(&data);
         let guid = "8cf2644b-4b0b-428f-9387-6d876050dc67"; // systemd's own
         let variable = json!({"name": name, "guid": guid, "attr": 7, "data": data});
         fs::write(
@@ -418,7 +419,7 @@ impl Attacker {
         fs::copy(copy, firmware).unwrap();
     }
 
-    /// On an NVMe disk, a file system that holds the program.
+    /// On an `NVMe` disk, a file system that holds the program.
     fn kernel_s_root(&self) -> Vec<String> {
         let disk = self.folder.path().join("nvme");
         if !disk.exists() {

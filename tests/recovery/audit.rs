@@ -381,7 +381,7 @@ async fn on_a_full_disc_there_is_room_for_others_and_for_what_was_begun() {
 
     // The log knows when it next asks for more; until then there is what it has.
     let body = json!({ "plaintext": "" });
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_mins(1);
     let mut share = 0;
     while share == 0 {
         let answer = ask(&operator, "POST", "transit/encrypt/k", body.clone()).await;

@@ -202,7 +202,7 @@ fn hmac_answer(line: &Line, hash: HashAlgorithm) -> Result<bool> {
     let answer = line.sign(
         &session_key::hmac(hash),
         key,
-        &writable(&vectors::HMAC_MESSAGE),
+        &writable(vectors::HMAC_MESSAGE),
     );
     line.session().destroy_object(key)?;
     demand(answer? == expected, name)?;
@@ -211,7 +211,7 @@ fn hmac_answer(line: &Line, hash: HashAlgorithm) -> Result<bool> {
     let answer = line.sign(
         &session_key::hmac(hash),
         key,
-        &writable(&vectors::HMAC_MESSAGE),
+        &writable(vectors::HMAC_MESSAGE),
     );
     line.session().destroy_object(key)?;
     match answer.map_err(Fault::from) {

@@ -210,7 +210,7 @@ fn a_login_gives_what_the_certificate_gives_and_to_nobody_else() {
 #[test]
 fn clients_are_told_their_mounts_and_what_they_may_do() {
     let a = Appliance::with(|config| {
-        config.mounts = vec!["transit".to_owned(), "team/kms/".to_owned()]
+        config.mounts = vec!["transit".to_owned(), "team/kms/".to_owned()];
     });
     a.key("app-may", &Value::Null);
     let mounts = a.expect(200, "GET", "sys/mounts", &Value::Null);

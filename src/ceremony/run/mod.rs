@@ -295,11 +295,11 @@ impl Ceremony<'_> {
         if self.pins.is_none() {
             self.pins = Some(custody::recover(self)?);
             // With the first PINs, before anything is done with them: is this the ceremony that comes next?
-            if self.has_a_token_of_before() {
-                if let Err(error) = register::check(self) {
-                    self.pins = None;
-                    return Err(error);
-                }
+            if self.has_a_token_of_before()
+                && let Err(error) = register::check(self)
+            {
+                self.pins = None;
+                return Err(error);
             }
         }
         self.pins

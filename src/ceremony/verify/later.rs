@@ -299,6 +299,32 @@ pub(super) fn link(chain: &Chain, before: &Standing) -> Problems {
     } else if plan.text() != before.plan.text() {
         problems.push((1, "its plan is not that of the transcript before".into()));
     }
+    problems.extend(opened(chain, kind, before));
+    problems.extend(restored(chain, kind, before));
+    // A spare may be at work in place of the token.
+    let spare = chain
+        .close
+        .as_ref()
+        .and_then(|close| spare_at_work(close, before));
+    let before = spare.as_ref().unwrap_or(before);
+    problems.extend(tokens_objects(chain, plan, before));
+    problems.extend(register(chain, kind, before));
+    if let Some(close) = &chain.close {
+        for what in changed(kind, close, before) {
+            if !may_change(kind).contains(&what) {
+                problems.push((
+                    close.line,
+                    format!("the summary's {what} is not that of the transcript before"),
+                ));
+            }
+        }
+    }
+    problems
+}
+
+/// What the opening found, against what the transcript before left.
+fn opened(chain: &Chain, kind: Kind, before: &Standing) -> Problems {
+    let mut problems = Vec::new();
     if let Some((line, opening)) =
         facts::outputs::<LaterOpeningOutputs>(chain, Step::Opening, &mut Vec::new())
     {
@@ -330,6 +356,12 @@ pub(super) fn link(chain: &Chain, before: &Standing) -> Problems {
             ));
         }
     }
+    problems
+}
+
+/// Which backup a restoration took, and whose keys are in it.
+fn restored(chain: &Chain, kind: Kind, before: &Standing) -> Problems {
+    let mut problems = Vec::new();
     if let Some((line, restored)) =
         facts::outputs::<RestoreOutputs>(chain, Step::Keys, &mut Vec::new())
         && kind == Kind::Restore
@@ -362,24 +394,6 @@ pub(super) fn link(chain: &Chain, before: &Standing) -> Problems {
                 "the backup is older than the keys in force: a rotation came after it".into(),
             )),
             Some(_) => {}
-        }
-    }
-    // A spare may be at work in place of the token.
-    let spare = chain
-        .close
-        .as_ref()
-        .and_then(|close| spare_at_work(close, before));
-    let before = spare.as_ref().unwrap_or(before);
-    problems.extend(tokens_objects(chain, plan, before));
-    problems.extend(register(chain, kind, before));
-    if let Some(close) = &chain.close {
-        for what in changed(kind, close, before) {
-            if !may_change(kind).contains(&what) {
-                problems.push((
-                    close.line,
-                    format!("the summary's {what} is not that of the transcript before"),
-                ));
-            }
         }
     }
     problems

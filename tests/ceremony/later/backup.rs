@@ -183,6 +183,10 @@ fn tokens(room: &Room) -> Vec<(PathBuf, Vec<u8>)> {
 
 /// Whatever is wrong with a backup is found before a PIN is made and before a token is touched.
 #[test]
+#[allow(
+    clippy::too_many_lines,
+    reason = "one ceremony's backup, broken in many ways"
+)]
 fn a_bad_backup_is_refused_while_nothing_is_made() {
     let (room, _) = in_use();
     let old = Later {
