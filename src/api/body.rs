@@ -168,7 +168,9 @@ pub(super) fn says_nothing(body: &[u8]) -> bool {
     match without_blanks(body).first() {
         None => true,
         Some(b'{') => is(b"{}"),
-        Some(b'n') => body.trim_ascii() == b"null",
+        Some(b'n') => without_blanks(body)
+            .strip_prefix(b"null")
+            .is_some_and(|behind| without_blanks(behind).is_empty()),
         Some(_) => false,
     }
 }
