@@ -178,7 +178,10 @@ impl<'a> Check<'a> {
         let mut number = 0_u64;
         while let Some(raw) = lines.next()? {
             number += 1;
-            if memchr::memmem::find(raw.bytes, b"recovered").is_some()
+            // A type can be written with escapes too.
+            let may_be = memchr::memchr(b'\\', raw.bytes).is_some()
+                || memchr::memmem::find(raw.bytes, b"recovered").is_some();
+            if may_be
                 && let Some(line) = Line::parse(raw.bytes).filter(|line| line.kind == "recovered")
             {
                 let sum = line.torn_sha256.as_deref().and_then(unhex::<32>);
@@ -193,7 +196,7 @@ impl<'a> Check<'a> {
                 continue;
             }
             let begin = bytes.and_then(|bytes| end.checked_sub(bytes));
-            free = begin.unwrap_or(end);
+            free = bytes.map_or(end, |bytes| end.saturating_sub(bytes));
             if begin.is_some() && sum == Some(sha256(&mut *file, free, end)?) {
                 regions.push((free, end));
             } else {

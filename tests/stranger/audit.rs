@@ -1,13 +1,16 @@
 //! Audit logs, judged by `Audit::verify` and by `audit.py`, which was written from `docs/audit-format.md` alone: they say the same of each.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use nix::sys::signal::Signal;
 use p256::ecdsa::signature::hazmat::PrehashSigner as _;
-use p256::ecdsa::{Signature, SigningKey};
-use p256::pkcs8::EncodePublicKey as _;
+use p256::ecdsa::{Signature, SigningKey, VerifyingKey};
+use p256::pkcs8::{DecodePublicKey as _, EncodePublicKey as _};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
 use proptest::test_runner::TestRunner;
@@ -15,6 +18,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use strongroom::audit::{Audit, Held, Verification};
 
+use crate::support::{Appliance, Who, ask, encrypt, expect};
 use crate::{kit, support};
 
 const LOG_ID: [u8; 16] = *b"an id of one log";
@@ -123,6 +127,13 @@ impl Log {
         self.line("recovered", &more)
     }
 
+    /// A line that says so of what stands before it, its type as it is written between the quotes.
+    fn recovered(&mut self, kind: &str, bytes: usize, torn: &[u8]) -> &mut Self {
+        let more = json!({"torn_bytes": bytes, "torn_sha256": hex(&Sha256::digest(torn))});
+        let line = self.text("KIND", &more).replacen("KIND", kind, 1);
+        self.raw(line.as_bytes())
+    }
+
     /// Header, decisions, a change, a count, a checkpoint; the same once more.
     fn filled() -> Self {
         let mut log = Self::begun();
@@ -140,6 +151,13 @@ impl Log {
 fn hex(bytes: &[u8]) -> String {
     base16ct::lower::encode_string(bytes)
 }
+
+/// Ways to write `recovered` with escapes.
+const ESCAPED: [&str; 3] = [
+    r"\u0072ecovered",
+    r"recover\u0065d",
+    r"\u0072\u0065\u0063\u006f\u0076\u0065\u0072\u0065\u0064",
+];
 
 type Cases = Vec<(String, Vec<u8>)>;
 
@@ -206,26 +224,38 @@ fn judge(
     first.zip(second).collect()
 }
 
+fn agree(first: &Verification, second: &Value) -> bool {
+    let same = (
+        &second["first_seq"],
+        &second["checkpoints"],
+        &second["unsigned_tail"],
+    ) == (
+        &json!(first.first_seq),
+        &json!(first.checkpoints),
+        &json!(first.unsigned_tail),
+    );
+    (second["problems"] == json!([])) == first.problems.is_empty() && same
+}
+
 /// They agree, on the details too, and where it is known what is right they say that.
 fn both_say(wanted: Option<bool>, cases: &Cases, complete: bool, end: Option<&str>) {
-    let judged = judge(cases, &Log::empty().spki(), complete, end);
+    both_say_with(&Log::empty().spki(), wanted, cases, complete, end);
+}
+
+fn both_say_with(
+    spki: &[u8],
+    wanted: Option<bool>,
+    cases: &Cases,
+    complete: bool,
+    end: Option<&str>,
+) {
+    let judged = judge(cases, spki, complete, end);
     let wrong: Vec<String> = cases
         .iter()
         .zip(judged)
         .filter_map(|((name, _), (first, second))| {
             let fine = first.problems.is_empty();
-            let agree = second.as_ref().is_none_or(|second| {
-                let same = (
-                    &second["first_seq"],
-                    &second["checkpoints"],
-                    &second["unsigned_tail"],
-                ) == (
-                    &json!(first.first_seq),
-                    &json!(first.checkpoints),
-                    &json!(first.unsigned_tail),
-                );
-                (second["problems"] == json!([])) == fine && same
-            });
+            let agree = second.as_ref().is_none_or(|second| agree(&first, second));
             let right = wanted.is_none_or(|wanted| wanted == fine);
             (!agree || !right).then(|| format!("{name}: {first:?} {second:?}"))
         })
@@ -314,6 +344,12 @@ fn good_logs_verify() {
     let mut log = Log::filled();
     log.torn(b"one\n").torn(b"two\n").checkpoint();
     cases.push(("torn twice".into(), log.bytes));
+    for kind in ESCAPED {
+        let mut log = Log::filled();
+        log.bytes.extend_from_slice(b"torn\n");
+        log.recovered(kind, 5, b"torn\n").checkpoint();
+        cases.push((format!("torn: type {kind}"), log.bytes));
+    }
     let mut log = Log::filled();
     log.header().decision().checkpoint();
     cases.push(("a header in the middle".into(), log.bytes));
@@ -596,6 +632,27 @@ fn headers_checkpoints_and_changes_that_do_not_fit_are_refused() {
         .checkpoint();
         add(&format!("torn: {name}"), &log);
     }
+    for kind in ESCAPED {
+        let mut log = Log::filled();
+        log.recovered(kind, 5, b"torn\n").checkpoint();
+        add(&format!("torn: nothing, but type {kind} says so"), &log);
+        // What it takes away is signed.
+        let mut log = Log::filled();
+        let line = log.bytes.len();
+        log.decision().checkpoint();
+        let last = log.bytes[line..].to_vec();
+        log.recovered(kind, last.len(), &last).checkpoint();
+        add(&format!("torn: whole lines, type {kind}"), &log);
+    }
+    // What it claims begins before the file: whatever stands before it is passed over, in both.
+    let mut log = Log::filled();
+    log.torn(b"one\n")
+        .recovered("recovered", 1 << 40, b"")
+        .checkpoint();
+    add(
+        "torn: one that another claims, with more than there is",
+        &log,
+    );
     let mut log = Log::filled();
     log.bytes.extend_from_slice(b"torn\n");
     log.decision().checkpoint();
@@ -730,4 +787,154 @@ fn both_hold_it_against_the_end_that_the_token_knows() {
         let other = format!("{}:{seq}:{hash}:{phase}", hex(&[1; 16]));
         both_say(Some(false), &whole, false, Some(&other));
     }
+}
+
+/// A server's log in two files: changes, some of which a kill left without an outcome, what a power cut tore, denials that are only counted, a restart, a
+/// rotation, a stop in order.
+async fn a_servers_log() -> (Appliance, [PathBuf; 2]) {
+    let mut appliance = Appliance::builder()
+        .section("audit", "checkpoint_interval = \"200ms\"\n")
+        .start()
+        .await;
+    appliance.create_key("k", json!({})).await;
+    let stranger = appliance.client(Who::Stranger);
+    for _ in 0..130 {
+        let answer = ask(
+            &stranger,
+            "POST",
+            "transit/encrypt/k",
+            json!({"plaintext": ""}),
+        )
+        .await;
+        assert_eq!(answer.status, 403);
+    }
+    let writers: Vec<_> = (0..3)
+        .map(|_| {
+            let client = appliance.client(Who::Operator);
+            tokio::spawn(async move {
+                let (path, body) = ("transit/keys/k/rotate", json!({}));
+                while let Ok(answer) = client.request("POST", path, Some(&body)).await {
+                    assert_eq!(answer.status, 200);
+                }
+            })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    appliance.kill();
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    let (log, old) = (appliance.audit(), appliance.path().join("audit.log.1"));
+    let mut file = fs::File::options().append(true).open(&log).unwrap();
+    file.write_all(b"{\"type\":\"deci").unwrap();
+
+    appliance.launch().await;
+    let (operator, stranger) = (
+        appliance.client(Who::Operator),
+        appliance.client(Who::Stranger),
+    );
+    encrypt(&operator, "k", b"x").await;
+    for _ in 0..130 {
+        ask(
+            &stranger,
+            "POST",
+            "transit/encrypt/k",
+            json!({"plaintext": ""}),
+        )
+        .await;
+    }
+    fs::rename(&log, &old).unwrap();
+    appliance.signal(Signal::SIGUSR1);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while fs::metadata(&log).map_or(0, |file| file.len()) == 0 {
+        assert!(Instant::now() < deadline, "{}", appliance.log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    expect(&operator, "POST", "transit/keys/k/rotate", json!({}), 200).await;
+    encrypt(&operator, "k", b"x").await;
+    assert_eq!(appliance.stop(), Some(0), "{}", appliance.log());
+    (appliance, [old, log])
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn both_say_the_same_of_a_real_servers_log() {
+    let (appliance, files) = a_servers_log().await;
+    let said = |what: &str| String::from_utf8(appliance.cli(["audit", what]).stdout).unwrap();
+    let key = VerifyingKey::from_public_key_pem(&said("public-key")).unwrap();
+    let spki = key.to_public_key_der().unwrap().into_vec();
+    let end = said("end");
+    let end = end.trim();
+    assert!(end.ends_with(":stopped"), "{end}");
+
+    let [old, log] = files.each_ref().map(|file| fs::read(file).unwrap());
+    let whole = [&old[..], &log].concat();
+    let lines: Vec<&[u8]> = whole.split_inclusive(|byte| *byte == b'\n').collect();
+    let kind = |line: &[u8]| {
+        let line: Value = serde_json::from_slice(line).unwrap_or_default();
+        line["type"].as_str().unwrap_or("torn").to_owned()
+    };
+    let mut first_of_kind = std::collections::BTreeMap::new();
+    for (at, line) in lines.iter().enumerate() {
+        first_of_kind.entry(kind(line)).or_insert(at);
+    }
+    let kinds: Vec<_> = first_of_kind.keys().map(String::as_str).collect();
+    let all = [
+        "checkpoint",
+        "decision",
+        "header",
+        "intent",
+        "recovered",
+        "summary",
+        "torn",
+    ];
+    assert_eq!(kinds, all);
+
+    // As the server left it: in its files, and as one.
+    let paths = files.each_ref().map(PathBuf::as_path);
+    let held = Held {
+        end: Some(end.parse().unwrap()),
+        ..Held::default()
+    };
+    let mut first = Audit::verify(&paths, &spki, &held).unwrap();
+    first.must_be_complete();
+    assert_eq!((&first.problems, first.first_seq), (&Vec::new(), 1));
+    // What was only counted before the kill is lost with it.
+    assert!(first.counted > 0 && first.unknown_outcomes > 0, "{first:?}");
+    if let Some(python) = support::cryptography() {
+        let folder = tempfile::tempdir().unwrap();
+        let output = kit(&python, "audit.py")
+            .args(paths)
+            .arg("--public-key")
+            .arg(write_key(folder.path(), &spki))
+            .args(["--complete", "--end", end])
+            .output()
+            .unwrap();
+        let second: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert!(agree(&first, &second), "{first:?} {second}");
+    }
+    let one: Cases = vec![("as one file".into(), whole.clone())];
+    both_say_with(&spki, Some(true), &one, true, Some(end));
+    let later: Cases = vec![("the later file".into(), log)];
+    both_say_with(&spki, Some(true), &later, true, Some(end));
+
+    // What somebody else then did to it.
+    let mut harmed: Cases = vec![("the older file".into(), old)];
+    for (kind, at) in first_of_kind {
+        let (before, after) = (lines[..at].concat(), lines[at + 1..].concat());
+        harmed.push((format!("without a {kind}"), [&before[..], &after].concat()));
+        let twice = [&before[..], lines[at], lines[at], &after].concat();
+        harmed.push((format!("a {kind} doubled"), twice));
+        for byte in [0, lines[at].len() / 2, lines[at].len() - 2] {
+            let mut line = lines[at].to_vec();
+            line[byte] ^= 1;
+            let changed = [&before[..], &line, &after].concat();
+            harmed.push((format!("a {kind} changed at {byte}"), changed));
+        }
+        harmed.push((format!("cut before a {kind}"), before));
+    }
+    for back in [1, 2, 5] {
+        let cut = lines[..lines.len() - back].concat();
+        harmed.push((format!("without the last {back}"), cut));
+    }
+    both_say_with(&spki, Some(false), &harmed, true, Some(end));
 }
