@@ -219,8 +219,14 @@ fn beginning(path: &Path, key: &[u8]) -> Result<[u8; 32], Failure> {
         )
         .next("give the transcript of the birth of the appliance whose log this is"));
     }
-    text.split(|byte| *byte == b'\n')
-        .filter_map(|line| serde_json::from_slice::<serde_json::Value>(line).ok())
+    let lines: Vec<serde_json::Value> = text
+        .split(|byte| *byte == b'\n')
+        .filter_map(|line| serde_json::from_slice(line).ok())
+        .collect();
+    let birth = lines.first().is_some_and(|line| line["kind"] == "birth");
+    lines
+        .iter()
+        .filter(|line| birth && line["type"] == "done" && line["step"] == "store")
         .find_map(|line| {
             let hex = line["outputs"]["audit_log_header_sha256"].as_str()?;
             let mut bytes = [0; 32];

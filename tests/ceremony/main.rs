@@ -5,6 +5,7 @@
 //! - `rehearsal`: the same on a throwaway token, worth nothing for real
 //! - `by_hand`: through a real terminal; nothing secret stays on it or in memory
 //! - `later`: ceremonies of an appliance that has its keys
+//! - `log`: the audit log, held against the record of the appliance's birth
 //! - `stranger`: shares and backups opened by the programs of `tests/stranger/`
 //! - `rig`: people with keys, a plan, a folder for each ceremony
 
@@ -22,6 +23,7 @@ mod support;
 mod birth;
 mod by_hand;
 mod later;
+mod log;
 mod power_cut;
 mod rehearsal;
 mod rig;

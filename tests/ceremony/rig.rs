@@ -481,6 +481,12 @@ impl Serving<'_> {
             .identity(pki.certificate(Who::Vault), pki.key(Who::Vault))
     }
 
+    /// Sends the server a signal.
+    pub fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).unwrap();
+        kill(Pid::from_raw(pid), signal).unwrap();
+    }
+
     /// The power goes.
     pub fn kill(mut self) {
         self.child.kill().unwrap();
