@@ -246,7 +246,7 @@ async fn check_names_what_is_not_well() {
             .map(|check| check["check"].as_str().unwrap().to_owned())
             .collect();
         assert_eq!(code(&output), i32::from(!failed.is_empty()), "{found:#}");
-        assert_eq!(found["checks"].as_array().unwrap().len(), 11, "{found:#}");
+        assert_eq!(found["checks"].as_array().unwrap().len(), 12, "{found:#}");
         failed
     };
     let fine = check(&appliance, &["--certificate-days", "0"]);
@@ -276,7 +276,8 @@ async fn check_names_what_is_not_well() {
             "clock",
             "backups",
             "server",
-            "rotation"
+            "rotation",
+            "clients"
         ]
     );
 }
