@@ -1,5 +1,6 @@
 """Keys: create, read, list, configure, rotate, trim, delete; then sys/ and auth/token/."""
 
+import contextlib
 import time
 
 from harness import Server, Skip, check, equal, holds, refused
@@ -41,7 +42,10 @@ def create_and_read(server: Server) -> None:
 def create_again(server: Server) -> None:
     name = server.key()
     server.transit.rotate_key(name, mount_point=server.mount)
-    server.transit.create_key(name, derived=True, mount_point=server.mount)
+    server.transit.create_key(name, mount_point=server.mount)
+    # Vault takes what contradicts the key with a warning, and changes nothing; Strongroom says so.
+    with contextlib.suppress(InvalidRequest):
+        server.transit.create_key(name, derived=True, mount_point=server.mount)
     data = server.read(name)
     equal("latest_version", 2, data["latest_version"])
     equal("derived", False, data["derived"])
