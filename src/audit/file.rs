@@ -41,6 +41,8 @@ pub(super) struct LogFile {
     length: u64,
     /// Number of the first line that was written to this file, as far as is known.
     first: u64,
+    /// Number of the last line that may be lost, since the file that it was in was cut or deleted; 0 if none is.
+    lost: u64,
     chain: Chain,
     log_id: [u8; 16],
     signing_key: [u8; 32],
@@ -153,6 +155,7 @@ impl LogFile {
         known: Known<'_>,
     ) -> Result<(Self, Resumed), AuditError> {
         if let Known::Anchor(anchor) = known
+            && anchor.phase != Phase::Rotating
             && !path.exists()
         {
             return Err(AuditError::End {
@@ -181,6 +184,7 @@ impl LogFile {
             file,
             length: 0,
             first: 1,
+            lost: 0,
             chain: Chain::START,
             log_id: [0; 16],
             signing_key: signer.fingerprint,
@@ -247,8 +251,24 @@ impl LogFile {
                 .len();
             self.append(&Content::recovered(torn.bytes, &torn.sha256))?;
         }
+        if end.anew {
+            // The beginning of a header, if anything.
+            self.file
+                .set_len(0)
+                .map_err(|source| self.write_error(source))?;
+        }
         if end.headless {
             self.append(&Content::header(&self.log_id, &self.signing_key))?;
+        }
+        if end.anew {
+            self.file
+                .sync_data()
+                .and_then(|()| sync_folder(&self.path))
+                .map_err(|source| self.write_error(source))?;
+            self.say_changed(&format!(
+                "the program ended while the log was about to go on in this file: it goes on behind line {}, which the token knew; lines behind it that stand in the file before are not of the chain any more",
+                end.found.anchor
+            ))?;
         }
         for (intent, what) in &end.open {
             let mut line = Content::default();
@@ -507,6 +527,7 @@ impl LogFile {
                 return begun;
             }
             Change::Truncated { from, to } => {
+                self.lost = self.last();
                 self.length = to;
                 self.room = Room::new();
                 if to > 0 {
@@ -543,7 +564,8 @@ impl LogFile {
 
     /// In a new file, since the one that was written has no name any more.
     fn begin_again(&mut self) -> Result<(), AuditError> {
-        let (first, last) = (self.first, self.chain.seq - 1);
+        let (first, last) = (self.first, self.last());
+        self.lost = last;
         self.reopen()?;
         self.say_changed(&format!(
             "the file was deleted while it was written: lines {first} to {last} were in it"
@@ -569,6 +591,11 @@ impl LogFile {
     /// Number of the last line.
     pub(super) fn last(&self) -> u64 {
         self.chain.seq - 1
+    }
+
+    /// Number of the last line that may be lost, since the file that it was in was cut or deleted; 0 if none is.
+    pub(super) fn lost(&self) -> u64 {
+        self.lost
     }
 
     /// What a checkpoint would sign now, if there is anything new: only what is in the file.
@@ -611,6 +638,11 @@ impl LogFile {
     /// For syncing without holding the lock.
     pub(super) fn handle(&self) -> Arc<File> {
         Arc::clone(&self.file)
+    }
+
+    #[cfg(test)]
+    pub(super) fn first_for_a_test(&self) -> u64 {
+        self.first
     }
 
     #[cfg(test)]

@@ -170,6 +170,8 @@ pub struct Audit {
     changes: AtomicU64,
     /// The path leads to another file.
     moved: AtomicBool,
+    /// The file was to be opened anew, and the token could not be told.
+    reopen_due: AtomicBool,
     options: AuditOptions,
     hsm: Hsm,
     due: Notify,
@@ -212,7 +214,8 @@ impl Audit {
                 }
             }
         };
-        let audit = Self::start(options, hsm, Known::Accepted, None).await?;
+        let known = Known::Accepted(anchor.as_ref());
+        let audit = Self::start(options, hsm, known, None).await?;
         Ok((audit, problem))
     }
 
@@ -223,8 +226,9 @@ impl Audit {
         anchor: Option<&Anchor>,
     ) -> Result<Self, AuditError> {
         let (mut log, resumed) = LogFile::open(&options.path, &signer(&hsm)?, held)?;
-        if let Some(anchor) = anchor.filter(|anchor| anchor.phase != Phase::Open) {
-            // First, or else a crash would leave lines behind the end of a log that was stopped in order.
+        if let Some(anchor) = anchor.filter(|anchor| anchor.phase == Phase::Stopped) {
+            // First, or else a crash would leave lines behind the end of a log that was stopped in order. A rotation that was begun stays allowed
+            // until the token is told of a line in the new file.
             let open = Anchor {
                 phase: Phase::Open,
                 ..anchor.clone()
@@ -249,6 +253,7 @@ impl Audit {
             found,
             changes: AtomicU64::new(0),
             moved: AtomicBool::new(false),
+            reopen_due: AtomicBool::new(false),
             options,
             hsm,
             due: Notify::new(),
@@ -461,18 +466,27 @@ impl Audit {
         !self.at(Level::Good)
     }
 
-    /// Opens the file anew (after logrotate moved it); the chain goes on in the new one. Both ends are signed, and the token knows of it.
+    /// Opens the file anew (after logrotate moved it); the chain goes on in the new one. Both ends are signed, and the token knows of it. While the
+    /// token can't be told, the old file stays in use: it is tried again with the next checkpoint.
     ///
     /// # Errors
-    /// [`AuditError::Write`], [`AuditError::Continue`]; the old file stays in use.
+    /// [`AuditError::Write`], [`AuditError::Continue`], [`AuditError::Sign`]; the old file stays in use.
     pub async fn reopen(&self) -> Result<(), AuditError> {
         let mut told = self.told.lock().await;
-        // Without the token the chain goes on all the same.
-        let signed = self.sign(&mut told, Phase::Rotating, true).await;
+        // First: a start that finds the new file must know that the log may go on in one.
+        let allowed = match self.sign(&mut told, Phase::Rotating, true).await {
+            // The old file may be on a full disc, and the new one on another.
+            Err(AuditError::Write { .. }) => {
+                self.tell(&mut told, Phase::Rotating, true, true).await
+            }
+            signed => signed,
+        };
+        let no_token = matches!(allowed, Err(AuditError::Sign(_)));
+        self.reopen_due.store(no_token, Ordering::Relaxed);
+        allowed?;
         let reopened = self.lock_to_write().reopen();
-        let again = self.sign(&mut told, Phase::Open, true).await;
-        if let Err(error) = signed.and(again) {
-            tracing::warn!(%error, "the audit log goes on in another file, and the token was not told yet");
+        if let Err(error) = self.sign(&mut told, Phase::Open, true).await {
+            tracing::warn!(%error, "the audit log was opened anew, and the token does not know yet that this is done");
         }
         if reopened? {
             self.moved.store(false, Ordering::Relaxed);
@@ -503,21 +517,32 @@ impl Audit {
             log.append(&Content::checkpoint(&head, &signature))?;
             log.signed_up_to(&head);
         }
+        self.tell(told, phase, at_once, head.is_some()).await
+    }
+
+    /// Tells the token how far the log has come, if that is new and it was not told a moment ago, or if what it was told is not in the file any more.
+    /// `sync`: also if it is not told.
+    async fn tell(
+        &self,
+        told: &mut Option<(Anchor, Instant)>,
+        phase: Phase,
+        at_once: bool,
+        sync: bool,
+    ) -> Result<(), AuditError> {
         // Each costs a token some writes, and what takes its place in hardware wears.
         let often = told
             .as_ref()
             .is_some_and(|(_, when)| when.elapsed() < self.options.checkpoint_interval);
-        let (anchor, handle) = {
+        let (anchor, handle, lost) = {
             let log = lock(&self.log);
-            (log.anchor(phase), log.handle())
+            (log.anchor(phase), log.handle(), log.lost())
         };
         let new = told.as_ref().is_none_or(|(last, _)| *last != anchor);
-        let tell = new && (at_once || !often);
-        if head.is_some() || tell {
+        let gone = told.as_ref().is_some_and(|(last, _)| last.seq <= lost);
+        let tell = new && (at_once || gone || !often);
+        if sync || tell {
             // Never before the lines are on the disc: the token must not know of more than a power cut leaves.
-            sync(handle)
-                .await
-                .map_err(|source| self.write_error(Arc::new(source)))?;
+            self.sync(handle).await?;
         }
         if tell {
             let value = anchor.encode();
@@ -552,7 +577,13 @@ impl Audit {
             let _ =
                 tokio::time::timeout(self.options.checkpoint_interval, self.due.notified()).await;
             self.look_after_file();
-            if let Err(error) = self.checkpoint().await {
+            let due = self.reopen_due.load(Ordering::Relaxed);
+            let signed = if due {
+                self.reopen().await
+            } else {
+                self.checkpoint().await
+            };
+            if let Err(error) = signed {
                 tracing::warn!(%error, "the audit log's latest lines are not signed yet");
                 // More lines come in meanwhile, and would ask for a signature at once.
                 tokio::time::sleep(self.options.checkpoint_interval).await;
@@ -617,6 +648,12 @@ impl Audit {
         let mut log = lock(&self.log);
         self.flush(&mut log);
         log
+    }
+
+    async fn sync(&self, file: Arc<std::fs::File>) -> Result<(), AuditError> {
+        sync(file)
+            .await
+            .map_err(|source| self.write_error(Arc::new(source)))
     }
 
     fn write_error(&self, source: Arc<std::io::Error>) -> AuditError {

@@ -26,8 +26,8 @@ pub(super) enum Known<'a> {
     Nothing,
     /// How far the log had come.
     Anchor(&'a Anchor),
-    /// Whatever is there is accepted.
-    Accepted,
+    /// Whatever is there is accepted; how far the log had come, if that is known.
+    Accepted(Option<&'a Anchor>),
 }
 
 /// The token's audit signing key.
@@ -50,6 +50,8 @@ pub(super) struct End {
     pub(super) unended: bool,
     /// The file begins with another line than a header, as after a `copytruncate`, and has none.
     pub(super) headless: bool,
+    /// The file is to begin here: the program ended when the log was about to go on in it.
+    pub(super) anew: bool,
     /// Intents without an outcome.
     pub(super) open: BTreeMap<u64, Intended>,
     pub(super) found: Found,
@@ -119,7 +121,8 @@ impl From<io::Error> for Refusal {
     }
 }
 
-/// Finds the end of the log in a file. `None`: the file holds nothing, or not even one whole line, and the token knows of no log.
+/// Finds the end of the log in a file. `None`: the file holds nothing, or not even one whole line, and the token knows of no log, or what it knows does
+/// not count.
 pub(super) fn find(path: &Path, signer: &Signer, known: Known<'_>) -> Result<Option<End>, Refusal> {
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();
@@ -131,6 +134,7 @@ pub(super) fn find(path: &Path, signer: &Signer, known: Known<'_>) -> Result<Opt
     };
     if length == 0 || is_torn_header(&first, length) {
         return match known {
+            Known::Anchor(anchor) if anchor.phase == Phase::Rotating => Ok(Some(anew(anchor))),
             Known::Anchor(anchor) => Err(Refusal::End(format!(
                 "the file holds no line, but the token knows of line {} of the log {}",
                 anchor.seq,
@@ -145,7 +149,9 @@ pub(super) fn find(path: &Path, signer: &Signer, known: Known<'_>) -> Result<Opt
     let log_id = match (&header, known) {
         (Some(header), _) => check_header(header, signer)?,
         // The file was truncated while it was written: lines of ours stand at its beginning, and the token knows of which log.
-        (None, Known::Anchor(anchor)) if first_line.is_some() => anchor.log_id,
+        (None, Known::Anchor(anchor) | Known::Accepted(Some(anchor))) if first_line.is_some() => {
+            anchor.log_id
+        }
         _ => {
             return Err(Refusal::Foreign(
                 "it does not begin with the header of an audit log".to_owned(),
@@ -184,13 +190,38 @@ pub(super) fn find(path: &Path, signer: &Signer, known: Known<'_>) -> Result<Opt
             }
         }
         Known::Nothing => walk.from(&mut file, 0, None)?,
-        Known::Accepted => {
+        Known::Accepted(_) => {
             let at = last_line(&mut file, length)?;
             walk.from(&mut file, at, None)?;
         }
     }
     let headless = header.is_none() && !walk.header;
     walk.end(&mut file, length, headless).map(Some)
+}
+
+/// The log goes on right behind the line that the token knows, in a file that holds nothing yet.
+fn anew(anchor: &Anchor) -> End {
+    let open: BTreeMap<_, _> = anchor
+        .open
+        .iter()
+        .map(|seq| (*seq, Intended::default()))
+        .collect();
+    End {
+        chain: Chain::of(anchor),
+        log_id: anchor.log_id,
+        length: 0,
+        torn: None,
+        unended: false,
+        headless: true,
+        anew: true,
+        found: Found {
+            anchor: anchor.seq,
+            checkpoint: anchor.seq,
+            unknown: open.len(),
+            ..Found::default()
+        },
+        open,
+    }
 }
 
 /// One key signs a log from its beginning to its end, or no key verifies it.
@@ -495,6 +526,7 @@ impl<'a> Walk<'a> {
             torn,
             unended: self.unended,
             headless,
+            anew: false,
             open,
             found,
         })
@@ -587,9 +619,9 @@ fn first_line(file: &File) -> io::Result<Vec<u8>> {
         .unwrap_or_default())
 }
 
-/// The beginning of a header and no more: what is left of a log whose first line was being written. A disc may also leave zeros.
+/// The beginning of a header and no more: what is left of a file whose first line was being written. A disc may also leave zeros.
 fn is_torn_header(first: &[u8], length: u64) -> bool {
-    const BEGINNING: &[u8] = br#"{"type":"header","seq":1,"#;
+    const BEGINNING: &[u8] = br#"{"type":"header","seq":"#;
     let alone = first.len() as u64 == length;
     let common = first.len().min(BEGINNING.len());
     let begun = first.get(..common) == BEGINNING.get(..common);

@@ -807,7 +807,7 @@ fn a_log_that_is_not_as_the_token_knows_it_is_refused_until_it_is_accepted() {
     refused(&stopped, "stands behind line 9");
 
     log.write(&lines[..3]);
-    let (mut file, _) = log.open_as(Known::Accepted).unwrap();
+    let (mut file, _) = log.open_as(Known::Accepted(None)).unwrap();
     file.append(&decision(&entry("accepted"))).unwrap();
     log.checkpoint(&mut file);
     drop(file);
@@ -1118,4 +1118,150 @@ proptest! {
             _ => prop_assert_eq!(reason, text),
         }
     }
+}
+
+#[test]
+fn a_rotation_that_a_kill_cut_off_is_gone_on_with() {
+    for left in ["", "{\"type\":\"header\",\"seq\":11,\"ti", "\0\0\0", "none"] {
+        let log = Log::filled();
+        let mut file = log.open();
+        let mut queue = Queue::new();
+        queue.intend(&entry("begun"));
+        queue.take().unwrap().write(&mut file);
+        let rotating = file.anchor(Phase::Rotating);
+        let open = file.anchor(Phase::Open);
+        drop(file);
+        let old = log.folder.path().join("audit.log.1");
+        fs::rename(log.path(), &old).unwrap();
+        if left != "none" {
+            fs::write(log.path(), left).unwrap();
+        }
+        log.open_as(Known::Anchor(&open)).err().unwrap();
+        // Twice, as it may be killed again before the token is told.
+        let (file, found) = log.open_as(Known::Anchor(&rotating)).unwrap();
+        assert_eq!((found.anchor, found.unknown), (10, 1), "{found:?}");
+        drop(file);
+        let (mut file, _) = log.open_as(Known::Anchor(&rotating)).unwrap();
+        log.checkpoint(&mut file);
+        let files: [&Path; 2] = [&old, &log.path()];
+        let both = Audit::verify(&files, &log.public_key(), &Held::default()).unwrap();
+        assert!(both.problems.is_empty(), "{left:?}: {both:?}");
+        assert_eq!((both.unsigned_tail, both.open_intents), (0, 0));
+        assert!(log.lines()[1].contains("behind line 10"), "it is said");
+    }
+}
+
+#[tokio::test]
+async fn a_rotation_stays_allowed_until_the_token_knows_of_the_new_file() {
+    let log = Log::new();
+    let (audit, _turn) = audit(log.path()).await;
+    audit.checkpoint().await.unwrap();
+    let (options, hsm) = (audit.options.clone(), audit.hsm.clone());
+    audit.record(&entry("a")).unwrap();
+    let mut told = audit.told.lock().await;
+    audit.sign(&mut told, Phase::Rotating, true).await.unwrap();
+    audit.record(&entry("after it was told")).unwrap();
+    fs::rename(log.path(), log.folder.path().join("audit.log.1")).unwrap();
+    assert!(audit.lock_to_write().reopen().unwrap());
+    drop(told);
+    drop(audit);
+    // Each dies before it tells the token anything.
+    for _ in 0..3 {
+        let audit = Audit::open(options.clone(), hsm.clone()).await.unwrap();
+        audit.record(&entry("b")).unwrap();
+        let known = known(&hsm).await.unwrap().unwrap();
+        assert_eq!(known.phase, Phase::Rotating);
+    }
+    let audit = Audit::open(options, hsm.clone()).await.unwrap();
+    audit.checkpoint().await.unwrap();
+    let known = known(&hsm).await.unwrap().unwrap();
+    assert_eq!(known.phase, Phase::Open);
+}
+
+/// Lets the token be asked for nothing more, for as long as it makes a large key.
+async fn while_the_token_is_busy<T>(hsm: &Hsm, body: impl Future<Output = T>) -> T {
+    let id = [0xa5; 16];
+    let mut slow = Box::pin(hsm.generate_signing_key(strongroom_hsm::SigningKind::Rsa4096, id));
+    assert!(slow.as_mut().now_or_never().is_none());
+    let mut others: Vec<_> = (0..300).map(|_| Box::pin(hsm.probe())).collect();
+    for other in &mut others {
+        let _ = other.as_mut().now_or_never();
+    }
+    let answer = body.await;
+    slow.await.unwrap();
+    drop(others);
+    while hsm.probe().await.is_err() {
+        tokio::task::yield_now().await;
+    }
+    hsm.destroy_signing_keys(vec![id]).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn while_the_token_cannot_be_told_the_old_file_stays_in_use() {
+    let log = Log::new();
+    let (audit, _turn) = audit(log.path()).await;
+    audit.checkpoint().await.unwrap();
+    let (options, hsm) = (audit.options.clone(), audit.hsm.clone());
+    let old = log.folder.path().join("audit.log.1");
+    audit.record(&entry("a")).unwrap();
+    fs::rename(log.path(), &old).unwrap();
+    let reopened = while_the_token_is_busy(&hsm, async { audit.reopen().await }).await;
+    assert!(matches!(reopened, Err(AuditError::Sign(_))), "{reopened:?}");
+    assert!(!log.path().exists());
+    audit.record(&entry("b")).unwrap();
+
+    // By itself, when the token is back.
+    audit.due.notify_one();
+    let until_it_is_there = async {
+        while lock(&audit.log).first_for_a_test() == 1 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::select! {
+        () = audit.run_checkpoints() => {}
+        () = until_it_is_there => {}
+        () = tokio::time::sleep(Duration::from_secs(30)) => panic!("never opened anew"),
+    }
+    audit.checkpoint().await.unwrap();
+    let key = hsm.signing_public_key();
+    let both = Audit::verify(&[&old, &log.path()], &key, &Held::default()).unwrap();
+    assert!(both.problems.is_empty(), "{both:?}");
+    drop(audit);
+    Audit::open(options, hsm).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_kill_after_a_cut_that_was_noticed_is_no_reason_to_refuse() {
+    let log = Log::new();
+    let (audit, _turn) = audit(log.path()).await;
+    for key in ["a", "b", "c"] {
+        audit.record(&entry(key)).unwrap();
+    }
+    audit.checkpoint().await.unwrap();
+    let (options, hsm) = (audit.options.clone(), audit.hsm.clone());
+    let before = known(&hsm).await.unwrap().unwrap();
+    fs::write(log.path(), "").unwrap();
+    audit.record(&entry("before it is noticed")).unwrap();
+    assert!(matches!(
+        audit.look_after_file(),
+        Some(Change::Truncated { .. })
+    ));
+    // Not before the interval, but for this.
+    audit.checkpoint().await.unwrap();
+    drop(audit);
+    drop(Audit::open(options.clone(), hsm.clone()).await.unwrap());
+
+    // Killed before that, there is a line of ours, and no header: that is accepted as what it is.
+    let lines = log.lines();
+    assert!(lines[0].contains("before it is noticed"));
+    log.write(&lines[..1]);
+    let value = before.encode();
+    hsm.write_register(Register::AuditEnd, value).await.unwrap();
+    let refused = Audit::open(options.clone(), hsm.clone()).await.err();
+    assert!(matches!(refused, Some(AuditError::End { .. })));
+    let (accepted, problem) = Audit::accept(options, hsm.clone()).await.unwrap();
+    assert!(problem.is_some());
+    accepted.close().await.unwrap();
+    assert_eq!(known(&hsm).await.unwrap().unwrap().log_id, before.log_id);
 }
