@@ -105,6 +105,15 @@ impl Authorities {
         }
         Err(refusal)
     }
+
+    /// Whether the configuration lets the CA of this key give the identity, also where the path goes through it to another anchor: which anchor it ends
+    /// at is chosen by whoever sends the certificates.
+    pub(super) fn bound(&self, spki: &[u8], identity: &Identity) -> Result<(), Refusal> {
+        self.all
+            .iter()
+            .filter(|one| one.spki == spki)
+            .try_for_each(|one| one.may_give(identity))
+    }
 }
 
 impl Authority {
@@ -223,6 +232,12 @@ impl Authority {
                 "allows {limit} CAs below it, and there are {below}"
             ));
         }
+        self.may_give(identity)?;
+        self.kinds.allow(&self.name, identity)
+    }
+
+    /// By the configuration.
+    fn may_give(&self, identity: &Identity) -> Result<(), Refusal> {
         let bound = !self.identities.is_empty();
         if bound && !self.identities.iter().any(|one| one.matches(identity)) {
             return Err(Refusal::NotItsName {
@@ -231,7 +246,7 @@ impl Authority {
                 why: "the configuration (tls.client_cas) binds it to others",
             });
         }
-        self.kinds.allow(&self.name, identity)
+        Ok(())
     }
 }
 

@@ -601,3 +601,57 @@ fn a_ca_makes_only_the_clients_that_it_is_bound_to() {
         "{error}"
     );
 }
+
+#[test]
+fn a_bound_ca_stays_bound_whichever_way_its_client_shows() {
+    let house = House::new();
+    // Both are trusted, `spire` for its names only, and `clients` has issued its certificate.
+    let spire = house.ca.intermediate("spire");
+    let itself = Ca::params("spire").self_signed(spire.issuer.key()).unwrap();
+    let itself = Ca {
+        pem: itself.pem(),
+        der: itself.der().clone(),
+        issuer: Issuer::new(Ca::params("spire"), KeyPair::generate().unwrap()),
+    };
+    let below = spire.intermediate("below");
+    let free = house.ca.intermediate("free");
+    for in_the_bundle in [&spire, &itself] {
+        house.write("spire.pem", &in_the_bundle.pem);
+        let mut files = house.files(&[]);
+        files.client_cas.push(ClientCa {
+            file: house.path("spire.pem"),
+            identities: vec![
+                IdentityPattern::try_from("spiffe://example.org/**".to_owned()).unwrap(),
+            ],
+        });
+        let tls = Tls::load(files).unwrap();
+        let of_spire = |change: fn(&mut CertificateParams)| spire.leaf(7, change);
+        for (change, allowed) in [
+            ((|_| ()) as fn(&mut CertificateParams), false),
+            (spiffe, true),
+        ] {
+            let (leaf, low) = (of_spire(change), below.leaf(8, change));
+            let chains: [&[&CertificateDer<'_>]; 7] = [
+                &[&leaf.der],
+                &[&leaf.der, &spire.der],
+                &[&leaf.der, &itself.der],
+                &[&leaf.der, &itself.der, &spire.der],
+                &[&low.der, &below.der],
+                &[&low.der, &below.der, &spire.der],
+                &[&low.der, &spire.der, &below.der, &house.ca.der],
+            ];
+            for (at, chain) in chains.into_iter().enumerate() {
+                let answer = tls.still_valid(&peer(chain));
+                assert_eq!(answer.is_ok(), allowed, "{at}: {answer:?}");
+                if let Err(error) = answer {
+                    assert!(error.contains("CN=spire may not name"), "{at}: {error}");
+                }
+            }
+            let client = house.client(Some((&leaf, &[&spire])));
+            assert_eq!(handshake(&tls, &client).is_ok(), allowed);
+            // Another CA below the same root is bound to nothing.
+            let other = free.leaf(9, change);
+            tls.still_valid(&peer(&[&other.der, &free.der])).unwrap();
+        }
+    }
+}

@@ -123,6 +123,7 @@ impl Verifier {
             .collect::<Result<Vec<_>, _>>()?;
         for ca in &cas {
             ca.kinds.allow(&ca.name, identity)?;
+            self.authorities.bound(&ca.spki, identity)?;
         }
         if let Some(revocation) = &self.revocation {
             let anchor_spki = spki_for_anchor(path.anchor());
