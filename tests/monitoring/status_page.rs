@@ -161,22 +161,34 @@ async fn a_page_of_another_site_can_make_an_administrator_s_browser_do_nothing()
     };
     let target = Browser::origin(&appliance);
     let page = format!(
-        r#"<!doctype html><iframe name=f></iframe><iframe name=g></iframe>
-<img src="{target}/v1/{key}"><img src="{target}/.well-known/jwks.json"><iframe src="{target}/ui/"></iframe>
+        // First of all a connection with the certificate: a browser that is asked for it on many at once drops requests.
+        r#"<!doctype html><iframe name=f></iframe><iframe name=g></iframe><img src="/slow">
 <form id=plain method=post enctype="text/plain" target=f action="{target}/v1/{key}/config"><input name='{{"deletion_allowed":true,"x":"' value='"}}'></form>
 <form id=form method=post target=g action="{target}/v1/{key}/config"><input name=deletion_allowed value=true></form>
 <script>
-const ask = (path, body) => fetch("{target}/v1/" + path, {{ method: "POST", mode: "no-cors", credentials: "include", body }});
-Promise.allSettled([
-  ask("{key}/rotate"), ask("{key}/config", '{{"deletion_allowed":true}}'),
-  ask("transit/encrypt/app-target", new URLSearchParams({{ plaintext: "YQ==" }})),
-  fetch("{target}/v1/{key}", {{ method: "DELETE", credentials: "include" }}),
-  fetch("{target}/v1/{key}/rotate", {{ method: "POST", credentials: "include" }}),
-]).then(() => document.title = "asked");
-navigator.sendBeacon("{target}/v1/{key}/trim", "{{}}");
-document.getElementById("plain").submit();
-document.getElementById("form").submit();
-</script><img src="/slow">"#
+const credentials = "include", method = "POST", mode = "no-cors";
+const ask = (path, body) => fetch("{target}/v1/" + path, {{ method, mode, credentials, body }});
+const loaded = (element, start) => new Promise((then) => {{ element.onload = element.onerror = then; start(element); }});
+const add = (tag, src) => loaded(document.createElement(tag), (made) => {{ made.src = "{target}" + src; document.body.append(made); }});
+const submit = (id, frame) => loaded(document.getElementsByName(frame)[0], () => document.getElementById(id).submit());
+const all = [
+  () => add("img", "/v1/{key}"), () => add("img", "/.well-known/jwks.json"), () => add("iframe", "/ui/"),
+  () => ask("{key}/rotate"), () => ask("{key}/config", '{{"deletion_allowed":true}}'),
+  () => ask("transit/encrypt/app-target", new URLSearchParams({{ plaintext: "YQ==" }})),
+  () => fetch("{target}/v1/{key}", {{ method: "DELETE", credentials }}),
+  () => fetch("{target}/v1/{key}/rotate", {{ method, credentials }}),
+  () => submit("plain", "f"), () => submit("form", "g"),
+  async () => navigator.sendBeacon("{target}/v1/{key}/trim", "{{}}"),
+  // Behind the beacon, which tells nobody when it was sent.
+  () => ask("transit/encrypt/app-target"), () => new Promise((then) => setTimeout(then, 1000)),
+];
+(async () => {{
+  while (!await fetch("{target}/.well-known/jwks.json", {{ mode, credentials }}).catch(() => false));
+  for (const one of all) await one().catch(() => {{}});
+  document.title = "asked";
+  fetch("/done");
+}})();
+</script>"#
     );
     let evil = Elsewhere::start(page).await;
     let (document, console) = browser.document(&evil.url);
@@ -240,7 +252,7 @@ document.getElementById("form").submit();
     support::expect(&operator, "POST", &format!("{key}/rotate"), json!({}), 200).await;
 }
 
-/// A web server on an origin of its own, with one page. `/slow` keeps the page loading until its requests are through.
+/// A web server on an origin of its own, with one page. `/slow` keeps the page loading until it asks for `/done`, its requests being through.
 struct Elsewhere {
     url: String,
     serving: tokio::task::JoinHandle<()>,
@@ -250,7 +262,7 @@ impl Elsewhere {
     async fn start(page: String) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap());
-        let page = std::sync::Arc::new(page);
+        let page = std::sync::Arc::new((page, tokio::sync::Notify::new()));
         let serving = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 tokio::spawn(serve(stream, std::sync::Arc::clone(&page)));
@@ -260,13 +272,23 @@ impl Elsewhere {
     }
 }
 
-async fn serve(mut stream: tokio::net::TcpStream, page: std::sync::Arc<String>) {
+async fn serve(
+    mut stream: tokio::net::TcpStream,
+    page: std::sync::Arc<(String, tokio::sync::Notify)>,
+) {
+    let (page, done) = &*page;
     let mut head = vec![0; 16 * 1024];
     let Ok(read) = stream.read(&mut head).await else {
         return;
     };
-    let body = if head[..read].starts_with(b"GET /slow") {
-        tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+    let asked = |path: &[u8]| head[..read].starts_with(&[b"GET ", path, b" "].concat());
+    let body = if asked(b"/slow") {
+        // The browser gives up after 20 seconds.
+        let patience = std::time::Duration::from_secs(18);
+        let _ = tokio::time::timeout(patience, done.notified()).await;
+        ""
+    } else if asked(b"/done") {
+        done.notify_one();
         ""
     } else {
         page.as_str()
