@@ -545,6 +545,44 @@ fn an_anchors_own_limits_hold() {
 }
 
 #[test]
+fn a_ca_between_that_may_not_sign_certificates_makes_no_clients() {
+    use KeyUsagePurpose::{CrlSign, DigitalSignature, KeyCertSign};
+    let house = House::new();
+    let tls = house.load(&[]).unwrap();
+    for (usages, allowed) in [
+        (vec![], true),
+        (vec![KeyCertSign], true),
+        (vec![CrlSign], false),
+        (vec![DigitalSignature], false),
+    ] {
+        let mut params = Ca::params("issuing");
+        params.key_usages = usages;
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &house.ca.issuer).unwrap();
+        let issuing = Ca {
+            pem: certificate.pem(),
+            der: certificate.der().clone(),
+            issuer: Issuer::new(params, key),
+        };
+        let below = issuing.intermediate("below");
+        let (leaf, low) = (issuing.leaf(7, |_| ()), below.leaf(8, |_| ()));
+        for chain in [
+            &[&leaf.der, &issuing.der][..],
+            &[&low.der, &below.der, &issuing.der],
+        ] {
+            let answer = tls.still_valid(&peer(chain));
+            assert_eq!(answer.is_ok(), allowed, "{answer:?}");
+            if let Err(error) = answer {
+                assert!(
+                    error.contains("CN=issuing") && error.contains("no keyCertSign"),
+                    "{error}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn a_ca_makes_only_the_clients_that_it_is_bound_to() {
     let house = House::new();
     let (spire, hosts, any) = (Ca::new("spire"), Ca::new("hosts"), Ca::new("any"));

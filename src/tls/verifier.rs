@@ -182,6 +182,16 @@ impl<'a> Between<'a> {
         let usage = parsed
             .key_usage()
             .map_err(|_| Refusal::Path(webpki::Error::BadDer))?;
+        // RFC 5280, section 6.1.4 (n).
+        if usage
+            .as_ref()
+            .is_some_and(|usage| !usage.value.key_cert_sign())
+        {
+            return Err(Refusal::Authority {
+                name,
+                problem: "may not sign certificates: its key usage has no keyCertSign".to_owned(),
+            });
+        }
         Ok(Self {
             subject: ca.subject(),
             spki: ca.subject_public_key_info().to_vec(),

@@ -109,12 +109,24 @@ impl Ca {
     }
 
     fn below(&self, name: &str, serial: u64) -> (Self, (String, Vec<u8>)) {
-        let (mut params, key) = (params(name, true), KeyPair::generate().unwrap());
-        params.serial_number = Some(SerialNumber::from(serial));
-        let made = params.signed_by(&key, &self.issuer).unwrap();
+        let usages = params(name, true).key_usages;
+        self.below_with(name, serial, usages)
+    }
+
+    /// A CA which signs certificates and CRLs, whatever the usages of its certificate say.
+    fn below_with(
+        &self,
+        name: &str,
+        serial: u64,
+        usages: Vec<KeyUsagePurpose>,
+    ) -> (Self, (String, Vec<u8>)) {
+        let (mut limited, key) = (params(name, true), KeyPair::generate().unwrap());
+        limited.serial_number = Some(SerialNumber::from(serial));
+        limited.key_usages = usages;
+        let made = limited.signed_by(&key, &self.issuer).unwrap();
         let ca = Self {
             pem: made.pem(),
-            issuer: Issuer::new(params, key),
+            issuer: Issuer::new(params(name, true), key),
         };
         (ca, (made.pem(), made.der().to_vec()))
     }
@@ -418,6 +430,30 @@ fn for_cas_that_clients_send_along_openssl_says_the_same() {
         &[roots(), ones(&[]), older, twos(), ended, lows()],
         &all(true, true, true),
     );
+}
+
+#[test]
+fn of_what_the_key_usage_of_a_ca_between_allows_openssl_says_the_same() {
+    use KeyUsagePurpose::{CrlSign, DigitalSignature, KeyCertSign};
+    if !has_openssl("of_what_the_key_usage_of_a_ca_between_allows_openssl_says_the_same") {
+        return;
+    }
+    let root = Ca::new("root");
+    for (usages, good) in [
+        (vec![KeyCertSign, CrlSign], true),
+        (vec![], true),
+        (vec![CrlSign], false),
+        (vec![DigitalSignature, CrlSign], false),
+        (vec![KeyCertSign], false),
+    ] {
+        let what = format!("{usages:?}");
+        let (one, one_cert) = root.below_with("issuing", 20, usages);
+        let (low, low_cert) = one.below("lower", 30);
+        let client = one.client_with("client", 7, &[&one_cert], None);
+        let of_low = low.client_with("of-low", 7, &[&low_cert, &one_cert], None);
+        let lists = [&root, &one, &low].map(|ca| List::new(ca, 1, (-30, 30), &[]));
+        agree(&what, &[&root], &lists, &[(&client, good), (&of_low, good)]);
+    }
 }
 
 #[test]
