@@ -280,7 +280,7 @@ fn start(
             Some(path) => Tokens::load(path)?,
             None => Tokens::default(),
         };
-        let tls = Arc::new(Tls::load(config.tls.clone())?);
+        let tls = Arc::new(Tls::start(config.tls.clone())?);
         let gate = Gate::new(&config);
         Ok(Arc::new(App {
             config,

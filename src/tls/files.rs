@@ -24,18 +24,7 @@ const MAX_FILE: u64 = 64 << 20;
 pub(super) fn certified_key(certificate: &Path, key: &Path) -> Result<CertifiedKey, TlsError> {
     let chain = certificates(certificate)?;
     if let Some(end_entity) = chain.first() {
-        let parsed = parse(certificate, end_entity)?;
-        let validity = parsed.validity();
-        if now() > validity.not_after.timestamp() {
-            return Err(refuse(
-                certificate,
-                format!(
-                    "the server certificate {} expired on {}: renew it",
-                    parsed.subject(),
-                    date(validity.not_after.timestamp())
-                ),
-            ));
-        }
+        parse(certificate, end_entity)?;
     }
     let key_der = private_key(key)?;
     let certified = CertifiedKey::new(
@@ -57,6 +46,21 @@ pub(super) fn certified_key(certificate: &Path, key: &Path) -> Result<CertifiedK
         )
     })?;
     Ok(certified)
+}
+
+/// When the server's own certificate ends.
+pub(super) fn end_of(path: &Path, key: &CertifiedKey) -> Result<Expiry, TlsError> {
+    let certificate = parse(
+        path,
+        key.end_entity_cert()
+            .map_err(|error| refuse(path, error.to_string()))?,
+    )?;
+    Ok(Expiry {
+        file: path.to_owned(),
+        name: certificate.subject().to_string(),
+        end: certificate.validity().not_after.timestamp(),
+        is_crl: false,
+    })
 }
 
 /// The CAs that client certificates are checked against.

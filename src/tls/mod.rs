@@ -107,6 +107,8 @@ pub struct Tls {
 struct Generation {
     number: u64,
     server: Arc<ServerConfig>,
+    /// Of the server's own certificate.
+    end: Expiry,
     verifier: Arc<Verifier>,
 }
 
@@ -119,15 +121,32 @@ pub struct Renewal<'a> {
 }
 
 impl Tls {
-    /// Reads and checks everything.
+    /// Reads and checks everything. What has ended is refused.
     pub fn load(files: TlsFiles) -> Result<Self, TlsError> {
         let first = Generation::read(&files, 1)?;
-        Ok(Self {
+        match first.ended(files::now()).into_iter().flatten().next() {
+            Some(ended) => Err(ended),
+            None => Ok(Self::new(files, first)),
+        }
+    }
+
+    /// As [`Tls::load`], but what has ended is only logged, as for a server that runs when it ends: nobody is let in who should not be, and the successor
+    /// is taken as soon as it is there. A server that was off meanwhile comes up for that.
+    pub fn start(files: TlsFiles) -> Result<Self, TlsError> {
+        let first = Generation::read(&files, 1)?;
+        for ended in first.ended(files::now()).into_iter().flatten() {
+            warn(&ended);
+        }
+        Ok(Self::new(files, first))
+    }
+
+    fn new(files: TlsFiles, first: Generation) -> Self {
+        Self {
             files,
             current: ArcSwap::from_pointee(first),
             clients: Clients::default(),
             reloading: Mutex::new(()),
-        })
+        }
     }
 
     /// Reads and checks everything again, and puts nothing in force yet.
@@ -203,6 +222,7 @@ impl Generation {
             problem,
         };
         let key = files::certified_key(&paths.certificate, &paths.private_key)?;
+        let end = files::end_of(&paths.certificate, &key)?;
         let authorities = files::authorities(&paths.client_cas)?;
         let crls = files::crls(&paths.crls)?;
 
@@ -230,17 +250,44 @@ impl Generation {
         Ok(Self {
             number,
             server: Arc::new(server),
+            end,
             verifier,
         })
     }
 
-    /// Nothing that is in force is taken back.
+    /// What can't be used any more: the server's certificate, and the CRLs.
+    fn ended(&self, now: i64) -> [Option<TlsError>; 2] {
+        let certificate = (now > self.end.end).then(|| TlsError {
+            file: self.end.file.clone(),
+            problem: format!(
+                "the server certificate {} expired on {}: renew it",
+                self.end.name,
+                files::date(self.end.end)
+            ),
+        });
+        [certificate, self.verifier.lists_ended(now)]
+    }
+
+    /// Nothing that is in force is taken back, and nothing good replaced by what has ended.
     fn follows(&self, in_force: &Self) -> Result<(), TlsError> {
+        let now = files::now();
+        for (new, old) in self.ended(now).into_iter().zip(in_force.ended(now)) {
+            match (new, old) {
+                (Some(ended), None) => return Err(ended),
+                // No worse than before, and other files may be better.
+                (Some(ended), Some(_)) => warn(&ended),
+                (None, _) => {}
+            }
+        }
         match (self.verifier.revocation(), in_force.verifier.revocation()) {
             (Some(new), Some(old)) => new.follows(old),
             _ => Ok(()),
         }
     }
+}
+
+fn warn(ended: &TlsError) {
+    tracing::warn!(file = %ended.file.display(), "{}", ended.problem);
 }
 
 /// The library's suites and key exchanges; the hybrid one keeps what is recorded today secret from tomorrow's quantum computers.

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use rustls::crypto::WebPkiSupportedAlgorithms;
 
 use super::TlsError;
-use super::authority::Authorities;
+use super::authority::{Authorities, Authority};
 use super::crl::{Crl, Subject};
 use super::files::Expiry;
 use super::refusal::Refusal;
@@ -78,17 +78,10 @@ impl Revocation {
         Ok(new)
     }
 
-    /// Each CA of the bundle has its list, and the list of one of them at least has not ended.
+    /// Each CA of the bundle has its list.
     fn complete(&self, authorities: &Authorities, now: i64) -> Result<(), TlsError> {
-        let mut ended: Option<&Crl> = None;
-        let mut served = false;
         for authority in authorities.iter().filter(|one| !one.has_ended(now)) {
-            let own = || {
-                self.lists
-                    .iter()
-                    .filter(|list| list.key() == Some(authority.spki()))
-            };
-            let Some(newest) = own().next() else {
+            let Some(newest) = self.of(authority).next() else {
                 return Err(TlsError {
                     file: self
                         .lists
@@ -100,23 +93,36 @@ impl Revocation {
                     ),
                 });
             };
-            if own().all(|list| list.next_update <= now) {
+            if self.of(authority).all(|list| list.next_update <= now) {
                 tracing::warn!(
                     file = %newest.file.display(),
                     "{}", ended_text(newest)
                 );
-                ended = Some(newest);
-            } else {
-                served = true;
             }
         }
-        match ended {
-            Some(list) if !served => Err(TlsError {
-                file: list.file.clone(),
-                problem: ended_text(list),
-            }),
-            _ => Ok(()),
+        Ok(())
+    }
+
+    /// The lists of every CA of the bundle have ended: the newest one of one of them.
+    pub(super) fn ended(&self, authorities: &Authorities, now: i64) -> Option<TlsError> {
+        let mut ended: Option<&Crl> = None;
+        for authority in authorities.iter().filter(|one| !one.has_ended(now)) {
+            if self.of(authority).any(|list| list.next_update > now) {
+                return None;
+            }
+            ended = self.of(authority).next().or(ended);
         }
+        ended.map(|list| TlsError {
+            file: list.file.clone(),
+            problem: ended_text(list),
+        })
+    }
+
+    /// The newest first.
+    fn of<'a>(&'a self, authority: &'a Authority) -> impl Iterator<Item = &'a Crl> {
+        self.lists
+            .iter()
+            .filter(|list| list.key() == Some(authority.spki()))
     }
 
     /// A list that is older than the one in force is not taken for its successor.

@@ -302,6 +302,48 @@ fn an_expired_crl_is_refused() {
 }
 
 #[test]
+fn what_has_ended_lets_the_server_start_and_takes_its_successor() {
+    let house = House::new();
+    let (leaf, good) = (house.ca.leaf(7, |_| ()), house.ca.leaf(1, |_| ()));
+    let renew = |server: &Leaf| {
+        house.write("server.pem", &server.pem);
+        house.write("server.key", &server.key.serialize_pem());
+    };
+    let old = house
+        .ca
+        .leaf(2, |params| params.not_after = date_time_ymd(2021, 2, 3));
+    renew(&old);
+    house.write("crl.pem", &house.ca.crl(&[], 2025));
+    // Asked without starting, both are refused.
+    house.load(&["crl.pem"]).err().unwrap();
+    let tls = Tls::start(house.files(&["crl.pem"])).unwrap();
+    let error = tls.still_valid(&peer(&[&leaf.der])).unwrap_err();
+    assert!(error.contains("ended on 2025-01-01"), "{error}");
+
+    // Each is taken alone, in any order: the other one is no worse than before.
+    tls.read_again().unwrap().put_in_force();
+    house.write("crl.pem", &house.ca.crl(&[8], 2090));
+    tls.read_again().unwrap().put_in_force();
+    tls.still_valid(&peer(&[&leaf.der])).unwrap();
+    let revoked = house.ca.leaf(8, |_| ());
+    tls.still_valid(&peer(&[&revoked.der])).unwrap_err();
+    handshake(&tls, &house.client(Some((&leaf, &[])))).unwrap_err();
+    renew(&good);
+    tls.read_again().unwrap().put_in_force();
+    handshake(&tls, &house.client(Some((&leaf, &[])))).unwrap();
+
+    // Nothing good is given up for it.
+    renew(&old);
+    let error = tls.read_again().err().unwrap();
+    assert!(error.problem.contains("expired on 2021-02-03"), "{error}");
+    renew(&good);
+    house.write("crl.pem", &house.ca.crl(&[8], 2025));
+    let error = tls.read_again().err().unwrap();
+    assert!(error.problem.contains("ended on 2025-01-01"), "{error}");
+    handshake(&tls, &house.client(Some((&leaf, &[])))).unwrap();
+}
+
+#[test]
 fn broken_files_leave_the_old_ones_in_force() {
     let house = House::new();
     let tls = house.load(&[]).unwrap();

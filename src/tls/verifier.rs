@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use webpki::{Cert, EndEntityCert, KeyUsage, VerifiedPath, spki_for_anchor};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
+use super::TlsError;
 use super::authority::{Authorities, Kinds, key_id};
 use super::crl::Subject;
 use super::refusal::Refusal;
@@ -58,6 +59,11 @@ impl Verifier {
 
     pub(super) fn revocation(&self) -> Option<&Revocation> {
         self.revocation.as_ref()
+    }
+
+    /// No client is let in now, since the CRLs of all CAs have ended.
+    pub(super) fn lists_ended(&self, now: i64) -> Option<TlsError> {
+        self.revocation.as_ref()?.ended(&self.authorities, now)
     }
 
     /// Whether the certificate is good now: path, validity, purpose, names, revocation.
