@@ -148,17 +148,47 @@ fn places(file: &Path) -> BTreeSet<PathBuf> {
     if places.len() < all {
         // The file as it is now; a link in a folder of the system's is followed once.
         places.extend(steps.last().map(|step| step.path.clone()));
-        tracing::info!(
+        tracing::warn!(
             file = %file.display(),
-            "it, or a link to it, is in a folder of the system's: when it is replaced there, restart"
+            "it, or a link to it, is in a folder of the system's: when it is replaced there, restart; better give it a folder of its own"
         );
     }
     places
 }
 
-/// The root and what stands right in it, folders where each program has its own, and homes.
+/// The root, the folders of the file hierarchy standard, where each program has its own, and homes. Another one right in the root, as a volume at `/certs`, is
+/// somebody's own.
 fn is_the_systems(folder: &Path) -> bool {
-    const SHARED: [&str; 8] = [
+    const SHARED: [&str; 37] = [
+        "/",
+        "/bin",
+        "/boot",
+        "/dev",
+        "/etc",
+        "/home",
+        "/lib",
+        "/lib32",
+        "/lib64",
+        "/libx32",
+        "/media",
+        "/mnt",
+        "/opt",
+        "/proc",
+        "/root",
+        "/run",
+        "/sbin",
+        "/srv",
+        "/sys",
+        "/tmp",
+        "/usr",
+        "/usr/bin",
+        "/usr/lib",
+        "/usr/lib32",
+        "/usr/lib64",
+        "/usr/libx32",
+        "/usr/sbin",
+        "/var",
+        "/var/tmp",
         "/var/lib",
         "/var/log",
         "/var/run",
@@ -169,8 +199,7 @@ fn is_the_systems(folder: &Path) -> bool {
         "/usr/share",
     ];
     let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
-    folder.is_absolute() && folder.components().count() <= 2
-        || SHARED.iter().any(|shared| folder == Path::new(shared))
+    SHARED.iter().any(|shared| folder == Path::new(shared))
         || folder.parent() == Some(Path::new("/home"))
 }
 
@@ -260,16 +289,39 @@ mod tests {
             places(Path::new("/etc/passwd")),
             BTreeSet::from([PathBuf::from("/etc/passwd")])
         );
-        for folder in ["/", "/etc", "/run", "/var/lib", "/home/somebody", "/tmp"] {
+        for folder in [
+            "/",
+            "/etc",
+            "/run",
+            "/var/lib",
+            "/var/run",
+            "/home",
+            "/home/somebody",
+            "/root",
+            "/tmp",
+            "/mnt",
+            "/lib",
+            "/bin",
+            "/lib64",
+        ] {
             assert!(is_the_systems(Path::new(folder)), "{folder}");
         }
         for folder in [
             "/etc/strongroom",
             "/var/lib/strongroom",
             "/home/somebody/tls",
+            "/certs",
+            "/tls",
+            "/secrets",
+            "/mnt/certs",
         ] {
             assert!(!is_the_systems(Path::new(folder)), "{folder}");
         }
+        // A volume that is mounted right in the root.
+        assert_eq!(
+            places(Path::new("/no-such-volume/server.pem")),
+            BTreeSet::from([PathBuf::from("/no-such-volume")])
+        );
     }
 
     #[test]
