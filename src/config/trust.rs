@@ -15,7 +15,11 @@ use super::walk::{Step, walk};
 use super::{Config, ConfigError};
 
 const OTHERS_WRITE: u32 = 0o022;
+const OTHERS_ALL: u32 = 0o077;
 const STICKY: u32 = 0o1000;
+
+/// What to do where nobody inside can change the mode.
+const VOLUME: &str = ", or, if it is a Kubernetes emptyDir, have an init container make a folder in it (mode 0755) and mount only that, by `subPath`";
 
 /// Whose files are obeyed.
 #[derive(Clone, Debug)]
@@ -63,8 +67,13 @@ impl Owners {
         }
         let sticky = kind.is_dir() && mode & STICKY != 0;
         if mode & OTHERS_WRITE != 0 && !sticky && !kind.is_symlink() {
+            let volume = if kind.is_dir() && mode & OTHERS_ALL == OTHERS_ALL {
+                VOLUME
+            } else {
+                ""
+            };
             return Err(format!(
-                "{} can be changed by others: {at} has mode {:04o}; run `chmod go-w {at}`",
+                "{} can be changed by others: {at} has mode {:04o}; run `chmod go-w {at}`{volume}",
                 file.display(),
                 mode & 0o7777,
             ));
@@ -117,16 +126,14 @@ impl Config {
     }
 }
 
-/// In a user namespace, what belongs to users outside of it has the owner "nobody": that is whoever made the namespace, or the system.
+/// In a user namespace, what belongs to users outside of it has the owner "nobody". That is everybody, and trusted only where it is the system too: where root
+/// has no number inside, as in a rootless container. With `PrivateUsers=` root keeps its own, and "nobody" is some other user.
 /// Asked once: a server that is confined can't see it any more.
 static OUTSIDE: LazyLock<Option<u32>> = LazyLock::new(|| {
-    let map = fs::read_to_string("/proc/self/uid_map").ok()?;
-    let whole: Vec<&str> = map.split_whitespace().collect();
-    if whole == ["0", "0", "4294967295"] {
-        return None;
-    }
-    let nobody = fs::read_to_string("/proc/sys/kernel/overflowuid").ok()?;
-    nobody.trim().parse().ok()
+    const NOBODY: &str = "/proc/sys/kernel/overflowuid";
+    let nobody = fs::read_to_string(NOBODY).ok()?.trim().parse().ok()?;
+    // The kernel's own files belong to the root of all namespaces.
+    (fs::metadata(NOBODY).ok()?.uid() == nobody).then_some(nobody)
 });
 
 #[cfg(test)]
@@ -159,6 +166,8 @@ mod tests {
             ("a/real/deep", 0o755, 0o775),
             ("a/real", 0o755, 0o757),
             ("a", 0o700, 0o702),
+            ("a", 0o755, 0o777),
+            ("a", 0o755, 0o2777),
         ] {
             mode(&root.join(path), bad);
             let error = owners.alone_write(&file).unwrap_err();
@@ -166,6 +175,8 @@ mod tests {
                 error.contains(&format!("chmod go-w {}", root.join(path).display())),
                 "{error}"
             );
+            // As a Kubernetes emptyDir is.
+            assert_eq!(error.contains("subPath"), bad & 0o777 == 0o777, "{error}");
             mode(&root.join(path), good);
             owners.alone_write(&file).unwrap();
         }
@@ -188,5 +199,64 @@ mod tests {
             }
         }
         owners.alone_write(&file).unwrap();
+    }
+
+    /// It runs itself again inside of user namespaces.
+    #[test]
+    fn nobody_is_trusted_only_where_that_is_root_too() {
+        const INSIDE: &str = "STRONGROOM_TEST_NAMESPACE";
+        let nobody = 65534;
+        if let Ok(expected) = std::env::var(INSIDE) {
+            assert_eq!(
+                Owners::own().0.contains(&nobody),
+                expected == "trusted" || geteuid().as_raw() == nobody
+            );
+            return;
+        }
+        assert!(!Owners::own().0.contains(&nobody) || geteuid().as_raw() == nobody);
+        let test = "config::trust::tests::nobody_is_trusted_only_where_that_is_root_too";
+        let root_is_inside: &[&str] = &["unshare", "--user", "--map-root-user"];
+        let root_is_outside: &[&str] = &[
+            "setpriv",
+            "--reuid=4242",
+            "--clear-groups",
+            "unshare",
+            "--user",
+            "--map-root-user",
+        ];
+        let cases = if geteuid().is_root() {
+            vec![(root_is_inside, "refused"), (root_is_outside, "trusted")]
+        } else {
+            vec![(root_is_inside, "trusted")]
+        };
+        // The program where everybody can run it.
+        let folder = tempfile::tempdir().unwrap();
+        mode(folder.path(), 0o755);
+        let program = folder.path().join("test");
+        fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+        mode(&program, 0o755);
+        for (way, expected) in cases {
+            let inside = |program: &Path| {
+                let (first, rest) = way.split_first().unwrap();
+                let mut command = std::process::Command::new(first);
+                command.args(rest).arg(program);
+                command
+            };
+            let there = inside(Path::new("true")).output();
+            if !there.is_ok_and(|output| output.status.success()) {
+                eprintln!("skipped: no namespace by {way:?}");
+                continue;
+            }
+            let output = inside(&program)
+                .args(["--exact", test])
+                .env(INSIDE, expected)
+                .output()
+                .unwrap();
+            let text = String::from_utf8_lossy(&output.stdout);
+            assert!(
+                output.status.success() && text.contains("1 passed"),
+                "{way:?}: {output:?}"
+            );
+        }
     }
 }
