@@ -9,7 +9,10 @@ use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, ObjectHandle};
 use cryptoki::session::UserType;
 use cryptoki::slot::Slot;
-use cryptoki_sys::{CK_MECHANISM_TYPE, CK_ULONG, CKM_RSA_PKCS_KEY_PAIR_GEN};
+use cryptoki_sys::{
+    CK_ATTRIBUTE_TYPE, CK_MECHANISM_TYPE, CK_ULONG, CKA_ID, CKA_LABEL, CKA_TOKEN,
+    CKM_RSA_PKCS_KEY_PAIR_GEN,
+};
 
 use crate::config::PinSource;
 use crate::error::HsmError;
@@ -139,6 +142,35 @@ impl Line {
     /// All objects that a template matches.
     pub(crate) fn find_objects(&self, template: &[Attribute]) -> ffi::Result<Vec<ObjectHandle>> {
         self.raw().find_objects(self.session(), template)
+    }
+
+    /// An attribute; `None` also of an object that was cut off before it had as much as a class, of which `SoftHSM` tells nothing.
+    pub(crate) fn told(
+        &self,
+        object: ObjectHandle,
+        attribute: CK_ATTRIBUTE_TYPE,
+    ) -> Result<Option<Vec<u8>>, Fault> {
+        match self.raw().attribute(self.session(), object, attribute) {
+            Err(Error::Pkcs11(RvError::AttributeValueInvalid, _)) => Ok(None),
+            other => Ok(other?),
+        }
+    }
+
+    /// Whether an object has neither a label nor an identifier.
+    pub(crate) fn is_nameless(&self, object: ObjectHandle) -> Result<bool, Fault> {
+        for name in [CKA_LABEL, CKA_ID] {
+            if self.told(object, name)?.is_some_and(|is| !is.is_empty()) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether an object says that it is kept on the token.
+    pub(crate) fn is_on_token(&self, object: ObjectHandle) -> Result<bool, Fault> {
+        Ok(self
+            .told(object, CKA_TOKEN)?
+            .is_some_and(|value| value != [0]))
     }
 
     pub(crate) fn sign(

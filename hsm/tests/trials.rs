@@ -3,11 +3,15 @@
 
 mod common;
 
-use std::path::PathBuf;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use common::child::{self, CHILD};
+use cryptoki::object::{Attribute, AttributeType, ObjectClass, ObjectHandle};
+use cryptoki::session::{Session, UserType};
 use strongroom_hsm::{
     GcmItem, Hsm, HsmConfig, HsmError, HsmState, KeyShape, KeyUsage, MasterKind, OaepHash,
     OptionalKeys, SigningKind, TransferKey, WrappedKey,
@@ -87,6 +91,119 @@ fn a_token_on_which_the_user_marks_keys_gets_neither_transfer_nor_movable_keys()
             drop(Hsm::start(rig.config()).unwrap());
         },
     );
+}
+
+/// Where another process says, one a line, what it has made on the token.
+const MADE: &str = "made";
+/// Its end.
+const ENOUGH: &str = "enough";
+
+#[test]
+fn what_others_make_during_the_trial_stays_and_nothing_of_the_trial_does() {
+    in_child_on(
+        "what_others_make_during_the_trial_stays_and_nothing_of_the_trial_does",
+        blank,
+        async |rig| {
+            rig.control("");
+            let made = || std::fs::read_to_string(rig.folder.join(MADE)).unwrap_or_default();
+            let mut other = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "imports", "--include-ignored"])
+                .stdout(Stdio::null())
+                .spawn()
+                .unwrap();
+            let until = Instant::now() + DEADLINE;
+            while made().is_empty() {
+                assert!(Instant::now() < until, "{:?}", other.try_wait());
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            let movable = HsmConfig {
+                shape: KeyShape::Movable,
+                call_deadline: Duration::from_mins(1),
+                ..rig.config()
+            };
+            let transfer = OptionalKeys {
+                transfer: true,
+                ..OptionalKeys::default()
+            };
+            let provisioned = Hsm::provision(&movable, transfer, &mut |_| ());
+            std::fs::write(rig.folder.join(ENOUGH), "").unwrap();
+            assert!(other.wait().unwrap().success(), "an import was destroyed");
+            assert_eq!(provisioned.unwrap().transfer, TransferKey::Made);
+
+            let made = made();
+            let mut theirs: Vec<_> = made.lines().collect();
+            assert!(theirs.len() > 50, "{}", theirs.len());
+            theirs.sort_unstable();
+            let (mut found, mut ours) = (Vec::new(), Vec::new());
+            as_user(&rig.folder, |session| {
+                for object in session.find_objects(&[]).unwrap() {
+                    match text(session, object, AttributeType::Value) {
+                        value if value.starts_with(MADE) => found.push(value),
+                        _ => ours.push(text(session, object, AttributeType::Label)),
+                    }
+                }
+            });
+            found.sort_unstable();
+            assert_eq!(found, theirs);
+            ours.sort_unstable();
+            let keys = ["audit", "master", "transfer", "wrapping"];
+            let mut expected: Vec<_> = keys
+                .iter()
+                .chain(&keys)
+                .chain(&["epoch", "store"])
+                .collect();
+            expected.sort_unstable();
+            let expected: Vec<_> = expected
+                .into_iter()
+                .map(|name| format!("strongroom-{name}"))
+                .collect();
+            assert_eq!(ours, expected);
+        },
+    );
+}
+
+#[test]
+#[ignore = "runs in a child process, as another user of the token"]
+fn imports() {
+    let folder = PathBuf::from(std::env::var_os(CHILD).unwrap());
+    let mut told = std::fs::File::create(folder.join(MADE)).unwrap();
+    as_user(&folder, |session| {
+        let mut number = 0;
+        while !folder.join(ENOUGH).exists() {
+            let value = format!("{MADE} {number}");
+            let mut template = vec![
+                // A key would for a moment be SoftHSM's default one, which no token of the appliance may have.
+                Attribute::Class(ObjectClass::DATA),
+                Attribute::Token(true),
+                Attribute::Value(value.clone().into_bytes()),
+            ];
+            // Not everybody gives names.
+            if number % 2 == 0 {
+                template.push(Attribute::Label(MADE.into()));
+            }
+            session.create_object(&template).unwrap();
+            writeln!(told, "{value}").unwrap();
+            number += 1;
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    });
+}
+
+fn as_user(folder: &Path, body: impl FnOnce(&Session)) {
+    let config = child::config(folder, 1, DEADLINE);
+    let label = std::fs::read_to_string(folder.join("label")).unwrap();
+    let pin = std::fs::read(folder.join("pin")).unwrap();
+    common::with_session(&config.module, &label, UserType::User, &pin, body);
+}
+
+/// An attribute; empty if the token does not tell it.
+fn text(session: &Session, object: ObjectHandle, attribute: AttributeType) -> String {
+    match session.get_attributes(object, &[attribute]).as_deref() {
+        Ok([Attribute::Value(bytes) | Attribute::Label(bytes)]) => {
+            String::from_utf8_lossy(bytes).into_owned()
+        }
+        _ => String::new(),
+    }
 }
 
 #[test]

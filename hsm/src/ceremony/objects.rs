@@ -1,10 +1,7 @@
 //! Every object of a token, by what it is to the appliance.
 
-use cryptoki::error::{Error, RvError};
 use cryptoki::object::ObjectHandle;
-use cryptoki_sys::{
-    CK_ATTRIBUTE_TYPE, CK_ULONG, CKA_CLASS, CKA_ID, CKA_LABEL, CKA_TOKEN, CKO_DATA, CKO_PUBLIC_KEY,
-};
+use cryptoki_sys::{CK_ULONG, CKA_CLASS, CKA_LABEL, CKO_DATA, CKO_PUBLIC_KEY};
 
 use super::text;
 use crate::fault::{Fault, Reach};
@@ -77,7 +74,7 @@ fn list(line: &Line) -> Result<Vec<TokenObject>, Fault> {
     let mut objects = Vec::new();
     for handle in line.find_objects(&[])? {
         let object = describe(line, handle)?;
-        let on_token = told(line, handle, CKA_TOKEN)?.is_some_and(|value| value != [0]);
+        let on_token = line.is_on_token(handle)?;
         // Nobody else being here, a nameless object that calls itself a session object is one that was left on the token.
         if on_token || (object.is_half_made() && line.library().has_one_user()) {
             objects.push(object);
@@ -95,13 +92,12 @@ fn list(line: &Line) -> Result<Vec<TokenObject>, Fault> {
 }
 
 fn describe(line: &Line, handle: ObjectHandle) -> Result<TokenObject, Fault> {
-    let attribute = |name| told(line, handle, name);
+    let attribute = |name| line.told(handle, name);
     let class = attribute(CKA_CLASS)?
         .and_then(|bytes| bytes.try_into().ok())
         .map_or(CK_ULONG::MAX, CK_ULONG::from_ne_bytes);
     let label = String::from_utf8_lossy(&attribute(CKA_LABEL)?.unwrap_or_default()).into_owned();
-    let nameless = label.is_empty() && attribute(CKA_ID)?.unwrap_or_default().is_empty();
-    let (rank, name) = if nameless {
+    let (rank, name) = if line.is_nameless(handle)? {
         (usize::MAX - 2, HALF_MADE.to_owned())
     } else {
         identify(class, &label)
@@ -113,18 +109,6 @@ fn describe(line: &Line, handle: ObjectHandle) -> Result<TokenObject, Fault> {
         name,
         rank,
     })
-}
-
-/// An attribute; `None` also of an object that was cut off before it had as much as a class, of which `SoftHSM` tells nothing.
-fn told(
-    line: &Line,
-    handle: ObjectHandle,
-    attribute: CK_ATTRIBUTE_TYPE,
-) -> Result<Option<Vec<u8>>, Fault> {
-    match line.raw().attribute(line.session(), handle, attribute) {
-        Err(Error::Pkcs11(RvError::AttributeValueInvalid, _)) => Ok(None),
-        other => Ok(other?),
-    }
 }
 
 fn identify(class: CK_ULONG, label: &str) -> (usize, String) {

@@ -10,6 +10,9 @@ pub(crate) mod kek;
 pub(crate) mod transfer;
 pub(crate) mod trusted;
 
+use std::thread;
+use std::time::Duration;
+
 use cryptoki::error::Error;
 use cryptoki::object::ObjectHandle;
 use cryptoki_sys::{
@@ -19,7 +22,7 @@ use cryptoki_sys::{
 
 use crate::config::KeyShape;
 use crate::error::HsmError;
-use crate::fault::{Fault, Verdict};
+use crate::fault::{Fault, Reach, Verdict};
 use crate::ffi::{Wrapping, writable};
 use crate::keys::{self, Keys};
 use crate::line::Line;
@@ -280,14 +283,44 @@ impl<'a> Trial<'a> {
     }
 }
 
-/// Destroys what was not there before.
+/// How long another process may take from an object's making to its name.
+const NAMING: Duration = Duration::from_secs(1);
+
+/// Destroys what `SoftHSM` left where it refused to make an object on the token: what was not there before and has neither name nor
+/// `CKA_TOKEN`. Whatever has either, somebody else made meanwhile: the trial destroys what it was given by its handle.
 fn sweep(line: &Line, before: &[ObjectHandle]) -> Result<()> {
-    for object in line.find_objects(&[])? {
-        if !before.contains(&object) {
-            line.session().destroy_object(object)?;
+    let mut left = line.find_objects(&[])?;
+    left.retain(|object| !before.contains(object));
+    let left = leftovers(line, left)?;
+    if left.is_empty() {
+        return Ok(());
+    }
+    // SoftHSM writes each object so first, another process's too, and then what it is to be.
+    thread::sleep(NAMING);
+    for object in leftovers(line, left)? {
+        match line.session().destroy_object(object).map_err(Fault::from) {
+            Err(fault) if fault.reach() != Reach::Object => return Err(fault),
+            _ => {}
         }
     }
     Ok(())
+}
+
+/// Those of them that are still there, and nothing whole.
+fn leftovers(line: &Line, objects: Vec<ObjectHandle>) -> Result<Vec<ObjectHandle>> {
+    let mut left = Vec::new();
+    for object in objects {
+        let whole = line
+            .is_nameless(object)
+            .and_then(|nameless| Ok(!nameless || line.is_on_token(object)?));
+        match whole {
+            Ok(false) => left.push(object),
+            Ok(true) => {}
+            Err(fault) if fault.reach() == Reach::Object => {}
+            Err(fault) => return Err(fault),
+        }
+    }
+    Ok(left)
 }
 
 /// What a key makes of a fixed input.

@@ -196,8 +196,9 @@ impl Marks<'_> {
                     continue;
                 };
                 let counts = self.counts(public);
-                self.trial.destroy(private)?;
+                let destroyed = self.trial.destroy(private);
                 self.trial.destroy(public)?;
+                destroyed?;
                 if counts? {
                     return Ok(true);
                 }
