@@ -533,9 +533,15 @@ fn admit(
     }
     // Asked after the policy: who is denied learns nothing of what the appliance supports.
     refuse_headers(namespace, wrap_ttl)?;
-    if route.needs_audit()
-        && let Err(error) = app.audit.admit(peer.identity.as_str())
-    {
+    let writable = if !route.needs_audit() {
+        Ok(())
+    } else if route.operation.is_none() {
+        // Of these there are only counts when the disc is nearly full: they take no share.
+        app.audit.check()
+    } else {
+        app.audit.admit(peer.identity.as_str())
+    };
+    if let Err(error) = writable {
         tracing::error!(%error, "refusing requests: they can't be audited");
         app.gate.metrics.audit_failures.inc();
         return Err(unaudited(&error));
@@ -550,7 +556,7 @@ fn unaudited(error: &AuditError) -> ApiError {
             "the disc of the audit log is nearly full, so the request is refused"
         }
         AuditError::Share { .. } => {
-            "the disc of the audit log is nearly full, and this client has had its share of it: try again in some seconds"
+            "the disc of the audit log is nearly full, and this client has had its share of it until there is room again"
         }
         _ => "the audit log can't be written, so the request is refused",
     })
@@ -808,7 +814,11 @@ impl<'a> Trail<'a> {
         }
         let entry = self.entry(outcome, status, reason, answer);
         let audit = &self.app.audit;
-        let recorded = if outcome == "ok" || self.intent > 0 {
+        // What needs no right could fill the log by whoever has a certificate, and what is answered without room for a line a disc that is short.
+        let kept =
+            self.route.operation.is_some() && (self.route.needs_audit() || !audit.is_short());
+        let by_right = outcome == "ok" && kept;
+        let recorded = if by_right || self.intent > 0 {
             audit.record_with_others(&entry).await
         } else {
             audit.record_or_count(&entry).await

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
 use super::Entry;
+use super::quota::Counts;
 use crate::json::Document;
 
 /// The format that headers name.
@@ -180,18 +181,13 @@ impl Content {
     }
 
     /// How many decisions about an identity's requests since then have no lines of their own.
-    pub(super) fn sum_up(
-        &mut self,
-        identity: &str,
-        since: jiff::Timestamp,
-        denied: u64,
-        errors: u64,
-    ) {
+    pub(super) fn sum_up(&mut self, identity: &str, since: jiff::Timestamp, counts: &Counts) {
         self.begin(Kind::Summary);
         self.text(r#","identity":"#, identity, bound::IDENTITY);
         self.text(r#","since":"#, &format!("{since:.3}"), bound::OWN);
-        self.number(r#","denied":"#, denied);
-        self.number(r#","errors":"#, errors);
+        self.number(r#","denied":"#, counts.denied);
+        self.number(r#","errors":"#, counts.errors);
+        self.number(r#","ok":"#, counts.ok);
         self.end();
     }
 

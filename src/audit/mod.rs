@@ -113,7 +113,7 @@ pub enum AuditError {
     },
     /// The disc is nearly full, and one client has had its share of what is left.
     #[error(
-        "the disc of the audit log {path} is nearly full, and this client has had its share of lines: try again in some seconds"
+        "the disc of the audit log {path} is nearly full, and this client has had its share of lines until there is room: make room on it"
     )]
     Share {
         /// Which.
@@ -296,41 +296,38 @@ impl Audit {
         self.put(entry).written().await.map(drop)
     }
 
-    /// As [`Audit::record_with_others`], of a denial or an error: beyond so many of one identity, or on a disc that is nearly full, it is only
-    /// counted, and the count is written later.
+    /// As [`Audit::record_with_others`], of a denial, an error, or what everybody may do who has a certificate: beyond so many of one identity, or on a
+    /// disc that is nearly full, it is only counted, and the count is written later.
     ///
     /// # Errors
     /// [`AuditError::Write`].
     pub async fn record_or_count(&self, entry: &Entry<'_>) -> Result<(), AuditError> {
-        if self.is_counted(entry) {
+        if entry.intent == 0 && self.is_counted(entry) {
             return Ok(());
         }
         self.record_with_others(entry).await
     }
 
-    /// As [`Audit::record_or_count`], at once.
+    /// As [`Audit::record_or_count`], at once, for what nobody asked for too: what is `ok` has its line.
     ///
     /// # Errors
     /// [`AuditError::Write`].
     pub fn record_or_count_now(&self, entry: &Entry<'_>) -> Result<(), AuditError> {
-        if self.is_counted(entry) {
+        if entry.intent == 0 && entry.outcome != "ok" && self.is_counted(entry) {
             return Ok(());
         }
         self.record(entry)
     }
 
     fn is_counted(&self, entry: &Entry<'_>) -> bool {
-        // What became of a change always has its line, and so has what was done.
-        if entry.intent > 0 || entry.outcome == "ok" {
-            return false;
-        }
         let limit = if self.at(Level::Good) {
             quota::LINES
         } else {
             0
         };
-        let denied = entry.outcome == "denied";
-        !self.quota.takes_or_counts(entry.identity, limit, denied)
+        !self
+            .quota
+            .takes_or_counts(entry.identity, limit, entry.outcome)
     }
 
     /// Says that a change is about to begin: that is on the disc when this returns. Answers the line's number, for the entry of its outcome, which must
@@ -416,8 +413,8 @@ impl Audit {
         self.level.load(Ordering::Relaxed) == level as u8
     }
 
-    /// Whether the log can be written now: asked before a request is carried out. On a disc that is nearly full each identity has its share of what is
-    /// left.
+    /// Whether the log can be written now: asked before a request is carried out that has a line. On a disc that is nearly full each identity has its
+    /// share of what is left, until there is room again.
     ///
     /// # Errors
     /// [`AuditError::Write`], [`AuditError::Room`], [`AuditError::Share`].
@@ -426,7 +423,7 @@ impl Audit {
             return Ok(());
         }
         self.check()?;
-        if self.at(Level::Short) && !self.quota.takes(identity, quota::LINES) {
+        if self.at(Level::Short) && !self.quota.takes_share(identity) {
             let path = self.options.path.clone();
             return Err(AuditError::Share { path });
         }
@@ -599,6 +596,9 @@ impl Audit {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
+            if self.at(Level::Good) {
+                self.quota.give_shares_back();
+            }
             self.write_sums(false);
         }
     }
@@ -609,7 +609,7 @@ impl Audit {
         }
         for sum in self.quota.ended(all) {
             let mut line = Content::default();
-            line.sum_up(&sum.identity, sum.since, sum.denied, sum.errors);
+            line.sum_up(&sum.identity, sum.since, &sum.counts);
             if self.lock_to_write().append(&line).is_err() {
                 self.quota.give_back(sum);
             }

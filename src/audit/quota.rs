@@ -1,4 +1,5 @@
-//! How many denials and errors of one identity are written one by one. What comes beyond is counted, and the counts are written.
+//! How many lines of one identity are written one by one, of denials, errors, and what anybody may do. What comes beyond is counted, and the counts are
+//! written. And how many lines one identity may cause while the disc is nearly full.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,8 +9,11 @@ use jiff::Timestamp;
 
 /// Lines are counted, and counts are written, for this long at a time.
 pub(super) const WINDOW: Duration = Duration::from_secs(10);
-/// Denials and errors of an identity that are written one by one in a window.
+/// Denials, errors, and what anybody may do, of an identity that are written one by one in a window.
 pub(super) const LINES: u32 = 100;
+/// Requests of an identity that are carried out while the disc is nearly full, until there is room again. Their lines take a small part of what
+/// is left for all.
+pub(super) const SHARE: u32 = 100;
 /// So many identities are counted each by itself; all others together.
 const IDENTITIES: usize = 1024;
 /// Stands for the identities that are counted together.
@@ -19,22 +23,48 @@ pub(super) const OTHERS: &str = "(others)";
 pub(super) struct Sum {
     pub(super) identity: Box<str>,
     pub(super) since: Timestamp,
+    pub(super) counts: Counts,
+}
+
+/// Decisions that have no line of their own, by their outcome.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    pub(super) ok: u64,
     pub(super) denied: u64,
     pub(super) errors: u64,
+}
+
+impl Counts {
+    fn add(&mut self, other: Self) {
+        self.ok += other.ok;
+        self.denied += other.denied;
+        self.errors += other.errors;
+    }
+
+    fn of(outcome: &str) -> Self {
+        let mut one = Self::default();
+        match outcome {
+            "ok" => one.ok = 1,
+            "denied" => one.denied = 1,
+            _ => one.errors = 1,
+        }
+        one
+    }
 }
 
 /// The current window of each identity that has one.
 #[derive(Default)]
 pub(super) struct Quota {
     windows: Mutex<HashMap<Box<str>, Window>>,
+    /// What each identity has had of its share since the disc became nearly full.
+    shares: Mutex<HashMap<Box<str>, u32>>,
 }
 
 struct Window {
     began: Instant,
     since: Timestamp,
     lines: u32,
-    denied: u64,
-    errors: u64,
+    counts: Counts,
 }
 
 impl Window {
@@ -43,35 +73,48 @@ impl Window {
             began: Instant::now(),
             since: Timestamp::now(),
             lines: 0,
-            denied: 0,
-            errors: 0,
+            counts: Counts::default(),
         }
     }
 
     fn has_sum(&self) -> bool {
-        self.denied + self.errors > 0
+        self.counts != Counts::default()
     }
 }
 
 impl Quota {
-    /// Whether one more line about the identity may be written; `limit`: of how many in a window.
-    pub(super) fn takes(&self, identity: &str, limit: u32) -> bool {
+    /// Whether one more line about the identity may be written, of so many in a window (`limit`); if not, it is counted.
+    pub(super) fn takes_or_counts(&self, identity: &str, limit: u32, outcome: &str) -> bool {
         self.with(identity, |window| {
             let takes = window.lines < limit;
-            window.lines += u32::from(takes);
+            if takes {
+                window.lines += 1;
+            } else {
+                window.counts.add(Counts::of(outcome));
+            }
             takes
         })
     }
 
-    /// As [`Quota::takes`]; what may not be written is counted.
-    pub(super) fn takes_or_counts(&self, identity: &str, limit: u32, denied: bool) -> bool {
-        self.with(identity, |window| {
-            let takes = window.lines < limit;
-            window.lines += u32::from(takes);
-            window.denied += u64::from(!takes && denied);
-            window.errors += u64::from(!takes && !denied);
-            takes
-        })
+    /// Whether the identity has something left of its share of a disc that is nearly full; takes one of it.
+    pub(super) fn takes_share(&self, identity: &str) -> bool {
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = shares.len() < IDENTITIES || shares.contains_key(identity);
+        let name = if known { identity } else { OTHERS };
+        // Looked for first: a name is copied once.
+        let taken = match shares.get_mut(name) {
+            Some(taken) => taken,
+            None => shares.entry(name.into()).or_default(),
+        };
+        let takes = *taken < SHARE;
+        *taken += u32::from(takes);
+        takes
+    }
+
+    /// There is room again.
+    pub(super) fn give_shares_back(&self) {
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        *shares = HashMap::new();
     }
 
     fn with<T>(&self, identity: &str, body: impl FnOnce(&mut Window) -> T) -> T {
@@ -103,8 +146,7 @@ impl Quota {
             .map(|(identity, window)| Sum {
                 identity,
                 since: window.since,
-                denied: window.denied,
-                errors: window.errors,
+                counts: window.counts,
             })
             .collect()
     }
@@ -114,8 +156,7 @@ impl Quota {
         let mut windows = self.lock();
         let window = windows.entry(sum.identity).or_insert_with(Window::new);
         window.since = window.since.min(sum.since);
-        window.denied += sum.denied;
-        window.errors += sum.errors;
+        window.counts.add(sum.counts);
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Box<str>, Window>> {
@@ -125,26 +166,31 @@ impl Quota {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
     fn what_is_not_written_is_counted_by_identity() {
         let quota = Quota::default();
-        let written = |identity: &str, denied| {
+        let written = |identity: &str, outcome| {
             (0..250)
-                .filter(|_| quota.takes_or_counts(identity, LINES, denied))
+                .filter(|_| quota.takes_or_counts(identity, LINES, outcome))
                 .count()
         };
-        assert_eq!((written("a", true), written("b", false)), (100, 100));
-        assert_eq!(written("a", false), 0);
+        let first = (written("a", "denied"), written("b", "error"));
+        assert_eq!(first, (100, 100));
+        assert_eq!((written("a", "error"), written("b", "ok")), (0, 0));
         assert!(quota.ended(false).is_empty(), "the window is open");
         let mut sums = quota.ended(true);
         sums.sort_by(|a, b| a.identity.cmp(&b.identity));
         let told: Vec<_> = sums
             .iter()
-            .map(|sum| (&*sum.identity, sum.denied, sum.errors))
+            .map(|sum| {
+                let Counts { ok, denied, errors } = sum.counts;
+                (&*sum.identity, ok, denied, errors)
+            })
             .collect();
-        assert_eq!(told, [("a", 150, 250), ("b", 0, 150)]);
+        assert_eq!(told, [("a", 0, 150, 250), ("b", 250, 0, 150)]);
         for sum in sums {
             quota.give_back(sum);
         }
@@ -155,15 +201,29 @@ mod tests {
     fn a_crowd_is_counted_together_and_takes_no_more_memory() {
         let quota = Quota::default();
         for number in 0..10 * IDENTITIES {
-            quota.takes_or_counts(&number.to_string(), 1, true);
+            quota.takes_or_counts(&number.to_string(), 1, "denied");
         }
         assert!(quota.lock().len() <= IDENTITIES + 1);
         let sums = quota.ended(true);
         let others = 9 * IDENTITIES - 1;
         assert_eq!(
-            sums.iter().map(|sum| sum.denied).sum::<u64>(),
+            sums.iter().map(|sum| sum.counts.denied).sum::<u64>(),
             others as u64
         );
         assert!(sums.iter().all(|sum| &*sum.identity == OTHERS));
+    }
+
+    #[test]
+    fn a_share_of_a_full_disc_does_not_grow_with_time_nor_with_the_crowd() {
+        let quota = Quota::default();
+        let taken = |identity: &str| (0..300).filter(|_| quota.takes_share(identity)).count();
+        assert_eq!((taken("a"), taken("b"), taken("a")), (100, 100, 0));
+        for number in 2..IDENTITIES {
+            assert_eq!(taken(&number.to_string()), 100);
+        }
+        assert_eq!((taken("more"), taken("even more"), taken("b")), (100, 0, 0));
+        assert!(quota.shares.lock().unwrap().len() <= IDENTITIES + 1);
+        quota.give_shares_back();
+        assert_eq!(taken("a"), 100, "there is room again");
     }
 }

@@ -1037,7 +1037,7 @@ async fn a_flood_of_denials_is_counted_and_the_counts_are_right_after_a_stop() {
             identity: "dns:b",
             ..entry("k")
         };
-        audit.record_or_count(&ok).await.unwrap();
+        audit.record_with_others(&ok).await.unwrap();
     }
     audit.close().await.unwrap();
     let key = audit.hsm.signing_public_key();
@@ -1264,4 +1264,28 @@ async fn a_kill_after_a_cut_that_was_noticed_is_no_reason_to_refuse() {
     assert!(problem.is_some());
     accepted.close().await.unwrap();
     assert_eq!(known(&hsm).await.unwrap().unwrap().log_id, before.log_id);
+}
+
+#[tokio::test]
+async fn what_anybody_may_do_is_counted_too() {
+    let log = Log::new();
+    let (audit, _turn) = audit(log.path()).await;
+    let login = Entry {
+        identity: "dns:a",
+        operation: "login",
+        ..entry("")
+    };
+    for _ in 0..1000 {
+        audit.record_or_count(&login).await.unwrap();
+    }
+    audit.close().await.unwrap();
+    let lines = log.lines();
+    let sums: Vec<serde_json::Value> = lines
+        .iter()
+        .filter(|line| line.contains("\"summary\""))
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(lines.len(), 1 + quota::LINES as usize + 2);
+    let told = (&sums[0]["ok"], &sums[0]["denied"], &sums[0]["errors"]);
+    assert_eq!(told, (&900.into(), &0.into(), &0.into()));
 }

@@ -305,6 +305,23 @@ fn clients_are_told_their_mounts_and_what_they_may_do() {
     assert_eq!(one["data"]["capabilities"], json!(["update"]));
 }
 
+#[test]
+fn a_certificate_without_rights_does_not_fill_the_audit_log() {
+    let a = Appliance::new();
+    for _ in 0..150 {
+        for (method, path) in [
+            ("POST", "auth/cert/login"),
+            ("GET", "auth/token/lookup-self"),
+            ("POST", "auth/token/renew-self"),
+        ] {
+            a.send(Who::Stranger, method, path, &[], "");
+        }
+    }
+    let login = a.send(Who::Stranger, "POST", "auth/cert/login", &[], "");
+    assert_eq!(login.status, 200, "it is answered all the same");
+    assert_eq!(a.audited().len(), 100);
+}
+
 /// What a page of another site makes an administrator's browser send. tests/monitoring has a real one do it.
 #[test]
 fn what_a_browser_was_made_to_send_is_denied_and_audited() {
