@@ -45,10 +45,11 @@ pub use types::{
     WrappedKey,
 };
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use zeroize::Zeroizing;
 
+use crate::fault::Fault;
 use crate::operations::Conn;
 use crate::pool::{Pool, Together};
 
@@ -245,9 +246,7 @@ impl Hsm {
 
     /// Replaces the value of the epoch data object; durable when this returns.
     pub async fn write_epoch(&self, value: Vec<u8>) -> Result<(), HsmError> {
-        let _alone = self.register_writer.lock().await;
-        self.pool
-            .submit(move |conn| Register::StoreEpoch.must_write(&conn.line, &value))
+        self.write_alone(move |conn| Register::StoreEpoch.must_write(&conn.line, &value))
             .await
     }
 
@@ -261,10 +260,28 @@ impl Hsm {
     /// Replaces a register's value, and makes it where it is not there yet; durable when this returns. For [`Register::StoreEpoch`] there is
     /// [`Hsm::write_epoch`].
     pub async fn write_register(&self, register: Register, value: Vec<u8>) -> Result<(), HsmError> {
-        let _alone = self.register_writer.lock().await;
-        self.pool
-            .submit(move |conn| register.write(&conn.line, &value))
+        self.write_alone(move |conn| register.write(&conn.line, &value))
             .await
+    }
+
+    /// One write after the other, also if the caller of the one before is gone: its job is carried out all the same, and must not come later.
+    async fn write_alone(
+        &self,
+        mut write: impl FnMut(&mut Conn) -> Result<(), Fault> + Send + 'static,
+    ) -> Result<(), HsmError> {
+        let alone = Arc::clone(&self.register_writer).lock_owned().await;
+        let alone = Arc::new(Mutex::new(Some(alone)));
+        let of_the_job = Arc::clone(&alone);
+        let written = self
+            .pool
+            .submit(move |conn| {
+                let _alone = &of_the_job;
+                write(conn)
+            })
+            .await;
+        // Answered, also for a job whose call hangs: that must not keep all others waiting.
+        drop(alone.lock().unwrap_or_else(PoisonError::into_inner).take());
+        written
     }
 
     /// The BYOK wrapping key's public half (RSA-4096), `SubjectPublicKeyInfo`, DER.

@@ -289,6 +289,26 @@ async fn a_register_is_absent_until_it_is_written_and_each_is_its_own() {
 }
 
 #[tokio::test]
+async fn a_write_whose_caller_went_away_does_not_come_after_the_next() {
+    let _turn = turn();
+    let hsm = Hsm::start(HsmConfig {
+        sessions: 4,
+        ..config(token())
+    })
+    .unwrap();
+    for round in 0..50_u8 {
+        let cancelled = hsm.write_epoch(vec![round, 0]);
+        let _ = tokio::time::timeout(Duration::ZERO, cancelled).await;
+        hsm.write_epoch(vec![round, 1]).await.unwrap();
+        for _ in 0..4 {
+            hsm.probe().await.unwrap();
+        }
+        assert_eq!(hsm.read_epoch().await.unwrap(), [round, 1]);
+    }
+    hsm.write_epoch(vec![]).await.unwrap();
+}
+
+#[tokio::test]
 async fn several_sessions_share_the_work() {
     let _turn = turn();
     let hsm = Hsm::start(HsmConfig {
