@@ -70,9 +70,13 @@ pub(super) struct Late {
     identity: String,
     token_id: String,
     remote: String,
+    certificate: String,
+    issuer: String,
     operation: String,
     key: String,
     key_version: u32,
+    batch: usize,
+    batch_failed: usize,
     outcome: String,
     status: u16,
     reason: String,
@@ -88,9 +92,13 @@ impl Late {
             identity: text(entry.identity),
             token_id: text(entry.token_id),
             remote: text(entry.remote),
+            certificate: text(entry.certificate),
+            issuer: text(entry.issuer),
             operation: text(entry.operation),
             key: text(entry.key),
             key_version: entry.key_version,
+            batch: entry.batch,
+            batch_failed: entry.batch_failed,
             outcome: text(entry.outcome),
             status: entry.status,
             reason: text(entry.reason),
@@ -112,15 +120,18 @@ impl Late {
             identity: &self.identity,
             token_id: &self.token_id,
             remote: &self.remote,
+            certificate: &self.certificate,
+            issuer: &self.issuer,
             operation: &self.operation,
             key: &self.key,
             key_version: self.key_version,
+            batch: self.batch,
+            batch_failed: self.batch_failed,
             outcome: &self.outcome,
             // What the client was answered.
             status: if self.status == 0 { 0 } else { 503 },
             reason: &reason,
             intent: self.intent,
-            ..Entry::default()
         });
     }
 }
@@ -684,6 +695,10 @@ fn unknown(intent: u64, what: &Intended) -> Entry<'_> {
     Entry {
         request_id: &what.request_id,
         identity: &what.identity,
+        token_id: &what.token_id,
+        remote: &what.remote,
+        certificate: &what.certificate,
+        issuer: &what.issuer,
         operation: if what.operation.is_empty() {
             "unknown"
         } else {

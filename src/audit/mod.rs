@@ -226,6 +226,15 @@ impl Audit {
         anchor: Option<&Anchor>,
     ) -> Result<Self, AuditError> {
         let (mut log, resumed) = LogFile::open(&options.path, &signer(&hsm)?, held)?;
+        // The file was locked only now: whoever had it before may have told the token more.
+        if let (Known::Anchor(_), Some(before)) = (held, anchor)
+            && known(&hsm).await?.as_ref() != Some(before)
+        {
+            return Err(AuditError::Continue {
+                path: options.path,
+                problem: "another process wrote it a moment ago: try again".to_owned(),
+            });
+        }
         if let Some(anchor) = anchor.filter(|anchor| anchor.phase == Phase::Stopped) {
             // First, or else a crash would leave lines behind the end of a log that was stopped in order. A rotation that was begun stays allowed
             // until the token is told of a line in the new file.
@@ -358,24 +367,28 @@ impl Audit {
     async fn make_durable(&self, line: u64) -> Result<(), AuditError> {
         // Whoever comes meanwhile waits, and most likely finds its line on the disc too.
         let mut durable = self.durable.lock().await;
+        let (handle, last) = {
+            let log = lock(&self.log);
+            self.must_be_there(&log, line)?;
+            (log.handle(), log.last())
+        };
         if *durable >= line {
             return Ok(());
         }
-        let (handle, last) = {
-            let log = lock(&self.log);
-            (log.handle(), log.last())
-        };
         sync(handle)
             .await
             .map_err(|source| self.write_error(Arc::new(source)))?;
-        match self.look_after_file() {
-            None | Some(Change::Moved | Change::Appended { .. }) => {}
-            Some(Change::Deleted | Change::Truncated { .. }) => {
-                let changed = std::io::Error::other("the file was deleted or cut meanwhile");
-                return Err(self.write_error(Arc::new(changed)));
-            }
-        }
+        self.look_after_file();
         *durable = last;
+        self.must_be_there(&lock(&self.log), line)
+    }
+
+    /// Whether the file that the line is in was neither cut nor deleted since, whoever noticed it.
+    fn must_be_there(&self, log: &LogFile, line: u64) -> Result<(), AuditError> {
+        if line <= log.lost() {
+            let changed = std::io::Error::other("the file was deleted or cut meanwhile");
+            return Err(self.write_error(Arc::new(changed)));
+        }
         Ok(())
     }
 

@@ -7,10 +7,12 @@ use std::io::{self, BufRead, BufReader, Read, Seek as _, SeekFrom};
 use std::path::Path;
 
 use p256::ecdsa::VerifyingKey;
+use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
 use super::anchor::{Anchor, Phase};
 use super::line::{Chain, FORMAT, Head, LONGEST_LINE, Line, unhex};
+use crate::json::Document;
 
 /// How much of the end is looked at first for the line that the token knows; more if it is not there.
 const TAIL: u64 = 1 << 20;
@@ -70,6 +72,10 @@ pub(super) struct Torn {
 pub(super) struct Intended {
     pub(super) request_id: String,
     pub(super) identity: String,
+    pub(super) token_id: String,
+    pub(super) remote: String,
+    pub(super) certificate: String,
+    pub(super) issuer: String,
     pub(super) operation: String,
     pub(super) key: String,
 }
@@ -292,7 +298,7 @@ fn find_anchor(
             if let Some(open) = walk.open.get_mut(&line.seq)
                 && line.kind == "intent"
             {
-                *open = Some(intended(&line));
+                *open = Some(intended(&line, raw.bytes));
             }
             if line.seq == anchor.seq {
                 if <[u8; 32]>::from(Sha256::digest(raw.bytes)) == anchor.hash && raw.ended {
@@ -348,11 +354,29 @@ fn last_line(file: &mut File, length: u64) -> Result<u64, Refusal> {
     }
 }
 
-fn intended(line: &Line) -> Intended {
+/// Who asked, as far as no verification needs it.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Who {
+    token_id: String,
+    remote: String,
+    certificate: String,
+    issuer: String,
+}
+
+fn intended(line: &Line, bytes: &[u8]) -> Intended {
     let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    let who: Who = Document::parse(bytes)
+        .ok()
+        .and_then(|document| document.read().ok())
+        .unwrap_or_default();
     Intended {
         request_id: text(&line.request_id),
         identity: text(&line.identity),
+        token_id: who.token_id,
+        remote: who.remote,
+        certificate: who.certificate,
+        issuer: who.issuer,
         operation: text(&line.operation),
         key: text(&line.key),
     }
@@ -417,7 +441,7 @@ impl<'a> Walk<'a> {
             {
                 return Ok(());
             }
-            self.take(&line, hash, end, true);
+            self.take(&line, &[], hash, end, true);
         }
         Ok(())
     }
@@ -437,7 +461,7 @@ impl<'a> Walk<'a> {
             }
             let hash = Sha256::digest(raw.bytes).into();
             if raw.start == self.length {
-                self.take(&line, hash, raw.end, raw.ended);
+                self.take(&line, raw.bytes, hash, raw.end, raw.ended);
             } else if line.kind == "recovered" && raw.ended {
                 let (start, end) = (raw.start, raw.end);
                 return Ok(Some(Recovered {
@@ -451,12 +475,13 @@ impl<'a> Walk<'a> {
         Ok(None)
     }
 
-    fn take(&mut self, line: &Line, hash: [u8; 32], end: u64, ended: bool) {
+    /// `bytes`: the line as it stands there; those of a `recovered` line are not needed.
+    fn take(&mut self, line: &Line, bytes: &[u8], hash: [u8; 32], end: u64, ended: bool) {
         self.found.unsigned += 1;
         match line.kind.as_str() {
             "header" => self.header = true,
             "intent" => {
-                self.open.insert(line.seq, Some(intended(line)));
+                self.open.insert(line.seq, Some(intended(line, bytes)));
             }
             "decision" => {
                 self.open.remove(&line.intent.unwrap_or_default());

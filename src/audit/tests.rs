@@ -1289,3 +1289,70 @@ async fn what_anybody_may_do_is_counted_too() {
     let told = (&sums[0]["ok"], &sums[0]["denied"], &sums[0]["errors"]);
     assert_eq!(told, (&900.into(), &0.into(), &0.into()));
 }
+
+#[tokio::test]
+async fn no_change_is_begun_whose_intent_was_cut_away_whoever_noticed_it() {
+    let log = Log::new();
+    let (audit, _turn) = audit(log.path()).await;
+    // Their lines are written, and then the file is cut before any of them is on the disc.
+    let held = audit.durable.lock().await;
+    let changes: Vec<_> = (0..10).map(|number| number.to_string()).collect();
+    let entries: Vec<_> = changes.iter().map(|key| entry(key)).collect();
+    let mut begun: Vec<_> = entries.iter().map(|e| Box::pin(audit.begin(e))).collect();
+    while log.lines().len() < 11 {
+        for change in &mut begun {
+            assert!(change.as_mut().now_or_never().is_none());
+        }
+    }
+    fs::write(log.path(), "").unwrap();
+    drop(held);
+    for change in begun {
+        change.await.unwrap_err();
+    }
+    // One that comes after that is.
+    audit.begin(&entry("after")).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_outcome_that_comes_late_or_is_not_known_says_who_asked() {
+    let log = Log::new();
+    let (audit, _turn) = audit(log.path()).await;
+    let who = Entry {
+        request_id: "r",
+        identity: "dns:a",
+        token_id: "t",
+        remote: "192.0.2.1:1",
+        certificate: "c",
+        issuer: "i",
+        operation: "rotate",
+        ..entry("k")
+    };
+    let late = audit.begin(&who).await.unwrap();
+    let lost = audit.begin(&who).await.unwrap();
+    lock(&audit.log).fail_for_a_test();
+    let outcome = Entry {
+        intent: late,
+        batch: 3,
+        batch_failed: 2,
+        ..who.clone()
+    };
+    audit.record(&outcome).unwrap_err();
+    std::thread::sleep(Duration::from_millis(150));
+    audit.checkpoint().await.unwrap();
+    audit.record(&entry("next")).unwrap();
+    let (options, hsm) = (audit.options.clone(), audit.hsm.clone());
+    drop(audit);
+    drop(Audit::open(options, hsm).await.unwrap());
+    for (intent, batch) in [(late, 3), (lost, 0)] {
+        let line: serde_json::Value = log
+            .lines()
+            .iter()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .find(|line: &serde_json::Value| line["intent"] == intent)
+            .unwrap();
+        let told = ["identity", "token_id", "remote", "certificate", "issuer"];
+        let told = told.map(|member| line[member].as_str().unwrap());
+        assert_eq!(told, ["dns:a", "t", "192.0.2.1:1", "c", "i"], "{line}");
+        assert_eq!(line["batch"], batch);
+    }
+}
