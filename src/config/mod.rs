@@ -6,6 +6,7 @@ mod check;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzz;
 mod hardening;
+pub(crate) mod module;
 mod reader;
 mod trust;
 pub(crate) mod walk;
@@ -81,7 +82,9 @@ impl Config {
             )])
         })?;
         let config = Self::parse_with(&text, path, &|name| std::env::var(name).ok())?;
-        config.trust([path].into_iter().chain(config.obeyed()))?;
+        let settings = module::settings(&config.hsm.module);
+        let settings = settings.iter().map(PathBuf::as_path);
+        config.trust([path].into_iter().chain(config.obeyed()).chain(settings))?;
         Ok(config)
     }
 

@@ -17,6 +17,7 @@ fn check(appliance: &Appliance) -> (bool, String) {
     let output = Command::new(STRONGROOM)
         .args(["check-config", "--config"])
         .arg(appliance.config())
+        .env("SOFTHSM2_CONF", appliance.softhsm_conf())
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -42,6 +43,7 @@ async fn what_others_can_change_is_refused_by_check_config_start_and_reload() {
         pki.server_key(),
         appliance.path().join("pin"),
         own,
+        appliance.softhsm_conf(),
         pki.ca().parent().unwrap().to_owned(),
         module.path().to_owned(),
         appliance.path().to_owned(),
@@ -56,6 +58,7 @@ async fn what_others_can_change_is_refused_by_check_config_start_and_reload() {
             let output = Command::new(STRONGROOM)
                 .args(["serve", "--config"])
                 .arg(appliance.config())
+                .env("SOFTHSM2_CONF", appliance.softhsm_conf())
                 .output()
                 .unwrap();
             assert!(!output.status.success(), "{}", path.display());

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::Options;
 use crate::config::Config;
+use crate::config::module::{self, of_home};
 use crate::config::walk::walk;
 
 /// Libraries of the C library, of the PKCS#11 module, and their settings.
@@ -28,10 +29,6 @@ const SYSTEM: [&str; 16] = [
     "/dev/random",
     "/sys/devices/system/cpu",
 ];
-
-/// SoftHSM's settings, below a user's home and for all.
-const SOFTHSM_OF_USER: &str = ".config/softhsm2/softhsm2.conf";
-const SOFTHSM_OF_SYSTEM: &str = "/etc/softhsm/softhsm2.conf";
 
 /// What may be read, and what written.
 #[derive(Clone, Debug, Default)]
@@ -80,44 +77,40 @@ impl Paths {
 
     /// Where the PKCS#11 module has its own settings and tokens.
     fn module(&mut self, module: &Path) {
-        self.softhsm(module);
-        let of_home = |path: &str| env::var_os("HOME").map(|home| Path::new(&home).join(path));
         // p11-kit's modules of a user.
         self.read.extend(of_home(".config/pkcs11"));
-        if let Some(file) = env::var_os("YUBIHSM_PKCS11_CONF").map(PathBuf::from) {
+        if let Some(file) = module::yubihsm() {
             self.read.extend(folders(&file));
         }
-        self.write
-            .extend(env::var_os("TPM2_PKCS11_STORE").map(PathBuf::from));
-        if let Some(file) = env::var_os("KRYOPTIC_CONF").map(PathBuf::from) {
+        self.tokens(env::var_os("TPM2_PKCS11_STORE").map(PathBuf::from));
+        // SoftHSM keeps its tokens where its settings say.
+        if let Some(file) = module::softhsm(module) {
+            self.read.extend(folders(&file));
+            let text = fs::read_to_string(&file).unwrap_or_default();
+            let mut lines = text.lines();
+            self.tokens(lines.find_map(|line| setting(line, "directories.tokendir")));
+        }
+        if let Some(file) = module::kryoptic() {
             self.read.extend(folders(&file));
             // `dbargs` of each slot: SQLite makes files beside its database.
             let text = fs::read_to_string(&file).unwrap_or_default();
-            for database in text.lines().filter_map(|line| setting(line, "dbargs")) {
-                self.write.extend(folders(&database));
-            }
+            let databases = text.lines().filter_map(|line| setting(line, "dbargs"));
+            self.tokens(databases.flat_map(|database| folders(&database)));
         }
     }
 
-    /// SoftHSM keeps its tokens where its own configuration says, which it looks for in this order. `SOFTHSM2_CONF` counts with other modules too: one
-    /// may stand before SoftHSM.
-    fn softhsm(&mut self, module: &Path) {
-        let by_name = module.to_string_lossy().contains("softhsm");
-        let of_user = || {
-            let home = env::var_os("HOME")?;
-            Some(Path::new(&home).join(SOFTHSM_OF_USER)).filter(|file| file.exists())
-        };
-        let configured = env::var_os("SOFTHSM2_CONF").map(PathBuf::from);
-        let usual = || of_user().or_else(|| Some(SOFTHSM_OF_SYSTEM.into()));
-        let Some(file) = configured.or_else(|| by_name.then(usual).flatten()) else {
-            return;
-        };
-        self.read.extend(folders(&file));
-        let text = fs::read_to_string(&file).unwrap_or_default();
-        let folder = text
-            .lines()
-            .find_map(|line| setting(line, "directories.tokendir"));
-        self.write.extend(folder);
+    /// Folders of tokens, which settings of the module name. One of the system's is more than tokens.
+    fn tokens(&mut self, folders: impl IntoIterator<Item = PathBuf>) {
+        for folder in folders {
+            if is_the_systems(&folder) {
+                tracing::warn!(
+                    folder = %folder.display(),
+                    "the module's settings keep tokens right in a folder of the system's, which is not opened for writing: give them a folder of their own, or name it in hardening.write"
+                );
+            } else {
+                self.write.insert(folder);
+            }
+        }
     }
 }
 
@@ -336,5 +329,14 @@ mod tests {
         let others: Vec<_> = paths.write.iter().filter(|path| !ours(path)).collect();
         // The tests' own token, or the system's: wherever SoftHSM has it here.
         assert!(others.len() <= 1, "{others:?}");
+    }
+
+    #[test]
+    fn tokens_open_no_folder_of_the_systems_for_writing() {
+        let mut paths = Paths::default();
+        let own = ["/var/lib/softhsm/tokens", "/tokens"].map(PathBuf::from);
+        let systems = ["/", "/etc", "/var/lib/", "/etc/../", "/home/somebody"].map(PathBuf::from);
+        paths.tokens(systems.into_iter().chain(own.clone()));
+        assert_eq!(paths.write, BTreeSet::from(own));
     }
 }

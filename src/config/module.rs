@@ -1,0 +1,100 @@
+//! The settings of the PKCS#11 module itself: files that it obeys, found as it finds them.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// SoftHSM's settings, below a user's home and for all.
+const SOFTHSM_OF_USER: &str = ".config/softhsm2/softhsm2.conf";
+const SOFTHSM_OF_SYSTEM: &str = "/etc/softhsm/softhsm2.conf";
+
+/// p11-kit's: what it loads.
+const P11_KIT: [&str; 2] = ["/etc/pkcs11/modules", "/usr/share/p11-kit/modules"];
+const P11_KIT_OF_USER: &str = ".config/pkcs11/modules";
+
+/// SoftHSM looks for its settings in this order. `SOFTHSM2_CONF` counts with other modules too: one may stand before SoftHSM.
+pub(crate) fn softhsm(module: &Path) -> Option<PathBuf> {
+    let of_user = || of_home(SOFTHSM_OF_USER).filter(|file| file.exists());
+    let usual = || of_user().or_else(|| Some(SOFTHSM_OF_SYSTEM.into()));
+    let by_name = is_named(module, "softhsm");
+    named("SOFTHSM2_CONF").or_else(|| by_name.then(usual).flatten())
+}
+
+pub(crate) fn kryoptic() -> Option<PathBuf> {
+    named("KRYOPTIC_CONF")
+}
+
+pub(crate) fn yubihsm() -> Option<PathBuf> {
+    named("YUBIHSM_PKCS11_CONF")
+}
+
+/// Below the home of whoever runs this.
+pub(crate) fn of_home(path: &str) -> Option<PathBuf> {
+    env::var_os("HOME").map(|home| Path::new(&home).join(path))
+}
+
+/// Every file and folder of settings: they decide what code runs, and what is written where.
+pub(crate) fn settings(module: &Path) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = [softhsm(module), kryoptic(), yubihsm()]
+        .into_iter()
+        .flatten()
+        .collect();
+    if is_named(module, "p11-kit") {
+        let folders = P11_KIT.map(PathBuf::from).into_iter();
+        for folder in folders.chain(of_home(P11_KIT_OF_USER)) {
+            found.extend(in_folder(&folder));
+            // Whoever can write there puts another one beside them.
+            found.push(folder);
+        }
+    }
+    found
+}
+
+fn in_folder(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|end| end == "module"))
+        .collect()
+}
+
+fn is_named(module: &Path, name: &str) -> bool {
+    module.to_string_lossy().contains(name)
+}
+
+fn named(variable: &str) -> Option<PathBuf> {
+    env::var_os(variable).map(PathBuf::from)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_a_module_obeys_is_found_by_its_name() {
+        let of = |module: &str| settings(Path::new(module));
+        let proxy = of("/usr/lib/p11-kit-proxy.so");
+        assert!(P11_KIT.iter().all(|folder| proxy.contains(&folder.into())));
+        let other = of("/opt/vendor/module.so");
+        assert!(
+            P11_KIT
+                .iter()
+                .all(|folder| !other.contains(&Path::new(folder).into()))
+        );
+        if env::var_os("SOFTHSM2_CONF").is_none() {
+            assert!(other.is_empty(), "{other:?}");
+            assert_eq!(of("/usr/lib/softhsm/libsofthsm2.so").len(), 1);
+        }
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["a.module", "b.module", "c.txt"] {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        let mut found = in_folder(folder.path());
+        found.sort();
+        assert_eq!(
+            found,
+            ["a.module", "b.module"].map(|name| folder.path().join(name))
+        );
+    }
+}
