@@ -30,7 +30,7 @@ use std::fmt::Display;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -109,6 +109,10 @@ pub struct App {
 /// Bounds the requests in flight, and counts them.
 pub struct Gate {
     in_flight: AtomicUsize,
+    /// Changes that requests asked for and that are being carried out: also of clients that are gone.
+    changes: AtomicUsize,
+    /// No other one is begun.
+    closed: AtomicBool,
     max_requests: usize,
     metrics: Metrics,
     recent: Recent,
@@ -119,6 +123,8 @@ impl Gate {
     pub fn new(config: &Config) -> Self {
         Self {
             in_flight: AtomicUsize::new(0),
+            changes: AtomicUsize::new(0),
+            closed: AtomicBool::new(false),
             max_requests: config.max_requests,
             metrics: Metrics::new(),
             recent: Recent::default(),
@@ -138,6 +144,32 @@ impl Gate {
     /// Requests being answered now.
     pub fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// No change that a request asks for is begun any more; answers how many are still being carried out.
+    pub fn close(&self) -> usize {
+        self.closed.store(true, Ordering::SeqCst);
+        self.changes.load(Ordering::SeqCst)
+    }
+}
+
+/// A change that is being carried out, until it is dropped.
+struct Change(Arc<Client>);
+
+impl Change {
+    /// `None`: the server is about to stop.
+    fn begin(client: &Arc<Client>) -> Option<Self> {
+        let gate = &client.app.gate;
+        // Counted before it is known whether it may begin: whoever closes the gate sees it, or is seen.
+        let change = Self(Arc::clone(client));
+        gate.changes.fetch_add(1, Ordering::SeqCst);
+        (!gate.closed.load(Ordering::SeqCst)).then_some(change)
+    }
+}
+
+impl Drop for Change {
+    fn drop(&mut self) {
+        self.0.app.gate.changes.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -275,12 +307,15 @@ where
         return carry_out(app, trail, captures, source, token.as_ref(), body, known).await;
     }
     // Once begun, a change is carried out and recorded whether or not the client waits for it.
+    let stopping = || ApiError::unavailable("the server is stopping");
+    let begun_change = Change::begin(client).ok_or_else(stopping);
+    let under_way = trail.refuse_on_error(begun_change).await?;
     let form = matches!(source, Source::Form);
     trail.hand_over();
     let path = path.unwrap_or_default();
     let client = Arc::clone(client);
     let change = async move {
-        let _place = place;
+        let (_place, _under_way) = (place, under_way);
         let (app, peer) = (&client.app, &client.peer);
         let captures = match routes::resolve(&path, verb, &app.config.mounts) {
             Target::Route(_, captures) => captures,
@@ -296,7 +331,7 @@ where
     // `carry_out` catches a handler's panic; a task that is lost all the same was aborted by the runtime's end.
     tokio::spawn(change)
         .await
-        .unwrap_or_else(|_| Err(ApiError::unavailable("the server is stopping")))
+        .unwrap_or_else(|_| Err(stopping()))
 }
 
 /// Where the parameters are.

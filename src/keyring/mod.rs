@@ -36,7 +36,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use strongroom_hsm::{HashAlgorithm, Hsm, HsmState, MacItem, OaepHash};
+use strongroom_hsm::{HashAlgorithm, Hsm, HsmError, HsmState, MacItem, OaepHash};
 use subtle::ConstantTimeEq;
 use tokio::sync::Mutex;
 use zeroize::Zeroizing;
@@ -134,7 +134,8 @@ impl Keyring {
         })
     }
 
-    /// From now on each change that no request asked for is in the audit log: that it is about to begin, durably, and what came of it.
+    /// From now on each change that no request asked for is in the audit log: that it is about to begin, durably, and what came of it. Before this, none is
+    /// made.
     pub fn record_in(&self, audit: Arc<Audit>) {
         // The first one stays.
         let _ = self.inner.audit.set(audit);
@@ -517,17 +518,19 @@ impl Keyring {
 }
 
 impl Inner {
-    /// Carries out a change that no request asked for: its intent is in the audit log before, its outcome after. While the token is away nothing can
-    /// be changed; that is only counted, however often it is tried.
+    /// Carries out a change that no request asked for: its intent is in the audit log before, its outcome after. Without a log, or while the token is
+    /// away, it is not begun; the latter is only counted, however often it is tried.
     async fn recorded<T>(
         &self,
         (operation, name, version): (&str, &str, u32),
         why: &str,
         change: impl Future<Output = Result<T, KeyringError>>,
     ) -> Result<T, KeyringError> {
-        let Some(audit) = self.audit.get() else {
-            return change.await;
-        };
+        let audit = self.audit.get().ok_or_else(|| {
+            KeyringError::System(
+                "a change that no request asked for is not begun without an audit log".to_owned(),
+            )
+        })?;
         let mut entry = Entry {
             operation,
             key: name,
@@ -535,10 +538,15 @@ impl Inner {
             reason: why,
             ..Entry::default()
         };
-        if self.hsm.state() == HsmState::Ready {
-            entry.intent = audit.begin(&entry).await?;
-        }
-        let outcome = change.await;
+        let outcome = match self.hsm.state() {
+            HsmState::Ready => {
+                entry.intent = audit.begin(&entry).await?;
+                change.await
+            }
+            HsmState::Reconnecting { reason } | HsmState::Stopped { reason } => {
+                Err(HsmError::Unavailable(reason).into())
+            }
+        };
         let reason = outcome
             .as_ref()
             .err()

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use strongroom_hsm::{Hsm, MasterGeneration, MasterKind, WrappedKey};
+use tokio::sync::MutexGuard;
 
 use super::key::{Key, Wrapped};
 use super::{Inner, Keyring, KeyringError};
@@ -42,7 +43,12 @@ impl Keyring {
     /// Returns once every change that was under way has been committed: a version that was still being made by the master key of before is
     /// counted from then on.
     pub async fn settle(&self) {
-        drop(self.inner.writer.lock().await);
+        drop(self.hold().await);
+    }
+
+    /// As [`Keyring::settle`]; no change is made as long as the answer is held.
+    pub async fn hold(&self) -> MutexGuard<'_, ()> {
+        self.inner.writer.lock().await
     }
 
     /// Counts the versions by the master key that wraps them.

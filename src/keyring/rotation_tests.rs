@@ -18,6 +18,7 @@ use strongroom_softhsm::Throwaway;
 
 use super::tests::{Site, open, seal};
 use super::*;
+use crate::audit::AuditOptions;
 
 const DAY: i64 = 86_400;
 const CHILD: &str = "STRONGROOM_TEST_ROTATION_CHILD";
@@ -89,6 +90,7 @@ async fn rotation_child() {
         .unwrap();
     CLOCK.store(now.parse().unwrap(), Ordering::Relaxed);
     use_simulated_clock(&mut keyring);
+    keyring.record_in(audit(Path::new(folder), &hsm).await);
     keyring.keep().await; // What a kill left on the token goes.
     if new {
         keyring
@@ -104,6 +106,21 @@ async fn rotation_child() {
     println!("ready");
     // The parent may want to say first what the token is to do.
     let _ = std::io::stdin().lines().next();
+    if fs::read_to_string(Path::new(folder).join("control")).unwrap_or_default() == "token-absent" {
+        while hsm.state() == HsmState::Ready {
+            let _ = hsm.random(1).await;
+        }
+        let begun = std::cell::Cell::new(false);
+        let change = async {
+            begun.set(true);
+            Ok(())
+        };
+        let place = ("auto-rotate", "kek", 2);
+        let outcome = keyring.inner.recorded(place, "", change).await;
+        let due = keyring.rotate_due().await;
+        println!("away {} {outcome:?} {due:?}", begun.get());
+        return;
+    }
     for _ in 0..2 {
         for (name, outcome) in keyring.rotate_due().await {
             println!("rotated {name} {}", outcome.unwrap());
@@ -112,6 +129,17 @@ async fn rotation_child() {
     let latest = |name| keyring.read(name).unwrap().latest_version;
     let objects = hsm.signing_keys().await.unwrap().len();
     println!("end {} {} {objects}", latest("kek"), latest("sig"));
+}
+
+async fn audit(folder: &Path, hsm: &Hsm) -> Arc<Audit> {
+    let options = AuditOptions {
+        path: folder.join("audit.log"),
+        checkpoint_lines: 1000,
+        checkpoint_interval: Duration::from_mins(1),
+    };
+    let audit = Audit::open(options, hsm.clone()).await.unwrap();
+    audit.checkpoint().await.unwrap();
+    Arc::new(audit)
 }
 
 struct Killed {
@@ -207,6 +235,61 @@ fn fault_module() -> PathBuf {
         .parent()
         .unwrap()
         .join("libstrongroom_pkcs11_fault.so")
+}
+
+#[test]
+fn with_the_token_away_no_change_is_begun() {
+    let killed = Killed {
+        token: Throwaway::new().unwrap(),
+        folder: tempfile::tempdir().unwrap(),
+    };
+    let now = 1_900_000_000;
+    killed.finish("kek", now);
+    let log = || fs::read_to_string(killed.folder.path().join("audit.log")).unwrap();
+    assert!(!log().contains("auto-rotate"), "{}", log());
+    let mut child = killed.child("kek", now + 91 * DAY);
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut lines = lines.map_while(Result::ok);
+    assert!(lines.any(|line| line.contains("ready")));
+    killed.control("token-absent");
+    drop(child.stdin.take());
+    let said: Vec<_> = lines.collect();
+    assert!(child.wait().unwrap().success(), "{said:#?}");
+    let away = said.iter().find(|line| line.starts_with("away "));
+    let away = away.expect("what came of it");
+    assert!(
+        away.starts_with("away false Err(Hsm(Unavailable("),
+        "{away}"
+    );
+    assert!(away.contains("(\"kek\", Err(Hsm(Unavailable("), "{away}");
+    let intent = "\"type\":\"intent\"";
+    assert!(!log().contains(intent), "{}", log());
+    // Once, when the token is back.
+    assert_eq!(killed.finish("kek", now + 91 * DAY), [2, 1, 1]);
+    assert_eq!(log().matches(intent).count(), 1, "{}", log());
+}
+
+#[tokio::test]
+async fn without_an_audit_log_no_change_is_begun() {
+    let (site, keyring) = Site::new(KeyringOptions::default()).await;
+    keyring
+        .create("kek", CreateOptions::default())
+        .await
+        .unwrap();
+    keyring.configure("kek", period(90)).await.unwrap();
+    drop(keyring);
+    CLOCK.store(unix_seconds() + 91 * DAY, Ordering::Relaxed);
+    let store = Arc::new(site.store().await);
+    let mut keyring = Keyring::open(store, site.hsm.clone(), KeyringOptions::default())
+        .await
+        .unwrap();
+    use_simulated_clock(&mut keyring);
+    let due = keyring.rotate_due().await;
+    assert!(
+        matches!(&due[..], [(_, Err(KeyringError::System(_)))]),
+        "{due:?}"
+    );
+    assert_eq!(keyring.read("kek").unwrap().latest_version, 1);
 }
 
 /// Before each call that changes the token, and with it before and after each of the store's commits.

@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use tokio::sync::MutexGuard;
 
 use super::*;
+use crate::audit::AuditOptions;
 use crate::store::tests::token;
 
 pub(super) struct Site {
@@ -40,9 +41,18 @@ impl Site {
     }
 
     async fn keyring(&self, store: Store) -> Keyring {
-        Keyring::open(Arc::new(store), self.hsm.clone(), self.options.clone())
+        let keyring = Keyring::open(Arc::new(store), self.hsm.clone(), self.options.clone())
             .await
-            .unwrap()
+            .unwrap();
+        let options = AuditOptions {
+            path: self.folder.path().join("audit.log"),
+            checkpoint_lines: 1000,
+            checkpoint_interval: Duration::from_mins(1),
+        };
+        // The token, which many tests share, knows of the log of the test before.
+        let (audit, _) = Audit::accept(options, self.hsm.clone()).await.unwrap();
+        keyring.record_in(Arc::new(audit));
+        keyring
     }
 
     pub(super) async fn restart(&self, keyring: Keyring) -> Keyring {

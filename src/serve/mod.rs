@@ -31,6 +31,8 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use strongroom_hsm::{Hsm, HsmError, OaepHash};
 use tokio::runtime::Runtime;
+use tokio::sync::MutexGuard;
+use tokio::task::JoinSet;
 
 use crate::api::{App, Gate};
 use crate::audit::{Audit, AuditError, Entry};
@@ -47,6 +49,11 @@ use listen::Bound;
 
 /// Requests in flight at a stop get this long to finish.
 const DRAIN: Duration = Duration::from_secs(10);
+/// Then changes that nobody waits for get this long: with DRAIN, less than `TimeoutStopSec` of the unit.
+const SETTLE: Duration = Duration::from_secs(5);
+
+/// Between two looks at what is still under way.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// What the command line adds to the configuration.
 #[derive(Clone, Debug, Default)]
@@ -319,21 +326,30 @@ async fn serve(
 
     let acceptor = connection::Acceptor::new(app.clone(), listener);
     let reloader = Arc::new(reload::Reloader::new(app.clone()));
-    let timers = timers::start(app, &reloader, watch);
+    let mut timers = timers::start(app, &reloader, watch);
     notify::ready(&serving(app, address));
 
     tokio::select! {
         () = acceptor.run() => {}
         () = signals.until_stop(app, &reloader) => {}
     }
+    reloader.stop();
 
     notify::stopping();
     tracing::info!("stopping: requests in flight get {DRAIN:?} to finish");
-    drop(timers);
-    tokio::select! {
-        () = acceptor.drain(DRAIN) => {}
-        () = signals.stop_again() => tracing::warn!("told again to stop: leaving at once"),
-    }
+    timers.abort_all();
+    let finished = async {
+        acceptor.drain(DRAIN).await;
+        settle(app, &mut timers).await
+    };
+    // Held to the end.
+    let _settled = tokio::select! {
+        settled = finished => settled,
+        () = signals.stop_again() => {
+            tracing::warn!("told again to stop: leaving at once");
+            None
+        }
+    };
     app.audit.record(&Entry {
         operation: "server:stop",
         outcome: "ok",
@@ -348,6 +364,25 @@ async fn serve(
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Changes that nobody waits for, because their client is gone or no request asked for them, are carried out to their end, so that the audit log has
+/// their outcome before its own end. While the answer is held no other one is begun.
+async fn settle<'a>(app: &'a App, timers: &mut JoinSet<()>) -> Option<MutexGuard<'a, ()>> {
+    let settled = async {
+        while timers.join_next().await.is_some() {}
+        while app.gate.close() > 0 {
+            tokio::time::sleep(LOOK).await;
+        }
+        app.keyring.hold().await
+    };
+    let settled = tokio::time::timeout(SETTLE, settled).await.ok();
+    if settled.is_none() {
+        tracing::warn!(
+            "a change was still under way after {SETTLE:?}: the next start says that its outcome is not known"
+        );
+    }
+    settled
 }
 
 /// What systemd shows as the service's status.

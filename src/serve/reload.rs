@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -24,6 +25,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 pub(super) struct Reloader {
     app: Arc<App>,
     busy: Mutex<()>,
+    /// Nothing that waits for the log comes into force any more.
+    stopping: Arc<AtomicBool>,
 }
 
 impl Reloader {
@@ -31,15 +34,21 @@ impl Reloader {
         Self {
             app,
             busy: Mutex::new(()),
+            stopping: Arc::default(),
         }
+    }
+
+    /// The server is about to stop: a reload under way waits no longer.
+    pub(super) fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
     }
 
     /// Reads everything again and puts what is good in force; `cause` goes into log and audit.
     pub(super) async fn reload(&self, cause: &'static str) {
         let _one_at_a_time = self.busy.lock().await;
         notify::reloading();
-        let app = self.app.clone();
-        let reload = tokio::task::spawn_blocking(move || reload(&app, cause));
+        let (app, stopping) = (self.app.clone(), self.stopping.clone());
+        let reload = tokio::task::spawn_blocking(move || reload(&app, cause, &stopping));
         if let Err(error) = reload.await {
             let reason = format!("{cause}: {error}");
             tracing::error!(reason, "the reload failed");
@@ -49,18 +58,23 @@ impl Reloader {
     }
 }
 
-fn reload(app: &App, cause: &str) {
-    let (audit, config) = (&app.audit, &app.config);
+fn reload(app: &App, cause: &str, stopping: &AtomicBool) {
+    let config = &app.config;
+    let log = Announced {
+        audit: &app.audit,
+        cause,
+        stopping,
+    };
     let tls = config
         .trust(config.tls.all().map(PathBuf::as_path))
         .map_err(ReloadError::from)
         .and_then(|()| Ok(app.tls.read_again()?));
-    replace(audit, cause, "reload:tls", tls, Renewal::put_in_force);
+    log.replace("reload:tls", tls, Renewal::put_in_force);
     let policy = config
         .trust([config.policy.as_path()])
         .map_err(ReloadError::from)
         .and_then(|()| Ok(Policy::load(&config.policy)?));
-    replace(audit, cause, "reload:policy", policy, |policy| {
+    log.replace("reload:policy", policy, |policy| {
         app.policy.store(Arc::new(policy));
     });
     if let Some(path) = &config.tokens {
@@ -68,7 +82,7 @@ fn reload(app: &App, cause: &str) {
             .trust([path.as_path()])
             .map_err(ReloadError::from)
             .and_then(|()| Ok(Tokens::load(path)?));
-        replace(audit, cause, "reload:tokens", tokens, |tokens| {
+        log.replace("reload:tokens", tokens, |tokens| {
             app.tokens.store(Arc::new(tokens));
         });
     }
@@ -88,27 +102,39 @@ enum ReloadError {
     Tokens(#[from] TokensError),
 }
 
-/// The audit log gets its line first, so that no decision by what is new stands above it.
-fn replace<T, E: Error + 'static>(
-    audit: &Audit,
-    cause: &str,
-    operation: &str,
-    read: Result<T, E>,
-    put_in_force: impl FnOnce(T),
-) {
-    match read {
-        Ok(new) => {
-            // Nothing is served while the log can't be written, so nobody is kept waiting by this.
-            while !record(audit, operation, "ok", cause) {
-                thread::sleep(AGAIN);
+/// A reload that the audit log tells of.
+struct Announced<'a> {
+    audit: &'a Audit,
+    cause: &'a str,
+    stopping: &'a AtomicBool,
+}
+
+impl Announced<'_> {
+    /// The audit log gets its line first, so that no decision by what is new stands above it.
+    fn replace<T, E: Error + 'static>(
+        &self,
+        operation: &str,
+        read: Result<T, E>,
+        put_in_force: impl FnOnce(T),
+    ) {
+        let cause = self.cause;
+        match read {
+            Ok(new) => {
+                // Nothing is served while the log can't be written, so nobody is kept waiting by this.
+                while !record(self.audit, operation, "ok", cause) {
+                    if self.stopping.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    thread::sleep(AGAIN);
+                }
+                put_in_force(new);
+                tracing::info!(operation, cause, "read again");
             }
-            put_in_force(new);
-            tracing::info!(operation, cause, "read again");
-        }
-        Err(problem) => {
-            let reason = format!("{cause}: {}", causes(&problem));
-            record(audit, operation, "error", &reason);
-            tracing::error!(operation, reason, "the old one stays in force");
+            Err(problem) => {
+                let reason = format!("{cause}: {}", causes(&problem));
+                record(self.audit, operation, "error", &reason);
+                tracing::error!(operation, reason, "the old one stays in force");
+            }
         }
     }
 }
@@ -148,9 +174,14 @@ mod tests {
             serde_json::from_str::<serde_json::Value>(log.lines().last().unwrap()).unwrap()
         };
 
+        let reload = Announced {
+            audit: &audit,
+            cause: "SIGHUP",
+            stopping: &AtomicBool::new(false),
+        };
         let mut announced = None;
         let read = Ok::<_, std::fmt::Error>(());
-        replace(&audit, "SIGHUP", "reload:tls", read, |()| {
+        reload.replace("reload:tls", read, |()| {
             announced = Some(last_line());
         });
         let announced = announced.unwrap();
@@ -160,7 +191,7 @@ mod tests {
 
         let mut put_in_force = false;
         let read = Err::<(), _>(std::fmt::Error);
-        replace(&audit, "SIGHUP", "reload:policy", read, |()| {
+        reload.replace("reload:policy", read, |()| {
             put_in_force = true;
         });
         assert!(!put_in_force);

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinSet;
 
 use super::reload::Reloader;
 use crate::api::App;
@@ -28,19 +29,28 @@ impl Signals {
         })
     }
 
-    /// Reloads and reopens as told, until told to stop.
-    pub(super) async fn until_stop(&mut self, app: &App, reloader: &Arc<Reloader>) {
+    /// Reloads and reopens as told, until told to stop. A reload or a reopening that waits for the disc or the token keeps no other signal from being
+    /// heard; of its own kind, one that comes meanwhile has its turn afterwards.
+    pub(super) async fn until_stop(&mut self, app: &Arc<App>, reloader: &Arc<Reloader>) {
+        let (mut reloads, mut reopenings) = (JoinSet::new(), JoinSet::new());
         loop {
             tokio::select! {
-                _ = self.terminate.recv() => return,
-                _ = self.interrupt.recv() => return,
-                _ = self.hangup.recv() => reloader.reload("SIGHUP").await,
-                _ = self.user1.recv() => match app.audit.reopen().await {
-                    Ok(()) => tracing::info!("audit log opened anew"),
-                    Err(error) => tracing::error!(error = causes(&error), "audit log not opened anew"),
-                },
+                _ = self.terminate.recv() => break,
+                _ = self.interrupt.recv() => break,
+                _ = self.hangup.recv(), if reloads.is_empty() => {
+                    let reloader = Arc::clone(reloader);
+                    reloads.spawn(async move { reloader.reload("SIGHUP").await });
+                }
+                _ = self.user1.recv(), if reopenings.is_empty() => {
+                    reopenings.spawn(reopen(Arc::clone(app)));
+                }
+                Some(_) = reloads.join_next() => {}
+                Some(_) = reopenings.join_next() => {}
             }
         }
+        reloader.stop();
+        // One that was begun goes on: the log's end waits for it.
+        reopenings.detach_all();
     }
 
     /// Returns when told to stop once more.
@@ -49,5 +59,12 @@ impl Signals {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
         }
+    }
+}
+
+async fn reopen(app: Arc<App>) {
+    match app.audit.reopen().await {
+        Ok(()) => tracing::info!("audit log opened anew"),
+        Err(error) => tracing::error!(error = causes(&error), "audit log not opened anew"),
     }
 }

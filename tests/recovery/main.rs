@@ -3,6 +3,7 @@
 //! - `token`: the token is pulled out, forgets, fails, hangs, refuses the PIN
 //! - `audit`: the audit log is cut, deleted, flooded, without room
 //! - `process`: the server is killed, restarted, given an old store, an audit log that can't be written
+//! - `stop`: it is told to stop, or to read its files again, in the middle of something else
 //! - `store`: records that contradict each other
 //! - `load`: clients that know what each answer must be;  `rig`: an appliance on the module that fails on command
 
@@ -21,5 +22,6 @@ mod audit;
 mod load;
 mod process;
 mod rig;
+mod stop;
 mod store;
 mod token;

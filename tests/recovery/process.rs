@@ -384,7 +384,7 @@ pub fn file_size_limit(pid: u32, limit: &str) {
     );
 }
 
-fn copy_folder(from: &Path, to: &Path) {
+pub fn copy_folder(from: &Path, to: &Path) {
     let copied = Command::new("cp")
         .arg("-a")
         .arg(from)

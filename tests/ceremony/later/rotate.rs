@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use strongroom::client::Client;
 
 use super::{Later, born};
-use crate::rig::{AUDITOR, OFFICER, Room, Serving, kill_at, lines_to_come, stderr};
+use crate::rig::{AUDITOR, OFFICER, Room, Serving, kill_at, lines, lines_to_come, stderr};
 
 const STEPS: [&str; 9] = [
     "opening",
@@ -319,6 +319,20 @@ fn killed_at_every_line_it_goes_on_without_a_server() {
     ));
     assert_eq!(rotate.outputs("move")["by"], "ceremony");
     assert!(rotate.verifies(&rotate.transcript_path(), &rotate.dir.join("chain")));
+    // Each version that was moved is in the audit log: that it would be, and that it was.
+    let log = lines(&room.state().join("audit.log"));
+    let moves = |kind: &str| {
+        let of_kind = |line: &&Value| line["type"] == kind && line["operation"] == "move-key";
+        let seqs = log.iter().filter(of_kind).map(|line| match kind {
+            "intent" => line["seq"].as_u64().unwrap(),
+            _ => line["intent"].as_u64().unwrap(),
+        });
+        seqs.collect::<Vec<_>>()
+    };
+    let begun = moves("intent");
+    assert_eq!(begun, moves("decision"));
+    let moved = rotate.outputs("move")["moved"].as_u64().unwrap();
+    assert!(moved > 0 && begun.len() as u64 >= moved, "{begun:?}");
     let serving = room.serve();
     sealed.all_open(&Api::new(&serving));
 }

@@ -10,6 +10,7 @@ use strongroom_hsm::ceremony as hsm;
 
 use super::super::super::{Act, Ceremony, Found, RunError, sha256_hex};
 use super::{successor, trial};
+use crate::audit::{Audit, AuditError, AuditOptions};
 use crate::ceremony::Step;
 use crate::ceremony::record::{MoveOutputs, RetireOutputs};
 use crate::client::{Client, causes};
@@ -179,27 +180,17 @@ fn by_server(ceremony: &mut Ceremony<'_>, client: &Client) -> Result<Standing, R
     }
 }
 
-/// On the store itself, with the server's own code.
+/// On the store itself, with the server's own code, and in the server's audit log.
 fn by_hand(ceremony: &mut Ceremony<'_>) -> Result<Standing, RunError> {
-    let (keyring, _) = open(ceremony)?;
-    let left = keyring.to_move();
-    let total = left.len();
-    for (number, (name, version)) in left.into_iter().enumerate() {
-        ceremony
-            .ui
-            .working(Some(&format!("{number} of {total}: {name}")));
-        let keyring = &keyring;
-        let moved = ceremony
-            .runtime
-            .block_on(async move { keyring.move_version(&name, version).await });
-        if let Err(error) = moved {
-            ceremony.ui.working(None);
-            return Err(RunError::refused(format!(
-                "a key could not be moved ({error}): the old master key is still there, and the next run goes on from here"
-            )));
-        }
-    }
+    let (keyring, hsm) = open(ceremony)?;
+    let audit = audit_log(ceremony, hsm)?;
+    keyring.record_in(Arc::clone(&audit));
+    let moved = move_each(ceremony, &keyring);
+    // Signed in either case.
+    let closed = ceremony.block_on(async move { Ok(audit.close().await?) });
     ceremony.ui.working(None);
+    moved?;
+    closed?;
     let standing = keyring.standing();
     if standing.is_complete() {
         return Ok(standing);
@@ -209,6 +200,26 @@ fn by_hand(ceremony: &mut Ceremony<'_>) -> Result<Standing, RunError> {
         .map(|(name, version)| format!("{name} version {version}"))
         .collect();
     Err(incomplete(&list))
+}
+
+fn move_each(ceremony: &mut Ceremony<'_>, keyring: &Keyring) -> Result<(), RunError> {
+    let left = keyring.to_move();
+    let total = left.len();
+    for (number, (name, version)) in left.into_iter().enumerate() {
+        ceremony
+            .ui
+            .working(Some(&format!("{number} of {total}: {name}")));
+        let moved = ceremony
+            .runtime
+            .block_on(async move { keyring.move_version(&name, version).await });
+        moved.map_err(|error| {
+            RunError::refused(format!(
+                "a key could not be moved ({}): the old master key is still there, and the next run goes on from here",
+                causes(&error)
+            ))
+        })?;
+    }
+    Ok(())
 }
 
 fn incomplete(list: &[String]) -> RunError {
@@ -307,5 +318,26 @@ fn open(ceremony: &mut Ceremony<'_>) -> Result<(Keyring, Hsm), RunError> {
             .await
             .map_err(|error| RunError::refused(error.to_string()))?;
         Ok((keyring, hsm))
+    })
+}
+
+/// The appliance's own audit log, which must be as the token knows it.
+fn audit_log(ceremony: &mut Ceremony<'_>, hsm: Hsm) -> Result<Arc<Audit>, RunError> {
+    let options = AuditOptions {
+        path: ceremony.site.audit_log(),
+        checkpoint_lines: 1000,
+        checkpoint_interval: Duration::from_secs(10),
+    };
+    ceremony.block_on(async move {
+        match Audit::open(options, hsm).await {
+            Ok(audit) => Ok(Arc::new(audit)),
+            Err(error @ (AuditError::End { .. } | AuditError::Continue { .. })) => {
+                Err(RunError::refused(format!(
+                    "{error}. No key was moved. Put the log in its place, see `strongroom audit accept`, or start the server and let it move the keys (--addr, \
+                     --cacert, --client-cert, --client-key)"
+                )))
+            }
+            Err(error) => Err(error.into()),
+        }
     })
 }
