@@ -10,6 +10,23 @@ use super::RunError;
 use super::site::Site;
 use super::tree::Entry;
 
+/// Gives a folder and all in it to a user and a group; with `modes`, permission bits of folders and of files too. Nothing is followed: see [`super::tree`].
+pub(crate) fn give(
+    path: &Path,
+    owner: u32,
+    group: u32,
+    modes: Option<(u32, u32)>,
+) -> io::Result<()> {
+    Entry::folder(path)?.each(&|entry| {
+        entry.give(Some(owner.into()), Some(group.into()))?;
+        match modes {
+            Some((_, file)) if entry.is_file() => entry.set_mode(file),
+            Some((folder, _)) => entry.set_mode(folder),
+            None => Ok(()),
+        }
+    })
+}
+
 /// Whom the state's folder belongs to gets all that is in it, and reads the configuration as its group; he can't change that.
 pub(super) fn to_service(site: &Site) -> Result<(), RunError> {
     let open = |path: &Path| Entry::folder(path).map_err(|error| RunError::file(path, error));

@@ -13,7 +13,7 @@ mod disk;
 mod entropy;
 mod error;
 mod evidence;
-mod handover;
+pub(crate) mod handover;
 mod identity;
 mod journal;
 mod keys;

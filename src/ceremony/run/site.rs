@@ -108,7 +108,8 @@ impl Site {
         })
     }
 
-    /// What a birth would write over, if it is there: it belongs to another appliance.
+    /// What a birth would write over, if it is there: it belongs to another appliance. A link is there wherever it leads, and also if that is nowhere: what
+    /// root makes through it would be elsewhere.
     pub(super) fn in_the_way(&self) -> Vec<PathBuf> {
         [
             self.configuration(),
@@ -121,7 +122,7 @@ impl Site {
             self.audit_log(),
         ]
         .into_iter()
-        .filter(|path| path.exists())
+        .filter(|path| path.symlink_metadata().is_ok())
         .collect()
     }
 
@@ -160,5 +161,32 @@ impl Site {
             path(&self.policy()),
             path(&self.audit_log()),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_link_that_leads_nowhere_is_in_the_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let site = Site {
+            module: PathBuf::new(),
+            serial: None,
+            folder: folder.path().to_owned(),
+            state: folder.path().join("state"),
+            listen: String::new(),
+            names: Vec::new(),
+            pin_place: PinPlace::File,
+        };
+        std::fs::create_dir(&site.state).unwrap();
+        assert_eq!(site.in_the_way(), [PathBuf::new(); 0]);
+        for path in [site.store(), site.audit_log()] {
+            std::os::unix::fs::symlink("/nowhere/at-all", &path).unwrap();
+            assert_eq!(site.in_the_way(), [path.as_path()]);
+            std::fs::remove_file(path).unwrap();
+        }
     }
 }

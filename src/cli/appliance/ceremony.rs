@@ -1,7 +1,6 @@
 //! The ceremony without a keyboard: the plan, its signatures and the answers come on a medium, and the record goes back onto it.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, lchown};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -10,6 +9,7 @@ use nix::unistd::User;
 
 use super::medium::Medium;
 use super::status::CONFIGURATION;
+use crate::ceremony::run::handover;
 use crate::cli::exit::{Exit, Failure};
 
 /// The ceremony's own folder.
@@ -139,8 +139,11 @@ pub(super) fn hand_over(medium: &Medium) -> Result<(), Failure> {
         take(&medium.path(name), &folder.join(name))?;
     }
     let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
-    give_to(Path::new("/var/lib/strongroom"), uid, gid, None)?;
-    give_to(folder, 0, gid, Some(0o640))
+    let give = |path: &Path, owner, modes| {
+        handover::give(path, owner, gid, modes).map_err(|error| Failure::file(path, &error))
+    };
+    give(Path::new("/var/lib/strongroom"), uid, None)?;
+    give(folder, 0, Some((0o750, 0o640)))
 }
 
 /// A file of the medium, if it is there.
@@ -153,24 +156,6 @@ fn take(from: &Path, to: &Path) -> Result<(), Failure> {
         fs::create_dir_all(folder).map_err(failed)?;
     }
     fs::copy(from, to).map(drop).map_err(failed)
-}
-
-/// A folder and all in it, with files of `mode` where one is given.
-fn give_to(path: &Path, uid: u32, gid: u32, mode: Option<u32>) -> Result<(), Failure> {
-    let failed = |error| Failure::file(path, &error);
-    lchown(path, Some(uid), Some(gid)).map_err(failed)?;
-    let metadata = fs::symlink_metadata(path).map_err(failed)?;
-    if metadata.is_dir() {
-        if mode.is_some() {
-            fs::set_permissions(path, fs::Permissions::from_mode(0o750)).map_err(failed)?;
-        }
-        for entry in read_dir(path)? {
-            give_to(&entry, uid, gid, mode)?;
-        }
-    } else if let (true, Some(mode)) = (metadata.is_file(), mode) {
-        fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failed)?;
-    }
-    Ok(())
 }
 
 fn read_dir(path: &Path) -> Result<Vec<std::path::PathBuf>, Failure> {
