@@ -19,6 +19,17 @@ async fn wait_said(appliance: &Appliance, from: usize, text: &str) {
     }
 }
 
+/// The audit log's whole lines of that operation on that key.
+fn of_it(appliance: &Appliance, operation: &str, key: &str) -> Vec<Value> {
+    let log = fs::read_to_string(appliance.audit()).unwrap();
+    let lines = log
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok());
+    lines
+        .filter(|line: &Value| line["operation"] == operation && line["key"] == key)
+        .collect()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_that_nobody_waits_for_has_its_outcome_before_the_end_of_the_log() {
     let mut rig = Rig::start(Appliance::builder()).await;
@@ -38,29 +49,27 @@ async fn a_change_that_nobody_waits_for_has_its_outcome_before_the_end_of_the_lo
     assert!(accepted.status.success(), "{accepted:?}");
 
     rig.launch().await;
-    rig.control("slow C_WrapKey 100");
-    for (path, body) in [
-        ("transit/encrypt/fenced", json!({ "plaintext": "eA==" })),
-        ("transit/keys/asked/rotate", json!({})),
+    rig.control("slow C_WrapKey 200");
+    for (operation, key, path, body) in [
+        (
+            "auto-rotate",
+            "fenced",
+            "transit/encrypt/fenced",
+            json!({ "plaintext": "eA==" }),
+        ),
+        ("rotate", "asked", "transit/keys/asked/rotate", json!({})),
     ] {
         let client = rig.client(Who::Operator);
         let asked = tokio::spawn(async move { ask(&client, "POST", path, body).await });
         // Begun, and not done.
-        let key = path
-            .split('/')
-            .find(|part| ["fenced", "asked"].contains(part));
-        let begun = || {
-            let log = fs::read_to_string(rig.audit()).unwrap();
-            let of_key = format!("\"key\":\"{}\"", key.unwrap());
-            log.lines().any(|line| {
-                line.starts_with("{\"type\":\"intent\"")
-                    && line.contains(&of_key)
-                    && line.contains("rotate\"")
-            })
-        };
+        let begun = || !of_it(&rig, operation, key).is_empty();
         let deadline = Instant::now() + Duration::from_secs(10);
         while !begun() {
-            assert!(Instant::now() < deadline, "{key:?} is not begun");
+            assert!(
+                Instant::now() < deadline,
+                "{key} is not begun: {:#?}",
+                of_it(&rig, operation, key)
+            );
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         // The client goes away.
@@ -73,12 +82,8 @@ async fn a_change_that_nobody_waits_for_has_its_outcome_before_the_end_of_the_lo
     rig.signal(Signal::SIGTERM);
     assert_eq!(rig.wait_exit(), Some(0), "{}", rig.log());
 
-    let log = fs::read_to_string(rig.audit()).unwrap();
     for (operation, key) in [("auto-rotate", "fenced"), ("rotate", "asked")] {
-        let lines = log.lines().map(|line| serde_json::from_str(line).unwrap());
-        let of_it: Vec<Value> = lines
-            .filter(|line: &Value| line["operation"] == operation && line["key"] == key)
-            .collect();
+        let of_it = of_it(&rig, operation, key);
         let [intent, outcome] = &of_it[..] else {
             panic!("not one intent and one outcome: {of_it:#?}");
         };
