@@ -26,7 +26,7 @@ pub(super) const LOG: &str = "db";
 /// How the names of files begin that only shorten an opening: the log has all that is in them.
 const SNAPSHOT: &str = "snap.";
 /// The settings of the log, which are always those that [`Engine::open`] gives.
-const SETTINGS: &str = "conf";
+pub(super) const SETTINGS: &str = "conf";
 /// The folder of values that are too large for the log.
 pub(super) const BLOBS: &str = "blobs";
 

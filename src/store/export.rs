@@ -249,6 +249,24 @@ mod tests {
         );
         drop(import);
         assert_eq!(std::fs::read_dir(&again).unwrap().count(), 0);
+        // What a kill leaves, at whatever moment, is no reason to refuse; another's files are, and stay.
+        for left in ["trial/blobs", "blobs", "aside/1"] {
+            std::fs::create_dir_all(again.join(left)).unwrap();
+        }
+        std::fs::write(again.join("trial/db"), "half a log").unwrap();
+        std::fs::copy(backup.join("conf"), again.join("conf")).unwrap();
+        for others in ["blobs/1", "trial/letter", "letter"] {
+            std::fs::write(again.join(others), "another's").unwrap();
+            let refused = Import::prepare(&again, hsm.clone(), &file, false)
+                .await
+                .err();
+            assert!(
+                matches!(&refused, Some(StoreError::Io(why)) if why.contains("other files")),
+                "{others}: {refused:?}"
+            );
+            assert!(again.join("trial/db").exists());
+            std::fs::remove_file(again.join(others)).unwrap();
+        }
         let import = Import::prepare(&again, hsm.clone(), &file, false)
             .await
             .unwrap();

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::engine::{LOG, Pair, Role, Write, patiently, role};
 use super::record::{self, Anchor, Digests, Envelope, HEADER_KEY, HEADER_KIND, Token};
-use super::trial::{Files, With};
+use super::trial::{Files, With, is_free};
 use super::{
     AcceptedRollback, Committer, Engine, FENCED, Inner, RecordId, RecordKind, Store, StoreError,
     View, blocking, count_seal, open_record, seal_record,
@@ -395,7 +395,7 @@ impl Store {
     }
 }
 
-/// A folder for a new store: made, or empty, or with a database without any entry, which is what a creation that was cut off leaves.
+/// A folder for a new store: made, or empty, or with what a creation or an import that was cut off leaves, which may be a database without any entry.
 pub(super) fn prepare_folder(path: &Path) -> Result<(), StoreError> {
     let io = |error: std::io::Error| StoreError::Io(format!("{}: {error}", path.display()));
     if Engine::exists(path) {
@@ -407,7 +407,7 @@ pub(super) fn prepare_folder(path: &Path) -> Result<(), StoreError> {
         };
     }
     if path.exists() {
-        if fs::read_dir(path).map_err(io)?.next().is_some() {
+        if !is_free(path)? {
             return Err(StoreError::Io(format!(
                 "{} holds other files: give the store a folder of its own",
                 path.display()

@@ -10,7 +10,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use super::engine::{BLOBS, Engine, EngineError, LOG, Lock, Pair, Role, patiently, role};
+use super::engine::{BLOBS, Engine, EngineError, LOG, Lock, Pair, Role, SETTINGS, patiently, role};
 use super::{StoreError, pages};
 
 /// Where copies are made, in the store's folder: the process may have no right to any other.
@@ -131,14 +131,7 @@ pub(super) struct Scratch(PathBuf);
 impl Scratch {
     /// An empty one, with the folder of blobs.
     pub(super) fn make(store: &Path) -> Result<Self, StoreError> {
-        let folder = store.join(TRIAL);
-        // What a process that was killed has left.
-        match fs::remove_dir_all(&folder) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(unwritable(&folder, &error));
-            }
-            _ => {}
-        }
+        let folder = clear(store)?;
         private()
             .create(&folder)
             .and_then(|()| private().create(folder.join(BLOBS)))
@@ -176,6 +169,35 @@ impl Scratch {
         }
         Ok(copy)
     }
+}
+
+/// Removes what a process that was killed has left of a trial. The folder where the next one is made.
+fn clear(store: &Path) -> Result<PathBuf, StoreError> {
+    let folder = store.join(TRIAL);
+    match fs::remove_dir_all(&folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(unwritable(&folder, &error)),
+        _ => Ok(folder),
+    }
+}
+
+/// Whether nothing is in a folder without a log but what a creation or an import that was killed leaves, or a store that is gone has put aside. If
+/// so, what is left of a trial is removed.
+pub(super) fn is_free(store: &Path) -> Result<bool, StoreError> {
+    for (path, name) in entries(store)? {
+        let free = match name.as_deref() {
+            Some(SETTINGS | ASIDE) => true,
+            Some(BLOBS) => path.is_dir() && entries(&path)?.is_empty(),
+            Some(TRIAL) => {
+                path.is_dir() && entries(&path)?.iter().all(|(path, _)| is_like_sleds(path))
+            }
+            _ => false,
+        };
+        if !free {
+            return Ok(false);
+        }
+    }
+    clear(store)?;
+    Ok(true)
 }
 
 impl Drop for Scratch {
