@@ -42,7 +42,7 @@ pub struct Paths {
 }
 
 impl Paths {
-    /// Those of a configuration. Of each file that is read its [`places`]; of each that is written its folder.
+    /// Those of a configuration. Of each file that is read its `places`; of each that is written its folder.
     pub fn new(config: &Config, options: &Options) -> Self {
         let mut paths = Self {
             state: config.store.clone(),
