@@ -8,8 +8,8 @@ use super::line::unhex;
 /// The first bytes of the register.
 const MAGIC: [u8; 4] = *b"SRae";
 const VERSION: u8 = 1;
-/// So many intents without an outcome are named at most.
-const OPEN: usize = 256;
+/// So many intents without an outcome are named at most; where there were more, the file tells the others.
+pub(super) const OPEN: usize = 256;
 
 /// A line that was in the log, and what was going on then.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use p256::ecdsa::VerifyingKey;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
-use super::anchor::{Anchor, Phase};
+use super::anchor::{Anchor, OPEN, Phase};
 use super::line::{Chain, FORMAT, Head, LONGEST_LINE, Line, unhex};
 use crate::json::Document;
 
@@ -276,6 +276,11 @@ fn find_anchor(
         .copied()
         .unwrap_or(anchor.seq)
         .min(anchor.seq);
+    // Those behind the last one are not named if there was no room for them.
+    let named = match anchor.open.last() {
+        Some(last) if anchor.open.len() >= OPEN => *last,
+        _ => anchor.seq,
+    };
     let mut tail = TAIL;
     loop {
         let from = length.saturating_sub(tail);
@@ -299,6 +304,9 @@ fn find_anchor(
                 && line.kind == "intent"
             {
                 *open = Some(intended(&line, raw.bytes));
+            }
+            if line.seq > named {
+                walk.note_change(&line, raw.bytes);
             }
             if line.seq == anchor.seq {
                 if <[u8; 32]>::from(Sha256::digest(raw.bytes)) == anchor.hash && raw.ended {
@@ -475,17 +483,25 @@ impl<'a> Walk<'a> {
         Ok(None)
     }
 
-    /// `bytes`: the line as it stands there; those of a `recovered` line are not needed.
-    fn take(&mut self, line: &Line, bytes: &[u8], hash: [u8; 32], end: u64, ended: bool) {
-        self.found.unsigned += 1;
+    /// An intent is open until its outcome comes.
+    fn note_change(&mut self, line: &Line, bytes: &[u8]) {
         match line.kind.as_str() {
-            "header" => self.header = true,
             "intent" => {
                 self.open.insert(line.seq, Some(intended(line, bytes)));
             }
             "decision" => {
                 self.open.remove(&line.intent.unwrap_or_default());
             }
+            _ => {}
+        }
+    }
+
+    /// `bytes`: the line as it stands there; those of a `recovered` line are not needed.
+    fn take(&mut self, line: &Line, bytes: &[u8], hash: [u8; 32], end: u64, ended: bool) {
+        self.found.unsigned += 1;
+        match line.kind.as_str() {
+            "header" => self.header = true,
+            "intent" | "decision" => self.note_change(line, bytes),
             "checkpoint" => {
                 if let Some(signed) = self.signed_by(line) {
                     // Itself and what came between are not covered, but for itself, which the token knows right after.

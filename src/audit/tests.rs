@@ -841,6 +841,47 @@ fn a_log_may_go_on_in_another_file_than_the_one_that_the_token_knows_of() {
 }
 
 #[test]
+fn a_kill_amid_more_changes_than_the_token_names_leaves_none_without_an_outcome() {
+    const CHANGES: usize = anchor::OPEN + 44;
+    let log = Log::filled();
+    let mut file = log.open();
+    let mut queue = Queue::new();
+    let places: Vec<_> = (0..CHANGES)
+        .map(|_| queue.intend(&entry("changed")))
+        .collect();
+    queue.take().unwrap().write(&mut file);
+    let number = |at: usize| {
+        let place = &places[at];
+        place.outcome.get().unwrap().as_ref().unwrap() + place.at
+    };
+    // One of those that are named, and one of the others, have come to their end.
+    for done in [3, CHANGES - 3].map(number) {
+        file.append(&decision(&Entry {
+            intent: done,
+            ..entry("changed")
+        }))
+        .unwrap();
+        file.concluded(done);
+    }
+    log.checkpoint(&mut file);
+    let told = Anchor::decode(&file.anchor(Phase::Open).encode()).unwrap();
+    assert_eq!(told.open.len(), anchor::OPEN);
+    drop(file);
+
+    let (mut file, found) = log.open_as(Known::Anchor(&told)).unwrap();
+    assert_eq!(found.unknown, CHANGES - 2);
+    file.append(&decision(&Entry {
+        operation: "server:start",
+        ..entry("")
+    }))
+    .unwrap();
+    log.checkpoint(&mut file);
+    let found = log.verify();
+    assert!(found.problems.is_empty(), "{found:?}");
+    assert_eq!(found.unknown_outcomes, (CHANGES - 2) as u64);
+}
+
+#[test]
 fn each_change_has_its_outcome_or_one_that_nobody_knows() {
     let log = with_changes();
     let found = log.verify();
