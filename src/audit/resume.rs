@@ -198,6 +198,7 @@ pub(super) fn find(path: &Path, signer: &Signer, known: Known<'_>) -> Result<Opt
         Known::Nothing => walk.from(&mut file, 0, None)?,
         Known::Accepted(_) => {
             let at = last_line(&mut file, length)?;
+            walk.note_changes_before(&mut file, at)?;
             walk.from(&mut file, at, None)?;
         }
     }
@@ -481,6 +482,17 @@ impl<'a> Walk<'a> {
             }
         }
         Ok(None)
+    }
+
+    /// Of the lines before that one, though nobody knows whether they are what they were: they are verified with the outcomes that follow.
+    fn note_changes_before(&mut self, file: &mut File, at: u64) -> Result<(), Refusal> {
+        let mut lines = Lines::from(file, 0)?;
+        while let Some(raw) = lines.next()?.filter(|raw| raw.start < at) {
+            if let Some(line) = Line::parse(raw.bytes).filter(|line| line.seq < LAST_SEQ) {
+                self.note_change(&line, raw.bytes);
+            }
+        }
+        Ok(())
     }
 
     /// An intent is open until its outcome comes.

@@ -841,6 +841,28 @@ fn a_log_may_go_on_in_another_file_than_the_one_that_the_token_knows_of() {
 }
 
 #[test]
+fn an_accepted_log_leaves_no_change_without_an_outcome() {
+    let log = Log::filled();
+    let mut file = log.open();
+    let mut queue = Queue::new();
+    queue.intend(&entry("changed"));
+    queue.take().unwrap().write(&mut file);
+    file.append(&decision(&entry("later"))).unwrap();
+    drop(file);
+    let (mut file, found) = log.open_as(Known::Accepted(None)).unwrap();
+    assert_eq!(found.unknown, 1);
+    file.append(&decision(&Entry {
+        operation: "server:start",
+        ..entry("")
+    }))
+    .unwrap();
+    log.checkpoint(&mut file);
+    let found = log.verify();
+    assert!(found.problems.is_empty(), "{found:?}");
+    assert_eq!((found.open_intents, found.unknown_outcomes), (0, 1));
+}
+
+#[test]
 fn a_kill_amid_more_changes_than_the_token_names_leaves_none_without_an_outcome() {
     const CHANGES: usize = anchor::OPEN + 44;
     let log = Log::filled();
