@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
@@ -9,6 +10,9 @@ use tokio::task::JoinSet;
 use super::reload::Reloader;
 use crate::api::App;
 use crate::client::causes;
+
+/// A reload under way at a stop has so much time to end: a disc may hang.
+const LAST_RELOAD: Duration = Duration::from_secs(1);
 
 /// The signals that the server acts on; from here on none of them has its default effect.
 pub(super) struct Signals {
@@ -49,6 +53,11 @@ impl Signals {
             }
         }
         reloader.stop();
+        // A reload that waits does so no longer now, and systemd is to be told of its end before the stop.
+        let ends = async { while reloads.join_next().await.is_some() {} };
+        if tokio::time::timeout(LAST_RELOAD, ends).await.is_err() {
+            tracing::warn!("a reload does not end, and is left behind");
+        }
         // One that was begun goes on: the log's end waits for it.
         reopenings.detach_all();
     }
