@@ -106,10 +106,15 @@ impl Lock {
         let path = file(folder);
         let failed =
             |error: &std::io::Error| EngineError::Io(format!("{}: {error}", path.display()));
+        // Who may only read can still ask whether somebody else has it: `strongroom-check.service`, say. A network file system wants the right to write.
         let log = File::options()
             .read(true)
             .write(true)
             .open(&path)
+            .or_else(|error| match error.kind() {
+                ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied => File::open(&path),
+                _ => Err(error),
+            })
             .map_err(|error| failed(&error))?;
         match log.try_lock() {
             Ok(()) => Ok(Self(log)),
