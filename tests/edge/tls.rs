@@ -179,7 +179,7 @@ fn client_hello(appliance: &Appliance) -> Vec<u8> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_s_certificate_that_ends_soon_is_told_by_status_check_and_the_status_page() {
     let mut appliance = Appliance::builder().prepare();
-    let soon = time::OffsetDateTime::now_utc() + time::Duration::days(13);
+    let soon = time::OffsetDateTime::now_utc() + time::Duration::hours(13 * 24 + 12);
     appliance.pki.renew_client_until(Who::Vault, soon);
     appliance.launch().await;
     let said = |command: &str| {
@@ -212,7 +212,7 @@ async fn a_client_s_certificate_that_ends_soon_is_told_by_status_check_and_the_s
     let mut wire = Wire::open(&appliance, Who::Operator).await.unwrap();
     let page = wire.ask("GET", "/ui/", b"").await.unwrap();
     let page = String::from_utf8_lossy(&page.body);
-    assert!(page.contains("dns:vault.test: 12 days left"), "{page}");
+    assert!(page.contains("dns:vault.test: 13 days left"), "{page}");
     let metrics = wire.ask("GET", "/v1/sys/metrics", b"").await.unwrap();
     let metrics = String::from_utf8_lossy(&metrics.body);
     let line = format!(
