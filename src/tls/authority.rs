@@ -106,12 +106,26 @@ impl Authorities {
         Err(refusal)
     }
 
-    /// Whether the configuration lets the CA of this key give the identity, also where the path goes through it to another anchor: which anchor it ends
-    /// at is chosen by whoever sends the certificates.
-    pub(super) fn bound(&self, spki: &[u8], identity: &Identity) -> Result<(), Refusal> {
+    /// Whether the configuration lets the CA of this name and key give the identity, also where the path goes through it to another anchor: which anchor it
+    /// ends at is chosen by whoever sends the certificates.
+    ///
+    /// A CA is known by its key. One whose key is not in the bundle is taken for the one of its name: it may have got a new key from the CA above it.
+    pub(super) fn bound(
+        &self,
+        name: &[u8],
+        spki: &[u8],
+        identity: &Identity,
+    ) -> Result<(), Refusal> {
+        let known = self.all.iter().any(|one| one.spki == spki);
         self.all
             .iter()
-            .filter(|one| one.spki == spki)
+            .filter(|one| {
+                if known {
+                    one.spki == spki
+                } else {
+                    one.subject() == name
+                }
+            })
             .try_for_each(|one| one.may_give(identity))
     }
 }

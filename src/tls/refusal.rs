@@ -35,6 +35,11 @@ pub(super) enum Refusal {
     /// A CA above it signs CRLs that it may not sign.
     #[error("the key usage of a CA above it has no cRLSign")]
     NoCrlSigner,
+    /// Its key is not for what a TLS client does with it.
+    #[error(
+        "the key usage of the client certificate has no digitalSignature, which a TLS client needs: issue it with that, or without a key usage"
+    )]
+    NoSigner,
     /// The anchor has ended, has not begun, or may not do this.
     #[error("the CA certificate {name} {problem}")]
     Authority {
@@ -91,6 +96,7 @@ impl From<Refusal> for rustls::Error {
             Refusal::ListEnded(_) => CertificateError::ExpiredRevocationList,
             Refusal::Identity(_)
             | Refusal::NoCrlSigner
+            | Refusal::NoSigner
             | Refusal::Authority { .. }
             | Refusal::NotItsName { .. } => CertificateError::Other(OtherError(Arc::new(refusal))),
         };

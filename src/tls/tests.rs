@@ -735,3 +735,73 @@ fn a_bound_ca_stays_bound_whichever_way_its_client_shows() {
         }
     }
 }
+
+#[test]
+fn a_bound_ca_stays_bound_with_a_new_key_under_its_old_name() {
+    let house = House::new();
+    let spire = house.ca.intermediate("spire");
+    // Its successor: only the CA above it vouches for it, and that one is bound to nothing.
+    let again = house.ca.intermediate("spire");
+    let below = again.intermediate("below");
+    // Of the same name and known by its own key: its own bounds hold.
+    let namesake = house.ca.intermediate("spire");
+    house.write("spire.pem", &spire.pem);
+    house.write("namesake.pem", &namesake.pem);
+    let mut files = house.files(&[]);
+    for (file, pattern) in [
+        ("spire.pem", "spiffe://example.org/**"),
+        ("namesake.pem", "**"),
+    ] {
+        files.client_cas.push(ClientCa {
+            file: house.path(file),
+            identities: vec![IdentityPattern::try_from(pattern.to_owned()).unwrap()],
+        });
+    }
+    let tls = Tls::load(files).unwrap();
+    for (change, allowed) in [
+        ((|_| ()) as fn(&mut CertificateParams), false),
+        (spiffe, true),
+    ] {
+        let (leaf, low) = (again.leaf(7, change), below.leaf(8, change));
+        let chains: [&[&CertificateDer<'_>]; 2] = [
+            &[&leaf.der, &again.der],
+            &[&low.der, &below.der, &again.der],
+        ];
+        for chain in chains {
+            let answer = tls.still_valid(&peer(chain));
+            assert_eq!(answer.is_ok(), allowed, "{answer:?}");
+            if let Err(error) = answer {
+                assert!(error.contains("CN=spire may not name"), "{error}");
+            }
+        }
+        let other = namesake.leaf(9, change);
+        tls.still_valid(&peer(&[&other.der, &namesake.der]))
+            .unwrap();
+    }
+}
+
+#[test]
+fn a_client_whose_key_is_not_for_signatures_is_refused() {
+    use KeyUsagePurpose::{ContentCommitment, DigitalSignature, KeyAgreement, KeyEncipherment};
+    let house = House::new();
+    let tls = house.load(&[]).unwrap();
+    for (usages, allowed) in [
+        (vec![], true),
+        (vec![DigitalSignature], true),
+        (vec![DigitalSignature, KeyEncipherment, KeyAgreement], true),
+        (vec![KeyEncipherment], false),
+        (vec![KeyAgreement], false),
+        (vec![ContentCommitment], false),
+    ] {
+        let leaf = house
+            .ca
+            .leaf(7, |params| params.key_usages = usages.clone());
+        let answer = tls.still_valid(&peer(&[&leaf.der]));
+        assert_eq!(answer.is_ok(), allowed, "{usages:?}: {answer:?}");
+        if let Err(error) = answer {
+            assert!(error.contains("no digitalSignature"), "{error}");
+        }
+        let client = house.client(Some((&leaf, &[])));
+        assert_eq!(handshake(&tls, &client).is_ok(), allowed, "{usages:?}");
+    }
+}

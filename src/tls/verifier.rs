@@ -129,8 +129,9 @@ impl Verifier {
             .collect::<Result<Vec<_>, _>>()?;
         for ca in &cas {
             ca.kinds.allow(&ca.name, identity)?;
-            self.authorities.bound(&ca.spki, identity)?;
+            self.authorities.bound(ca.subject, &ca.spki, identity)?;
         }
+        may_sign(path.end_entity())?;
         if let Some(revocation) = &self.revocation {
             let anchor_spki = spki_for_anchor(path.anchor());
             let anchor = Issuer {
@@ -162,6 +163,20 @@ impl Verifier {
                 .map_or_else(|| authority.fingerprint(), |ca| ca.fingerprint),
         })
     }
+}
+
+/// RFC 5280, section 4.2.1.3, and RFC 8446, section 4.4.2.2: a key that is for something else proves nobody by a signature. webpki does not look.
+fn may_sign(client: &Cert<'_>) -> Result<(), Refusal> {
+    let der = client.der();
+    let (_, parsed) =
+        X509Certificate::from_der(&der).map_err(|_| Refusal::Path(webpki::Error::BadDer))?;
+    let usage = parsed
+        .key_usage()
+        .map_err(|_| Refusal::Path(webpki::Error::BadDer))?;
+    if usage.is_some_and(|usage| !usage.value.digital_signature()) {
+        return Err(Refusal::NoSigner);
+    }
+    Ok(())
 }
 
 /// A CA between the client's certificate and the anchor.
