@@ -12,7 +12,6 @@ pub mod harden;
 mod linger;
 mod listen;
 mod notify;
-mod park;
 mod plain;
 mod reload;
 mod signals;
@@ -402,7 +401,6 @@ fn runtime(cores: usize) -> Result<Runtime, ServeError> {
         .max_blocking_threads(4)
         .thread_keep_alive(Duration::from_secs(2))
         .thread_name("strongroom")
-        .on_thread_park(park::let_others_run)
         .enable_all()
         .build()
         .map_err(|source| ServeError::System {
