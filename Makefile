@@ -28,6 +28,7 @@ lint: ## fmt, clippy, cargo-deny, rustdoc
 	$(CARGO) fmt --all --check
 	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
 	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
+	$(CARGO) clippy --workspace --bin strongroom --test allocator --no-default-features --quiet -- -D warnings
 	$(CARGO) fetch --locked --quiet # cargo-deny looks at every platform's dependencies, the build only at this one's
 	$(CARGO) deny --offline --log-level error check bans licenses sources
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --quiet
