@@ -17,6 +17,7 @@ pub mod identity;
 pub mod json;
 pub mod keyring;
 pub mod lifecycle;
+mod lock;
 pub mod policy;
 pub mod rotation;
 pub mod serve;

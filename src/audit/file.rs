@@ -14,6 +14,7 @@ use super::line::{Chain, Content, Head, LONGEST_LINE};
 use super::resume::{self, End, Found, Intended, Known, Refusal, Signer};
 use super::room::{self, Room};
 use super::{AuditError, Entry};
+use crate::lock;
 
 /// After a failure the file is tried again at most this often.
 const RETRY: Duration = Duration::from_millis(100);
@@ -178,7 +179,7 @@ impl LogFile {
                 ),
             });
         }
-        let file = Arc::new(open_file(path)?);
+        let file = Arc::new(open_file(path, lock::take)?);
         let end = resume::find(path, signer, known).map_err(|refusal| match refusal {
             Refusal::Read(source) => AuditError::Read {
                 path: path.to_owned(),
@@ -464,7 +465,8 @@ impl LogFile {
         {
             return Ok(false);
         }
-        let file = open_file(&self.path)?;
+        // At once: whoever asks something waits for the log meanwhile.
+        let file = open_file(&self.path, File::try_lock)?;
         let length = file
             .metadata()
             .map_err(|source| self.write_error(source))?
@@ -722,7 +724,10 @@ fn foreign(path: &Path, problem: &str) -> AuditError {
 }
 
 /// Append-only, for its owner only, and for one process at a time.
-fn open_file(path: &Path) -> Result<File, AuditError> {
+fn open_file(
+    path: &Path,
+    lock: impl Fn(&File) -> Result<(), fs::TryLockError>,
+) -> Result<File, AuditError> {
     let write = |source: io::Error| AuditError::Write {
         path: path.to_owned(),
         source: Arc::new(source),
@@ -733,7 +738,7 @@ fn open_file(path: &Path) -> Result<File, AuditError> {
         .mode(0o600)
         .open(path)
         .map_err(write)?;
-    match file.try_lock() {
+    match lock(&file) {
         Ok(()) => Ok(file),
         Err(fs::TryLockError::WouldBlock) => Err(AuditError::Continue {
             path: path.to_owned(),

@@ -386,6 +386,14 @@ fn a_line_that_lacks_only_its_newline_counts() {
 }
 
 #[test]
+fn who_writes_it_a_moment_longer_keeps_no_start_from_it() {
+    let log = Log::filled();
+    let mut child = crate::lock::tests::lingering(&log.open().handle());
+    assert!(log.open().handle().metadata().unwrap().len() > 0);
+    child.wait().unwrap();
+}
+
+#[test]
 fn two_writers_are_refused_and_so_is_a_foreign_file() {
     let log = Log::filled();
     let _first = log.open();

@@ -14,13 +14,12 @@ use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Once;
-use std::time::{Duration, Instant};
+
+use crate::lock;
 
 /// Pages that sled keeps in memory, bytes: the store is read at start and then rarely.
 const CACHE_BYTES: u64 = 1 << 20;
 
-/// How long a database that is open elsewhere is waited for.
-const PATIENCE: Duration = Duration::from_secs(2);
 /// What opening makes of a database that nobody made, and what a database is made of.
 pub(super) const LOG: &str = "db";
 /// How the names of files begin that only shorten an opening: the log has all that is in them.
@@ -82,26 +81,26 @@ pub(super) type Pair = (Vec<u8>, Vec<u8>);
 
 /// Tries again for a while if another process has the database open: `strongroom check` looks at one for a moment, and must not keep a server from
 /// starting.
-pub(super) fn patiently<T>(
-    mut attempt: impl FnMut() -> Result<T, EngineError>,
-) -> Result<T, EngineError> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match attempt() {
-            Err(EngineError::Busy) if Instant::now() < deadline => {
-                std::thread::sleep(PATIENCE / 20);
-            }
-            outcome => return outcome,
-        }
-    }
+fn patiently<T>(attempt: impl FnMut() -> Result<T, EngineError>) -> Result<T, EngineError> {
+    lock::patiently(attempt, |error| matches!(error, EngineError::Busy))
 }
 
 /// Keeps other processes from opening a database.
 pub(super) struct Lock(#[allow(dead_code, reason = "unlocked when it is dropped")] File);
 
 impl Lock {
+    /// Waits for a while if another process has the database open.
+    ///
     /// # Errors
     /// [`EngineError::Busy`], or the file can't be opened.
+    pub(super) fn take_patiently(folder: &Path) -> Result<Self, EngineError> {
+        patiently(|| Self::take(folder))
+    }
+
+    /// Does not wait.
+    ///
+    /// # Errors
+    /// As of [`Lock::take_patiently`].
     pub(super) fn take(folder: &Path) -> Result<Self, EngineError> {
         let path = file(folder);
         let failed =
@@ -130,18 +129,19 @@ impl Engine {
         file(folder).symlink_metadata().is_ok()
     }
 
-    /// Opens the database in `folder`, which must exist, making it if it is not there.
+    /// Opens the database in `folder`, which must exist, making it if it is not there. One that another process has open is waited for a while.
     pub(super) fn open(folder: &Path) -> Result<Self, EngineError> {
-        let path = folder.to_owned();
-        guarded(|| {
+        let open = || {
             let db = sled::Config::new()
-                .path(&path)
+                .path(folder)
                 .cache_capacity(CACHE_BYTES)
                 .mode(sled::Mode::LowSpace)
                 .flush_every_ms(None)
                 .open()?;
+            let path = folder.to_owned();
             Ok(Self { db, path })
-        })
+        };
+        patiently(|| guarded(open))
     }
 
     /// The value under `key`.

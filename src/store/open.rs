@@ -10,7 +10,7 @@ use strongroom_hsm::{Hsm, HsmError};
 use tokio::sync::Mutex;
 use zeroize::Zeroizing;
 
-use super::engine::{LOG, Pair, Role, Write, patiently, role};
+use super::engine::{LOG, Pair, Role, Write, role};
 use super::record::{self, Anchor, Digests, Envelope, HEADER_KEY, HEADER_KIND, Token};
 use super::trial::{Files, With, is_free};
 use super::{
@@ -279,7 +279,7 @@ async fn load(path: &Path, hsm: &Hsm, rule: Rule) -> Result<(Engine, Found), Sto
     drop(files);
     let folder = path.to_owned();
     let engine = on_disc(move || {
-        let engine = patiently(|| Engine::open(&folder))?;
+        let engine = Engine::open(&folder)?;
         if engine.scan()? == pairs {
             Ok(engine)
         } else {

@@ -10,7 +10,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use super::engine::{BLOBS, Engine, EngineError, LOG, Lock, Pair, Role, SETTINGS, patiently, role};
+use super::engine::{BLOBS, Engine, EngineError, LOG, Lock, Pair, Role, SETTINGS, role};
 use super::{StoreError, pages};
 
 /// Where copies are made, in the store's folder: the process may have no right to any other.
@@ -45,7 +45,7 @@ pub(super) struct Files {
 impl Files {
     /// Looks at every file, and keeps other processes out.
     pub(super) fn hold(folder: &Path) -> Result<Self, StoreError> {
-        let lock = patiently(|| Lock::take(folder)).map_err(|error| failed(folder, error))?;
+        let lock = Lock::take_patiently(folder).map_err(|error| failed(folder, error))?;
         let mut files = Self {
             folder: folder.to_owned(),
             spare: Vec::new(),

@@ -157,6 +157,13 @@ fn one_process_writes_it_and_none_overwrites_it() {
             .contains("another process")
     );
     drop(transcript);
+    // A copy of the descriptor that a child has is gone a moment later.
+    let locked = fs::File::open(path(folder.path())).unwrap();
+    crate::lock::take(&locked).unwrap();
+    let mut child = crate::lock::tests::lingering(&locked);
+    drop(locked);
+    drop(Transcript::resume(folder.path()).unwrap());
+    child.wait().unwrap();
     let before = fs::read(path(folder.path())).unwrap();
     assert!(create(&room, &folder).is_err());
     assert_eq!(fs::read(path(folder.path())).unwrap(), before);

@@ -16,6 +16,7 @@ use super::line::{
     Begin, Body, Close, Done, FORMAT, Line, Note, Open, START, Seal, Signature, Software,
 };
 use super::{FILE, History, Opening, seal_digest, signing_digest};
+use crate::lock;
 
 /// An open transcript. Every line is on the disc when its call returns.
 pub struct Transcript {
@@ -375,7 +376,7 @@ fn open_file(path: &Path) -> Result<File, CeremonyError> {
         .append(true)
         .open(path)
         .map_err(|error| CeremonyError::write(path, error))?;
-    match file.try_lock() {
+    match lock::take(&file) {
         Ok(()) => Ok(file),
         Err(fs::TryLockError::WouldBlock) => Err(CeremonyError::Transcript {
             path: path.to_owned(),
