@@ -4,7 +4,8 @@
 //! A login's token is the hash of the certificate that logged in. It is no secret and gives no right: with that certificate it says nothing new, with
 //! any other it is refused. So there is nothing to keep, to guess or to lose, and it is good after a restart.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Mutex, PoisonError};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -24,21 +25,53 @@ const LOGIN_PREFIX: &str = "srl.";
 /// The longest lease, seconds: Vault's, 32 days.
 const MAX_LEASE: i64 = 32 * 24 * 60 * 60;
 
-/// A login's token, if this is the one of the certificate that asks.
-pub(super) fn presented_login(text: &str, peer: &Peer) -> Option<TokenInfo> {
+/// How many logins are remembered as ended.
+const MAX_ENDED: usize = 4096;
+
+/// What tells one login of a certificate from another.
+type Login = [u8; 16];
+
+/// Logins that their clients have ended. A login gives nothing that the certificate does not give, so what is forgotten, at a restart or because of many
+/// others, is forgotten at nobody's cost.
+#[derive(Default)]
+pub(super) struct Ended(Mutex<VecDeque<Login>>);
+
+impl Ended {
+    fn add(&self, login: Login) {
+        let mut ended = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if ended.len() == MAX_ENDED {
+            ended.pop_front();
+        }
+        ended.push_back(login);
+    }
+
+    fn has(&self, login: Login) -> bool {
+        let ended = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        ended.contains(&login)
+    }
+}
+
+/// A login's token, if this is one of the certificate that asks, and has not been ended.
+pub(super) fn presented_login(text: &str, peer: &Peer, ended: &Ended) -> Option<TokenInfo> {
+    let login = login_of(text)?;
     // A hash of what the client shows anyway: nothing to learn from the time that this takes.
-    (text.starts_with(LOGIN_PREFIX) && text == login_token(peer)).then(|| login_info(peer))
+    (text == login_token(peer, login) && !ended.has(login)).then(|| login_info(peer, login))
 }
 
-fn login_token(peer: &Peer) -> String {
-    format!(
-        "{LOGIN_PREFIX}{}",
-        URL_SAFE_NO_PAD.encode(digest(peer, b"token"))
-    )
+fn login_of(text: &str) -> Option<Login> {
+    let text = text.strip_prefix(LOGIN_PREFIX)?;
+    let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+    bytes.first_chunk().copied()
 }
 
-fn login_info(peer: &Peer) -> TokenInfo {
-    let accessor = digest(peer, b"accessor");
+fn login_token(peer: &Peer, login: Login) -> String {
+    let mut bytes = login.to_vec();
+    bytes.extend(digest(peer, b"token", login));
+    format!("{LOGIN_PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes))
+}
+
+fn login_info(peer: &Peer, login: Login) -> TokenInfo {
+    let accessor = digest(peer, b"accessor", login);
     let accessor = base16ct::lower::encode_string(accessor.get(..8).unwrap_or_default());
     TokenInfo {
         id: format!("login-{accessor}"),
@@ -46,11 +79,12 @@ fn login_info(peer: &Peer) -> TokenInfo {
     }
 }
 
-fn digest(peer: &Peer, what: &[u8]) -> [u8; 32] {
+fn digest(peer: &Peer, what: &[u8], login: Login) -> [u8; 32] {
     let mut hash = Sha256::new();
     hash.update(b"strongroom login\0");
     hash.update(what);
     hash.update(b"\0");
+    hash.update(login);
     // A peer has a certificate, or it would be none.
     hash.update(peer.chain.first().map_or(&[][..], Vec::as_slice));
     hash.finalize().into()
@@ -81,9 +115,10 @@ pub(super) async fn login(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     } else {
         &[]
     };
+    let login = uuid::Uuid::new_v4().into_bytes();
     let token = Presented {
-        info: login_info(call.peer),
-        text: Zeroizing::new(login_token(call.peer)),
+        info: login_info(call.peer, login),
+        text: Zeroizing::new(login_token(call.peer, login)),
         login: true,
     };
     Ok(auth(call, &token, warnings))
@@ -92,7 +127,23 @@ pub(super) async fn login(call: &mut Call<'_>) -> Result<Answer, ApiError> {
 /// `POST auth/token/renew-self`: nothing to renew, so nothing changes; clients are told not to come back for it, but for a login's token.
 pub(super) async fn renew_self(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     let token = token(call)?;
+    // For how long is the certificate's to say; but it must be a duration.
+    call.params.duration("increment")?;
     Ok(auth(call, token, &[]))
+}
+
+/// `POST auth/token/revoke-self`: ends a login.
+pub(super) async fn revoke_self(call: &mut Call<'_>) -> Result<Answer, ApiError> {
+    let token = token(call)?;
+    match login_of(&token.text).filter(|_| token.login) {
+        Some(login) => {
+            call.app.gate.ended.add(login);
+            Ok(Answer::no_content())
+        }
+        None => Err(ApiError::bad_request(
+            "a token of the tokens file is ended by taking it out of that file",
+        )),
+    }
 }
 
 /// The answer that a token is in.
@@ -133,7 +184,7 @@ fn auth(call: &mut Call<'_>, token: &Presented, more: &[&str]) -> Answer {
     Answer::ok(envelope.close(&warnings, Some(&auth)))
 }
 
-/// `GET auth/token/lookup-self`.
+/// `GET`, `POST auth/token/lookup-self`.
 pub(super) async fn lookup_self(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     #[derive(Serialize)]
     struct Lookup<'a> {
@@ -155,6 +206,12 @@ pub(super) async fn lookup_self(call: &mut Call<'_>) -> Result<Answer, ApiError>
         r#type: &'static str,
     }
     let token = token(call)?;
+    let meant = call.params.text("token")?;
+    if meant.is_some_and(|meant| !meant.is_empty() && *meant != *token.text) {
+        return Err(ApiError::bad_request(
+            "only the token that the request is sent with is looked up: leave token out",
+        ));
+    }
     let ttl = if token.login { lease(call.peer) } else { 0 };
     let ends = jiff::Timestamp::from_second(validity(call.peer).1);
     let mut envelope = Envelope::open(call.id, 1024);
@@ -180,7 +237,8 @@ pub(super) async fn lookup_self(call: &mut Call<'_>) -> Result<Answer, ApiError>
         ttl,
         r#type: "service",
     });
-    Ok(Answer::ok(envelope.close(&[], None::<&()>)))
+    let warnings = call.params.warnings();
+    Ok(Answer::ok(envelope.close(&warnings, None::<&()>)))
 }
 
 /// The token that was sent. Without one the answer is Vault's 403, which the seal's client takes for "nothing to renew".

@@ -8,12 +8,15 @@ use std::time::Duration;
 use percent_encoding::percent_decode;
 use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Value};
 
 use super::error::ApiError;
 use super::wire;
 
 /// The most parameters that one route may name.
 pub(super) const MAX_PARAMS: usize = 12;
+/// Go's longest duration, which is what Vault counts in.
+const LONGEST: Duration = Duration::from_nanos(i64::MAX as u64);
 /// The most items of one batch: what a body of the default size can hold, and no more work than a token does in seconds.
 pub(super) const MAX_BATCH: usize = 16_384;
 /// The parameter whose value is a list of [`Item`]s.
@@ -69,7 +72,7 @@ pub(super) struct Params<'a> {
     /// `batch_input`, where it was given and is not null.
     pub(super) batch: Option<Vec<Item<'a>>>,
     /// `claims` or `paths`, where it was given and is not null.
-    pub(super) structured: Option<serde_json::Value>,
+    pub(super) structured: Option<Value>,
     /// Names that the route doesn't know.
     unknown: Unknown,
     /// Names in the body that the path gives too.
@@ -379,29 +382,28 @@ impl<'a> Params<'a> {
         match self.get(name) {
             Scalar::Absent | Scalar::Null => Ok(None),
             Scalar::Int(n) => Ok(Some(*n)),
-            Scalar::Text(text) if text.is_empty() => Ok(Some(0)),
             Scalar::Text(text) => text.parse().map(Some).map_err(|_| conversion(name, "int")),
             _ => Err(conversion(name, "int")),
         }
     }
 
-    /// A bool, or a string or number that stands for one.
+    /// A bool, or a string, 0 or 1 that stands for one.
     pub(super) fn flag(&self, name: &str) -> Result<Option<bool>, ApiError> {
         match self.get(name) {
             Scalar::Absent | Scalar::Null => Ok(None),
             Scalar::Bool(b) => Ok(Some(*b)),
-            Scalar::Int(n) => Ok(Some(*n != 0)),
-            Scalar::Unsigned(_) => Ok(Some(true)),
+            Scalar::Int(0) => Ok(Some(false)),
+            Scalar::Int(1) => Ok(Some(true)),
             Scalar::Text(text) => match text.as_ref() {
                 "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(Some(true)),
-                "" | "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(Some(false)),
+                "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(Some(false)),
                 _ => Err(conversion(name, "bool")),
             },
             _ => Err(conversion(name, "bool")),
         }
     }
 
-    /// A duration: seconds, or a text such as `30d`.
+    /// A duration: seconds, or a text such as `30d`. At most what Go can hold, 292 years.
     pub(super) fn duration(&self, name: &str) -> Result<Option<Duration>, ApiError> {
         let why = |why: &str| {
             ApiError::bad_request(format!(
@@ -409,15 +411,22 @@ impl<'a> Params<'a> {
             ))
             .in_own_words()
         };
-        match self.get(name) {
-            Scalar::Absent | Scalar::Null => Ok(None),
+        let duration = match self.get(name) {
+            Scalar::Absent | Scalar::Null => return Ok(None),
             Scalar::Int(n) => match u64::try_from(*n) {
-                Ok(seconds) => Ok(Some(Duration::from_secs(seconds))),
-                Err(_) => Err(why("cannot provide negative value")),
+                Ok(seconds) => Duration::from_secs(seconds),
+                Err(_) => return Err(why("cannot provide negative value")),
             },
-            Scalar::Text(text) => wire::parse_duration(text).map(Some).map_err(why),
-            _ => Err(conversion(name, "duration")),
+            Scalar::Text(text) if text.trim().is_empty() => {
+                return Err(conversion(name, "duration"));
+            }
+            Scalar::Text(text) => wire::parse_duration(text).map_err(why)?,
+            _ => return Err(conversion(name, "duration")),
+        };
+        if duration > LONGEST {
+            return Err(why("it is too long"));
         }
+        Ok(Some(duration))
     }
 
     fn get(&self, name: &str) -> &Scalar<'a> {
@@ -552,7 +561,7 @@ impl<'de> Visitor<'de> for Seed<'_, '_, 'de> {
                 })?;
             } else if [CLAIMS, PATHS].contains(&&*name) && params.names.contains(&&*name) {
                 structured += 1;
-                params.structured = map.next_value()?;
+                params.structured = map.next_value_seed(Exact { fault: &mut *fault })?;
             } else {
                 let value = map.next_value()?;
                 match params.take(shape, &name, value) {
@@ -566,6 +575,85 @@ impl<'de> Visitor<'de> for Seed<'_, '_, 'de> {
             }
         }
         Ok(())
+    }
+}
+
+/// A value as it was sent, which is how it is signed: each name once in an object, no number that would be another one. Null at the top is none.
+struct Exact<'f> {
+    /// What is wrong, in our own words.
+    fault: &'f mut Option<String>,
+}
+
+impl<'de> DeserializeSeed<'de> for Exact<'_> {
+    type Value = Option<Value>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        let value = deserializer.deserialize_any(self)?;
+        Ok(Some(value).filter(|value| !value.is_null()))
+    }
+}
+
+impl Exact<'_> {
+    fn inner(&mut self) -> Exact<'_> {
+        Exact { fault: self.fault }
+    }
+}
+
+impl<'de> Visitor<'de> for Exact<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Value, E> {
+        // From 2^53 on, not every whole number is a float: what was sent may have been one between.
+        if value.abs() >= 9_007_199_254_740_992.0 {
+            return Err(fail(
+                self.fault,
+                "a number is too large to be kept as it is: send it as a string".to_owned(),
+            ));
+        }
+        Ok(value.into())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<Value, A::Error> {
+        let mut list = Vec::new();
+        while let Some(value) = seq.next_element_seed(self.inner())? {
+            list.push(value.unwrap_or_default());
+        }
+        Ok(list.into())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<Value, A::Error> {
+        let mut object = Map::new();
+        while let Some(name) = map.next_key::<String>()? {
+            let value = map.next_value_seed(self.inner())?.unwrap_or_default();
+            if object.insert(name, value).is_some() {
+                return Err(fail(self.fault, format!("a name {TWICE} in one object")));
+            }
+        }
+        Ok(object.into())
     }
 }
 
@@ -964,7 +1052,18 @@ mod tests {
             (r#"{"plaintext": 1.5}"#, "plaintext"),
             (r#"{"bits": true}"#, "bits"),
             (r#"{"bits": 1.0}"#, "bits"),
+            (r#"{"bits": ""}"#, "bits"),
+            (r#"{"bits": " "}"#, "bits"),
             (r#"{"derived": 0.5}"#, "derived"),
+            (r#"{"derived": 2}"#, "derived"),
+            (r#"{"derived": -1}"#, "derived"),
+            (r#"{"derived": 18446744073709551615}"#, "derived"),
+            (r#"{"derived": ""}"#, "derived"),
+            (r#"{"period": ""}"#, "period"),
+            (r#"{"period": " "}"#, "period"),
+            (r#"{"period": 1000000000000}"#, "period"),
+            (r#"{"period": "1000000000000s"}"#, "period"),
+            (r#"{"period": "999999999999h"}"#, "period"),
             (r#"{"period": true}"#, "period"),
             (r#"{"period": -5}"#, "period"),
             (r#"{"period": "-5s"}"#, "period"),
@@ -1207,10 +1306,7 @@ mod tests {
             Some(3)
         );
         assert!(query("list=true").unwrap().warnings().is_empty());
-        assert_eq!(
-            query("derived").unwrap().flag("derived").unwrap(),
-            Some(false)
-        );
+        assert!(query("derived").unwrap().flag("derived").is_err());
         assert!(query("bits=%4").is_err());
     }
 

@@ -19,6 +19,19 @@ pub(super) async fn mounts(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     Ok(enveloped(call, &Value::Object(all)))
 }
 
+/// `GET sys/mounts/:path`: the mount of that name.
+pub(super) async fn read_mount(call: &mut Call<'_>) -> Result<Answer, ApiError> {
+    let [path, _] = call.captures;
+    let path = path.unwrap_or_default().trim_end_matches('/');
+    let Some(found) = secret_mounts(call).remove(&format!("{path}/")) else {
+        return Err(
+            ApiError::bad_request(format!("No secret engine mount at {}/", shown(path)))
+                .because("no such mount"),
+        );
+    };
+    Ok(enveloped(call, &found))
+}
+
 /// `GET sys/internal/ui/mounts`.
 pub(super) async fn ui_mounts(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     let auth = json!({
@@ -71,6 +84,10 @@ pub(super) async fn capabilities(call: &mut Call<'_>) -> Result<Answer, ApiError
 
 fn paths(call: &mut Call<'_>) -> Result<Vec<String>, ApiError> {
     let wrong = || ApiError::bad_request("paths must be a list of strings, 64 at most");
+    let both = call.params.structured.is_some() && call.params.is_set("path");
+    if both {
+        return Err(ApiError::bad_request("give path or paths, not both"));
+    }
     let paths: Vec<String> = match call.params.structured.take() {
         Some(Value::Array(list)) => list
             .into_iter()

@@ -55,6 +55,7 @@ use crate::tls::{Peer, Tls};
 use crate::tokens::{TokenInfo, Tokens};
 
 use answer::{Answer, RequestId};
+use auth::Ended;
 use body::Params;
 use error::{ApiError, Doing};
 use metrics::Metrics;
@@ -77,6 +78,16 @@ const NO_TOKEN: &str = "\u{fffd}";
 static TOKEN: HeaderName = HeaderName::from_static("x-vault-token");
 static NAMESPACE: HeaderName = HeaderName::from_static("x-vault-namespace");
 static WRAP_TTL: HeaderName = HeaderName::from_static("x-vault-wrap-ttl");
+
+/// Headers that would make a request another one if they were understood. `If-None-Match` is, where something is read.
+static NOT_UNDERSTOOD: [HeaderName; 6] = [
+    header::IF_MATCH,
+    header::IF_UNMODIFIED_SINCE,
+    header::CONTENT_RANGE,
+    HeaderName::from_static("x-http-method-override"),
+    HeaderName::from_static("x-http-method"),
+    HeaderName::from_static("x-method-override"),
+];
 
 /// Everything a request may need.
 pub struct App {
@@ -116,6 +127,7 @@ pub struct Gate {
     max_requests: usize,
     metrics: Metrics,
     recent: Recent,
+    ended: Ended,
 }
 
 impl Gate {
@@ -128,6 +140,7 @@ impl Gate {
             max_requests: config.max_requests,
             metrics: Metrics::new(),
             recent: Recent::default(),
+            ended: Ended::default(),
         }
     }
 
@@ -516,6 +529,7 @@ fn admit(
         &origin::DEST,
         &header::ORIGIN,
         &header::REFERER,
+        &header::CONTENT_TYPE,
     ];
     let [
         own,
@@ -527,7 +541,8 @@ fn admit(
         dest,
         origin,
         referer,
-    ] = first_of(&head.headers, names);
+        _,
+    ] = only_of(&head.headers, names)?;
     let said = Said {
         site,
         mode,
@@ -536,13 +551,13 @@ fn admit(
         referer,
     };
     said.check(head, route)?;
-    let token = match presented_token(own, authorization) {
+    let token = match presented_token(own, authorization)? {
         None => None,
         Some(text) => {
             let known = app.tokens.load().check(text, &peer.identity);
             let login = known.is_none();
             let info = known
-                .or_else(|| auth::presented_login(text, peer))
+                .or_else(|| auth::presented_login(text, peer, &app.gate.ended))
                 .ok_or_else(|| {
                     ApiError::bad_token("the token is unknown or bound to another certificate")
                 })?;
@@ -568,6 +583,7 @@ fn admit(
     }
     // Asked after the policy: who is denied learns nothing of what the appliance supports.
     refuse_headers(namespace, wrap_ttl)?;
+    refuse_other_requests(&head.headers, route)?;
     let writable = if !route.needs_audit() {
         Ok(())
     } else if route.operation.is_none() {
@@ -605,32 +621,42 @@ fn still_good(app: &App, peer: &Peer) -> Result<(), ApiError> {
     })
 }
 
-/// The first value of each of these headers. In one pass: a request has few headers, and mostly none of these.
-fn first_of<'h, const N: usize>(
+/// The value of each of these headers. In one pass: a request has few headers, and mostly none of these. Of two values one would be ignored.
+fn only_of<'h, const N: usize>(
     headers: &'h HeaderMap,
     names: [&HeaderName; N],
-) -> [Option<&'h HeaderValue>; N] {
+) -> Result<[Option<&'h HeaderValue>; N], ApiError> {
     let mut values = [None; N];
     for (name, value) in headers {
-        for (_, first) in names.iter().zip(&mut values).filter(|(n, _)| **n == name) {
-            first.get_or_insert(value);
+        for (known, only) in names.iter().zip(&mut values).filter(|(n, _)| **n == name) {
+            if only.replace(value).is_some() {
+                return Err(
+                    ApiError::bad_request(format!("the header {known} is given twice"))
+                        .in_own_words(),
+                );
+            }
         }
     }
-    values
+    Ok(values)
 }
 
-/// `X-Vault-Token`, else `Authorization: Bearer`.
+/// `X-Vault-Token` or `Authorization: Bearer`; both, if they say the same.
 fn presented_token<'h>(
     own: Option<&'h HeaderValue>,
     authorization: Option<&'h HeaderValue>,
-) -> Option<&'h str> {
-    let own = own.map(HeaderValue::to_str);
-    let bearer = || authorization.map(|value| value.to_str().map(bearer));
-    match own.or_else(bearer)? {
-        Ok("") => None,
-        Ok(token) => Some(token),
-        // Not ASCII, so no token of ours: it is looked up, and refused, as any other unknown one.
-        Err(_) => Some(NO_TOKEN),
+) -> Result<Option<&'h str>, ApiError> {
+    // Not ASCII, so no token of ours: it is looked up, and refused, as any other unknown one.
+    let text = |value: &'h HeaderValue| value.to_str().unwrap_or(NO_TOKEN);
+    let own = own.map_or("", text);
+    let other = authorization.map_or("", |value| bearer(text(value)));
+    match (own, other) {
+        ("", "") => Ok(None),
+        ("", token) | (token, "") => Ok(Some(token)),
+        // Both are the client's own words: there is nothing to learn from the time that this takes.
+        (own, other) if own == other => Ok(Some(own)),
+        _ => Err(ApiError::bad_request(
+            "X-Vault-Token and Authorization differ: send one of them",
+        )),
     }
 }
 
@@ -665,6 +691,27 @@ fn refuse_headers(
         return Err(ApiError::bad_request(
             "response wrapping is not supported: leave X-Vault-Wrap-TTL out",
         ));
+    }
+    Ok(())
+}
+
+/// Refuses what would make this request another one: a method for the one that was sent, a condition, a part, a body that is coded.
+fn refuse_other_requests(headers: &HeaderMap, route: &Route) -> Result<(), ApiError> {
+    let refuse = |name: &HeaderName| {
+        Err(
+            ApiError::bad_request(format!("the header {name} is not supported: leave it out"))
+                .in_own_words(),
+        )
+    };
+    for (name, value) in headers {
+        let plain = |none: &[u8]| value.is_empty() || value.as_bytes().eq_ignore_ascii_case(none);
+        if NOT_UNDERSTOOD.contains(name)
+            || *name == header::IF_NONE_MATCH && route.verb != Verb::Read
+            || *name == header::CONTENT_ENCODING && !plain(b"identity")
+            || *name == header::TRANSFER_ENCODING && !plain(b"chunked")
+        {
+            return refuse(name);
+        }
     }
     Ok(())
 }

@@ -85,7 +85,7 @@ impl Route {
                 "decrypt_padding_scheme",
                 "encrypt_padding_scheme",
             ],
-            "datakey-plaintext" | "datakey-wrapped" => &["padding_scheme", "associated_data"],
+            "datakey-plaintext" | "datakey-wrapped" => &["padding_scheme"],
             "create" => &[
                 "parameter_set",
                 "hybrid_key_type_pqc",
@@ -93,6 +93,8 @@ impl Route {
                 "external_key_ref",
             ],
             "rotate" => &["external_key_ref"],
+            // Here the hash is `algorithm`; who gives it the name that it has elsewhere means it.
+            "hmac" | "hash" => &["hash_algorithm"],
             "verify" => &["cmac", "mac_length"],
             _ => &[],
         }
@@ -102,7 +104,7 @@ impl Route {
     fn strict(&self) -> bool {
         matches!(
             self.label,
-            "import" | "delete" | "jwt" | "rotate-master" | "login"
+            "import" | "delete" | "jwt" | "rotate-master" | "login" | "revoke-self"
         )
     }
 
@@ -148,9 +150,9 @@ pub static TRANSIT: &[Route] = &[
     route!(Update "encrypt/{name}",               "encrypt",           Some(O::Encrypt),           Data,  true,  false, ["plaintext", "context", "nonce", "key_version", "associated_data", "type", "convergent_encryption", "partial_failure_response_code", BATCH], cipher::encrypt),
     route!(Update "decrypt/{name}",               "decrypt",           Some(O::Decrypt),           Data,  true,  false, ["ciphertext", "context", "nonce", "associated_data", "partial_failure_response_code", BATCH], cipher::decrypt),
     route!(Update "rewrap/{name}",                "rewrap",            Some(O::Rewrap),            Data,  true,  false, ["ciphertext", "context", "nonce", "key_version", "associated_data", BATCH], cipher::rewrap),
-    route!(Update "datakey/plaintext/{name}",     "datakey-plaintext", Some(O::DatakeyPlaintext),  Small, true,  false, ["bits", "context", "nonce", "key_version"], cipher::datakey_plaintext),
-    route!(Update "datakey/wrapped/{name}",       "datakey-wrapped",   Some(O::DatakeyWrapped),    Small, true,  false, ["bits", "context", "nonce", "key_version"], cipher::datakey_wrapped),
-    route!(List   "keys",                         "list",              Some(O::List),              Small, true,  false, [], keys::list),
+    route!(Update "datakey/plaintext/{name}",     "datakey-plaintext", Some(O::DatakeyPlaintext),  Small, true,  false, ["bits", "context", "nonce", "key_version", "associated_data"], cipher::datakey_plaintext),
+    route!(Update "datakey/wrapped/{name}",       "datakey-wrapped",   Some(O::DatakeyWrapped),    Small, true,  false, ["bits", "context", "nonce", "key_version", "associated_data"], cipher::datakey_wrapped),
+    route!(List   "keys",                         "list",              Some(O::List),              Small, true,  false, ["after", "limit"], keys::list),
     route!(Update "keys/{name}",                  "create",            Some(O::Create),            Small, true,  true,  ["type", "derived", "convergent_encryption", "exportable", "allow_plaintext_backup", "auto_rotate_period", "key_size", "context", "managed_key_name", "managed_key_id", "residency"], keys::create),
     route!(Read   "keys/{name}",                  "read",              Some(O::Read),              Small, true,  false, ["context"], keys::read),
     route!(Delete "keys/{name}",                  "delete",            Some(O::Delete),            Small, true,  true,  [], keys::delete),
@@ -188,9 +190,12 @@ pub static TRANSIT: &[Route] = &[
 #[rustfmt::skip]
 pub static SYSTEM: &[Route] = &[
     route!(Update "auth/token/renew-self",        "renew-self",        None,                       Small, true,  false, ["increment"], auth::renew_self),
-    route!(Read   "auth/token/lookup-self",       "lookup-self",       None,                       Small, true,  false, [], auth::lookup_self),
+    route!(Read   "auth/token/lookup-self",       "lookup-self",       None,                       Small, true,  false, ["token"], auth::lookup_self),
+    route!(Update "auth/token/lookup-self",       "lookup-self",       None,                       Small, true,  false, ["token"], auth::lookup_self),
+    route!(Update "auth/token/revoke-self",       "revoke-self",       None,                       Small, true,  false, [], auth::revoke_self),
     route!(Update "auth/{mount}/login",           "login",             None,                       Small, true,  false, ["name"], auth::login),
     route!(Read   "sys/mounts",                   "mounts",            None,                       Small, false, false, [], clients::mounts),
+    route!(Read   "sys/mounts/{path}",            "mounts",            None,                       Small, false, false, [], clients::read_mount),
     route!(Read   "sys/internal/ui/mounts",       "mounts",            None,                       Small, false, false, [], clients::ui_mounts),
     route!(Read   "sys/internal/ui/mounts/{path}", "mounts",           None,                       Small, false, false, [], clients::ui_mount),
     route!(Update "sys/capabilities-self",        "capabilities",      None,                       Small, false, false, [PATHS, "path"], clients::capabilities),
@@ -272,8 +277,32 @@ pub fn decode_path(path: &str) -> Option<Cow<'_, str>> {
         .ok()
 }
 
+/// What Transit's paths begin with, Vault's and `OpenBao`'s: `transit/config/keys` is a setting of theirs, and no list of the keys of a mount `transit/config`.
+const TRANSIT_WORDS: &[&str] = &[
+    "backup",
+    "byok-export",
+    "cache-config",
+    "cmac",
+    "config",
+    "datakey",
+    "decrypt",
+    "derive-key",
+    "encrypt",
+    "export",
+    "hash",
+    "hmac",
+    "jwt",
+    "keys",
+    "random",
+    "restore",
+    "rewrap",
+    "sign",
+    "verify",
+    "wrapping_key",
+];
+
 /// Finds the route of a decoded path. `mounts` empty: whatever stands before a known path is its mount, and the shortest
-/// such mount wins.
+/// such mount wins, unless it is called as something of Transit's.
 pub fn resolve<'a>(path: &'a str, verb: Verb, mounts: &[String]) -> Target<'a> {
     if let Some(below) = path.strip_prefix('/') {
         return lookup(ROOT, below, verb).unwrap_or(Target::NoMount);
@@ -285,7 +314,12 @@ pub fn resolve<'a>(path: &'a str, verb: Verb, mounts: &[String]) -> Target<'a> {
     if mounts.is_empty() {
         let mut split = 0;
         while let Some(next) = path.get(split..).and_then(|rest| rest.find('/')) {
-            if next == 0 {
+            let segment = path.get(split..split + next).unwrap_or_default();
+            if matches!(segment, "" | "." | "..") {
+                break;
+            }
+            // A path of Transit's, though of none that is here, and not a mount of that name with a path below.
+            if split > 0 && TRANSIT_WORDS.contains(&segment) {
                 break;
             }
             split += next + 1;
@@ -347,6 +381,7 @@ fn capture<'a>(route: &Route, path: &'a str) -> Option<Captures<'a>> {
             .strip_prefix("auth/")
             .map(|rest| rest.strip_suffix("/login")),
         "sys/internal/ui/mounts/{path}" => path.strip_prefix("sys/internal/ui/mounts/").map(Some),
+        "sys/mounts/{path}" => path.strip_prefix("sys/mounts/").map(Some),
         _ => None,
     };
     if let Some(wide) = wide {
@@ -495,6 +530,14 @@ mod tests {
             "transit/encrypt/-k",
             "transit/encrypt/k/",
             "transit/nope/k",
+            "transit/byok-export/keys/k",
+            "transit/config/keys/k",
+            "transit/keys/a/keys/b",
+            "transit/keys/a/soft-delete",
+            "transit/./keys/k",
+            "transit/../keys/k",
+            "transit/keys/a/../../keys/k",
+            "transit//keys/k",
             "sys/nope",
             "auth/token/create",
             "sys/encrypt/k",

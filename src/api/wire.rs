@@ -64,25 +64,26 @@ pub enum WireError {
     Base64(Base64Error),
 }
 
-/// Takes `vault:v<version>:<base64 of nonce || ciphertext || tag>` apart. `v0` means version 1.
+/// Takes `vault:v<version>:<base64 of nonce || ciphertext || tag>` apart. `v0` means version 1: so Vault's oldest ciphertexts call it.
 pub fn parse_ciphertext(text: &str) -> Result<Ciphertext, WireError> {
     let (version, encoded) = split_versioned(text)?;
+    let version = version.max(1);
     let mut bytes = decode_base64(encoded).map_err(WireError::Base64)?;
     let bytes = std::mem::take(&mut *bytes);
     Ok(Ciphertext { version, bytes })
 }
 
-/// Takes `vault:v<version>:<base64 of an HMAC>` apart. `v0` means version 1.
+/// Takes `vault:v<version>:<base64 of an HMAC>` apart.
 pub fn parse_hmac(text: &str) -> Result<HmacTag, WireError> {
-    let (version, encoded) = split_versioned(text)?;
+    let (version, encoded) = split_made(text)?;
     let mut tag = decode_base64(encoded).map_err(WireError::Base64)?;
     let tag = std::mem::take(&mut *tag);
     Ok(HmacTag { version, tag })
 }
 
-/// Takes `vault:v<version>:<signature>` apart. `v0` means version 1. `jws`: the signature is base64url without padding.
+/// Takes `vault:v<version>:<signature>` apart. `jws`: the signature is base64url without padding.
 pub fn parse_signature(text: &str, jws: bool) -> Result<MadeSignature, WireError> {
-    let (version, encoded) = split_versioned(text)?;
+    let (version, encoded) = split_made(text)?;
     let bytes = if jws {
         let decoded = URL_SAFE_NO_PAD.decode(encoded);
         decoded.map_err(|_| WireError::Base64(Base64Error(0)))?
@@ -178,11 +179,18 @@ fn split_versioned(text: &str) -> Result<(u32, &str), WireError> {
     let (version, encoded) = rest.split_once(':').ok_or(WireError::Fields)?;
     let version: i64 = version.parse().map_err(|_| WireError::Version)?;
     let version = match version {
-        0 => 1,
         v if v < 0 => return Err(WireError::TooOld),
         v => u32::try_from(v).map_err(|_| WireError::TooNew)?,
     };
     Ok((version, encoded))
+}
+
+/// As [`split_versioned`], of what no version 0 ever made.
+fn split_made(text: &str) -> Result<(u32, &str), WireError> {
+    match split_versioned(text)? {
+        (0, _) => Err(WireError::TooOld),
+        made => Ok(made),
+    }
 }
 
 fn is_line_break(b: u8) -> bool {
@@ -268,6 +276,11 @@ mod tests {
                 .version,
             1
         );
+        assert_eq!(parse_hmac("vault:v0:AAAA").err(), Some(WireError::TooOld));
+        for jws in [true, false] {
+            let refused = parse_signature("vault:v0:AAAA", jws).err();
+            assert_eq!(refused, Some(WireError::TooOld));
+        }
         for (text, why) in [
             ("", WireError::NoPrefix),
             ("vault:1:AAAA", WireError::NoPrefix),

@@ -301,6 +301,7 @@ impl Appliance {
         let reply = reply(response);
         let query = path.split_once('?').map_or("", |(_, q)| q);
         let (path, _) = path.split_once('?').unwrap_or((path, ""));
+        let path = &*percent_encoding::percent_decode_str(path).decode_utf8_lossy();
         let verb = routes::verb(&method.parse().unwrap(), query.contains("list=true"));
         let route =
             verb.and_then(

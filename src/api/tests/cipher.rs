@@ -428,6 +428,35 @@ fn data_keys_come_in_three_sizes() {
     }
     let answer = a.expect(200, "POST", "transit/datakey/wrapped/c-datakey", &json!({}));
     assert!(answer["data"].get("plaintext").is_none());
+    // OpenTofu writes its state with such a key: bound to something, it opens with it and with nothing else.
+    let bound = json!({ "associated_data": "YQ==" });
+    let made = a.expect(200, "POST", "transit/datakey/plaintext/c-datakey", &bound);
+    assert_eq!(made["warnings"], Value::Null);
+    let open = |associated_data: Value| {
+        let body =
+            json!({ "ciphertext": made["data"]["ciphertext"], "associated_data": associated_data });
+        a.send(
+            Who::Operator,
+            "POST",
+            "transit/decrypt/c-datakey",
+            &[],
+            body.to_string(),
+        )
+    };
+    let opened = open(json!("YQ=="));
+    assert_eq!(
+        (opened.status, &opened.json()["data"]["plaintext"]),
+        (200, &made["data"]["plaintext"])
+    );
+    for wrong in [Value::Null, json!("Yg==")] {
+        assert_eq!(open(wrong).error(), "cipher: message authentication failed");
+    }
+    a.refused(
+        400,
+        "unable to get associated_data/additional_data from factory[0]: illegal base64 data at input byte 0",
+        "transit/datakey/wrapped/c-datakey",
+        &json!({ "associated_data": "!" }),
+    );
     a.refused(
         400,
         "invalid bit length",

@@ -116,7 +116,7 @@ fn hmacs_verify_and_altered_ones_do_not() {
         let path = format!("transit/verify/{key}{algorithm}");
         let valid = |input: &str, hmac: &str| {
             let body =
-                json!({ "input": input, "hmac": hmac, "hash_algorithm": "sha2-512", "name": "x" });
+                json!({ "input": input, "hmac": hmac, "hash_algorithm": "sha2-256", "name": "x" });
             a.expect(200, "POST", &path, &body)["data"]["valid"].clone()
         };
         assert_eq!(valid("YWJj", hmac), true, "{algorithm}");
@@ -124,6 +124,54 @@ fn hmacs_verify_and_altered_ones_do_not() {
         let mut altered = unb64(&json!(&hmac["vault:v1:".len()..]));
         altered[0] ^= 1;
         assert_eq!(valid("YWJj", &format!("vault:v1:{}", b64(&altered))), false);
+    }
+    // hvac can name the hash of a `verify` by this name only.
+    let made = a.expect(
+        200,
+        "POST",
+        "transit/hmac/h-key",
+        &json!({ "input": "YWJj" }),
+    );
+    for (hash, status, error) in [
+        ("sha2-256", 200, ""),
+        ("md5", 400, "invalid hash algorithm \"md5\""),
+        ("none", 400, "invalid hash algorithm \"none\""),
+    ] {
+        let body = json!({ "input": "YWJj", "hmac": made["data"]["hmac"], "hash_algorithm": hash });
+        for body in [
+            body.clone(),
+            json!({ "hash_algorithm": hash, "batch_input": [{ "input": "YWJj", "hmac": made["data"]["hmac"] }] }),
+        ] {
+            let reply = a.send(
+                Who::Operator,
+                "POST",
+                "transit/verify/h-key",
+                &[],
+                body.to_string(),
+            );
+            assert_eq!(reply.status, status, "{body}: {}", reply.json());
+            if status == 400 {
+                assert_eq!(reply.error(), error);
+            }
+        }
+    }
+    // The hash that is named counts, by whichever of its names, and no other one.
+    let made = a.ask(
+        "POST",
+        "transit/hmac/h-key/sha2-512",
+        &json!({ "input": "YWJj" }),
+    );
+    let hmac = made.json()["data"]["hmac"].clone();
+    if made.status == 200 {
+        for (name, hash, valid) in [
+            ("hash_algorithm", "sha2-512", true),
+            ("algorithm", "sha2-512", true),
+            ("hash_algorithm", "sha2-256", false),
+        ] {
+            let body = json!({ "input": "YWJj", "hmac": hmac, name: hash });
+            let judged = a.expect(200, "POST", "transit/verify/h-key", &body);
+            assert_eq!(judged["data"]["valid"], valid, "{name} {hash}");
+        }
     }
     let batch =
         json!({ "batch_input": [{ "input": "YWJj", "reference": "r" }, { "input": "!" }, {}] });

@@ -81,11 +81,19 @@ fn tokens_work_with_their_certificate_only() {
         ),
         (Who::Operator, vec![("authorization", "wrong")], 403),
         (Who::Operator, vec![("authorization", "Bearer ")], 200),
-        // Of a header that is there twice the first one counts, and its own header before the other.
+        // Of two tokens none is ignored.
         (
             Who::App,
             vec![("x-vault-token", token), ("x-vault-token", "wrong")],
-            200,
+            400,
+        ),
+        (
+            Who::App,
+            vec![
+                ("authorization", bearer.as_str()),
+                ("authorization", "Basic x"),
+            ],
+            400,
         ),
         (
             Who::App,
@@ -93,6 +101,26 @@ fn tokens_work_with_their_certificate_only() {
                 ("authorization", bearer.as_str()),
                 ("x-vault-token", "wrong"),
             ],
+            400,
+        ),
+        (
+            Who::App,
+            vec![("x-vault-token", token), ("authorization", "Bearer wrong")],
+            400,
+        ),
+        (
+            Who::App,
+            vec![("x-vault-token", token), ("authorization", bearer.as_str())],
+            200,
+        ),
+        (
+            Who::App,
+            vec![("x-vault-token", ""), ("authorization", bearer.as_str())],
+            200,
+        ),
+        (
+            Who::Operator,
+            vec![("x-vault-token", ""), ("authorization", "Bearer wrong")],
             403,
         ),
         (Who::Operator, vec![("x-vault-token", token)], 403),
@@ -153,9 +181,10 @@ fn a_login_gives_what_the_certificate_gives_and_to_nobody_else() {
     let lease = auth["lease_duration"].as_i64().unwrap();
     assert!((1..=32 * 86_400).contains(&lease), "{lease}");
     assert_eq!(auth["metadata"]["identity"], "dns:app.test");
-    // Any mount, any time, the same: nothing is kept.
+    // Any mount; and each login is one of its own.
     let again = login(Who::App, "auth/team/a/login", r#"{"name":"web"}"#).json();
-    assert_eq!(again["auth"]["client_token"], token);
+    let other = again["auth"]["client_token"].as_str().unwrap();
+    assert_ne!(other, token);
     assert_eq!(again["warnings"].as_array().unwrap().len(), 1);
     // Another method's credentials are not what was asked for.
     assert_eq!(
@@ -192,8 +221,34 @@ fn a_login_gives_what_the_certificate_gives_and_to_nobody_else() {
             "{who:?} {path}"
         );
     }
-    let altered = format!("{}A", &token[..token.len() - 1]);
-    for wrong in [altered.as_str(), "srl.", &token[1..]] {
+    // `POST` too, and of no other token.
+    for (body, status) in [
+        (Value::Null, 200),
+        (json!({ "token": token }), 200),
+        (json!({ "token": other }), 400),
+    ] {
+        let reply = a.send(
+            Who::App,
+            "POST",
+            "auth/token/lookup-self",
+            &with,
+            body.to_string(),
+        );
+        assert_eq!(reply.status, status, "{body}");
+    }
+    let altered = format!(
+        "{}{}",
+        &token[..token.len() - 1],
+        if token.ends_with('A') { "B" } else { "A" }
+    );
+    let mixed = format!("{}{}", &other[..24], &token[24..]);
+    for wrong in [
+        altered.as_str(),
+        "srl.",
+        &token[1..],
+        &mixed,
+        &format!("{token}A"),
+    ] {
         let reply = a.send(
             Who::App,
             "POST",
@@ -203,8 +258,52 @@ fn a_login_gives_what_the_certificate_gives_and_to_nobody_else() {
         );
         assert_eq!(reply.status, 403, "{wrong}");
     }
+    // Ended by whoever has it, and only this one.
+    let end = |who: Who, token: &str, body: &str| {
+        let with = [("x-vault-token", token)];
+        a.send(
+            who,
+            "POST",
+            "auth/token/revoke-self",
+            &with,
+            body.to_owned(),
+        )
+    };
+    assert_eq!(end(Who::App, token, r#"{"accessor":"x"}"#).status, 400);
+    assert_eq!(end(Who::Operator, token, "").status, 403);
+    assert_eq!(end(Who::App, "", "").status, 403);
+    assert_eq!(end(Who::App, token, "").status, 204);
+    assert_eq!(end(Who::App, token, "").status, 403);
+    for (token, status) in [(token, 403), (other, 200)] {
+        let with = [("x-vault-token", token)];
+        let reply = a.send(
+            Who::App,
+            "POST",
+            "transit/encrypt/app-login",
+            &with,
+            plaintext,
+        );
+        assert_eq!(reply.status, status);
+    }
+    // It is not what stops a certificate.
+    assert_eq!(
+        a.send(
+            Who::App,
+            "POST",
+            "transit/encrypt/app-login",
+            &[],
+            plaintext
+        )
+        .status,
+        200
+    );
     let log = std::fs::read_to_string(&a.app.config.audit.path).unwrap();
-    assert!(log.contains("\"login\"") && log.contains("login-") && !log.contains(token));
+    assert!(
+        log.contains("\"login\"")
+            && log.contains("\"revoke-self\"")
+            && log.contains("login-")
+            && !log.contains(token)
+    );
 }
 
 #[test]
@@ -221,6 +320,11 @@ fn clients_are_told_their_mounts_and_what_they_may_do() {
         ),
         (&json!("transit"), &json!("transit"))
     );
+    for mount in ["transit", "team/kms", "team/kms/"] {
+        let path = format!("sys/mounts/{mount}");
+        let found = a.expect(200, "GET", &path, &Value::Null);
+        assert_eq!(found["data"], mounts["data"]["transit/"]);
+    }
     let shown = a.expect(200, "GET", "sys/internal/ui/mounts", &Value::Null);
     assert!(
         shown["data"]["secret"]["transit/"].is_object()
@@ -241,6 +345,17 @@ fn clients_are_told_their_mounts_and_what_they_may_do() {
             (&found["data"]["path"], &found["data"]["type"]),
             (&json!(mount), &json!("transit"))
         );
+    }
+    for path in ["secret", "transitx", "team", "transit/tune", ""] {
+        let reply = a.ask("GET", &format!("sys/mounts/{path}"), &Value::Null);
+        let (status, error) = match path {
+            "" => (
+                404,
+                "1 error occurred:\n\t* unsupported path\n\n".to_owned(),
+            ),
+            path => (400, format!("No secret engine mount at {path}/")),
+        };
+        assert_eq!((reply.status, reply.error()), (status, error), "{path}");
     }
     for path in ["secret", "transitx", "team"] {
         let reply = a.ask(
@@ -293,6 +408,7 @@ fn clients_are_told_their_mounts_and_what_they_may_do() {
         json!({ "paths": {} }),
         json!({ "paths": vec!["x"; 65] }),
         json!({ "path": "" }),
+        json!({ "path": "transit/keys", "paths": ["transit/keys"] }),
     ] {
         a.expect(400, "POST", "sys/capabilities-self", &bad);
     }
@@ -313,6 +429,7 @@ fn a_certificate_without_rights_does_not_fill_the_audit_log() {
             ("POST", "auth/cert/login"),
             ("GET", "auth/token/lookup-self"),
             ("POST", "auth/token/renew-self"),
+            ("POST", "auth/token/revoke-self"),
         ] {
             a.send(Who::Stranger, method, path, &[], "");
         }

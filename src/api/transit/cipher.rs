@@ -111,6 +111,8 @@ async fn datakey(call: &mut Call<'_>, with_plaintext: bool) -> Result<Answer, Ap
     let template = EncryptItem {
         context: decode_optional(call.params.text("context")?.as_deref())
             .map_err(|_| ApiError::bad_request("failed to base64-decode context"))?,
+        associated_data: associated(call.params.text("associated_data")?.as_deref())
+            .map_err(ApiError::of_item)?,
         key_version: wanted_version(call.params.int("key_version")?.unwrap_or(0))
             .map_err(ApiError::of_item)?,
         ..EncryptItem::default()

@@ -96,13 +96,20 @@ pub(in crate::api) async fn read(call: &mut Call<'_>) -> Result<Answer, ApiError
     describe(call, &[])
 }
 
-/// `LIST keys`.
+/// `LIST keys`, by pages as `OpenBao` has them: `limit` names at most, behind the name `after`.
 pub(in crate::api) async fn list(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     #[derive(Serialize)]
     struct Names {
         keys: Vec<String>,
     }
-    let keys = call.app.keyring.list();
+    let mut keys = call.app.keyring.list();
+    if let Some(after) = call.params.text("after")? {
+        keys.retain(|name| *name.as_str() > *after);
+    }
+    let limit = call.params.int("limit")?.unwrap_or(0);
+    if let Ok(limit @ 1..) = usize::try_from(limit) {
+        keys.truncate(limit);
+    }
     if keys.is_empty() {
         return Err(ApiError::empty(404));
     }

@@ -73,8 +73,8 @@ pub(in crate::api) async fn verify(call: &mut Call<'_>) -> Result<Answer, ApiErr
     if signatures {
         return sign::verify(call);
     }
-    let algorithm = algorithm(call)?;
-    let warnings = ignored_for_hmac(call)?;
+    let algorithm = hash(call)?.ok_or_else(|| invalid_hash("none"))?;
+    refuse_for_hmac(call)?;
     let keyring = &call.app.keyring;
     let failed = |e| ApiError::from_keyring(e, Doing::VerifyHmac, call.name);
     if let Some(items) = call.params.batch.take() {
@@ -95,7 +95,7 @@ pub(in crate::api) async fn verify(call: &mut Call<'_>) -> Result<Answer, ApiErr
             Doing::VerifyHmac,
             call.name,
         )?;
-        return Ok(valid_answer(call, &items, &results, warnings).with_version(version));
+        return Ok(valid_answer(call, &items, &results, &[]).with_version(version));
     }
     let given = (call.params.is_set("hmac"), call.params.is_set("signature"));
     match given {
@@ -117,7 +117,7 @@ pub(in crate::api) async fn verify(call: &mut Call<'_>) -> Result<Answer, ApiErr
     let version = item.1.version;
     let results = keyring.verify_hmac(call.name, algorithm, vec![item]).await;
     let valid = only(results.map_err(failed)?, Doing::VerifyHmac, call.name)?;
-    Ok(answer(call, &Valid { valid }, warnings).with_version(version))
+    Ok(answer(call, &Valid { valid }, &[]).with_version(version))
 }
 
 /// From the path, else the body, else SHA-256.
@@ -152,8 +152,38 @@ pub(super) fn named_algorithm(name: &str) -> Result<Algorithm, ApiError> {
     })
 }
 
-/// What is said of signatures. Vault looks at none of it for an HMAC; what would make it judge something else is refused here.
-fn ignored_for_hmac(call: &Call<'_>) -> Result<&'static [&'static str], ApiError> {
+/// The hash of `sign` and `verify`: from the path, else `hash_algorithm`, else its old name `algorithm`, else SHA-256. `None`: `none`.
+pub(super) fn hash(call: &mut Call<'_>) -> Result<Option<Algorithm>, ApiError> {
+    let params = &call.params;
+    let [from_path, _] = call.captures;
+    let (hash, old) = (params.text("hash_algorithm")?, params.text("algorithm")?);
+    let filled = |text: Option<&str>| text.filter(|text| !text.is_empty()).map(str::to_owned);
+    let (hash, old) = (filled(hash.as_deref()), filled(old.as_deref()));
+    if hash.is_some() && old.is_some() && hash != old {
+        return Err(ApiError::bad_request(
+            "hash_algorithm and algorithm differ: give one of them",
+        ));
+    }
+    let given = hash.or(old);
+    let name = filled(from_path).or_else(|| given.clone());
+    let replaced = given != name && given.is_some();
+    let hash = match name.as_deref().unwrap_or_default() {
+        "none" => None,
+        name => Some(named_algorithm(name).map_err(|_| invalid_hash(name))?),
+    };
+    if replaced {
+        call.params.replaced_by_path("hash_algorithm");
+    }
+    Ok(hash)
+}
+
+fn invalid_hash(name: &str) -> ApiError {
+    ApiError::bad_request(format!("invalid hash algorithm {:?}", word(name)))
+        .because("invalid hash algorithm")
+}
+
+/// What is said of signatures, and would make an HMAC another one. Vault looks at none of it.
+fn refuse_for_hmac(call: &Call<'_>) -> Result<(), ApiError> {
     if call.params.is_set("context") {
         return Err(ApiError::bad_request(NO_CONTEXT));
     }
@@ -162,13 +192,7 @@ fn ignored_for_hmac(call: &Call<'_>) -> Result<&'static [&'static str], ApiError
             "prehashed is for signatures: an HMAC is made of the input as it is",
         ));
     }
-    Ok(if call.params.is_set("hash_algorithm") {
-        &[
-            "hash_algorithm is for signatures and was ignored: an HMAC's is algorithm, or in the path",
-        ]
-    } else {
-        &[]
-    })
+    Ok(())
 }
 
 fn hmac_input(text: &str) -> Result<HmacInput, ItemError> {

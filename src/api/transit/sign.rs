@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::cipher::{count, references, write_batch};
-use super::mac::named_algorithm;
+use super::mac::hash;
 use super::{
     ItemError, NO_CONTEXT, Sorted, Valid, answer, close, in_order, made_by, only, valid_answer,
 };
@@ -113,13 +113,18 @@ pub(in crate::api) async fn export_public_key(call: &mut Call<'_>) -> Result<Ans
     let wanted = match wanted {
         None => None,
         Some("latest") => Some(key.latest_version),
-        Some(text) => Some(text.trim_start_matches('v').parse().map_err(|_| {
-            ApiError::bad_request(format!(
-                "invalid key version {:?}: it is a number, or latest",
-                word(text)
-            ))
-            .because("the key version in the path is neither a number nor latest")
-        })?),
+        Some(text) => Some(
+            text.strip_prefix('v')
+                .unwrap_or(text)
+                .parse()
+                .map_err(|_| {
+                    ApiError::bad_request(format!(
+                        "invalid key version {:?}: it is a number, or latest",
+                        word(text)
+                    ))
+                    .because("the key version in the path is neither a number nor latest")
+                })?,
+        ),
     };
     let least = key.min_decryption_version;
     let keys: BTreeMap<_, _> = key
@@ -151,29 +156,11 @@ pub(in crate::api) async fn export_public_key(call: &mut Call<'_>) -> Result<Ans
 
 /// The parameters that say how to sign: Vault's names, defaults and words.
 fn options(call: &mut Call<'_>) -> Result<SignOptions, ApiError> {
-    let params = &call.params;
-    if params.is_set("context") {
+    if call.params.is_set("context") {
         return Err(ApiError::bad_request(NO_CONTEXT));
     }
-    let [from_path, _] = call.captures;
-    let (hash, old) = (params.text("hash_algorithm")?, params.text("algorithm")?);
-    let filled = |text: Option<&str>| text.filter(|text| !text.is_empty()).map(str::to_owned);
-    let (hash, old) = (filled(hash.as_deref()), filled(old.as_deref()));
-    if hash.is_some() && old.is_some() && hash != old {
-        return Err(ApiError::bad_request(
-            "hash_algorithm and algorithm differ: give one of them",
-        ));
-    }
-    let given = hash.or(old);
-    let hash = filled(from_path).or_else(|| given.clone());
-    let replaced = given != hash && given.is_some();
-    let hash = match hash.as_deref().unwrap_or_default() {
-        "none" => None,
-        name => Some(named_algorithm(name).map_err(|_| {
-            ApiError::bad_request(format!("invalid hash algorithm {:?}", word(name)))
-                .because("invalid hash algorithm")
-        })?),
-    };
+    let hash = hash(call)?;
+    let params = &call.params;
     let salt = match params.text("salt_length")?.as_deref().unwrap_or_default() {
         "" | "auto" => SaltLength::Auto,
         "hash" => SaltLength::Hash,
@@ -215,16 +202,12 @@ fn options(call: &mut Call<'_>) -> Result<SignOptions, ApiError> {
             .because("invalid marshaling_algorithm"));
         }
     };
-    let options = SignOptions {
+    Ok(SignOptions {
         hash,
         prehashed: params.flag("prehashed")?.unwrap_or(false),
         rsa,
         marshaling,
-    };
-    if replaced {
-        call.params.replaced_by_path("hash_algorithm");
-    }
-    Ok(options)
+    })
 }
 
 /// A missing input is not an empty one: what was sent under another name would be signed or judged unseen.
