@@ -472,6 +472,27 @@ async fn keys_are_managed_and_used() {
     );
     assert_eq!(json(&["client", "seal", "app-one"])["key_version"], "2");
 
+    // What is bound to something, stays bound to it.
+    let bound = ["--associated-data", "row 7"];
+    let client = |what: &str, file: &str, more: &[&str]| {
+        let file = path(file);
+        let words = ["client", what, "app-one", "--in", file.as_str()];
+        appliance.cli(words.iter().chain(more))
+    };
+    fs::write(path("bound"), ok(&client("encrypt", "plain", &bound))).unwrap();
+    assert_eq!(code(&client("rewrap", "bound", &[])), 1);
+    fs::write(path("bound.new"), ok(&client("rewrap", "bound", &bound))).unwrap();
+    assert_eq!(code(&client("decrypt", "bound.new", &[])), 1);
+    ok_bytes(
+        &client("decrypt", "bound.new", &bound),
+        b"not text: \xff\x00",
+    );
+    let datakey = ["client", "datakey", "app-one"];
+    let datakey = appliance.cli(datakey.iter().chain(&bound));
+    fs::write(path("dek.bound"), ok(&datakey)).unwrap();
+    assert_eq!(code(&client("decrypt", "dek.bound", &[])), 1);
+    assert!(client("decrypt", "dek.bound", &bound).status.success());
+
     let made = ok(&appliance.cli([
         "client",
         "datakey",

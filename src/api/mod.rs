@@ -79,7 +79,7 @@ static TOKEN: HeaderName = HeaderName::from_static("x-vault-token");
 static NAMESPACE: HeaderName = HeaderName::from_static("x-vault-namespace");
 static WRAP_TTL: HeaderName = HeaderName::from_static("x-vault-wrap-ttl");
 
-/// Headers that would make a request another one if they were understood. `If-None-Match` is, where something is read.
+/// Headers that would make a request another one if they were understood. `If-None-Match` asks nothing of what only reads.
 static NOT_UNDERSTOOD: [HeaderName; 6] = [
     header::IF_MATCH,
     header::IF_UNMODIFIED_SINCE,
@@ -706,7 +706,7 @@ fn refuse_other_requests(headers: &HeaderMap, route: &Route) -> Result<(), ApiEr
     for (name, value) in headers {
         let plain = |none: &[u8]| value.is_empty() || value.as_bytes().eq_ignore_ascii_case(none);
         if NOT_UNDERSTOOD.contains(name)
-            || *name == header::IF_NONE_MATCH && route.verb != Verb::Read
+            || *name == header::IF_NONE_MATCH && matches!(route.verb, Verb::Update | Verb::Delete)
             || *name == header::CONTENT_ENCODING && !plain(b"identity")
             || *name == header::TRANSFER_ENCODING && !plain(b"chunked")
         {

@@ -70,9 +70,8 @@ enum Action {
         /// The ciphertext; - is standard input
         #[arg(long = "in", value_name = "FILE", default_value = "-")]
         input: PathBuf,
-        /// Derivation context, for a derived key
-        #[arg(long, value_name = "TEXT")]
-        context: Option<String>,
+        #[command(flatten)]
+        binding: Binding,
         /// Encrypt with this version instead of the latest
         #[arg(long, value_name = "N")]
         key_version: Option<u32>,
@@ -91,9 +90,8 @@ enum Action {
         /// Write the data key itself, raw bytes, to this new file, readable by its owner only
         #[arg(long, value_name = "FILE")]
         plaintext_out: Option<PathBuf>,
-        /// Derivation context, for a derived key
-        #[arg(long, value_name = "TEXT")]
-        context: Option<String>,
+        #[command(flatten)]
+        binding: Binding,
     },
     /// Seal and unseal a random value with the requests of Vault's transit seal
     #[command(
@@ -155,11 +153,11 @@ pub(super) fn run(args: &ClientArgs, format: Format) -> Result<(), Failure> {
         Action::Rewrap {
             key,
             input,
-            context,
+            binding,
             key_version,
         } => {
             body.insert("ciphertext".into(), files::read_text(input)?.into());
-            add_base64(&mut body, "context", context.as_deref());
+            binding.add_to(&mut body);
             add_version(&mut body, *key_version);
             ciphertext(remote, format, &format!("rewrap/{key}"), &body)
         }
@@ -167,10 +165,10 @@ pub(super) fn run(args: &ClientArgs, format: Format) -> Result<(), Failure> {
             key,
             bits,
             plaintext_out,
-            context,
+            binding,
         } => {
             body.insert("bits".into(), (*bits).into());
-            add_base64(&mut body, "context", context.as_deref());
+            binding.add_to(&mut body);
             let Some(out) = plaintext_out else {
                 return ciphertext(remote, format, &format!("datakey/wrapped/{key}"), &body);
             };

@@ -33,6 +33,10 @@ async fn site(test: &str, count: usize) -> Option<Site> {
 
 impl Site {
     fn rewrap(&self, table: &str, column: &str, more: &[&str]) -> Output {
+        self.rewrap_of(KEY, table, column, more)
+    }
+
+    fn rewrap_of(&self, key: &str, table: &str, column: &str, more: &[&str]) -> Output {
         let (connection, password, ca) = (
             self.server.connection(),
             self.server.password_file(),
@@ -43,7 +47,7 @@ impl Site {
             "json",
             "key",
             "rewrap-postgres",
-            KEY,
+            key,
             "--database",
             &connection,
             "--password-file",
@@ -142,6 +146,62 @@ async fn what_is_bound_to_its_row_is_rewrapped_and_bound_to_it_again() {
             let body = json!({ "ciphertext": text, "associated_data": bound });
             assert_eq!(ask("decrypt", body).await.status, status, "row {id}");
         }
+    }
+}
+
+/// A derived key's context is as a rule the row's: its tenant, its customer.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_row_is_rewrapped_in_its_own_context() {
+    let Some(site) = site("rewrap-postgres with contexts", 1).await else {
+        return;
+    };
+    site.client
+        .batch_execute("CREATE TABLE tenants (id int PRIMARY KEY, c text, tenant text)")
+        .await
+        .unwrap();
+    let operator = site.appliance.client(support::Who::Operator);
+    let ask = async |path: &str, body| {
+        let answer = support::ask(&operator, "POST", &format!("transit/{path}"), body).await;
+        assert_eq!(answer.status, 200, "{path}");
+        answer.json().unwrap()
+    };
+    ask("keys/derived", json!({ "derived": true })).await;
+    let tenant = |id: i32| format!("tenant {}", id % 2);
+    for id in 0..4_i32 {
+        let context = support::base64(tenant(id).as_bytes());
+        let body = json!({ "plaintext": support::base64(b"x"), "context": context, "associated_data": context });
+        let made = ask("encrypt/derived", body).await;
+        let ciphertext = made["data"]["ciphertext"].as_str().unwrap().to_owned();
+        site.client
+            .execute(
+                "INSERT INTO tenants VALUES ($1, $2, $3)",
+                &[&id, &ciphertext, &tenant(id)],
+            )
+            .await
+            .unwrap();
+    }
+    ask("keys/derived/rotate", json!({})).await;
+    let rewrap = |more: &[&str]| site.rewrap_of("derived", "tenants", "c", more);
+    let own = [
+        "--context-column",
+        "tenant",
+        "--associated-data-column",
+        "tenant",
+    ];
+    failed(&rewrap(&own[2..]), 1);
+    failed(&rewrap(&["--context-column", "none"]), 2);
+    failed(
+        &rewrap(&["--context-column", "tenant", "--context", "YQ=="]),
+        2,
+    );
+    let result = done(&rewrap(&own));
+    assert_eq!(result["rewrapped"], 4, "{result}");
+    for (id, text) in (0..).zip(site.texts("SELECT c FROM tenants ORDER BY id").await) {
+        assert!(text.starts_with("vault:v2:"), "{text}");
+        let context = support::base64(tenant(id).as_bytes());
+        let body = json!({ "ciphertext": text, "context": context, "associated_data": context });
+        let opened = ask("decrypt/derived", body).await;
+        assert_eq!(opened["data"]["plaintext"], support::base64(b"x"));
     }
 }
 

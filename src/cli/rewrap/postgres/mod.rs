@@ -41,6 +41,9 @@ pub(in crate::cli) struct PostgresArgs {
     /// The column that the ciphertexts of its row are bound to, as their associated data: its text in UTF-8, or the bytes of a bytea; null is none
     #[arg(long, value_name = "COLUMN", conflicts_with = "associated_data")]
     associated_data_column: Option<String>,
+    /// The column that holds each row's context, for a derived key; read as --associated-data-column is
+    #[arg(long, value_name = "COLUMN", conflicts_with = "context")]
+    context_column: Option<String>,
     /// A unique column to go by; the primary key if not given
     #[arg(long, value_name = "COLUMN")]
     id: Option<String>,
@@ -143,10 +146,9 @@ impl Work<'_> {
             let texts: Vec<_> = rows
                 .iter()
                 .map(|row| {
-                    let associated_data = row.associated_data.as_deref().or(all.associated_data);
                     let bound = Bound {
-                        associated_data,
-                        ..all
+                        associated_data: row.associated_data.as_deref().or(all.associated_data),
+                        context: row.context.as_deref().or(all.context),
                     };
                     (row.text.as_bytes(), bound)
                 })

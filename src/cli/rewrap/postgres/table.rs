@@ -12,6 +12,7 @@ pub(super) struct Row {
     pub(super) text: String,
     /// What its ciphertexts are bound to, base64, where there is a column for it.
     pub(super) associated_data: Option<String>,
+    pub(super) context: Option<String>,
 }
 
 /// What is gone through. Names are quoted already; ids and values travel as text and are cast by the server, so that any type will do.
@@ -21,8 +22,9 @@ pub(super) struct Table {
     column_type: String,
     id: String,
     id_type: String,
-    /// The expression that gives a row's associated data in base64, or null.
+    /// The expressions that give a row's associated data and its context in base64, or null.
     associated_data: String,
+    context: String,
     page: u16,
 }
 
@@ -64,22 +66,15 @@ impl Table {
                 "the column {id} has no unique index and may be null: rows could be passed over; name another with --id"
             )));
         }
-        let associated_data = match &args.associated_data_column {
-            None => "NULL::text".to_owned(),
-            Some(bound) => {
-                let kind = type_of(database, oid, bound)
-                    .await?
-                    .ok_or_else(|| usage(format!("the table {name} has no column {bound}")))?;
-                let bound = quote(bound);
-                if kind == "bytea" {
-                    format!("encode(t.{bound}, 'base64')")
-                } else {
-                    format!("encode(convert_to(t.{bound}::text, 'UTF8'), 'base64')")
-                }
-            }
+        let bound = async |column: &Option<String>| match column {
+            None => Ok("NULL::text".to_owned()),
+            Some(column) => base64_of(database, oid, &name, column).await,
         };
+        let associated_data = bound(&args.associated_data_column).await?;
+        let context = bound(&args.context_column).await?;
         Ok(Self {
             associated_data,
+            context,
             name,
             column: quote(&args.column),
             column_type,
@@ -121,6 +116,7 @@ impl Table {
             id,
             id_type,
             associated_data,
+            context,
             page,
             ..
         } = self;
@@ -128,7 +124,7 @@ impl Table {
             .query(
                 &format!(
                     // A bare name after ORDER BY would be that of the output column, which is text.
-                    "SELECT t.{id}::text, t.{column}::text, {associated_data} FROM {name} t \
+                    "SELECT t.{id}::text, t.{column}::text, {associated_data}, {context} FROM {name} t \
                      WHERE position('vault:v' IN t.{column}::text) > 0 AND ($1::text IS NULL OR t.{id} > ($1::text)::{id_type}) \
                      ORDER BY t.{id} LIMIT {page}"
                 ),
@@ -142,6 +138,7 @@ impl Table {
                 id: row.get(0),
                 text: row.get(1),
                 associated_data: row.get(2),
+                context: row.get(3),
             })
             .collect())
     }
@@ -159,6 +156,7 @@ impl Table {
             id,
             id_type,
             associated_data,
+            context,
             ..
         } = self;
         if changes.is_empty() {
@@ -168,14 +166,17 @@ impl Table {
         let update = transaction
             .prepare(&format!(
                 "UPDATE {name} t SET {column} = ($1::text)::{column_type} WHERE t.{id} = ($2::text)::{id_type} AND t.{column}::text = $3::text \
-                 AND {associated_data} IS NOT DISTINCT FROM $4::text"
+                 AND {associated_data} IS NOT DISTINCT FROM $4::text AND {context} IS NOT DISTINCT FROM $5::text"
             ))
             .await
             .map_err(|error| lost(&error))?;
         let mut changed_by_others = 0;
         for (row, new) in changes {
             let written = transaction
-                .execute(&update, &[new, &row.id, &row.text, &row.associated_data])
+                .execute(
+                    &update,
+                    &[new, &row.id, &row.text, &row.associated_data, &row.context],
+                )
                 .await
                 .map_err(|error| lost(&error))?;
             if written == 0 {
@@ -185,6 +186,25 @@ impl Table {
         transaction.commit().await.map_err(|error| lost(&error))?;
         Ok(changed_by_others)
     }
+}
+
+/// The expression that gives what stands in a column of the row in base64, or null.
+async fn base64_of(
+    database: &Client,
+    table: u32,
+    name: &str,
+    column: &str,
+) -> Result<String, Failure> {
+    let kind = type_of(database, table, column)
+        .await?
+        .ok_or_else(|| usage(format!("the table {name} has no column {column}")))?;
+    let column = quote(column);
+    // PostgreSQL breaks base64 into lines, and Vault's decoder skips them.
+    Ok(if kind == "bytea" {
+        format!("encode(t.{column}, 'base64')")
+    } else {
+        format!("encode(convert_to(t.{column}::text, 'UTF8'), 'base64')")
+    })
 }
 
 async fn type_of(database: &Client, table: u32, column: &str) -> Result<Option<String>, Failure> {
