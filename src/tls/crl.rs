@@ -3,13 +3,13 @@
 //! Taken: complete lists of version 2 with a number and a `nextUpdate`, also those that cover only end entities, only CAs, or the certificates of a
 //! distribution point. Refused: everything that says less than it seems to (delta, indirect, of some reasons only), or says something unknown.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use rustls::crypto::WebPkiSupportedAlgorithms;
-use webpki::{CertRevocationList, OwnedCertRevocationList};
-use x509_parser::asn1_rs::{Any, BitString, Class, FromDer as _, Oid, Sequence};
+use x509_parser::asn1_rs::{Any, BitString, Class, FromDer as _, Oid, Sequence, Tag};
 use x509_parser::der_parser::oid;
 use x509_parser::extensions::{DistributionPointName, GeneralName, ParsedExtension, X509Extension};
 use x509_parser::oid_registry::{
@@ -17,7 +17,7 @@ use x509_parser::oid_registry::{
     OID_X509_EXT_DELTA_CRL_INDICATOR, OID_X509_EXT_ISSUER_DISTRIBUTION_POINT,
     OID_X509_EXT_REASON_CODE,
 };
-use x509_parser::prelude::{CertificateRevocationList, X509Certificate};
+use x509_parser::prelude::{CertificateRevocationList, X509Certificate, X509Version};
 
 /// RFC 5280, section 5.3.3: the certificate issuer of an entry.
 const CERTIFICATE_ISSUER: Oid<'static> = oid!(2.5.29.29);
@@ -42,7 +42,8 @@ pub(super) struct Crl {
     pub(super) key_id: Option<Vec<u8>>,
     pub(super) scope: Scope,
     der: Vec<u8>,
-    revoked: CertRevocationList<'static>,
+    /// Serial numbers, the content of the INTEGER.
+    revoked: HashSet<Box<[u8]>>,
     /// The `SubjectPublicKeyInfo` of the key that verifies it, once one was found.
     key: OnceLock<Vec<u8>>,
 }
@@ -63,7 +64,7 @@ pub(super) struct Scope {
 /// The certificate that is asked about.
 pub(super) struct Subject<'a> {
     pub(super) der: &'a [u8],
-    /// As webpki reads it, so that it is compared with the same reading of the list.
+    /// The content of the INTEGER.
     pub(super) serial: &'a [u8],
     pub(super) is_ca: bool,
 }
@@ -81,10 +82,14 @@ impl Crl {
         if !rest.is_empty() {
             return Err(refuse("is followed by other bytes"));
         }
-        if parsed.version().is_none() {
-            return Err(refuse(
-                "is of version 1, which has no number to tell a new one from an old one: have it issued in version 2 (`openssl ca`: set `crlnumber`, and `crl_extensions` with `authorityKeyIdentifier`)",
-            ));
+        match parsed.version() {
+            Some(X509Version::V2) => {}
+            None | Some(X509Version::V1) => {
+                return Err(refuse(
+                    "is of version 1, which has no number to tell a new one from an old one: have it issued in version 2 (`openssl ca`: set `crlnumber`, and `crl_extensions` with `authorityKeyIdentifier`)",
+                ));
+            }
+            Some(_) => return Err(refuse("is of a version that is not known")),
         }
         let scope = extensions(&parsed).map_err(|problem| refuse(&problem))?;
         let number = Number::of(&parsed).map_err(|problem| refuse(&problem))?;
@@ -114,12 +119,12 @@ impl Crl {
                     }
                     _ => None,
                 });
-        let revoked = OwnedCertRevocationList::from_der(der)
-            .map(CertRevocationList::from)
-            .map_err(|error| refuse(&format!("can't be used: {error}")))?;
+        let body = Body::read(der)
+            .ok_or_else(|| refuse("can't be used: it is not the DER that RFC 5280 describes"))?;
+        let revoked = body.revoked().map_err(|problem| refuse(&problem))?;
         Ok(Self {
             file: file.to_owned(),
-            issuer: revoked.issuer().to_vec(),
+            issuer: body.issuer.to_vec(),
             issuer_name,
             number,
             this_update,
@@ -156,8 +161,7 @@ impl Crl {
 
     /// Whether it names the certificate. A certificate "on hold" is revoked, for as long as it is.
     pub(super) fn names(&self, serial: &[u8]) -> bool {
-        // An entry that can't be read is no proof of innocence.
-        !matches!(self.revoked.find_serial(serial), Ok(None))
+        self.revoked.contains(serial)
     }
 }
 
@@ -212,14 +216,17 @@ impl Scope {
         }
         let mut scope = Self::default();
         let mut elements = point.content.as_ref();
+        let mut seen = Vec::new();
         while !elements.is_empty() {
             let (rest, element) = Any::from_der(elements).map_err(|_| unreadable())?;
             elements = rest;
-            if element.class() != Class::ContextSpecific {
+            let tag = element.tag().0;
+            if element.class() != Class::ContextSpecific || seen.contains(&tag) {
                 return Err(unreadable());
             }
+            seen.push(tag);
             let is_true = element.data != [0];
-            match element.tag().0 {
+            match tag {
                 0 => scope.points = Some(full_name(element.data)?),
                 1 => scope.users_only = is_true,
                 2 => scope.cas_only = is_true,
@@ -236,6 +243,11 @@ impl Scope {
                 _ => return Err(unreadable()),
             }
         }
+        if scope.users_only && scope.cas_only {
+            return Err(
+                "covers nobody: it is for users only and for CAs only at the same time".to_owned(),
+            );
+        }
         Ok(scope)
     }
 }
@@ -243,7 +255,10 @@ impl Scope {
 /// The URIs of a `DistributionPointName`.
 fn full_name(der: &[u8]) -> Result<Vec<String>, String> {
     let unreadable = || "has a distribution point that can't be read".to_owned();
-    let (_, name) = Any::from_der(der).map_err(|_| unreadable())?;
+    let (rest, name) = Any::from_der(der).map_err(|_| unreadable())?;
+    if !rest.is_empty() {
+        return Err(unreadable());
+    }
     if name.tag().0 != 0 {
         return Err(
             "names its distribution point relative to its issuer, which is not supported"
@@ -339,6 +354,107 @@ fn uris(names: &[GeneralName<'_>]) -> Vec<String> {
             _ => None,
         })
         .collect()
+}
+
+/// What the parser for everything else leaves out or takes as it comes: nothing stands behind what is read, and all of it is.
+struct Body<'a> {
+    /// The content of the name's SEQUENCE.
+    issuer: &'a [u8],
+    /// The content of `revokedCertificates`.
+    entries: &'a [u8],
+}
+
+impl<'a> Body<'a> {
+    /// `None`: not the form of RFC 5280, section 5.1.
+    fn read(der: &'a [u8]) -> Option<Self> {
+        let mut list = Elements(whole(der)?);
+        let mut signed = Elements(list.take(Tag::Sequence)?);
+        let outside = list.take(Tag::Sequence)?;
+        list.take(Tag::BitString)?;
+        signed.take(Tag::Integer)?;
+        // Section 5.1.2.2: the same, inside of what is signed.
+        if signed.take(Tag::Sequence)? != outside {
+            return None;
+        }
+        let issuer = signed.take(Tag::Sequence)?;
+        signed.time()?;
+        signed.time()?;
+        let entries = signed.take(Tag::Sequence).unwrap_or_default();
+        let (rest, extensions) = Any::from_der(signed.0).ok()?;
+        let at_its_end = rest.is_empty()
+            && (extensions.class(), extensions.tag()) == (Class::ContextSpecific, Tag(0));
+        whole(extensions.data)?;
+        (list.0.is_empty() && at_its_end).then_some(Self { issuer, entries })
+    }
+
+    fn revoked(&self) -> Result<HashSet<Box<[u8]>>, String> {
+        let mut all = HashSet::new();
+        let mut entries = Elements(self.entries);
+        while !entries.0.is_empty() {
+            let serial = entries
+                .take(Tag::Sequence)
+                .and_then(serial)
+                .ok_or("has an entry that can't be read")?;
+            if !is_minimal(serial) {
+                return Err(
+                    "has an entry whose serial number is not written as DER has it, so that no certificate would have it"
+                        .to_owned(),
+                );
+            }
+            all.insert(serial.into());
+        }
+        Ok(all)
+    }
+}
+
+/// Of an entry, which has nothing else than what RFC 5280 names.
+fn serial(entry: &[u8]) -> Option<&[u8]> {
+    let mut entry = Elements(entry);
+    let serial = entry.take(Tag::Integer)?;
+    entry.time()?;
+    let mut extensions = Elements(entry.take(Tag::Sequence).unwrap_or_default());
+    while !extensions.0.is_empty() {
+        let (rest, _) = X509Extension::from_der(extensions.0).ok()?;
+        extensions.0 = rest;
+    }
+    entry.0.is_empty().then_some(serial)
+}
+
+/// Whether the content of an INTEGER is the only one for its number, so that numbers compare as bytes.
+pub(super) fn is_minimal(integer: &[u8]) -> bool {
+    match integer {
+        [] => false,
+        [0, next, ..] => *next >= 0x80,
+        [0xff, next, ..] => *next < 0x80,
+        _ => true,
+    }
+}
+
+/// The content of a SEQUENCE that is all there is.
+fn whole(der: &[u8]) -> Option<&[u8]> {
+    let mut elements = Elements(der);
+    let content = elements.take(Tag::Sequence)?;
+    elements.0.is_empty().then_some(content)
+}
+
+/// DER elements, one behind the other.
+struct Elements<'a>(&'a [u8]);
+
+impl<'a> Elements<'a> {
+    /// The content of the next one, if it is of this kind.
+    fn take(&mut self, tag: Tag) -> Option<&'a [u8]> {
+        let (rest, element) = Any::from_der(self.0).ok()?;
+        let is_it = element.class() == Class::Universal && element.tag() == tag;
+        is_it.then(|| {
+            self.0 = rest;
+            element.data
+        })
+    }
+
+    fn time(&mut self) -> Option<&'a [u8]> {
+        self.take(Tag::UtcTime)
+            .or_else(|| self.take(Tag::GeneralizedTime))
+    }
 }
 
 /// `None`: not even the form is right.

@@ -103,8 +103,22 @@ pub(super) fn crls(paths: &[PathBuf]) -> Result<Vec<Crl>, TlsError> {
             let crl = crl.map_err(|error| refuse(path, format!("{error}; {CRL_EXPECTED}")))?;
             crls.push(Crl::read(path, &crl).map_err(|problem| refuse(path, problem))?);
         }
-        if crls.len() == before {
+        let begun = pem
+            .windows(CRL_BEGINS.len())
+            .filter(|window| *window == CRL_BEGINS)
+            .count();
+        if crls.len() == before && begun == 0 {
             return Err(refuse(path, format!("no PEM CRL in it; {CRL_EXPECTED}")));
+        }
+        // What is passed over may be the one that names somebody.
+        if crls.len() - before != begun {
+            return Err(refuse(
+                path,
+                format!(
+                    "{begun} CRLs begin in it and {} can be read: each begins and ends on a line of its own, with nothing before it; {CRL_EXPECTED}",
+                    crls.len() - before
+                ),
+            ));
         }
     }
     Ok(crls)
@@ -144,6 +158,7 @@ pub fn expiries(files: &super::TlsFiles) -> Result<Vec<Expiry>, TlsError> {
     Ok(found)
 }
 
+const CRL_BEGINS: &[u8] = b"BEGIN X509 CRL";
 const CRL_EXPECTED: &str = "expected `-----BEGIN X509 CRL-----` (from DER: `openssl crl -inform DER -in FILE -out FILE.pem`)";
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {

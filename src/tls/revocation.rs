@@ -10,7 +10,7 @@ use rustls::crypto::WebPkiSupportedAlgorithms;
 
 use super::TlsError;
 use super::authority::{Authorities, Authority};
-use super::crl::{Crl, Subject};
+use super::crl::{Crl, Subject, is_minimal};
 use super::files::Expiry;
 use super::refusal::Refusal;
 
@@ -166,7 +166,8 @@ impl Revocation {
             .filter(|list| self.is_of(list, issuer))
             .filter(|list| list.scope.covers(subject))
             .collect();
-        if own.is_empty() {
+        // One that is written in another way than in the list would not be found there.
+        if own.is_empty() || !is_minimal(subject.serial) {
             return Err(Refusal::UnknownStatus);
         }
         if !issuer.may_sign {

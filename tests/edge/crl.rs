@@ -1,5 +1,7 @@
 //! CRLs over the life of a CA: what the server says of each client is what `openssl verify -crl_check` says.
 
+mod forms;
+
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
@@ -207,11 +209,16 @@ impl Place {
     }
 
     fn openssl(&self, client: &Client, lists: &[String], point: bool) -> bool {
+        self.openssl_asks("-crl_check_all", client, lists, point)
+    }
+
+    /// Of the client alone by `-crl_check`, of each certificate up to the root by `-crl_check_all`.
+    fn openssl_asks(&self, what: &str, client: &Client, lists: &[String], point: bool) -> bool {
         let certificate = self.write("client.pem", &client.pem);
         let between: String = client.between.iter().map(|ca| ca.0.as_str()).collect();
         let mut command = Command::new("openssl");
         command
-            .args(["verify", "-purpose", "sslclient", "-crl_check_all"])
+            .args(["verify", "-purpose", "sslclient", what])
             .arg("-CAfile")
             .arg(self.path("cas.pem"))
             .arg("-CRLfile")
