@@ -5,6 +5,13 @@ CARGO ?= cargo
 export CARGO_TERM_COLOR ?= auto
 # What .ci/install puts there on a machine that lacks it.
 export PATH := $(CURDIR)/.cache/go/bin:$(PATH)
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+# Rust and Go keep what they download and build below HOME; where that can't be written to, below .cache.
+ifneq ($(shell [ -d "$$HOME" ] && [ -w "$$HOME" ] && echo yes),yes)
+export CARGO_HOME ?= $(CURDIR)/.cache/cargo
+export GOPATH ?= $(CURDIR)/.cache/gopath
+export GOCACHE ?= $(CURDIR)/.cache/gocache
+endif
 
 .PHONY: help demo test lint unit interop bench fuzz soak deb image test-image clean
 
@@ -14,10 +21,10 @@ help: ## this list
 demo: ## a token, a master key in it, a server, and a real transit seal sealed and unsealed against it
 	@.ci/install demo
 	@# Go's compiler and Rust's side by side: from cold that is a minute less.
-	@if command -v go >/dev/null; then tests/interop/build.sh seal >/dev/null 2>&1 & fi; $(CARGO) build --release --bin strongroom; status=$$?; wait; exit $$status
+	@if command -v go >/dev/null; then tests/interop/build.sh seal >/dev/null 2>&1 & fi; $(CARGO) build --locked --profile demo --bin strongroom; status=$$?; wait; exit $$status
 	@seal=; if command -v go >/dev/null; then \
 		seal=$$(tests/interop/build.sh seal | sed -n 's/^seal //p'); \
-	fi; STRONGROOM_SEAL_CLIENT=$$seal target/release/strongroom demo
+	fi; STRONGROOM_SEAL_CLIENT=$$seal $(TARGET)/demo/strongroom demo
 
 test: ## every test (installs what it needs; under CI=true a missing tool fails instead of skipping)
 	@.ci/install test
@@ -35,7 +42,7 @@ lint: ## fmt, clippy, cargo-deny, rustdoc
 
 bench: ## benchmarks; ratios are printed and saved under target/bench/
 	@.ci/install demo
-	$(CARGO) bench --bench appliance
+	$(CARGO) bench --profile dist --bench appliance
 
 fuzz: ## each parser fuzzed for FUZZ_SECONDS (default 60)
 	@FUZZ_SECONDS=$${FUZZ_SECONDS:-60} tests/fuzz
@@ -58,4 +65,5 @@ test-image: ## every test of the bootable image, in QEMU: tens of minutes where 
 	cargo test --test image -- --include-ignored --test-threads=1
 
 clean: ## removes build output and caches
+	@chmod -R u+w .cache 2>/dev/null || true # Go writes its modules read-only
 	rm -rf target .cache image/out image/out-* # not image/keys: what they signed boots with them only

@@ -5,7 +5,7 @@
 #
 # Exit codes: 0 built; 77 this machine can't do it (the reason is on standard error); another: it failed.
 #
-# STRONGROOM_BINARY     a strongroom to put in instead of building the release
+# STRONGROOM_BINARY     a strongroom to put in instead of building the `dist` profile
 # STRONGROOM_VERSION    the image's version; default: Cargo.toml's
 # STRONGROOM_MINIMUM    the oldest version that may still run once this one has been healthy; default 0
 # STRONGROOM_EXTRA      a folder whose files come over the root's: another PKCS#11 module, say
@@ -78,15 +78,15 @@ sum() {
 
 binary() {
     if [ -z "${STRONGROOM_BINARY:-}" ]; then
-        (cd "$repository" && cargo build --release --locked --bin strongroom) >&2
-        STRONGROOM_BINARY=${CARGO_TARGET_DIR:-$repository/target}/release/strongroom
+        (cd "$repository" && cargo build --profile dist --locked --bin strongroom) >&2
+        STRONGROOM_BINARY=${CARGO_TARGET_DIR:-$repository/target}/dist/strongroom
     fi
     strip -o "$work/strongroom" "$STRONGROOM_BINARY"
     # Static: in the initrd it needs nothing and takes nothing from beside it.
     local target=x86_64-unknown-linux-gnu
     (cd "$repository" && CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-C target-feature=+crt-static" \
-        cargo build --release --locked --package strongroom-init --target $target) >&2
-    strip -o "$work/init" "${CARGO_TARGET_DIR:-$repository/target}/$target/release/strongroom-init"
+        cargo build --profile dist --locked --package strongroom-init --target $target) >&2
+    strip -o "$work/init" "${CARGO_TARGET_DIR:-$repository/target}/$target/dist/strongroom-init"
 }
 
 # The tools come from trixie and need their own C library: they run with their tree as root, in a mount namespace that goes away by itself.

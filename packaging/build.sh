@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Builds the Debian package and prints its path.
 #
-#   packaging/build.sh [PROFILE]     PROFILE of cargo, defaults to release; `dev` is for tests
+#   packaging/build.sh [PROFILE]     PROFILE of cargo, defaults to dist; `dev` is for tests
 #
 # Needs cargo-deb (.ci/install deb).
 set -euo pipefail
 cd "$(dirname "$0")/.."
-profile=${1:-release}
+profile=${1:-dist}
 folder=$([ "$profile" = dev ] && echo debug || echo "$profile")
 
 cargo build --locked --quiet --profile "$profile" --bin strongroom >&2
