@@ -31,7 +31,8 @@ test: ## every test (installs what it needs; under CI=true a missing tool fails 
 	@$(MAKE) --no-print-directory lint
 	@tests/run
 
-lint: ## fmt, clippy, cargo-deny, rustdoc
+lint: ## fmt, clippy, cargo-deny, rustdoc, and a search for secrets
+	@.ci/install lint
 	$(CARGO) fmt --all --check
 	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
 	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
@@ -39,6 +40,7 @@ lint: ## fmt, clippy, cargo-deny, rustdoc
 	$(CARGO) fetch --locked --quiet # cargo-deny looks at every platform's dependencies, the build only at this one's
 	$(CARGO) deny --offline --log-level error check bans licenses sources
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --quiet
+	tests/secrets || { status=$$?; [ $$status = 77 ] && [ "$$CI" != true ]; }
 
 bench: ## benchmarks; ratios are printed and saved under target/bench/
 	@.ci/install demo

@@ -1,10 +1,13 @@
 //! What is in the root, and what is not.
 
 use std::fs;
+use std::path::Path;
+use std::process::Command;
 
 use serde_json::Value;
 
 use crate::machine::built;
+use crate::support;
 
 /// Whatever runs a text as a program, lets somebody in, changes users, or installs something.
 const FORBIDDEN: &[&str] = &[
@@ -58,6 +61,24 @@ fn two_builds_give_the_same_bytes() {
     let Some(image) = built() else { return };
     let sums = |name| fs::read_to_string(image.other(name, &[]).file("SHA256SUMS")).unwrap();
     assert_eq!(sums("once"), sums("twice"));
+}
+
+#[test]
+#[ignore = "needs make image"]
+fn short_no_key_or_password_is_in_the_root_or_the_initrd() {
+    let Some(image) = built() else { return };
+    let sums = image.file("SHA256SUMS");
+    let text = fs::read_to_string(&sums).unwrap();
+    assert!(text.contains(".root.raw\n") && text.contains(".efi\n"));
+    let output = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/secrets"))
+        .env("STRONGROOM_IMAGE", sums.parent().unwrap())
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    if output.status.code() == Some(77) {
+        return support::skip("the search for secrets in the image", told.trim());
+    }
+    assert!(output.status.success(), "{told}");
 }
 
 #[test]
