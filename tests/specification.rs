@@ -1,11 +1,18 @@
-//! `SPECIFICATION.md` names tests that exist and run, and no documentation names a file that isn't there.
+//! `SPECIFICATION.md` names tests that exist and run, no documentation names a file that isn't there,
+//! and prose fits a screen.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+/// Columns of prose, as rustfmt has them for code. Stable rustfmt leaves comments alone.
+const WIDTH: usize = 100;
+/// Files from before the limit: only ever fewer.
+const WIDE: &str = "tests/wide.list";
 /// What `tests/run` or `make test-image` run although it is marked `ignore`.
 const RUN_ALTHOUGH_IGNORED: [&str; 7] = [
     "tests/interop.rs",
@@ -74,6 +81,97 @@ fn every_link_and_every_path_in_the_documentation_leads_somewhere() {
         broken.extend(gone.map(|path| format!("{} leads to {}", page.display(), path.display())));
     }
     assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+#[test]
+fn prose_and_comments_are_at_most_100_columns_wide() {
+    let exempt = fs::read_to_string(Path::new(ROOT).join(WIDE)).unwrap();
+    let exempt: BTreeSet<&str> = exempt.lines().collect();
+    let files = Command::new("git")
+        .args(["ls-files", "--cached", "--others", "--exclude-standard"])
+        .current_dir(ROOT)
+        .output()
+        .unwrap();
+    assert!(files.status.success(), "git ls-files: {files:?}");
+    let files = String::from_utf8(files.stdout).unwrap();
+    let mut wide = BTreeSet::new();
+    let mut problems = Vec::new();
+    for file in files.lines().filter(|file| !is_others(file)) {
+        // A file that git knows and that was removed, or one that is no text.
+        let Ok(text) = fs::read_to_string(Path::new(ROOT).join(file)) else {
+            continue;
+        };
+        let lines = too_wide(file, &text);
+        if lines.is_empty() {
+            continue;
+        }
+        wide.insert(file);
+        if !exempt.contains(file) {
+            problems.extend(
+                lines
+                    .iter()
+                    .map(|line| format!("{file}:{line} is too wide")),
+            );
+        }
+    }
+    let narrow = exempt.difference(&wide);
+    problems.extend(narrow.map(|file| format!("{file} is not too wide: take it off {WIDE}")));
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+}
+
+#[test]
+fn wide_is_prose_that_could_be_broken() {
+    let long = "word ".repeat(30);
+    let of = |file: &str, text: String| !too_wide(file, &text).is_empty();
+    assert!(of("a.md", long.clone()));
+    assert!(of("a.md", format!("- {long}")));
+    assert!(!of("a.md", format!("| {long} |")), "a table's row");
+    assert!(!of("a.md", format!("    {long}")), "code");
+    assert!(!of("a.md", format!("```\n{long}\n```")), "code");
+    assert!(of("a.md", format!("```\n```\n{long}")), "behind code");
+    assert!(!of("a.md", format!("- {}", "x".repeat(120))), "one word");
+    assert!(of("a.rs", format!("    /// {long}")));
+    assert!(of("a.rs", format!("let a = 1; // {long}")));
+    assert!(!of("a.rs", format!("let a = \"{long}\";")), "a string");
+    assert!(of("a.toml", format!("# {long}")));
+    assert!(of("a.sh", format!("# {long}")));
+    assert!(
+        !of("a.md", "ä".repeat(50).to_string() + &" b".repeat(25)),
+        "by characters"
+    );
+}
+
+/// The numbers of lines of prose or comments that are wider than they may be, though they could be broken.
+fn too_wide(file: &str, text: &str) -> Vec<usize> {
+    let extension = Path::new(file).extension().and_then(|e| e.to_str());
+    let mut in_code = false;
+    let mut is_prose = |line: &str| match extension {
+        Some("md") => {
+            in_code ^= line.trim_start().starts_with("```");
+            !in_code && !line.starts_with('|') && !line.starts_with("    ")
+        }
+        Some("rs") => line.trim_start().starts_with("//") || line.contains(" // "),
+        Some("toml" | "sh" | "py" | "service" | "timer" | "conf") | None => {
+            line.trim_start().starts_with('#')
+        }
+        _ => false,
+    };
+    (1..)
+        .zip(text.lines())
+        .filter(|(_, line)| {
+            is_prose(line) && line.chars().count() > WIDTH && {
+                // A link, a command, a hash: none of them has a blank to break at.
+                let longest = line.split_whitespace().map(|w| w.chars().count()).max();
+                longest.is_some_and(|longest| longest + 8 < WIDTH)
+            }
+        })
+        .map(|(number, _)| number)
+        .collect()
+}
+
+/// Texts that others wrote, or programs did.
+fn is_others(file: &str) -> bool {
+    file.starts_with("LICENSE") || file.starts_with("fuzz/seeds/") || file.ends_with(".lock")
 }
 
 /// Why `file::name` is not a test that runs (or, below `benches/`, a function).
