@@ -13,7 +13,7 @@ export GOPATH ?= $(CURDIR)/.cache/gopath
 export GOCACHE ?= $(CURDIR)/.cache/gocache
 endif
 
-.PHONY: help demo test lint unit interop bench fuzz soak deb image test-image clean
+.PHONY: help demo check test lint bench fuzz soak deb image test-image clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -25,6 +25,9 @@ demo: ## a token, a master key in it, a server, and a real transit seal sealed a
 	@seal=; if command -v go >/dev/null; then \
 		seal=$$(tests/interop/build.sh seal | sed -n 's/^seal //p'); \
 	fi; STRONGROOM_SEAL_CLIENT=$$seal $(TARGET)/demo/strongroom demo
+
+check: ## formatting, clippy, and the unit tests of what changed: under a minute once built
+	@tests/check
 
 test: ## every test (installs what it needs; under CI=true a missing tool fails instead of skipping)
 	@.ci/install test

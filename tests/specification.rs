@@ -58,6 +58,8 @@ fn every_link_and_every_path_in_the_documentation_leads_somewhere() {
         "SPECIFICATION.md",
         "CHANGELOG.md",
         "SECURITY.md",
+        "CONTRIBUTING.md",
+        "tests/README.md",
     ];
     let mut pages: Vec<PathBuf> = top.iter().map(|name| root.join(name)).collect();
     let docs = fs::read_dir(root.join("docs")).unwrap();
@@ -81,6 +83,19 @@ fn every_link_and_every_path_in_the_documentation_leads_somewhere() {
         broken.extend(gone.map(|path| format!("{} leads to {}", page.display(), path.display())));
     }
     assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+#[test]
+fn the_makefile_names_as_phony_the_targets_that_there_are() {
+    let text = fs::read_to_string(Path::new(ROOT).join("Makefile")).unwrap();
+    let phony = text.lines().find_map(|line| line.strip_prefix(".PHONY:"));
+    let phony: BTreeSet<&str> = phony.unwrap().split_whitespace().collect();
+    let targets: BTreeSet<&str> = text
+        .lines()
+        .filter(|line| !line.starts_with(['\t', '.', '#']) && !line.contains(":="))
+        .filter_map(|line| line.split_once(':').map(|(target, _)| target))
+        .collect();
+    assert_eq!(phony, targets);
 }
 
 #[test]
