@@ -18,6 +18,7 @@ pub mod json;
 pub mod keyring;
 pub mod lifecycle;
 mod lock;
+mod owner;
 pub mod policy;
 pub mod rotation;
 pub mod serve;

@@ -15,6 +15,7 @@ use super::resume::{self, End, Found, Intended, Known, Refusal, Signer};
 use super::room::{self, Room};
 use super::{AuditError, Entry};
 use crate::lock;
+use crate::owner::acting;
 
 /// After a failure the file is tried again at most this often.
 const RETRY: Duration = Duration::from_millis(100);
@@ -559,7 +560,7 @@ impl LogFile {
                     source,
                 };
                 // Through the path: this descriptor only writes.
-                let mut file = File::open(&self.path).map_err(read)?;
+                let mut file = resume::open(&self.path).map_err(read)?;
                 let to = self.length + bytes;
                 let (sha256, lacks_newline) =
                     resume::torn_sha256(&mut file, self.length, to).map_err(read)?;
@@ -723,7 +724,7 @@ fn foreign(path: &Path, problem: &str) -> AuditError {
     }
 }
 
-/// Append-only, for its owner only, and for one process at a time.
+/// Append-only, for its owner only, and for one process at a time. Root makes and opens it as whoever owns its folder.
 fn open_file(
     path: &Path,
     lock: impl Fn(&File) -> Result<(), fs::TryLockError>,
@@ -732,12 +733,9 @@ fn open_file(
         path: path.to_owned(),
         source: Arc::new(source),
     };
-    let file = OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(write)?;
+    let mut how = OpenOptions::new();
+    how.append(true).create(true).mode(0o600);
+    let file = acting(path, || how.open(path)).flatten().map_err(write)?;
     match lock(&file) {
         Ok(()) => Ok(file),
         Err(fs::TryLockError::WouldBlock) => Err(AuditError::Continue {
@@ -754,7 +752,7 @@ fn sync_folder(path: &Path) -> io::Result<()> {
         Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),
     };
-    match File::open(folder)?.sync_all() {
+    match acting(folder, || File::open(folder)?.sync_all()).flatten() {
         // A device's folder.
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
         other => other,

@@ -13,6 +13,7 @@ use sha2::{Digest as _, Sha256};
 use super::anchor::{Anchor, OPEN, Phase};
 use super::line::{Chain, FORMAT, Head, LONGEST_LINE, Line, unhex};
 use crate::json::Document;
+use crate::owner::acting;
 
 /// How much of the end is looked at first for the line that the token knows; more if it is not there.
 const TAIL: u64 = 1 << 20;
@@ -127,10 +128,15 @@ impl From<io::Error> for Refusal {
     }
 }
 
+/// To read; as whoever owns its folder, if this is root.
+pub(super) fn open(path: &Path) -> io::Result<File> {
+    acting(path, || File::open(path)).flatten()
+}
+
 /// Finds the end of the log in a file. `None`: the file holds nothing, or not even one whole line, and the token knows of no log, or what it knows does
 /// not count.
 pub(super) fn find(path: &Path, signer: &Signer, known: Known<'_>) -> Result<Option<End>, Refusal> {
-    let mut file = File::open(path)?;
+    let mut file = open(path)?;
     let length = file.metadata()?.len();
     // A device says that it has no length, and may never end.
     let first = if length == 0 {

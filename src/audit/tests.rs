@@ -1427,3 +1427,30 @@ async fn an_outcome_that_comes_late_or_is_not_known_says_who_asked() {
         assert_eq!(line["batch"], batch);
     }
 }
+
+#[test]
+fn a_link_in_the_services_folder_leads_roots_log_to_no_file_of_roots() {
+    const SERVICE: u32 = 54_321;
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: needs root");
+        return;
+    }
+    let log = Log::new();
+    let folder = log.folder.path();
+    std::os::unix::fs::chown(folder, Some(SERVICE), Some(SERVICE)).unwrap();
+    let roots = tempfile::tempdir().unwrap();
+    fs::write(roots.path().join("passwords"), "").unwrap();
+    for target in ["passwords", "new"] {
+        let target = roots.path().join(target);
+        std::os::unix::fs::symlink(&target, log.path()).unwrap();
+        let opened = log.open_as(Known::Nothing);
+        assert!(matches!(opened, Err(AuditError::Write { .. })));
+        assert!(fs::metadata(&target).map_or(true, |file| file.len() == 0));
+        fs::remove_file(log.path()).unwrap();
+    }
+    assert_eq!(fs::read_dir(roots.path()).unwrap().count(), 1);
+    // The file is the service's, which goes on with it.
+    drop(log.open());
+    let made = fs::metadata(log.path()).unwrap();
+    assert_eq!(std::os::unix::fs::MetadataExt::uid(&made), SERVICE);
+}

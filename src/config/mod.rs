@@ -8,7 +8,7 @@ pub(crate) mod fuzz;
 mod hardening;
 pub(crate) mod module;
 mod reader;
-mod trust;
+pub(crate) mod trust;
 pub(crate) mod walk;
 
 use std::net::SocketAddr;

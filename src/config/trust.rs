@@ -136,6 +136,11 @@ static OUTSIDE: LazyLock<Option<u32>> = LazyLock::new(|| {
     (fs::metadata(NOBODY).ok()?.uid() == nobody).then_some(nobody)
 });
 
+/// Whether that user is outside of this user namespace, and the system too.
+pub(crate) fn is_outside(uid: u32) -> bool {
+    *OUTSIDE == Some(uid)
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

@@ -144,6 +144,11 @@ impl Engine {
         patiently(|| guarded(open))
     }
 
+    /// Its folder.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The value under `key`.
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
         guarded(|| Ok(self.db.get(key)?.map(|value| value.to_vec())))

@@ -141,10 +141,10 @@ impl Import {
             Rule::Anchored(token)
         };
         let found = Contents::of(&pairs)?.judge(&hsm, rule).await?;
-        let (folder, writes) = (path.to_owned(), writes(&pairs));
-        let (engine, scratch) = on_disc(move || {
-            prepare_folder(&folder)?;
-            let scratch = Scratch::make(&folder)?;
+        let writes = writes(&pairs);
+        let (engine, scratch) = on_disc(path, move |folder| {
+            prepare_folder(folder)?;
+            let scratch = Scratch::make(folder)?;
             let engine = Engine::open(scratch.path())?;
             engine.write(writes)?;
             Ok((engine, scratch))
@@ -181,14 +181,14 @@ impl Import {
         } = self;
         drop(store);
         drop(scratch);
-        let (folder, writes) = (path.clone(), writes(&pairs));
-        on_disc(move || {
+        let writes = writes(&pairs);
+        on_disc(&path, move |folder| {
             // Empty, as `prepare` saw; all records or none are written.
-            let engine = Engine::open(&folder)?;
+            let engine = Engine::open(folder)?;
             if engine.scan()?.is_empty() {
                 Ok(engine.write(writes)?)
             } else {
-                Err(StoreError::Exists(folder))
+                Err(StoreError::Exists(folder.to_owned()))
             }
         })
         .await?;

@@ -31,6 +31,8 @@ use zeroize::Zeroizing;
 use engine::{Engine, EngineError, Lock, Write};
 use record::{Anchor, Digests, Envelope};
 
+use crate::owner::acting;
+
 /// Seals that one store key may make on one token. Random 96-bit nonces are safe for 2^32 (NIST SP 800-38D, 8.3); this is a sixteenth of it, since
 /// a restoration or a second token seals with the same key and counts for itself. The rest is room for seals that a crash kept from being counted.
 const MAX_SEALS: u64 = (1 << 28) - (1 << 20);
@@ -280,7 +282,8 @@ impl Store {
     /// # Errors
     /// [`StoreError::Io`] if the database can't be opened.
     pub fn is_in_use(path: &Path) -> Result<bool, StoreError> {
-        match Lock::take(path) {
+        let taken = acting(path, || Lock::take(path)).map_err(|error| as_owner(path, &error))?;
+        match taken {
             Ok(_) => Ok(false),
             Err(EngineError::Busy) => Ok(true),
             Err(error) => Err(error.into()),
@@ -536,15 +539,24 @@ fn tampered(id: &RecordId) -> StoreError {
     }
 }
 
-/// Runs a database call where it may block.
+/// What kept this process from doing something as the store's owner.
+fn as_owner(path: &Path, error: &std::io::Error) -> StoreError {
+    StoreError::Io(format!("{}: {error}", path.display()))
+}
+
+/// Runs a database call where it may block, as the store's owner if this is root.
 async fn blocking<T: Send + 'static>(
     engine: &Arc<Engine>,
     call: impl FnOnce(&Engine) -> Result<T, EngineError> + Send + 'static,
 ) -> Result<T, StoreError> {
     let engine = Arc::clone(engine);
-    let task = tokio::task::spawn_blocking(move || call(&engine));
+    let task = tokio::task::spawn_blocking(move || {
+        let path = engine.path();
+        acting(path, || call(&engine).map_err(StoreError::from))
+            .map_err(|error| as_owner(path, &error))?
+    });
     match tokio::time::timeout(ENGINE_DEADLINE, task).await {
-        Ok(Ok(result)) => Ok(result?),
+        Ok(Ok(result)) => result,
         Ok(Err(error)) => Err(StoreError::Io(format!(
             "a database call was cut off: {error}"
         ))),

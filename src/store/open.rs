@@ -15,8 +15,9 @@ use super::record::{self, Anchor, Digests, Envelope, HEADER_KEY, HEADER_KIND, To
 use super::trial::{Files, With, is_free};
 use super::{
     AcceptedRollback, Committer, Engine, FENCED, Inner, RecordId, RecordKind, Store, StoreError,
-    View, blocking, count_seal, open_record, seal_record,
+    View, as_owner, blocking, count_seal, open_record, seal_record,
 };
+use crate::owner::acting;
 
 pub(super) async fn create(path: &Path, hsm: Hsm) -> Result<Store, StoreError> {
     if let Some(token) = read_token(&hsm).await? {
@@ -24,10 +25,9 @@ pub(super) async fn create(path: &Path, hsm: Hsm) -> Result<Store, StoreError> {
             store_id: hex(&token.anchor.store_id),
         });
     }
-    let folder = path.to_owned();
-    let engine = on_disc(move || {
-        prepare_folder(&folder)?;
-        Ok(Engine::open(&folder)?)
+    let engine = on_disc(path, |folder| {
+        prepare_folder(folder)?;
+        Ok(Engine::open(folder)?)
     })
     .await?;
 
@@ -250,22 +250,21 @@ impl Contents {
 
 /// Tries the files as a copy, then opens them.
 async fn load(path: &Path, hsm: &Hsm, rule: Rule) -> Result<(Engine, Found), StoreError> {
-    let folder = path.to_owned();
-    let files = on_disc(move || {
-        check_folder(&folder)?;
-        Files::hold(&folder)
+    let files = on_disc(path, |folder| {
+        check_folder(folder)?;
+        Files::hold(folder)
     })
     .await?;
     let files = Arc::new(files);
-    let (pairs, found) = match attempt(&files, hsm, rule, With::Everything).await {
+    let (pairs, found) = match attempt(path, &files, hsm, rule, With::Everything).await {
         Err(first) if files.has_spare() && !matches!(first, StoreError::Hsm(_)) => {
             // The first error tells more, if there is nothing in the way of the second try but the damage itself.
-            let Ok(second) = attempt(&files, hsm, rule, With::TheLogAlone).await else {
+            let Ok(second) = attempt(path, &files, hsm, rule, With::TheLogAlone).await else {
                 return Err(located(first, path));
             };
             let aside = {
                 let files = Arc::clone(&files);
-                on_disc(move || files.set_aside()).await?
+                on_disc(path, move |_| files.set_aside()).await?
             };
             tracing::warn!(
                 error = %first,
@@ -277,9 +276,8 @@ async fn load(path: &Path, hsm: &Hsm, rule: Rule) -> Result<(Engine, Found), Sto
         outcome => outcome.map_err(|error| located(error, path))?,
     };
     drop(files);
-    let folder = path.to_owned();
-    let engine = on_disc(move || {
-        let engine = Engine::open(&folder)?;
+    let engine = on_disc(path, move |folder| {
+        let engine = Engine::open(folder)?;
         if engine.scan()? == pairs {
             Ok(engine)
         } else {
@@ -295,13 +293,14 @@ async fn load(path: &Path, hsm: &Hsm, rule: Rule) -> Result<(Engine, Found), Sto
 
 /// What a copy of the files holds, if that is a store by the rule.
 async fn attempt(
+    path: &Path,
     files: &Arc<Files>,
     hsm: &Hsm,
     rule: Rule,
     with: With,
 ) -> Result<(Vec<Pair>, Found), StoreError> {
     let files = Arc::clone(files);
-    let pairs = on_disc(move || files.read(with)).await?;
+    let pairs = on_disc(path, move |_| files.read(with)).await?;
     let found = Contents::of(&pairs)?.judge(hsm, rule).await?;
     Ok((pairs, found))
 }
@@ -323,12 +322,17 @@ fn located(error: StoreError, path: &Path) -> StoreError {
     }
 }
 
+/// Does something with a store's files, as their owner if this is root.
 pub(super) async fn on_disc<T: Send + 'static>(
-    call: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+    path: &Path,
+    call: impl FnOnce(&Path) -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
-    tokio::task::spawn_blocking(call)
-        .await
-        .map_err(|error| StoreError::Io(error.to_string()))?
+    let path = path.to_owned();
+    tokio::task::spawn_blocking(move || {
+        acting(&path, || call(&path)).map_err(|error| as_owner(&path, &error))?
+    })
+    .await
+    .map_err(|error| StoreError::Io(error.to_string()))?
 }
 
 async fn open_header(hsm: &Hsm, envelope: Envelope) -> Result<Anchor, StoreError> {

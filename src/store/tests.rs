@@ -699,3 +699,75 @@ fn no_acknowledged_write_is_lost_to_kill_9() {
         "the child hardly committed: {acknowledged}"
     );
 }
+
+/// Whoever the service's folder belongs to can put a link there at any time, and root comes by at a birth, a restoration, a rotation.
+#[tokio::test]
+async fn a_link_in_the_services_folder_leads_root_to_no_file_of_roots() {
+    const SERVICE: u32 = 54_321;
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: needs root");
+        return;
+    }
+    let (hsm, _turn) = token().await;
+    let room = folder();
+    std::fs::set_permissions(room.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let state = room.path().join("state");
+    let roots = room.path().join("roots");
+    for made in [&state, &roots] {
+        std::fs::create_dir(made).unwrap();
+    }
+    std::os::unix::fs::chown(&state, Some(SERVICE), Some(SERVICE)).unwrap();
+    let link = |target: &str, name: &str| {
+        let _ = std::fs::remove_dir_all(state.join("store"));
+        std::fs::create_dir_all(state.join(name).parent().unwrap()).unwrap();
+        std::fs::set_permissions(&state, std::fs::Permissions::from_mode(0o700)).unwrap();
+        if name != "store" {
+            let store = state.join("store");
+            std::os::unix::fs::chown(&store, Some(SERVICE), Some(SERVICE)).unwrap();
+        }
+        std::os::unix::fs::symlink(room.path().join(target), state.join(name)).unwrap();
+    };
+    let untouched = || std::fs::read_dir(&roots).unwrap().count() == 0;
+    for (target, name) in [
+        ("roots", "store"),
+        ("roots/new", "store"),
+        ("roots/db", "store/db"),
+        ("roots/conf", "store/conf"),
+    ] {
+        link(target, name);
+        assert!(
+            Store::create(&state.join("store"), hsm.clone())
+                .await
+                .is_err(),
+            "{name}"
+        );
+        assert!(untouched(), "{name} to {target}");
+        std::fs::remove_file(state.join(name)).unwrap();
+    }
+    let _ = std::fs::remove_dir_all(state.join("store"));
+    let store = Store::create(&state.join("store"), hsm.clone())
+        .await
+        .unwrap();
+    store.commit(vec![put("a", 1, b"one")]).await.unwrap();
+    drop(store);
+    let mut all = vec![state.join("store")];
+    while let Some(path) = all.pop() {
+        let owner = std::os::unix::fs::MetadataExt::uid(&path.symlink_metadata().unwrap());
+        assert_eq!(owner, SERVICE, "{}", path.display());
+        if path.is_dir() {
+            all.extend(
+                std::fs::read_dir(&path)
+                    .unwrap()
+                    .map(|entry| entry.unwrap().path()),
+            );
+        }
+    }
+    // A store of root's, in another's place: an acceptance would write into it.
+    copy(&state.join("store"), &roots.join("store"));
+    std::fs::remove_dir_all(state.join("store")).unwrap();
+    std::os::unix::fs::symlink(roots.join("store"), state.join("store")).unwrap();
+    let before = std::fs::read(roots.join("store/db")).unwrap();
+    let refused = Store::accept_rollback(&state.join("store"), hsm).await;
+    assert!(refused.is_err());
+    assert!(std::fs::read(roots.join("store/db")).unwrap() == before);
+}

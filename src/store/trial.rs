@@ -12,6 +12,7 @@ use std::time::SystemTime;
 
 use super::engine::{BLOBS, Engine, EngineError, LOG, Lock, Pair, Role, SETTINGS, role};
 use super::{StoreError, pages};
+use crate::owner::acting;
 
 /// Where copies are made, in the store's folder: the process may have no right to any other.
 const TRIAL: &str = "trial";
@@ -202,7 +203,8 @@ pub(super) fn is_free(store: &Path) -> Result<bool, StoreError> {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.0) {
+        // By whomever it is dropped.
+        if let Err(error) = acting(&self.0, || fs::remove_dir_all(&self.0)).flatten() {
             tracing::warn!(%error, folder = %self.0.display(), "the folder in which the store was tried is left");
         }
     }

@@ -8,6 +8,7 @@ use strongroom_hsm::Hsm;
 use super::{Act, Ceremony, Found, RunError, disk, hex};
 use crate::audit::{Audit, AuditOptions, Entry};
 use crate::ceremony::Step;
+use crate::owner::acting;
 use crate::store::{Store, StoreError, StoreStatus};
 
 pub(super) const ACT: Act = Act {
@@ -105,7 +106,8 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
     let StoreStatus {
         store_id, epoch, ..
     } = born?;
-    let first = first_line(&fs::read(&audit).map_err(|error| RunError::file(&audit, error))?);
+    let log = acting(&audit, || fs::read(&audit)).flatten();
+    let first = first_line(&log.map_err(|error| RunError::file(&audit, error))?);
     ceremony
         .ui
         .say(&format!("The store {} is born.", hex(&store_id)))?;

@@ -102,8 +102,7 @@ impl Report {
 /// # Errors
 /// [`HardenError::User`].
 pub fn become_owner(options: &Options, store: &Path) -> Result<(), HardenError> {
-    let there = store.ancestors().find(|path| path.exists());
-    user::become_owner(options.user.as_deref(), there.unwrap_or(store)).map(drop)
+    user::become_owner(options.user.as_deref(), store).map(drop)
 }
 
 /// Hardens the process as a whole. It must have one thread: what is given up here is each thread's own, and handed down to those it starts.

@@ -1,7 +1,6 @@
 //! Root's user and every capability are given up.
 
 use std::ffi::CString;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use caps::{CapSet, CapsHashSet};
@@ -9,8 +8,9 @@ use nix::sys::prctl::set_no_new_privs;
 use nix::unistd::{Gid, Uid, User, geteuid, initgroups, setgid, setgroups, setuid};
 
 use super::HardenError;
+use crate::owner;
 
-/// Becomes `user`, or else the owner of `state`, if this is root. Anybody else stays who he is.
+/// Becomes `user`, or else whoever but root can change what is at `state`, if this is root: a link that he put there does not make him root. Anybody else stays who he is.
 pub(super) fn become_owner(
     user: Option<&str>,
     state: &Path,
@@ -34,12 +34,15 @@ pub(super) fn become_owner(
             }
             Err(error) => return Err(refused(format!("{wanted:?} can't be looked up: {error}"))),
         },
-        None => match state.metadata() {
-            Ok(owner) => (Uid::from_raw(owner.uid()), Gid::from_raw(owner.gid())),
-            // The store says better what is wrong with it.
-            Err(_) => (Uid::from_raw(0), Gid::from_raw(0)),
+        None => match owner::owner(state) {
+            Ok(Some(owner)) => (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid)),
+            Ok(None) => (Uid::from_raw(0), Gid::from_raw(0)),
+            Err(error) => {
+                return Err(refused(format!("it says nobody, and {error}")));
+            }
         },
     };
+    owner::settle();
     if uid.is_root() {
         return Ok(Err(format!(
             "root, without capabilities: give {} to a user of its own, or set hardening.user",

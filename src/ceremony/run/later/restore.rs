@@ -19,6 +19,7 @@ use crate::ceremony::backup::{self, About, Backup};
 use crate::ceremony::record::{ExportOutputs, KeysOutputs, PinsRecord, RestoreOutputs, Summary};
 use crate::ceremony::shares::{self, Deal};
 use crate::ceremony::{CeremonyId, Plan, Standing, Step};
+use crate::owner::acting;
 use crate::store::{Store, copied_epoch};
 
 /// New PINs: the old token's may be known to whoever has it now. Before anything is made, the backup must prove that it is whole.
@@ -353,9 +354,12 @@ fn store(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
         // A log of the old token's is whole as it is, and verifies with the old key.
         let log = match Audit::open(options.clone(), hsm.clone()).await {
             Err(AuditError::Continue { .. }) if !aside.exists() => {
-                fs::rename(&log, &aside)
-                    .and_then(|()| disk::sync_folder(&log))
-                    .map_err(|error| RunError::file(&log, error))?;
+                acting(&log, || {
+                    fs::rename(&log, &aside)?;
+                    disk::sync_folder(&log)
+                })
+                .flatten()
+                .map_err(|error| RunError::file(&log, error))?;
                 Audit::open(options, hsm.clone()).await?
             }
             opened => opened?,
