@@ -17,8 +17,10 @@ pub(super) struct Past {
     pub(super) closings: BTreeSet<String>,
     /// Serial numbers of tokens.
     pub(super) serials: BTreeSet<String>,
-    /// Of every token: `SubjectPublicKeyInfo`, base64.
+    /// Of every token, and the appliance's TLS key: `SubjectPublicKeyInfo`, base64.
     pub(super) public_keys: BTreeSet<String>,
+    /// Of everybody who was in a plan, the same.
+    pub(super) peoples_keys: BTreeSet<String>,
     /// Commitments of shares, hexadecimal.
     pub(super) commitments: BTreeSet<String>,
     /// SHA-256 of each backup's file, hexadecimal, and the keys in it.
@@ -65,6 +67,8 @@ impl Past {
         self.closings.extend(earlier.closings.iter().cloned());
         self.serials.extend(earlier.serials.iter().cloned());
         self.public_keys.extend(earlier.public_keys.iter().cloned());
+        self.peoples_keys
+            .extend(earlier.peoples_keys.iter().cloned());
         self.commitments.extend(earlier.commitments.iter().cloned());
         for (sha256, keys) in &earlier.backups {
             self.backups.insert(sha256.clone(), keys.clone());

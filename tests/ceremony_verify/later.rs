@@ -1,11 +1,13 @@
 //! Ceremonies after the birth: everyone signed each of them, and the token sealed it; what must not be is between the two.
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 use strongroom::ceremony::record::KeyRecord;
 use strongroom::ceremony::{Kind, Mode, Plan, PlanSignature, Step};
 
 use super::forge::Forgery;
-use super::people::{ID, Room, key, spki};
+use super::people::{ID, Room, key, person_with, spki};
 use super::scene::{Scene, rsa};
 use super::{Cases, both_say, both_say_after};
 
@@ -125,7 +127,7 @@ fn what_must_be_as_it_was_before() {
                 "strongroom-audit",
                 Some(&other)
             ));
-            let other = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, other);
+            let other = BASE64_STANDARD.encode(other);
             forgery.close()["audit_key"] = other.clone().into();
             forgery.outputs(Step::Closing)["audit_key"] = other.into();
         }),
@@ -346,6 +348,42 @@ fn a_plan_takes_the_place_of_the_one_in_force_and_of_no_other() {
     both_say_after(
         false,
         &vec![("a backup by another plan".into(), forgery.bytes())],
+        previous,
+    );
+}
+
+/// Whoever takes a custodian's place comes with keys that are nobody's yet, nor the appliance's.
+#[test]
+fn a_person_has_no_key_of_the_appliances() {
+    // Rule 43.
+    let room = Room::movable();
+    let birth = room.written(Mode::Ceremony);
+    let made = |number: u8| {
+        let mut other = Room::movable();
+        let public = |number| BASE64_STANDARD.encode(spki(&key(number)));
+        let replaces = format!("format = 1\nreplaces = \"{}\"\n", room.plan.hash_hex());
+        let text = room.plan.text().replacen("format = 1\n", &replaces, 1);
+        other.plan = Plan::parse(&text.replace(&public(3), &public(number))).unwrap();
+        other.keys[2] = person_with("Çelik, D.", number, 103);
+        other.signatures = other
+            .keys
+            .iter()
+            .map(|key| PlanSignature::make(&other.plan, key).unwrap())
+            .collect();
+        let shares = Scene::birth(&room)
+            .next(Kind::ReplaceCustodian)
+            .outputs(Step::Opening)["shares"]
+            .clone();
+        let mut forgery = Forgery::later(&other, Kind::ReplaceCustodian, &birth);
+        forgery.outputs(Step::Opening)["shares"] = shares;
+        forgery.signers[2].1 = key(number);
+        forgery.bytes()
+    };
+    let previous = std::slice::from_ref(&birth);
+    both_say_after(true, &vec![("a new custodian".into(), made(99))], previous);
+    both_say_after(
+        false,
+        &vec![("with the TLS key".into(), made(80))],
         previous,
     );
 }

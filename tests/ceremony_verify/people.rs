@@ -180,9 +180,14 @@ pub fn sign(key: &SigningKey, digest: &[u8; 32]) -> [u8; 64] {
 
 /// A participant with keys of this number.
 pub fn person(name: &str, number: u8) -> ParticipantKey {
+    person_with(name, number, 100 + number)
+}
+
+/// A participant with keys of these numbers.
+pub fn person_with(name: &str, signing: u8, agreement: u8) -> ParticipantKey {
     let keys = InMemory {
-        signing: key(number),
-        agreement: SecretKey::from_slice(&[100 + number; 32]).unwrap(),
+        signing: key(signing),
+        agreement: SecretKey::from_slice(&[agreement; 32]).unwrap(),
     };
     let agreement = keys.agreement.public_key().to_public_key_der().unwrap();
     let public = Participant::new(name, &spki(&keys.signing), agreement.as_bytes()).unwrap();

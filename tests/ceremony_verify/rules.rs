@@ -404,6 +404,19 @@ const BACKUP: &[Breach] = &[
     }),
 ];
 
+/// Another audit key on the second token, whose private half is that number's.
+fn audit_key_of_copy(f: &mut Forgery, number: u8) {
+    let label = "strongroom-audit";
+    let other = record(label, Some(&spki(&key(number))));
+    *with_label(&mut f.outputs(Step::Copy)["keys"], label) = other.clone();
+    for object in objects(f, Step::Copy) {
+        if object["label"] == label && object["spki"].is_string() {
+            object["spki"] = other["spki"].clone();
+        }
+    }
+    set(f, Step::Copy, "audit_key", other["spki"].clone());
+}
+
 const ADD_TOKEN: &[Breach] = &[
     (1, "a copy with a key more", |f| {
         let more = record("strongroom-other", None);
@@ -430,16 +443,13 @@ const ADD_TOKEN: &[Breach] = &[
         }
     }),
     (31, "the copy's audit key is the first token's", |f| {
-        let old = Scene::audit_key_of(0);
-        let label = "strongroom-audit";
-        *with_label(&mut f.outputs(Step::Copy)["keys"], label) =
-            record(label, Some(&spki(&key(50))));
-        for object in objects(f, Step::Copy) {
-            if object["label"] == label && object["spki"].is_string() {
-                object["spki"] = old.clone().into();
-            }
-        }
-        set(f, Step::Copy, "audit_key", old);
+        audit_key_of_copy(f, 50);
+    }),
+    (31, "the copy's audit key is the TLS key", |f| {
+        audit_key_of_copy(f, 80);
+    }),
+    (4, "the copy's audit key is a custodian's", |f| {
+        audit_key_of_copy(f, 1);
     }),
     (39, "a copy on another token", |f| {
         f.outputs(Step::Copy)["token"]["serial"] = "other".into();
@@ -485,6 +495,10 @@ const RESTORE: &[Breach] = &[
     (31, "the audit key of the token that was lost", |f| {
         audit_key_of_before(f);
     }),
+    (31, "the TLS key as the audit key", |f| {
+        let tls = BASE64_STANDARD.encode(spki(&key(80)));
+        audit_key_of(f, 80, tls);
+    }),
     (31, "the import key of the token that was lost", |f| {
         replace(
             f,
@@ -508,8 +522,12 @@ const RESTORE: &[Breach] = &[
 ];
 
 fn audit_key_of_before(f: &mut Forgery) {
-    audit_key(f, 50);
-    set(f, Step::Keys, "new_audit_key", Scene::audit_key_of(0));
+    audit_key_of(f, 50, Scene::audit_key_of(0));
+}
+
+fn audit_key_of(f: &mut Forgery, number: u8, told: String) {
+    audit_key(f, number);
+    set(f, Step::Keys, "new_audit_key", told);
 }
 
 const ROTATE: &[Breach] = &[
@@ -705,7 +723,7 @@ fn each_rule_of_what_comes_later() {
 }
 
 /// Rules that a single transcript does not break, or not alone.
-const CHAINS: &[u32] = &[33, 35];
+const CHAINS: &[u32] = &[33, 35, 43];
 
 #[test]
 fn a_backup_from_before_a_rotation_is_of_other_keys() {

@@ -310,6 +310,9 @@ class Transcript:
         need(not any(key[2] in theirs for key in keys), "a key of the token is somebody's of the plan")
         self.serials, self.backups = {token[1]}, {}
         self.public_keys = {key[2] for key in keys if key[2]}
+        if self.kind == "birth":
+            self.public_keys.add(self.outputs["identity"]["spki"])
+        self.peoples_keys = set(theirs)
         self.made_here = set()
         planned = self.plan.get("keys", {})
         if self.kind in NEEDS:
@@ -356,6 +359,7 @@ class Transcript:
             need(all(key in copied for key in keys if key[1] not in OWN), "copy: a key is missing")
             self.spares = [copy]
             self.serials.add(copy["token"]["serial"])
+            need(not any(key[2] in theirs for key in copied), "copy: a key of it is somebody's of the plan")
             self.public_keys |= {key[2] for key in copied if key[2]}
         if self.kind == "restore":
             restored = self.outputs["keys"]
@@ -553,6 +557,7 @@ class Transcript:
             this.closings = before.closings | {this.closed[2].hex()}
             this.serials |= before.serials
             this.public_keys |= before.public_keys
+            this.peoples_keys |= before.peoples_keys
             this.commitments |= before.commitments
             this.backups |= before.backups
 
@@ -599,7 +604,8 @@ class Transcript:
             made = self.outputs["successor"]
             need(made["generation"] == generation([the_key(key) for key in then["keys"]]) + 1, "the generation is not the next")
             new = [key["spki"] for key in made["keys"]]
-        need(not set(new) & before.public_keys, "a new key was there before")
+        need(not set(new) & (before.public_keys | before.peoples_keys), "a new key was there before")
+        need(not self.peoples_keys & before.public_keys, "a key of somebody in the plan is one of the appliance's")
         # Which keys the token that is at work made itself since its keys came from elsewhere.
         came, here = before.came, before.made_here
         for spare in ready:

@@ -158,7 +158,7 @@ fn born_or_moved(kind: Option<Kind>, plan: &Plan) -> impl Fn(&str) -> KeyShape +
 }
 
 /// A key of the token's that is a person's: whoever seals with it is not the token.
-fn somebodys(plan: &Plan, keys: &[KeyRecord]) -> impl Iterator<Item = String> {
+pub(super) fn somebodys(plan: &Plan, keys: &[KeyRecord]) -> impl Iterator<Item = String> {
     keys.iter().filter_map(|key| {
         let spki = unbase64(key.spki.as_ref()?)?;
         let mut people = plan.participants();

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use strongroom_hsm::ceremony::expected::ExpectedKey;
 use strongroom_hsm::{KeyShape, OptionalKeys};
 
-use super::super::encoding::{hex, unhex};
+use super::super::encoding::{base64, hex, unhex};
 use super::super::record::{
     CopyOutputs, DestroyOutputs, EvidenceOutputs, ExportOutputs, InventoryOutputs, KeyRecord,
     KeysOutputs, LaterOpeningOutputs, MoveOutputs, PinsRecord, PresentRecord, RestoreOutputs,
@@ -169,6 +169,7 @@ fn copy(chain: &Chain, problems: &mut Problems) {
         let demands = Demands::new(plan, &copy.keys, &shape);
         let told = demands.key_problems(&copy.keys).into_iter();
         let told = told.chain(demands.object_problems(&copy.keys, &copy.objects));
+        let told = told.chain(facts::somebodys(plan, &copy.keys));
         problems.extend(told.map(|problem| (line, format!("the copy: {problem}"))));
     }
     if let Some(close) = &chain.close {
@@ -407,6 +408,13 @@ fn spare_at_work(close: &Closed, before: &Standing) -> Option<Standing> {
     before.with(spare)
 }
 
+/// Both keys of everybody in a plan, base64.
+fn peoples_keys(plan: &Plan) -> impl Iterator<Item = String> + '_ {
+    plan.participants()
+        .flat_map(|(_, person)| [person.signing_spki(), person.agreement_spki()])
+        .map(|spki| base64(spki))
+}
+
 /// What must be new is not what an earlier ceremony of the chain had: an old thing under a new name is no replacement.
 fn used_before(chain: &Chain, kind: Kind, before: &Standing) -> Problems {
     let mut problems = Vec::new();
@@ -445,13 +453,25 @@ fn used_before(chain: &Chain, kind: Kind, before: &Standing) -> Problems {
     for key in made {
         let new = kind == Kind::RotateMaster || is_own(&key.label);
         if new
-            && key
-                .spki
-                .is_some_and(|spki| past.public_keys.contains(&spki))
+            && key.spki.is_some_and(|spki| {
+                past.public_keys.contains(&spki) || past.peoples_keys.contains(&spki)
+            })
         {
             problems.push((
                 line(keys),
                 format!("the key {:?} is not new: it was there before", key.label),
+            ));
+        }
+    }
+    for (_, person) in chain.plan.iter().flat_map(Plan::participants) {
+        let keys = [person.signing_spki(), person.agreement_spki()];
+        if keys
+            .iter()
+            .any(|spki| past.public_keys.contains(&base64(spki)))
+        {
+            problems.push((
+                1,
+                format!("a key of {} is one of the appliance's", person.name()),
             ));
         }
     }
@@ -613,6 +633,10 @@ impl Past {
             keys.extend(copy.keys);
         }
         past.public_keys = keys.into_iter().filter_map(|key| key.spki).collect();
+        let tls = chain.outputs(Step::Identity);
+        let tls = tls.and_then(|outputs| outputs["spki"].as_str());
+        past.public_keys.extend(tls.map(str::to_owned));
+        past.peoples_keys = chain.plan.iter().flat_map(peoples_keys).collect();
         let mut nowhere = Vec::new();
         for step in [Step::Pins, Step::Transport] {
             if let Some((_, pins)) = facts::outputs::<PinsRecord>(chain, step, &mut nowhere) {
