@@ -7,6 +7,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use strongroom_hsm::{KeyUsage, MasterKind, OaepHash, TransferBlob, WrappedKey};
 use zeroize::Zeroizing;
@@ -15,6 +16,7 @@ use super::counter::UseCounter;
 use super::memory::MemorySlot;
 use super::schedule::{self, Verdict};
 use super::{Kdf, KeyInfo, KeyType, KeyringError, Residency, VersionInfo};
+use crate::json::Document;
 use crate::store::{Change, RecordId, RecordKind, StoreError};
 
 /// Vault allows any length; a bound keeps records and audit lines small.
@@ -279,7 +281,7 @@ impl Version {
         record: &[u8],
         counter: &[u8],
     ) -> Result<Self, KeyringError> {
-        let parsed: Option<VersionRecord> = serde_json::from_slice(record).ok();
+        let parsed: Option<VersionRecord> = read_json(record);
         let keys = parsed
             .filter(|record| record.format <= VERSION_FORMAT)
             .and_then(|record| Some((record.created, record.kek.decode()?, record.mac.decode()?)));
@@ -322,7 +324,12 @@ pub(super) fn id(kind: RecordKind, name: &str, version: u32) -> RecordId {
 
 /// Reads a `Key` record. Whether its numbers can be is looked at when all records are there.
 pub(super) fn read_settings(name: &str, record: &[u8]) -> Result<Settings, KeyringError> {
-    serde_json::from_slice(record).map_err(|_| unreadable(RecordKind::Key, name, 0))
+    read_json(record).ok_or_else(|| unreadable(RecordKind::Key, name, 0))
+}
+
+/// A record's payload, by the rules that every reader of it has (`docs/json.md`).
+pub(super) fn read_json<T: DeserializeOwned>(record: &[u8]) -> Option<T> {
+    Document::parse(record).ok()?.read().ok()
 }
 
 /// An authentic record that can't be read: written by a newer version of this program.

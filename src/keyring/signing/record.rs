@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use super::public::PublicKey;
 use super::{NamedKey, Version};
 use crate::keyring::KeyringError;
-use crate::keyring::key::{id, inconsistent, json, unreadable};
+use crate::keyring::key::{id, inconsistent, json, read_json, unreadable};
 use crate::keyring::load::{Records, numbers};
 use crate::store::{Change, RecordId, RecordKind};
 
@@ -113,7 +113,7 @@ impl Version {
         kind: SigningKind,
         record: &[u8],
     ) -> Result<Self, KeyringError> {
-        let parsed = serde_json::from_slice::<VersionRecord>(record).ok();
+        let parsed = read_json::<VersionRecord>(record);
         let version = parsed.and_then(|record| {
             let key = SigningKey {
                 id: STANDARD.decode(&record.id).ok()?.try_into().ok()?,
@@ -133,7 +133,7 @@ impl Version {
 
 /// Reads a `SigningKey` record.
 pub(super) fn read_settings(name: &str, record: &[u8]) -> Result<Settings, KeyringError> {
-    serde_json::from_slice(record).map_err(|_| unreadable(RecordKind::SigningKey, name, 0))
+    read_json(record).ok_or_else(|| unreadable(RecordKind::SigningKey, name, 0))
 }
 
 /// What is wrong with its own numbers; those that Vault has too are looked at with them.
