@@ -199,6 +199,11 @@ impl Room {
         words.join(" ")
     }
 
+    /// The ceremony's environment.
+    pub fn env(&self) -> impl Iterator<Item = (&String, &PathBuf)> {
+        self.env.iter().map(|(name, value)| (name, value))
+    }
+
     /// For the ceremony's environment.
     pub fn set_env(&mut self, name: &str, value: PathBuf) {
         self.env.push((name.to_owned(), value));

@@ -626,6 +626,31 @@ fn reads_the_store(room: &Room, backup: &Later<'_>, keys: &Path, sealed: &Path) 
     decrypt("signer").refuses("a key that signs");
     decrypt("other").refuses("no key of that name");
 
+    // The same with nothing but the token and its PIN.
+    let module = strongroom_softhsm::module_path().unwrap();
+    let with_token = |file: &Path, serial: &str| {
+        let mut kit = kit(file)
+            .arg("--module")
+            .arg(&module)
+            .arg("--serial")
+            .arg(serial)
+            .arg("--pin-file")
+            .arg(room.appliance().join("hsm-pin"));
+        kit.command.envs(room.env());
+        kit
+    };
+    let lines = backup.transcript();
+    let close = lines.iter().find(|line| line["type"] == "close").unwrap();
+    let serial = close["summary"]["token"]["serial"].as_str().unwrap();
+    assert_eq!(with_token(&file, serial).succeeds(), found);
+    let opened = with_token(&file, serial)
+        .arg("--decrypt")
+        .arg("vault-unseal")
+        .arg(sealed)
+        .output();
+    assert_eq!(opened.stdout, b"from the old token", "{}", stderr(&opened));
+    with_token(&file, "0").refuses("the token does not open");
+
     // What is no export is none for either program.
     let good = fs::read(&file).unwrap();
     let place = room.state().join("store");
@@ -682,6 +707,8 @@ fn reads_the_store(room: &Room, backup: &Later<'_>, keys: &Path, sealed: &Path) 
         let path = room.path().join("bad-export");
         fs::write(&path, bytes).unwrap();
         let said = with_keys(&path).output();
+        assert_eq!(said.status.code(), Some(1), "{name}: {}", stderr(&said));
+        let said = with_token(&path, serial).output();
         assert_eq!(said.status.code(), Some(1), "{name}: {}", stderr(&said));
         let refused = store(&["import"], &path);
         assert!(!refused.status.success(), "{name}");

@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
 """Reads an export of the sealed store: a second implementation, from docs/store-format.md alone.
 
-    export.py FILE [--keys DIR [--epoch BASE64] [--decrypt NAME CIPHERTEXT_FILE [--context BASE64] [--associated-data BASE64]]]
+    export.py FILE [--keys DIR [--epoch BASE64] | --module FILE --serial NUMBER --pin-file FILE]
+              [--decrypt NAME CIPHERTEXT_FILE [--context BASE64] [--associated-data BASE64]]
 
-DIR is what backup.py wrote with --out: strongroom-store.key and the master keys, LABEL.pem. Without it only what needs no key is
-checked: the file's structure, its order, its hash, the envelopes. With it every record is opened and looked into, every key of a master
-key at hand is unwrapped, and the root is computed. --epoch is the content of the token's epoch object, which must then fit.
+DIR is what backup.py wrote with --out: strongroom-store.key and the master keys, LABEL.pem. In its place the token itself, through its
+PKCS#11 module and with the user PIN. Without either only what needs no key is checked: the file's structure, its order, its hash, the
+envelopes. With one every record is opened and looked into, every key of a master key at hand is unwrapped, and the root is computed.
+--epoch is the content of the token's epoch object, which must then fit; the token at hand is asked for its own.
 
 Prints a JSON object of what is in it, or with --decrypt the plaintext. Exit code 0 if all is right, else 1. Needs Python 3.11 and the
-package `cryptography`.
+package `cryptography`; with a token also `python-pkcs11`.
 """
 
 import argparse
@@ -69,14 +71,14 @@ class Export:
         taken, self.rest = self.rest[:count], self.rest[count:]
         return taken
 
-    def open(self, store_key):
+    def open(self, keys):
         """The header's fields, and the payload of each record by its place."""
         payloads = {}
         for (key, sealed), at in zip(self.entries, self.places):
             nonce, ciphertext = sealed[22:34], sealed[34:]
             try:
-                payloads[at] = AESGCM(store_key).decrypt(nonce, ciphertext, b"strongroom store\x01" + self.store_id + key)
-            except InvalidTag as error:
+                payloads[at] = keys.open_record(nonce, ciphertext, b"strongroom store\x01" + self.store_id + key)
+            except Invalid as error:
                 raise Invalid(f"the record {at} does not open with the store key") from error
         header = payloads.pop((0, b"", 0))
         need(len(header) == 64 and header[:16] == self.store_id, "the header")
@@ -168,17 +170,37 @@ def look_into(payloads):
     return named
 
 
-class Masters:
-    """Private keys by the fingerprint of their public halves."""
+class Held:
+    """A key whose bytes are at hand."""
+
+    def __init__(self, key):
+        self.key = key
+
+    def decrypt(self, nonce, sealed, more):
+        try:
+            return AESGCM(self.key).decrypt(nonce, sealed, more)
+        except InvalidTag as error:
+            raise Invalid("it does not open with that key") from error
+
+    def mac(self, text):
+        return hmac.digest(self.key, text, "sha256")
+
+
+class Keys:
+    """The store key, and private keys by the fingerprint of their public halves."""
 
     def __init__(self, folder):
+        self.store_key = Held((folder / "strongroom-store.key").read_bytes())
         self.keys = {}
         for path in folder.glob("*.pem"):
             key = serialization.load_pem_private_key(path.read_bytes(), None)
             self.keys[hashlib.sha256(spki_of(key.public_key())).digest()[:16]] = key
 
+    def open_record(self, nonce, sealed, more):
+        return self.store_key.decrypt(nonce, sealed, more)
+
     def unwrap(self, wrapped):
-        """The key's bytes; None if its master key is not at hand."""
+        """The key; None if its master key is not at hand."""
         master = self.keys.get(unbase64(wrapped["master_fingerprint"]))
         if master is None:
             return None
@@ -188,7 +210,7 @@ class Masters:
         transfer_key = transfer and self.keys.get(unbase64(transfer["fingerprint"]))
         if transfer_key:
             need(decrypt_oaep(transfer_key, wrapped["oaep"], transfer["blob"]) == found, "the transfer key unwraps another key")
-        return found
+        return Held(found)
 
 
 def decrypt_oaep(key, name, blob):
@@ -199,7 +221,7 @@ def decrypt_oaep(key, name, blob):
         raise Invalid("a wrapped key does not open") from error
 
 
-def decrypt(named, masters, name, text, context, associated_data):
+def decrypt(named, keys, name, text, context, associated_data):
     need(name.encode() in named, "no key of that name")
     kind, settings, versions = named[name.encode()]
     need(kind == 1, "a key that signs")
@@ -207,19 +229,16 @@ def decrypt(named, masters, name, text, context, associated_data):
     need(found, "not a ciphertext")
     version = max(int(found[1]), 1)
     need(version in versions, "of a version that is not there")
-    key = masters.unwrap(versions[version]["kek"])
+    key = keys.unwrap(versions[version]["kek"])
     need(key is not None, "its master key is not at hand")
     if settings["derived"]:
         if settings["kdf"] == "hkdf_sha256":
-            key = hmac.digest(key, context + b"\x01", "sha256")
+            key = Held(key.mac(context + b"\x01"))
         else:
-            key = hmac.digest(key, bytes(4) + context + bytes((0, 0, 1, 0)), "sha256")
+            key = Held(key.mac(bytes(4) + context + bytes((0, 0, 1, 0))))
     sealed = unbase64(found[2])
     need(len(sealed) >= 28, "too short for a ciphertext")
-    try:
-        return AESGCM(key).decrypt(sealed[:12], sealed[12:], associated_data)
-    except InvalidTag as error:
-        raise Invalid("the ciphertext does not open") from error
+    return key.decrypt(sealed[:12], sealed[12:], associated_data)
 
 
 def main():
@@ -227,6 +246,9 @@ def main():
     parser.add_argument("file", type=pathlib.Path)
     parser.add_argument("--keys", type=pathlib.Path)
     parser.add_argument("--epoch")
+    parser.add_argument("--module")
+    parser.add_argument("--serial")
+    parser.add_argument("--pin-file", type=pathlib.Path)
     parser.add_argument("--decrypt", nargs=2, metavar=("NAME", "CIPHERTEXT_FILE"))
     parser.add_argument("--context", default="")
     parser.add_argument("--associated-data", default="")
@@ -234,21 +256,29 @@ def main():
     try:
         export = Export(options.file.read_bytes())
         found = {"store_id": export.store_id.hex(), "records": len(export.entries) - 1}
-        if options.keys:
-            header, payloads = export.open((options.keys / "strongroom-store.key").read_bytes())
-            if options.epoch is not None:
-                need(unbase64(options.epoch)[:61] == b"SRep\x01" + header[:56], "not the store that the epoch object names")
-            named, masters = look_into(payloads), Masters(options.keys)
+        if options.keys or options.module:
+            epoch = options.epoch and unbase64(options.epoch)
+            if options.module:
+                from hsm import Token  # the only one that needs python-pkcs11
+
+                keys = Token(options.module, options.serial, options.pin_file.read_text(encoding="ascii"))
+                epoch = keys.epoch()
+            else:
+                keys = Keys(options.keys)
+            header, payloads = export.open(keys)
+            if epoch is not None:
+                need(epoch[:61] == b"SRep\x01" + header[:56], "not the store that the epoch object names")
+            named = look_into(payloads)
             if options.decrypt:
                 name, path = options.decrypt
                 text = pathlib.Path(path).read_text(encoding="ascii")
                 context, more = (base64.b64decode(one, validate=True) for one in (options.context, options.associated_data))
-                sys.stdout.buffer.write(decrypt(named, masters, name, text, context, more))
+                sys.stdout.buffer.write(decrypt(named, keys, name, text, context, more))
                 return 0
             opened = 0
             for kind, _, versions in named.values():
                 wrapped = [one for version in versions.values() for one in (version["kek"], version["mac"])] if kind == 1 else []
-                opened += sum(masters.unwrap(one) is not None for one in wrapped)
+                opened += sum(keys.unwrap(one) is not None for one in wrapped)
             found["epoch"] = int.from_bytes(header[16:24], "big")
             found["keys"] = {name.decode(): sorted(versions) for name, (_, _, versions) in named.items()}
             found["unwrapped"] = opened
