@@ -301,6 +301,7 @@ fn mac(key: &[u8], message: &[u8]) -> Result<Hmac<Sha256>, CeremonyError> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use serde_json::Value;
 
     fn content() -> Content {
         let token = TokenRecord {
@@ -374,6 +375,87 @@ mod tests {
             let mut bad = good.clone();
             change(&mut bad);
             assert!(bad.check(&about, &keys).is_err(), "change {number}");
+        }
+    }
+
+    /// Where each value stands, which is no object and no list.
+    fn leaves(value: &Value, at: &str) -> Vec<String> {
+        match value {
+            Value::Object(members) => members
+                .iter()
+                .flat_map(|(name, value)| leaves(value, &format!("{at}/{name}")))
+                .collect(),
+            Value::Array(list) => list
+                .iter()
+                .enumerate()
+                .flat_map(|(place, value)| leaves(value, &format!("{at}/{place}")))
+                .collect(),
+            _ => vec![at.to_owned()],
+        }
+    }
+
+    /// Whoever writes the file anew, hash and tag and all, changes no field of it unseen: without a share, a PIN or a token.
+    #[test]
+    fn each_field_that_is_damaged_is_refused_before_anybody_acts() {
+        let spki = base64(&[0x30; 550]);
+        let good = Content {
+            keys: [
+                ("strongroom-master", 2400, Some(spki)),
+                ("strongroom-store", 40, None),
+            ]
+            .into_iter()
+            .map(|(label, length, spki)| WrappedKey {
+                key: KeyRecord {
+                    sha256: spki.as_ref().map(|_| "00".repeat(32)),
+                    spki,
+                    ..KeyRecord::new(label, label, None)
+                },
+                wrapped: base64(&vec![0; length]),
+            })
+            .collect(),
+            trial: TrialRecord {
+                oaep: "sha1".into(),
+                wrapped: base64(&[0; 512]),
+                answer: base64(&[0; 32]),
+                iv: base64(&[0; 12]),
+                sealed: base64(&[0; 32]),
+            },
+            audit_key: "AAAA".into(),
+            ..content()
+        };
+        let (about, keys) = (good.about(), good.keys());
+        let taken = |value: &Value| {
+            let bytes = serde_json::to_vec(value).unwrap();
+            read::<Content>(&bytes).is_some_and(|read| {
+                read.format == FORMAT
+                    && read.r#type == good.r#type
+                    && read.check(&about, &keys).is_ok()
+            })
+        };
+        let value = serde_json::to_value(&good).unwrap();
+        assert!(taken(&value));
+        let places = leaves(&value, "");
+        assert_eq!(places.len(), 29, "{places:?}");
+        for place in places {
+            let (parent, name) = place.rsplit_once('/').unwrap();
+            for damage in 0..4 {
+                let mut bad = value.clone();
+                let field = bad.pointer_mut(&place).unwrap();
+                match (damage, &mut *field) {
+                    (0, Value::String(text)) => text.push('!'),
+                    (0, Value::Number(_)) => *field = Value::from(77),
+                    (0 | 1, Value::Null) => *field = Value::from("AAAA"),
+                    (1, _) => *field = Value::Null,
+                    // Which store it names is looked at when it is read from the disc.
+                    (2, _) if place == "/epoch" => *field = Value::from("!"),
+                    (2, _) => *field = Value::from(""),
+                    _ => {
+                        let parent = bad.pointer_mut(parent).unwrap();
+                        parent.as_object_mut().unwrap().remove(name).unwrap();
+                    }
+                }
+                assert!(!taken(&bad), "{place}, damage {damage}");
+            }
         }
     }
 

@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::os::unix::fs::PermissionsExt as _;
 
@@ -32,6 +32,51 @@ fn a_page_holds_one_share_for_paper() {
     // Self-contained: nothing is loaded, nothing runs.
     assert!(!page.contains("<script") && !page.contains("src=") && !page.contains("href="));
     assert!(!page.contains("REHEARSAL"));
+}
+
+/// What a reader of QR codes sees in the page's picture: black squares on white, by the picture's own path.
+fn scanned(page: &str) -> String {
+    let between = |text: &str, from: &str, to: &str| {
+        let (_, rest) = text.split_once(from).unwrap();
+        rest.split_once(to).unwrap().0.to_owned()
+    };
+    let svg = between(page, "<svg", "</svg>");
+    let side: usize = between(&svg, "width=\"", "\"").parse().unwrap();
+    let mut black = vec![false; side * side];
+    for square in between(&svg, " d=\"", "\"").split('M').skip(1) {
+        // M left top h width v height H left V top
+        let numbers: Vec<usize> = square
+            .split(|letter: char| !letter.is_ascii_digit())
+            .filter(|number| !number.is_empty())
+            .map(|number| number.parse().unwrap())
+            .collect();
+        let [left, top, width, height, ..] = numbers[..] else {
+            panic!("{square}");
+        };
+        for y in top..top + height {
+            black[y * side + left..][..width].fill(true);
+        }
+    }
+    let pixel = |x: usize, y: usize| if black[y * side + x] { 0 } else { 255 };
+    let mut image = rqrr::PreparedImage::prepare_from_greyscale(side, side, pixel);
+    let codes = image.detect_grids();
+    assert_eq!(codes.len(), 1);
+    codes[0].decode().unwrap().1
+}
+
+/// Read back, the picture gives the same share as the words.
+#[test]
+fn the_picture_is_the_words_to_another_reader() {
+    let (room, shares) = dealt(Mode::Ceremony);
+    for (share, custodian) in shares.iter().zip(&room.plan.custodians) {
+        let page = html(share, custodian, "vault-keys-1").unwrap();
+        let read = scanned(&page);
+        let words = share.to_words().unwrap();
+        let words: Vec<_> = words.split_whitespace().collect();
+        assert_eq!(read, words.join(" ").to_uppercase());
+        let again = Share::from_words(&read, &room.deal(Mode::Ceremony)).unwrap();
+        assert_eq!(again.to_words().unwrap(), share.to_words().unwrap());
+    }
 }
 
 #[test]
