@@ -6,6 +6,8 @@ use std::path::Path;
 
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
+use sha2::{Digest as _, Sha256};
+use strongroom::client::Client;
 
 use crate::support::{Appliance, Pki, Who, skip};
 use crate::wire::{Wire, until};
@@ -22,15 +24,16 @@ struct Layout {
 }
 
 /// Every file that can be read again.
-const FILES: [&str; 5] = [
+const FILES: [&str; 6] = [
     "server.pem",
     "server.key",
     "ca.pem",
     "crl.pem",
     "policy.toml",
+    "tokens.toml",
 ];
 
-const LAYOUTS: [Layout; 5] = [
+const LAYOUTS: [Layout; 7] = [
     Layout {
         name: "a link to a folder beside",
         configured: "tls",
@@ -94,6 +97,47 @@ const LAYOUTS: [Layout; 5] = [
         },
     },
     Layout {
+        name: "a chain of links, absolute and relative, of which the last is turned",
+        configured: "tls",
+        version: |n| format!("disk/releases/{n}"),
+        turn: |site, n| {
+            if n == 1 {
+                fs::create_dir_all(site.join("host")).unwrap();
+                let current = site.join("host/current");
+                for file in FILES {
+                    let target = current.join(file);
+                    link(target.to_str().unwrap(), &site.join("tls").join(file));
+                }
+                link("../disk/current", &current);
+            }
+            let release = site.join(format!("disk/releases/{n}"));
+            link(release.to_str().unwrap(), &site.join("disk/current"));
+        },
+    },
+    Layout {
+        name: "each version is a link to a folder that appears later beside it",
+        configured: "tls",
+        version: |n| format!("store/hash-{n}/etc"),
+        turn: |site, n| {
+            link(
+                &format!("hash-{n}"),
+                &site.join(format!("store/version-{n}")),
+            );
+            link(&format!("version-{n}/etc"), &site.join("store/now"));
+            for file in FILES {
+                if n == 1 {
+                    link(
+                        &format!("../store/now/{file}"),
+                        &site.join("tls").join(file),
+                    );
+                }
+            }
+            if n > 1 {
+                fs::remove_dir_all(site.join(format!("store/hash-{}", n - 1))).unwrap();
+            }
+        },
+    },
+    Layout {
         name: "a SPIFFE helper writes aside and renames",
         configured: "svid",
         version: |n| format!("fetched/{n}"),
@@ -114,7 +158,13 @@ fn link(target: &str, at: &Path) {
     fs::rename(aside, at).unwrap();
 }
 
-/// One version of all files: another server certificate, the same clients; from the second on [`Who::Vault`] is revoked, and the stranger has rights.
+/// What the stranger has to show in a version.
+fn token(n: usize) -> String {
+    format!("srt.{n}")
+}
+
+/// One version of all files: another server certificate, the same clients, another token; from the second on [`Who::Vault`] is revoked, and the stranger
+/// has rights.
 fn lay(layout: &Layout, site: &Path, pki: &Pki, n: usize) {
     let folder = site.join((layout.version)(n));
     fs::create_dir_all(&folder).unwrap();
@@ -137,15 +187,22 @@ fn lay(layout: &Layout, site: &Path, pki: &Pki, n: usize) {
     } else {
         "dns:operator.test"
     };
-    let policy = format!("[[rule]]\nidentities=['{who}']\nkeys=['*']\noperations=['*','global']\n");
+    let policy = format!(
+        "[[rule]]\nidentities=['{who}']\nkeys=['*']\noperations=['*','global']\nrequire_token=true\n"
+    );
     fs::write(folder.join("policy.toml"), policy).unwrap();
+    let sha256 = base16ct::lower::encode_string(&Sha256::digest(token(n)));
+    let tokens = format!(
+        "[[token]]\nid='version-{n}'\nsha256='{sha256}'\nidentity='dns:stranger.test'\ncreated=2026-01-31T12:00:00Z\n"
+    );
+    fs::write(folder.join("tokens.toml"), tokens).unwrap();
     (layout.turn)(site, n);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_confined_server_follows_links_that_are_turned_twice() {
     for layout in &LAYOUTS {
-        let mut appliance = Appliance::builder().prepare();
+        let mut appliance = Appliance::builder().tokens("").prepare();
         let site = appliance.path().join("site");
         fs::create_dir_all(site.join(layout.configured).parent().unwrap()).unwrap();
         if layout.name != "the whole folder is a link" {
@@ -156,7 +213,8 @@ async fn the_confined_server_follows_links_that_are_turned_twice() {
         let config = fs::read_to_string(appliance.config())
             .unwrap()
             .replace("\"pki/", &format!("\"{folder}/"))
-            .replace("\"policy.toml", &format!("\"{folder}/policy.toml"));
+            .replace("\"policy.toml", &format!("\"{folder}/policy.toml"))
+            .replace("\"tokens.toml", &format!("\"{folder}/tokens.toml"));
         fs::write(appliance.config(), config).unwrap();
         appliance.launch().await;
         let unconfined = |line: &str| line.contains("not hardened") && line.contains("landlock");
@@ -176,7 +234,11 @@ async fn the_confined_server_follows_links_that_are_turned_twice() {
             })
             .await;
             until(layout.name, async || {
-                let client = appliance.client(Who::Stranger);
+                let mut options = appliance.client_options(Who::Stranger);
+                let shown = appliance.path().join("shown");
+                fs::write(&shown, token(n)).unwrap();
+                options.token_file = Some(shown);
+                let client = Client::new(&options).unwrap();
                 let answer = client.request("LIST", "transit/keys", None).await.unwrap();
                 answer.status == 404
             })
