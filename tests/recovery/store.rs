@@ -95,6 +95,88 @@ async fn server_and_store_status_refuse_the_same_stores_by_the_same_record() {
     appliance.launch().await;
 }
 
+/// What happens to a file of the database, and what the refusal says beside the file's name.
+type Damage = (&'static str, fn(&Path), &'static str);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn status_check_and_server_refuse_a_damaged_database_by_the_same_file() {
+    const DAMAGES: [Damage; 6] = [
+        ("db", |file| fs::write(file, "").unwrap(), ""),
+        ("db", |file| fs::remove_file(file).unwrap(), ""),
+        (
+            "db",
+            |file| {
+                // The header, and what follows.
+                let mut bytes = fs::read(file).unwrap();
+                bytes[..4096].fill(0x5a);
+                fs::write(file, bytes).unwrap();
+            },
+            "",
+        ),
+        (
+            "db",
+            |file| {
+                fs::remove_file(file).unwrap();
+                fs::create_dir(file).unwrap();
+            },
+            "directory",
+        ),
+        (
+            "blobs",
+            |file| {
+                fs::remove_dir_all(file).unwrap();
+                fs::write(file, "").unwrap();
+            },
+            "",
+        ),
+        (
+            "",
+            |folder| fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap(),
+            "chmod 700",
+        ),
+    ];
+    let mut appliance = Appliance::start().await;
+    appliance.create_key("a", json!({})).await;
+    appliance.stop();
+    let (store, kept) = (appliance.store(), appliance.path().join("kept"));
+    fs::rename(&store, &kept).unwrap();
+    let whole = || {
+        let _ = fs::remove_dir_all(&store);
+        let copied = std::process::Command::new("cp")
+            .arg("-a")
+            .args([&kept, &store])
+            .status();
+        assert!(copied.unwrap().success());
+    };
+    for (number, (file, damage, says)) in DAMAGES.into_iter().enumerate() {
+        whole();
+        let file = if file.is_empty() {
+            store.clone()
+        } else {
+            store.join(file)
+        };
+        damage(&file);
+        let name = file.to_str().unwrap();
+        let status = appliance.cli(["store", "status"]);
+        assert_eq!(status.status.code(), Some(STORE), "{}", text(&status));
+        let check = appliance.cli(["check"]);
+        assert!(!check.status.success(), "{}", text(&check));
+        let logged = appliance.log().len();
+        appliance.spawn();
+        assert_eq!(appliance.wait_exit(), Some(STORE), "{}", appliance.log());
+        let served = appliance.log().split_off(logged);
+        for said in [text(&status), text(&check), served] {
+            assert!(
+                said.contains(name) && said.contains(says),
+                "{number}, {name}: {said}"
+            );
+            assert!(!said.contains("panicked"), "{said}");
+        }
+    }
+    whole();
+    appliance.launch().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disc_without_room_stops_the_start_and_changes_nothing() {
     let mut appliance = Appliance::start().await;
