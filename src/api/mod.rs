@@ -227,12 +227,28 @@ where
             .into_response();
     };
     // A defect must cost one answer, not the server.
+    let head = request.method() == hyper::Method::HEAD;
     let work = pin!(answer(&client, request, place, begun));
-    match AssertUnwindSafe(work).catch_unwind().await {
+    let response = match AssertUnwindSafe(work).catch_unwind().await {
         Ok(Ok(answer)) => answer.into_response(),
         Ok(Err(error)) => error.into_response(),
         Err(_) => panicked(&client.app).into_response(),
+    };
+    // hyper takes such a body off in HTTP/1 only, and in HTTP/2 it would be against the protocol.
+    match response.status().as_u16() {
+        204 | 205 | 304 => response.map(|_| Full::default()),
+        _ if head => without_its_body(response),
+        _ => response,
     }
+}
+
+/// What is answered to HEAD: as to GET, without the body (RFC 9110, 9.3.2).
+fn without_its_body(response: Response<Full<Bytes>>) -> Response<Full<Bytes>> {
+    let (mut head, body) = response.into_parts();
+    if let Some(length) = body.size_hint().exact() {
+        head.headers.insert(header::CONTENT_LENGTH, length.into());
+    }
+    Response::from_parts(head, Full::default())
 }
 
 /// What is answered to a request that does not say which host it is for, or says it twice (RFC 9112, 3.2).
