@@ -13,6 +13,7 @@ pub mod config;
 #[cfg(any(fuzzing, test))]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod harden;
 pub mod identity;
 pub mod json;
 pub mod keyring;

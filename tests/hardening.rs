@@ -18,7 +18,8 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, chown, geteuid, getppid};
 use serde_json::{Value, json};
-use strongroom::serve::harden::{Filters, Group, Options, Paths, process};
+use strongroom::config::Hardening;
+use strongroom::harden::{Filters, Group, Paths, process};
 use support::{Appliance, Who, decrypt, encrypt, expect};
 
 /// `/proc/PID/task/TID/status` of every thread, by name and number.
@@ -279,7 +280,7 @@ fn child() {
     };
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    Filters::new(&Options::default())
+    Filters::new(&Hardening::default())
         .unwrap()
         .confine(group)
         .unwrap();
@@ -311,7 +312,7 @@ fn reach_out(folder: &Path) {
         write: [path("write")].into(),
     };
     // The child of a test has more than one thread: what follows concerns this one.
-    let (report, _) = process(&Options::default(), &paths).unwrap();
+    let (report, _) = process(&Hardening::default(), &paths).unwrap();
     assert!(!report.missing().contains(&"landlock"), "{report:?}");
 
     fs::read(path("read/file")).unwrap();

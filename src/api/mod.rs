@@ -46,10 +46,10 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::audit::{Audit, AuditError, Entry};
 use crate::config::Config;
+use crate::harden::Report;
 use crate::keyring::{CreateOptions, Keyring, KeyringError};
 use crate::policy::{Decision, Policy};
 use crate::rotation::Rotation;
-use crate::serve::harden::Report;
 use crate::store::Store;
 use crate::tls::{Peer, Tls};
 use crate::tokens::{TokenInfo, Tokens};

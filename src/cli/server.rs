@@ -14,7 +14,8 @@ use super::output::Format;
 use super::remote::block_on;
 use crate::audit::{Audit, Entry};
 use crate::config::Config;
-use crate::serve::{self, ServeError, ServeOptions, harden};
+use crate::harden;
+use crate::serve::{self, ServeError, ServeOptions};
 use crate::store::{Store, StoreError};
 
 /// The file that every command on the appliance itself reads.

@@ -1,12 +1,32 @@
 //! The section `[hardening]`.
 
+use std::path::PathBuf;
+
 use super::reader::{Reader, Section};
-use crate::serve::harden::Options;
+
+/// The section `[hardening]`.
+#[derive(Clone, Debug, Default)]
+pub struct Hardening {
+    /// Whom to become when started as root; none: whoever owns the store.
+    pub user: Option<String>,
+    /// Refuse to start where a measure can't be taken.
+    pub require: bool,
+    /// Forbidden system calls are logged by the kernel, and carried out.
+    pub log_only: bool,
+    /// Files and folders to read beside those of the configuration.
+    pub read: Vec<PathBuf>,
+    /// Files and folders to write.
+    pub write: Vec<PathBuf>,
+    /// TCP ports that the PKCS#11 module may connect to.
+    pub hsm_connect: Vec<u16>,
+    /// Further system calls of the PKCS#11 module.
+    pub hsm_syscalls: Vec<String>,
+}
 
 /// What is not there has its default: everything is done, and what can't be done is said.
-pub(super) fn read(reader: &mut Reader) -> Options {
+pub(super) fn read(reader: &mut Reader) -> Hardening {
     let mut section = reader.section("hardening");
-    let options = Options {
+    let options = Hardening {
         user: section.string("user"),
         require: section.boolean("require", false),
         log_only: log_only(&mut section),
@@ -36,7 +56,7 @@ mod tests {
     use super::*;
     use std::path::Path;
 
-    fn parse(text: &str) -> Result<Options, Vec<String>> {
+    fn parse(text: &str) -> Result<Hardening, Vec<String>> {
         let mut reader = Reader::new(text, Path::new("/etc/strongroom/strongroom.toml")).unwrap();
         let options = read(&mut reader);
         reader.finish().map(|()| options)

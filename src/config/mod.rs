@@ -21,8 +21,8 @@ use crate::audit::AuditOptions;
 use crate::keyring::{JwtOptions, KeyringOptions, Residency};
 use crate::lifecycle::Limits;
 use crate::policy::IdentityPattern;
-use crate::serve::harden;
 use crate::tls::{ClientCa, TlsFiles};
+pub use hardening::Hardening;
 use reader::{Reader, Section};
 
 /// Where systemd keeps the credentials of the unit that the package brings.
@@ -54,7 +54,7 @@ pub struct Config {
     /// The keyring.
     pub keyring: KeyringOptions,
     /// What the process gives up, and what its PKCS#11 module needs beside the usual.
-    pub hardening: harden::Options,
+    pub hardening: Hardening,
     /// Mount paths under which Transit is spoken (none: any).
     pub mounts: Vec<String>,
     /// Create a key on `encrypt` of an unknown name, as Vault does for a token with the `create` capability (also needs the policy's `create`).

@@ -8,7 +8,6 @@
 
 mod connection;
 mod descriptors;
-pub mod harden;
 mod linger;
 mod listen;
 mod notify;
@@ -37,13 +36,13 @@ use crate::api::{App, Gate};
 use crate::audit::{Audit, AuditError, Entry};
 use crate::client::causes;
 use crate::config::Config;
+use crate::harden::{self, Filters, Group, HardenError, Paths, Report};
 use crate::keyring::{Keyring, KeyringError};
 use crate::policy::{Policy, PolicyError};
 use crate::rotation::Rotation;
 use crate::store::{Store, StoreError};
 use crate::tls::{Tls, TlsError};
 use crate::tokens::{Tokens, TokensError};
-use harden::{Filters, Group, HardenError, Paths, Report};
 use listen::Bound;
 
 /// Requests in flight at a stop get this long to finish.

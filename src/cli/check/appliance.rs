@@ -10,7 +10,7 @@ use crate::cli::audit;
 use crate::cli::remote::block_on;
 use crate::cli::store::verify;
 use crate::config::Config;
-use crate::serve::harden;
+use crate::harden;
 use crate::store::Store;
 use crate::tls::expiries;
 

@@ -15,29 +15,12 @@ mod paths;
 mod seccomp;
 mod user;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 pub use paths::Paths;
 pub use seccomp::{Filters, Group};
 
-/// The section `[hardening]`.
-#[derive(Clone, Debug, Default)]
-pub struct Options {
-    /// Whom to become when started as root; none: whoever owns the store.
-    pub user: Option<String>,
-    /// Refuse to start where a measure can't be taken.
-    pub require: bool,
-    /// Forbidden system calls are logged by the kernel, and carried out.
-    pub log_only: bool,
-    /// Files and folders to read beside those of the configuration.
-    pub read: Vec<PathBuf>,
-    /// Files and folders to write.
-    pub write: Vec<PathBuf>,
-    /// TCP ports that the PKCS#11 module may connect to.
-    pub hsm_connect: Vec<u16>,
-    /// Further system calls of the PKCS#11 module.
-    pub hsm_syscalls: Vec<String>,
-}
+use crate::config::Hardening;
 
 /// Why the process was not hardened.
 #[derive(Debug, thiserror::Error)]
@@ -101,15 +84,15 @@ impl Report {
 ///
 /// # Errors
 /// [`HardenError::User`].
-pub fn become_owner(options: &Options, store: &Path) -> Result<(), HardenError> {
+pub fn become_owner(options: &Hardening, store: &Path) -> Result<(), HardenError> {
     user::become_owner(options.user.as_deref(), store).map(drop)
 }
 
 /// Hardens the process as a whole. It must have one thread: what is given up here is each thread's own, and handed down to those it starts.
 ///
 /// # Errors
-/// Settings that make no sense, a user that can't be become, and with [`Options::require`] whatever is missing.
-pub fn process(options: &Options, paths: &Paths) -> Result<(Report, Filters), HardenError> {
+/// Settings that make no sense, a user that can't be become, and with [`Hardening::require`] whatever is missing.
+pub fn process(options: &Hardening, paths: &Paths) -> Result<(Report, Filters), HardenError> {
     let mut filters = Filters::new(options)?;
     let mut report = Report::default();
     // Both raise or use a limit, which only root may.

@@ -5,10 +5,9 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::Options;
-use crate::config::Config;
 use crate::config::module::{self, of_home};
 use crate::config::walk::walk;
+use crate::config::{Config, Hardening};
 
 /// Libraries of the C library, of the PKCS#11 module, and their settings.
 const SYSTEM: [&str; 16] = [
@@ -43,7 +42,7 @@ pub struct Paths {
 
 impl Paths {
     /// Those of a configuration. Of each file that is read its `places`; of each that is written its folder.
-    pub fn new(config: &Config, options: &Options) -> Self {
+    pub fn new(config: &Config, options: &Hardening) -> Self {
         let mut paths = Self {
             state: config.store.clone(),
             ..Self::default()
@@ -319,7 +318,7 @@ mod tests {
 
     #[test]
     fn of_the_shipped_example_only_its_own_folders_are_written() {
-        let text = include_str!("../../../examples/strongroom.toml");
+        let text = include_str!("../../examples/strongroom.toml");
         let config = Config::parse(text, Path::new("/etc/strongroom/strongroom.toml")).unwrap();
         let paths = Paths::new(&config, &config.hardening);
         assert!(paths.read.contains(Path::new("/etc/strongroom/tls")));

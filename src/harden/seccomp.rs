@@ -7,7 +7,8 @@ use std::collections::BTreeSet;
 use seccompiler::{BpfProgram, TargetArch, apply_filter, compile_from_json};
 use serde_json::{Map, Value, json};
 
-use super::{HardenError, Options};
+use super::HardenError;
+use crate::config::Hardening;
 
 /// Lists by name, each a list of rules in seccompiler's JSON; `name@arch` has what only that architecture knows.
 const LISTS: &str = include_str!("filters.json");
@@ -32,7 +33,7 @@ pub enum Group {
 
 impl Group {
     /// Its lists.
-    fn lists(self, options: &Options) -> Vec<&'static str> {
+    fn lists(self, options: &Hardening) -> Vec<&'static str> {
         match self {
             Self::Main => vec!["all", "no_code", "stopping"],
             Self::Server => vec!["all", "no_code", "files", "local_sockets", "serving"],
@@ -63,7 +64,7 @@ impl Filters {
     ///
     /// # Errors
     /// [`HardenError::SystemCalls`] if `hsm_syscalls` names one that does not exist; [`HardenError::Filters`] on a machine for which there are none.
-    pub fn new(options: &Options) -> Result<Self, HardenError> {
+    pub fn new(options: &Hardening) -> Result<Self, HardenError> {
         let arch = std::env::consts::ARCH;
         Self::compile(
             options,
@@ -72,7 +73,7 @@ impl Filters {
         )
     }
 
-    fn compile(options: &Options, arch: &str, target: TargetArch) -> Result<Self, HardenError> {
+    fn compile(options: &Hardening, arch: &str, target: TargetArch) -> Result<Self, HardenError> {
         let broken = |error: &dyn std::fmt::Display| HardenError::Filters(error.to_string());
         let lists: Map<String, Value> =
             serde_json::from_str(LISTS).map_err(|error| broken(&error))?;
@@ -114,7 +115,7 @@ impl Filters {
     }
 
     /// What every thread gets, put on the first one while it is alone; also shows whether the kernel knows seccomp at all.
-    pub(super) fn prepare(&mut self, options: &Options) -> Result<String, String> {
+    pub(super) fn prepare(&mut self, options: &Hardening) -> Result<String, String> {
         if let Err(error) = apply_filter(&self.enosys) {
             self.absent = true;
             return Err(format!("the kernel takes no filter: {error}"));
@@ -172,9 +173,9 @@ mod tests {
             ("aarch64", TargetArch::aarch64),
         ] {
             for hsm_connect in [vec![], vec![1792]] {
-                let options = Options {
+                let options = Hardening {
                     hsm_connect,
-                    ..Options::default()
+                    ..Hardening::default()
                 };
                 let filters = Filters::compile(&options, arch, target).unwrap();
                 // The kernel takes 4096 instructions at most.
@@ -188,9 +189,9 @@ mod tests {
     #[test]
     fn every_list_is_some_groups() {
         let lists: Map<String, Value> = serde_json::from_str(LISTS).unwrap();
-        let options = Options {
+        let options = Hardening {
             hsm_connect: vec![1],
-            ..Options::default()
+            ..Hardening::default()
         };
         let used: Vec<_> = [Group::Main, Group::Server, Group::Hsm]
             .into_iter()
@@ -205,9 +206,9 @@ mod tests {
 
     #[test]
     fn a_system_call_that_does_not_exist_is_named() {
-        let options = Options {
+        let options = Hardening {
             hsm_syscalls: vec!["shmget".to_owned(), "frobnicate".to_owned()],
-            ..Options::default()
+            ..Hardening::default()
         };
         let error = Filters::new(&options).unwrap_err().to_string();
         assert!(error.contains("frobnicate"), "{error}");
@@ -216,9 +217,9 @@ mod tests {
     #[test]
     fn what_a_module_needs_more_is_allowed_whatever_its_arguments() {
         let length = |more: &[&str]| {
-            let options = Options {
+            let options = Hardening {
                 hsm_syscalls: more.iter().map(ToString::to_string).collect(),
-                ..Options::default()
+                ..Hardening::default()
             };
             Filters::new(&options).unwrap().hsm.len()
         };

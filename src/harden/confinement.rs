@@ -9,13 +9,14 @@ use landlock::{
     path_beneath_rules,
 };
 
-use super::{Options, Paths};
+use super::Paths;
+use crate::config::Hardening;
 
 /// What is asked for; an older kernel gives what it has.
 const KNOWN: ABI = ABI::V7;
 
 /// Confines the calling thread and all that it starts. In which form, or why not.
-pub(super) fn confine(options: &Options, paths: &Paths) -> Result<String, String> {
+pub(super) fn confine(options: &Hardening, paths: &Paths) -> Result<String, String> {
     let status = restrict(options, paths).map_err(|error| error.to_string())?;
     let version = match status.landlock {
         LandlockStatus::NotImplemented => return Err("the kernel has no landlock".to_owned()),
@@ -34,7 +35,10 @@ pub(super) fn confine(options: &Options, paths: &Paths) -> Result<String, String
     }
 }
 
-fn restrict(options: &Options, paths: &Paths) -> Result<landlock::RestrictionStatus, RulesetError> {
+fn restrict(
+    options: &Hardening,
+    paths: &Paths,
+) -> Result<landlock::RestrictionStatus, RulesetError> {
     let read = make_bitflags!(AccessFs::{ReadFile | ReadDir});
     let write = read
         | make_bitflags!(AccessFs::{WriteFile | Truncate | IoctlDev | MakeReg | MakeDir | RemoveFile | RemoveDir});
