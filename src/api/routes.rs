@@ -10,7 +10,8 @@ use super::answer::Answer;
 use super::body::{BATCH, CLAIMS, PATHS, Shape};
 use super::error::ApiError;
 use super::transit::{cipher, import, jwt, keys, mac, random, sign, unsupported};
-use super::{Call, auth, clients, jwks, rotation, sys, ui, wire};
+use super::{Call, auth, clients, jwks, rotation, sys, ui};
+use crate::keyring::is_key_name;
 use crate::policy::Operation;
 
 /// What a method means, as Vault sees it.
@@ -406,7 +407,7 @@ fn capture<'a>(route: &Route, path: &'a str) -> Option<Captures<'a>> {
     for expected in pattern.split('/') {
         let segment = segments.next()?;
         match expected {
-            "{name}" if wire::is_key_name(segment) => captures.name = Some(segment),
+            "{name}" if is_key_name(segment) => captures.name = Some(segment),
             "{name}" => return None,
             "{source}" | "{urlbytes}" | "{urlalgorithm}" | "{plaintext}" | "{type}"
             | "{version}" => {

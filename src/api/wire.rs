@@ -8,7 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use zeroize::Zeroizing;
 
-use crate::keyring::{Ciphertext, HmacTag, MAX_NAME, MadeSignature};
+use crate::keyring::{Ciphertext, HmacTag, MadeSignature};
 
 /// Standard alphabet with padding. Trailing bits that a canonical encoder leaves zero are not looked at, as in Go.
 pub const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -92,19 +92,6 @@ pub fn parse_signature(text: &str, jws: bool) -> Result<MadeSignature, WireError
         std::mem::take(&mut *bytes)
     };
     Ok(MadeSignature { version, bytes })
-}
-
-/// Whether a name may be a key's: 1 to 128 of `A-Z a-z 0-9 _ . -`, with neither `.` nor `-` at either end.
-pub fn is_key_name(name: &str) -> bool {
-    let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
-    let bytes = name.as_bytes();
-    let (Some(&first), Some(&last)) = (bytes.first(), bytes.last()) else {
-        return false;
-    };
-    bytes.len() <= MAX_NAME
-        && word(first)
-        && word(last)
-        && bytes.iter().all(|&b| word(b) || b == b'.' || b == b'-')
 }
 
 /// Reads a duration as Vault does: seconds (`3600`), Go's units (`1h30m`, `1.5h`, `300ms`), or days (`30d`).
@@ -329,33 +316,12 @@ mod tests {
         );
     }
 
-    #[test]
-    fn key_names_are_vaults() {
-        for name in ["a", "_", "a-b", "a.b", "9", "key_1"] {
-            assert!(is_key_name(name), "{name}");
-        }
-        for name in [
-            "",
-            "-a",
-            "a-",
-            ".",
-            "a.",
-            "a/b",
-            "ä",
-            "a b",
-            &"x".repeat(MAX_NAME + 1),
-        ] {
-            assert!(!is_key_name(name), "{name}");
-        }
-    }
-
     proptest! {
         #[test]
         fn nothing_panics(text in "\\PC*") {
             let _ = parse_ciphertext(&text);
             let _ = parse_hmac(&text);
             let _ = parse_duration(&text);
-            let _ = is_key_name(&text);
             let _ = parse_ciphertext(&format!("vault:v1:{text}"));
         }
 

@@ -18,7 +18,7 @@ use std::time::Duration;
 use strongroom_hsm::{HsmConfig, KeyShape, PinSource, TokenSelector};
 
 use crate::audit::AuditOptions;
-use crate::keyring::{JwtOptions, KeyringOptions, Residency};
+use crate::keyring::{JwtOptions, KeyringOptions, Residency, is_key_name};
 use crate::lifecycle::Limits;
 use crate::policy::IdentityPattern;
 use crate::tls::{ClientCa, TlsFiles};
@@ -308,7 +308,7 @@ fn jwt(reader: &mut Reader, env: &dyn Fn(&str) -> Option<String>) -> JwtOptions 
     let mut section = reader.section("jwt");
     let keys = section.strings("keys");
     for (at, key) in keys.iter().enumerate() {
-        if !crate::api::wire::is_key_name(key) {
+        if !is_key_name(key) {
             section.problem("keys", &format!("{key:?} is no name of a key"));
         }
         if keys.iter().take(at).any(|other| other == key) {

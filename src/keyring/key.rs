@@ -348,17 +348,22 @@ pub(super) fn inconsistent(record: &RecordId, problem: impl Into<String>) -> Key
     })
 }
 
-/// Vault's names (`framework.GenericNameRegex`): ASCII letters, digits and `_` at both ends, `-` and `.` inside too.
-pub(super) fn check_name(name: &str) -> Result<(), KeyringError> {
-    let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+/// Whether a name may be a key's, as Vault has it (`framework.GenericNameRegex`): 1 to 128 of `A-Z a-z 0-9 _ . -`, with neither `.` nor `-` at either end.
+pub fn is_key_name(name: &str) -> bool {
+    let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
     let bytes = name.as_bytes();
-    let ends = [bytes.first(), bytes.last()];
-    let good = ends.iter().all(|end| end.is_some_and(|byte| word(*byte)))
-        && bytes
-            .iter()
-            .all(|byte| word(*byte) || matches!(byte, b'-' | b'.'))
-        && bytes.len() <= MAX_NAME;
-    if good {
+    let (Some(&first), Some(&last)) = (bytes.first(), bytes.last()) else {
+        return false;
+    };
+    bytes.len() <= MAX_NAME
+        && word(first)
+        && word(last)
+        && bytes.iter().all(|&b| word(b) || b == b'.' || b == b'-')
+}
+
+/// [`is_key_name`], as an error.
+pub(super) fn check_name(name: &str) -> Result<(), KeyringError> {
+    if is_key_name(name) {
         Ok(())
     } else {
         Err(KeyringError::Invalid(format!(

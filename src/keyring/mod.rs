@@ -16,7 +16,7 @@ mod schedule;
 mod signing;
 mod types;
 
-pub use key::MAX_NAME;
+pub use key::{MAX_NAME, is_key_name};
 pub use moving::{Moved, Standing};
 pub use schedule::{SKIPPED_AFTER, Verdict};
 pub use signing::{

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::str;
 
 use super::super::routes::{Captures, Route, SYSTEM, Target, Verb, decode_path, resolve};
-use super::super::wire::is_key_name;
+use crate::keyring::is_key_name;
 
 const VERBS: [Verb; 5] = [
     Verb::Read,
