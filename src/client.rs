@@ -22,6 +22,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
+use crate::causes::causes;
+
 /// An answer larger than this is refused, bytes: twice the largest batch that a server takes.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
 
@@ -395,20 +397,6 @@ impl Client {
             problem: error.to_string(),
         }
     }
-}
-
-/// An error and all its sources, `outer: inner: innermost`, without repetitions.
-pub fn causes(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        next = cause.source();
-    }
-    text
 }
 
 /// Written twice, to know its length first: a buffer that grows leaves copies behind that nobody zeroizes.

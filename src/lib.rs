@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod audit;
+pub mod causes;
 pub mod ceremony;
 pub mod cli;
 pub mod client;

@@ -7,8 +7,9 @@ use serde_json::json;
 use strongroom_hsm::HsmError;
 
 use crate::audit::AuditError;
+use crate::causes::causes;
 use crate::ceremony::CeremonyError;
-use crate::client::{ClientError, causes};
+use crate::client::ClientError;
 use crate::config::ConfigError;
 use crate::keyring::KeyringError;
 use crate::policy::PolicyError;

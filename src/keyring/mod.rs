@@ -42,7 +42,7 @@ use tokio::sync::Mutex;
 use zeroize::Zeroizing;
 
 use crate::audit::{Audit, Entry};
-use crate::client::causes;
+use crate::causes::causes;
 use crate::store::Store;
 use cipher::{Answers, Job};
 use counter::Take;

@@ -26,7 +26,7 @@ use tokio_rustls::server::TlsStream;
 use super::linger::Linger;
 use super::plain::Plain;
 use crate::api::{self, App, Client};
-use crate::client::causes;
+use crate::causes::causes;
 use crate::tls::Peer;
 
 /// A client that has not finished its TLS handshake by then is dropped.

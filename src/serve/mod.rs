@@ -34,7 +34,7 @@ use tokio::task::JoinSet;
 
 use crate::api::{App, Gate};
 use crate::audit::{Audit, AuditError, Entry};
-use crate::client::causes;
+use crate::causes::causes;
 use crate::config::Config;
 use crate::harden::{self, Filters, Group, HardenError, Paths, Report};
 use crate::keyring::{Keyring, KeyringError};

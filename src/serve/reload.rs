@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 use super::notify;
 use crate::api::App;
 use crate::audit::{Audit, Entry};
-use crate::client::causes;
+use crate::causes::causes;
 use crate::config::ConfigError;
 use crate::policy::{Policy, PolicyError};
 use crate::tls::{Renewal, TlsError};

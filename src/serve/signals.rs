@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use super::reload::Reloader;
 use crate::api::App;
-use crate::client::causes;
+use crate::causes::causes;
 
 /// A reload under way at a stop has so much time to end: a disc may hang.
 const LAST_RELOAD: Duration = Duration::from_secs(1);

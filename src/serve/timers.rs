@@ -11,7 +11,7 @@ use super::reload::Reloader;
 use super::watch::Watch;
 use crate::api::{App, recent};
 use crate::audit::Entry;
-use crate::client::causes;
+use crate::causes::causes;
 use crate::keyring::{KeyringError, Moved, Transition};
 use crate::lifecycle::State;
 

@@ -162,7 +162,7 @@ pub async fn wait_until_healthy(machine: &Machine, room: &Room) {
         {
             Ok(answer) if answer.status.is_success() => return,
             Ok(answer) => last = answer.status.to_string(),
-            Err(error) => last = strongroom::client::causes(&error),
+            Err(error) => last = strongroom::causes::causes(&error),
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }

@@ -210,7 +210,7 @@ fn configure(ceremony: &mut Ceremony<'_>) -> Result<Config, RunError> {
         disk::write(&site.policy(), POLICY.as_bytes(), 0o640)?;
     }
     crate::policy::Policy::load(&site.policy())
-        .map_err(|error| RunError::refused(crate::client::causes(&error)))?;
+        .map_err(|error| RunError::refused(crate::causes::causes(&error)))?;
     Ok(config)
 }
 

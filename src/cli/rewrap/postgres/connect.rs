@@ -10,9 +10,9 @@ use tokio_postgres::{Client, Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::PostgresArgs;
+use crate::causes::causes;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::files;
-use crate::client::causes;
 
 pub(super) async fn connect(args: &PostgresArgs) -> Result<Client, Failure> {
     let mut config: Config = args.database.parse().map_err(|error| {

@@ -11,9 +11,10 @@ use strongroom_hsm::ceremony as hsm;
 use super::super::super::{Act, Ceremony, Found, RunError, sha256_hex};
 use super::{successor, trial};
 use crate::audit::{Audit, AuditError, AuditOptions};
+use crate::causes::causes;
 use crate::ceremony::Step;
 use crate::ceremony::record::{MoveOutputs, RetireOutputs};
-use crate::client::{Client, causes};
+use crate::client::Client;
 use crate::keyring::{Keyring, KeyringOptions, Standing};
 use crate::store::Store;
 
