@@ -9,7 +9,7 @@ use hyper::Method;
 use super::answer::Answer;
 use super::body::{BATCH, CLAIMS, PATHS, Shape};
 use super::error::ApiError;
-use super::transit::{cipher, import, jwt, keys, mac, random, sign, unsupported};
+use super::transit::{cipher, import, jwt, keys, mac, random, sign, unsupported, verify};
 use super::{Call, auth, clients, jwks, rotation, sys, ui};
 use crate::keyring::is_key_name;
 use crate::policy::Operation;
@@ -170,8 +170,8 @@ pub static TRANSIT: &[Route] = &[
     route!(Update "hash/{urlalgorithm}",          "hash",              Some(O::Hash),              Data,  true,  false, ["input", "algorithm", "format"], random::hash),
     route!(Update "hmac/{name}",                  "hmac",              Some(O::Hmac),              Data,  true,  false, ["input", "algorithm", "key_version", BATCH], mac::hmac),
     route!(Update "hmac/{name}/{urlalgorithm}",   "hmac",              Some(O::Hmac),              Data,  true,  false, ["input", "algorithm", "key_version", BATCH], mac::hmac),
-    route!(Update "verify/{name}",                "verify",            Some(O::Verify),            Data,  true,  false, ["input", "hmac", "signature", "algorithm", "hash_algorithm", "signature_algorithm", "marshaling_algorithm", "prehashed", "salt_length", "context", BATCH], mac::verify),
-    route!(Update "verify/{name}/{urlalgorithm}", "verify",            Some(O::Verify),            Data,  true,  false, ["input", "hmac", "signature", "algorithm", "hash_algorithm", "signature_algorithm", "marshaling_algorithm", "prehashed", "salt_length", "context", BATCH], mac::verify),
+    route!(Update "verify/{name}",                "verify",            Some(O::Verify),            Data,  true,  false, ["input", "hmac", "signature", "algorithm", "hash_algorithm", "signature_algorithm", "marshaling_algorithm", "prehashed", "salt_length", "context", BATCH], verify::verify),
+    route!(Update "verify/{name}/{urlalgorithm}", "verify",            Some(O::Verify),            Data,  true,  false, ["input", "hmac", "signature", "algorithm", "hash_algorithm", "signature_algorithm", "marshaling_algorithm", "prehashed", "salt_length", "context", BATCH], verify::verify),
     route!(Update "sign/{name}",                  "sign",              Some(O::Sign),              Data,  true,  false, ["input", "hash_algorithm", "algorithm", "signature_algorithm", "marshaling_algorithm", "prehashed", "salt_length", "key_version", "context", BATCH], sign::sign),
     route!(Update "sign/{name}/{urlalgorithm}",   "sign",              Some(O::Sign),              Data,  true,  false, ["input", "hash_algorithm", "algorithm", "signature_algorithm", "marshaling_algorithm", "prehashed", "salt_length", "key_version", "context", BATCH], sign::sign),
     route!(Read   "export/public-key/{name}",     "read",              Some(O::Read),              Small, true,  false, [], sign::export_public_key),

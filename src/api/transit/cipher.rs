@@ -2,10 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{
-    ItemError, Sorted, close, decode_optional, in_order, key_type, only, refuse_nonce,
-    wanted_version,
-};
+use super::batch::{ItemError, Sorted, batch_status, count, in_order, references, write_batch};
+use super::{close, decode_optional, key_type, only, refuse_nonce, wanted_version};
 use crate::api::answer::{Answer, Envelope, room};
 use crate::api::body::{Item, Text};
 use crate::api::error::{ApiError, Doing};
@@ -411,69 +409,4 @@ fn ciphertexts_answer(
         .map_or(0, |made| made.version);
     count(&mut answer, results);
     answer
-}
-
-/// `batch_results`, each with its error if there is one, and its reference.
-pub(super) fn write_batch<R>(
-    envelope: &mut Envelope,
-    items: &[Item<'_>],
-    results: &[Result<R, ItemError>],
-    write: impl Fn(&mut Envelope, &Result<R, ItemError>),
-) {
-    envelope.raw("{\"batch_results\":[");
-    for (at, (item, result)) in items.iter().zip(results).enumerate() {
-        envelope.raw(if at == 0 { "{" } else { ",{" });
-        let before = envelope.len();
-        write(envelope, result);
-        let comma = if envelope.len() > before { "," } else { "" };
-        envelope.raw(comma);
-        if let Err(why) = result {
-            envelope.raw("\"error\":");
-            envelope.string(why);
-            envelope.raw(",");
-        }
-        envelope.raw("\"reference\":");
-        envelope.string(item.reference.as_deref().unwrap_or_default());
-        envelope.raw("}");
-    }
-    envelope.raw("]}");
-}
-
-/// Room for the references, escapes included.
-pub(super) fn references(items: &[Item<'_>]) -> usize {
-    items
-        .iter()
-        .map(|item| item.reference.as_deref().map_or(0, |r| 6 * r.len()))
-        .sum()
-}
-
-/// What the audit log says of a batch.
-pub(super) fn count<R>(answer: &mut Answer, results: &[Result<R, ItemError>]) {
-    answer.batch = results.len();
-    answer.batch_failed = results.iter().filter(|r| r.is_err()).count();
-}
-
-/// 400 if an item failed, or what the client asked for instead; the body is the same. And what to warn of.
-fn batch_status<R>(
-    wanted: Option<i64>,
-    results: &[Result<R, ItemError>],
-) -> (u16, &'static [&'static str]) {
-    let failed = results.iter().filter(|r| r.is_err()).count();
-    if failed == 0 {
-        return (200, &[]);
-    }
-    match wanted {
-        None | Some(0) => (400, &[]),
-        Some(_) if failed == results.len() => (400, &[]),
-        // HTTP gives 1xx, 204, 205 and 304 no body, so the results could not be told.
-        Some(code) => match u16::try_from(code) {
-            Ok(code @ 200..=599) if !matches!(code, 204 | 205 | 304) => (code, &[]),
-            _ => (
-                400,
-                &[
-                    "invalid HTTP response code override from partial_failure_response_code, reverting to 400",
-                ],
-            ),
-        },
-    }
 }

@@ -1,16 +1,13 @@
 //! `hmac`, and `verify` of HMACs.
 
-use super::cipher::{count, references, write_batch};
-use super::{
-    ItemError, NO_CONTEXT, Sorted, Valid, answer, close, in_order, made_by, only, sign,
-    valid_answer,
-};
+use super::algorithm::{algorithm, hash, invalid_hash};
+use super::batch::{ItemError, Sorted, count, in_order, references, refuse_empty, write_batch};
+use super::{NO_CONTEXT, Valid, answer, close, made_by, only, valid_answer};
 use crate::api::Call;
 use crate::api::answer::{Answer, Envelope, room};
-use crate::api::body::{Item, word};
 use crate::api::error::{ApiError, Doing};
 use crate::api::wire::{self, WireError};
-use crate::keyring::{Algorithm, HmacInput, HmacTag};
+use crate::keyring::{HmacInput, HmacTag};
 
 /// `hmac/:name[/:algorithm]`.
 pub(in crate::api) async fn hmac(call: &mut Call<'_>) -> Result<Answer, ApiError> {
@@ -64,15 +61,8 @@ pub(in crate::api) async fn hmac(call: &mut Call<'_>) -> Result<Answer, ApiError
     Ok(close(call, envelope, &[]).with_version(made.version))
 }
 
-/// `verify/:name[/:algorithm]`: HMACs here, signatures in `sign.rs`.
-pub(in crate::api) async fn verify(call: &mut Call<'_>) -> Result<Answer, ApiError> {
-    let signatures = match &call.params.batch {
-        Some(items) => all_signatures(items)?,
-        None => call.params.is_set("signature") && !call.params.is_set("hmac"),
-    };
-    if signatures {
-        return sign::verify(call);
-    }
+/// `verify/:name[/:algorithm]` with `hmac`.
+pub(super) async fn verify(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     let algorithm = hash(call)?.ok_or_else(|| invalid_hash("none"))?;
     refuse_for_hmac(call)?;
     let keyring = &call.app.keyring;
@@ -120,68 +110,6 @@ pub(in crate::api) async fn verify(call: &mut Call<'_>) -> Result<Answer, ApiErr
     Ok(answer(call, &Valid { valid }, &[]).with_version(version))
 }
 
-/// From the path, else the body, else SHA-256.
-pub(super) fn algorithm(call: &mut Call<'_>) -> Result<Algorithm, ApiError> {
-    let [from_path, _] = call.captures;
-    let from_body = call.params.text("algorithm")?;
-    let algorithm = named_algorithm(from_path.or(from_body.as_deref()).unwrap_or_default())?;
-    let differs = from_body.is_some_and(|name| from_path.is_some_and(|path| path != name));
-    if differs {
-        call.params.replaced_by_path("algorithm");
-    }
-    Ok(algorithm)
-}
-
-/// By Vault's name; empty: SHA-256.
-pub(super) fn named_algorithm(name: &str) -> Result<Algorithm, ApiError> {
-    Ok(match name {
-        "" | "sha2-256" => Algorithm::Sha2_256,
-        "sha2-224" => Algorithm::Sha2_224,
-        "sha2-384" => Algorithm::Sha2_384,
-        "sha2-512" => Algorithm::Sha2_512,
-        "sha3-224" => Algorithm::Sha3_224,
-        "sha3-256" => Algorithm::Sha3_256,
-        "sha3-384" => Algorithm::Sha3_384,
-        "sha3-512" => Algorithm::Sha3_512,
-        _ => {
-            return Err(
-                ApiError::bad_request(format!("unsupported algorithm {}", word(name)))
-                    .because("unsupported algorithm"),
-            );
-        }
-    })
-}
-
-/// The hash of `sign` and `verify`: from the path, else `hash_algorithm`, else its old name `algorithm`, else SHA-256. `None`: `none`.
-pub(super) fn hash(call: &mut Call<'_>) -> Result<Option<Algorithm>, ApiError> {
-    let params = &call.params;
-    let [from_path, _] = call.captures;
-    let (hash, old) = (params.text("hash_algorithm")?, params.text("algorithm")?);
-    let filled = |text: Option<&str>| text.filter(|text| !text.is_empty()).map(str::to_owned);
-    let (hash, old) = (filled(hash.as_deref()), filled(old.as_deref()));
-    if hash.is_some() && old.is_some() && hash != old {
-        return Err(ApiError::bad_request(
-            "hash_algorithm and algorithm differ: give one of them",
-        ));
-    }
-    let given = hash.or(old);
-    let name = filled(from_path).or_else(|| given.clone());
-    let replaced = given != name && given.is_some();
-    let hash = match name.as_deref().unwrap_or_default() {
-        "none" => None,
-        name => Some(named_algorithm(name).map_err(|_| invalid_hash(name))?),
-    };
-    if replaced {
-        call.params.replaced_by_path("hash_algorithm");
-    }
-    Ok(hash)
-}
-
-fn invalid_hash(name: &str) -> ApiError {
-    ApiError::bad_request(format!("invalid hash algorithm {:?}", word(name)))
-        .because("invalid hash algorithm")
-}
-
 /// What is said of signatures, and would make an HMAC another one. Vault looks at none of it.
 fn refuse_for_hmac(call: &Call<'_>) -> Result<(), ApiError> {
     if call.params.is_set("context") {
@@ -216,27 +144,4 @@ fn check(input: Option<&str>, tag: &str) -> Result<(HmacInput, HmacTag), ItemErr
         }
     })?;
     Ok((hmac_input(input.ok_or("missing input")?)?, tag))
-}
-
-fn refuse_empty(items: &[Item<'_>]) -> Result<(), ApiError> {
-    if items.is_empty() {
-        return Err(ApiError::bad_request("missing batch input to process"));
-    }
-    Ok(())
-}
-
-/// Every item a signature: true; every item an HMAC: false.
-fn all_signatures(items: &[Item<'_>]) -> Result<bool, ApiError> {
-    refuse_empty(items)?;
-    let hmacs = items.iter().filter(|item| item.hmac.is_some()).count();
-    let signatures = items.iter().filter(|item| item.signature.is_some()).count();
-    let why = match (hmacs, signatures) {
-        (0, 0) => "no batch_input elements have 'signature' or 'hmac'",
-        (0, _) if signatures == items.len() => return Ok(true),
-        (0, _) => "some elements of batch_input are missing 'signature'",
-        (_, 0) if hmacs == items.len() => return Ok(false),
-        (_, 0) => "some elements of batch_input are missing 'hmac'",
-        _ => "elements of batch_input must all provide 'signature' or all provide 'hmac'",
-    };
-    Err(ApiError::bad_request(why))
 }

@@ -1,5 +1,7 @@
 //! Vault's Transit: one file per family of endpoints.
 
+mod algorithm;
+mod batch;
 pub(super) mod cipher;
 pub(super) mod import;
 pub(super) mod jwt;
@@ -8,17 +10,17 @@ pub(super) mod mac;
 pub(super) mod random;
 pub(super) mod sign;
 pub(super) mod unsupported;
+pub(super) mod verify;
 
-use std::borrow::Cow;
 use std::time::Duration;
 
 use serde::Serialize;
 
 use super::answer::{Answer, Envelope};
 use super::body::{Item, Params, word};
-use super::error::{ApiError, Doing, is_outage, item_text};
+use super::error::{ApiError, Doing};
 use super::{Call, wire};
-use cipher::{count, references, write_batch};
+use batch::{ItemError, count, references, write_batch};
 use strongroom_hsm::SigningKind;
 
 use crate::keyring::{CreateOptions, KeyType, KeyringError, Residency};
@@ -39,61 +41,6 @@ const OTHER_TYPES: &[&str] = &[
 
 /// For what is made with the key itself, not with one derived from it.
 const NO_CONTEXT: &str = "signatures and HMACs are not made with derived keys: leave context out";
-
-/// An item's error, as text.
-type ItemError = Cow<'static, str>;
-
-/// The items of one request: those that can be carried out, and why the others can't, in the request's order.
-struct Sorted<T> {
-    good: Vec<T>,
-    /// `None`: the next of `good`.
-    places: Vec<Option<ItemError>>,
-}
-
-impl<T> Sorted<T> {
-    fn sort<'a, 'b: 'a>(
-        items: &'a [Item<'b>],
-        read: impl Fn(&'a Item<'b>) -> Result<T, ItemError>,
-    ) -> Self {
-        let mut good = Vec::with_capacity(items.len());
-        let places = items
-            .iter()
-            .map(|item| match read(item) {
-                Ok(item) => {
-                    good.push(item);
-                    None
-                }
-                Err(why) => Some(why),
-            })
-            .collect();
-        Self { good, places }
-    }
-}
-
-/// Puts the keyring's results back in their places. A result that is an outage fails the whole request.
-fn in_order<R>(
-    places: Vec<Option<ItemError>>,
-    results: Vec<Result<R, KeyringError>>,
-    doing: Doing,
-    name: &str,
-) -> Result<Vec<Result<R, ItemError>>, ApiError> {
-    let mut results = results.into_iter();
-    let mut ordered = Vec::with_capacity(places.len());
-    for place in places {
-        ordered.push(match place {
-            Some(why) => Err(why),
-            None => match results.next() {
-                Some(Ok(result)) => Ok(result),
-                Some(Err(error)) if is_outage(&error) => {
-                    return Err(ApiError::from_keyring(error, doing, name));
-                }
-                Some(Err(error)) => Err(item_text(error, doing)),
-                None => return Err(ApiError::unavailable("the keyring lost a result")),
-            },
-        });
-    }
-    Ok(ordered)
-}
 
 /// The only result of a request without a batch.
 fn only<R>(results: Vec<Result<R, KeyringError>>, doing: Doing, name: &str) -> Result<R, ApiError> {

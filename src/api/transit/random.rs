@@ -1,7 +1,7 @@
 //! `random` and `hash`: what needs no key.
 
+use super::algorithm::algorithm;
 use super::close;
-use super::mac::algorithm;
 use crate::api::answer::{Answer, Envelope, room};
 use crate::api::body::word;
 use crate::api::error::{ApiError, Doing};

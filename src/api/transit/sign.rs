@@ -4,11 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::cipher::{count, references, write_batch};
-use super::mac::hash;
-use super::{
-    ItemError, NO_CONTEXT, Sorted, Valid, answer, close, in_order, made_by, only, valid_answer,
-};
+use super::algorithm::hash;
+use super::batch::{ItemError, Sorted, count, in_order, references, refuse_empty, write_batch};
+use super::{NO_CONTEXT, Valid, answer, close, made_by, only, valid_answer};
 use crate::api::Call;
 use crate::api::answer::{Answer, Envelope, room};
 use crate::api::body::{Item, word};
@@ -27,9 +25,7 @@ pub(in crate::api) async fn sign(call: &mut Call<'_>) -> Result<Answer, ApiError
     let keyring = &call.app.keyring;
     let failed = |e| ApiError::from_keyring(e, Doing::Sign, call.name);
     if let Some(items) = call.params.batch.take() {
-        if items.is_empty() {
-            return Err(ApiError::bad_request("missing batch input to process"));
-        }
+        refuse_empty(&items)?;
         let sorted = Sorted::sort(&items, item_input);
         let results = keyring
             .sign(call.name, version, &options, sorted.good)

@@ -1,0 +1,135 @@
+//! Batches: many items in one request, each with a result of its own.
+
+use std::borrow::Cow;
+
+use crate::api::answer::{Answer, Envelope};
+use crate::api::body::Item;
+use crate::api::error::{ApiError, Doing, is_outage, item_text};
+use crate::keyring::KeyringError;
+
+/// An item's error, as text.
+pub(super) type ItemError = Cow<'static, str>;
+
+/// The items of one request: those that can be carried out, and why the others can't, in the request's order.
+pub(super) struct Sorted<T> {
+    pub(super) good: Vec<T>,
+    /// `None`: the next of `good`.
+    pub(super) places: Vec<Option<ItemError>>,
+}
+
+impl<T> Sorted<T> {
+    pub(super) fn sort<'a, 'b: 'a>(
+        items: &'a [Item<'b>],
+        read: impl Fn(&'a Item<'b>) -> Result<T, ItemError>,
+    ) -> Self {
+        let mut good = Vec::with_capacity(items.len());
+        let places = items
+            .iter()
+            .map(|item| match read(item) {
+                Ok(item) => {
+                    good.push(item);
+                    None
+                }
+                Err(why) => Some(why),
+            })
+            .collect();
+        Self { good, places }
+    }
+}
+
+/// Puts the keyring's results back in their places. A result that is an outage fails the whole request.
+pub(super) fn in_order<R>(
+    places: Vec<Option<ItemError>>,
+    results: Vec<Result<R, KeyringError>>,
+    doing: Doing,
+    name: &str,
+) -> Result<Vec<Result<R, ItemError>>, ApiError> {
+    let mut results = results.into_iter();
+    let mut ordered = Vec::with_capacity(places.len());
+    for place in places {
+        ordered.push(match place {
+            Some(why) => Err(why),
+            None => match results.next() {
+                Some(Ok(result)) => Ok(result),
+                Some(Err(error)) if is_outage(&error) => {
+                    return Err(ApiError::from_keyring(error, doing, name));
+                }
+                Some(Err(error)) => Err(item_text(error, doing)),
+                None => return Err(ApiError::unavailable("the keyring lost a result")),
+            },
+        });
+    }
+    Ok(ordered)
+}
+
+pub(super) fn refuse_empty(items: &[Item<'_>]) -> Result<(), ApiError> {
+    if items.is_empty() {
+        return Err(ApiError::bad_request("missing batch input to process"));
+    }
+    Ok(())
+}
+
+/// `batch_results`, each with its error if there is one, and its reference.
+pub(super) fn write_batch<R>(
+    envelope: &mut Envelope,
+    items: &[Item<'_>],
+    results: &[Result<R, ItemError>],
+    write: impl Fn(&mut Envelope, &Result<R, ItemError>),
+) {
+    envelope.raw("{\"batch_results\":[");
+    for (at, (item, result)) in items.iter().zip(results).enumerate() {
+        envelope.raw(if at == 0 { "{" } else { ",{" });
+        let before = envelope.len();
+        write(envelope, result);
+        let comma = if envelope.len() > before { "," } else { "" };
+        envelope.raw(comma);
+        if let Err(why) = result {
+            envelope.raw("\"error\":");
+            envelope.string(why);
+            envelope.raw(",");
+        }
+        envelope.raw("\"reference\":");
+        envelope.string(item.reference.as_deref().unwrap_or_default());
+        envelope.raw("}");
+    }
+    envelope.raw("]}");
+}
+
+/// Room for the references, escapes included.
+pub(super) fn references(items: &[Item<'_>]) -> usize {
+    items
+        .iter()
+        .map(|item| item.reference.as_deref().map_or(0, |r| 6 * r.len()))
+        .sum()
+}
+
+/// What the audit log says of a batch.
+pub(super) fn count<R>(answer: &mut Answer, results: &[Result<R, ItemError>]) {
+    answer.batch = results.len();
+    answer.batch_failed = results.iter().filter(|r| r.is_err()).count();
+}
+
+/// 400 if an item failed, or what the client asked for instead; the body is the same. And what to warn of.
+pub(super) fn batch_status<R>(
+    wanted: Option<i64>,
+    results: &[Result<R, ItemError>],
+) -> (u16, &'static [&'static str]) {
+    let failed = results.iter().filter(|r| r.is_err()).count();
+    if failed == 0 {
+        return (200, &[]);
+    }
+    match wanted {
+        None | Some(0) => (400, &[]),
+        Some(_) if failed == results.len() => (400, &[]),
+        // HTTP gives 1xx, 204, 205 and 304 no body, so the results could not be told.
+        Some(code) => match u16::try_from(code) {
+            Ok(code @ 200..=599) if !matches!(code, 204 | 205 | 304) => (code, &[]),
+            _ => (
+                400,
+                &[
+                    "invalid HTTP response code override from partial_failure_response_code, reverting to 400",
+                ],
+            ),
+        },
+    }
+}
