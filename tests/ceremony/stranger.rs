@@ -174,7 +174,7 @@ fn both_programs_refuse_each_sort_of_bad_share() {
     let carol = People::all().key("Carol");
     let path = share_file(&room.dir().join("shares"), "Carol");
     let good = fs::read_to_string(&path).unwrap();
-    let plain: Value = serde_json::from_slice(&carol.open_jwe(good.trim()).unwrap()).unwrap();
+    let plain: Value = serde_json::from_slice(&jwe::open(good.trim(), &carol).unwrap()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let both = |why: &str, first: &str, text: &[u8]| {
         let file = folder.path().join("share.jwe");

@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 use super::CeremonyError;
-use super::participant::{Participant, PrivateKeys, new_key};
+use super::participant::{Participant, ParticipantKey, new_key};
 use crate::json::{self, Document};
 
 const ALG: &str = "ECDH-ES";
@@ -88,11 +88,12 @@ pub fn seal(plaintext: &[u8], recipient: &Participant) -> Result<String, Ceremon
     ))
 }
 
-pub(super) fn open(
-    jwe: &str,
-    recipient: &Participant,
-    keys: &dyn PrivateKeys,
-) -> Result<Zeroizing<Vec<u8>>, CeremonyError> {
+/// Decrypts what was encrypted to a participant.
+///
+/// # Errors
+/// [`CeremonyError::Jwe`] if it is not for him or was altered, [`CeremonyError::Key`], [`CeremonyError::Token`].
+pub fn open(jwe: &str, key: &ParticipantKey) -> Result<Zeroizing<Vec<u8>>, CeremonyError> {
+    let recipient = key.participant();
     let foreign = |what: &str| {
         CeremonyError::Jwe(format!(
             "this is not an encrypted share ({what}): take the .jwe file with {}'s fingerprint in its name",
@@ -134,7 +135,7 @@ pub(super) fn open(
         .ok_or_else(|| foreign("its tag has a wrong length"))?;
     let mut sealed = decode(text).ok_or_else(|| foreign("its text is not base64url"))?;
     sealed.extend_from_slice(&tag);
-    let key = content_key(&*keys.agree(&peer)?);
+    let key = content_key(&*key.agree(&peer)?);
     cipher(&key)
         .decrypt(
             &Nonce::from(iv),

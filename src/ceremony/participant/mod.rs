@@ -13,8 +13,8 @@ use p256::pkcs8::{DecodePublicKey as _, EncodePublicKey as _};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use super::CeremonyError;
 use super::encoding::{base64, hex, sha256, unbase64};
-use super::{CeremonyError, jwe};
 
 pub(super) use file::new_key;
 pub use file::{KeyFile, MIN_PASSPHRASE, public_path};
@@ -290,12 +290,12 @@ impl ParticipantKey {
         }
     }
 
-    /// Decrypts what was encrypted to this participant.
+    /// ECDH with the agreement key: the shared point's x coordinate.
     ///
     /// # Errors
-    /// [`CeremonyError::Jwe`] if it is not for him or was altered, [`CeremonyError::Key`], [`CeremonyError::Token`].
-    pub fn open_jwe(&self, jwe: &str) -> Result<Zeroizing<Vec<u8>>, CeremonyError> {
-        jwe::open(jwe, &self.participant, &*self.keys)
+    /// [`CeremonyError::Key`], [`CeremonyError::Token`].
+    pub(super) fn agree(&self, peer: &PublicKey) -> Result<Zeroizing<[u8; 32]>, CeremonyError> {
+        self.keys.agree(peer)
     }
 }
 

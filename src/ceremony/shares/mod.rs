@@ -91,7 +91,7 @@ pub fn seal(share: &Share, custodian: &Participant) -> Result<String, CeremonyEr
 /// # Errors
 /// [`CeremonyError::Jwe`], [`CeremonyError::Share`], [`CeremonyError::Key`], [`CeremonyError::Token`].
 pub fn open(jwe: &str, key: &ParticipantKey) -> Result<Share, CeremonyError> {
-    Share::from_json(&key.open_jwe(jwe)?)
+    Share::from_json(&jwe::open(jwe, key)?)
 }
 
 /// A secret's pieces, each index || bytes.
