@@ -95,6 +95,10 @@ impl Remote {
 
 /// Runs one command's requests; a client needs no second thread.
 pub(super) fn block_on<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    runtime()?.block_on(future)
+}
+
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -103,6 +107,5 @@ pub(super) fn block_on<T>(future: impl Future<Output = Result<T, Failure>>) -> R
                 Exit::Failed,
                 format!("the async runtime can't start: {error}"),
             )
-        })?
-        .block_on(future)
+        })
 }

@@ -147,7 +147,7 @@ fn papers(ceremony: &mut Ceremony<'_>) -> Result<Outcome, RunError> {
     let transcript = transcript::path(&ceremony.folder);
     let bytes = std::fs::read(&transcript).map_err(|error| RunError::file(&transcript, error))?;
     let anchors = Anchors {
-        previous: super::later::previous(&ceremony.folder)?,
+        previous: super::chain::previous(&ceremony.folder)?,
         ..Anchors::default()
     };
     let verified = verify::verify(&bytes, &anchors);

@@ -7,6 +7,7 @@
 
 mod answers;
 mod certificate;
+mod chain;
 mod closing;
 mod custody;
 mod disk;
@@ -35,6 +36,7 @@ pub mod ui;
 
 use std::future::Future;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -151,7 +153,7 @@ struct Ceremony<'a> {
     /// Where a restoration's backup is.
     backup: Option<PathBuf>,
     /// The running server, which moves the keys of a rotation.
-    server: Option<crate::client::ClientOptions>,
+    server: Option<Arc<dyn later::RunningServer>>,
     runtime: tokio::runtime::Runtime,
 }
 

@@ -1,15 +1,19 @@
 //! Ceremonies of an appliance that has its keys: each goes on from the folder of the one before.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Args;
+use serde_json::{Value, json};
 
 use super::run::{converse, keep_memory_private, print, with_token_folder};
-use crate::ceremony::run::later::{self, rehearsal_folder};
+use crate::causes::causes;
+use crate::ceremony::run::later::{self, Progress, RunningServer, rehearsal_folder};
 use crate::ceremony::run::{LaterOptions, Task};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::Format;
-use crate::client::ClientOptions;
+use crate::cli::remote::runtime;
+use crate::client::{Client, ClientOptions};
 
 /// What every later ceremony is told.
 #[derive(Args, Debug)]
@@ -107,11 +111,54 @@ pub(super) fn rotate_master(args: &RotateMasterArgs, format: Format) -> Result<(
         &args.client_key,
     ) {
         (Some(address), Some(ca), Some(certificate), Some(key)) => {
-            Some(ClientOptions::new(address, ca).identity(certificate, key))
+            let options = ClientOptions::new(address, ca).identity(certificate, key);
+            Some(Arc::new(Server::new(&options)?) as Arc<dyn RunningServer>)
         }
         _ => None,
     };
     carry_out(&args.later, Task::RotateMaster { server }, false, format)
+}
+
+/// The appliance, over its API.
+struct Server {
+    client: Client,
+    /// The client's connections live on it.
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Server {
+    fn new(options: &ClientOptions) -> Result<Self, Failure> {
+        let runtime = runtime()?;
+        let inside = runtime.enter();
+        let client = Client::new(options)?;
+        drop(inside);
+        Ok(Self { client, runtime })
+    }
+
+    fn ask(&self, method: &str, body: Option<&Value>) -> Result<Progress, String> {
+        let answer = self
+            .runtime
+            .block_on(self.client.call(method, "sys/rotate-master", body));
+        answer
+            .map_err(|error| causes(&error))
+            .and_then(|answer| serde_json::from_value(answer).map_err(|error| error.to_string()))
+    }
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.client.address())
+    }
+}
+
+impl RunningServer for Server {
+    fn progress(&self) -> Result<Progress, String> {
+        self.ask("GET", None)
+    }
+
+    fn rotate_to(&self, master_sha256: &str) -> Result<Progress, String> {
+        self.ask("POST", Some(&json!({"master_sha256": master_sha256})))
+    }
 }
 
 pub(super) fn destroy(args: &LaterArgs, format: Format) -> Result<(), Failure> {

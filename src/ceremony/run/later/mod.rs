@@ -16,9 +16,13 @@ mod reshare;
 mod restore;
 mod rotate;
 
+pub use rotate::{Progress, RunningServer, Unmovable};
+
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use super::chain::{CHAIN, previous};
 use super::journal::Journal;
 use super::site::Site;
 use super::ui::Ui;
@@ -27,10 +31,7 @@ use crate::ceremony::{
     Anchors, CeremonyId, Kind, Mode, Opening, Plan, PlanSignature, Standing, Step, transcript,
     verify,
 };
-use crate::client::ClientOptions;
 
-/// Copies of the transcripts that came before, oldest first: `0001.jsonl`, …
-const CHAIN: &str = "chain";
 /// In a folder that another ceremony goes on from: the path of that one's folder.
 const FOLLOWED: &str = "followed-by";
 /// In a later rehearsal's folder: the path of the first rehearsal's, which has the throwaway token.
@@ -71,7 +72,7 @@ pub enum Task {
     /// Another master key takes the place of the one in force.
     RotateMaster {
         /// The running server; `None`: it is stopped.
-        server: Option<ClientOptions>,
+        server: Option<Arc<dyn RunningServer>>,
     },
     /// The token is emptied.
     Destroy,
@@ -174,28 +175,6 @@ pub fn rehearsal_folder(after: &Path) -> Result<Option<PathBuf>, RunError> {
         .canonicalize()
         .map(Some)
         .map_err(|error| RunError::file(after, error))
-}
-
-/// The transcripts that a ceremony in this folder goes on from, oldest first; none for a birth.
-pub(super) fn previous(folder: &Path) -> Result<Vec<Vec<u8>>, RunError> {
-    let chain = folder.join(CHAIN);
-    if !chain.exists() {
-        return Ok(Vec::new());
-    }
-    let fail = |error| RunError::file(&chain, error);
-    let mut paths = fs::read_dir(&chain)
-        .and_then(|entries| {
-            entries
-                .map(|entry| entry.map(|entry| entry.path()))
-                .collect::<Result<Vec<_>, _>>()
-        })
-        .map_err(fail)?;
-    paths.retain(|path| path.extension().is_some_and(|end| end == "jsonl"));
-    paths.sort();
-    paths
-        .iter()
-        .map(|path| fs::read(path).map_err(|error| RunError::file(path, error)))
-        .collect()
 }
 
 /// The ceremony that the new one goes on from: checked as a stranger would, with all those before it.

@@ -205,7 +205,7 @@ impl Source {
             .backup
             .as_ref()
             .ok_or_else(|| RunError::refused("no backup was named"))?;
-        let chain = super::previous(&ceremony.folder)?;
+        let chain = super::super::chain::previous(&ceremony.folder)?;
         Self::load(folder, &chain, super::opening::standing(ceremony)?)
     }
 }

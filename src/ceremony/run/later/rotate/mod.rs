@@ -5,6 +5,7 @@
 
 mod keys;
 mod moving;
+mod server;
 mod trial;
 
 use serde_json::{Value, json};
@@ -19,6 +20,7 @@ use crate::ceremony::{Participant, Step};
 
 pub(super) use keys::{EVIDENCE, KEYS};
 pub(super) use moving::{MOVE, RETIRE};
+pub use server::{Progress, RunningServer, Unmovable};
 
 pub(super) const SUCCESSOR: Act = Act {
     step: Step::Successor,

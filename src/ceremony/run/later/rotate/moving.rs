@@ -3,18 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Deserialize;
 use serde_json::{Value, json};
 use strongroom_hsm::Hsm;
 use strongroom_hsm::ceremony as hsm;
 
 use super::super::super::{Act, Ceremony, Found, RunError, sha256_hex};
+use super::server::{Progress, RunningServer};
 use super::{successor, trial};
 use crate::audit::{Audit, AuditError, AuditOptions};
 use crate::causes::causes;
 use crate::ceremony::Step;
 use crate::ceremony::record::{MoveOutputs, RetireOutputs};
-use crate::client::Client;
 use crate::keyring::{Keyring, KeyringOptions, Standing};
 use crate::store::Store;
 
@@ -67,27 +66,10 @@ pub(in super::super) const RETIRE: Act = Act {
     run: retire,
 };
 
-/// What `sys/rotate-master` answers, as far as it matters here.
-#[derive(Deserialize)]
-struct Answer {
-    state: String,
-    waiting_for: Option<String>,
-    versions: usize,
-    moved: usize,
-    unmovable: Vec<Place>,
-}
-
-#[derive(Deserialize)]
-struct Place {
-    name: String,
-    version: u32,
-    reason: String,
-}
-
 /// Before anything is made: keys that can't be moved would end the ceremony in its middle.
 pub(super) fn check_movable(ceremony: &mut Ceremony<'_>) -> Result<(), RunError> {
-    let unmovable: Vec<String> = if let Some(client) = client(ceremony)? {
-        let answer: Answer = ask(ceremony, &client, "GET", None)?;
+    let unmovable: Vec<String> = if let Some(server) = &ceremony.server {
+        let answer = told(server.progress())?;
         let places = answer.unmovable.into_iter();
         places
             .map(|place| format!("{} version {}", place.name, place.version))
@@ -110,8 +92,8 @@ pub(super) fn check_movable(ceremony: &mut Ceremony<'_>) -> Result<(), RunError>
 }
 
 fn move_all(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
-    let standing = match client(ceremony)? {
-        Some(client) => by_server(ceremony, &client)?,
+    let standing = match ceremony.server.clone() {
+        Some(server) => by_server(ceremony, &*server)?,
         None => by_hand(ceremony)?,
     };
     let config = ceremony.hsm_config()?;
@@ -143,9 +125,12 @@ fn move_all(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
     Ok(outputs)
 }
 
-fn by_server(ceremony: &mut Ceremony<'_>, client: &Client) -> Result<Standing, RunError> {
-    let told = json!({"master_sha256": sha256_hex(&successor(ceremony)?.master)});
-    let mut answer: Answer = ask(ceremony, client, "POST", Some(&told))?;
+fn by_server(
+    ceremony: &mut Ceremony<'_>,
+    server: &dyn RunningServer,
+) -> Result<Standing, RunError> {
+    let master = sha256_hex(&successor(ceremony)?.master);
+    let mut answer = told(server.rotate_to(&master))?;
     loop {
         if answer.state == "complete" {
             ceremony.ui.working(None);
@@ -177,7 +162,7 @@ fn by_server(ceremony: &mut Ceremony<'_>, client: &Client) -> Result<Standing, R
                 .unwrap_or_default()
         )));
         std::thread::sleep(POLL);
-        answer = ask(ceremony, client, "GET", None)?;
+        answer = told(server.progress())?;
     }
 }
 
@@ -232,11 +217,11 @@ fn incomplete(list: &[String]) -> RunError {
 }
 
 fn retire(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
-    let told = json!({"master_sha256": sha256_hex(&successor(ceremony)?.master)});
-    let client = client(ceremony)?;
-    let complete = match &client {
+    let master = sha256_hex(&successor(ceremony)?.master);
+    let server = ceremony.server.clone();
+    let complete = match &server {
         // The server looks at the token too: this is the master key that it uses.
-        Some(client) => ask(ceremony, client, "POST", Some(&told))?.state == "complete",
+        Some(server) => told(server.rotate_to(&master))?.state == "complete",
         None => open(ceremony)?.0.standing().is_complete(),
     };
     if !complete {
@@ -260,9 +245,9 @@ fn retire(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
             "the token still holds something of another generation: see its evidence (`strongroom ceremony` can be run again)",
         ));
     }
-    if let Some(client) = &client {
+    if let Some(server) = &server {
         // So that it knows no other any more; it serves either way.
-        ask(ceremony, client, "POST", Some(&told))?;
+        told(server.rotate_to(&master))?;
     }
     let outputs = RetireOutputs {
         generation: state.generations.first().map_or(0, |one| one.number),
@@ -275,32 +260,13 @@ fn retire(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
     Ok(outputs)
 }
 
-fn client(ceremony: &Ceremony<'_>) -> Result<Option<Client>, RunError> {
-    let Some(options) = &ceremony.server else {
-        return Ok(None);
-    };
-    // Its connections live on the ceremony's own runtime.
-    let _inside = ceremony.runtime.enter();
-    Client::new(options)
-        .map(Some)
-        .map_err(|error| RunError::refused(causes(&error)))
-}
-
-fn ask(
-    ceremony: &Ceremony<'_>,
-    client: &Client,
-    method: &str,
-    body: Option<&Value>,
-) -> Result<Answer, RunError> {
-    let answer = ceremony
-        .runtime
-        .block_on(client.call(method, "sys/rotate-master", body));
-    let answer = answer.map_err(|error| RunError::Waiting {
-            what: format!("the server did not answer ({})", causes(&error)),
-            next: "see that it runs, and that its policy allows `rotate-master` to the certificate of this command; run the same command again: what was moved stays moved"
-                .to_owned(),
-        })?;
-    serde_json::from_value(answer).map_err(RunError::json)
+/// What the server answered, or what to do about it that it did not.
+fn told(answer: Result<Progress, String>) -> Result<Progress, RunError> {
+    answer.map_err(|why| RunError::Waiting {
+        what: format!("the server did not answer ({why})"),
+        next: "see that it runs, and that its policy allows `rotate-master` to the certificate of this command; run the same command again: what was moved stays moved"
+            .to_owned(),
+    })
 }
 
 /// The appliance's own store, while no server has it.

@@ -1,0 +1,31 @@
+//! The transcripts of the ceremonies before, which a later one's folder holds too.
+
+use std::fs;
+use std::path::Path;
+
+use super::RunError;
+
+/// Copies of the transcripts that came before, oldest first: `0001.jsonl`, …
+pub(super) const CHAIN: &str = "chain";
+
+/// The transcripts that a ceremony in this folder goes on from, oldest first; none for a birth.
+pub(super) fn previous(folder: &Path) -> Result<Vec<Vec<u8>>, RunError> {
+    let chain = folder.join(CHAIN);
+    if !chain.exists() {
+        return Ok(Vec::new());
+    }
+    let fail = |error| RunError::file(&chain, error);
+    let mut paths = fs::read_dir(&chain)
+        .and_then(|entries| {
+            entries
+                .map(|entry| entry.map(|entry| entry.path()))
+                .collect::<Result<Vec<_>, _>>()
+        })
+        .map_err(fail)?;
+    paths.retain(|path| path.extension().is_some_and(|end| end == "jsonl"));
+    paths.sort();
+    paths
+        .iter()
+        .map(|path| fs::read(path).map_err(|error| RunError::file(path, error)))
+        .collect()
+}
