@@ -37,7 +37,8 @@ pub(super) fn named_algorithm(name: &str) -> Result<Algorithm, ApiError> {
     })
 }
 
-/// The hash of `sign` and `verify`: from the path, else `hash_algorithm`, else its old name `algorithm`, else SHA-256. `None`: `none`.
+/// The hash of `sign` and `verify`: from the path, else `hash_algorithm`, else its old name
+/// `algorithm`, else SHA-256. `None`: `none`.
 pub(super) fn hash(call: &mut Call<'_>) -> Result<Option<Algorithm>, ApiError> {
     let params = &call.params;
     let [from_path, _] = call.captures;

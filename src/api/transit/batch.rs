@@ -10,7 +10,8 @@ use crate::keyring::KeyringError;
 /// An item's error, as text.
 pub(super) type ItemError = Cow<'static, str>;
 
-/// The items of one request: those that can be carried out, and why the others can't, in the request's order.
+/// The items of one request: those that can be carried out, and why the others can't, in the
+/// request's order.
 pub(super) struct Sorted<T> {
     pub(super) good: Vec<T>,
     /// `None`: the next of `good`.
@@ -37,7 +38,8 @@ impl<T> Sorted<T> {
     }
 }
 
-/// Puts the keyring's results back in their places. A result that is an outage fails the whole request.
+/// Puts the keyring's results back in their places. A result that is an outage fails the whole
+/// request.
 pub(super) fn in_order<R>(
     places: Vec<Option<ItemError>>,
     results: Vec<Result<R, KeyringError>>,

@@ -1,4 +1,5 @@
-//! The running server, as far as a rotation needs it. How it is reached is the caller's: a ceremony knows of no protocol.
+//! The running server, as far as a rotation needs it. How it is reached is the caller's: a ceremony
+//! knows of no protocol.
 
 use std::fmt;
 
@@ -12,7 +13,8 @@ pub trait RunningServer: fmt::Debug + Send + Sync {
     /// Why there is no answer, in one line.
     fn progress(&self) -> Result<Progress, String>;
 
-    /// Has the server look for its master key anew, and move every key to it. `master_sha256`: of its public half (`SubjectPublicKeyInfo`, DER), hexadecimal.
+    /// Has the server look for its master key anew, and move every key to it. `master_sha256`: of
+    /// its public half (`SubjectPublicKeyInfo`, DER), hexadecimal.
     ///
     /// # Errors
     /// Why there is no answer, or the server's refusal, in one line.
