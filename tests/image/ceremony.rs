@@ -11,9 +11,9 @@ use strongroom::ceremony::{Plan, PlanSignature};
 use strongroom::client::{Client, ClientOptions};
 
 use crate::doors::words_of_the_firmware_start_nothing;
-use crate::machine::{Image, Machine, Medium, built, run};
+use crate::machine::{Image, Machine, Medium, built, patience, run};
 use crate::rig::{People, Room, program_sha256};
-use crate::support::Who;
+use crate::support::{Pki, Who};
 
 /// Addresses of a machine with a network of its own, as the certificate names them.
 pub const DHCP: &str = "192.0.2.2";
@@ -33,8 +33,8 @@ async fn short_born_by_a_ceremony_it_unseals_also_after_the_plug_was_pulled_and_
     let begun = Instant::now();
     let room = born(&image, &mut machine).await;
 
-    make_key(&machine, &room).await;
-    unseal(&machine, &room, &seal, "check");
+    make_key(&machine, &room.pki).await;
+    unseal(&machine, &room.pki, &seal, "check");
     println!(
         "first boot to first unseal, the ceremony and its CA between: {:?}",
         begun.elapsed()
@@ -44,8 +44,8 @@ async fn short_born_by_a_ceremony_it_unseals_also_after_the_plug_was_pulled_and_
     machine.eject();
     let begun = Instant::now();
     machine.start();
-    wait_until_healthy(&machine, &room).await;
-    unseal(&machine, &room, &seal, "roundtrip");
+    wait_until_healthy(&machine, &room.pki).await;
+    unseal(&machine, &room.pki, &seal, "roundtrip");
     report(begun.elapsed(), machine.processor_time());
     let console = machine.console();
     assert!(!console.contains("FAILED"), "{console}");
@@ -96,7 +96,7 @@ pub async fn born_with(
     fs::write(room.dir().join("certificate-request.pem"), request).unwrap();
     medium.put(&room.sign_certificate(), "answers/certificate.pem");
     machine.wait_for(&["its record is on the medium"]);
-    wait_until_healthy(machine, &room).await;
+    wait_until_healthy(machine, &room.pki).await;
     let transcript = medium.get("record/transcript.jsonl").unwrap();
     assert!(String::from_utf8(transcript).unwrap().contains("\"seal\""));
     room
@@ -137,26 +137,24 @@ fn signatures(room: &Room) -> PathBuf {
 }
 
 /// The key that the seal client uses.
-pub async fn make_key(machine: &Machine, room: &Room) {
-    client(machine, room)
+pub async fn make_key(machine: &Machine, pki: &Pki) {
+    client(machine, pki)
         .request("POST", &format!("transit/keys/{KEY}"), Some(&json!({})))
         .await
         .unwrap();
 }
 
-fn client(machine: &Machine, room: &Room) -> Client {
-    let options = ClientOptions::new(machine.url(), room.pki.ca()).identity(
-        room.pki.certificate(Who::Operator),
-        room.pki.key(Who::Operator),
-    );
+fn client(machine: &Machine, pki: &Pki) -> Client {
+    let options = ClientOptions::new(machine.url(), pki.ca())
+        .identity(pki.certificate(Who::Operator), pki.key(Who::Operator));
     Client::new(&options).unwrap()
 }
 
-pub async fn wait_until_healthy(machine: &Machine, room: &Room) {
+pub async fn wait_until_healthy(machine: &Machine, pki: &Pki) {
     let begun = Instant::now();
     let mut last = String::new();
-    while begun.elapsed() < Duration::from_mins(4) {
-        match client(machine, room)
+    while begun.elapsed() < patience() {
+        match client(machine, pki)
             .request("GET", "sys/health", None)
             .await
         {
@@ -170,13 +168,13 @@ pub async fn wait_until_healthy(machine: &Machine, room: &Room) {
 }
 
 /// Vault's own seal client, through the forwarded port.
-pub fn unseal(machine: &Machine, room: &Room, program: &Path, what: &str) {
-    run(&mut seal_command(machine, room, program, what));
+pub fn unseal(machine: &Machine, pki: &Pki, program: &Path, what: &str) {
+    run(&mut seal_command(machine, pki, program, what));
 }
 
 /// The same as a filter: `keep` seals, `open` unseals.
-pub fn seal(machine: &Machine, room: &Room, program: &Path, what: &str, input: &[u8]) -> Vec<u8> {
-    let mut child = seal_command(machine, room, program, what)
+pub fn seal(machine: &Machine, pki: &Pki, program: &Path, what: &str, input: &[u8]) -> Vec<u8> {
+    let mut child = seal_command(machine, pki, program, what)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -187,14 +185,14 @@ pub fn seal(machine: &Machine, room: &Room, program: &Path, what: &str, input: &
     output.stdout
 }
 
-fn seal_command(machine: &Machine, room: &Room, program: &Path, what: &str) -> Command {
+fn seal_command(machine: &Machine, pki: &Pki, program: &Path, what: &str) -> Command {
     let mut command = Command::new(program);
     command
         .arg(what)
         .env("STRONGROOM_ADDR", machine.url())
-        .env("STRONGROOM_CA", room.pki.ca())
-        .env("STRONGROOM_CERT", room.pki.certificate(Who::Operator))
-        .env("STRONGROOM_KEY", room.pki.key(Who::Operator))
+        .env("STRONGROOM_CA", pki.ca())
+        .env("STRONGROOM_CERT", pki.certificate(Who::Operator))
+        .env("STRONGROOM_KEY", pki.key(Who::Operator))
         .env("STRONGROOM_MOUNT", "transit")
         .env("STRONGROOM_KEY_NAME", KEY)
         .env_remove("STRONGROOM_TOKEN");

@@ -1,20 +1,17 @@
 //! Whoever has the machine's disk, its SMBIOS strings and its firmware's variables, but no key of ours, tries to have another root opened, code of
 //! his own run, or the state opened to him: by every way on which something gets into a boot beside what is signed. docs/image.md lists them.
 
-use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::json;
 
-use crate::ceremony::{born, make_key, seal, seal_client, wait_until_healthy};
-use crate::machine::{Image, Machine, built, installed, run};
-
-/// What the attacker's programs, units and roots say on the console.
-const ATTACKER: &str = "THE ATTACKER'S CODE RUNS";
+use crate::arsenal::{ATTACKER, Attacker};
+use crate::ceremony::seal_client;
+use crate::kept::Kept;
+use crate::machine::{Image, Machine, Partition, built};
 
 const NOT_STARTED: &str =
     "strongroom: NOT STARTED: the kernel's command line is not the signed one; added is: ";
@@ -22,6 +19,10 @@ const NOT_SIGNED: &str = "strongroom: NOT STARTED: the boot partition holds some
 /// By systemd, some time before the appliance's console says it in words.
 const CLOSED: &str = "Failed to start state.service";
 const SERVES: &str = "strongroom: health      serving (";
+const NOT_IN_TPM: &str = "is not as this image makes it: its key was not made in a TPM";
+const OTHER_HEADER: &str = "is not as this image makes it: its LUKS2 header names other ciphers, keys or parts than are made here";
+/// As a machine without keys does: in place of the machine's own state stands another one.
+const WAITS: &str = "waiting for the key ceremony";
 
 /// The kernel alone mounts this root, since `NVMe` and ext4 are built into it, and runs its program: without any initrd.
 const KERNEL_S_ROOT: &str = "rdinit=/attacker init=/attacker root=/dev/nvme0n1 rootfstype=ext4 rw";
@@ -53,39 +54,221 @@ pub fn words_of_the_firmware_start_nothing(machine: &mut Machine) {
     machine.stop();
 }
 
-#[tokio::test]
-#[ignore = "needs make image, and half an hour"]
-async fn every_door_leads_nowhere_and_the_state_is_as_it_was() {
+/// Tries doors one after the other on a machine that was through a ceremony. Afterwards, without them, the machine opens what was sealed before.
+async fn nowhere(doors: impl FnOnce(&Image, &Attacker) -> Vec<Door>) {
     let Some(image) = built() else { return };
     let Some(client) = seal_client() else { return };
     let Some(attacker) = Attacker::new() else {
         return;
     };
     if !nix::unistd::geteuid().is_root() {
-        crate::support::skip("every door of the image", "root's rights");
+        crate::support::skip("the doors of the image", "root's rights");
         return;
     }
-    let mut machine = Machine::new(&image);
-    let room = born(&image, &mut machine).await;
-    make_key(&machine, &room).await;
-    let kept = seal(&machine, &room, &client, "keep", b"sealed before");
-    machine.stop();
-    machine.eject();
-
+    let kept = Kept::of(&image, client).await;
+    let mut machine = kept.machine();
     let mut open = Vec::new();
     for door in doors(&image, &attacker) {
-        println!("{}", door.name);
-        let machine = Machine::copy_of(&machine);
-        if let Err(why) = door.attempt(&attacker, machine) {
+        let begun = Instant::now();
+        let boot_partition = machine.read(Partition::Boot);
+        let end = door.attempt(&attacker, &kept, &mut machine).await;
+        println!("{}: {:?} s, {end:?}", door.name, begun.elapsed().as_secs());
+        if let Err(why) = end {
             open.push(format!("{}: {why}", door.name));
         }
+        machine.stop();
+        machine.write(Partition::Boot, &boot_partition);
     }
     assert!(open.is_empty(), "{}", open.join("\n\n"));
-
     machine.start();
-    wait_until_healthy(&machine, &room).await;
-    let opened = seal(&machine, &room, &client, "open", &kept);
-    assert_eq!(opened, b"sealed before");
+    kept.still_opens(&machine).await;
+}
+
+#[tokio::test]
+#[ignore = "needs make image, and minutes"]
+async fn words_of_smbios_start_nothing() {
+    nowhere(|image, attacker| {
+        let root = attacker.root(image);
+        vec![
+            Door::new(
+                "SMBIOS: another root hash, its root on a second disk",
+                &[NOT_STARTED],
+            )
+            .options(attacker.words(&format!("roothash={}", root.hash)))
+            .options(root.disk),
+            Door::new(
+                "SMBIOS: a root that the kernel mounts by itself",
+                &[NOT_STARTED],
+            )
+            .options(attacker.words(KERNEL_S_ROOT))
+            .options(attacker.kernel_s_root()),
+            Door::new(
+                "SMBIOS: no initrd",
+                &[NOT_STARTED, "VFS: Unable to mount root fs"],
+            )
+            .options(attacker.words(&format!("noinitrd {KERNEL_S_ROOT}")))
+            .options(attacker.kernel_s_root()),
+            Door::new(
+                "SMBIOS: the initrd's loader and a credential of the boot partition",
+                &[NOT_STARTED],
+            )
+            .options(attacker.words(LOADER))
+            .file(
+                &attacker.program("dynamic"),
+                "loader/credentials/attacker.cred",
+            ),
+            Door::new("SMBIOS: words that systemd obeys", &[NOT_STARTED])
+                .options(attacker.words(WORDS)),
+        ]
+    })
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs make image, and minutes"]
+async fn credentials_and_extensions_of_the_boot_partition_are_not_taken_in() {
+    nowhere(|image, attacker| {
+        let program = attacker.program("dynamic");
+        vec![
+            Door::new("a credential for all kernel images", &[NOT_SIGNED]).file(
+                &attacker.unit(),
+                "loader/credentials/systemd.extra-unit.attacker.service.cred",
+            ),
+            Door::new("a credential beside the kernel image", &[NOT_SIGNED]).file(
+                &attacker.unit(),
+                &beside(image, "systemd.extra-unit.attacker.service.cred"),
+            ),
+            Door::new("a system extension", &[NOT_SIGNED])
+                .file(&program, &beside(image, "attacker.sysext.raw")),
+            Door::new("a configuration extension", &[NOT_SIGNED])
+                .file(&program, &beside(image, "attacker.confext.raw")),
+        ]
+    })
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs make image, and minutes"]
+async fn add_ons_start_nothing_though_they_are_signed() {
+    nowhere(|image, attacker| {
+        let add_on = attacker.add_on(true);
+        vec![
+            Door::new(
+                "an add-on that is signed, for all kernel images",
+                &[NOT_STARTED],
+            )
+            .file(&add_on, "loader/addons/attacker.addon.efi"),
+            Door::new(
+                "an add-on that is signed, beside the kernel image",
+                &[NOT_STARTED],
+            )
+            .file(&add_on, &beside(image, "attacker.addon.efi")),
+        ]
+    })
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs make image, and minutes"]
+async fn entries_of_the_boot_loader_add_nothing() {
+    nowhere(|image, attacker| {
+        let entry = |lines: &str| {
+            attacker.text(&format!(
+                "title Attacker\nlinux /EFI/Linux/{}\n{lines}\n",
+                kernel(image)
+            ))
+        };
+        let chosen = attacker.text("default attacker.conf\ntimeout 0\n");
+        vec![
+            Door::new("a boot loader entry with words of its own", &[CLOSED])
+                .options(attacker.kernel_s_root())
+                .file(&chosen, "loader/loader.conf")
+                .file(
+                    &entry(&format!("options {KERNEL_S_ROOT}")),
+                    "loader/entries/attacker.conf",
+                ),
+            Door::new(
+                "a boot loader entry with an initrd of its own",
+                &["Error registering initrd"],
+            )
+            .file(&chosen, "loader/loader.conf")
+            .file(&attacker.initrd(), "attacker.img")
+            .file(
+                &entry("initrd /attacker.img"),
+                "loader/entries/attacker.conf",
+            ),
+        ]
+    })
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs make image, and minutes"]
+async fn a_look_alike_of_the_root_does_not_run() {
+    nowhere(|image, attacker| {
+        let root = attacker.root(image);
+        vec![
+            Door::new(
+                "a second disk whose partitions have the identity of the root's and its hash tree's",
+                &["is corrupted", "could not be verified", SERVES],
+            )
+            .options(attacker.look_alike(image, &root)),
+        ]
+    })
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs make image, and minutes"]
+async fn a_look_alike_of_the_state_on_another_disk_is_not_looked_at() {
+    nowhere(|_, attacker| {
+        vec![
+            Door::new(
+                "a second disk whose partition has the label of the state's",
+                &[SERVES],
+            )
+            .options(attacker.state_look_alike()),
+        ]
+    })
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs make image, and minutes"]
+async fn a_state_of_the_attacker_s_making_is_not_opened() {
+    nowhere(|_, _| {
+        vec![
+            Door::new(
+                "in the state's place one whose key the attacker sealed to this machine's TPM, from its public key",
+                &[NOT_IN_TPM],
+            )
+            .state(Attacker::sealed_state),
+            Door::new(
+                "the state without encryption, by a word in its header",
+                &[OTHER_HEADER],
+            )
+            .state(Attacker::open_state),
+            Door::new("no header at all", &["it has no LUKS2 header"])
+                .state(|_, _| vec![0; 1 << 20]),
+        ]
+    })
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs make image, and minutes"]
+async fn what_else_can_be_said_to_the_machine_is_passed_over() {
+    nowhere(|image, attacker| vec![ignored(attacker, image)]).await;
+}
+
+fn kernel(image: &Image) -> String {
+    let path = image.uki();
+    path.file_name().unwrap().to_str().unwrap().to_owned()
+}
+
+/// Where the kernel's stub looks for files of its kernel image.
+fn beside(image: &Image, name: &str) -> String {
+    format!("EFI/Linux/{}.extra.d/{name}", kernel(image))
 }
 
 /// One way in.
@@ -97,6 +280,8 @@ struct Door {
     files: Vec<(PathBuf, String)>,
     /// A variable of systemd's in the firmware.
     variable: Option<(&'static str, String)>,
+    /// What is written over the start of the state partition, of what is there.
+    state: Option<fn(&Attacker, &[u8]) -> Vec<u8>>,
     /// How it must end: one of these on the console.
     ends: &'static [&'static str],
 }
@@ -108,6 +293,7 @@ impl Door {
             options: Vec::new(),
             files: Vec::new(),
             variable: None,
+            state: None,
             ends,
         }
     }
@@ -122,7 +308,35 @@ impl Door {
         self
     }
 
-    fn attempt(&self, attacker: &Attacker, mut machine: Machine) -> Result<(), String> {
+    fn state(mut self, state: fn(&Attacker, &[u8]) -> Vec<u8>) -> Self {
+        self.state = Some(state);
+        self
+    }
+
+    /// How it ended. The machine runs on.
+    async fn attempt(
+        &self,
+        attacker: &Attacker,
+        kept: &Kept,
+        machine: &mut Machine,
+    ) -> Result<&'static str, String> {
+        let state = self.state.map(|change| {
+            let state = machine.read(Partition::State);
+            machine.write(Partition::State, &change(attacker, &state));
+            state
+        });
+        let end = self.start(attacker, machine);
+        if end == Ok(SERVES) {
+            kept.still_opens(machine).await;
+        }
+        if let Some(state) = state {
+            machine.stop();
+            machine.write(Partition::State, &state);
+        }
+        end
+    }
+
+    fn start(&self, attacker: &Attacker, machine: &mut Machine) -> Result<&'static str, String> {
         if let Some((name, value)) = &self.variable {
             attacker.set_variable(&machine.firmware_variables(), name, value);
         }
@@ -130,115 +344,18 @@ impl Door {
             machine.put_on_boot_partition(from, to);
         }
         machine.start_with(&self.options.iter().map(String::as_str).collect::<Vec<_>>());
-        let waits = [self.ends, &[ATTACKER]].concat();
+        let waits = [self.ends, &[ATTACKER, WAITS]].concat();
         let end = machine.try_wait_for(&waits)?;
-        if end == ATTACKER {
+        if [ATTACKER, WAITS].contains(&end) {
             return Err(format!("open:\n{}", machine.console()));
         }
         // Whatever comes later than the end that was waited for.
-        std::thread::sleep(std::time::Duration::from_secs(10));
+        std::thread::sleep(Duration::from_secs(10));
         if machine.console().contains(ATTACKER) {
             return Err(format!("open after all:\n{}", machine.console()));
         }
-        Ok(())
+        Ok(end)
     }
-}
-
-#[allow(clippy::too_many_lines, reason = "a table of doors")]
-fn doors(image: &Image, attacker: &Attacker) -> Vec<Door> {
-    let root = attacker.root(image);
-    let kernel = image.uki();
-    let kernel = kernel.file_name().unwrap().to_str().unwrap();
-    let beside = |name: &str| format!("EFI/Linux/{kernel}.extra.d/{name}");
-    let program = attacker.program("dynamic");
-    vec![
-        Door::new(
-            "SMBIOS: another root hash, its root on a second disk",
-            &[NOT_STARTED],
-        )
-        .options(attacker.words(&format!("roothash={}", root.hash)))
-        .options(root.disk.clone()),
-        Door::new(
-            "SMBIOS: a root that the kernel mounts by itself",
-            &[NOT_STARTED],
-        )
-        .options(attacker.words(KERNEL_S_ROOT))
-        .options(attacker.kernel_s_root()),
-        Door::new(
-            "SMBIOS: no initrd",
-            &[NOT_STARTED, "VFS: Unable to mount root fs"],
-        )
-        .options(attacker.words(&format!("noinitrd {KERNEL_S_ROOT}")))
-        .options(attacker.kernel_s_root()),
-        Door::new(
-            "SMBIOS: the initrd's loader and a credential of the boot partition",
-            &[NOT_STARTED],
-        )
-        .options(attacker.words(LOADER))
-        .file(&program, "loader/credentials/attacker.cred"),
-        Door::new("SMBIOS: words that systemd obeys", &[NOT_STARTED])
-            .options(attacker.words(WORDS)),
-        Door::new("a credential for all kernel images", &[NOT_SIGNED]).file(
-            &attacker.unit(),
-            "loader/credentials/systemd.extra-unit.attacker.service.cred",
-        ),
-        Door::new("a credential beside the kernel image", &[NOT_SIGNED]).file(
-            &attacker.unit(),
-            &beside("systemd.extra-unit.attacker.service.cred"),
-        ),
-        Door::new("a system extension", &[NOT_SIGNED])
-            .file(&program, &beside("attacker.sysext.raw")),
-        Door::new("a configuration extension", &[NOT_SIGNED])
-            .file(&program, &beside("attacker.confext.raw")),
-        Door::new(
-            "an add-on that is signed, for all kernel images",
-            &[NOT_STARTED],
-        )
-        .file(&attacker.add_on(true), "loader/addons/attacker.addon.efi"),
-        Door::new(
-            "an add-on that is signed, beside the kernel image",
-            &[NOT_STARTED],
-        )
-        .file(&attacker.add_on(true), &beside("attacker.addon.efi")),
-        Door::new("a boot loader entry with words of its own", &[CLOSED])
-            .options(attacker.kernel_s_root())
-            .file(
-                &attacker.text("default attacker.conf\ntimeout 0\n"),
-                "loader/loader.conf",
-            )
-            .file(
-                &attacker.text(&format!(
-                    "title Attacker\nlinux /EFI/Linux/{kernel}\noptions {KERNEL_S_ROOT}\n"
-                )),
-                "loader/entries/attacker.conf",
-            ),
-        Door::new(
-            "a boot loader entry with an initrd of its own",
-            &["Error registering initrd"],
-        )
-        .file(
-            &attacker.text("default attacker.conf\ntimeout 0\n"),
-            "loader/loader.conf",
-        )
-        .file(&attacker.initrd(), "attacker.img")
-        .file(
-            &attacker.text(&format!(
-                "title Attacker\nlinux /EFI/Linux/{kernel}\ninitrd /attacker.img\n"
-            )),
-            "loader/entries/attacker.conf",
-        ),
-        Door::new(
-            "a second disk whose partitions have the identity of the root's and its hash tree's",
-            &["is corrupted", "could not be verified", SERVES],
-        )
-        .options(attacker.look_alike(image, &root)),
-        Door::new(
-            "a second disk whose partition has the label of the state's",
-            &[SERVES, CLOSED],
-        )
-        .options(attacker.state_look_alike()),
-        ignored(attacker, image),
-    ]
 }
 
 /// All that is passed over, in one boot: the server serves as ever.
@@ -301,8 +418,6 @@ fn ignored(attacker: &Attacker, image: &Image) -> Door {
             ]);
         }
     }
-    let kernel = image.uki();
-    let kernel = kernel.file_name().unwrap().to_str().unwrap();
     let mut door = Door::new("what is passed over", &[SERVES])
         .options(options)
         .file(
@@ -312,7 +427,7 @@ fn ignored(attacker: &Attacker, image: &Image) -> Door {
         .file(&attacker.add_on(false), "loader/addons/attacker.addon.efi")
         .file(
             &attacker.add_on(false),
-            &format!("EFI/Linux/{kernel}.extra.d/attacker.addon.efi"),
+            &beside(image, "attacker.addon.efi"),
         )
         .file(
             &attacker.program("static"),
@@ -325,254 +440,4 @@ fn ignored(attacker: &Attacker, image: &Image) -> Door {
 fn refuted(machine: &Machine) {
     let console = machine.console();
     assert!(!console.contains(ATTACKER), "{console}");
-}
-
-/// What the attacker has made ready.
-struct Attacker {
-    folder: tempfile::TempDir,
-}
-
-/// A whole root of the attacker's, rightly hashed, on a disk.
-struct Root {
-    hash: String,
-    image: Image,
-    disk: Vec<String>,
-}
-
-impl Attacker {
-    fn new() -> Option<Self> {
-        if !installed("mkfs.ext4") {
-            crate::support::skip("the image's doors", "e2fsprogs is not installed");
-            return None;
-        }
-        let folder = tempfile::Builder::new()
-            .prefix("sr-attacker-")
-            .tempdir()
-            .unwrap();
-        let attacker = Self { folder };
-        for (name, linked) in [("static", "+crt-static"), ("dynamic", "-crt-static")] {
-            run(
-                Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()))
-                    .args([
-                        "--edition=2024",
-                        "--target=x86_64-unknown-linux-gnu",
-                        "-Copt-level=1",
-                        "-Cstrip=symbols",
-                    ])
-                    .arg(format!("-Ctarget-feature={linked}"))
-                    .arg("-o")
-                    .arg(attacker.program(name))
-                    .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/image/attacker.rs")),
-            );
-        }
-        Some(attacker)
-    }
-
-    fn program(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    /// Such a file, under a name of its own.
-    fn text(&self, content: &str) -> PathBuf {
-        let count = fs::read_dir(self.folder.path()).unwrap().count();
-        let path = self.folder.path().join(format!("text{count}"));
-        fs::write(&path, content).unwrap();
-        path
-    }
-
-    /// A string in the machine's SMBIOS tables, from a file: no comma ends it there.
-    fn smbios(&self, name: &str, value: &str) -> Vec<String> {
-        let path = self.text(&format!("{name}={value}"));
-        vec!["-smbios".into(), format!("type=11,path={}", path.display())]
-    }
-
-    /// What systemd-stub appends to the command line.
-    fn words(&self, words: &str) -> Vec<String> {
-        self.smbios("io.systemd.stub.kernel-cmdline-extra", words)
-    }
-
-    /// A unit that needs nothing but what is in the image.
-    fn unit(&self) -> PathBuf {
-        self.text(&format!(
-            "[Unit]\nDescription={ATTACKER}\nDefaultDependencies=no\n[Service]\nType=oneshot\n\
-             ExecStart=systemctl show --property=Description attacker.service\nStandardOutput=tty\nTTYPath=/dev/console\n"
-        ))
-    }
-
-    fn set_variable(&self, firmware: &Path, name: &str, value: &str) {
-        let data: Vec<u8> = value
-            .encode_utf16()
-            .chain([0])
-            .flat_map(u16::to_le_bytes)
-            .collect();
-        let data = base16ct::lower::encode_string(&data);
-        let guid = "8cf2644b-4b0b-428f-9387-6d876050dc67"; // systemd's own
-        let variable = json!({"name": name, "guid": guid, "attr": 7, "data": data});
-        fs::write(
-            self.folder.path().join("variable.json"),
-            json!({"version": 2, "variables": [variable]}).to_string(),
-        )
-        .unwrap();
-        let copy = self.folder.path().join("variables");
-        fs::copy(firmware, &copy).unwrap();
-        self.tools("virt-fw-vars --loglevel WARNING --inplace variables --set-json variable.json");
-        fs::copy(copy, firmware).unwrap();
-    }
-
-    /// On an `NVMe` disk, a file system that holds the program.
-    fn kernel_s_root(&self) -> Vec<String> {
-        let disk = self.folder.path().join("nvme");
-        if !disk.exists() {
-            let tree = self.folder.path().join("tree");
-            for folder in ["dev", "proc", "sys"] {
-                fs::create_dir_all(tree.join(folder)).unwrap();
-            }
-            fs::copy(self.program("static"), tree.join("attacker")).unwrap();
-            fs::File::create(&disk).unwrap().set_len(32 << 20).unwrap();
-            run(Command::new("/usr/sbin/mkfs.ext4")
-                .args(["-q", "-d"])
-                .arg(&tree)
-                .arg(&disk));
-        }
-        vec![
-            "-drive".into(),
-            format!(
-                "if=none,id=nvme,format=raw,snapshot=on,file={}",
-                disk.display()
-            ),
-            "-device".into(),
-            "nvme,drive=nvme,serial=attacker".into(),
-        ]
-    }
-
-    /// The program as /init, in an initrd of its own.
-    fn initrd(&self) -> PathBuf {
-        let tree = self.folder.path().join("initrd-tree");
-        fs::create_dir_all(&tree).unwrap();
-        fs::copy(self.program("static"), tree.join("init")).unwrap();
-        self.tools("cd initrd-tree; echo init | cpio --quiet -o -H newc >../initrd");
-        self.folder.path().join("initrd")
-    }
-
-    fn add_on(&self, signed: bool) -> PathBuf {
-        let name = if signed {
-            "signed.addon"
-        } else {
-            "unsigned.addon"
-        };
-        let path = self.folder.path().join(name);
-        if !path.exists() {
-            let keys = Path::new(env!("CARGO_MANIFEST_DIR")).join("image/keys");
-            for key in ["db.key", "db.pem"] {
-                fs::copy(keys.join(key), self.folder.path().join(key)).unwrap();
-            }
-            let signature = if signed {
-                "--secureboot-private-key db.key --secureboot-certificate db.pem --signtool systemd-sbsign"
-            } else {
-                ""
-            };
-            self.tools(&format!(
-                "ukify build --stub /usr/lib/systemd/boot/efi/addonx64.efi.stub --cmdline systemd.unit=emergency.target {signature} --output {name}"
-            ));
-        }
-        path
-    }
-
-    /// A root of the attacker's own making: all of ours, and a unit that says so. Hash and hash tree are right; nobody signed them.
-    fn root(&self, image: &Image) -> Root {
-        let extra = self.folder.path().join("extra");
-        let units = extra.join("etc/systemd/system");
-        fs::create_dir_all(units.join("sysinit.target.wants")).unwrap();
-        fs::copy(self.unit(), units.join("attacker.service")).unwrap();
-        std::os::unix::fs::symlink(
-            "../attacker.service",
-            units.join("sysinit.target.wants/attacker.service"),
-        )
-        .unwrap();
-        let other = image.other(
-            "attacker",
-            &[
-                ("STRONGROOM_VERSION", "1000.0.0"),
-                ("STRONGROOM_EXTRA", extra.to_str().unwrap()),
-            ],
-        );
-        let [root, tree] = other.identities();
-        let disk = self.disk("second", &other, [&root, &tree]);
-        Root {
-            hash: format!("{root}{tree}").replace('-', ""),
-            image: other,
-            disk,
-        }
-    }
-
-    /// The attacker's root where the initrd looks for the right one.
-    fn look_alike(&self, image: &Image, root: &Root) -> Vec<String> {
-        let [data, tree] = image.identities();
-        self.disk("look-alike", &root.image, [&data, &tree])
-    }
-
-    /// A disk with that image's root and hash tree, as partitions of this identity.
-    fn disk(&self, name: &str, image: &Image, identity: [&str; 2]) -> Vec<String> {
-        let [_, root, tree] = &image.update_files()[..] else {
-            panic!("three files")
-        };
-        let definitions = self.folder.path().join(format!("{name}.d"));
-        fs::create_dir(&definitions).unwrap();
-        for (kind, file, identity) in [
-            ("root", root, identity[0]),
-            ("root-verity", tree, identity[1]),
-        ] {
-            fs::copy(file, definitions.join(kind)).unwrap();
-            fs::write(
-                definitions.join(format!("{kind}.conf")),
-                format!(
-                    "[Partition]\nType={kind}\nUUID={identity}\nCopyBlocks=/work/{name}.d/{kind}\n"
-                ),
-            )
-            .unwrap();
-        }
-        self.partitioned(name)
-    }
-
-    fn state_look_alike(&self) -> Vec<String> {
-        let definitions = self.folder.path().join("state.d");
-        fs::create_dir(&definitions).unwrap();
-        fs::write(
-            definitions.join("state.conf"),
-            "[Partition]\nType=linux-generic\nLabel=strongroom-state\nFormat=ext4\nSizeMinBytes=64M\n",
-        )
-        .unwrap();
-        self.partitioned("state")
-    }
-
-    fn partitioned(&self, name: &str) -> Vec<String> {
-        self.tools(&format!(
-            "systemd-repart --empty=create --size=auto --offline=yes --definitions={name}.d --dry-run=no {name}"
-        ));
-        vec![
-            "-drive".into(),
-            format!(
-                "if=none,id={name},format=raw,snapshot=on,file={}",
-                self.folder.path().join(name).display()
-            ),
-            "-device".into(),
-            format!("virtio-blk-pci,drive={name}"),
-        ]
-    }
-
-    /// Runs this in the tree of tools that the build of the image left, in this folder.
-    fn tools(&self, script: &str) {
-        let cache = std::env::var_os("STRONGROOM_IMAGE_CACHE").map_or_else(
-            || Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache/image"),
-            PathBuf::from,
-        );
-        run(Command::new("unshare")
-            .args(["-m", "bash", "-euc"])
-            .arg(
-                "mount --make-rprivate /; mount --bind \"$1\" \"$1\"; mount --rbind /dev \"$1/dev\"; mount -t proc proc \"$1/proc\"; \
-                 mount -t tmpfs tmpfs \"$1/tmp\"; mount --bind \"$2\" \"$1/work\"; \
-                 exec chroot \"$1\" /usr/bin/env -i PATH=/usr/sbin:/usr/bin LC_ALL=C bash -euc \"cd /work; $3\"",
-            )
-            .args([OsStr::new("-"), cache.join("tools").as_os_str(), self.folder.path().as_os_str(), OsStr::new(script)]));
-    }
 }

@@ -3,16 +3,31 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{Seek as _, SeekFrom, Write as _};
 use std::net::{IpAddr, TcpListener};
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-/// A machine that is slower than this has hung. A boot takes half a minute where nothing else runs.
-const PATIENCE: Duration = Duration::from_mins(4);
+/// How long the slowest start took, in milliseconds, from QEMU's start to the console's first status; 0 before there was one. A boot takes half a
+/// minute where nothing else runs, and many times that on a busy host that must emulate the processor.
+static SLOWEST_START: AtomicU64 = AtomicU64::new(0);
+
+/// What the console shows once the machine is up.
+const UP: &str = "strongroom: version ";
+
+/// How long a machine may take to its next step before it counts as hung: several times what a start took.
+pub fn patience() -> Duration {
+    match SLOWEST_START.load(Ordering::Relaxed) {
+        0 => Duration::from_mins(20),
+        start => Duration::from_mins(4).max(6 * Duration::from_millis(start)),
+    }
+}
 
 /// Bytes: as much as a state partition needs beside the two slots.
 const DISK: u64 = 1 << 30;
@@ -148,6 +163,9 @@ pub enum Link {
 struct Running {
     qemu: Child,
     tpm: Child,
+    since: Instant,
+    /// Its first status was on the console.
+    up: bool,
 }
 
 impl Machine {
@@ -185,22 +203,21 @@ impl Machine {
     }
 
     /// The same machine once more, as it was when it was stopped: its disk, its firmware's variables, its TPM.
-    pub fn copy_of(other: &Self) -> Self {
-        assert!(other.running.is_none(), "stop it first");
+    pub fn copy_of(kept: &Path) -> Self {
         let folder = tempfile::Builder::new().prefix("sr-vm-").tempdir().unwrap();
-        for name in ["disk", "code", "vars", "tpm"] {
-            run(Command::new("cp")
-                .args(["-r", "--sparse=always", "--"])
-                .arg(other.folder.path().join(name))
-                .arg(folder.path().join(name)));
-        }
-        let _ = fs::remove_file(folder.path().join("tpm/socket"));
+        copy_parts(kept, folder.path());
         Self {
             folder,
             running: None,
             link: Link::Port(free_port()),
             medium: None,
         }
+    }
+
+    /// Keeps disk, firmware's variables and TPM in this folder, for [`Machine::copy_of`].
+    pub fn keep(&self, folder: &Path) {
+        assert!(self.running.is_none(), "stop it first");
+        copy_parts(self.folder.path(), folder);
     }
 
     /// Another TPM, as in another machine.
@@ -295,7 +312,7 @@ impl Machine {
             .unwrap();
         let begun = Instant::now();
         while !Path::new(&socket).exists() {
-            assert!(begun.elapsed() < PATIENCE, "swtpm does not start");
+            assert!(begun.elapsed() < patience(), "swtpm does not start");
             std::thread::sleep(Duration::from_millis(20));
         }
         let _ = fs::remove_file(path("console"));
@@ -304,9 +321,18 @@ impl Machine {
             accelerator(&code),
             &code,
             Path::new(&path("vars")),
-            Path::new(&path("console")),
+            "chardev:console",
         );
+        // What it shows goes to the file, whether or not somebody is there to type.
         qemu.args([
+            "-chardev",
+            &format!(
+                "socket,id=console,path={},server=on,wait=off,logfile={}",
+                path("keyboard"),
+                path("console")
+            ),
+        ])
+        .args([
             "-drive",
             &format!(
                 "if=none,id=disk,format=raw,cache=unsafe,file={}",
@@ -339,7 +365,12 @@ impl Machine {
             .stderr(File::create(path("qemu-errors")).unwrap())
             .spawn()
             .unwrap();
-        self.running = Some(Running { qemu, tpm });
+        self.running = Some(Running {
+            qemu,
+            tpm,
+            since: Instant::now(),
+            up: false,
+        });
     }
 
     /// The plug is pulled.
@@ -373,30 +404,41 @@ impl Machine {
         plain
     }
 
-    /// Until the console shows one of these; which.
-    pub fn wait_for<'a>(&mut self, texts: &[&'a str]) -> &'a str {
-        self.wait_at_most(PATIENCE, texts)
+    /// At the serial console, with Enter.
+    pub fn type_line(&self, line: &str) {
+        let mut keyboard = UnixStream::connect(self.folder.path().join("keyboard")).unwrap();
+        keyboard.write_all(format!("{line}\r").as_bytes()).unwrap();
+        // The machine's serial port takes some bytes at a time.
+        std::thread::sleep(Duration::from_secs(5));
     }
 
-    /// As long as several starts take.
-    pub fn wait_at_most<'a>(&mut self, patience: Duration, texts: &[&'a str]) -> &'a str {
-        self.try_wait_at_most(patience, texts)
+    /// Until the console shows one of these; which.
+    pub fn wait_for<'a>(&mut self, texts: &[&'a str]) -> &'a str {
+        self.wait_through_starts(1, texts)
+    }
+
+    /// The same, over so many starts.
+    pub fn wait_through_starts<'a>(&mut self, starts: u32, texts: &[&'a str]) -> &'a str {
+        self.try_wait_through_starts(starts, texts)
             .unwrap_or_else(|why| panic!("{why}"))
     }
 
     /// As [`Machine::wait_for`]; what was seen instead where it never comes.
     pub fn try_wait_for<'a>(&mut self, texts: &[&'a str]) -> Result<&'a str, String> {
-        self.try_wait_at_most(PATIENCE, texts)
+        self.try_wait_through_starts(1, texts)
     }
 
-    fn try_wait_at_most<'a>(
+    fn try_wait_through_starts<'a>(
         &mut self,
-        patience: Duration,
+        starts: u32,
         texts: &[&'a str],
     ) -> Result<&'a str, String> {
         let begun = Instant::now();
         loop {
             let console = self.console();
+            if let Some(running) = &mut self.running {
+                running.measure(&console);
+            }
             if let Some(text) = texts.iter().find(|text| console.contains(**text)) {
                 return Ok(text);
             }
@@ -409,7 +451,7 @@ impl Machine {
                     "QEMU ended with {status} before {texts:?}: {errors}\n{console}"
                 ));
             }
-            if begun.elapsed() > patience {
+            if begun.elapsed() > starts * patience() {
                 return Err(format!("the console never showed {texts:?}:\n{console}"));
             }
             std::thread::sleep(Duration::from_millis(200));
@@ -428,6 +470,27 @@ impl Machine {
         disk.read_exact_at(&mut byte, at).unwrap();
         byte[0] ^= 1;
         disk.write_all_at(&byte, at).unwrap();
+    }
+
+    /// All bytes of a partition of the machine's disk.
+    pub fn read(&self, partition: Partition) -> Vec<u8> {
+        let disk = File::open(self.disk()).unwrap();
+        let range = partition.range(&disk);
+        let mut bytes = vec![0; usize::try_from(range.end - range.start).unwrap()];
+        disk.read_exact_at(&mut bytes, range.start).unwrap();
+        bytes
+    }
+
+    /// From the partition's start.
+    pub fn write(&self, partition: Partition, bytes: &[u8]) {
+        let disk = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(self.disk())
+            .unwrap();
+        let range = partition.range(&disk);
+        assert!(bytes.len() as u64 <= range.end - range.start);
+        disk.write_all_at(bytes, range.start).unwrap();
     }
 
     /// The kernel images on the boot partition.
@@ -471,6 +534,26 @@ impl Machine {
     }
 }
 
+fn copy_parts(from: &Path, to: &Path) {
+    for name in ["disk", "code", "vars", "tpm"] {
+        run(Command::new("cp")
+            .args(["-r", "--sparse=always", "--"])
+            .arg(from.join(name))
+            .arg(to.join(name)));
+    }
+    let _ = fs::remove_file(to.join("tpm/socket"));
+}
+
+impl Running {
+    fn measure(&mut self, console: &str) {
+        if !self.up && console.contains(UP) {
+            self.up = true;
+            let took = u64::try_from(self.since.elapsed().as_millis()).unwrap();
+            SLOWEST_START.fetch_max(took, Ordering::Relaxed);
+        }
+    }
+}
+
 /// Free now, and hardly taken until QEMU binds it.
 fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -501,15 +584,23 @@ impl Drop for Machine {
 pub enum Partition {
     Boot = 0,
     Root = 1,
+    /// Since the first boot.
+    State = 5,
 }
 
 impl Partition {
     /// Bytes from the start of the disk.
     fn start(self, disk: &File) -> u64 {
+        self.range(disk).start
+    }
+
+    /// Bytes of the disk.
+    fn range(self, disk: &File) -> Range<u64> {
         let mut entry = [0; 128];
         disk.read_exact_at(&mut entry, 1024 + 128 * self as u64)
             .unwrap();
-        u64::from_le_bytes(entry[32..40].try_into().unwrap()) * 512
+        let block = |at: usize| u64::from_le_bytes(entry[at..at + 8].try_into().unwrap());
+        block(32) * 512..(block(40) + 1) * 512
     }
 }
 
@@ -588,7 +679,8 @@ fn firmware_runs(firmware: &Path, accelerator: [&str; 4]) -> bool {
     let folder = tempfile::tempdir().unwrap();
     let (console, vars) = (folder.path().join("console"), folder.path().join("vars"));
     fs::copy(firmware.with_file_name("vars"), &vars).unwrap();
-    let mut qemu = hardware(accelerator, firmware, &vars, &console)
+    let serial = format!("file:{}", console.display());
+    let mut qemu = hardware(accelerator, firmware, &vars, &serial)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -607,7 +699,7 @@ fn firmware_runs(firmware: &Path, accelerator: [&str; 4]) -> bool {
 }
 
 /// What every machine has.
-fn hardware(accelerator: [&str; 4], code: &Path, vars: &Path, console: &Path) -> Command {
+fn hardware(accelerator: [&str; 4], code: &Path, vars: &Path, serial: &str) -> Command {
     let mut qemu = Command::new("qemu-system-x86_64");
     qemu.args(["-nodefaults", "-no-user-config", "-display", "none"])
         // Two cores and 200 MiB: what the appliance has to get by with.
@@ -628,6 +720,6 @@ fn hardware(accelerator: [&str; 4], code: &Path, vars: &Path, console: &Path) ->
             "-drive",
             &format!("if=pflash,unit=1,format=raw,file={}", vars.display()),
         ])
-        .args(["-serial", &format!("file:{}", console.display())]);
+        .args(["-serial", serial]);
     qemu
 }

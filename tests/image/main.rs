@@ -15,9 +15,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod arsenal;
 mod ceremony;
 mod contents;
 mod doors;
+mod kept;
 mod logs;
 mod machine;
 mod network;

@@ -64,8 +64,8 @@ async fn everything(image: &Image, seal: &Path) {
         log_server = Some(named_on(medium, room));
     })
     .await;
-    make_key(&machine, &room).await;
-    unseal(&machine, &room, seal, "check");
+    make_key(&machine, &room.pki).await;
+    unseal(&machine, &room.pki, seal, "check");
     network.time.wait();
     // As soon as there are keys, and from the first line on.
     let log_server_of_medium = log_server.unwrap();
@@ -109,8 +109,8 @@ async fn everything(image: &Image, seal: &Path) {
         .flat_map(|value| ["-smbios", value])
         .collect();
     machine.start_with(&options);
-    wait_until_healthy(&machine, &room).await;
-    unseal(&machine, &room, seal, "roundtrip");
+    wait_until_healthy(&machine, &room.pki).await;
+    unseal(&machine, &room.pki, seal, "roundtrip");
     assert!(
         !machine.console().contains(DHCP),
         "an address by DHCP too: {}",

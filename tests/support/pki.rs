@@ -192,6 +192,13 @@ impl Pki {
         self.folder.join("ca.pem")
     }
 
+    /// What [`Pki::new`] made in this folder, or a copy of it.
+    pub fn made_in(folder: &Path) -> Self {
+        Self {
+            folder: folder.to_owned(),
+        }
+    }
+
     /// The CA's certificate, for clients: this file stays as it is.
     pub fn root(&self) -> PathBuf {
         self.folder.join("root.pem")

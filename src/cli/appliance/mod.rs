@@ -5,9 +5,11 @@ mod console;
 mod health;
 mod kernel_image;
 mod logs;
+mod luks;
 mod medium;
 mod signature;
 mod slots;
+mod state;
 mod status;
 mod update;
 mod version;
@@ -34,6 +36,16 @@ enum Action {
         after_help = "Example, as the image's units have it:\n  strongroom appliance ceremony"
     )]
     Ceremony,
+    /// Open the state partition of the root's disk with this machine's TPM, if it is as this image makes it
+    #[command(
+        after_help = "Example, as the image's units have it:\n  strongroom appliance open-state"
+    )]
+    OpenState,
+    /// Fail unless the root's disk has no state partition yet
+    #[command(
+        after_help = "Example, as the image's units have it:\n  strongroom appliance state-is-missing"
+    )]
+    StateIsMissing,
     /// Refuse to go on if this version is older than the state allows
     #[command(
         after_help = "Example, as the image's units have it:\n  strongroom appliance check-version"
@@ -63,6 +75,8 @@ pub(super) fn run(args: &ApplianceArgs) -> Result<(), Failure> {
     match &args.action {
         Action::Console => console::run(),
         Action::Ceremony => ceremony::run(),
+        Action::OpenState => state::open(),
+        Action::StateIsMissing => state::is_missing(),
         Action::CheckVersion => version::check(),
         Action::RaiseMinimum => version::raise(),
         Action::Healthy => health::wait(),
