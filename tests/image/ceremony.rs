@@ -54,6 +54,49 @@ async fn short_born_by_a_ceremony_it_unseals_also_after_the_plug_was_pulled_and_
     words_of_the_firmware_start_nothing(&mut machine);
 }
 
+/// The image's program has no reason to lose its log: here another image, rightly signed, takes it
+/// away at each start.
+#[tokio::test]
+#[ignore = "needs make image, and minutes"]
+async fn a_lost_audit_log_stops_the_server_until_somebody_at_the_console_accepts_it() {
+    let Some(image) = built() else { return };
+    let Some(seal) = seal_client() else { return };
+    let extra = tempfile::tempdir().unwrap();
+    let folder = extra.path().join("usr/lib/tmpfiles.d");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(
+        folder.join("lost.conf"),
+        "r /var/lib/strongroom/audit.log\n",
+    )
+    .unwrap();
+    let image = image.other(
+        "lost-log",
+        &[("STRONGROOM_EXTRA", extra.path().to_str().unwrap())],
+    );
+    let mut machine = Machine::new(&image);
+    let room = born(&image, &mut machine).await;
+    make_key(&machine, &room.pki).await;
+    machine.eject();
+    machine.start();
+    machine.wait_for(&["to go on with the log as it is type accept and press Enter"]);
+    let console = machine.console();
+    assert!(
+        console.contains("FAILED: the server ended with 8"),
+        "{console}"
+    );
+    // Enter alone, which starts a ceremony where one is offered, is not enough.
+    machine.type_line("");
+    machine.type_line("yes");
+    std::thread::sleep(Duration::from_secs(10));
+    let console = machine.console();
+    assert!(!console.contains("accepted: "), "{console}");
+    machine.type_line("accept");
+    machine.wait_for(&["the audit log goes on as it is; what was wrong with it is written there"]);
+    println!("{}", machine.console());
+    wait_until_healthy(&machine, &room.pki).await;
+    unseal(&machine, &room.pki, &seal, "check");
+}
+
 /// A figure, not a promise of the test: how long it takes depends on what else the host does.
 fn report(elapsed: Duration, processor: Duration) {
     let text = format!(

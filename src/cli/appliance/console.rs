@@ -11,43 +11,127 @@ use crate::cli::exit::{Exit, Failure};
 
 const LOOK: Duration = Duration::from_secs(5);
 
-/// Never returns but with an error: the console is there as long as the machine runs.
-pub(super) fn run() -> Result<(), Failure> {
-    let mut shown = Status::default();
-    let mut offered = false;
-    loop {
-        let status = Status::now();
-        let offer = !status.born && Medium::is_there();
-        if status != shown {
-            println!("{status}");
-            shown = status;
-        }
-        if offer && !offered {
-            println!(
-                "strongroom: a medium is there. Press Enter to hold the ceremony of its plan.toml"
-            );
-        }
-        offered = offer;
-        if offer && std::io::stdin().is_terminal() && pressed_enter() {
-            hold()?;
+/// What has to be typed: a line that nobody types by chance.
+const ACCEPT: &str = "accept";
+
+/// Carries `strongroom audit accept` out, as the server's user and with its PIN.
+const ACCEPTS: &str = "strongroom-audit-accept.service";
+
+/// What somebody at the console can have done.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Offer {
+    /// The ceremony of the medium that is there.
+    Ceremony,
+    /// To go on with an audit log that is not as the token knows it.
+    Accept,
+}
+
+impl Offer {
+    fn now(status: &Status) -> Option<Self> {
+        if status.log_refused {
+            Some(Self::Accept)
         } else {
-            std::thread::sleep(LOOK);
+            (!status.born && Medium::is_there()).then_some(Self::Ceremony)
+        }
+    }
+
+    fn show(self) {
+        match self {
+            Self::Ceremony => println!(
+                "strongroom: a medium is there. Press Enter to hold the ceremony of its plan.toml"
+            ),
+            Self::Accept => println!(
+                "strongroom: the audit log is not as the token knows it: lines may be lost or forged. {}\n\
+                 strongroom: to go on with the log as it is type {ACCEPT} and press Enter",
+                why_refused().unwrap_or_default()
+            ),
+        }
+    }
+
+    fn take_up(self, line: &str) -> Result<(), Failure> {
+        match self {
+            Self::Ceremony => hold(),
+            Self::Accept if line.trim() == ACCEPT => {
+                accept_log();
+                Ok(())
+            }
+            Self::Accept => Ok(()),
         }
     }
 }
 
-/// Whether Enter comes soon.
-fn pressed_enter() -> bool {
+/// Never returns but with an error: the console is there as long as the machine runs.
+pub(super) fn run() -> Result<(), Failure> {
+    let mut shown = Status::default();
+    let mut offered = None;
+    loop {
+        let status = Status::now();
+        let offer = Offer::now(&status);
+        if status != shown {
+            println!("{status}");
+            shown = status;
+        }
+        if offer != offered
+            && let Some(offer) = offer
+        {
+            offer.show();
+        }
+        offered = offer;
+        match offer.filter(|_| std::io::stdin().is_terminal()) {
+            Some(offer) => {
+                if let Some(line) = line_soon() {
+                    offer.take_up(&line)?;
+                }
+            }
+            None => std::thread::sleep(LOOK),
+        }
+    }
+}
+
+/// What is typed, if Enter comes soon.
+fn line_soon() -> Option<String> {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     use std::os::fd::AsFd as _;
     let stdin = std::io::stdin();
     let mut fds = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
     let soon = PollTimeout::try_from(LOOK).unwrap_or(PollTimeout::ZERO);
     if poll(&mut fds, soon) != Ok(1) {
-        return false;
+        return None;
     }
     let mut line = [0; 256];
-    stdin.lock().read(&mut line).is_ok_and(|read| read > 0)
+    let read = stdin.lock().read(&mut line).ok()?;
+    (read > 0).then(|| String::from_utf8_lossy(&line[..read]).into_owned())
+}
+
+/// What the server said last.
+fn why_refused() -> Option<String> {
+    let output = Command::new("journalctl")
+        .args([
+            "--unit=strongroom.service",
+            "--boot",
+            "--output=cat",
+            "--lines=20",
+        ])
+        .output()
+        .ok()?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let error = said
+        .lines()
+        .rev()
+        .find_map(|line| line.split_once("error: "));
+    error.map(|(_, why)| why.escape_debug().collect())
+}
+
+fn accept_log() {
+    let done = Command::new("systemctl").args(["start", ACCEPTS]).status();
+    if done.is_ok_and(|status| status.success()) {
+        println!(
+            "strongroom: the audit log goes on as it is; what was wrong with it is written there"
+        );
+        start_server();
+    } else {
+        println!("strongroom: the audit log can't be gone on with; the journal says why");
+    }
 }
 
 /// With the people at the console, each step asking.

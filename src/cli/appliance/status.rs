@@ -11,8 +11,12 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use sha2::{Digest as _, Sha256};
 
+use crate::cli::exit::Exit;
+
 /// Written by the ceremony: where it is, there are keys.
 pub(super) const CONFIGURATION: &str = "/etc/strongroom/strongroom.toml";
+
+const SERVER: &str = "strongroom.service";
 
 const CERTIFICATE: &str = "/etc/strongroom/tls/server.pem";
 
@@ -21,6 +25,8 @@ const CERTIFICATE: &str = "/etc/strongroom/tls/server.pem";
 pub(super) struct Status {
     version: String,
     pub(super) born: bool,
+    /// The server ended because of its audit log.
+    pub(super) log_refused: bool,
     fingerprint: Option<String>,
     health: String,
     addresses: Vec<IpAddr>,
@@ -29,12 +35,14 @@ pub(super) struct Status {
 impl Status {
     pub(super) fn now() -> Self {
         let born = Path::new(CONFIGURATION).exists();
+        let units = Units::now();
         Self {
             version: release("IMAGE_VERSION")
                 .unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned()),
             born,
+            log_refused: born && units.log_refused(),
             fingerprint: fingerprint(),
-            health: health(born),
+            health: health(&units, born),
             addresses: addresses(),
         }
     }
@@ -74,8 +82,7 @@ fn fingerprint() -> Option<String> {
 }
 
 /// In words, from what systemd knows of the units.
-fn health(born: bool) -> String {
-    let units = Units::now();
+fn health(units: &Units, born: bool) -> String {
     let failed = |unit: &str| units.property(unit, "ActiveState") == "failed";
     if failed("state.service") || failed("systemd-repart.service") {
         return "FAILED: the state partition does not open with this machine's TPM".to_owned();
@@ -86,7 +93,7 @@ fn health(born: bool) -> String {
     if !born {
         return "waiting for the key ceremony".to_owned();
     }
-    let server = |property: &str| units.property("strongroom.service", property);
+    let server = |property: &str| units.property(SERVER, property);
     match server("ActiveState") {
         "active" => format!("serving ({})", server("StatusText")),
         "failed" => format!("FAILED: the server ended with {}", server("ExecMainStatus")),
@@ -106,13 +113,18 @@ impl Units {
                 "state.service",
                 "systemd-repart.service",
                 "strongroom-version.service",
-                "strongroom.service",
+                SERVER,
             ])
             .output();
         Self(output.map_or_else(
             |_| String::new(),
             |output| String::from_utf8_lossy(&output.stdout).into_owned(),
         ))
+    }
+
+    fn log_refused(&self) -> bool {
+        self.property(SERVER, "ActiveState") == "failed"
+            && self.property(SERVER, "ExecMainStatus") == (Exit::Audit as u8).to_string()
     }
 
     /// Empty if systemd does not say.
@@ -147,4 +159,26 @@ fn addresses() -> Vec<IpAddr> {
         .collect();
     found.sort();
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_server_that_ended_for_its_log_offers_to_go_on_with_it() {
+        for (state, status, refused) in [
+            ("failed", 8, true),
+            ("failed", 5, false),
+            ("failed", 0, false),
+            ("active", 8, false),
+            ("activating", 8, false),
+        ] {
+            let units = Units(format!(
+                "Id=state.service\nActiveState=active\nExecMainStatus=0\n\n\
+                 Id={SERVER}\nActiveState={state}\nExecMainStatus={status}\nStatusText=\n"
+            ));
+            assert_eq!(units.log_refused(), refused, "{state} {status}");
+        }
+    }
 }
