@@ -16,11 +16,12 @@ use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, ObjectHandle};
 use cryptoki::slot::Slot;
 use cryptoki_sys::{
-    CK_ATTRIBUTE, CK_ATTRIBUTE_TYPE, CK_EXTRACT_PARAMS, CK_FUNCTION_LIST, CK_GCM_PARAMS,
+    CK_ATTRIBUTE, CK_ATTRIBUTE_TYPE, CK_BYTE, CK_EXTRACT_PARAMS, CK_FUNCTION_LIST, CK_GCM_PARAMS,
     CK_KEY_DERIVATION_STRING_DATA, CK_MECHANISM, CK_MECHANISM_TYPE, CK_OBJECT_HANDLE,
-    CK_RSA_PKCS_OAEP_PARAMS, CK_RV, CK_ULONG, CK_UNAVAILABLE_INFORMATION, CKA_ID,
-    CKA_UNWRAP_TEMPLATE, CKG_MGF1_SHA1, CKG_MGF1_SHA256, CKM_AES_GCM, CKM_RSA_PKCS_OAEP, CKM_SHA_1,
-    CKM_SHA256, CKZ_DATA_SPECIFIED,
+    CK_RSA_AES_KEY_WRAP_PARAMS, CK_RSA_PKCS_OAEP_PARAMS, CK_RV, CK_SESSION_HANDLE, CK_ULONG,
+    CK_UNAVAILABLE_INFORMATION, CKA_ID, CKA_UNWRAP_TEMPLATE, CKG_MGF1_SHA1, CKG_MGF1_SHA256,
+    CKM_AES_GCM, CKM_RSA_AES_KEY_WRAP, CKM_RSA_PKCS_OAEP, CKM_SHA_1, CKM_SHA256,
+    CKZ_DATA_SPECIFIED,
 };
 
 use zeroize::Zeroizing;
@@ -52,6 +53,12 @@ pub(crate) type Attributes = Vec<(CK_ATTRIBUTE_TYPE, Vec<u8>)>;
 pub(crate) enum Wrapping {
     /// A mechanism without parameters.
     Plain(CK_MECHANISM_TYPE),
+    /// AES in a mode whose parameter is an IV of 16 bytes, here zeros.
+    Iv(CK_MECHANISM_TYPE),
+    /// AES-GCM with an IV of zeros.
+    Gcm,
+    /// An AES-256 key that goes by RSA-OAEP, and the wrapped key under that.
+    RsaAes(OaepHash),
     /// RSA-OAEP with one hash for label and MGF1, and an empty label.
     Oaep(OaepHash),
 }
@@ -65,6 +72,17 @@ pub(crate) enum Derivation<'a> {
     /// A bit's place in the base key.
     Bit(CK_ULONG),
 }
+
+/// `C_EncryptInit`, `C_DecryptInit`, `C_SignInit`, `C_SignRecoverInit`.
+type Begin = unsafe extern "C" fn(CK_SESSION_HANDLE, *mut CK_MECHANISM, CK_OBJECT_HANDLE) -> CK_RV;
+/// `C_Encrypt`, `C_Decrypt`, `C_Sign`, `C_SignRecover`.
+type CarryOut = unsafe extern "C" fn(
+    CK_SESSION_HANDLE,
+    *mut CK_BYTE,
+    CK_ULONG,
+    *mut CK_BYTE,
+    *mut CK_ULONG,
+) -> CK_RV;
 
 /// The function list of a loaded module.
 pub(crate) struct Raw {
@@ -213,8 +231,8 @@ impl Raw {
         wrapping_key: ObjectHandle,
         key: ObjectHandle,
     ) -> Result<Vec<u8>> {
-        let mut oaep = oaep_parameters(wrapping);
-        let mut mechanism = wrapping_mechanism(wrapping, &mut oaep);
+        let mut parameters = WrappingParameters::new(wrapping);
+        let mut mechanism = parameters.mechanism(wrapping);
         let mut wrapped = vec![0; ATTRIBUTE_LIMIT];
         let mut length = CK_ULONG::try_from(wrapped.len())?;
         // SAFETY: as in `unwrap_key`; `wrapped` has room for `length` bytes, and the module writes no more.
@@ -244,11 +262,11 @@ impl Raw {
         rules: impl Iterator<Item = &'a Rule>,
     ) -> Result<ObjectHandle> {
         let mut template = Template::new(rules);
-        let mut oaep = oaep_parameters(wrapping);
-        let mut mechanism = wrapping_mechanism(wrapping, &mut oaep);
+        let mut parameters = WrappingParameters::new(wrapping);
+        let mut mechanism = parameters.mechanism(wrapping);
         let length = CK_ULONG::try_from(wrapped.len())?;
         let mut key = 0;
-        // SAFETY: as in `generate_key_pair`; the mechanism points to `oaep` or nowhere; the module does not write to `wrapped`.
+        // SAFETY: as in `generate_key_pair`; the mechanism points into `parameters` or nowhere; the module does not write to `wrapped`.
         unsafe {
             call!(
                 self,
@@ -393,32 +411,37 @@ impl Raw {
         key: ObjectHandle,
         data: &[u8],
     ) -> Result<Vec<u8>> {
-        let mut mechanism: CK_MECHANISM = mechanism.into();
         let mut output = vec![0; LIKELY_ROOM];
-        let mut length = CK_ULONG::try_from(output.len())?;
-        let data_length = CK_ULONG::try_from(data.len())?;
-        // SAFETY: the mechanism points into the caller's, which outlives both calls as `data` and `output` do; `length` is the room in `output`.
-        unsafe {
-            call!(
-                self,
-                C_SignInit,
-                SignInit,
-                session.handle(),
-                &raw mut mechanism,
-                key.handle()
-            )?;
-            call!(
-                self,
-                C_Sign,
-                Sign,
-                session.handle(),
-                data.as_ptr().cast_mut(),
-                data_length,
-                output.as_mut_ptr(),
-                &raw mut length
-            )
-        }?;
-        truncate(&mut output, length)?;
+        self.in_one_part(
+            session,
+            (self.list.C_SignInit, Function::SignInit),
+            (self.list.C_Sign, Function::Sign),
+            &mut mechanism.into(),
+            key,
+            data,
+            &mut output,
+        )?;
+        Ok(output)
+    }
+
+    /// `C_SignRecover` in one call.
+    pub(crate) fn sign_recover(
+        &self,
+        session: &Session,
+        mechanism: &Mechanism<'_>,
+        key: ObjectHandle,
+        data: &[u8],
+    ) -> Result<Vec<u8>> {
+        let mut output = vec![0; LIKELY_ROOM];
+        self.in_one_part(
+            session,
+            (self.list.C_SignRecoverInit, Function::SignRecoverInit),
+            (self.list.C_SignRecover, Function::SignRecover),
+            &mut mechanism.into(),
+            key,
+            data,
+            &mut output,
+        )?;
         Ok(output)
     }
 
@@ -430,34 +453,55 @@ impl Raw {
         key: ObjectHandle,
         data: &[u8],
     ) -> Result<Vec<u8>> {
-        let mut mechanism: CK_MECHANISM = mechanism.into();
         // At least an RSA-4096 modulus: some modules want room for one.
         let mut output = Zeroizing::new(vec![0; data.len().max(LIKELY_ROOM)]);
+        self.in_one_part(
+            session,
+            (self.list.C_DecryptInit, Function::DecryptInit),
+            (self.list.C_Decrypt, Function::Decrypt),
+            &mut mechanism.into(),
+            key,
+            data,
+            &mut output,
+        )?;
+        Ok(std::mem::take(&mut *output))
+    }
+
+    /// An operation begun and carried out in one part: `output` is as long as there is room, and afterwards as long as the answer.
+    ///
+    /// A failure of either call can be told by the error's `Function`. What the mechanism points to is borrowed by its maker for as long.
+    #[allow(clippy::too_many_arguments)]
+    fn in_one_part(
+        &self,
+        session: &Session,
+        (begin, begin_name): (Option<Begin>, Function),
+        (carry_out, name): (Option<CarryOut>, Function),
+        mechanism: &mut CK_MECHANISM,
+        key: ObjectHandle,
+        data: &[u8],
+        output: &mut Vec<u8>,
+    ) -> Result<()> {
+        let (Some(begin), Some(carry_out)) = (begin, carry_out) else {
+            return Err(Error::NullFunctionPointer);
+        };
         let mut length = CK_ULONG::try_from(output.len())?;
         let data_length = CK_ULONG::try_from(data.len())?;
-        // SAFETY: as in `sign`.
+        // SAFETY: what the mechanism points to belongs to this function's caller, and outlives both calls as `data` and `output` do; `length` is the
+        // room in `output`. PKCS#11 takes inputs as `*mut` but does not write to them.
         unsafe {
-            call!(
-                self,
-                C_DecryptInit,
-                DecryptInit,
-                session.handle(),
-                &raw mut mechanism,
-                key.handle()
-            )?;
-            call!(
-                self,
-                C_Decrypt,
-                Decrypt,
-                session.handle(),
-                data.as_ptr().cast_mut(),
-                data_length,
-                output.as_mut_ptr(),
-                &raw mut length
+            checked(begin(session.handle(), mechanism, key.handle()), begin_name)?;
+            checked(
+                carry_out(
+                    session.handle(),
+                    data.as_ptr().cast_mut(),
+                    data_length,
+                    output.as_mut_ptr(),
+                    &raw mut length,
+                ),
+                name,
             )
         }?;
-        truncate(&mut output, length)?;
-        Ok(std::mem::take(&mut *output))
+        truncate(output, length)
     }
 
     /// `C_CreateObject` with rules as the template.
@@ -697,37 +741,21 @@ impl Raw {
         // A place of its own: FIPS tokens write an IV of theirs there (AWS CloudHSM), whatever was in it.
         let mut place = *iv;
         let mut parameters = gcm_parameters(&mut place, aad)?;
-        let mut mechanism = gcm_mechanism(&mut parameters);
-        let mut length = CK_ULONG::try_from(output.len())?;
-        let data_length = CK_ULONG::try_from(data.len())?;
-        // SAFETY: the mechanism points to `parameters`, which points to `place` and `aad`; all of them, `data` and `output`, outlive
-        // both calls. `length` is the room in `output`. PKCS#11 takes inputs as `*mut` but does not write to them.
-        unsafe {
-            call!(
-                self,
-                C_EncryptInit,
-                EncryptInit,
-                session.handle(),
-                &raw mut mechanism,
-                key.handle()
-            )?;
-            call!(
-                self,
-                C_Encrypt,
-                Encrypt,
-                session.handle(),
-                data.as_ptr().cast_mut(),
-                data_length,
-                output.as_mut_ptr(),
-                &raw mut length
-            )
-        }?;
-        if place != *iv {
+        let encrypted = self.in_one_part(
+            session,
+            (self.list.C_EncryptInit, Function::EncryptInit),
+            (self.list.C_Encrypt, Function::Encrypt),
+            &mut gcm_mechanism(&mut parameters),
+            key,
+            data,
+            output,
+        );
+        if encrypted.is_ok() && place != *iv {
             // Sealed under a nonce that nobody else knows of.
             output.clear();
             return Err(Error::NotSupported);
         }
-        truncate(output, length)
+        encrypted
     }
 
     /// AES-GCM decryption in one `C_Decrypt`; `data` is ciphertext || tag, the plaintext goes to `output`, which must be empty.
@@ -746,31 +774,15 @@ impl Raw {
         output.resize(data.len(), 0);
         let mut place = *iv;
         let mut parameters = gcm_parameters(&mut place, aad)?;
-        let mut mechanism = gcm_mechanism(&mut parameters);
-        let mut length = CK_ULONG::try_from(output.len())?;
-        let data_length = length;
-        // SAFETY: as in `gcm_encrypt`.
-        unsafe {
-            call!(
-                self,
-                C_DecryptInit,
-                DecryptInit,
-                session.handle(),
-                &raw mut mechanism,
-                key.handle()
-            )?;
-            call!(
-                self,
-                C_Decrypt,
-                Decrypt,
-                session.handle(),
-                data.as_ptr().cast_mut(),
-                data_length,
-                output.as_mut_ptr(),
-                &raw mut length
-            )
-        }?;
-        truncate(output, length)
+        self.in_one_part(
+            session,
+            (self.list.C_DecryptInit, Function::DecryptInit),
+            (self.list.C_Decrypt, Function::Decrypt),
+            &mut gcm_mechanism(&mut parameters),
+            key,
+            data,
+            output,
+        )
     }
 
     /// `false` if the object has no such attribute or keeps it to itself.
@@ -889,28 +901,76 @@ fn plain_mechanism(mechanism: CK_MECHANISM_TYPE) -> CK_MECHANISM {
     }
 }
 
-fn oaep_parameters(wrapping: Wrapping) -> CK_RSA_PKCS_OAEP_PARAMS {
-    let (hash, mgf) = match wrapping {
-        Wrapping::Oaep(OaepHash::Sha256) => (CKM_SHA256, CKG_MGF1_SHA256),
-        Wrapping::Oaep(OaepHash::Sha1) | Wrapping::Plain(_) => (CKM_SHA_1, CKG_MGF1_SHA1),
-    };
-    CK_RSA_PKCS_OAEP_PARAMS {
-        hashAlg: hash,
-        mgf,
-        source: CKZ_DATA_SPECIFIED,
-        pSourceData: ptr::null_mut(),
-        ulSourceDataLen: 0,
-    }
+/// What the mechanism of a [`Wrapping`] points to.
+struct WrappingParameters {
+    iv: [u8; 16],
+    oaep: CK_RSA_PKCS_OAEP_PARAMS,
+    gcm: CK_GCM_PARAMS,
+    rsa_aes: CK_RSA_AES_KEY_WRAP_PARAMS,
 }
 
-fn wrapping_mechanism(wrapping: Wrapping, oaep: &mut CK_RSA_PKCS_OAEP_PARAMS) -> CK_MECHANISM {
-    match wrapping {
-        Wrapping::Plain(mechanism) => plain_mechanism(mechanism),
-        Wrapping::Oaep(_) => CK_MECHANISM {
-            mechanism: CKM_RSA_PKCS_OAEP,
-            pParameter: ptr::from_mut(oaep).cast(),
-            ulParameterLen: size_of::<CK_RSA_PKCS_OAEP_PARAMS>() as CK_ULONG,
-        },
+impl WrappingParameters {
+    fn new(wrapping: Wrapping) -> Self {
+        let (hash, mgf) = match wrapping {
+            Wrapping::Oaep(OaepHash::Sha256) | Wrapping::RsaAes(OaepHash::Sha256) => {
+                (CKM_SHA256, CKG_MGF1_SHA256)
+            }
+            _ => (CKM_SHA_1, CKG_MGF1_SHA1),
+        };
+        Self {
+            iv: [0; 16],
+            oaep: CK_RSA_PKCS_OAEP_PARAMS {
+                hashAlg: hash,
+                mgf,
+                source: CKZ_DATA_SPECIFIED,
+                pSourceData: ptr::null_mut(),
+                ulSourceDataLen: 0,
+            },
+            gcm: CK_GCM_PARAMS {
+                pIv: ptr::null_mut(),
+                ulIvLen: 12,
+                ulIvBits: 96,
+                pAAD: ptr::null_mut(),
+                ulAADLen: 0,
+                ulTagBits: 128,
+            },
+            rsa_aes: CK_RSA_AES_KEY_WRAP_PARAMS {
+                ulAESKeyBits: 256,
+                pOAEPParams: ptr::null_mut(),
+            },
+        }
+    }
+
+    /// The mechanism points into this, which must outlive its use.
+    fn mechanism(&mut self, wrapping: Wrapping) -> CK_MECHANISM {
+        let (mechanism, place, length): (_, *mut c_void, _) = match wrapping {
+            Wrapping::Plain(mechanism) => return plain_mechanism(mechanism),
+            Wrapping::Iv(mechanism) => (
+                mechanism,
+                self.iv.as_mut_ptr().cast(),
+                size_of_val(&self.iv),
+            ),
+            Wrapping::Oaep(_) => (
+                CKM_RSA_PKCS_OAEP,
+                (&raw mut self.oaep).cast(),
+                size_of_val(&self.oaep),
+            ),
+            Wrapping::Gcm => {
+                self.gcm.pIv = self.iv.as_mut_ptr();
+                let place = (&raw mut self.gcm).cast();
+                (CKM_AES_GCM, place, size_of_val(&self.gcm))
+            }
+            Wrapping::RsaAes(_) => {
+                self.rsa_aes.pOAEPParams = &raw mut self.oaep;
+                let place = (&raw mut self.rsa_aes).cast();
+                (CKM_RSA_AES_KEY_WRAP, place, size_of_val(&self.rsa_aes))
+            }
+        };
+        CK_MECHANISM {
+            mechanism,
+            pParameter: place,
+            ulParameterLen: length as CK_ULONG,
+        }
     }
 }
 

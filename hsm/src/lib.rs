@@ -62,6 +62,7 @@ pub struct Hsm {
     signatures: Arc<Together<SignItem, Vec<u8>>>,
     /// One writer at a time: two would take the same sequence number.
     register_writer: Arc<tokio::sync::Mutex<()>>,
+    registers: Arc<register::Seen>,
 }
 
 /// One result per item of a batch, or one error for the batch as a whole.
@@ -79,6 +80,7 @@ impl Hsm {
             decryptions: Arc::new(Together::new(Conn::decrypt, sessions)),
             signatures: Arc::new(Together::new(Conn::sign_items, sessions)),
             register_writer: Arc::default(),
+            registers: Arc::default(),
         })
     }
 
@@ -252,15 +254,17 @@ impl Hsm {
 
     /// A register's value; `None` if it was never written.
     pub async fn read_register(&self, register: Register) -> Result<Option<Vec<u8>>, HsmError> {
+        let seen = Arc::clone(&self.registers);
         self.pool
-            .submit(move |conn| register.read(&conn.line))
+            .submit(move |conn| seen.read(register, &conn.line))
             .await
     }
 
     /// Replaces a register's value, and makes it where it is not there yet; durable when this returns. For [`Register::StoreEpoch`] there is
     /// [`Hsm::write_epoch`].
     pub async fn write_register(&self, register: Register, value: Vec<u8>) -> Result<(), HsmError> {
-        self.write_alone(move |conn| register.write(&conn.line, &value))
+        let seen = Arc::clone(&self.registers);
+        self.write_alone(move |conn| seen.write(register, &conn.line, &value))
             .await
     }
 

@@ -15,7 +15,7 @@ use crate::register::Register;
 use crate::selector::Wanted;
 use crate::selftest;
 use crate::template::{MEMORY_MASTER, REQUIRED, TRANSFER};
-use crate::trial::{self, Places, Trial, kek, transfer};
+use crate::trial::{self, Places, Trial, kek, kept, transfer};
 
 /// Keys that an appliance may have or not; what is made at its birth can't be added later.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -148,7 +148,12 @@ fn make_each(
     Trial::with(line, hash, Places::Session, |trial| {
         kek::check(trial, master)
     })?;
-    if shape != KeyShape::Fixed {
+    // Of what goes under trusted keys only the transfer key was tried when it was made.
+    if shape == KeyShape::Fixed {
+        Trial::with(line, hash, Places::Session, |trial| {
+            kept::check(trial, &keys)
+        })?;
+    } else {
         trial::at_start(line, &keys, shape, hash, Places::Token)?;
     }
     Ok(Provisioned { transfer })

@@ -4,6 +4,9 @@
 //! A token need not let `CKA_VALUE` be set (`SoftHSM` does not), so a new object is made before the old one is destroyed. Each value begins
 //! with a sequence number, 8 bytes big-endian; of two objects, after a crash between the two steps, the higher number counts.
 
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+
 use cryptoki::object::{Attribute, ObjectClass, ObjectHandle};
 use cryptoki_sys::{CKA_VALUE, CKO_DATA};
 
@@ -12,7 +15,7 @@ use crate::fault::Fault;
 use crate::line::Line;
 
 /// One of the values that a token keeps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Register {
     /// What the store must be: made with the keys, empty until a store is born. While it is empty nothing depends on the keys.
     StoreEpoch,
@@ -135,6 +138,51 @@ impl Register {
             attribute: attribute.to_owned(),
             problem: problem.to_owned(),
         }
+    }
+}
+
+/// The registers that were on the token. One that was there and is not to be seen is away, not gone: making it anew would begin its sequence at
+/// 1, beside the true one.
+#[derive(Default)]
+pub(crate) struct Seen(Mutex<BTreeSet<Register>>);
+
+impl Seen {
+    /// As [`Register::read`]; [`HsmError::Missing`] of one that was there, and of any on a token that shows nothing.
+    pub(crate) fn read(&self, register: Register, line: &Line) -> Result<Option<Vec<u8>>, Fault> {
+        let value = register.read(line)?;
+        if value.is_some() {
+            self.saw(register);
+        } else {
+            self.may_be_absent(register, line)?;
+        }
+        Ok(value)
+    }
+
+    /// As [`Register::write`], and never beside one that is not to be seen.
+    pub(crate) fn write(&self, register: Register, line: &Line, value: &[u8]) -> Result<(), Fault> {
+        let old = register.all(line)?;
+        if old.is_empty() {
+            self.may_be_absent(register, line)?;
+        }
+        register.replace(line, old, value)?;
+        self.saw(register);
+        Ok(())
+    }
+
+    /// The store's epoch is on each token of an appliance: one that does not show it shows no register.
+    fn may_be_absent(&self, register: Register, line: &Line) -> Result<(), Fault> {
+        if self.lock().contains(&register) {
+            return Err(register.missing().into());
+        }
+        Register::StoreEpoch.must_read(line).map(drop)
+    }
+
+    fn saw(&self, register: Register) {
+        self.lock().insert(register);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeSet<Register>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -13,8 +13,9 @@ use cryptoki_sys::{
     CKA_SIGN_RECOVER, CKA_TOKEN, CKA_TRUSTED, CKA_UNWRAP, CKA_UNWRAP_TEMPLATE, CKA_VALUE,
     CKA_VALUE_LEN, CKA_VERIFY, CKA_VERIFY_RECOVER, CKA_WRAP, CKA_WRAP_WITH_TRUSTED, CKK_AES,
     CKK_EC, CKK_GENERIC_SECRET, CKK_RSA, CKM_AES_GCM, CKM_AES_KEY_GEN, CKM_EC_KEY_PAIR_GEN,
-    CKM_ECDSA, CKM_RSA_PKCS_KEY_PAIR_GEN, CKM_RSA_PKCS_OAEP, CKM_SHA224_HMAC, CKM_SHA256_HMAC,
-    CKM_SHA384_HMAC, CKM_SHA512_HMAC, CKO_PRIVATE_KEY, CKO_PUBLIC_KEY, CKO_SECRET_KEY,
+    CKM_ECDSA, CKM_RSA_PKCS, CKM_RSA_PKCS_KEY_PAIR_GEN, CKM_RSA_PKCS_OAEP, CKM_SHA224_HMAC,
+    CKM_SHA256_HMAC, CKM_SHA384_HMAC, CKM_SHA512_HMAC, CKO_PRIVATE_KEY, CKO_PUBLIC_KEY,
+    CKO_SECRET_KEY,
 };
 
 use crate::config::KeyShape;
@@ -224,11 +225,15 @@ pub(crate) const F4: &[u8] = &[1, 0, 1];
 pub(crate) const P256_OID: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
 
 /// What the master key forces on every key it unwraps. A call must repeat these (`SoftHSM`) or leave them out.
+///
+/// Master keys of earlier builds do not force `CKA_DERIVE`, so it is asked for and not demanded: whether it matters on a token, the trial finds
+/// out (`trial/parts.rs`).
 pub(crate) const MASTER_UNWRAP_TEMPLATE: &[Rule] = rules! {
     Always CKA_EXTRACTABLE = NO;
     Always CKA_SENSITIVE = YES;
     Always CKA_WRAP = NO;
     Always CKA_UNWRAP = NO;
+    IfKnown CKA_DERIVE = NO;
 };
 
 /// What the transfer key forces on what it unwraps: it comes out under a trusted key, and is good for nothing else. Each must be repeated
@@ -580,6 +585,65 @@ pub(crate) const CLAIMED_EC: &[Rule] = claimed! {
     CKA_KEY_TYPE = Value::Ulong(CKK_EC);
     CKA_EC_PARAMS = Value::Bytes(Cow::Borrowed(P256_OID));
 };
+
+/// A key of one byte, which 256 tries find, out of another.
+pub(crate) const PART: &[Rule] = rules! {
+    Always CKA_CLASS = Value::Ulong(CKO_SECRET_KEY);
+    Always CKA_KEY_TYPE = Value::Ulong(CKK_GENERIC_SECRET);
+    Always CKA_TOKEN = NO;
+    Always CKA_PRIVATE = YES;
+    Always CKA_SENSITIVE = YES;
+    Always CKA_EXTRACTABLE = NO;
+    Always CKA_WRAP = NO;
+    Always CKA_UNWRAP = NO;
+    Always CKA_DERIVE = NO;
+    Always CKA_SIGN = YES;
+    Always CKA_VALUE_LEN = Value::Ulong(1);
+};
+
+/// The same, of which all but one byte are known already.
+pub(crate) const NEARLY_KNOWN: &[Rule] = rules! {
+    Always CKA_CLASS = Value::Ulong(CKO_SECRET_KEY);
+    Always CKA_KEY_TYPE = Value::Ulong(CKK_GENERIC_SECRET);
+    Always CKA_TOKEN = NO;
+    Always CKA_PRIVATE = YES;
+    Always CKA_SENSITIVE = YES;
+    Always CKA_EXTRACTABLE = NO;
+    Always CKA_SIGN = YES;
+    Always CKA_VALUE_LEN = Value::Ulong(32);
+};
+
+/// A key that is told and wrapped, out of one that is not.
+pub(crate) const OPEN: &[Rule] = rules! {
+    Always CKA_CLASS = Value::Ulong(CKO_SECRET_KEY);
+    Always CKA_KEY_TYPE = Value::Ulong(CKK_GENERIC_SECRET);
+    Always CKA_TOKEN = NO;
+    Always CKA_SENSITIVE = NO;
+    Always CKA_EXTRACTABLE = YES;
+    Always CKA_VALUE_LEN = Value::Ulong(32);
+};
+
+/// What makes a key on the token worth more to a thief of the user PIN, each by itself.
+pub(crate) const LOOSER: &[Rule] = rules! {
+    Always CKA_SENSITIVE = NO;
+    Always CKA_EXTRACTABLE = YES;
+    Always CKA_WRAP_WITH_TRUSTED = NO;
+    Always CKA_DECRYPT = YES;
+    Always CKA_SIGN = YES;
+    Always CKA_SIGN_RECOVER = YES;
+    Always CKA_UNWRAP = YES;
+    Always CKA_WRAP = YES;
+    Always CKA_DERIVE = YES;
+};
+
+/// The same, of keys that unwrap: another template, or more mechanisms.
+pub(crate) const LOOSER_UNWRAPPING: &[Rule] = rules! {
+    Always CKA_UNWRAP_TEMPLATE = Value::Template(rules! { Always CKA_EXTRACTABLE = YES; });
+    Always CKA_ALLOWED_MECHANISMS = Value::Mechanisms(&[CKM_RSA_PKCS]);
+};
+
+/// `CKA_DERIVE` alone.
+pub(crate) const DERIVES: &Rule = &rule!(Always CKA_DERIVE = YES);
 
 /// `CKA_TRUSTED` alone.
 pub(crate) const TRUSTED_MARK: &Rule = &rule!(Always CKA_TRUSTED = YES);

@@ -14,7 +14,7 @@ use cryptoki::object::{Attribute, AttributeType, ObjectClass, ObjectHandle};
 use cryptoki::session::{Session, UserType};
 use strongroom_hsm::{
     GcmItem, Hsm, HsmConfig, HsmError, HsmState, KeyShape, KeyUsage, MasterKind, OaepHash,
-    OptionalKeys, SigningKind, TransferKey, WrappedKey,
+    OptionalKeys, Register, SigningKind, TransferKey, WrappedKey,
 };
 use strongroom_softhsm::Throwaway;
 
@@ -261,6 +261,155 @@ fn a_token_that_does_not_force_its_unwrap_template_is_refused() {
                 let ignored = rig.start(&format!("ignore C_SetAttributeValue {attribute}"));
                 assert!(ignored.is_ok(), "{attribute}: {:?}", ignored.err());
             }
+        },
+    );
+}
+
+/// What is not asked for in the call is forced too.
+#[test]
+fn a_token_that_does_not_force_what_a_call_leaves_out_is_refused() {
+    in_child(
+        "a_token_that_does_not_force_what_a_call_leaves_out_is_refused",
+        async |rig| {
+            // SoftHSM refuses such a call, which is good too.
+            let right = [
+                ("CKA_EXTRACTABLE", "false"),
+                ("CKA_SENSITIVE", "true"),
+                ("CKA_WRAP", "false"),
+                ("CKA_UNWRAP", "false"),
+            ];
+            let takes = |wrong: &str, value: &str| {
+                let mut commands = "make C_UnwrapKey -CKA_EXTRACTABLE".to_owned();
+                for (attribute, right) in right {
+                    let value = if attribute == wrong { value } else { right };
+                    commands += &format!("\nsilent C_UnwrapKey {attribute} {value}");
+                }
+                commands
+            };
+            for (attribute, other) in [
+                ("CKA_EXTRACTABLE", "true"),
+                ("CKA_SENSITIVE", "false"),
+                ("CKA_WRAP", "true"),
+                ("CKA_UNWRAP", "true"),
+                ("CKA_EXTRACTABLE", "none"),
+            ] {
+                assert_eq!(rig.policy(&takes(attribute, other)), attribute);
+            }
+            // What comes out of the transfer key must be extractable.
+            let reason = rig.trial(&takes("", ""));
+            assert!(
+                reason.contains("transfer key") && reason.contains("CKA_EXTRACTABLE"),
+                "{reason}"
+            );
+        },
+    );
+}
+
+/// Byte by byte a key is known as well as at once (Clulow 2003).
+#[test]
+fn a_token_that_gives_out_parts_of_an_unwrapped_key_is_refused() {
+    in_child(
+        "a_token_that_gives_out_parts_of_an_unwrapped_key_is_refused",
+        async |rig| {
+            for mechanism in [
+                "CKM_EXTRACT_KEY_FROM_KEY",
+                "CKM_XOR_BASE_AND_DATA",
+                "CKM_CONCATENATE_BASE_AND_DATA",
+                "CKM_CONCATENATE_DATA_AND_BASE",
+                "CKM_CONCATENATE_BASE_AND_KEY",
+            ] {
+                let derives = format!("make C_DeriveKey {mechanism}");
+                // Of the store key, as no KEK derives.
+                assert_eq!(rig.policy(&derives), "CKA_DERIVE", "{mechanism}");
+                let deriving = format!("{derives}\naccept C_UnwrapKey CKA_DERIVE");
+                match rig.start(&deriving).err() {
+                    Some(HsmError::KeyPolicy { key, problem, .. }) => {
+                        assert!(
+                            key.contains("unwrapped") && problem.contains(mechanism),
+                            "{key}: {problem}"
+                        );
+                    }
+                    other => panic!("{mechanism}: {other:?}"),
+                }
+            }
+            assert_eq!(
+                rig.policy("make C_UnwrapKey CKA_VALUE_LEN"),
+                "CKA_VALUE_LEN"
+            );
+        },
+    );
+}
+
+#[test]
+fn a_token_that_does_not_keep_its_own_keys_is_refused() {
+    in_child(
+        "a_token_that_does_not_keep_its_own_keys_is_refused",
+        async |rig| {
+            for (command, attribute) in [
+                ("allow C_DecryptInit", "CKA_DECRYPT"),
+                ("allow C_SignInit", "CKA_SIGN"),
+                ("allow C_SignRecoverInit", "CKA_SIGN_RECOVER"),
+                ("make C_UnwrapKey CKM_RSA_PKCS", "CKA_ALLOWED_MECHANISMS"),
+                ("make C_UnwrapKey CKM_RSA_X_509", "CKA_ALLOWED_MECHANISMS"),
+                (
+                    "claim C_FindObjects CKA_PRIVATE_EXPONENT 00112233",
+                    "CKA_PRIVATE_EXPONENT",
+                ),
+                ("claim C_FindObjects CKA_PRIME_1 00112233", "CKA_PRIME_1"),
+            ] {
+                match rig.start(command).err() {
+                    Some(HsmError::KeyPolicy {
+                        key,
+                        attribute: named,
+                        ..
+                    }) => {
+                        assert_eq!(named, attribute, "{command}");
+                        assert_eq!(key, "master key", "{command}");
+                    }
+                    other => panic!("{command}: {other:?}"),
+                }
+            }
+            drop(rig.start("").unwrap());
+        },
+    );
+}
+
+/// Away, and then written: the true value would be the older one ever after.
+#[test]
+fn a_register_that_is_not_to_be_seen_is_not_made_anew() {
+    in_child(
+        "a_register_that_is_not_to_be_seen_is_not_made_anew",
+        async |rig| {
+            let end = Register::AuditEnd;
+            let ready = async |hsm: &Hsm| {
+                let until = Instant::now() + DEADLINE;
+                while hsm.read_register(end).await.is_err() {
+                    assert!(Instant::now() < until, "{:?}", hsm.state());
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            };
+            let hsm = rig.start("").unwrap();
+            for known in [false, true] {
+                rig.control("blind");
+                assert!(hsm.read_register(end).await.is_err(), "{known}");
+                assert!(hsm.write_register(end, vec![9]).await.is_err(), "{known}");
+                rig.control("");
+                ready(&hsm).await;
+                if !known {
+                    assert_eq!(hsm.read_register(end).await.unwrap(), None);
+                }
+                hsm.write_register(end, vec![7]).await.unwrap();
+            }
+            assert_eq!(hsm.read_register(end).await.unwrap(), Some(vec![7]));
+            drop(hsm);
+            let mut labels = Vec::new();
+            as_user(&rig.folder, |session| {
+                for object in session.find_objects(&[]).unwrap() {
+                    labels.push(text(session, object, AttributeType::Label));
+                }
+            });
+            labels.retain(|label| label == end.label());
+            assert_eq!(labels.len(), 1);
         },
     );
 }

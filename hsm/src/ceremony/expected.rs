@@ -228,7 +228,8 @@ fn attribute(rule: &Rule) -> ExpectedAttribute {
         name: rule.name,
         value: match &rule.value {
             Value::Template(inner) => {
-                ExpectedValue::Holds(inner.iter().map(|rule| (rule.name, plain(rule))).collect())
+                let demanded = inner.iter().filter(|rule| rule.when == When::Always);
+                ExpectedValue::Holds(demanded.map(|rule| (rule.name, plain(rule))).collect())
             }
             _ => ExpectedValue::Is(plain(rule)),
         },

@@ -2,11 +2,14 @@
 //!
 //! | trial | when |
 //! |---|---|
-//! | [`kek`]: a KEK that the master key unwrapped can't be had in any weaker form | at each connection |
+//! | [`kek`]: a KEK that the master key unwrapped can't be had in any weaker form, nor in parts ([`parts`]) | at each connection |
+//! | [`kept`]: the keys on the token stay there, and do what they are for | where the keys are made, and at each start |
 //! | [`trusted`]: no key that wraps what goes under trusted keys only can be had without the security officer | where the keys are made, and at each start, if any key depends on it |
 //! | [`transfer`]: what comes out of the transfer key is good for nothing else | the same |
 
 pub(crate) mod kek;
+pub(crate) mod kept;
+mod parts;
 pub(crate) mod transfer;
 pub(crate) mod trusted;
 
@@ -16,8 +19,9 @@ use std::time::Duration;
 use cryptoki::error::Error;
 use cryptoki::object::ObjectHandle;
 use cryptoki_sys::{
-    CK_ATTRIBUTE_TYPE, CK_MECHANISM_TYPE, CKA_VALUE, CKM_AES_KEY_GEN, CKM_AES_KEY_WRAP,
-    CKM_AES_KEY_WRAP_KWP, CKM_AES_KEY_WRAP_PAD,
+    CK_ATTRIBUTE_TYPE, CK_MECHANISM_TYPE, CKA_VALUE, CKM_AES_CBC, CKM_AES_CBC_PAD, CKM_AES_ECB,
+    CKM_AES_GCM, CKM_AES_KEY_GEN, CKM_AES_KEY_WRAP, CKM_AES_KEY_WRAP_KWP, CKM_AES_KEY_WRAP_PAD,
+    CKM_RSA_AES_KEY_WRAP, CKM_RSA_PKCS, CKM_RSA_PKCS_OAEP, CKM_RSA_X_509,
 };
 
 use crate::config::KeyShape;
@@ -28,11 +32,11 @@ use crate::keys::{self, Keys};
 use crate::line::Line;
 use crate::session_key;
 use crate::template::{ON_TOKEN, OWN_AES, Rule};
-use crate::types::OaepHash;
+use crate::types::{KeyUsage, MasterKind, OaepHash};
 
 type Result<T> = std::result::Result<T, Fault>;
 
-/// What is tried of the keys at each start, beside [`kek`]. What is wrong is an [`HsmError::Trial`].
+/// What is tried of the keys at each start, beside [`kek`]. What is wrong is an [`HsmError::Trial`], or an [`HsmError::KeyPolicy`] of one of the keys.
 pub(crate) fn at_start(
     line: &Line,
     keys: &Keys,
@@ -46,10 +50,11 @@ pub(crate) fn at_start(
         .iter()
         .filter_map(|generation| generation.transfer.as_ref())
         .collect();
-    if transfers.is_empty() && shape == KeyShape::Fixed {
-        return Ok(());
-    }
     Trial::with(line, hash, places, |trial| {
+        kept::check(trial, keys)?;
+        if transfers.is_empty() && shape == KeyShape::Fixed {
+            return Ok(());
+        }
         for transfer in &transfers {
             if let Some(reason) = transfer::check(trial, transfer.public, transfer.private)? {
                 return Err(failed("transfer key", reason));
@@ -71,9 +76,7 @@ pub(crate) fn at_start(
 
 /// Why keys that go under trusted keys only are not safe here, by what wraps them. `public`: an RSA public key that wraps and is not trusted.
 pub(crate) fn movable(trial: &Trial<'_>, public: ObjectHandle) -> Result<Option<String>> {
-    Ok(trusted::is_ignored(trial, public)?.then(|| {
-        "a key with CKA_WRAP_WITH_TRUSTED is wrapped by one that is not trusted".to_owned()
-    }))
+    trusted::is_ignored(trial, public)
 }
 
 fn failed(what: &str, reason: String) -> Fault {
@@ -190,11 +193,20 @@ impl<'a> Trial<'a> {
         self.offered.contains(&mechanism)
     }
 
-    /// The mechanisms by which an AES key wraps here.
-    fn key_wraps(&self) -> impl Iterator<Item = CK_MECHANISM_TYPE> {
-        [CKM_AES_KEY_WRAP, CKM_AES_KEY_WRAP_PAD, CKM_AES_KEY_WRAP_KWP]
-            .into_iter()
-            .filter(|mechanism| self.offers(*mechanism))
+    /// The ways in which an AES key wraps here.
+    fn key_wraps(&self) -> impl Iterator<Item = Wrapping> {
+        [
+            (CKM_AES_KEY_WRAP, Wrapping::Plain(CKM_AES_KEY_WRAP)),
+            (CKM_AES_KEY_WRAP_PAD, Wrapping::Plain(CKM_AES_KEY_WRAP_PAD)),
+            (CKM_AES_KEY_WRAP_KWP, Wrapping::Plain(CKM_AES_KEY_WRAP_KWP)),
+            (CKM_AES_CBC_PAD, Wrapping::Iv(CKM_AES_CBC_PAD)),
+            (CKM_AES_CBC, Wrapping::Iv(CKM_AES_CBC)),
+            (CKM_AES_ECB, Wrapping::Plain(CKM_AES_ECB)),
+            (CKM_AES_GCM, Wrapping::Gcm),
+        ]
+        .into_iter()
+        .filter(|(mechanism, _)| self.offers(*mechanism))
+        .map(|(_, wrapping)| wrapping)
     }
 
     /// Whether a key of anybody's own making wraps that one.
@@ -206,16 +218,43 @@ impl<'a> Trial<'a> {
     }
 
     fn aes_wraps(&self, by: ObjectHandle, key: ObjectHandle) -> Result<bool> {
-        for mechanism in self.key_wraps() {
-            if self.wraps(Wrapping::Plain(mechanism), by, key)? {
+        for wrapping in self.key_wraps() {
+            if self.wraps(wrapping, by, key)? {
                 return Ok(true);
             }
         }
         Ok(false)
     }
 
+    /// Whether an RSA key wraps that secret key.
     fn rsa_wraps(&self, by: ObjectHandle, key: ObjectHandle) -> Result<bool> {
-        self.wraps(Wrapping::Oaep(self.hash), by, key)
+        for (mechanism, wrapping) in [
+            (CKM_RSA_PKCS_OAEP, Wrapping::Oaep(self.hash)),
+            (CKM_RSA_PKCS, Wrapping::Plain(CKM_RSA_PKCS)),
+            (CKM_RSA_X_509, Wrapping::Plain(CKM_RSA_X_509)),
+        ] {
+            if self.offers(mechanism) && self.wraps(wrapping, by, key)? {
+                return Ok(true);
+            }
+        }
+        self.rsa_aes_wraps(by, key)
+    }
+
+    /// Whether an RSA key wraps that key, of any kind, by way of an AES key.
+    fn rsa_aes_wraps(&self, by: ObjectHandle, key: ObjectHandle) -> Result<bool> {
+        Ok(
+            self.offers(CKM_RSA_AES_KEY_WRAP)
+                && self.wraps(Wrapping::RsaAes(self.hash), by, key)?,
+        )
+    }
+
+    /// A throwaway KEK under that RSA key.
+    fn wrapped_by(&self, public: ObjectHandle) -> Result<Vec<u8>> {
+        let line = self.line;
+        let original = session_key::generate(line, KeyUsage::Aead, MasterKind::Hsm)?;
+        let wrapped = line.wrap_key(self.hash, public, original);
+        self.destroy(original)?;
+        Ok(wrapped?)
     }
 
     fn wraps(&self, wrapping: Wrapping, by: ObjectHandle, key: ObjectHandle) -> Result<bool> {

@@ -13,7 +13,7 @@ use cryptoki_sys::{
 use rsa::pkcs8::DecodePublicKey as _;
 use rsa::traits::PublicKeyParts as _;
 
-use super::{Places, Result, Trial, answer, trusted};
+use super::{Places, Result, Trial, answer, parts, trusted};
 use crate::error::HsmError;
 use crate::fault::{Fault, Verdict};
 use crate::ffi::{Wrapping, writable};
@@ -24,6 +24,8 @@ use crate::template::{MASTER, Rule};
 use crate::types::{KeyUsage, MasterKind, OaepHash};
 use crate::{selftest, session_key};
 
+/// Rules at a template's beginning that say what kind of key it is: class and type.
+const KIND: usize = 2;
 /// For people.
 const NAME: &str = "key from the transfer key";
 /// What would help to take it out if it were otherwise.
@@ -197,6 +199,27 @@ fn unforced(
             return Ok(Some(rule.name));
         }
     }
+    // A call that says nothing but what kind of key it is.
+    let silent = throwaway.unwrap(line, private, template.iter().take(KIND));
+    let Some(object) = trial.given(silent)? else {
+        return Ok(None);
+    };
+    let other = other_than(trial, object, &template);
+    trial.destroy(object)?;
+    other
+}
+
+fn other_than(
+    trial: &Trial<'_>,
+    object: ObjectHandle,
+    template: &[Rule],
+) -> Result<Option<&'static str>> {
+    for rule in template.iter().skip(KIND) {
+        let told = trial.told(object, rule)?;
+        if !told.is_some_and(|told| rule.admits(&[u8::from(told)])) {
+            return Ok(Some(rule.name));
+        }
+    }
     Ok(None)
 }
 
@@ -230,6 +253,9 @@ fn leak(
     );
     if trial.given(used)?.is_some() {
         return said("encrypts");
+    }
+    if let Some(mechanism) = parts::way(trial, moved)? {
+        return said(&format!("is derived from by {mechanism}"));
     }
     if trial.rsa_wraps(public, moved)? {
         return said("is wrapped by a public key that is not trusted");

@@ -11,16 +11,18 @@ use cryptoki::mechanism::{Mechanism, MechanismType};
 use cryptoki::object::ObjectHandle;
 use cryptoki::object::{Attribute, KeyType, ObjectClass};
 use cryptoki_sys::{
-    CK_MECHANISM_TYPE, CK_ULONG, CKA_MODULUS, CKA_PUBLIC_EXPONENT, CKM_AES_ECB_ENCRYPT_DATA,
-    CKM_AES_KEY_GEN, CKM_CONCATENATE_BASE_AND_DATA, CKM_CONCATENATE_BASE_AND_KEY,
-    CKM_CONCATENATE_DATA_AND_BASE, CKM_EC_KEY_PAIR_GEN, CKM_EXTRACT_KEY_FROM_KEY,
-    CKM_GENERIC_SECRET_KEY_GEN, CKM_RSA_PKCS_KEY_PAIR_GEN, CKM_SHA1_KEY_DERIVATION,
-    CKM_SHA256_KEY_DERIVATION, CKM_SHA384_KEY_DERIVATION, CKM_SHA512_KEY_DERIVATION,
-    CKM_XOR_BASE_AND_DATA,
+    CK_ATTRIBUTE_TYPE, CK_MECHANISM_TYPE, CK_ULONG, CKA_DERIVE, CKA_MODULUS, CKA_PUBLIC_EXPONENT,
+    CKA_SENSITIVE, CKA_WRAP_WITH_TRUSTED, CKM_AES_ECB_ENCRYPT_DATA, CKM_AES_KEY_GEN,
+    CKM_CONCATENATE_BASE_AND_DATA, CKM_CONCATENATE_BASE_AND_KEY, CKM_CONCATENATE_DATA_AND_BASE,
+    CKM_EC_KEY_PAIR_GEN, CKM_EXTRACT_KEY_FROM_KEY, CKM_GENERIC_SECRET_KEY_GEN,
+    CKM_RSA_PKCS_KEY_PAIR_GEN, CKM_SHA1_KEY_DERIVATION, CKM_SHA256_KEY_DERIVATION,
+    CKM_SHA384_KEY_DERIVATION, CKM_SHA512_KEY_DERIVATION, CKM_XOR_BASE_AND_DATA,
 };
 
 use super::{Result, Trial};
-use crate::ffi::{Derivation, Wrapping};
+use crate::error::HsmError;
+use crate::fault::Fault;
+use crate::ffi::Derivation;
 use crate::session_key;
 use crate::template::{
     CLAIMED_AES, CLAIMED_AES_IMPORT, CLAIMED_EC, CLAIMED_RSA, GUARDED, ON_TOKEN, OWN_SECRET, Rule,
@@ -41,15 +43,37 @@ pub(crate) fn by(function: &str) -> String {
     format!("whoever has the user PIN can have a key marked as trusted, by {function}")
 }
 
-/// Whether a key that is to go under trusted keys only goes under another. `public`: an RSA public key that wraps and is not trusted.
-pub(crate) fn is_ignored(trial: &Trial<'_>, public: ObjectHandle) -> Result<bool> {
+/// Whether a key that is to go under trusted keys only goes under another, or can be had without that; why. `public`: an RSA public key that wraps
+/// and is not trusted.
+pub(crate) fn is_ignored(trial: &Trial<'_>, public: ObjectHandle) -> Result<Option<String>> {
     let guarded = guarded(trial)?;
-    let wrapped = trial
-        .rsa_wraps(public, guarded)
-        .and_then(|by_rsa| Ok(by_rsa || trial.own_wraps(guarded)?));
+    let ignored = trial.rsa_wraps(public, guarded).and_then(|by_rsa| {
+        if by_rsa || trial.own_wraps(guarded)? {
+            return Ok(Some(
+                "a key with CKA_WRAP_WITH_TRUSTED is wrapped by one that is not trusted".to_owned(),
+            ));
+        }
+        let strict = trial
+            .tells_nothing(guarded, NAME)
+            .and_then(|()| trial.keeps(guarded, NAME, GUARDED, true, WEAKER));
+        match strict {
+            Ok(()) => Ok(None),
+            Err(Fault::Own(HsmError::KeyPolicy {
+                attribute, problem, ..
+            })) => Ok(Some(format!(
+                "{NAME} is not what it must be: {attribute} {problem}"
+            ))),
+            Err(fault) => Err(fault),
+        }
+    });
     trial.destroy(guarded)?;
-    wrapped
+    ignored
 }
+
+/// For people.
+const NAME: &str = "a key with CKA_WRAP_WITH_TRUSTED";
+/// What would help to take it out if it were otherwise.
+const WEAKER: &[CK_ATTRIBUTE_TYPE] = &[CKA_WRAP_WITH_TRUSTED, CKA_SENSITIVE, CKA_DERIVE];
 
 fn guarded(trial: &Trial<'_>) -> Result<ObjectHandle> {
     let length = Rule::length(session_key::LEN);
@@ -213,8 +237,7 @@ impl Marks<'_> {
             return Ok(false);
         };
         let line = self.trial.line;
-        for mechanism in self.trial.key_wraps() {
-            let wrapping = Wrapping::Plain(mechanism);
+        for wrapping in self.trial.key_wraps() {
             let wrapped = line.raw().wrap_key(line.session(), wrapping, own, own);
             let Some(wrapped) = self.trial.given(wrapped)? else {
                 continue;

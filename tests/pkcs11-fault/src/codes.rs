@@ -1,6 +1,6 @@
 //! Names of return values (PKCS#11 3.0, header `pkcs11t.h`).
 
-use cryptoki_sys::{CK_ATTRIBUTE_TYPE, CK_RV};
+use cryptoki_sys::{CK_ATTRIBUTE_TYPE, CK_MECHANISM_TYPE, CK_RV};
 
 /// The value of a name such as `CKR_DEVICE_ERROR`, or of a number such as `0x80000001`.
 pub(crate) fn parse(text: &str) -> Option<CK_RV> {
@@ -29,6 +29,25 @@ pub(crate) fn attribute(text: &str) -> Option<CK_ATTRIBUTE_TYPE> {
         .map(|(_, value)| *value)
 }
 
+/// The value of a name such as `CKM_RSA_PKCS`.
+pub(crate) fn mechanism(text: &str) -> Option<CK_MECHANISM_TYPE> {
+    MECHANISMS
+        .iter()
+        .find(|(name, _)| *name == text)
+        .map(|(_, value)| *value)
+}
+
+macro_rules! mechanisms {
+    ($($name:ident)*) => {
+        const MECHANISMS: &[(&str, CK_MECHANISM_TYPE)] = &[$((stringify!($name), cryptoki_sys::$name)),*];
+    };
+}
+
+mechanisms! {
+    CKM_RSA_PKCS CKM_RSA_X_509 CKM_EXTRACT_KEY_FROM_KEY CKM_XOR_BASE_AND_DATA CKM_CONCATENATE_BASE_AND_DATA CKM_CONCATENATE_DATA_AND_BASE
+    CKM_CONCATENATE_BASE_AND_KEY
+}
+
 macro_rules! attributes {
     ($($name:ident)*) => {
         const ATTRIBUTES: &[(&str, CK_ATTRIBUTE_TYPE)] = &[$((stringify!($name), cryptoki_sys::$name)),*];
@@ -38,7 +57,7 @@ macro_rules! attributes {
 attributes! {
     CKA_TOKEN CKA_PRIVATE CKA_LABEL CKA_VALUE CKA_TRUSTED CKA_SENSITIVE CKA_ENCRYPT CKA_DECRYPT CKA_WRAP CKA_UNWRAP CKA_SIGN CKA_VERIFY
     CKA_DERIVE CKA_EXTRACTABLE CKA_NEVER_EXTRACTABLE CKA_ALWAYS_SENSITIVE CKA_MODIFIABLE CKA_COPYABLE CKA_WRAP_WITH_TRUSTED
-    CKA_ALLOWED_MECHANISMS
+    CKA_ALLOWED_MECHANISMS CKA_VALUE_LEN CKA_PRIVATE_EXPONENT CKA_PRIME_1
 }
 
 macro_rules! codes {

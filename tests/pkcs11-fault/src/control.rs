@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use cryptoki_sys::{CK_ATTRIBUTE_TYPE, CK_RV, CKR_OK};
+use cryptoki_sys::{CK_ATTRIBUTE, CK_ATTRIBUTE_TYPE, CK_MECHANISM_TYPE, CK_RV, CKR_OK};
 
 use crate::{codes, functions::Function};
 
@@ -119,6 +119,48 @@ impl Control {
             .any(|rule| matches!(rule.action, Action::Overlong) && rule.matches(function))
     }
 
+    /// What an object of `function` says of attributes that its template does not have.
+    pub(crate) fn silent(
+        &self,
+        function: Function,
+    ) -> impl Iterator<Item = (CK_ATTRIBUTE_TYPE, Option<Vec<u8>>)> {
+        self.rules
+            .iter()
+            .filter_map(move |rule| match &rule.action {
+                Action::Silent(attribute, value) if rule.matches(function) => {
+                    Some((*attribute, value.clone()))
+                }
+                _ => None,
+            })
+    }
+
+    /// Whether `function` makes a key by its template, whatever it was to do by that mechanism.
+    pub(crate) fn makes(
+        &self,
+        function: Function,
+        mechanism: CK_MECHANISM_TYPE,
+        template: &[CK_ATTRIBUTE],
+    ) -> bool {
+        self.rules.iter().any(|rule| match rule.action {
+            Action::Make(MadeFor::Mechanism(made)) => rule.matches(function) && made == mechanism,
+            Action::Make(MadeFor::Attribute(made)) => {
+                rule.matches(function) && template.iter().any(|one| one.type_ == made)
+            }
+            Action::Make(MadeFor::Without(missing)) => {
+                rule.matches(function) && template.iter().all(|one| one.type_ != missing)
+            }
+            _ => false,
+        })
+    }
+
+    /// The mechanisms that the token says it has besides its own.
+    pub(crate) fn offered(&self) -> impl Iterator<Item = CK_MECHANISM_TYPE> {
+        self.rules.iter().filter_map(|rule| match rule.action {
+            Action::Make(MadeFor::Mechanism(made)) => Some(made),
+            _ => None,
+        })
+    }
+
     /// Whether the token does what it should refuse.
     pub(crate) fn allows(&self, function: Function) -> bool {
         self.rules
@@ -162,6 +204,13 @@ impl Control {
             ["overlong", target] => self.rule(target, Action::Overlong)?,
             ["kwp-by-its-name"] => self.kwp = true,
             ["allow", target] => self.rule(target, Action::Allow)?,
+            ["make", target, what] => {
+                let what = made_for(what)?;
+                self.rule(target, Action::Make(what))?;
+            }
+            ["silent", target, name, value] => {
+                self.rule(target, Action::Silent(attribute(name)?, claimed(value)?))?;
+            }
             [name, ..] => {
                 return Err(format!(
                     "`{name}` with {} words after it is no command",
@@ -204,8 +253,22 @@ enum Action {
     Drop(CK_ATTRIBUTE_TYPE),
     /// An attribute and its value; none: it is not told.
     Claim(CK_ATTRIBUTE_TYPE, Option<Vec<u8>>),
+    /// What an object says of that attribute where the template does not ask for it.
+    Silent(CK_ATTRIBUTE_TYPE, Option<Vec<u8>>),
+    /// A key by the template, in place of what was to be done.
+    Make(MadeFor),
     Allow,
     Overlong,
+}
+
+/// For which calls a key is made.
+#[derive(Clone, Copy)]
+enum MadeFor {
+    Mechanism(CK_MECHANISM_TYPE),
+    /// Whose template has this.
+    Attribute(CK_ATTRIBUTE_TYPE),
+    /// Whose template does not.
+    Without(CK_ATTRIBUTE_TYPE),
 }
 
 impl Rule {
@@ -239,6 +302,14 @@ fn claimed(text: &str) -> Result<Option<Vec<u8>>, String> {
             .collect::<Option<Vec<_>>>()
             .map(Some)
             .ok_or_else(|| format!("`{text}` is neither true, false, none nor hexadecimal")),
+    }
+}
+
+fn made_for(text: &str) -> Result<MadeFor, String> {
+    match (codes::mechanism(text), text.strip_prefix('-')) {
+        (Some(mechanism), _) => Ok(MadeFor::Mechanism(mechanism)),
+        (None, Some(missing)) => attribute(missing).map(MadeFor::Without),
+        (None, None) => attribute(text).map(MadeFor::Attribute),
     }
 }
 

@@ -331,6 +331,10 @@ unsafe extern "C" fn C_UnwrapKey(
                     template,
                     count,
                 };
+                // SAFETY: the caller's arguments.
+                if let Some(value) = unsafe { changed.made(real, session, mechanism, key) } {
+                    return Some(value);
+                }
                 // SAFETY: the caller's arguments, the template but for what `Changed` changes; see there.
                 Some(unsafe {
                     changed.forward(key, |template, count| {
@@ -371,6 +375,10 @@ unsafe extern "C" fn C_DeriveKey(
                     template,
                     count,
                 };
+                // SAFETY: the caller's arguments.
+                if let Some(value) = unsafe { changed.made(real, session, mechanism, key) } {
+                    return Some(value);
+                }
                 // SAFETY: the caller's arguments, the template but for what `Changed` changes; see there.
                 Some(unsafe {
                     changed.forward(key, |template, count| {
@@ -402,119 +410,59 @@ unsafe extern "C" fn C_WrapKey(
     })
 }
 
-unsafe extern "C" fn C_EncryptInit(
-    session: CK_SESSION_HANDLE,
-    mechanism: *mut CK_MECHANISM,
-    key: CK_OBJECT_HANDLE,
-) -> CK_RV {
-    guard(|| {
-        inject::call(
-            Function::C_EncryptInit,
-            WhenAbsent::session,
-            |real, control| {
-                // SAFETY: the caller's arguments.
-                unsafe { traits::mechanism(control, mechanism) };
-                // SAFETY: as above.
-                Some(unsafe { real.C_EncryptInit?(session, mechanism, key) })
-            },
-        )
-    })
+/// The functions that begin an operation with a key.
+macro_rules! begin {
+    ($($name:ident)*) => {$(
+        unsafe extern "C" fn $name(
+            session: CK_SESSION_HANDLE,
+            mechanism: *mut CK_MECHANISM,
+            key: CK_OBJECT_HANDLE,
+        ) -> CK_RV {
+            guard(|| {
+                inject::call(Function::$name, WhenAbsent::session, |real, control| {
+                    // SAFETY: the caller's arguments.
+                    unsafe { traits::mechanism(control, mechanism) };
+                    // SAFETY: as above.
+                    let value = unsafe { real.$name?(session, mechanism, key) };
+                    Some(traits::begun(control, Function::$name, value, session))
+                })
+            })
+        }
+    )*};
 }
 
-unsafe extern "C" fn C_DecryptInit(
-    session: CK_SESSION_HANDLE,
-    mechanism: *mut CK_MECHANISM,
-    key: CK_OBJECT_HANDLE,
-) -> CK_RV {
-    guard(|| {
-        inject::call(
-            Function::C_DecryptInit,
-            WhenAbsent::session,
-            |real, control| {
-                // SAFETY: the caller's arguments.
-                unsafe { traits::mechanism(control, mechanism) };
-                // SAFETY: as above.
-                Some(unsafe { real.C_DecryptInit?(session, mechanism, key) })
-            },
-        )
-    })
+begin! { C_EncryptInit C_DecryptInit C_SignInit C_SignRecoverInit }
+
+/// The functions that carry it out in one part.
+macro_rules! carry_out {
+    ($($name:ident)*) => {$(
+        unsafe extern "C" fn $name(
+            session: CK_SESSION_HANDLE,
+            input: *mut CK_BYTE,
+            input_len: CK_ULONG,
+            output: *mut CK_BYTE,
+            output_len: *mut CK_ULONG,
+        ) -> CK_RV {
+            guard(|| {
+                inject::call(Function::$name, WhenAbsent::session, |real, control| {
+                    // SAFETY: the caller's arguments.
+                    unsafe { traits::input(control, input.cast(), input_len) };
+                    if traits::is_pretended(session) {
+                        // SAFETY: as above.
+                        return Some(unsafe { traits::nothing(output, output_len) });
+                    }
+                    // SAFETY: as above.
+                    let value =
+                        unsafe { real.$name?(session, input, input_len, output, output_len) };
+                    // SAFETY: as above.
+                    Some(unsafe { traits::output(control, Function::$name, value, output_len) })
+                })
+            })
+        }
+    )*};
 }
 
-unsafe extern "C" fn C_SignInit(
-    session: CK_SESSION_HANDLE,
-    mechanism: *mut CK_MECHANISM,
-    key: CK_OBJECT_HANDLE,
-) -> CK_RV {
-    guard(|| {
-        inject::call(
-            Function::C_SignInit,
-            WhenAbsent::session,
-            |real, control| {
-                // SAFETY: the caller's arguments.
-                unsafe { traits::mechanism(control, mechanism) };
-                // SAFETY: as above.
-                Some(unsafe { real.C_SignInit?(session, mechanism, key) })
-            },
-        )
-    })
-}
-
-unsafe extern "C" fn C_Encrypt(
-    session: CK_SESSION_HANDLE,
-    input: *mut CK_BYTE,
-    input_len: CK_ULONG,
-    output: *mut CK_BYTE,
-    output_len: *mut CK_ULONG,
-) -> CK_RV {
-    guard(|| {
-        inject::call(Function::C_Encrypt, WhenAbsent::session, |real, control| {
-            // SAFETY: the caller's arguments.
-            unsafe { traits::input(control, input.cast(), input_len) };
-            // SAFETY: as above.
-            let value = unsafe { real.C_Encrypt?(session, input, input_len, output, output_len) };
-            // SAFETY: as above.
-            Some(unsafe { traits::output(control, Function::C_Encrypt, value, output_len) })
-        })
-    })
-}
-
-unsafe extern "C" fn C_Decrypt(
-    session: CK_SESSION_HANDLE,
-    input: *mut CK_BYTE,
-    input_len: CK_ULONG,
-    output: *mut CK_BYTE,
-    output_len: *mut CK_ULONG,
-) -> CK_RV {
-    guard(|| {
-        inject::call(Function::C_Decrypt, WhenAbsent::session, |real, control| {
-            // SAFETY: the caller's arguments.
-            unsafe { traits::input(control, input.cast(), input_len) };
-            // SAFETY: as above.
-            let value = unsafe { real.C_Decrypt?(session, input, input_len, output, output_len) };
-            // SAFETY: as above.
-            Some(unsafe { traits::output(control, Function::C_Decrypt, value, output_len) })
-        })
-    })
-}
-
-unsafe extern "C" fn C_Sign(
-    session: CK_SESSION_HANDLE,
-    input: *mut CK_BYTE,
-    input_len: CK_ULONG,
-    output: *mut CK_BYTE,
-    output_len: *mut CK_ULONG,
-) -> CK_RV {
-    guard(|| {
-        inject::call(Function::C_Sign, WhenAbsent::session, |real, control| {
-            // SAFETY: the caller's arguments.
-            unsafe { traits::input(control, input.cast(), input_len) };
-            // SAFETY: as above.
-            let value = unsafe { real.C_Sign?(session, input, input_len, output, output_len) };
-            // SAFETY: as above.
-            Some(unsafe { traits::output(control, Function::C_Sign, value, output_len) })
-        })
-    })
-}
+carry_out! { C_Encrypt C_Decrypt C_Sign C_SignRecover }
 
 unsafe extern "C" fn C_FindObjects(
     session: CK_SESSION_HANDLE,
@@ -530,7 +478,11 @@ unsafe extern "C" fn C_FindObjects(
                 // SAFETY: the caller's arguments.
                 let value = unsafe { real.C_FindObjects?(session, objects, max, count) };
                 // SAFETY: as above.
-                Some(unsafe { traits::output(control, Function::C_FindObjects, value, count) })
+                let value =
+                    unsafe { traits::output(control, Function::C_FindObjects, value, count) };
+                // SAFETY: as above.
+                unsafe { traits::found(control, value, objects, count) };
+                Some(value)
             },
         )
     })
@@ -547,9 +499,14 @@ unsafe extern "C" fn C_GetMechanismList(
             WhenAbsent::slot,
             |real, control| {
                 // SAFETY: the caller's arguments.
-                let value = unsafe { real.C_GetMechanismList?(slot, list, count) };
-                // SAFETY: as above.
-                Some(unsafe { traits::mechanisms(control, value, list, count) })
+                Some(unsafe {
+                    traits::mechanisms(control, list, count, |list, count| {
+                        real.C_GetMechanismList
+                            .map_or(CKR_FUNCTION_NOT_SUPPORTED, |function| {
+                                function(slot, list, count)
+                            })
+                    })
+                })
             },
         )
     })
@@ -638,8 +595,8 @@ impl std::fmt::Display for Outcome {
 functions! {
     by hand {
         C_Initialize C_Finalize C_GetSlotList C_GetSlotInfo C_Login C_CreateObject C_CopyObject C_SetAttributeValue C_GetAttributeValue
-        C_GenerateKey C_GenerateKeyPair C_UnwrapKey C_DeriveKey C_WrapKey C_EncryptInit C_DecryptInit C_SignInit C_Encrypt C_Decrypt C_Sign
-        C_FindObjects C_GetMechanismList
+        C_GenerateKey C_GenerateKeyPair C_UnwrapKey C_DeriveKey C_WrapKey C_EncryptInit C_DecryptInit C_SignInit C_SignRecoverInit
+        C_Encrypt C_Decrypt C_Sign C_SignRecover C_FindObjects C_GetMechanismList
     }
     forwarded {
         C_GetInfo general(info: *mut CK_INFO);
@@ -671,8 +628,6 @@ functions! {
         C_DigestFinal session(session: CK_SESSION_HANDLE, output: *mut CK_BYTE, output_len: *mut CK_ULONG);
         C_SignUpdate session(session: CK_SESSION_HANDLE, input: *mut CK_BYTE, input_len: CK_ULONG);
         C_SignFinal session(session: CK_SESSION_HANDLE, output: *mut CK_BYTE, output_len: *mut CK_ULONG);
-        C_SignRecoverInit session(session: CK_SESSION_HANDLE, mechanism: *mut CK_MECHANISM, key: CK_OBJECT_HANDLE);
-        C_SignRecover session(session: CK_SESSION_HANDLE, input: *mut CK_BYTE, input_len: CK_ULONG, output: *mut CK_BYTE, output_len: *mut CK_ULONG);
         C_VerifyInit session(session: CK_SESSION_HANDLE, mechanism: *mut CK_MECHANISM, key: CK_OBJECT_HANDLE);
         C_Verify session(session: CK_SESSION_HANDLE, input: *mut CK_BYTE, input_len: CK_ULONG, signature: *mut CK_BYTE, signature_len: CK_ULONG);
         C_VerifyUpdate session(session: CK_SESSION_HANDLE, input: *mut CK_BYTE, input_len: CK_ULONG);

@@ -1,15 +1,17 @@
 //! What real tokens do otherwise than they should, on one that does it right: attributes that are taken from anybody, and what objects then say of
 //! themselves.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::c_void;
 use std::slice;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use cryptoki_sys::{
-    CK_ATTRIBUTE, CK_ATTRIBUTE_TYPE, CK_BYTE, CK_GCM_PARAMS, CK_MECHANISM, CK_MECHANISM_TYPE,
-    CK_OBJECT_HANDLE, CK_RV, CK_ULONG, CK_UNAVAILABLE_INFORMATION, CKA_TRUSTED, CKM_AES_GCM,
-    CKM_AES_KEY_WRAP_KWP, CKM_AES_KEY_WRAP_PAD, CKR_BUFFER_TOO_SMALL, CKR_OK,
+    CK_ATTRIBUTE, CK_ATTRIBUTE_TYPE, CK_BYTE, CK_FUNCTION_LIST, CK_GCM_PARAMS, CK_MECHANISM,
+    CK_MECHANISM_TYPE, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE, CK_ULONG,
+    CK_UNAVAILABLE_INFORMATION, CKA_KEY_TYPE, CKA_TRUSTED, CKA_VALUE_LEN, CKK_AES, CKM_AES_GCM,
+    CKM_AES_KEY_GEN, CKM_AES_KEY_WRAP_KWP, CKM_AES_KEY_WRAP_PAD, CKM_GENERIC_SECRET_KEY_GEN,
+    CKR_BUFFER_TOO_SMALL, CKR_FUNCTION_NOT_SUPPORTED, CKR_KEY_FUNCTION_NOT_PERMITTED, CKR_OK,
 };
 
 use crate::control::Control;
@@ -40,6 +42,61 @@ pub(crate) struct Changed<'a> {
 }
 
 impl Changed<'_> {
+    /// A key by the template, if the control file says that there be one in place of what was asked.
+    ///
+    /// # Safety
+    /// All must be a caller's, `made` a place for a handle.
+    pub(crate) unsafe fn made(
+        &self,
+        real: &CK_FUNCTION_LIST,
+        session: CK_SESSION_HANDLE,
+        mechanism: *const CK_MECHANISM,
+        made: *mut CK_OBJECT_HANDLE,
+    ) -> Option<CK_RV> {
+        // SAFETY: the caller of this function vouches for them.
+        let (mechanism, asked) =
+            unsafe { (mechanism.as_ref()?, attributes(self.template, self.count)) };
+        if !self
+            .control
+            .makes(self.function, mechanism.mechanism, asked)
+        {
+            return None;
+        }
+        let generate = real.C_GenerateKey?;
+        let has = |name| asked.iter().find(|attribute| attribute.type_ == name);
+        let mechanism = CK_MECHANISM {
+            mechanism: match has(CKA_KEY_TYPE) {
+                // SAFETY: a template's attributes point to as many bytes as they say.
+                Some(kind) if unsafe { value_of(kind) } == CKK_AES.to_ne_bytes() => CKM_AES_KEY_GEN,
+                _ => CKM_GENERIC_SECRET_KEY_GEN,
+            },
+            pParameter: std::ptr::null_mut(),
+            ulParameterLen: 0,
+        };
+        let length: CK_ULONG = 32;
+        // SAFETY: the caller's template, and a length that outlives the call.
+        Some(unsafe {
+            self.forward(made, |template, count| {
+                let mut template = attributes(template, count).to_vec();
+                if has(CKA_VALUE_LEN).is_none() {
+                    template.push(CK_ATTRIBUTE {
+                        type_: CKA_VALUE_LEN,
+                        pValue: (&raw const length).cast_mut().cast(),
+                        ulValueLen: size_of::<CK_ULONG>() as CK_ULONG,
+                    });
+                }
+                let mut mechanism = mechanism;
+                generate(
+                    session,
+                    &raw mut mechanism,
+                    template.as_mut_ptr(),
+                    template.len() as CK_ULONG,
+                    made,
+                )
+            })
+        })
+    }
+
     /// Forwards it as it is, and, if that is refused, without what the control file has taken from anybody.
     ///
     /// # Safety
@@ -95,6 +152,11 @@ impl Changed<'_> {
             let mut claims = claims();
             for (attribute, value) in self.control.claims(self.function).chain(obeyed) {
                 claims.insert((made, attribute), value);
+            }
+            for (attribute, value) in self.control.silent(self.function) {
+                if asked.iter().all(|one| one.type_ != attribute) {
+                    claims.insert((made, attribute), value);
+                }
             }
         }
         value
@@ -190,6 +252,15 @@ pub(crate) unsafe fn wrapped(
         return value;
     }
     // SAFETY: the caller of this function vouches for both.
+    unsafe { nothing(output, output_len) }
+}
+
+/// Gives out some bytes of nothing.
+///
+/// # Safety
+/// Output and length must be a caller's.
+pub(crate) unsafe fn nothing(output: *mut CK_BYTE, output_len: *mut CK_ULONG) -> CK_RV {
+    // SAFETY: the caller of this function vouches for both.
     unsafe {
         if !output.is_null() {
             if *output_len < WRAPPED as CK_ULONG {
@@ -200,6 +271,57 @@ pub(crate) unsafe fn wrapped(
         output_len.write(WRAPPED as CK_ULONG);
     }
     CKR_OK
+}
+
+/// Sessions with an operation that the real module refused to begin.
+fn pretended() -> MutexGuard<'static, HashSet<CK_SESSION_HANDLE>> {
+    static PRETENDED: LazyLock<Mutex<HashSet<CK_SESSION_HANDLE>>> = LazyLock::new(Mutex::default);
+    PRETENDED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a function returns that begins an operation, of which the real module said `value`.
+pub(crate) fn begun(
+    control: &Control,
+    function: Function,
+    value: CK_RV,
+    session: CK_SESSION_HANDLE,
+) -> CK_RV {
+    let lacks_the_right = [CKR_KEY_FUNCTION_NOT_PERMITTED, CKR_FUNCTION_NOT_SUPPORTED];
+    if !lacks_the_right.contains(&value) || !control.allows(function) {
+        pretended().remove(&session);
+        return value;
+    }
+    pretended().insert(session);
+    CKR_OK
+}
+
+/// Whether the operation that now ends was never begun.
+pub(crate) fn is_pretended(session: CK_SESSION_HANDLE) -> bool {
+    pretended().remove(&session)
+}
+
+/// What objects that were found say of themselves.
+///
+/// # Safety
+/// Objects and count must be a caller's, filled in by the real module if `value` says so.
+pub(crate) unsafe fn found(
+    control: &Control,
+    value: CK_RV,
+    objects: *const CK_OBJECT_HANDLE,
+    count: *const CK_ULONG,
+) {
+    if value != CKR_OK || control.is_overlong(Function::C_FindObjects) {
+        return;
+    }
+    let mut claims = claims();
+    // SAFETY: the caller of this function vouches for both.
+    let objects =
+        unsafe { slice::from_raw_parts(objects, usize::try_from(*count).unwrap_or_default()) };
+    for object in objects {
+        for (attribute, value) in control.claims(Function::C_FindObjects) {
+            claims.insert((*object, attribute), value);
+        }
+    }
 }
 
 /// Writes to all that a mechanism points to, as far as the control file says.
@@ -271,18 +393,33 @@ pub(crate) unsafe fn output(
     value
 }
 
-/// The mechanism list, of which the real module said `value`.
+/// What `C_GetMechanismList` returns and tells, of which the real module is asked by `real`.
 ///
 /// # Safety
 /// List and count must be a caller's.
 pub(crate) unsafe fn mechanisms(
     control: &Control,
-    value: CK_RV,
     list: *mut CK_MECHANISM_TYPE,
     count: *mut CK_ULONG,
+    real: impl Fn(*mut CK_MECHANISM_TYPE, *mut CK_ULONG) -> CK_RV,
 ) -> CK_RV {
+    let value = real(list, count);
+    if value == CKR_OK {
+        let offered: Vec<_> = control.offered().collect();
+        // SAFETY: the real module has just written the count, and as many mechanisms if there is a list; a caller that asked for the count with the
+        // same control file has room for those that are added.
+        unsafe {
+            let told = usize::try_from(*count).unwrap_or_default();
+            if !list.is_null() {
+                for (place, mechanism) in offered.iter().enumerate() {
+                    list.add(told + place).write(*mechanism);
+                }
+            }
+            count.write(*count + offered.len() as CK_ULONG);
+        }
+    }
     if value == CKR_OK && control.kwp && !list.is_null() {
-        // SAFETY: the real module has just written as many.
+        // SAFETY: there are as many.
         let list = unsafe { slice::from_raw_parts_mut(list, usize::try_from(*count).unwrap_or(0)) };
         for mechanism in list.iter_mut().filter(|one| **one == CKM_AES_KEY_WRAP_PAD) {
             *mechanism = CKM_AES_KEY_WRAP_KWP;
