@@ -145,6 +145,8 @@ fn wide_is_prose_that_could_be_broken() {
     assert!(!of("a.md", format!("```\n{long}\n```")), "code");
     assert!(of("a.md", format!("```\n```\n{long}")), "behind code");
     assert!(!of("a.md", format!("- {}", "x".repeat(120))), "one word");
+    assert!(!of("a.md", format!("- `{long}`")), "code in a line");
+    assert!(of("a.md", format!("- `code` {long}")));
     assert!(of("a.rs", format!("    /// {long}")));
     assert!(of("a.rs", format!("let a = 1; // {long}")));
     assert!(!of("a.rs", format!("let a = \"{long}\";")), "a string");
@@ -175,13 +177,22 @@ fn too_wide(file: &str, text: &str) -> Vec<usize> {
         .zip(text.lines())
         .filter(|(_, line)| {
             is_prose(line) && line.chars().count() > WIDTH && {
-                // A link, a command, a hash: none of them has a blank to break at.
-                let longest = line.split_whitespace().map(|w| w.chars().count()).max();
+                // A link, a hash, code between backticks: none of them can be broken.
+                let longest = words(line).map(|word| word.chars().count()).max();
                 longest.is_some_and(|longest| longest + 8 < WIDTH)
             }
         })
         .map(|(number, _)| number)
         .collect()
+}
+
+/// What stands between blanks, code with its blanks being one word.
+fn words(line: &str) -> impl Iterator<Item = &str> {
+    let mut in_code = false;
+    line.split(move |c: char| {
+        in_code ^= c == '`';
+        c.is_whitespace() && !in_code
+    })
 }
 
 /// Texts that others wrote, or programs did.
