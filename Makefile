@@ -28,7 +28,7 @@ help: ## this list
 demo: ## a token, a master key in it, a server, and a real transit seal sealed and unsealed against it
 	@.ci/install demo
 	@# Go's compiler and Rust's side by side: from cold that is a minute less.
-	@if command -v go >/dev/null; then tests/interop/build.sh seal >/dev/null 2>&1 & fi; $(CARGO) build --locked --profile demo --bin strongroom; status=$$?; wait; exit $$status
+	@if command -v go >/dev/null; then tests/interop/build.sh seal >/dev/null 2>&1 & fi; $(CARGO) build --locked --profile demo --no-default-features --bin strongroom; status=$$?; wait; exit $$status
 	@seal=; if command -v go >/dev/null; then \
 		seal=$$(tests/interop/build.sh seal | sed -n 's/^seal //p'); \
 	fi; STRONGROOM_SEAL_CLIENT=$$seal $(TARGET)/demo/strongroom demo
