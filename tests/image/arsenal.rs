@@ -232,6 +232,27 @@ impl Attacker {
     /// A state whose key the attacker knows. It is sealed to the machine's TPM with what the real
     /// state's header says of that: the TPM's public key.
     pub fn sealed_state(&self, real: &[u8]) -> Vec<u8> {
+        self.sealed(real, "--tpm2-pcrs=")
+    }
+
+    /// The same, and its header says what the real one's says.
+    pub fn sealed_and_dressed_state(&self, real: &[u8]) -> Vec<u8> {
+        let header: Value = serde_json::from_slice(json_of(real)).unwrap();
+        let key = header["tokens"]["0"]["tpm2_pubkey"].as_str().unwrap();
+        fs::write(
+            self.folder.path().join("pcr-key"),
+            STANDARD.decode(key).unwrap(),
+        )
+        .unwrap();
+        let pcrs = ["7", "12", "13"].map(|pcr| format!("{pcr}:sha256={}", "00".repeat(32)));
+        let pcrs = pcrs.join("+");
+        self.sealed(
+            real,
+            &format!("--tpm2-pcrs={pcrs} --tpm2-public-key=pcr-key --tpm2-public-key-pcrs=11"),
+        )
+    }
+
+    fn sealed(&self, real: &[u8], policy: &str) -> Vec<u8> {
         let header: Value = serde_json::from_slice(json_of(real)).unwrap();
         let key = header["tokens"]["0"]["tpm2_srk"].as_str().unwrap();
         // As the TPM software stack writes a handle: number, name behind its length, kind, then the
@@ -240,7 +261,7 @@ impl Attacker {
         let name = usize::from(u16::from_be_bytes([key[4], key[5]]));
         fs::write(self.folder.path().join("tpm-key"), &key[6 + name + 4..]).unwrap();
         self.state_definition("Encrypt=tpm2\n");
-        self.repart("state", "--tpm2-device-key=tpm-key --tpm2-pcrs=");
+        self.repart("state", &format!("--tpm2-device-key=tpm-key {policy}"));
         partition(&fs::read(self.folder.path().join("state")).unwrap()).to_vec()
     }
 

@@ -239,10 +239,15 @@ async fn a_state_of_the_attacker_s_making_is_not_opened() {
     nowhere(|_, _| {
         vec![
             Door::new(
-                "in the state's place one whose key the attacker sealed to this machine's TPM, from its public key",
-                &[NOT_IN_TPM],
+                "in the state's place one whose key the attacker sealed to this machine's TPM",
+                &[OTHER_HEADER],
             )
             .state(Attacker::sealed_state),
+            Door::new(
+                "the same, with a header that says what the real one's says",
+                &[NOT_IN_TPM],
+            )
+            .state(Attacker::sealed_and_dressed_state),
             Door::new(
                 "the state without encryption, by a word in its header",
                 &[OTHER_HEADER],

@@ -11,6 +11,7 @@ mod signature;
 mod slots;
 mod state;
 mod status;
+mod tpm;
 mod update;
 mod version;
 

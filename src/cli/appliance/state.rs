@@ -12,7 +12,7 @@ use std::process::Command;
 
 use nix::sys::stat::{major, minor};
 
-use super::luks;
+use super::{luks, tpm};
 use crate::cli::exit::{Exit, Failure};
 
 /// The partition's label.
@@ -56,6 +56,9 @@ pub(super) fn open() -> Result<(), Failure> {
             "{} does not open with this machine's TPM",
             partition.display()
         )));
+    }
+    if let Err(error) = tpm::forget_failures() {
+        eprintln!("strongroom: the TPM does not forget its count of failures: {error}");
     }
     removed.map_err(|error| Failure::file(copy, &error))
 }
