@@ -170,13 +170,16 @@ impl Gate {
 struct Change(Arc<Client>);
 
 impl Change {
-    /// `None`: the server is about to stop.
-    fn begin(client: &Arc<Client>) -> Option<Self> {
+    /// `Err`: the server is about to stop.
+    fn begin(client: &Arc<Client>) -> Result<Self, ApiError> {
         let gate = &client.app.gate;
         // Counted before it is known whether it may begin: whoever closes the gate sees it, or is seen.
         let change = Self(Arc::clone(client));
         gate.changes.fetch_add(1, Ordering::SeqCst);
-        (!gate.closed.load(Ordering::SeqCst)).then_some(change)
+        if gate.closed.load(Ordering::SeqCst) {
+            return Err(stopping());
+        }
+        Ok(change)
     }
 }
 
@@ -197,6 +200,12 @@ impl Place {
         let place = Self(Arc::clone(client));
         let before = gate.in_flight.fetch_add(1, Ordering::Relaxed);
         (before < gate.max_requests).then_some(place)
+    }
+
+    /// Another one for a request that has one, whether or not there is room: for what goes on without the client.
+    fn another(client: &Arc<Client>) -> Self {
+        client.app.gate.in_flight.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(client))
     }
 }
 
@@ -277,6 +286,7 @@ impl Presented {
 
 /// What a handler is given.
 struct Call<'a> {
+    client: &'a Arc<Client>,
     app: &'a Arc<App>,
     peer: &'a Peer,
     id: &'a RequestId,
@@ -333,12 +343,10 @@ where
     drop(head);
     if !route.mutates {
         let known = known.as_deref();
-        return carry_out(app, trail, captures, source, token.as_ref(), body, known).await;
+        return carry_out(client, trail, captures, source, token.as_ref(), body, known).await;
     }
     // Once begun, a change is carried out and recorded whether or not the client waits for it.
-    let stopping = || ApiError::unavailable("the server is stopping");
-    let begun_change = Change::begin(client).ok_or_else(stopping);
-    let under_way = trail.refuse_on_error(begun_change).await?;
+    let under_way = trail.refuse_on_error(Change::begin(client)).await?;
     let form = matches!(source, Source::Form);
     trail.hand_over();
     let path = path.unwrap_or_default();
@@ -355,12 +363,16 @@ where
         let mut trail = Trail::begin(app, peer, &id, route, key, begun);
         trail.token = token.as_ref().map(|t| t.info.id.clone());
         let source = if form { Source::Form } else { Source::Json };
-        carry_out(app, trail, captures, source, token.as_ref(), body, None).await
+        carry_out(&client, trail, captures, source, token.as_ref(), body, None).await
     };
     // `carry_out` catches a handler's panic; a task that is lost all the same was aborted by the runtime's end.
     tokio::spawn(change)
         .await
         .unwrap_or_else(|_| Err(stopping()))
+}
+
+fn stopping() -> ApiError {
+    ApiError::unavailable("the server is stopping")
 }
 
 /// Where the parameters are.
@@ -403,7 +415,7 @@ impl Source {
 
 /// Runs the handler and records what came of it.
 async fn carry_out(
-    app: &Arc<App>,
+    client: &Arc<Client>,
     mut trail: Trail<'_>,
     captures: Captures<'_>,
     source: Source,
@@ -411,6 +423,7 @@ async fn carry_out(
     body: Bytes,
     if_none_match: Option<&str>,
 ) -> Result<Answer, ApiError> {
+    let app = &client.app;
     let route = trail.route;
     let shape = route.shape(&captures);
     let parsed = match &source {
@@ -428,6 +441,7 @@ async fn carry_out(
                 return Err(error);
             }
             let mut call = Call {
+                client,
                 app,
                 peer: trail.peer,
                 id: trail.id,
@@ -844,6 +858,13 @@ impl<'a> Trail<'a> {
 
     /// The change is about to begin: that is durable when this returns. `Err`: it must not.
     async fn intend(&mut self) -> Result<(), ApiError> {
+        if !self.app.audit.may_begin(self.peer.identity.as_str()) {
+            let error = ApiError::unavailable(
+                "too many of this client's changes have failed in the last seconds: see why, and try again later",
+            );
+            self.refuse(&error).await?;
+            return Err(error);
+        }
         let begun = self.app.audit.begin(&self.entry("", 0, "", None)).await;
         match begun {
             Ok(intent) => {
@@ -972,13 +993,17 @@ impl<'a> Trail<'a> {
 }
 
 /// Makes the key that an `encrypt` is for: a change of its own, with its own lines, before the encryption's. In a task of its own: once begun it is
-/// carried out and recorded though the client goes away.
+/// carried out and recorded though the client goes away, and as long has a place of its own.
 async fn create_on_encrypt(call: &Call<'_>, options: CreateOptions) -> Result<(), ApiError> {
-    let app = Arc::clone(call.app);
-    let (peer, id, name) = (call.peer.clone(), *call.id, call.name.to_owned());
+    let under_way = Change::begin(call.client)?;
+    let place = Place::another(call.client);
+    let client = Arc::clone(call.client);
+    let (id, name) = (*call.id, call.name.to_owned());
     let token = call.token.map(|t| t.info.id.clone());
     let change = async move {
-        let mut trail = Trail::begin(&app, &peer, &id, &routes::UPSERT, &name, Instant::now());
+        let (_place, _under_way) = (place, under_way);
+        let (app, peer) = (&client.app, &client.peer);
+        let mut trail = Trail::begin(app, peer, &id, &routes::UPSERT, &name, Instant::now());
         trail.token = token;
         trail.intend().await?;
         let made = AssertUnwindSafe(app.keyring.create(&name, options))

@@ -333,6 +333,7 @@ pub(super) struct Line {
     pub(super) outcome: Option<String>,
     pub(super) denied: Option<u64>,
     pub(super) errors: Option<u64>,
+    pub(super) ok: Option<u64>,
     pub(super) operation: Option<String>,
     pub(super) key: Option<String>,
     pub(super) request_id: Option<String>,

@@ -339,6 +339,12 @@ impl Audit {
             .takes_or_counts(entry.identity, limit, entry.outcome)
     }
 
+    /// Whether a change that the identity asks for may begin: too many others of its have not failed a moment ago. Each writes two lines, and neither
+    /// can be only counted.
+    pub fn may_begin(&self, identity: &str) -> bool {
+        self.quota.may_begin(identity)
+    }
+
     /// Says that a change is about to begin: that is on the disc when this returns. Answers the line's number, for the entry of its outcome, which must
     /// follow.
     ///
@@ -393,6 +399,9 @@ impl Audit {
     }
 
     fn put(&self, entry: &Entry<'_>) -> Waiting<'_> {
+        if entry.intent > 0 && entry.outcome != "ok" && !entry.identity.is_empty() {
+            self.quota.change_failed(entry.identity);
+        }
         let place = lock(&self.queue).put(entry);
         self.waiting(place)
     }

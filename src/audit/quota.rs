@@ -11,6 +11,8 @@ use jiff::Timestamp;
 pub(super) const WINDOW: Duration = Duration::from_secs(10);
 /// Denials, errors, and what anybody may do, of an identity that are written one by one in a window.
 pub(super) const LINES: u32 = 100;
+/// Changes of an identity that may fail in a window before no other of its is begun: about as many lines.
+pub(super) const FAILURES: u32 = 50;
 /// Requests of an identity that are carried out while the disc is nearly full, until there is room again. Their lines take a small part of what
 /// is left for all.
 pub(super) const SHARE: u32 = 100;
@@ -64,6 +66,8 @@ struct Window {
     began: Instant,
     since: Timestamp,
     lines: u32,
+    /// Changes that failed.
+    failures: u32,
     counts: Counts,
 }
 
@@ -73,6 +77,7 @@ impl Window {
             began: Instant::now(),
             since: Timestamp::now(),
             lines: 0,
+            failures: 0,
             counts: Counts::default(),
         }
     }
@@ -94,6 +99,24 @@ impl Quota {
             }
             takes
         })
+    }
+
+    /// A change that the identity asked for was begun, and failed.
+    pub(super) fn change_failed(&self, identity: &str) {
+        self.with(identity, |window| {
+            window.failures = window.failures.saturating_add(1);
+        });
+    }
+
+    /// Whether a change that the identity asks for may begin: not too many have failed in the window.
+    pub(super) fn may_begin(&self, identity: &str) -> bool {
+        let windows = self.lock();
+        let together = || {
+            let full = windows.len() >= IDENTITIES;
+            windows.get(OTHERS).filter(|_| full)
+        };
+        let window = windows.get(identity).or_else(together);
+        window.is_none_or(|window| window.failures < FAILURES || window.began.elapsed() >= WINDOW)
     }
 
     /// Whether the identity has something left of its share of a disc that is nearly full; takes one of it.
@@ -195,6 +218,26 @@ mod tests {
             quota.give_back(sum);
         }
         assert_eq!(quota.ended(true).len(), 2, "nothing is lost");
+    }
+
+    #[test]
+    fn whose_changes_fail_again_and_again_begins_no_other_for_a_while() {
+        let quota = Quota::default();
+        for _ in 0..FAILURES {
+            assert!(quota.may_begin("a"));
+            quota.change_failed("a");
+        }
+        assert!(!quota.may_begin("a"));
+        assert!(quota.may_begin("b"));
+        quota.lock().get_mut("a").unwrap().began -= WINDOW;
+        assert!(quota.may_begin("a"), "the window is over");
+        quota.change_failed("a");
+        assert_eq!(quota.lock()["a"].failures, 1, "another window");
+        for number in 0..10 * IDENTITIES {
+            quota.change_failed(&number.to_string());
+        }
+        assert!(!quota.may_begin("one more"), "a crowd is one");
+        assert!(quota.may_begin("b") == quota.lock().contains_key("b"));
     }
 
     #[test]

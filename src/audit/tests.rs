@@ -1359,6 +1359,9 @@ async fn what_anybody_may_do_is_counted_too() {
     assert_eq!(lines.len(), 1 + quota::LINES as usize + 2);
     let told = (&sums[0]["ok"], &sums[0]["denied"], &sums[0]["errors"]);
     assert_eq!(told, (&900.into(), &0.into(), &0.into()));
+    let key = audit.hsm.signing_public_key();
+    let found = Audit::verify(&[&log.path()], &key, &Held::default()).unwrap();
+    assert_eq!((found.problems.len(), found.counted), (0, 900));
 }
 
 #[tokio::test]

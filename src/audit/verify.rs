@@ -245,7 +245,7 @@ impl<'a> Check<'a> {
             }
             "decision" => self.decision(place, &line),
             "summary" => {
-                let counts = [line.denied, line.errors].map(Option::unwrap_or_default);
+                let counts = [line.denied, line.errors, line.ok].map(Option::unwrap_or_default);
                 self.found.counted = counts
                     .into_iter()
                     .fold(self.found.counted, u64::saturating_add);

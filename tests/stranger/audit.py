@@ -24,7 +24,7 @@ FORMAT = 2
 LONGEST_LINE = 8191
 WINDOW = 1 << 20
 TYPES = ("header", "intent", "decision", "summary", "checkpoint", "recovered")
-NUMBERS = ("seq", "format", "signed_seq", "torn_bytes", "intent", "denied", "errors")
+NUMBERS = ("seq", "format", "signed_seq", "torn_bytes", "intent", "denied", "errors", "ok")
 TEXTS = (
     "type", "prev", "log_id", "signing_key", "signed_hash", "signature", "torn_sha256", "operation", "key", "request_id", "identity",
     "outcome",

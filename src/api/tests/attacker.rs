@@ -2,8 +2,15 @@
 //! request has its line or is counted, no change is without a line that came before it, and a start goes on from it.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::pin::pin;
+use std::time::Duration;
+use std::{fs, io};
 
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::stream;
+use http_body_util::{Full, StreamBody};
+use hyper::body::Frame;
 use proptest::prelude::*;
 use proptest::sample::select;
 use serde_json::{Value, json};
@@ -110,6 +117,10 @@ fn headers() -> impl Strategy<Value = Vec<(&'static str, String)>> {
             "x-vault-namespace",
             "x-vault-wrap-ttl",
             "x-vault-request",
+            "if-none-match",
+            "origin",
+            "sec-fetch-site",
+            "sec-fetch-mode",
         ]),
         prop_oneof![
             select(vec![
@@ -118,10 +129,14 @@ fn headers() -> impl Strategy<Value = Vec<(&'static str, String)>> {
                 "Bearer x",
                 PRIVATE,
                 "root",
-                "1m"
+                "1m",
+                "bEARER  hvs.x",
+                "cross-site",
             ])
             .prop_map(str::to_owned),
             "[!-~]{0,200}",
+            // No ASCII, as some clients send it.
+            "[é-ʯ]{1,40}",
         ],
     );
     prop::collection::vec(header, 0..3)
@@ -189,11 +204,84 @@ fn any_request() -> impl Strategy<Value = Asked> {
     let all = TRANSIT.iter().flat_map(|route| route.params);
     (
         who(),
-        select(vec!["GET", "POST", "POST", "POST", "DELETE", "LIST", "PUT"]),
+        select(vec![
+            "GET",
+            "POST",
+            "POST",
+            "POST",
+            "DELETE",
+            "LIST",
+            "PUT",
+            "HEAD",
+            "PATCH",
+            "OPTIONS",
+            "GET\u{21}",
+            "get",
+        ]),
         path(),
         headers(),
         body(all.copied().collect()),
     )
+}
+
+/// How the body comes, and how long the client waits for the answer.
+#[derive(Clone, Copy, Debug)]
+struct Way {
+    pieces: usize,
+    /// It breaks off behind them.
+    broken: bool,
+    /// So often the server gets on with it before the client goes away.
+    patience: Option<usize>,
+}
+
+fn way() -> impl Strategy<Value = Way> {
+    let patience = prop_oneof![3 => Just(None), 1 => (1..12_usize).prop_map(Some)];
+    let broken = prop_oneof![7 => Just(false), 1 => Just(true)];
+    (1..5_usize, broken, patience).prop_map(|(pieces, broken, patience)| Way {
+        pieces,
+        broken,
+        patience,
+    })
+}
+
+type Pieces = StreamBody<stream::Iter<std::vec::IntoIter<io::Result<Frame<Bytes>>>>>;
+
+fn in_pieces(body: &[u8], way: Way) -> Pieces {
+    let size = body.len().div_ceil(way.pieces).max(1);
+    let pieces = body.chunks(size).map(Bytes::copy_from_slice);
+    let mut frames: Vec<_> = pieces.map(|piece| Ok(Frame::data(piece))).collect();
+    frames.push(if way.broken {
+        Err(io::Error::other("broken off"))
+    } else {
+        Ok(Frame::trailers(hyper::HeaderMap::new()))
+    });
+    StreamBody::new(stream::iter(frames))
+}
+
+/// The answer's status; `None` for a client that did not wait for it.
+fn ask(a: &Appliance, who: Who, request: hyper::Request<Pieces>, way: Way) -> Option<u16> {
+    let answer = run(async {
+        let mut asked = pin!(handle(a.client(who), request));
+        let Some(patience) = way.patience else {
+            return Some(asked.await);
+        };
+        for _ in 0..patience {
+            if let Some(answer) = asked.as_mut().now_or_never() {
+                return Some(answer);
+            }
+            tokio::task::yield_now().await;
+        }
+        None
+    });
+    // What goes on without the client has its end too.
+    for _ in 0..10_000 {
+        if a.app.gate.in_flight() == 0 {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(a.app.gate.in_flight(), 0, "something goes on for ever");
+    answer.map(|answer| answer.status().as_u16())
 }
 
 /// What the keys are: whatever a change can change.
@@ -228,14 +316,14 @@ proptest! {
 
     #[test]
     fn nothing_that_a_client_sends_breaks_the_log_or_changes_without_a_line(
-        requests in prop::collection::vec(request(), 1..24)
+        requests in prop::collection::vec((request(), way()), 1..24)
     ) {
         let a = Appliance::with(|config| config.upsert = true);
         if !a.app.keyring.exists("app-k") {
             a.key("app-k", &Value::Null);
         }
         let mut counted = 0;
-        for (who, method, path, headers, body) in requests {
+        for ((who, method, path, headers, body), way) in requests {
             let uri = format!("/v1/{path}");
             if uri.parse::<hyper::Uri>().is_err() {
                 continue;
@@ -245,10 +333,10 @@ proptest! {
             for (name, value) in &headers {
                 request = request.header(*name, value);
             }
-            let Ok(request) = request.body(http_body_util::Full::new(bytes::Bytes::from(body))) else {
+            let Ok(request) = request.body(in_pieces(&body, way)) else {
                 continue;
             };
-            let status = run(handle(a.client(who), request)).status().as_u16();
+            let status = ask(&a, who, request, way);
             let now = lines(&a);
             prop_assert_eq!(&now[..seen.len()], &seen[..], "no line is changed");
             let new = &now[seen.len()..];
@@ -262,8 +350,8 @@ proptest! {
                 let outcomes = decisions.iter().filter(|line| line["intent"] == intent["seq"]).count();
                 prop_assert_eq!(outcomes, 1, "an outcome for each change");
             }
-            if status == 200 || status == 204 || status == 403 {
-                let audited = decisions.iter().any(|line| line["status"] == status);
+            if status.is_none_or(|status| matches!(status, 200 | 204 | 403)) {
+                let audited = decisions.iter().any(|line| status.is_none_or(|status| line["status"] == status));
                 let verb = routes::verb(&method.parse().unwrap(), false);
                 let path = path.split('?').next().unwrap_or_default();
                 let decoded = routes::decode_path(&format!("/v1/{path}")).map(std::borrow::Cow::into_owned);
@@ -273,7 +361,7 @@ proptest! {
                         _ => None,
                     }
                 });
-                prop_assert!(audited || route != Some(true), "no line for {} {}: {}", method, path, status);
+                prop_assert!(audited || route != Some(true), "no line for {} {}: {:?}", method, path, status);
             }
             counted += decisions.len();
         }
@@ -328,10 +416,66 @@ fn no_parameter_brings_what_stands_in_it_into_the_log() {
             a.key("app-k", &Value::Null);
         }
         for (path, body) in asked {
-            let body = http_body_util::Full::new(bytes::Bytes::from(body.clone()));
+            let body = Full::new(Bytes::from(body.clone()));
             let request = hyper::Request::builder().method("POST").uri(path);
             run(handle(a.client(Who::Operator), request.body(body).unwrap()));
         }
         assert!(lines(&a).len() >= asked.len(), "each has its line");
     }
+}
+
+fn upsert(name: &str) -> hyper::Request<Full<Bytes>> {
+    hyper::Request::builder()
+        .method("POST")
+        .uri(format!("/v1/transit/encrypt/{name}"))
+        .body(Full::new(Bytes::from_static(
+            br#"{"plaintext":"c2VjcmV0"}"#,
+        )))
+        .unwrap()
+}
+
+#[test]
+fn a_key_that_is_made_for_a_client_that_is_gone_has_its_place_and_a_stop_waits_for_it() {
+    let a = Appliance::with(|config| config.upsert = true);
+    // With one thread, which is this one: what goes on without the client has not begun when it goes away.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let mut asked = Box::pin(handle(a.client(Who::Operator), upsert("made-alone")));
+        assert!(asked.as_mut().now_or_never().is_none());
+        drop(asked);
+        assert_eq!(a.app.gate.in_flight(), 1, "it counts among those in flight");
+        assert_eq!(a.app.gate.close(), 1, "a stop waits for it");
+        while a.app.gate.close() > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert!(a.app.keyring.exists("made-alone"));
+        let of = |kind: &str| {
+            let lines = lines(&a).into_iter();
+            lines
+                .filter(|line| line["type"] == kind && line["operation"] == "create")
+                .count()
+        };
+        assert_eq!((of("intent"), of("decision")), (1, 1));
+        let late = handle(a.client(Who::Operator), upsert("made-late")).await;
+        assert_eq!(late.status(), 503);
+        assert!(!a.app.keyring.exists("made-late"));
+    });
+}
+
+#[test]
+fn changes_that_fail_again_and_again_do_not_fill_the_log() {
+    let a = Appliance::new();
+    let ask = || a.ask("POST", "transit/keys/no-such-key/rotate", &json!({}));
+    let statuses: Vec<_> = (0..400).map(|_| ask().status).collect();
+    let of = |status| statuses.iter().filter(|found| **found == status).count();
+    // Should the machine be so slow that a window ends meanwhile, another one begins.
+    assert!(of(503) >= 100 && of(400) + of(503) == 400, "{statuses:?}");
+    let now = lines(&a);
+    let intents = now.iter().filter(|line| line["type"] == "intent").count();
+    assert_eq!(intents, of(400));
+    // What is no change goes on.
+    a.expect(200, "POST", "transit/random", &json!({"bytes": 8}));
 }
