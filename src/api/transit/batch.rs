@@ -111,7 +111,8 @@ pub(super) fn count<R>(answer: &mut Answer, results: &[Result<R, ItemError>]) {
     answer.batch_failed = results.iter().filter(|r| r.is_err()).count();
 }
 
-/// 400 if an item failed, or what the client asked for instead; the body is the same. And what to warn of.
+/// 400 if an item failed, or what the client asked for instead; the body is the same. And what to
+/// warn of.
 pub(super) fn batch_status<R>(
     wanted: Option<i64>,
     results: &[Result<R, ItemError>],
