@@ -412,7 +412,7 @@ impl Raw {
         data: &[u8],
     ) -> Result<Vec<u8>> {
         let mut output = vec![0; LIKELY_ROOM];
-        self.in_one_part(
+        Self::in_one_part(
             session,
             (self.list.C_SignInit, Function::SignInit),
             (self.list.C_Sign, Function::Sign),
@@ -433,7 +433,7 @@ impl Raw {
         data: &[u8],
     ) -> Result<Vec<u8>> {
         let mut output = vec![0; LIKELY_ROOM];
-        self.in_one_part(
+        Self::in_one_part(
             session,
             (self.list.C_SignRecoverInit, Function::SignRecoverInit),
             (self.list.C_SignRecover, Function::SignRecover),
@@ -455,7 +455,7 @@ impl Raw {
     ) -> Result<Vec<u8>> {
         // At least an RSA-4096 modulus: some modules want room for one.
         let mut output = Zeroizing::new(vec![0; data.len().max(LIKELY_ROOM)]);
-        self.in_one_part(
+        Self::in_one_part(
             session,
             (self.list.C_DecryptInit, Function::DecryptInit),
             (self.list.C_Decrypt, Function::Decrypt),
@@ -472,7 +472,6 @@ impl Raw {
     /// A failure of either call can be told by the error's `Function`. What the mechanism points to is borrowed by its maker for as long.
     #[allow(clippy::too_many_arguments)]
     fn in_one_part(
-        &self,
         session: &Session,
         (begin, begin_name): (Option<Begin>, Function),
         (carry_out, name): (Option<CarryOut>, Function),
@@ -741,7 +740,7 @@ impl Raw {
         // A place of its own: FIPS tokens write an IV of theirs there (AWS CloudHSM), whatever was in it.
         let mut place = *iv;
         let mut parameters = gcm_parameters(&mut place, aad)?;
-        let encrypted = self.in_one_part(
+        let encrypted = Self::in_one_part(
             session,
             (self.list.C_EncryptInit, Function::EncryptInit),
             (self.list.C_Encrypt, Function::Encrypt),
@@ -774,7 +773,7 @@ impl Raw {
         output.resize(data.len(), 0);
         let mut place = *iv;
         let mut parameters = gcm_parameters(&mut place, aad)?;
-        self.in_one_part(
+        Self::in_one_part(
             session,
             (self.list.C_DecryptInit, Function::DecryptInit),
             (self.list.C_Decrypt, Function::Decrypt),

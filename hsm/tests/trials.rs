@@ -279,12 +279,12 @@ fn a_token_that_does_not_force_what_a_call_leaves_out_is_refused() {
                 ("CKA_UNWRAP", "false"),
             ];
             let takes = |wrong: &str, value: &str| {
-                let mut commands = "make C_UnwrapKey -CKA_EXTRACTABLE".to_owned();
-                for (attribute, right) in right {
+                let mut commands = vec!["make C_UnwrapKey -CKA_EXTRACTABLE".to_owned()];
+                commands.extend(right.map(|(attribute, right)| {
                     let value = if attribute == wrong { value } else { right };
-                    commands += &format!("\nsilent C_UnwrapKey {attribute} {value}");
-                }
-                commands
+                    format!("silent C_UnwrapKey {attribute} {value}")
+                }));
+                commands.join("\n")
             };
             for (attribute, other) in [
                 ("CKA_EXTRACTABLE", "true"),

@@ -80,13 +80,12 @@ impl Route {
     /// Parameters that Vault or `OpenBao` have there and that change what is done. Ignored, they would silently not do what was asked.
     fn refused(&self) -> &'static [&'static str] {
         match self.label {
-            "encrypt" | "decrypt" => &["padding_scheme"],
+            "encrypt" | "decrypt" | "datakey-plaintext" | "datakey-wrapped" => &["padding_scheme"],
             "rewrap" => &[
                 "padding_scheme",
                 "decrypt_padding_scheme",
                 "encrypt_padding_scheme",
             ],
-            "datakey-plaintext" | "datakey-wrapped" => &["padding_scheme"],
             "create" => &[
                 "parameter_set",
                 "hybrid_key_type_pqc",

@@ -656,6 +656,22 @@ fn reads_the_store(room: &Room, backup: &Later<'_>, keys: &Path, sealed: &Path) 
     let place = room.state().join("store");
     let aside = room.path().join("store-aside");
     fs::rename(&place, &aside).unwrap();
+    for (name, bytes) in bad_exports(&good) {
+        let path = room.path().join("bad-export");
+        fs::write(&path, bytes).unwrap();
+        let said = with_keys(&path).output();
+        assert_eq!(said.status.code(), Some(1), "{name}: {}", stderr(&said));
+        let said = with_token(&path, serial).output();
+        assert_eq!(said.status.code(), Some(1), "{name}: {}", stderr(&said));
+        let refused = store(&["import"], &path);
+        assert!(!refused.status.success(), "{name}");
+        assert!(!place.exists(), "{name}");
+    }
+    fs::rename(&aside, &place).unwrap();
+}
+
+/// What is no export, made of one, and what is wrong with it.
+fn bad_exports(good: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     let rehashed = |mut bytes: Vec<u8>| {
         bytes.extend_from_slice(&Sha256::digest(&bytes));
         bytes
@@ -665,11 +681,11 @@ fn reads_the_store(room: &Room, backup: &Later<'_>, keys: &Path, sealed: &Path) 
     let header =
         4 + 1 + 4 + usize::try_from(u32::from_be_bytes(body[18..22].try_into().unwrap())).unwrap();
     let after = 13 + header;
-    let bad = [
+    vec![
         ("cut", good[..good.len() - 1].to_vec()),
-        ("one byte more", [&good[..], &[0]].concat()),
+        ("one byte more", [good, &[0]].concat()),
         ("one byte changed", {
-            let mut bytes = good.clone();
+            let mut bytes = good.to_vec();
             bytes[40] ^= 1;
             bytes
         }),
@@ -702,19 +718,7 @@ fn reads_the_store(room: &Room, backup: &Later<'_>, keys: &Path, sealed: &Path) 
             *bytes.last_mut().unwrap() ^= 1;
             rehashed(bytes)
         }),
-    ];
-    for (name, bytes) in bad {
-        let path = room.path().join("bad-export");
-        fs::write(&path, bytes).unwrap();
-        let said = with_keys(&path).output();
-        assert_eq!(said.status.code(), Some(1), "{name}: {}", stderr(&said));
-        let said = with_token(&path, serial).output();
-        assert_eq!(said.status.code(), Some(1), "{name}: {}", stderr(&said));
-        let refused = store(&["import"], &path);
-        assert!(!refused.status.success(), "{name}");
-        assert!(!place.exists(), "{name}");
-    }
-    fs::rename(&aside, &place).unwrap();
+    ]
 }
 
 /// What must not be taken, by either program.

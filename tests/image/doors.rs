@@ -276,6 +276,9 @@ fn beside(image: &Image, name: &str) -> String {
     format!("EFI/Linux/{}.extra.d/{name}", kernel(image))
 }
 
+/// Another start of the state partition, made of what is there.
+type Rewrite = fn(&Attacker, &[u8]) -> Vec<u8>;
+
 /// One way in.
 struct Door {
     name: &'static str,
@@ -285,8 +288,8 @@ struct Door {
     files: Vec<(PathBuf, String)>,
     /// A variable of systemd's in the firmware.
     variable: Option<(&'static str, String)>,
-    /// What is written over the start of the state partition, of what is there.
-    state: Option<fn(&Attacker, &[u8]) -> Vec<u8>>,
+    /// What is written over the start of the state partition.
+    state: Option<Rewrite>,
     /// How it must end: one of these on the console.
     ends: &'static [&'static str],
 }
@@ -313,7 +316,7 @@ impl Door {
         self
     }
 
-    fn state(mut self, state: fn(&Attacker, &[u8]) -> Vec<u8>) -> Self {
+    fn state(mut self, state: Rewrite) -> Self {
         self.state = Some(state);
         self
     }

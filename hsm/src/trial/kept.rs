@@ -12,7 +12,6 @@ use cryptoki_sys::{
 };
 
 use super::{Result, Trial, parts};
-use crate::error::HsmError;
 use crate::ffi::{Wrapping, writable};
 use crate::keys::{Keys, Pair, policy};
 use crate::session_key;
@@ -284,6 +283,6 @@ impl Kept<'_> {
         let problem = format!(
             "{problem}: this token does not do what it says, so it must not hold such keys"
         );
-        HsmError::from(policy(self.name, attribute, &problem)).into()
+        policy(self.name, attribute, &problem).into()
     }
 }

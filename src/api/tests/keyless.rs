@@ -125,7 +125,13 @@ fn hmacs_verify_and_altered_ones_do_not() {
         altered[0] ^= 1;
         assert_eq!(valid("YWJj", &format!("vault:v1:{}", b64(&altered))), false);
     }
-    // hvac can name the hash of a `verify` by this name only.
+}
+
+#[test]
+fn the_hash_that_a_verify_of_an_hmac_names_counts() {
+    let a = Appliance::new();
+    a.key("h-key", &Value::Null);
+    // hvac can name it by this name only.
     let made = a.expect(
         200,
         "POST",
@@ -173,6 +179,12 @@ fn hmacs_verify_and_altered_ones_do_not() {
             assert_eq!(judged["data"]["valid"], valid, "{name} {hash}");
         }
     }
+}
+
+#[test]
+fn each_item_of_a_batch_of_hmacs_is_judged_by_itself_and_what_is_none_is_refused() {
+    let a = Appliance::new();
+    a.key("h-key", &Value::Null);
     let batch =
         json!({ "batch_input": [{ "input": "YWJj", "reference": "r" }, { "input": "!" }, {}] });
     let answer = a.expect(200, "POST", "transit/hmac/h-key", &batch);

@@ -7,6 +7,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::Request;
 use hyper::body::Frame;
 use serde_json::{Value, json};
+use zeroize::Zeroizing;
 
 use super::appliance::{Appliance, Who, run};
 use crate::api::handle;
@@ -49,16 +50,21 @@ fn only_what_the_policy_allows_is_done_and_each_decision_is_audited() {
     }
 }
 
+/// A token that belongs to [`Who::App`]'s certificate.
+fn apps_token(a: &Appliance) -> Zeroizing<String> {
+    let identity = "dns:app.test".parse().unwrap();
+    let made = Tokens::new_token("seal-1", &identity, None).unwrap();
+    let tokens = Tokens::parse(&made.entry).unwrap();
+    a.app.tokens.store(Arc::new(tokens));
+    made.token
+}
+
 #[test]
 fn tokens_work_with_their_certificate_only() {
     let a = Appliance::new();
     a.key("token-k", &Value::Null);
-    let identity = "dns:app.test".parse().unwrap();
-    let made = Tokens::new_token("seal-1", &identity, None).unwrap();
-    a.app
-        .tokens
-        .store(Arc::new(Tokens::parse(&made.entry).unwrap()));
-    let token: &str = &made.token;
+    let token = apps_token(&a);
+    let token = token.as_str();
     let (path, body) = ("transit/encrypt/token-k", r#"{"plaintext":""}"#);
     let bearer = format!("Bearer {token}");
     let lower = format!("bearer  {token}");
@@ -137,7 +143,13 @@ fn tokens_work_with_their_certificate_only() {
             .iter()
             .any(|line| line.to_string().contains(token))
     );
+}
 
+#[test]
+fn a_token_is_looked_up_and_renewed_with_its_certificate() {
+    let a = Appliance::new();
+    let token = apps_token(&a);
+    let token = token.as_str();
     let headers = [("x-vault-token", token)];
     let found = a
         .send(Who::App, "GET", "auth/token/lookup-self", &headers, "")
@@ -258,7 +270,18 @@ fn a_login_gives_what_the_certificate_gives_and_to_nobody_else() {
         );
         assert_eq!(reply.status, 403, "{wrong}");
     }
-    // Ended by whoever has it, and only this one.
+}
+
+#[test]
+fn a_login_is_ended_by_whoever_has_it_and_no_other_with_it() {
+    let a = Appliance::new();
+    a.key("app-login", &Value::Null);
+    let login = || {
+        let made = a.send(Who::App, "PUT", "auth/cert/login", &[], "").json();
+        made["auth"]["client_token"].as_str().unwrap().to_owned()
+    };
+    let (token, other) = (&*login(), &*login());
+    let plaintext = r#"{"plaintext":""}"#;
     let end = |who: Who, token: &str, body: &str| {
         let with = [("x-vault-token", token)];
         a.send(
@@ -307,7 +330,7 @@ fn a_login_gives_what_the_certificate_gives_and_to_nobody_else() {
 }
 
 #[test]
-fn clients_are_told_their_mounts_and_what_they_may_do() {
+fn clients_are_told_their_mounts() {
     let a = Appliance::with(|config| {
         config.mounts = vec!["transit".to_owned(), "team/kms/".to_owned()];
     });
@@ -368,6 +391,12 @@ fn clients_are_told_their_mounts_and_what_they_may_do() {
             "{path}"
         );
     }
+}
+
+#[test]
+fn clients_are_told_what_they_may_do() {
+    let a = Appliance::new();
+    a.key("app-may", &Value::Null);
     let body = json!({ "paths": ["transit/encrypt/app-may", "transit/keys/app-may", "transit/keys", "transit/encrypt/token-x", "secret/x", "sys/metrics"] });
     for (who, expected) in [
         (

@@ -412,7 +412,7 @@ fn spare_at_work(close: &Closed, before: &Standing) -> Option<Standing> {
 fn peoples_keys(plan: &Plan) -> impl Iterator<Item = String> + '_ {
     plan.participants()
         .flat_map(|(_, person)| [person.signing_spki(), person.agreement_spki()])
-        .map(|spki| base64(spki))
+        .map(base64)
 }
 
 /// What must be new is not what an earlier ceremony of the chain had: an old thing under a new name is no replacement.

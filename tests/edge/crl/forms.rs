@@ -400,7 +400,7 @@ fn every_form_that_says_something_else_is_refused_by_file_and_reason() {
         form.key_id.clear();
     });
     let stranger = scene.pem(&stranger);
-    let error = scene.load(&[stranger.clone()]).err().unwrap();
+    let error = scene.load(std::slice::from_ref(&stranger)).err().unwrap();
     assert!(error.contains("no CRL that is signed"), "{error}");
     let tls = scene.load(&[stranger, scene.older()]).unwrap();
     assert_eq!(scene.ours(&tls), [true, true]);

@@ -452,8 +452,9 @@ macro_rules! carry_out {
                         return Some(unsafe { traits::nothing(output, output_len) });
                     }
                     // SAFETY: as above.
-                    let value =
-                        unsafe { real.$name?(session, input, input_len, output, output_len) };
+                    let value = unsafe {
+                        real.$name?(session, input, input_len, output, output_len)
+                    };
                     // SAFETY: as above.
                     Some(unsafe { traits::output(control, Function::$name, value, output_len) })
                 })
