@@ -123,7 +123,9 @@ fn why_refused() -> Option<String> {
 }
 
 fn accept_log() {
-    let done = Command::new("systemctl").args(["start", ACCEPTS]).status();
+    let done = Command::new("systemctl")
+        .args(["--no-ask-password", "start", ACCEPTS])
+        .status();
     if done.is_ok_and(|status| status.success()) {
         println!(
             "strongroom: the audit log goes on as it is; what was wrong with it is written there"
