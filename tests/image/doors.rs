@@ -409,6 +409,8 @@ fn ignored(attacker: &Attacker, image: &Image) -> Door {
         ("tls-key", "attacker\n"),
     ];
     let mut options = attacker.kernel_s_root();
+    // QEMU has room for fewer files unless it is told.
+    options.extend(["-global", "fw_cfg_io.x-file-slots=64"].map(str::to_owned));
     options.extend(attacker.smbios("io.systemd.boot.kernel-cmdline-extra", KERNEL_S_ROOT));
     for (name, value) in credentials {
         options.extend(attacker.smbios(
