@@ -23,6 +23,7 @@ mod lock;
 mod owner;
 pub mod policy;
 pub mod rotation;
+mod seldom;
 pub mod serve;
 pub mod store;
 pub mod tls;

@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use strongroom_hsm::HsmError;
 
 use crate::keyring::KeyringError;
+use crate::seldom::seldom;
 use crate::store::StoreError;
 
 /// The longest reason in the audit log, bytes.
@@ -173,7 +174,7 @@ impl ApiError {
                 Self::unavailable(error.to_string())
             }
             KeyringError::Store(error) if !matches!(error, StoreError::Hsm(_)) => {
-                tracing::error!(%error, "the store failed");
+                seldom!(1, error, %error, "the store failed");
                 Self::unavailable("the key store failed: see the server's log")
                     .because(error.to_string())
             }

@@ -50,6 +50,7 @@ use crate::harden::Report;
 use crate::keyring::{CreateOptions, Keyring, KeyringError};
 use crate::policy::{Decision, Policy};
 use crate::rotation::Rotation;
+use crate::seldom::seldom;
 use crate::store::Store;
 use crate::tls::{Peer, Tls};
 use crate::tokens::{TokenInfo, Tokens};
@@ -623,7 +624,7 @@ fn admit(
         app.audit.admit(peer.identity.as_str())
     };
     if let Err(error) = writable {
-        tracing::error!(%error, "refusing requests: they can't be audited");
+        seldom!(1, error, %error, "refusing requests: they can't be audited");
         app.gate.metrics.audit_failures.inc();
         return Err(unaudited(&error));
     }
@@ -872,7 +873,7 @@ impl<'a> Trail<'a> {
                 Ok(())
             }
             Err(error) => {
-                tracing::error!(%error, "a change is refused: it can't be audited");
+                seldom!(1, error, %error, "a change is refused: it can't be audited");
                 self.app.gate.metrics.audit_failures.inc();
                 self.count("error", 503, None);
                 Err(unaudited(&error))
@@ -984,7 +985,7 @@ impl<'a> Trail<'a> {
     }
 
     fn withhold(&self, error: &AuditError) -> ApiError {
-        tracing::error!(%error, "an answer is withheld: it can't be audited");
+        seldom!(1, error, %error, "an answer is withheld: it can't be audited");
         self.app.gate.metrics.audit_failures.inc();
         ApiError::unavailable(
             "the audit log can't be written, so the answer is withheld; the operation may have been carried out",
@@ -1043,6 +1044,10 @@ impl Drop for Trail<'_> {
 
 fn panicked(app: &App) -> ApiError {
     app.gate.metrics.panics.inc();
-    tracing::error!("a request's handler panicked: this is a defect, please report it");
+    seldom!(
+        1,
+        error,
+        "a request's handler panicked: this is a defect, please report it"
+    );
     ApiError::new(500, "internal error: see the server's log")
 }

@@ -11,6 +11,7 @@ use super::counter::UseCounter;
 use super::key::{Key, Settings, Version, Wrapped, check_name, id, invalid, put_counter};
 use super::memory::MemorySlot;
 use super::{ConfigChange, CreateOptions, ImportOptions, Inner, Kdf, KeyringError, Residency};
+use crate::seldom::seldom;
 use crate::store::{Change, RecordKind};
 
 /// Vault's shortest.
@@ -358,7 +359,7 @@ impl Inner {
             .flat_map(|version| [version.kek().id, version.mac().id])
             .collect();
         if let Err(error) = self.hsm.forget(ids).await {
-            tracing::warn!(%error, "the session objects of destroyed keys stay until they are the least used");
+            seldom!(1, warn, %error, "the session objects of destroyed keys stay until they are the least used");
         }
     }
 

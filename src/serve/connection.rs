@@ -27,6 +27,7 @@ use super::linger::Linger;
 use super::plain::Plain;
 use crate::api::{self, App, Client};
 use crate::causes::causes;
+use crate::seldom::seldom;
 use crate::tls::Peer;
 
 /// A client that has not finished its TLS handshake by then is dropped.
@@ -72,7 +73,7 @@ impl Acceptor {
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
                     // Out of file descriptors or memory: accepting again at once would only burn the processor.
-                    tracing::error!(%error, "can't accept connections");
+                    seldom!(1, error, %error, "can't accept connections");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }
@@ -97,7 +98,7 @@ impl Acceptor {
     fn admit(&self, stream: TcpStream, remote: SocketAddr) {
         // One connection too many is closed at once: a client that waits unheard can't go elsewhere.
         let Ok(slot) = self.slots.clone().try_acquire_owned() else {
-            tracing::warn!(%remote, "refused: max_connections are open");
+            seldom!(10, warn, %remote, "refused: max_connections are open");
             return;
         };
         let (app, stop) = (self.app.clone(), self.stop.subscribe());
@@ -123,11 +124,11 @@ async fn connection(
         done = tokio::time::timeout(HANDSHAKE, handshake) => match done {
             Ok(Ok(tls)) => tls,
             Ok(Err(error)) => {
-                tracing::info!(%remote, error = causes(&error), "TLS handshake refused");
+                seldom!(10, info, %remote, error = causes(&error), "TLS handshake refused");
                 return;
             }
             Err(_) => {
-                tracing::info!(%remote, "TLS handshake not finished within {HANDSHAKE:?}");
+                seldom!(10, info, %remote, "TLS handshake not finished within {HANDSHAKE:?}");
                 return;
             }
         },
@@ -136,7 +137,7 @@ async fn connection(
     let peer = match peer(&tls, remote) {
         Ok(peer) => peer,
         Err(problem) => {
-            tracing::warn!(%remote, problem, "client certificate without an identity");
+            seldom!(10, warn, %remote, problem, "client certificate without an identity");
             return;
         }
     };

@@ -22,6 +22,7 @@ use crate::keyring::schedule::{self, Verdict};
 use crate::keyring::{
     ConfigChange, CreateOptions, Inner, Kdf, KeyType, KeyringError, Residency, Scheduled,
 };
+use crate::seldom::seldom;
 use crate::store::{Change, RecordKind};
 
 impl Inner {
@@ -229,7 +230,7 @@ impl Inner {
 
     async fn sweep_quietly(&self) {
         if let Err(error) = self.sweep().await {
-            tracing::warn!(%error, "private keys that were destroyed in the store are destroyed on the token as soon as it answers");
+            seldom!(1, warn, %error, "private keys that were destroyed in the store are destroyed on the token as soon as it answers");
         }
     }
 
