@@ -876,6 +876,12 @@ impl<'a> Trail<'a> {
                 seldom!(1, error, %error, "a change is refused: it can't be audited");
                 self.app.gate.metrics.audit_failures.inc();
                 self.count("error", 503, None);
+                // For want of room: that it was asked for is counted all the same. What has an intent has its outcome already.
+                if matches!(error, AuditError::Room { .. }) {
+                    let reason = error.to_string();
+                    let entry = self.entry("error", 503, &reason, None);
+                    let _ = self.app.audit.record_or_count_now(&entry);
+                }
                 Err(unaudited(&error))
             }
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -41,6 +41,8 @@ pub(super) struct LogFile {
     file: Arc<File>,
     /// Bytes up to the end of the last whole line.
     length: u64,
+    /// The last line when the file was looked at.
+    seen: Option<Mark>,
     /// Number of the first line that was written to this file, as far as is known.
     first: u64,
     /// Number of the last line that may be lost, since the file that it was in was cut or deleted; 0 if none is.
@@ -138,6 +140,13 @@ impl Late {
     }
 }
 
+/// Where a line ends in the file, and its hash.
+#[derive(Clone, Copy)]
+struct Mark {
+    offset: u64,
+    hash: [u8; 32],
+}
+
 /// What somebody else did to the file while it was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
@@ -152,11 +161,13 @@ pub(super) enum Change {
         /// Bytes.
         to: u64,
     },
-    /// Somebody else has written to it.
+    /// Somebody else has written behind what was written.
     Appended {
         /// Bytes.
         bytes: u64,
     },
+    /// It is as long as what was written, and ends in something else.
+    Overwritten,
 }
 
 impl LogFile {
@@ -196,6 +207,7 @@ impl LogFile {
             path: path.to_owned(),
             file,
             length: 0,
+            seen: None,
             first: 1,
             lost: 0,
             chain: Chain::START,
@@ -353,6 +365,11 @@ impl LogFile {
         Ok(before.seq)
     }
 
+    /// Changes that were begun and have no outcome here yet.
+    pub(super) fn open_changes(&self) -> usize {
+        self.open.len()
+    }
+
     /// A change was begun by the line of that number.
     pub(super) fn begun(&mut self, intent: u64) {
         self.open.insert(intent);
@@ -495,6 +512,7 @@ impl LogFile {
         let _ = self.file.sync_data();
         self.room.release(&self.file, self.length);
         self.file = Arc::new(file);
+        self.seen = None;
         self.length = self.buffer.len() as u64;
         self.first = self.chain.seq;
         self.chain = chain;
@@ -504,7 +522,7 @@ impl LogFile {
     }
 
     /// Whether the file is still what was written, and where it was.
-    pub(super) fn look(&self) -> Option<Change> {
+    pub(super) fn look(&mut self) -> Option<Change> {
         let Ok(here) = self.file.metadata() else {
             return None;
         };
@@ -521,6 +539,9 @@ impl LogFile {
         if to > from && self.failed.is_none() {
             return Some(Change::Appended { bytes: to - from });
         }
+        if self.failed.is_none() && !self.ends_as_written().unwrap_or(true) {
+            return Some(Change::Overwritten);
+        }
         let there = fs::metadata(&self.path);
         there
             .map_or(true, |there| {
@@ -529,16 +550,54 @@ impl LogFile {
             .then_some(Change::Moved)
     }
 
+    /// Whether the last line in the file is the chain's, and the one that was the last when this was asked before still stands there.
+    fn ends_as_written(&mut self) -> io::Result<bool> {
+        let end = Mark {
+            offset: self.length,
+            hash: self.chain.prev,
+        };
+        let before = self.seen.replace(end);
+        let stands = before.map_or(Ok(true), |mark| self.stands(mark));
+        Ok(stands? && self.stands(end)?)
+    }
+
+    /// Whether the line that ends there has that hash.
+    fn stands(&self, mark: Mark) -> io::Result<bool> {
+        let from = mark.offset.saturating_sub(2 * LONGEST_LINE as u64);
+        // At most two lines.
+        let mut end = vec![0; usize::try_from(mark.offset - from).unwrap_or_default()];
+        self.file.read_exact_at(&mut end, from)?;
+        // A try for room may have left empty lines.
+        let end = end.trim_ascii_end();
+        let start = memchr::memrchr(b'\n', end).map_or(0, |newline| newline + 1);
+        let line = end.get(start..).unwrap_or_default();
+        Ok(Chain::after(0, line).prev == mark.hash)
+    }
+
     /// Goes on in spite of it, with a line that says what was done to the file.
     pub(super) fn go_on_after(&mut self, change: Change) -> Result<(), AuditError> {
+        let goes_on = self.go_on_behind(change);
+        if let Err(error) = &goes_on
+            && self.failed.is_none()
+        {
+            self.fail(io::Error::other(error.to_string()));
+        }
+        goes_on
+    }
+
+    fn go_on_behind(&mut self, change: Change) -> Result<(), AuditError> {
+        self.seen = None;
         let reason = match change {
             Change::Moved => return Ok(()),
-            Change::Deleted => {
-                let begun = self.begin_again();
-                if let Err(error) = &begun {
-                    self.fail(io::Error::other(error.to_string()));
-                }
-                return begun;
+            Change::Deleted => return self.begin_again(),
+            Change::Overwritten => {
+                self.lost = self.last();
+                self.write_raw(b"\n")?;
+                self.append(&Content::header(&self.log_id, &self.signing_key))?;
+                format!(
+                    "the file's end was written over while it was written: lines before line {first} are in a copy, or lost",
+                    first = self.chain.seq - 1
+                )
             }
             Change::Truncated { from, to } => {
                 self.lost = self.last();
@@ -559,7 +618,6 @@ impl LogFile {
                     path: self.path.clone(),
                     source,
                 };
-                // Through the path: this descriptor only writes.
                 let mut file = resume::open(&self.path).map_err(read)?;
                 let to = self.length + bytes;
                 let (sha256, lacks_newline) =
@@ -587,14 +645,19 @@ impl LogFile {
     }
 
     fn say_changed(&mut self, reason: &str) -> Result<(), AuditError> {
-        let mut line = Content::default();
-        line.decide(&Entry {
+        let entry = Entry {
             operation: "server:audit-file",
             outcome: "error",
             reason,
             ..Entry::default()
-        });
-        self.append(&line)
+        };
+        let mut line = Content::default();
+        line.decide(&entry);
+        let said = self.append(&line);
+        if said.is_err() {
+            self.late.push(Late::new(&entry));
+        }
+        said
     }
 
     /// Lines that no signature covers.
@@ -734,8 +797,17 @@ fn open_file(
         source: Arc::new(source),
     };
     let mut how = OpenOptions::new();
-    how.append(true).create(true).mode(0o600);
+    how.read(true).append(true).create(true).mode(0o600);
     let file = acting(path, || how.open(path)).flatten().map_err(write)?;
+    let kind = file.metadata().map_err(write)?.file_type();
+    // A pipe would be waited for without end, and keeps nothing. Of devices those that take lines may be meant.
+    if !kind.is_file() && !kind.is_char_device() {
+        return Err(AuditError::Continue {
+            path: path.to_owned(),
+            problem: "it is no regular file: move it away, or name another one as `audit.path`"
+                .to_owned(),
+        });
+    }
     match lock(&file) {
         Ok(()) => Ok(file),
         Err(fs::TryLockError::WouldBlock) => Err(AuditError::Continue {

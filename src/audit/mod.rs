@@ -75,6 +75,9 @@ const BREATH: Duration = Duration::from_secs(1);
 /// Windows of what is only counted are looked at this often.
 const SUMS: Duration = Duration::from_secs(1);
 
+/// A change looks again this often whether it may begin while too many others are open.
+const CROWD: Duration = Duration::from_millis(10);
+
 /// How often a request lets others go first before it waits for whoever writes: a write is short, a disc that stalls is not.
 const TURNS: usize = 4;
 
@@ -351,8 +354,12 @@ impl Audit {
     /// # Errors
     /// [`AuditError::Write`], [`AuditError::Room`]: the change must not be begun.
     pub async fn begin(&self, entry: &Entry<'_>) -> Result<u64, AuditError> {
-        lock(&self.log).check(true)?;
-        let place = lock(&self.queue).intend(entry);
+        let place = loop {
+            if let Some(place) = self.intend(entry)? {
+                break place;
+            }
+            tokio::time::sleep(CROWD).await;
+        };
         let intent = self.waiting(place).written().await?;
         if let Err(error) = self.make_durable(intent).await {
             let reason = format!("not begun: {error}");
@@ -367,6 +374,15 @@ impl Audit {
             return Err(error);
         }
         Ok(intent)
+    }
+
+    /// `None` while as many changes are open as the token can name: of more, a rotation of the file and a kill would leave no trace of how they ended.
+    fn intend(&self, entry: &Entry<'_>) -> Result<Option<Place>, AuditError> {
+        let mut log = lock(&self.log);
+        log.check(true)?;
+        let mut queue = lock(&self.queue);
+        let open = log.open_changes() + queue.intents();
+        Ok((open < anchor::OPEN).then(|| queue.intend(entry)))
     }
 
     /// What was written up to that line is on the disc when this returns, and the file that it is in has its name.
@@ -492,6 +508,8 @@ impl Audit {
     /// [`AuditError::Write`], [`AuditError::Continue`], [`AuditError::Sign`]; the old file stays in use.
     pub async fn reopen(&self) -> Result<(), AuditError> {
         let mut told = self.told.lock().await;
+        // What was done to the old file is said in the log: nobody looks at that file again.
+        self.settle(&mut self.lock_to_write());
         // First: a start that finds the new file must know that the log may go on in one.
         let allowed = match self.sign(&mut told, Phase::Rotating, true).await {
             // The old file may be on a full disc, and the new one on another.
@@ -503,7 +521,11 @@ impl Audit {
         let no_token = matches!(allowed, Err(AuditError::Sign(_)));
         self.reopen_due.store(no_token, Ordering::Relaxed);
         allowed?;
-        let reopened = self.lock_to_write().reopen();
+        let reopened = {
+            let mut log = self.lock_to_write();
+            self.settle(&mut log);
+            log.reopen()
+        };
         if let Err(error) = self.sign(&mut told, Phase::Open, true).await {
             tracing::warn!(%error, "the audit log was opened anew, and the token does not know yet that this is done");
         }
@@ -580,6 +602,8 @@ impl Audit {
         self.write_sums(true);
         let head = {
             let mut log = self.lock_to_write();
+            // The token is told that the log ends here: what was done to it comes before that.
+            self.settle(&mut log);
             log.close();
             log.head()
         };
@@ -644,19 +668,30 @@ impl Audit {
         let change = log.look();
         self.moved
             .store(change == Some(Change::Moved), Ordering::Relaxed);
-        let change = change?;
-        let path = self.options.path.display();
-        if change == Change::Moved {
+        if change == Some(Change::Moved) {
+            let path = self.options.path.display();
             tracing::error!(%path, "the audit log's path leads to another file than the one that is written: after a rotation, send SIGUSR1");
-            return Some(change);
+            return change;
         }
+        self.go_on_after(&mut log, change?);
+        change
+    }
+
+    /// As [`Audit::look_after_file`], before the file is left: that it was moved away is then as it should be.
+    fn settle(&self, log: &mut LogFile) {
+        if let Some(change) = log.look().filter(|change| *change != Change::Moved) {
+            self.go_on_after(log, change);
+        }
+    }
+
+    fn go_on_after(&self, log: &mut LogFile, change: Change) {
         self.changes.fetch_add(1, Ordering::Relaxed);
+        let path = self.options.path.display();
         tracing::error!(%path, ?change, "the audit log's file was changed by somebody else while it was written");
         if let Err(error) = log.go_on_after(change) {
             tracing::error!(%error, "the audit log does not go on: requests are refused");
         }
         self.due.notify_one();
-        Some(change)
     }
 
     fn call_for_signature(&self, log: &LogFile) {

@@ -69,6 +69,11 @@ impl Queue {
         self.next.place()
     }
 
+    /// How many changes that are about to begin wait.
+    pub(super) fn intents(&self) -> usize {
+        self.next.intents.len()
+    }
+
     /// What waits, to be written before anything else is.
     pub(super) fn take(&mut self) -> Option<Batch> {
         if self.next.content.is_empty() {

@@ -116,7 +116,11 @@ impl Quota {
             windows.get(OTHERS).filter(|_| full)
         };
         let window = windows.get(identity).or_else(together);
-        window.is_none_or(|window| window.failures < FAILURES || window.began.elapsed() >= WINDOW)
+        // One with a sum goes on until the sum is written.
+        window.is_none_or(|window| {
+            let over = window.began.elapsed() >= WINDOW && !window.has_sum();
+            over || window.failures < FAILURES
+        })
     }
 
     /// Whether the identity has something left of its share of a disc that is nearly full; takes one of it.
@@ -233,6 +237,15 @@ mod tests {
         assert!(quota.may_begin("a"), "the window is over");
         quota.change_failed("a");
         assert_eq!(quota.lock()["a"].failures, 1, "another window");
+        // A window whose sum is not written yet goes on.
+        for _ in 0..FAILURES {
+            quota.change_failed("a");
+        }
+        assert!(!quota.takes_or_counts("a", 0, "error"));
+        quota.lock().get_mut("a").unwrap().began -= WINDOW;
+        assert!(!quota.may_begin("a"));
+        assert_eq!(quota.ended(false).len(), 1);
+        assert!(quota.may_begin("a"), "the window is over");
         for number in 0..10 * IDENTITIES {
             quota.change_failed(&number.to_string());
         }

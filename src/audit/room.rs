@@ -76,13 +76,17 @@ impl Room {
 
     fn ask(&mut self, file: &File, length: u64, wanted: u64) {
         self.short = None;
-        let mut bytes = wanted;
-        // Of a disc that is nearly full, what there is.
-        while length + bytes > self.to && bytes >= REQUESTS / 8 {
-            match reserve(file, length, bytes) {
+        let (mut from, mut bytes) = (length, wanted);
+        // Of a disc that is nearly full, what there is: half of it, half of the rest, ...
+        while bytes >= REQUESTS / 8 {
+            match reserve(file, from, bytes) {
                 Ok(()) => {
-                    self.to = length + bytes;
-                    break;
+                    from += bytes;
+                    self.to = self.to.max(from);
+                    if self.short.is_none() {
+                        break;
+                    }
+                    bytes /= 2;
                 }
                 Err(Errno::ENOSPC | Errno::EDQUOT) => {
                     self.short = Some(Instant::now());

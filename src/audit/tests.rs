@@ -972,7 +972,8 @@ fn what_others_do_to_the_file_is_seen_and_the_log_goes_on() {
     };
     append(b"{\"type\":\"forged");
     assert_eq!(file.look(), Some(Change::Appended { bytes: 15 }));
-    file.go_on_after(file.look().unwrap()).unwrap();
+    let change = file.look().unwrap();
+    file.go_on_after(change).unwrap();
     assert_eq!(file.look(), None);
     log.checkpoint(&mut file);
     assert!(log.verify().problems.is_empty(), "{:?}", log.verify());
@@ -989,7 +990,8 @@ fn what_others_do_to_the_file_is_seen_and_the_log_goes_on() {
         matches!(file.look(), Some(Change::Truncated { .. })),
         "{from} {to}"
     );
-    file.go_on_after(file.look().unwrap()).unwrap();
+    let change = file.look().unwrap();
+    file.go_on_after(change).unwrap();
     let anchor = file.anchor(Phase::Open);
     log.checkpoint(&mut file);
     let both = Audit::verify(&[&copy, &log.path()], &log.public_key(), &Held::default()).unwrap();
@@ -1019,7 +1021,8 @@ fn what_others_do_to_the_file_is_seen_and_the_log_goes_on() {
     // Another file in its place is not written to.
     fs::remove_file(log.path()).unwrap();
     fs::write(log.path(), "somebody's").unwrap();
-    file.go_on_after(file.look().unwrap()).unwrap_err();
+    let change = file.look().unwrap();
+    file.go_on_after(change).unwrap_err();
     std::thread::sleep(Duration::from_millis(150));
     file.append(&decision(&entry("nowhere"))).unwrap_err();
     assert_eq!(fs::read_to_string(log.path()).unwrap(), "somebody's");
@@ -1335,6 +1338,110 @@ async fn a_kill_after_a_cut_that_was_noticed_is_no_reason_to_refuse() {
     assert!(problem.is_some());
     accepted.close().await.unwrap();
     assert_eq!(known(&hsm).await.unwrap().unwrap().log_id, before.log_id);
+}
+
+/// What is said in a log of a file that somebody changed.
+fn told_of_changes(path: &Path) -> Vec<String> {
+    let text = fs::read_to_string(path).unwrap();
+    let lines = text
+        .lines()
+        .filter(|line| line.contains("server:audit-file"));
+    lines.map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn what_was_done_to_a_file_is_said_before_it_is_left() {
+    let log = Log::new();
+    let aside = log.folder.path().join("aside");
+    let (audit, _turn) = audit(log.path()).await;
+    let fill = || {
+        for key in ["a", "b", "c"] {
+            audit.record(&entry(key)).unwrap();
+        }
+    };
+    fill();
+    audit.checkpoint().await.unwrap();
+    fs::remove_file(log.path()).unwrap();
+    audit.reopen().await.unwrap();
+    assert!(told_of_changes(&log.path())[0].contains("was deleted"));
+
+    fill();
+    audit.checkpoint().await.unwrap();
+    let cut = |path: &Path| {
+        let file = fs::OpenOptions::new().write(true).open(path).unwrap();
+        file.set_len(log.lines()[0].len() as u64 + 1).unwrap();
+    };
+    cut(&log.path());
+    fs::rename(log.path(), &aside).unwrap();
+    audit.reopen().await.unwrap();
+    assert!(told_of_changes(&aside)[0].contains("was cut"));
+    assert_eq!(audit.changes(), 2);
+    // A rotation in order is no change.
+    fill();
+    fs::rename(log.path(), &aside).unwrap();
+    audit.reopen().await.unwrap();
+    assert_eq!(audit.changes(), 2);
+
+    fill();
+    audit.checkpoint().await.unwrap();
+    cut(&log.path());
+    audit.close().await.unwrap();
+    assert!(told_of_changes(&log.path())[0].contains("was cut"));
+    assert_eq!(audit.changes(), 3);
+}
+
+#[tokio::test]
+async fn an_end_that_was_written_over_is_seen_though_the_length_is_the_same() {
+    let log = Log::new();
+    let (audit, _turn) = audit(log.path()).await;
+    audit.record(&entry("a")).unwrap();
+    assert_eq!(audit.look_after_file(), None);
+    let whole = fs::read(log.path()).unwrap();
+    let write = |at: usize, byte: u8| {
+        let mut bytes = fs::read(log.path()).unwrap();
+        bytes[at] = byte;
+        let file = fs::OpenOptions::new().write(true).open(log.path()).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &bytes, 0).unwrap();
+    };
+    write(whole.len() - 3, b'#');
+    let intent = audit.begin(&entry("refused")).await;
+    assert!(
+        matches!(intent, Err(AuditError::Write { .. })),
+        "{intent:?}"
+    );
+    assert_eq!(audit.changes(), 1);
+    assert!(told_of_changes(&log.path())[0].contains("written over"));
+    assert_eq!(audit.look_after_file(), None);
+    audit.begin(&entry("goes on")).await.unwrap();
+}
+
+#[test]
+fn what_is_no_file_is_refused_at_once() {
+    let log = Log::new();
+    let _ = fs::remove_file(log.path());
+    nix::unistd::mkfifo(&log.path(), nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
+    let refused = log.open_as(Known::Nothing).err().unwrap().to_string();
+    assert!(refused.contains("is no regular file"), "{refused}");
+}
+
+#[tokio::test]
+async fn no_more_changes_are_open_than_the_token_can_name() {
+    let log = Log::new();
+    let (audit, _turn) = audit(log.path()).await;
+    let mut open = Vec::new();
+    for _ in 0..anchor::OPEN {
+        open.push(audit.begin(&entry("k")).await.unwrap());
+    }
+    let soon = Duration::from_millis(100);
+    let one_more = entry("one more");
+    let mut begun = std::pin::pin!(audit.begin(&one_more));
+    assert!(tokio::time::timeout(soon, &mut begun).await.is_err());
+    let outcome = Entry {
+        intent: open[0],
+        ..entry("k")
+    };
+    audit.record(&outcome).unwrap();
+    begun.await.unwrap();
 }
 
 #[tokio::test]

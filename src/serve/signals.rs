@@ -20,6 +20,8 @@ pub(super) struct Signals {
     interrupt: Signal,
     hangup: Signal,
     user1: Signal,
+    /// Never waited for: a write beyond a limit of the process fails, as one on a full disc does, instead of ending it.
+    _file_size: Signal,
 }
 
 impl Signals {
@@ -30,6 +32,7 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
             user1: signal(SignalKind::user_defined1())?,
+            _file_size: signal(SignalKind::from_raw(nix::libc::SIGXFSZ))?,
         })
     }
 
