@@ -185,14 +185,16 @@ impl Key {
         }
     }
 
-    /// A derived key needs a context; others ignore one, as Vault does.
+    /// A derived key needs a context. Vault's others ignore one: who believes a ciphertext to be bound to it would not find out.
     pub(super) fn check_context(&self, context: &[u8]) -> Result<(), KeyringError> {
-        if self.settings.derived && context.is_empty() {
-            Err(invalid(
+        match (self.settings.derived, context.is_empty()) {
+            (true, true) => Err(invalid(
                 "missing 'context' for key derivation; the key was created using a derived key, which means additional, per-request information must be included in order to perform operations with the key",
-            ))
-        } else {
-            Ok(())
+            )),
+            (false, false) => Err(invalid(
+                "the key is not derived: it takes no context; leave it out, or bind the ciphertext to associated_data",
+            )),
+            _ => Ok(()),
         }
     }
 

@@ -70,11 +70,21 @@ fn item(plaintext: &[u8], context: &[u8], key_version: Option<u32>) -> EncryptIt
     }
 }
 
+/// The context, if the key takes one.
+fn taken<'c>(keyring: &Keyring, name: &str, context: &'c [u8]) -> &'c [u8] {
+    match keyring.read(name) {
+        Ok(key) if !key.derived => b"",
+        _ => context,
+    }
+}
+
+/// In the context, if the key is derived.
 pub(super) async fn seal(
     keyring: &Keyring,
     name: &str,
     context: &[u8],
 ) -> Result<Ciphertext, KeyringError> {
+    let context = taken(keyring, name, context);
     keyring
         .encrypt(name, vec![item(b"secret", context, None)])
         .await?
@@ -82,12 +92,14 @@ pub(super) async fn seal(
         .unwrap()
 }
 
+/// In the context, if the key is derived.
 pub(super) async fn open(
     keyring: &Keyring,
     name: &str,
     ciphertext: &Ciphertext,
     context: &[u8],
 ) -> Result<Vec<u8>, KeyringError> {
+    let context = taken(keyring, name, context);
     let items = vec![DecryptItem {
         ciphertext: ciphertext.clone(),
         associated_data: b"ad".to_vec(),

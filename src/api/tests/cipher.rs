@@ -234,6 +234,51 @@ fn associated_data_and_context_are_bound() {
     );
 }
 
+/// Ignored, it would let whoever sends it believe that the ciphertext is bound to it.
+#[test]
+fn a_key_that_is_not_derived_takes_no_context() {
+    let a = Appliance::new();
+    a.key("c-plain", &Value::Null);
+    let refusal = "the key is not derived: it takes no context; leave it out, or bind the ciphertext to associated_data";
+    let encrypt = "transit/encrypt/c-plain";
+    // An empty one is none.
+    let made = a.expect(
+        200,
+        "POST",
+        encrypt,
+        &json!({ "plaintext": "YQ==", "context": "" }),
+    );
+    let plain = json!({ "plaintext": "YQ==", "context": "Y3R4" });
+    let sealed = json!({ "ciphertext": made["data"]["ciphertext"], "context": "Y3R4" });
+    for (path, body) in [
+        (encrypt, &plain),
+        ("transit/decrypt/c-plain", &sealed),
+        ("transit/rewrap/c-plain", &sealed),
+        (
+            "transit/datakey/plaintext/c-plain",
+            &json!({ "context": "Y3R4" }),
+        ),
+        (
+            "transit/datakey/wrapped/c-plain",
+            &json!({ "context": "Y3R4" }),
+        ),
+    ] {
+        a.refused(400, refusal, path, body);
+    }
+    for (path, item) in [
+        (encrypt, &plain),
+        ("transit/decrypt/c-plain", &sealed),
+        ("transit/rewrap/c-plain", &sealed),
+    ] {
+        let body = json!({ "batch_input": [item, item], "partial_failure_response_code": 207 });
+        let reply = a.ask("POST", path, &body).json();
+        for result in reply["data"]["batch_results"].as_array().unwrap() {
+            assert_eq!(result["error"], refusal, "{path}");
+            assert!(result.get("ciphertext").is_none(), "{path}");
+        }
+    }
+}
+
 #[test]
 fn batches_answer_each_item_in_its_place() {
     let a = Appliance::new();
