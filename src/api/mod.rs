@@ -316,15 +316,10 @@ where
     let (head, body) = request.into_parts();
     // Owned, as all that is kept of the head: see below.
     let path = routes::decode_path(head.uri.path()).map(Cow::into_owned);
-    let (verb, route, captures) = find_route(app, &head, path.as_deref()).map_err(|error| {
-        // Who is out learns nothing of which paths there are.
-        let error = still_good(app, peer).err().unwrap_or(error);
-        let took = begun.elapsed();
-        app.gate
-            .metrics
-            .request("none", "error", error.status, 0, took);
-        error
-    })?;
+    let (verb, route, captures) = match find_route(app, &head, path.as_deref()) {
+        Ok(found) => found,
+        Err(error) => return Err(leads_nowhere(app, peer, &id, &head, begun, error).await),
+    };
     let key = captures.name.unwrap_or_default();
     let mut trail = Trail::begin(app, peer, &id, route, key, begun);
     let admitted = admit(app, peer, &head, route, captures.name, &mut trail);
@@ -370,6 +365,31 @@ where
     tokio::spawn(change)
         .await
         .unwrap_or_else(|_| Err(stopping()))
+}
+
+/// What is answered where no route is. Who is out, or is sent by another site, learns nothing of which paths there are.
+async fn leads_nowhere(
+    app: &App,
+    peer: &Peer,
+    id: &RequestId,
+    head: &Parts,
+    begun: Instant,
+    error: ApiError,
+) -> ApiError {
+    let route = &routes::NOWHERE;
+    let admitted = still_good(app, peer);
+    if admitted.is_ok()
+        && let Err(foreign) = Said::of(&head.headers).check(head, route)
+    {
+        let mut trail = Trail::begin(app, peer, id, route, "", begun);
+        trail.audited = true;
+        return trail.refuse(&foreign).await.err().unwrap_or(foreign);
+    }
+    let error = admitted.err().unwrap_or(error);
+    let took = begun.elapsed();
+    let metrics = &app.gate.metrics;
+    metrics.request(route.label, "error", error.status, 0, took);
+    error
 }
 
 fn stopping() -> ApiError {
@@ -581,7 +601,8 @@ fn admit(
         origin,
         referer,
     };
-    said.check(head, route)?;
+    said.check(head, route)
+        .inspect_err(|_| trail.audited = true)?;
     let token = match presented_token(own, authorization)? {
         None => None,
         Some(text) => {
@@ -830,6 +851,8 @@ struct Trail<'a> {
     key: &'a str,
     token: Option<String>,
     begun: Instant,
+    /// As its route says, or because of what was refused.
+    audited: bool,
     /// The line that says that the change is about to begin, 0 if there is none.
     intent: u64,
     done: bool,
@@ -852,6 +875,7 @@ impl<'a> Trail<'a> {
             key,
             token: None,
             begun,
+            audited: route.audited,
             intent: 0,
             done: false,
         }
@@ -935,7 +959,7 @@ impl<'a> Trail<'a> {
         answer: Option<&Answer>,
     ) -> Result<(), ApiError> {
         self.count(outcome, status, answer);
-        if !self.route.audited {
+        if !self.audited {
             return Ok(());
         }
         let entry = self.entry(outcome, status, reason, answer);
@@ -1035,7 +1059,7 @@ impl Drop for Trail<'_> {
         if !self.done {
             let (outcome, status) = ("error", 499);
             self.count(outcome, status, None);
-            if !self.route.audited {
+            if !self.audited {
                 return;
             }
             let reason = "the client went away before the answer";

@@ -29,7 +29,18 @@ pub(super) struct Said<'h> {
     pub(super) referer: Option<&'h HeaderValue>,
 }
 
-impl Said<'_> {
+impl<'h> Said<'h> {
+    /// Of a request that leads nowhere: one header of each name counts.
+    pub(super) fn of(headers: &'h HeaderMap) -> Self {
+        Self {
+            site: headers.get(&SITE),
+            mode: headers.get(&MODE),
+            dest: headers.get(&DEST),
+            origin: headers.get(header::ORIGIN),
+            referer: headers.get(header::REFERER),
+        }
+    }
+
     /// Refuses what another site's page made a browser send, and every form.
     pub(super) fn check(self, head: &Parts, route: &Route) -> Result<(), ApiError> {
         if self.site.is_none()
@@ -123,14 +134,7 @@ mod tests {
             request = request.header(*name, *value);
         }
         let (head, ()) = request.body(()).unwrap().into_parts();
-        let get = |name: &str| head.headers.get(name);
-        let said = Said {
-            site: get("sec-fetch-site"),
-            mode: get("sec-fetch-mode"),
-            dest: get("sec-fetch-dest"),
-            origin: get("origin"),
-            referer: get("referer"),
-        };
+        let said = Said::of(&head.headers);
         let table = if page { ROOT } else { TRANSIT };
         let path = if page {
             STATUS_PAGE

@@ -228,6 +228,11 @@ pub static ROOT: &[Route] = &[
 pub(super) static UPSERT: Route =
     route!(Update "",                             "create",            Some(O::Create),            Small, true,  true,  [], keys::create);
 
+/// Not a path either: what is not there, for the metrics; and for the audit log, where a browser was made to ask for it.
+#[rustfmt::skip]
+pub(super) static NOWHERE: Route =
+    route!(Read   "",                             "none",              None,                       Small, false, false, [], unsupported::export);
+
 /// Values that a path gave.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Captures<'a> {
