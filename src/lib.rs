@@ -11,6 +11,7 @@ pub mod cli;
 pub mod client;
 mod clock;
 pub mod config;
+mod files;
 #[cfg(any(fuzzing, test))]
 #[doc(hidden)]
 pub mod fuzzing;

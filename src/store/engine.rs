@@ -15,7 +15,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 
-use crate::lock;
+use crate::{files, lock};
 
 /// Pages that sled keeps in memory, bytes: the store is read at start and then rarely.
 const CACHE_BYTES: u64 = 1 << 20;
@@ -106,12 +106,11 @@ impl Lock {
         let failed =
             |error: &std::io::Error| EngineError::Io(format!("{}: {error}", path.display()));
         // Who may only read can still ask whether somebody else has it: `strongroom-check.service`, say. A network file system wants the right to write.
-        let log = File::options()
-            .read(true)
-            .write(true)
-            .open(&path)
+        let log = files::open_itself(&path, File::options().read(true).write(true))
             .or_else(|error| match error.kind() {
-                ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied => File::open(&path),
+                ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied => {
+                    files::open_itself(&path, File::options().read(true))
+                }
                 _ => Err(error),
             })
             .map_err(|error| failed(&error))?;

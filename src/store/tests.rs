@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
+use nix::sys::stat::Mode;
 use strongroom_hsm::{HsmConfig, OptionalKeys, PinSource, TokenSelector};
 use strongroom_softhsm::Throwaway;
 use tokio::sync::MutexGuard;
@@ -452,14 +453,38 @@ async fn what_is_in_a_files_place_is_named_with_what_to_do() {
         .find(|name| name.starts_with("snap."))
         .unwrap();
     let odd = || std::ffi::OsStr::from_bytes(b"snap.\xff").to_owned();
-    let refused: [(&str, Harm<'_>, &str); 5] = [
+    let pipe = |name: &str| nix::unistd::mkfifo(&bad.join(name), Mode::S_IRWXU).unwrap();
+    let endless = |name: &str| {
+        let _ = std::fs::remove_file(bad.join(name));
+        std::os::unix::fs::symlink("/dev/zero", bad.join(name)).unwrap();
+    };
+    let refused: [(&str, Harm<'_>, &str); 10] = [
         (
             "db",
             &|| {
                 std::fs::remove_file(bad.join("db")).unwrap();
                 std::fs::create_dir(bad.join("db")).unwrap();
             },
-            "directory",
+            "move it away",
+        ),
+        (
+            "db",
+            &|| {
+                std::fs::remove_file(bad.join("db")).unwrap();
+                pipe("db");
+            },
+            "move it away",
+        ),
+        ("db", &|| endless("db"), "move it away"),
+        ("blobs/x", &|| pipe("blobs/x"), "move it away"),
+        ("blobs/x", &|| endless("blobs/x"), "move it away"),
+        (
+            "blobs",
+            &|| {
+                std::fs::rename(bad.join("blobs"), bad.join("elsewhere")).unwrap();
+                std::os::unix::fs::symlink("elsewhere", bad.join("blobs")).unwrap();
+            },
+            "move it away",
         ),
         (
             "db",
@@ -500,8 +525,9 @@ async fn what_is_in_a_files_place_is_named_with_what_to_do() {
             error.contains(named) && error.contains(advice),
             "{named}: {error}"
         );
+        assert!(!bad.join("trial").exists(), "{named}");
     }
-    let harmless: [Harm<'_>; 5] = [
+    let harmless: [Harm<'_>; 9] = [
         &|| {
             let file = std::fs::File::create(bad.join(&snapshot)).unwrap();
             file.set_len(1 << 40).unwrap();
@@ -517,6 +543,13 @@ async fn what_is_in_a_files_place_is_named_with_what_to_do() {
             std::fs::remove_file(bad.join(&snapshot)).unwrap();
             std::fs::create_dir(bad.join(&snapshot)).unwrap();
         },
+        &|| pipe("snap.0000000000001000"),
+        &|| endless("snap.0000000000002000"),
+        &|| {
+            std::fs::remove_file(bad.join("conf")).unwrap();
+            pipe("conf");
+        },
+        &|| endless("conf"),
     ];
     for change in harmless {
         let _ = std::fs::remove_dir_all(&bad);
@@ -524,6 +557,17 @@ async fn what_is_in_a_files_place_is_named_with_what_to_do() {
         change();
         let store = Store::open(&bad, hsm.clone()).await.unwrap();
         holds_all(&store, &payloads).await;
+        assert!(!bad.join("trial").exists());
+    }
+    // Nor is a new store made where its settings would be read from one.
+    let other: [Harm<'_>; 2] = [&|| pipe("conf"), &|| endless("conf")];
+    for change in other {
+        std::fs::remove_dir_all(&bad).unwrap();
+        std::fs::create_dir(&bad).unwrap();
+        change();
+        hsm.write_epoch(Vec::new()).await.unwrap();
+        let error = Store::create(&bad, hsm.clone()).await.err().unwrap();
+        assert!(error.to_string().contains("other files"), "{error}");
     }
 }
 

@@ -12,6 +12,7 @@ use std::time::SystemTime;
 
 use super::engine::{BLOBS, Engine, EngineError, LOG, Lock, Pair, Role, SETTINGS, role};
 use super::{StoreError, pages};
+use crate::files;
 use crate::owner::acting;
 
 /// Where copies are made, in the store's folder: the process may have no right to any other.
@@ -46,6 +47,8 @@ pub(super) struct Files {
 impl Files {
     /// Looks at every file, and keeps other processes out.
     pub(super) fn hold(folder: &Path) -> Result<Self, StoreError> {
+        // To open a pipe, or to read what a link leads to, may never end.
+        regular(&folder.join(LOG))?;
         let lock = Lock::take_patiently(folder).map_err(|error| failed(folder, error))?;
         let mut files = Self {
             folder: folder.to_owned(),
@@ -61,6 +64,10 @@ impl Files {
                     files.spare.extend(name);
                 }
                 Role::Blobs => {
+                    let seen = fs::symlink_metadata(&path);
+                    if !seen.map_err(|error| unreadable(&path, &error))?.is_dir() {
+                        return Err(stray(&path));
+                    }
                     for (path, name) in entries(&path)? {
                         let Some(name) = name else {
                             return Err(stray(&path));
@@ -152,15 +159,13 @@ impl Scratch {
         };
         for name in spare {
             let path = files.folder.join(name);
-            let size = fs::metadata(&path)
-                .map_err(|error| unreadable(&path, &error))?
-                .len();
-            if size > SPARE {
-                return Err(StoreError::Damaged {
-                    file: path,
-                    why: format!("it has {size} bytes"),
-                });
-            }
+            let seen = fs::symlink_metadata(&path).map_err(|error| unreadable(&path, &error))?;
+            let why = match seen.len() {
+                _ if !seen.is_file() => "it is no regular file".to_owned(),
+                size if size > SPARE => format!("it has {size} bytes"),
+                _ => continue,
+            };
+            return Err(StoreError::Damaged { file: path, why });
         }
         let names = std::iter::once(LOG.to_owned())
             .chain(spare.iter().cloned())
@@ -186,8 +191,12 @@ fn clear(store: &Path) -> Result<PathBuf, StoreError> {
 pub(super) fn is_free(store: &Path) -> Result<bool, StoreError> {
     for (path, name) in entries(store)? {
         let free = match name.as_deref() {
-            Some(SETTINGS | ASIDE) => true,
-            Some(BLOBS) => path.is_dir() && entries(&path)?.is_empty(),
+            Some(ASIDE) => true,
+            Some(SETTINGS) => path.symlink_metadata().is_ok_and(|seen| seen.is_file()),
+            Some(BLOBS) => {
+                path.symlink_metadata().is_ok_and(|seen| seen.is_dir())
+                    && entries(&path)?.is_empty()
+            }
             Some(TRIAL) => {
                 path.is_dir() && entries(&path)?.iter().all(|(path, _)| is_like_sleds(path))
             }
@@ -212,7 +221,8 @@ impl Drop for Scratch {
 
 fn copy_file(from: &Path, to: &Path) -> Result<(), StoreError> {
     let unreadable = |error: &io::Error| unreadable(from, error);
-    let mut source = File::open(from).map_err(|error| unreadable(&error))?;
+    let mut source =
+        files::open_itself(from, File::options().read(true)).map_err(|error| unreadable(&error))?;
     let mut target = OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -259,16 +269,22 @@ fn entries(folder: &Path) -> Result<Vec<(PathBuf, Option<String>)>, StoreError> 
 
 /// Its size, if it is a file that can be read and written.
 fn checked_file(path: &Path) -> Result<u64, StoreError> {
-    let metadata = fs::symlink_metadata(path).map_err(|error| unreadable(path, &error))?;
-    if !metadata.is_file() {
-        return Err(stray(path));
-    }
-    File::open(path).map_err(|error| unreadable(path, &error))?;
-    OpenOptions::new()
-        .write(true)
-        .open(path)
+    let size = regular(path)?;
+    files::open_itself(path, File::options().read(true))
+        .map_err(|error| unreadable(path, &error))?;
+    files::open_itself(path, File::options().write(true))
         .map_err(|error| unwritable(path, &error))?;
-    Ok(metadata.len())
+    Ok(size)
+}
+
+/// Its size, if it is a regular file and no link to one.
+fn regular(path: &Path) -> Result<u64, StoreError> {
+    let seen = fs::symlink_metadata(path).map_err(|error| unreadable(path, &error))?;
+    if seen.is_file() {
+        Ok(seen.len())
+    } else {
+        Err(stray(path))
+    }
 }
 
 fn is_like_sleds(path: &Path) -> bool {
