@@ -468,6 +468,14 @@ fn a_certificate_without_rights_does_not_fill_the_audit_log() {
     assert_eq!(a.audited().len(), 100);
 }
 
+/// Denials in a log: one by one, and beyond a hundred by their number.
+fn told_of_denials(lines: &[Value]) -> usize {
+    let one_by_one = lines.iter().filter(|line| line["outcome"] == "denied");
+    let sums = lines.iter().filter(|line| line["type"] == "summary");
+    let counted: u64 = sums.filter_map(|line| line["denied"].as_u64()).sum();
+    one_by_one.count() + usize::try_from(counted).unwrap()
+}
+
 /// What a page of another site makes an administrator's browser send. tests/monitoring has a real one do it.
 #[test]
 fn what_a_browser_was_made_to_send_is_denied_and_audited() {
@@ -559,20 +567,13 @@ fn what_a_browser_was_made_to_send_is_denied_and_audited() {
     assert_eq!(key["data"]["latest_version"], 1);
     // The control: the same, sent by a program.
     a.expect(200, "POST", "transit/keys/p-browser/rotate", &Value::Null);
-    // One by one, and beyond a hundred by their number.
     run(a.app.audit.close()).unwrap();
     let log = std::fs::read_to_string(&a.app.config.audit.path).unwrap();
     let lines: Vec<Value> = log
         .lines()
         .map(|l| serde_json::from_str(l).unwrap())
         .collect();
-    let seen = lines
-        .iter()
-        .filter(|line| line["outcome"] == "denied")
-        .count();
-    let sums = lines.iter().filter(|line| line["type"] == "summary");
-    let counted: u64 = sums.filter_map(|line| line["denied"].as_u64()).sum();
-    assert_eq!(seen + usize::try_from(counted).unwrap(), denied);
+    assert_eq!(told_of_denials(&lines), denied);
     assert!(lines.iter().any(|line| line["operation"] == "none"));
     let evil = lines.iter().find(|line| line.to_string().contains("evil"));
     assert_eq!(evil, None);
