@@ -2,6 +2,7 @@
 //! where the body can be borrowed. What goes wrong is told by names, places and types, never by a value: values are the client's secrets.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
@@ -39,6 +40,8 @@ const ITEM: &[&str] = &[
 ];
 /// The most unknown names that are repeated to the client.
 const MAX_NAMED: usize = 8;
+/// The most names in one object that the route doesn't take.
+pub(super) const MAX_OTHERS: usize = 256;
 const TWICE: &str = "is given twice";
 /// Vault's words for a body that is neither `null` nor an object, or not even JSON.
 const NO_JSON: &str = "error parsing JSON";
@@ -75,8 +78,29 @@ pub(super) struct Params<'a> {
     pub(super) structured: Option<Value>,
     /// Names that the route doesn't know.
     unknown: Unknown,
+    others: Others,
     /// Names in the body that the path gives too.
     replaced: Vec<&'static str>,
+}
+
+/// The names in one object that the route doesn't take, each once.
+#[derive(Default)]
+struct Others(BTreeSet<Box<str>>);
+
+impl Others {
+    /// `Err`: the name was given before, or there are too many. In our own words: the name may be anything.
+    fn note(&mut self, name: &str) -> Result<(), String> {
+        if self.0.contains(name) {
+            return Err(format!("a parameter that is not known {TWICE}"));
+        }
+        if self.0.len() == MAX_OTHERS {
+            return Err(format!(
+                "more than {MAX_OTHERS} parameters are not known: leave them out"
+            ));
+        }
+        self.0.insert(name.into());
+        Ok(())
+    }
 }
 
 /// Unknown names: those that look like a parameter's, as far as they are repeated, and whether there were others.
@@ -162,6 +186,7 @@ pub(super) fn is_form(content_type: Option<&[u8]>, body: &[u8]) -> bool {
         .trim_ascii()
         .eq_ignore_ascii_case(b"application/x-www-form-urlencoded")
         && !matches!(without_blanks(body).first(), None | Some(b'{' | b'['))
+        && !says_nothing(body)
 }
 
 /// Whether a body says nothing: blanks, `null` or an empty object.
@@ -197,6 +222,7 @@ impl<'a> Params<'a> {
             batch: None,
             structured: None,
             unknown: Unknown::default(),
+            others: Others::default(),
             replaced: Vec::new(),
         }
     }
@@ -289,9 +315,10 @@ impl<'a> Params<'a> {
     /// One parameter.
     fn take(&mut self, shape: Shape<'_>, name: &str, value: Scalar<'a>) -> Result<(), Fault> {
         if let Some(name) = shape.captured.iter().find(|known| **known == name) {
-            if !self.replaced.contains(name) {
-                self.replaced.push(name);
+            if self.replaced.contains(name) {
+                return Err(Fault::Twice(name));
             }
+            self.replaced.push(name);
             return Ok(());
         }
         let mut slots = self.names.iter().zip(&mut self.values);
@@ -302,6 +329,7 @@ impl<'a> Params<'a> {
             *slot = value;
             return Ok(());
         }
+        self.others.note(name).map_err(Fault::Other)?;
         if let Some(name) = shape.refused.iter().find(|known| **known == name) {
             return if value.is_set() {
                 Err(Fault::Other(format!(
@@ -800,7 +828,7 @@ impl<'de> Visitor<'de> for One<'_, '_, '_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let Self { at, batch } = self;
         let mut item = Item::default();
-        let mut seen = Seen::default();
+        let (mut seen, mut others) = (Seen::default(), Others::default());
         while let Some(name) = map.next_key::<Text<'de>>()? {
             let shape = batch.shape;
             let Some(name) =
@@ -817,7 +845,8 @@ impl<'de> Visitor<'de> for One<'_, '_, '_> {
                         "'[{at}].{name}' is not supported: leave it out"
                     )));
                 }
-                let noted = batch.unknown.note(shape, &name);
+                let noted = others.note(&name);
+                let noted = noted.and_then(|()| batch.unknown.note(shape, &name));
                 noted.map_err(|why| batch.fail(format_args!("'[{at}]': {why}")))?;
                 map.next_value::<IgnoredAny>()?;
                 continue;
@@ -1156,6 +1185,45 @@ mod tests {
         assert!(Params::from_json(strict, br#"{"plaintext":""}"#).is_ok());
     }
 
+    /// Of what is passed over too: another reader may know the name, and take the other value.
+    #[test]
+    fn a_name_that_is_not_known_stands_once_too() {
+        let unknown = "a parameter that is not known is given twice";
+        for (body, error) in [
+            (r#"{"z":1,"z":1}"#, unknown),
+            (r#"{"z":1,"bits":1,"\u007a":null}"#, unknown),
+            (r#"{"4111":1,"4111":2}"#, unknown),
+            (r#"{"padding_scheme":"","padding_scheme":""}"#, unknown),
+            (r#"{"padding_scheme":"","padding_scheme":"oaep"}"#, unknown),
+            (r#"{"name":"n","name":"m"}"#, NO_JSON),
+            (
+                r#"{"batch_input":[{"z":1},{"z":1,"z":2}]}"#,
+                "failed to parse batch input: '[1]': a parameter that is not known is given twice",
+            ),
+        ] {
+            assert_eq!(refusal(body), error, "{body}");
+        }
+        for body in ["z=1&z=1", "padding_scheme=&padding_scheme="] {
+            assert_eq!(form(body).err().unwrap().messages, [unknown], "{body}");
+        }
+        assert_eq!(
+            form("name=a&name=b").err().unwrap().messages,
+            ["\"name\" is given twice"]
+        );
+        // In each item anew.
+        assert!(json(r#"{"z":1,"batch_input":[{"z":1},{"z":1}]}"#).is_ok());
+        // Not without bound.
+        let many = |count: usize| {
+            let names: Vec<String> = (0..count).map(|n| format!("\"n{n}\":1")).collect();
+            format!("{{{}}}", names.join(","))
+        };
+        assert!(json(&many(MAX_OTHERS)).is_ok());
+        assert_eq!(
+            refusal(&many(MAX_OTHERS + 1)),
+            "more than 256 parameters are not known: leave them out"
+        );
+    }
+
     #[test]
     fn batches_are_strict() {
         let p = json(r#"{"batch_input": [{"plaintext": "YQ==", "reference": "r\n"}, {"key_version": 2, "x": [], "ciphertext": 7}], "plaintext": null, "key_version": 0}"#).unwrap();
@@ -1240,7 +1308,7 @@ mod tests {
 
     #[test]
     fn unknown_and_replaced_names_are_warned_of() {
-        let mut p = json(r#"{"z": 1, "a": {}, "name": "n", "bits": 1, "z": 2}"#).unwrap();
+        let mut p = json(r#"{"z": 1, "a": {}, "name": "n", "bits": 1}"#).unwrap();
         assert_eq!(
             p.warnings(),
             [
@@ -1320,6 +1388,9 @@ mod tests {
             (Some(form), "{}", false),
             (Some(form), " \r\n\t{\"input\":\"\"}", false),
             (Some(form), "[", false),
+            (Some(form), "null", false),
+            (Some(form), " null\n", false),
+            (Some(form), "null=1", true),
             (
                 Some("Application/X-WWW-Form-URLencoded ; charset=utf-8"),
                 "a=b",

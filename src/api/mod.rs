@@ -522,31 +522,43 @@ fn shown(path: &str) -> &str {
     }
 }
 
-/// The method's meaning; GET with `list` is LIST.
+/// The method's meaning; GET with `list` is LIST. With another method it must say the same as that.
 fn verb(head: &Parts) -> Result<Verb, ApiError> {
+    let method = &head.method;
+    let plain = routes::verb(method, false);
     let mut list = false;
-    if head.method == hyper::Method::GET
+    // The others have no query.
+    if matches!(plain, Some(Verb::Read | Verb::List | Verb::Head))
         && let Some(query) = head.uri.query()
-        && let Some((_, value)) =
-            form_urlencoded::parse(query.as_bytes()).find(|(n, _)| n == "list")
+        && let Some(said) = list_of(query)?
     {
-        if form_urlencoded::parse(query.as_bytes())
-            .filter(|(n, _)| n == "list")
-            .count()
-            > 1
-        {
-            return Err(ApiError::bad_request("\"list\" is given twice"));
+        list = said;
+        if plain == Some(Verb::List) && !said || plain == Some(Verb::Head) && said {
+            return Err(ApiError::bad_request(
+                "the method and \"list\" differ: leave \"list\" out, or send GET",
+            ));
         }
-        list = match value.as_ref() {
-            "1" | "t" | "T" | "true" | "TRUE" | "True" => true,
-            "" | "0" | "f" | "F" | "false" | "FALSE" | "False" => false,
-            _ => return Err(ApiError::empty(400)),
-        };
     }
-    routes::verb(&head.method, list).ok_or_else(|| ApiError {
+    routes::verb(method, list).ok_or_else(|| ApiError {
         allow: Some("GET, LIST, POST, PUT, DELETE, HEAD".to_owned()),
         ..ApiError::empty(405)
     })
+}
+
+/// What a query says of `list`.
+fn list_of(query: &str) -> Result<Option<bool>, ApiError> {
+    let mut said = form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name == "list");
+    let Some((_, value)) = said.next() else {
+        return Ok(None);
+    };
+    if said.next().is_some() {
+        return Err(ApiError::bad_request("\"list\" is given twice"));
+    }
+    match value.as_ref() {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(Some(true)),
+        "" | "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(Some(false)),
+        _ => Err(ApiError::bad_request("\"list\" is true or false")),
+    }
 }
 
 /// Vault's core answers its own paths without words.

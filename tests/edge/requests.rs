@@ -309,7 +309,8 @@ async fn a_body_that_makes_no_sense_is_a_400_with_words() {
         ("a least version of 2^63", post("/v1/transit/keys/app-k/config", r#"{"min_encryption_version":9223372036854775808}"#), 400, no_field),
         ("trimmed to 2^40", post("/v1/transit/keys/app-k/trim", r#"{"min_available_version":1099511627776}"#), 400, Begins("")),
         ("rotated every 2^64 hours", post("/v1/transit/keys/app-k/config", r#"{"auto_rotate_period":"18446744073709551616h"}"#), 400, no_field),
-        ("a status of 101", post(DECRYPT, r#"{"batch_input":[{"ciphertext":"x"},{"ciphertext":"y"}],"partial_failure_response_code":101}"#), 400, Data),
+        ("a status of 101", post(DECRYPT, r#"{"batch_input":[{"ciphertext":"x"},{"ciphertext":"y"}],"partial_failure_response_code":101}"#), 400, Begins("partial_failure_response_code is a status from 200 to 599")),
+        ("a batch of which all fail", post(DECRYPT, r#"{"batch_input":[{"ciphertext":"x"},{"ciphertext":"y"}],"partial_failure_response_code":207}"#), 400, Data),
     ];
     check(&appliance, rows).await;
 }

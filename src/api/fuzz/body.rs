@@ -4,12 +4,15 @@
     reason = "a panic is what a fuzz target reports"
 )]
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
-use super::super::body::{BATCH, Item, MAX_BATCH, Params, Shape, is_form, says_nothing};
+use super::super::body::{
+    BATCH, Item, MAX_BATCH, MAX_OTHERS, Params, Shape, is_form, says_nothing,
+};
 
 const NAMES: &[&str] = &[
     "plaintext",
@@ -67,6 +70,7 @@ pub fn json_body(data: &[u8]) {
         (Err(error), Some(Ok(Value::Object(object)))) => {
             let why = object.contains_key(BATCH)
                 || gives_twice(&names(data))
+                || object.len() > MAX_OTHERS
                 || object
                     .keys()
                     .any(|name| REFUSED.contains(&name.as_str()) || !may_be(name));
@@ -92,6 +96,7 @@ pub fn form_body(data: &[u8]) {
                 .iter()
                 .any(|name| name == BATCH || REFUSED.contains(&name.as_str()) || !may_be(name))
                 || gives_twice(&names)
+                || names.len() > MAX_OTHERS
                 || !is_strict_form(data);
             assert!(why, "a form without a batch was refused");
             told_without_a_value(&error.messages);
@@ -152,11 +157,9 @@ fn told_without_a_value(messages: &[std::borrow::Cow<'static, str>]) {
     }
 }
 
-/// Whether a parameter that the path has not given is among them more than once.
+/// Whether one is among them more than once.
 fn gives_twice(names: &[String]) -> bool {
-    let times = |wanted: &str| names.iter().filter(|name| *name == wanted).count();
-    let mut parameters = NAMES.iter().filter(|name| !CAPTURED.contains(name));
-    parameters.any(|name| times(name) > 1)
+    names.iter().collect::<BTreeSet<_>>().len() < names.len()
 }
 
 /// The names of a JSON object, in their order.

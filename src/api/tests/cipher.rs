@@ -331,18 +331,18 @@ fn batches_answer_each_item_in_its_place() {
         path,
         &json!({ "batch_input": mixed, "partial_failure_response_code": "207" }),
     );
-    let answer = a.expect(
-        400,
-        "POST",
-        path,
-        &json!({ "batch_input": mixed, "partial_failure_response_code": 1000 }),
-    );
-    assert!(
-        answer["warnings"][0]
-            .as_str()
-            .unwrap()
-            .starts_with("invalid HTTP response code override")
-    );
+    // Whether or not an item fails.
+    let good = json!([{ "plaintext": "" }]);
+    for code in [1000, 101, 204, 304, -1, 600] {
+        for (path, items) in [(path, &mixed), ("transit/encrypt/c-batch", &good)] {
+            a.refused(
+                400,
+                "partial_failure_response_code is a status from 200 to 599, and none of 204, 205 and 304, which have no body",
+                path,
+                &json!({ "batch_input": items, "partial_failure_response_code": code }),
+            );
+        }
+    }
     a.expect(
         400,
         "POST",

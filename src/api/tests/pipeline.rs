@@ -612,7 +612,12 @@ fn requests_that_make_no_sense_are_told_so() {
             "1 error occurred:\n\t* unsupported operation\n\n",
         ),
         ("TRACE", "transit/encrypt/x", 405, ""),
-        ("GET", "transit/keys?list=perhaps", 400, ""),
+        (
+            "GET",
+            "transit/keys?list=perhaps",
+            400,
+            "\"list\" is true or false",
+        ),
     ] {
         let reply = a.send(Who::Operator, method, path, &[], "");
         assert_eq!(

@@ -241,6 +241,7 @@ fn what_says_nothing_or_is_only_superfluous_is_taken() {
         ("POST", "transit/keys/t-taken", &[], " \r\n\t", 200),
         ("POST", "transit/keys/t-taken", &[FORM], " \n", 200),
         ("POST", "transit/keys/t-taken", &[], "null", 200),
+        ("POST", "transit/keys/t-taken", &[FORM], "null\n", 200),
         ("POST", "transit/keys/t-taken", &[], "{}\n", 200),
         ("GET", "transit/keys/t-taken", &[], "{ }", 200),
         ("GET", "transit/keys?list=true", &[], "null", 200),
@@ -280,6 +281,11 @@ fn what_says_nothing_or_is_only_superfluous_is_taken() {
     for (path, body, name) in [
         ("transit/random/8", json!({ "bytes": 9 }), "bytes"),
         (
+            "transit/random/seal",
+            json!({ "source": "platform" }),
+            "source",
+        ),
+        (
             "transit/hash/sha2-256",
             json!({ "input": "", "algorithm": "sha2-512" }),
             "algorithm",
@@ -309,6 +315,96 @@ fn what_says_nothing_or_is_only_superfluous_is_taken() {
         "transit/sign/t-signs",
         &json!({ "input": "", "hash_algorithm": "sha2-512", "algorithm": "sha2-256" }),
     );
+}
+
+/// Of what is passed over, a name stands once too: another reader may know it, and take the other value.
+#[test]
+fn what_is_passed_over_is_not_said_twice() {
+    let a = Appliance::new();
+    a.key("t-over", &Value::Null);
+    let new = "transit/keys/t-never-over";
+    #[rustfmt::skip]
+    let rows: &[(&str, &str, &[(&str, &str)], &str)] = &[
+        ("LIST", "transit/keys?nonsense=1&nonsense=1", &[], ""),
+        ("POST", new, &[], "{\"nonsense\":1,\"nonsense\":2}"),
+        ("POST", new, &[FORM], "nonsense=1&nonsense=2"),
+        ("POST", "transit/keys/t-over/config", &[], "{\"name\":\"a\",\"name\":\"b\"}"),
+        ("POST", "transit/encrypt/t-over", &[], "{\"batch_input\":[{\"plaintext\":\"\",\"x\":1,\"x\":2}]}"),
+        ("POST", "transit/encrypt/t-over", &[], "{\"partial_failure_response_code\":\"no\",\"batch_input\":[{\"plaintext\":\"\"}]}"),
+    ];
+    for (method, path, headers, body) in rows {
+        let reply = a.send(Who::Operator, method, path, headers, (*body).to_owned());
+        assert_eq!(
+            reply.status,
+            400,
+            "{method} {path} {body}: {}",
+            reply.json()
+        );
+    }
+    assert!(!a.app.keyring.exists("t-never-over"));
+}
+
+/// `list` makes a GET another request, and nothing else.
+#[test]
+fn list_is_said_once_and_agrees_with_the_method() {
+    let a = Appliance::new();
+    a.key("t-list", &Value::Null);
+    for (method, query) in [
+        ("GET", "list=banana"),
+        ("GET", "list=1&list=0"),
+        ("LIST", "list=banana"),
+        ("LIST", "list=false"),
+        ("LIST", "list=0&list=1"),
+        ("LIST", "list=1&list=1"),
+        ("LIST", "limit=1&list="),
+    ] {
+        let path = format!("transit/keys?{query}");
+        let reply = a.send(Who::Operator, method, &path, &[], "");
+        assert_eq!(reply.status, 400, "{method} {query}");
+        assert!(reply.error().contains("\"list\""), "{method} {query}");
+    }
+    let head = a.send(Who::Operator, "HEAD", "sys/health?list=true", &[], "");
+    assert_eq!(head.status, 400);
+    for (method, query) in [
+        ("GET", "list=true"),
+        ("LIST", "list=1"),
+        ("LIST", "limit=1"),
+    ] {
+        a.expect(200, method, &format!("transit/keys?{query}"), &Value::Null);
+    }
+}
+
+/// How RSA signs is said to a key of another type: sigstore's client says `pkcs1v15` to each.
+#[test]
+fn what_is_for_rsa_is_warned_of_where_the_key_is_of_another_type() {
+    let a = Appliance::new();
+    a.key("t-ec", &json!({ "type": "ecdsa-p256" }));
+    let warning =
+        json!(["signature_algorithm and salt_length are for RSA keys: they change nothing here"]);
+    let path = "transit/sign/t-ec";
+    for (name, value) in [
+        ("signature_algorithm", json!("pkcs1v15")),
+        ("salt_length", json!(20)),
+        ("salt_length", json!("hash")),
+    ] {
+        let mut body = json!({ "input": "" });
+        body[name] = value.clone();
+        let made = a.expect(200, "POST", path, &body);
+        assert_eq!(made["warnings"], warning, "{body}");
+        let mut verify = json!({ "input": "", "signature": made["data"]["signature"] });
+        verify[name] = value.clone();
+        let judged = a.expect(200, "POST", "transit/verify/t-ec", &verify);
+        assert_eq!(judged["warnings"], warning, "{verify}");
+        let mut batch = json!({ "batch_input": [{ "input": "" }] });
+        batch[name] = value;
+        assert_eq!(
+            a.expect(200, "POST", path, &batch)["warnings"],
+            warning,
+            "{batch}"
+        );
+    }
+    let plain = json!({ "input": "", "signature_algorithm": "pss", "salt_length": "auto" });
+    assert_eq!(a.expect(200, "POST", path, &plain)["warnings"], Value::Null);
 }
 
 /// What is signed is what was sent: no name twice, at whatever depth, and no number that would become another one.

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use crate::api::answer::{Answer, Envelope};
-use crate::api::body::Item;
+use crate::api::body::{Item, Params};
 use crate::api::error::{ApiError, Doing, is_outage, item_text};
 use crate::keyring::KeyringError;
 
@@ -111,28 +111,25 @@ pub(super) fn count<R>(answer: &mut Answer, results: &[Result<R, ItemError>]) {
     answer.batch_failed = results.iter().filter(|r| r.is_err()).count();
 }
 
-/// 400 if an item failed, or what the client asked for instead; the body is the same. And what to
-/// warn of.
-pub(super) fn batch_status<R>(
-    wanted: Option<i64>,
-    results: &[Result<R, ItemError>],
-) -> (u16, &'static [&'static str]) {
-    let failed = results.iter().filter(|r| r.is_err()).count();
-    if failed == 0 {
-        return (200, &[]);
-    }
-    match wanted {
-        None | Some(0) => (400, &[]),
-        Some(_) if failed == results.len() => (400, &[]),
+/// What is to be answered if some items fail: `partial_failure_response_code`, else 400. Refused whether or not one will.
+pub(super) fn partial_failure(params: &Params<'_>) -> Result<u16, ApiError> {
+    let name = "partial_failure_response_code";
+    match params.int(name)?.unwrap_or(0).try_into() {
+        Ok(0) => Ok(400),
         // HTTP gives 1xx, 204, 205 and 304 no body, so the results could not be told.
-        Some(code) => match u16::try_from(code) {
-            Ok(code @ 200..=599) if !matches!(code, 204 | 205 | 304) => (code, &[]),
-            _ => (
-                400,
-                &[
-                    "invalid HTTP response code override from partial_failure_response_code, reverting to 400",
-                ],
-            ),
-        },
+        Ok(code @ 200..=599) if !matches!(code, 204 | 205 | 304) => Ok(code),
+        _ => Err(ApiError::bad_request(format!(
+            "{name} is a status from 200 to 599, and none of 204, 205 and 304, which have no body"
+        ))
+        .in_own_words()),
+    }
+}
+
+/// 400 if all items failed, and what the client asked for if some did; the body is the same.
+pub(super) fn batch_status<R>(if_some: u16, results: &[Result<R, ItemError>]) -> u16 {
+    match results.iter().filter(|r| r.is_err()).count() {
+        0 => 200,
+        failed if failed == results.len() => 400,
+        _ => if_some,
     }
 }

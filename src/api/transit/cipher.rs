@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::batch::{ItemError, Sorted, batch_status, count, in_order, references, write_batch};
+use super::batch::{
+    ItemError, Sorted, batch_status, count, in_order, partial_failure, references, write_batch,
+};
 use super::{close, decode_optional, key_type, only, refuse_nonce, wanted_version};
 use crate::api::answer::{Answer, Envelope, room};
 use crate::api::body::{Item, Text};
@@ -136,7 +138,7 @@ async fn datakey(call: &mut Call<'_>, with_plaintext: bool) -> Result<Answer, Ap
 }
 
 async fn encrypt_batch(call: &mut Call<'_>, items: Vec<Item<'_>>) -> Result<Answer, ApiError> {
-    let wanted = call.params.int("partial_failure_response_code")?;
+    let if_some = partial_failure(&call.params)?;
     let contexts = check_batch(&items)?;
     if let Some(at) = items.iter().position(|item| item.plaintext.is_none()) {
         return Err(ApiError::bad_request(format!(
@@ -157,14 +159,13 @@ async fn encrypt_batch(call: &mut Call<'_>, items: Vec<Item<'_>>) -> Result<Answ
     let results = call.app.keyring.encrypt(call.name, sorted.good).await;
     let results = results.map_err(|e| ApiError::from_keyring(e, Doing::Encrypt, call.name))?;
     let results = in_order(sorted.places, results, Doing::Encrypt, call.name)?;
-    let (status, warnings) = batch_status(wanted, &results);
-    let mut answer = ciphertexts_answer(call, &items, &results, warnings);
-    answer.status = status;
+    let mut answer = ciphertexts_answer(call, &items, &results);
+    answer.status = batch_status(if_some, &results);
     Ok(answer)
 }
 
 async fn decrypt_batch(call: &mut Call<'_>, items: Vec<Item<'_>>) -> Result<Answer, ApiError> {
-    let wanted = call.params.int("partial_failure_response_code")?;
+    let if_some = partial_failure(&call.params)?;
     check_batch(&items)?;
     if let Some(at) = items.iter().position(|item| item.ciphertext.is_none()) {
         return Err(ApiError::bad_request(format!(
@@ -202,9 +203,8 @@ async fn decrypt_batch(call: &mut Call<'_>, items: Vec<Item<'_>>) -> Result<Answ
         }
         envelope.raw("\"");
     });
-    let (status, warnings) = batch_status(wanted, &results);
-    let mut answer = close(call, envelope, warnings).with_version(version);
-    answer.status = status;
+    let mut answer = close(call, envelope, &[]).with_version(version);
+    answer.status = batch_status(if_some, &results);
     count(&mut answer, &results);
     Ok(answer)
 }
@@ -239,7 +239,7 @@ async fn rewrap_batch(call: &mut Call<'_>, items: Vec<Item<'_>>) -> Result<Answe
     }
     let results = made.into_values().collect();
     let results = in_order(sorted.places, results, Doing::Decrypt, call.name)?;
-    Ok(ciphertexts_answer(call, &items, &results, &[]))
+    Ok(ciphertexts_answer(call, &items, &results))
 }
 
 /// Makes the key if it isn't there, where configuration and policy allow it. What is said of a key that is there must be true of it.
@@ -384,7 +384,6 @@ fn ciphertexts_answer(
     call: &mut Call<'_>,
     items: &[Item<'_>],
     results: &[Result<Ciphertext, ItemError>],
-    warnings: &[&str],
 ) -> Answer {
     let bytes: usize = results
         .iter()
@@ -402,7 +401,7 @@ fn ciphertexts_answer(
             envelope.number(made.version);
         }
     });
-    let mut answer = close(call, envelope, warnings);
+    let mut answer = close(call, envelope, &[]);
     answer.key_version = results
         .iter()
         .find_map(|r| r.as_ref().ok())

@@ -45,12 +45,15 @@ pub(in crate::api) async fn random(call: &mut Call<'_>) -> Result<Answer, ApiErr
             word(other)
         )
     })?;
-    // The path wins; only a route without it in its path takes it from the body.
-    let from_body = match source {
-        None => call.params.text("source")?,
-        Some(_) => None,
+    // The path wins.
+    let from_body = match call.captures {
+        // This route takes it from the path alone; the parser warns of another.
+        [Some(_), Some(_)] => None,
+        _ => call.params.text("source")?,
     };
-    let source = match source.or(from_body.as_deref()) {
+    let said = from_body.as_deref().filter(|said| !said.is_empty());
+    let differs = source.is_some() && said.is_some() && said != source;
+    let source = match source.or(said) {
         None | Some("" | "platform") => RandomSource::Platform,
         Some("seal") => RandomSource::Seal,
         Some("all") => RandomSource::All,
@@ -62,6 +65,9 @@ pub(in crate::api) async fn random(call: &mut Call<'_>) -> Result<Answer, ApiErr
             .because("unsupported entropy source"));
         }
     };
+    if differs {
+        call.params.replaced_by_path("source");
+    }
     // Between 1 and MAX_RANDOM.
     let len = usize::try_from(len).unwrap_or(1);
     let bytes = call.app.keyring.random(len, source).await;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use strongroom_hsm::SigningKind;
 
 use super::algorithm::hash;
 use super::batch::{ItemError, Sorted, count, in_order, references, refuse_empty, write_batch};
@@ -12,7 +13,7 @@ use crate::api::answer::{Answer, Envelope, room};
 use crate::api::body::{Item, word};
 use crate::api::error::{ApiError, Doing};
 use crate::api::wire::{self, WireError};
-use crate::keyring::{MadeSignature, Marshaling, RsaScheme, SaltLength, SignOptions};
+use crate::keyring::{KeyType, MadeSignature, Marshaling, RsaScheme, SaltLength, SignOptions};
 use zeroize::Zeroizing;
 
 /// Room for a signature in base64: RSA-4096's is the longest.
@@ -45,7 +46,8 @@ pub(in crate::api) async fn sign(call: &mut Call<'_>) -> Result<Answer, ApiError
                 write(envelope, options.marshaling, made);
             }
         });
-        let mut answer = close(call, envelope, &[]);
+        let warnings = only_rsa(call, &options);
+        let mut answer = close(call, envelope, warnings);
         answer.key_version = results
             .iter()
             .find_map(|r| r.as_ref().ok())
@@ -61,7 +63,8 @@ pub(in crate::api) async fn sign(call: &mut Call<'_>) -> Result<Answer, ApiError
     envelope.raw("{");
     write(&mut envelope, options.marshaling, &made);
     envelope.raw("}");
-    Ok(close(call, envelope, &[]).with_version(made.version))
+    let warnings = only_rsa(call, &options);
+    Ok(close(call, envelope, warnings).with_version(made.version))
 }
 
 /// `verify/:name[/:hash]` with `signature`.
@@ -83,7 +86,8 @@ pub(super) fn verify(call: &mut Call<'_>) -> Result<Answer, ApiError> {
             Doing::VerifySignature,
             call.name,
         )?;
-        return Ok(valid_answer(call, &items, &results, &[]).with_version(version));
+        let warnings = only_rsa(call, &options);
+        return Ok(valid_answer(call, &items, &results, warnings).with_version(version));
     }
     let given = call.params.text("input")?;
     let signature = call.params.text("signature")?.unwrap_or_default();
@@ -92,7 +96,8 @@ pub(super) fn verify(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     let item = (input(given.as_deref()).map_err(ApiError::of_item)?, made);
     let results = keyring.verify_signatures(call.name, &options, &[item]);
     let valid = only(results.map_err(failed)?, Doing::VerifySignature, call.name)?;
-    Ok(answer(call, &Valid { valid }, &[]).with_version(version))
+    let warnings = only_rsa(call, &options);
+    Ok(answer(call, &Valid { valid }, warnings).with_version(version))
 }
 
 /// `export/public-key/:name[/:version]`.
@@ -204,6 +209,21 @@ fn options(call: &mut Call<'_>) -> Result<SignOptions, ApiError> {
         rsa,
         marshaling,
     })
+}
+
+/// What to warn of where a key of another type was told how RSA signs. Not refused: sigstore's client says `pkcs1v15` to every key.
+fn only_rsa(call: &Call<'_>, options: &SignOptions) -> &'static [&'static str] {
+    let default = options.rsa == RsaScheme::Pss(SaltLength::Auto);
+    let keyring = &call.app.keyring;
+    if default
+        || keyring
+            .read(call.name)
+            .is_ok_and(|key| key.key_type == KeyType::Signing(SigningKind::Rsa4096))
+    {
+        &[]
+    } else {
+        &["signature_algorithm and salt_length are for RSA keys: they change nothing here"]
+    }
 }
 
 /// A missing input is not an empty one: what was sent under another name would be signed or judged unseen.
