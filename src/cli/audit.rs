@@ -16,6 +16,8 @@ use super::server::{Act, ConfigFile};
 use crate::audit::{Anchor, Audit, AuditError, Held, NoAnchor, Verification};
 use crate::ceremony::{Anchors, verify as transcript};
 use crate::config::Config;
+use crate::files as regular;
+use crate::owner::acting;
 
 /// The label of a SubjectPublicKeyInfo in PEM (RFC 7468, section 13).
 const LABEL: &str = "PUBLIC KEY";
@@ -257,15 +259,16 @@ fn read_key(path: &Path) -> Result<Vec<u8>, Failure> {
     }
 }
 
-fn open(files: &[PathBuf]) -> Result<Vec<(PathBuf, File)>, Failure> {
-    let open = |path: &PathBuf| match File::open(path) {
+/// As whoever owns the folder, if this is root.
+fn open(logs: &[PathBuf]) -> Result<Vec<(PathBuf, File)>, Failure> {
+    let open = |path: &PathBuf| match acting(path, || regular::open(path)).flatten() {
         Ok(file) => Ok((path.clone(), file)),
         Err(source) => Err(AuditError::Read {
             path: path.clone(),
             source,
         }),
     };
-    Ok(files.iter().map(open).collect::<Result<_, _>>()?)
+    Ok(logs.iter().map(open).collect::<Result<_, _>>()?)
 }
 
 /// A log in one file, held against what the token knows of it.
@@ -278,7 +281,8 @@ pub(super) fn verify(
         end,
         ..Held::default()
     };
-    Ok(Audit::verify(&[file], &read_key(public_key)?, &held)?)
+    let opened = open(&[file.to_owned()])?;
+    Ok(Audit::verify_opened(opened, &read_key(public_key)?, &held)?)
 }
 
 pub(super) fn summary(found: &Verification) -> String {
@@ -292,4 +296,56 @@ pub(super) fn public_key(config: &Config) -> Result<String, Failure> {
     let der = Hsm::start(config.hsm.clone())?.signing_public_key();
     pem::encode_string(LABEL, LineEnding::LF, &der)
         .map_err(|error| Failure::new(Exit::Failed, format!("the public key: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+
+    use nix::sys::stat::Mode;
+    use nix::unistd::{geteuid, mkfifo};
+
+    use super::*;
+
+    #[test]
+    fn a_pipe_or_a_device_in_the_logs_place_is_refused_and_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("audit.log");
+        let refused = || {
+            let failure = open(std::slice::from_ref(&log)).unwrap_err();
+            assert!(failure.message().contains("no regular file"));
+        };
+        mkfifo(&log, Mode::S_IRWXU).unwrap();
+        refused();
+        fs::remove_file(&log).unwrap();
+        symlink("/dev/zero", &log).unwrap();
+        refused();
+        fs::remove_file(&log).unwrap();
+        fs::write(folder.path().join("other"), "").unwrap();
+        symlink("other", &log).unwrap();
+        open(&[log]).unwrap();
+    }
+
+    #[test]
+    fn a_link_in_the_services_folder_shows_root_no_file_of_roots() {
+        const SERVICE: u32 = 54_321;
+        if !geteuid().is_root() {
+            eprintln!("skipped: needs root");
+            return;
+        }
+        let room = tempfile::tempdir().unwrap();
+        fs::set_permissions(room.path(), Permissions::from_mode(0o755)).unwrap();
+        let (secret, state) = (room.path().join("secret"), room.path().join("state"));
+        fs::write(&secret, "").unwrap();
+        fs::set_permissions(&secret, Permissions::from_mode(0o600)).unwrap();
+        fs::create_dir(&state).unwrap();
+        let log = state.join("audit.log");
+        symlink(&secret, &log).unwrap();
+        open(&[log.clone()]).unwrap();
+        chown(&state, Some(SERVICE), Some(SERVICE)).unwrap();
+        let failure = open(&[log]).unwrap_err();
+        assert!(failure.message().contains("ermission"));
+    }
 }

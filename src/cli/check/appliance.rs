@@ -1,6 +1,6 @@
 //! The appliance's own files: certificates, store, audit log.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::Path;
 
 use strongroom_hsm::Hsm;
@@ -10,7 +10,9 @@ use crate::cli::audit;
 use crate::cli::remote::block_on;
 use crate::cli::store::verify;
 use crate::config::Config;
+use crate::files::open_itself;
 use crate::harden;
+use crate::owner::acting;
 use crate::store::Store;
 use crate::tls::expiries;
 
@@ -104,7 +106,8 @@ fn readable(config: &Config) -> Result<String, String> {
                     folders.push(entry.path());
                 } else if kind.is_file() {
                     // Opened, not only seen: a file that belongs to root can be seen.
-                    match fs::File::open(entry.path()).and_then(|file| file.metadata()) {
+                    let file = open_itself(&entry.path(), File::options().read(true));
+                    match file.and_then(|file| file.metadata()) {
                         Ok(metadata) => size += metadata.len(),
                         // The running server removes files as it goes.
                         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -116,7 +119,7 @@ fn readable(config: &Config) -> Result<String, String> {
         Ok(size)
     };
     let path = config.store.display();
-    match size(&config.store) {
+    match acting(&config.store, || size(&config.store)).flatten() {
         Ok(0) => Err(format!("{path} is empty: there is no store")),
         Ok(size) => Ok(format!("{path}, {} KiB", size.div_ceil(1024))),
         Err(error) => Err(format!("{path} can't be read: {error}")),

@@ -1,6 +1,6 @@
 //! What the appliance stands on: disk, clock, backups.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -10,6 +10,8 @@ use serde_json::Value;
 
 use super::{Finding, date, now};
 use crate::config::Config;
+use crate::files;
+use crate::owner::acting;
 
 /// With less the server would soon refuse requests, since it can't write its audit log.
 const FREE: u64 = 256 << 20;
@@ -66,7 +68,7 @@ fn synchronised() -> Option<bool> {
 }
 
 fn last_line_time(log: &Path) -> Option<i64> {
-    let mut file = File::open(log).ok()?;
+    let mut file = acting(log, || files::open(log)).flatten().ok()?;
     let length = file.metadata().ok()?.len();
     file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))
         .ok()?;
@@ -112,4 +114,24 @@ pub(super) fn backups(folder: Option<&Path>, days: u16) -> Finding {
             }
         },
     )
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
+
+    use super::*;
+
+    #[test]
+    fn a_pipe_in_the_logs_place_tells_no_time_and_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("audit.log");
+        fs::write(&log, "{\"time\": \"1970-01-01T00:00:07Z\"}\n").unwrap();
+        assert_eq!(last_line_time(&log), Some(7));
+        fs::remove_file(&log).unwrap();
+        mkfifo(&log, Mode::S_IRWXU).unwrap();
+        assert_eq!(last_line_time(&log), None);
+    }
 }
