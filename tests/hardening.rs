@@ -6,7 +6,7 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, IsTerminal as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::process::ExitStatusExt as _;
@@ -146,6 +146,17 @@ async fn a_user_that_does_not_exist_stops_the_start_with_its_name() {
     assert!(errors.contains("nobody-of-that-name"), "{errors}");
 }
 
+/// OpenSSL opens its settings as a stream, and libc asks of each device whether it is a terminal.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_module_whose_openssl_has_a_device_for_settings_serves() {
+    let mut appliance = Appliance::builder()
+        .env("OPENSSL_CONF", "/dev/null")
+        .start()
+        .await;
+    live(&appliance).await;
+    assert_eq!(appliance.stop(), Some(0), "{}", appliance.log());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_done_is_said_and_ends_the_start_if_it_is_required() {
     let mut appliance = Appliance::builder()
@@ -245,6 +256,8 @@ fn a_system_call_that_is_not_on_the_list_ends_the_process() {
         "server opens a file",
         "hsm opens a file",
         "hsm loads code",
+        "main asks for a terminal",
+        "hsm asks for a terminal",
     ] {
         let status = in_a_child(what, folder.path());
         assert!(status.success(), "{what}: {status}");
@@ -280,6 +293,7 @@ fn child() {
     };
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
+    let device = File::open("/dev/null").unwrap();
     Filters::new(&Hardening::default())
         .unwrap()
         .confine(group)
@@ -295,6 +309,7 @@ fn child() {
             strongroom_softhsm::module_path().unwrap(),
         )),
         "accepts" => drop(listener.accept()),
+        "asks for a terminal" => assert!(!device.is_terminal()),
         "waits" => std::thread::sleep(Duration::from_millis(1)),
         other => panic!("{other}?"),
     }

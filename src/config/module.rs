@@ -33,11 +33,15 @@ pub(crate) fn of_home(path: &str) -> Option<PathBuf> {
     env::var_os("HOME").map(|home| Path::new(&home).join(path))
 }
 
+/// Of OpenSSL, which many modules are made of: its settings may name code to load, and the others are folders of it.
+const OPENSSL: [&str; 3] = ["OPENSSL_CONF", "OPENSSL_MODULES", "OPENSSL_ENGINES"];
+
 /// Every file and folder of settings: they decide what code runs, and what is written where.
 pub(crate) fn settings(module: &Path) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = [softhsm(module), kryoptic(), yubihsm()]
         .into_iter()
         .flatten()
+        .chain(OPENSSL.into_iter().filter_map(named))
         .collect();
     if is_named(module, "p11-kit") {
         let folders = P11_KIT.map(PathBuf::from).into_iter();

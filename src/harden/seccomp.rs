@@ -35,10 +35,17 @@ impl Group {
     /// Its lists.
     fn lists(self, options: &Hardening) -> Vec<&'static str> {
         match self {
-            Self::Main => vec!["all", "no_code", "stopping"],
+            Self::Main => vec!["all", "no_code", "terminal"],
             Self::Server => vec!["all", "no_code", "files", "local_sockets", "serving"],
             Self::Hsm => {
-                let mut lists = vec!["all", "no_code", "files", "local_sockets", "module"];
+                let mut lists = vec![
+                    "all",
+                    "no_code",
+                    "files",
+                    "local_sockets",
+                    "module",
+                    "terminal",
+                ];
                 if !options.hsm_connect.is_empty() {
                     lists.push("network_sockets");
                 }

@@ -65,6 +65,22 @@ async fn what_others_can_change_is_refused_by_check_config_start_and_reload() {
         }
         mode(path, before);
     }
+    // OpenSSL, in the module, loads what its settings name.
+    let openssl = appliance.path().join("openssl.cnf");
+    fs::write(&openssl, "").unwrap();
+    mode(&openssl, 0o666);
+    for variable in ["OPENSSL_CONF", "OPENSSL_MODULES", "OPENSSL_ENGINES"] {
+        let output = Command::new(STRONGROOM)
+            .args(["serve", "--config"])
+            .arg(appliance.config())
+            .env("SOFTHSM2_CONF", appliance.softhsm_conf())
+            .env(variable, &openssl)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{variable}");
+        assert!(said.contains(openssl.to_str().unwrap()), "{said}");
+    }
     mode(&appliance.pki.server_key(), 0o604);
     assert!(!check(&appliance).0);
     mode(&appliance.pki.server_key(), 0o600);
