@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
-use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::pem::{Error as PemError, PemObject};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -15,6 +15,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::authority::{Authorities, Authority};
 use super::crl::Crl;
+use super::pem::{self, Wanted};
 use super::{ClientCa, TlsError};
 
 /// More than any of these files needs (a public CA's full CRL has some MiB), and little enough to read at once.
@@ -22,10 +23,7 @@ const MAX_FILE: u64 = 64 << 20;
 
 /// The server's chain with its key.
 pub(super) fn certified_key(certificate: &Path, key: &Path) -> Result<CertifiedKey, TlsError> {
-    let chain = certificates(certificate)?;
-    if let Some(end_entity) = chain.first() {
-        parse(certificate, end_entity)?;
-    }
+    let chain = certificates(certificate, &A_CHAIN)?;
     let key_der = private_key(key)?;
     let certified = CertifiedKey::new(
         chain,
@@ -68,7 +66,7 @@ pub(super) fn authorities(files: &[ClientCa]) -> Result<Authorities, TlsError> {
     let mut all: Vec<(&Path, Authority)> = Vec::new();
     for ca in files {
         let before = all.len();
-        for certificate in certificates(&ca.file)? {
+        for certificate in certificates(&ca.file, &A_CA)? {
             let authority = Authority::new(&ca.file, &certificate, &ca.identities)?;
             // In two files, the wider of its bounds would be the one that holds.
             let elsewhere = all
@@ -97,28 +95,8 @@ pub(super) fn authorities(files: &[ClientCa]) -> Result<Authorities, TlsError> {
 pub(super) fn crls(paths: &[PathBuf]) -> Result<Vec<Crl>, TlsError> {
     let mut crls = Vec::new();
     for path in paths {
-        let pem = read(path)?;
-        let before = crls.len();
-        for crl in CertificateRevocationListDer::pem_slice_iter(&pem) {
-            let crl = crl.map_err(|error| refuse(path, format!("{error}; {CRL_EXPECTED}")))?;
-            crls.push(Crl::read(path, &crl).map_err(|problem| refuse(path, problem))?);
-        }
-        let begun = pem
-            .windows(CRL_BEGINS.len())
-            .filter(|window| *window == CRL_BEGINS)
-            .count();
-        if crls.len() == before && begun == 0 {
-            return Err(refuse(path, format!("no PEM CRL in it; {CRL_EXPECTED}")));
-        }
-        // What is passed over may be the one that names somebody.
-        if crls.len() - before != begun {
-            return Err(refuse(
-                path,
-                format!(
-                    "{begun} CRLs begin in it and {} can be read: each begins and ends on a line of its own, with nothing before it; {CRL_EXPECTED}",
-                    crls.len() - before
-                ),
-            ));
+        for der in der::<CertificateRevocationListDer<'_>>(path, &A_CRL)? {
+            crls.push(Crl::read(path, &der).map_err(|problem| refuse(path, problem))?);
         }
     }
     Ok(crls)
@@ -143,7 +121,7 @@ pub struct Expiry {
 /// A file that can't be read, or CRLs that are not taken.
 pub fn expiries(files: &super::TlsFiles) -> Result<Vec<Expiry>, TlsError> {
     let mut found = Vec::new();
-    for certificate in certificates(&files.certificate)? {
+    for certificate in certificates(&files.certificate, &A_CHAIN)? {
         let certificate = parse(&files.certificate, &certificate)?;
         found.push(Expiry {
             file: files.certificate.clone(),
@@ -158,22 +136,70 @@ pub fn expiries(files: &super::TlsFiles) -> Result<Vec<Expiry>, TlsError> {
     Ok(found)
 }
 
-const CRL_BEGINS: &[u8] = b"BEGIN X509 CRL";
-const CRL_EXPECTED: &str = "expected `-----BEGIN X509 CRL-----` (from DER: `openssl crl -inform DER -in FILE -out FILE.pem`)";
+/// A kind of file.
+struct Kind {
+    wanted: Wanted,
+    /// What is in it, for people.
+    what: &'static str,
+    /// What to do, for people.
+    expected: &'static str,
+}
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let pem = read(path)?;
-    let certificates = CertificateDer::pem_slice_iter(&pem)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| refuse(path, format!("the PEM is broken: {error}")))?;
-    if certificates.is_empty() {
-        return Err(refuse(
-            path,
-            "no PEM certificate in it; expected `-----BEGIN CERTIFICATE-----` (from DER: `openssl x509 -inform DER -in FILE -out FILE.pem`)"
-                .to_owned(),
-        ));
+const A_CRL: Kind = Kind {
+    wanted: Wanted {
+        label: "X509 CRL",
+        with_keys: false,
+    },
+    what: "CRL",
+    expected: "expected `-----BEGIN X509 CRL-----` (from DER: `openssl crl -inform DER -in FILE -out FILE.pem`)",
+};
+
+const A_CA: Kind = Kind {
+    wanted: Wanted {
+        label: "CERTIFICATE",
+        with_keys: false,
+    },
+    what: "certificate",
+    expected: "expected `-----BEGIN CERTIFICATE-----` (from DER: `openssl x509 -inform DER -in FILE -out FILE.pem`)",
+};
+
+/// Some keep the server's key in the file of its chain.
+const A_CHAIN: Kind = Kind {
+    wanted: Wanted {
+        label: "CERTIFICATE",
+        with_keys: true,
+    },
+    ..A_CA
+};
+
+fn certificates(path: &Path, kind: &Kind) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let certificates = der::<CertificateDer<'_>>(path, kind)?;
+    for certificate in &certificates {
+        parse(path, certificate)?;
     }
     Ok(certificates)
+}
+
+/// Every section of the file. What is passed over may be the one that counts, so a file is taken whole or not at all.
+fn der<T: PemObject>(path: &Path, kind: &Kind) -> Result<Vec<T>, TlsError> {
+    let broken = |problem: String| {
+        refuse(
+            path,
+            format!("the PEM is broken: {problem}; {}", kind.expected),
+        )
+    };
+    let pem = read(path)?;
+    let sections = pem::sections(&pem, &kind.wanted).map_err(broken)?;
+    if sections.is_empty() {
+        return Err(refuse(
+            path,
+            format!("no PEM {} in it; {}", kind.what, kind.expected),
+        ));
+    }
+    sections
+        .into_iter()
+        .map(|section| T::from_pem_slice(section).map_err(|error| broken(error.to_string())))
+        .collect()
 }
 
 /// A private key that is overwritten when dropped.
@@ -209,10 +235,10 @@ fn private_key(path: &Path) -> Result<Key, TlsError> {
         refuse(
             path,
             match error {
-                pem::Error::NoItemsFound if encrypted => {
+                PemError::NoItemsFound if encrypted => {
                     "the private key is encrypted with a passphrase: decrypt it (`openssl pkey`) and protect the file instead".to_owned()
                 }
-                pem::Error::NoItemsFound => {
+                PemError::NoItemsFound => {
                     "no PEM private key in it; expected `-----BEGIN PRIVATE KEY-----`".to_owned()
                 }
                 error => format!("the PEM is broken: {error}"),
@@ -247,9 +273,18 @@ fn read_from(path: &Path, file: File) -> Result<Zeroizing<Vec<u8>>, TlsError> {
 }
 
 fn parse<'a>(path: &Path, der: &'a [u8]) -> Result<X509Certificate<'a>, TlsError> {
-    X509Certificate::from_der(der)
-        .map(|(_, certificate)| certificate)
-        .map_err(|error| refuse(path, format!("a certificate can't be read: {error}")))
+    let (rest, certificate) = X509Certificate::from_der(der)
+        .map_err(|error| refuse(path, format!("a certificate can't be read: {error}")))?;
+    if !rest.is_empty() {
+        return Err(refuse(
+            path,
+            format!(
+                "the certificate of {} is followed by other bytes",
+                certificate.subject()
+            ),
+        ));
+    }
+    Ok(certificate)
 }
 
 pub(super) fn refuse(path: &Path, problem: String) -> TlsError {

@@ -17,6 +17,7 @@ mod files;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzz;
 mod peer;
+mod pem;
 mod refusal;
 mod revocation;
 mod verifier;

@@ -683,6 +683,88 @@ fn a_ca_makes_only_the_clients_that_it_is_bound_to() {
 }
 
 #[test]
+fn no_ca_of_a_file_is_passed_over() {
+    let house = House::new();
+    let spire = house.ca.intermediate("spire");
+    let other = Ca::new("other");
+    let mut files = house.files(&[]);
+    files.client_cas.push(ClientCa {
+        file: house.path("bound.pem"),
+        identities: vec![IdentityPattern::try_from("spiffe://example.org/**".to_owned()).unwrap()],
+    });
+    let text = "Certificate:\n    Data:\n        Serial Number: 11 (0xb)\nsubject=CN = spire\n";
+    house.write(
+        "bound.pem",
+        &format!("{text}{}\n# other\n{}", spire.pem, other.pem),
+    );
+    let tls = Tls::load(files.clone()).unwrap();
+    let leaf = spire.leaf(7, |_| ());
+    // It may not name this one, and its issuer, which is bound to nothing, vouches for it.
+    let chain = || peer(&[&leaf.der, &spire.der]);
+    tls.still_valid(&chain()).unwrap_err();
+
+    let (_, headless) = spire.pem.split_once('\n').unwrap();
+    let bare = headless.split_once('-').unwrap().0;
+    let label = spire.pem.replace("CERTIFICATE", "TRUSTED CERTIFICATE");
+    let utf_16: Vec<u8> = spire
+        .pem
+        .encode_utf16()
+        .flat_map(u16::to_be_bytes)
+        .collect();
+    let longer = [&spire.der[..], &other.der].concat();
+    let two_in_one = pem_of(&longer);
+    for (what, bad) in [
+        ("a BEGIN cut off", headless.as_bytes()),
+        ("neither BEGIN nor END", bare.as_bytes()),
+        ("another label", label.as_bytes()),
+        ("DER", &spire.der),
+        ("UTF-16", &utf_16),
+        ("two in one", two_in_one.as_bytes()),
+    ] {
+        for bad in [
+            [bad, other.pem.as_bytes()].concat(),
+            [other.pem.as_bytes(), bad].concat(),
+        ] {
+            fs::write(house.path("bound.pem"), bad).unwrap();
+            let error = tls
+                .read_again()
+                .err()
+                .unwrap_or_else(|| panic!("{what} was taken"));
+            assert_eq!(error.file, house.path("bound.pem"), "{what}: {error}");
+            Tls::load(files.clone()).err().unwrap();
+        }
+    }
+}
+
+#[test]
+fn the_key_may_stand_in_the_file_of_the_servers_chain() {
+    let house = House::new();
+    let server = house.ca.leaf(3, |_| ());
+    let mut files = house.files(&[]);
+    files.private_key = files.certificate.clone();
+    for both in [
+        format!("{}{}", server.pem, server.key.serialize_pem()),
+        format!("{}{}", server.key.serialize_pem(), server.pem),
+    ] {
+        house.write("server.pem", &both);
+        Tls::load(files.clone()).unwrap();
+        // Nothing of the key is told.
+        let cut = both.replace("-----END PRIVATE", "---END PRIVATE");
+        house.write("server.pem", &cut);
+        let error = Tls::load(files.clone()).err().unwrap().to_string();
+        let secret = server.key.serialize_pem();
+        let secret = secret.lines().nth(1).unwrap();
+        assert!(!error.contains(secret), "{error}");
+    }
+}
+
+fn pem_of(der: &[u8]) -> String {
+    use base64::prelude::{BASE64_STANDARD, Engine as _};
+    let text = BASE64_STANDARD.encode(der);
+    format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n")
+}
+
+#[test]
 fn a_bound_ca_stays_bound_whichever_way_its_client_shows() {
     let house = House::new();
     // Both are trusted, `spire` for its names only, and `clients` has issued its certificate.

@@ -406,6 +406,18 @@ fn every_form_that_says_something_else_is_refused_by_file_and_reason() {
     assert_eq!(scene.ours(&tls), [true, true]);
 }
 
+/// As `openssl crl -text` begins.
+const OPENSSL_TEXT: &str = "Certificate Revocation List (CRL):
+        Version 2 (0x1)
+        Signature Algorithm: ecdsa-with-SHA256
+        Issuer: CN = clients
+        CRL extensions:
+            X509v3 Authority Key Identifier: 
+                5F:9D:0B:4E:77:1E:6A:0D:31:8A:2B:5C:6E:9F:10:22:43:65:87:A9
+    Signature Value:
+        30:45:02:21:00:c3:5b:0e:8d:46:71:2f:9a:bb:cc:dd:ee:01:
+";
+
 #[test]
 fn no_list_of_a_file_is_passed_over() {
     let scene = Scene::new();
@@ -423,8 +435,12 @@ fn no_list_of_a_file_is_passed_over() {
             format!("{old}{new}").replace('\n', "\r\n"),
         ),
         (
-            "beside a certificate",
-            format!("{of_another}{old}{of_another}{new}"),
+            "in the text of openssl",
+            format!("{OPENSSL_TEXT}{old}subject=CN = clients\n\n{new}=======\nEnd."),
+        ),
+        (
+            "with Macintosh line ends",
+            format!("{old}{new}").replace('\n', "\r"),
         ),
     ] {
         let tls = scene
@@ -432,46 +448,97 @@ fn no_list_of_a_file_is_passed_over() {
             .unwrap_or_else(|error| panic!("{what}: {error}"));
         assert_eq!(scene.ours(&tls), [true, false], "{what}");
     }
-    let der = scene.place.path("0.crl");
+    let file = scene.place.path("0.crl");
+    let der = scene.form().der(scene.ca.issuer.key());
+    let utf_16: Vec<u8> = new.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let (_, headless) = new.split_once('\n').unwrap();
+    let label = |label| new.replace("X509 CRL", label);
+    let bare = headless.split_once('-').unwrap().0;
     for (what, bad) in [
-        ("DER", None),
-        ("nothing", Some(String::new())),
-        ("cut", Some(format!("{old}{}", &new[..new.len() / 2]))),
+        ("DER", der.clone()),
+        ("DER behind", [old.as_bytes(), &der].concat()),
+        ("DER before", [&der, old.as_bytes()].concat()),
+        ("UTF-16", [old.as_bytes(), &utf_16].concat()),
+        ("Latin-1", [b"\xa9 CA\n", old.as_bytes()].concat()),
         (
-            "without its end",
-            Some(format!(
-                "{old}{}",
-                new.replace("-----END X509 CRL-----", "")
-            )),
+            "a BEGIN cut off before",
+            format!("{headless}{old}").into_bytes(),
         ),
         (
-            "four hyphens",
-            Some(format!(
-                "{old}-{}",
-                new.trim_start_matches('-').replacen("BEGIN", "---BEGIN", 1)
-            )),
+            "a BEGIN cut off behind",
+            format!("{old}{headless}").into_bytes(),
         ),
-        ("a blank before", Some(format!("{old} {new}"))),
-        ("a byte order mark", Some(format!("\u{feff}{new}{old}"))),
+        ("neither BEGIN nor END", format!("{old}{bare}").into_bytes()),
         (
-            "no line end between",
-            Some(format!("{}{new}", old.trim_end())),
+            "neither, and short lines",
+            format!("{old}{}\n{}", &bare[..30], &bare[30..]).into_bytes(),
         ),
         (
-            "base64 that is none",
-            Some(format!("{old}{}", new.replacen("MI", "M*", 1))),
+            "another label",
+            format!("{old}{}", label("CRL")).into_bytes(),
+        ),
+        (
+            "almost the label",
+            format!("{old}{}", label("X509-CRL")).into_bytes(),
+        ),
+        (
+            "small letters",
+            format!("{old}{}", new.to_lowercase()).into_bytes(),
+        ),
+        (
+            "dashes",
+            format!("{old}{}", new.replace("-----", "\u{2014}")).into_bytes(),
+        ),
+        (
+            "two labels",
+            format!("{old}{}", new.replacen("X509 CRL", "CRL", 1)).into_bytes(),
+        ),
+        (
+            "the one's end and the other's beginning lost",
+            format!("{}{headless}", old.split("-----END").next().unwrap()).into_bytes(),
+        ),
+        (
+            "no line end behind the beginning",
+            format!("{old}{}", new.replacen("-----\n", "-----", 1)).into_bytes(),
+        ),
+        (
+            "beside a certificate",
+            format!("{of_another}{old}{new}").into_bytes(),
         ),
     ] {
-        let files = scene
-            .place
-            .files(&[&scene.ca], &[bad.clone().unwrap_or_default()]);
-        if bad.is_none() {
-            std::fs::write(&der, scene.form().der(scene.ca.issuer.key())).unwrap();
-        }
+        let files = scene.place.files(&[&scene.ca], &[String::new()]);
+        std::fs::write(&file, bad).unwrap();
         let error = Tls::load(files)
             .err()
             .unwrap_or_else(|| panic!("{what} was taken"));
-        assert_eq!(error.file, der, "{what}: {error}");
+        assert_eq!(error.file, file, "{what}: {error}");
+    }
+    for (what, bad) in [
+        ("nothing", String::new()),
+        ("cut", format!("{old}{}", &new[..new.len() / 2])),
+        (
+            "without its end",
+            format!("{old}{}", new.replace("-----END X509 CRL-----", "")),
+        ),
+        (
+            "four hyphens",
+            format!(
+                "{old}-{}",
+                new.trim_start_matches('-').replacen("BEGIN", "---BEGIN", 1)
+            ),
+        ),
+        ("a blank before", format!("{old} {new}")),
+        ("a byte order mark", format!("\u{feff}{new}{old}")),
+        ("no line end between", format!("{}{new}", old.trim_end())),
+        (
+            "base64 that is none",
+            format!("{old}{}", new.replacen("MI", "M*", 1)),
+        ),
+    ] {
+        let error = Tls::load(scene.place.files(&[&scene.ca], &[bad]))
+            .err()
+            .unwrap_or_else(|| panic!("{what} was taken"));
+        assert_eq!(error.file, file, "{what}: {error}");
         assert!(
             error.problem.contains("-----BEGIN X509 CRL-----"),
             "{what}: {error}"
