@@ -1,4 +1,5 @@
-//! Lines of the server's own log that whoever can connect can cause, as often as they like: so many a second are written, of the others the number.
+//! Lines of the server's own log that whoever can connect can cause, as often as they like: so many
+//! a second are written, of the others the number.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -67,7 +68,8 @@ impl Seldom {
     }
 }
 
-/// `seldom!(1, error, %error, "text")`: as `tracing::error!`, once a second at most, with `left_out`.
+/// `seldom!(1, error, %error, "text")`: as `tracing::error!`, once a second at most, with
+/// `left_out`.
 macro_rules! seldom {
     ($lines:literal, $level:ident, $($line:tt)+) => {{
         static LINE: $crate::seldom::Seldom = $crate::seldom::Seldom::new($lines);

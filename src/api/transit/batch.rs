@@ -111,7 +111,8 @@ pub(super) fn count<R>(answer: &mut Answer, results: &[Result<R, ItemError>]) {
     answer.batch_failed = results.iter().filter(|r| r.is_err()).count();
 }
 
-/// What is to be answered if some items fail: `partial_failure_response_code`, else 400. Refused whether or not one will.
+/// What is to be answered if some items fail: `partial_failure_response_code`, else 400. Refused
+/// whether or not one will.
 pub(super) fn partial_failure(params: &Params<'_>) -> Result<u16, ApiError> {
     let name = "partial_failure_response_code";
     match params.int(name)?.unwrap_or(0).try_into() {
