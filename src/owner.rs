@@ -13,7 +13,7 @@ use nix::unistd::geteuid;
 use rustix::process::{Gid, Uid};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
-use crate::config::trust::is_outside;
+use crate::config::trust::{VOLUME, is_anybodys, is_outside};
 use crate::config::walk::walk;
 
 /// This process is who it is going to be.
@@ -46,13 +46,36 @@ impl fmt::Display for Contested {
 
 impl std::error::Error for Contested {}
 
-/// Who else than root can change what is on the way to a path, or at its end, as far as it is there. `None`: only root.
+/// A folder on the way that everybody may write to: whose rights should those be?
+#[derive(Debug)]
+struct Anybodys(PathBuf);
+
+impl fmt::Display for Anybodys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let at = self.0.display();
+        write!(
+            f,
+            "everybody may write to {at}, and could lead root from there to any place: run `chmod o-w {at}`{VOLUME}"
+        )
+    }
+}
+
+impl std::error::Error for Anybodys {}
+
+/// Who else than root can change what is on the way to a path, or at its end, as far as it is there.
+/// `None`: only root, and the groups that root lets write to its folders, which are as good as root.
 ///
 /// # Errors
-/// Two users can.
+/// Two users can, or everybody.
 pub(crate) fn owner(path: &Path) -> io::Result<Option<Owner>> {
     let mut found: Option<(Owner, PathBuf)> = None;
+    let denied = |error: Box<dyn std::error::Error + Send + Sync>| {
+        Err(io::Error::new(io::ErrorKind::PermissionDenied, error))
+    };
     for step in walk(path) {
+        if is_anybodys(&step.seen) {
+            return denied(Anybodys(step.path).into());
+        }
         let owner = Owner {
             uid: step.seen.uid(),
             gid: step.seen.gid(),
@@ -68,7 +91,7 @@ pub(crate) fn owner(path: &Path) -> io::Result<Option<Owner>> {
                     first: first.clone(),
                     then: step.path,
                 };
-                return Err(io::Error::new(io::ErrorKind::PermissionDenied, error));
+                return denied(error.into());
             }
         }
     }
@@ -83,7 +106,7 @@ pub(crate) fn settle() {
 /// Does something at a path with the rights of whoever else than root can change what the path means.
 ///
 /// # Errors
-/// Two users can; or this process can't become that user.
+/// Two users can, or everybody; or this process can't become that user.
 pub(crate) fn acting<T: Send>(path: &Path, act: impl FnOnce() -> T + Send) -> io::Result<T> {
     if SETTLED.load(Ordering::Relaxed) || !geteuid().is_root() {
         return Ok(act());
@@ -217,5 +240,26 @@ mod tests {
         assert!(acting(&room.path().join("link/inner"), || ()).is_err());
         let found = owner(&room.path().join("link/file")).unwrap().unwrap();
         assert_eq!(found.uid, SERVICE);
+    }
+
+    #[test]
+    fn a_folder_on_the_way_that_is_everybodys_is_refused() {
+        let Some(room) = room() else { return };
+        for name in ["roots", "state"] {
+            let folder = room.path().join(name);
+            let set = |mode| fs::set_permissions(&folder, fs::Permissions::from_mode(mode));
+            for open in [0o777, 0o2777, 0o703] {
+                set(open).unwrap();
+                for path in [folder.clone(), folder.join("file"), folder.join("new/file")] {
+                    let error = acting(&path, || ()).unwrap_err().to_string();
+                    assert!(error.contains("chmod o-w"), "{open:o}: {error}");
+                }
+            }
+            // In a sticky one each has only what is its own; a group is root's choice.
+            for closed in [0o1777, 0o775, 0o755] {
+                set(closed).unwrap();
+                acting(&folder.join("file"), || ()).unwrap();
+            }
+        }
     }
 }

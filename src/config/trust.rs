@@ -3,7 +3,7 @@
 //! As OpenSSH's `StrictModes`: nobody but root, whoever runs this, and the server's own user may write there. A folder that others may write to is
 //! taken only if it is sticky, as `/tmp`: nobody can rename in it what belongs to others, and what is taken from it belongs to one of those.
 
-use std::fs;
+use std::fs::{self, Metadata};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
@@ -19,7 +19,7 @@ const OTHERS_ALL: u32 = 0o077;
 const STICKY: u32 = 0o1000;
 
 /// What to do where nobody inside can change the mode.
-const VOLUME: &str = ", or, if it is a Kubernetes emptyDir, have an init container make a folder in it (mode 0755) and mount only that, by `subPath`";
+pub(crate) const VOLUME: &str = ", or, if it is a Kubernetes emptyDir, have an init container make a folder in it (mode 0755) and mount only that, by `subPath`";
 
 /// Whose files are obeyed.
 #[derive(Clone, Debug)]
@@ -135,6 +135,12 @@ static OUTSIDE: LazyLock<Option<u32>> = LazyLock::new(|| {
     // The kernel's own files belong to the root of all namespaces.
     (fs::metadata(NOBODY).ok()?.uid() == nobody).then_some(nobody)
 });
+
+/// Whether anybody at all can rename what is in a folder, and put something else in its place.
+pub(crate) fn is_anybodys(seen: &Metadata) -> bool {
+    const ANYBODY_WRITES: u32 = 0o002;
+    seen.is_dir() && seen.mode() & (ANYBODY_WRITES | STICKY) == ANYBODY_WRITES
+}
 
 /// Whether that user is outside of this user namespace, and the system too.
 pub(crate) fn is_outside(uid: u32) -> bool {
