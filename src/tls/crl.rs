@@ -57,7 +57,7 @@ pub(super) struct Number(usize, Vec<u8>, String);
 pub(super) struct Scope {
     users_only: bool,
     cas_only: bool,
-    /// The URIs of its distribution point.
+    /// The URIs of its distribution point, in order.
     points: Option<Vec<String>>,
 }
 
@@ -207,6 +207,11 @@ impl Scope {
             .is_none_or(|points| names_one_of(subject.der, points))
     }
 
+    /// Whether a certificate can be spoken of by both; one may name any number of distribution points.
+    pub(super) fn overlaps(&self, other: &Self) -> bool {
+        !(self.users_only && other.cas_only) && !(self.cas_only && other.users_only)
+    }
+
     /// From the issuing distribution point (RFC 5280, section 5.2.5), read here: an element that a parser leaves out would widen the scope.
     fn of(der: &[u8]) -> Result<Self, String> {
         let unreadable = || "has an issuing distribution point that can't be read".to_owned();
@@ -272,7 +277,10 @@ fn full_name(der: &[u8]) -> Result<Vec<String>, String> {
         bytes = rest;
         names.push(name);
     }
-    let uris = uris(&names);
+    // In whichever order they are named, it is the same point.
+    let mut uris = uris(&names);
+    uris.sort_unstable();
+    uris.dedup();
     if uris.is_empty() {
         return Err("has a distribution point without a URI: it would cover nobody".to_owned());
     }

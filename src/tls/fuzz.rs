@@ -48,7 +48,7 @@ fn all_readers([chain, cas, lists]: &[PathBuf; 3], data: &[u8]) {
     let revocation = files::crls(slice::from_ref(lists))
         .and_then(|crls| Revocation::new(crls, &authorities, algorithms, files::now()));
     if let Ok(revocation) = revocation {
-        let none_follows_an_older_one = revocation.follows(&revocation);
+        let none_follows_an_older_one = revocation.follows(&revocation, files::now());
         assert!(none_follows_an_older_one.is_ok());
     }
     assert!(files::crls(&[] as &[PathBuf]).is_ok_and(|crls| crls.is_empty()));

@@ -281,7 +281,7 @@ impl Generation {
             }
         }
         match (self.verifier.revocation(), in_force.verifier.revocation()) {
-            (Some(new), Some(old)) => new.follows(old),
+            (Some(new), Some(old)) => new.follows(old, now),
             _ => Ok(()),
         }
     }

@@ -11,7 +11,7 @@ use rustls::crypto::WebPkiSupportedAlgorithms;
 use super::TlsError;
 use super::authority::{Authorities, Authority};
 use super::crl::{Crl, Subject, is_minimal};
-use super::files::Expiry;
+use super::files::{Expiry, date};
 use super::refusal::Refusal;
 
 /// The lists in force, and those that begin later.
@@ -125,32 +125,46 @@ impl Revocation {
             .filter(|list| list.key() == Some(authority.spki()))
     }
 
-    /// A list that is older than the one in force is not taken for its successor.
-    pub(super) fn follows(&self, in_force: &Self) -> Result<(), TlsError> {
-        for old in &in_force.lists {
-            let newest = self.lists.iter().find(|new| same_series(new, old));
-            let Some(new) = newest else { continue };
-            if new.number < old.number
-                || (new.number == old.number && new.this_update < old.this_update)
-            {
-                return Err(TlsError {
-                    file: new.file.clone(),
-                    problem: format!(
-                        "the CRL of {} went back: it has the number {}, and {} is in force; put the newer one there again, or restart if the CA counts anew",
-                        new.issuer_name, new.number, old.number
-                    ),
-                });
-            }
-            if new.number == old.number && !new.is_the_same_as(old) {
-                // Refusing it would leave in whoever it names anew.
-                tracing::warn!(
-                    file = %new.file.display(),
-                    "the CRL number {} of {} has changed, but not its number: its CA should count",
-                    new.number, new.issuer_name
-                );
+    /// What is older than what is in force is not taken for its successor. `now` is in seconds since
+    /// 1970: what has not begun by then is not in force, and may be withdrawn.
+    pub(super) fn follows(&self, in_force: &Self, now: i64) -> Result<(), TlsError> {
+        for old in in_force.lists.iter().filter(|old| old.this_update <= now) {
+            let of_its_key: Vec<&Crl> = self
+                .lists
+                .iter()
+                .filter(|new| self.have_one_key(new, old))
+                .collect();
+            let mut begun = of_its_key.iter().filter(|new| new.this_update <= now);
+            // One that begins later takes nobody's place yet, so the one before it is asked.
+            let successor = begun.clone().find(|new| new.scope == old.scope);
+            match successor {
+                Some(new) => new.follows(old)?,
+                None if of_its_key.iter().any(|new| new.scope == old.scope) => {}
+                // Nobody whom it spoke of is let in by what was said before it.
+                None => {
+                    let before = begun.find(|new| {
+                        new.scope.overlaps(&old.scope) && new.this_update < old.this_update
+                    });
+                    if let Some(new) = before {
+                        return Err(new.went_back(old));
+                    }
+                }
             }
         }
         Ok(())
+    }
+
+    /// Whether the two are of one key. Where only one's is known, the other is tried by it; where
+    /// none is, both name it.
+    fn have_one_key(&self, one: &Crl, other: &Crl) -> bool {
+        if one.issuer != other.issuer {
+            return false;
+        }
+        match (one.key(), other.key()) {
+            (Some(key), _) => other.is_signed_by(key, &self.algorithms),
+            (None, Some(key)) => one.is_signed_by(key, &self.algorithms),
+            (None, None) => one.key_id == other.key_id,
+        }
     }
 
     /// Whether the lists of the issuer's key say that the certificate is good.
@@ -239,6 +253,38 @@ pub(super) fn ends(lists: &[Crl], authorities: &Authorities) -> Vec<Expiry> {
     found
 }
 
+impl Crl {
+    /// Of one key and scope.
+    fn follows(&self, old: &Self) -> Result<(), TlsError> {
+        if self.number < old.number || self.this_update < old.this_update {
+            return Err(self.went_back(old));
+        }
+        if self.number == old.number && !self.is_the_same_as(old) {
+            // Refusing it would leave in whoever it names anew.
+            tracing::warn!(
+                file = %self.file.display(),
+                "the CRL number {} of {} has changed, but not its number: its CA should count",
+                self.number, self.issuer_name
+            );
+        }
+        Ok(())
+    }
+
+    fn went_back(&self, old: &Self) -> TlsError {
+        TlsError {
+            file: self.file.clone(),
+            problem: format!(
+                "the CRL of {} went back: it has the number {} and is of {}, and number {} of {} is in force; put the newer one there again, or restart if the CA counts anew",
+                self.issuer_name,
+                self.number,
+                date(self.this_update),
+                old.number,
+                date(old.this_update)
+            ),
+        }
+    }
+}
+
 /// Finds the CA of the bundle that signed it. A list of none of them may be of a CA that clients send along.
 fn claim(
     list: &Crl,
@@ -277,6 +323,13 @@ fn claim(
             "the signature of the CRL number {} is not good, though it names the key of the CA {}: it was changed, or is of a CA with the same name",
             list.number,
             authority.name()
+        )));
+    }
+    // Its key is found when a client first shows it; until then, nothing else tells whether it is newer than another.
+    if list.key_id.is_none() {
+        return Err(refuse(format!(
+            "the CRL number {} of {} is signed by no key in tls.client_ca, and does not say by which: it has no key identifier (authorityKeyIdentifier), which RFC 5280 requires; have it issued with one (`openssl ca`: `crl_extensions` with `authorityKeyIdentifier = keyid`), or add its CA to tls.client_ca",
+            list.number, list.issuer_name
         )));
     }
     if !named.is_empty() {
@@ -328,6 +381,6 @@ fn ended_text(list: &Crl) -> String {
         "the CRL number {} of {} ended on {}: fetch its successor; until then the clients of that CA are refused",
         list.number,
         list.issuer_name,
-        super::files::date(list.next_update)
+        date(list.next_update)
     )
 }

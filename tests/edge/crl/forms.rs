@@ -394,16 +394,202 @@ fn every_form_that_says_something_else_is_refused_by_file_and_reason() {
     let error = scene.load(&[der_pem(&bytes)]).err().unwrap();
     assert!(error.contains("followed by other bytes"), "{error}");
 
-    // Without the key's id it may be of a CA that had the name: it counts for nothing, and is not enough.
-    let stranger = plain.with(|form| {
-        form.breaks_signature = true;
-        form.key_id.clear();
-    });
-    let stranger = scene.pem(&stranger);
+    // It may be of a CA that had the name: it counts for nothing, and is not enough.
+    let stranger = Form::of(&Ca::new("clients"));
+    let stranger = scene.pem(&stranger.with(|form| form.breaks_signature = true));
     let error = scene.load(std::slice::from_ref(&stranger)).err().unwrap();
     assert!(error.contains("no CRL that is signed"), "{error}");
     let tls = scene.load(&[stranger, scene.older()]).unwrap();
     assert_eq!(scene.ours(&tls), [true, true]);
+    // Without the key's id nobody could tell a newer one of it from an older one.
+    let nobodys = plain.with(|form| {
+        form.breaks_signature = true;
+        form.key_id.clear();
+    });
+    let error = scene.load(&[scene.older(), scene.pem(&nobodys)]).err();
+    let error = error.unwrap();
+    assert!(
+        error.contains("1.crl") && error.contains("no key identifier"),
+        "{error}"
+    );
+}
+
+/// A CA that clients send along: its key is in no file.
+struct Below {
+    root: Ca,
+    issuing: Ca,
+    good: Client,
+    bad: Client,
+    place: Place,
+}
+
+impl Below {
+    fn new() -> Self {
+        let root = Ca::new("root");
+        let (issuing, certificate) = root.below("issuing", 20);
+        Self {
+            place: Place::new(),
+            good: issuing.client_with("good", 7, &[&certificate], None),
+            bad: issuing.client_with("bad", 8, &[&certificate], None),
+            root,
+            issuing,
+        }
+    }
+
+    /// With a number, from a day on, naming the bad client or nobody.
+    fn list(&self, of: u8, from: i64, revokes: bool) -> Form {
+        Form::of(&self.issuing).with(|form| {
+            form.extensions = vec![number(&[of])];
+            form.from = from;
+            if !revokes {
+                form.revoked.clear();
+            }
+        })
+    }
+
+    fn write(&self, lists: &[Form]) {
+        let key = self.issuing.issuer.key();
+        let pem: String = lists.iter().map(|list| der_pem(&list.der(key))).collect();
+        self.place.write("1.crl", &pem);
+    }
+
+    fn load(&self, lists: &[Form]) -> Result<Tls, String> {
+        let roots = List::new(&self.root, 1, (-30, 30), &[]).pem();
+        let files = self.place.files(&[&self.root], &[roots, String::new()]);
+        self.write(lists);
+        Tls::load(files).map_err(|error| error.to_string())
+    }
+
+    fn ours(&self, tls: &Tls) -> [bool; 2] {
+        [&self.good, &self.bad].map(|client| ours(tls, client).is_ok())
+    }
+}
+
+fn without_key_id(form: &Form) -> Form {
+    form.with(|form| form.key_id.clear())
+}
+
+#[test]
+fn an_older_list_of_a_ca_that_clients_send_along_brings_nobody_back() {
+    let below = Below::new();
+    let nine = below.list(9, -10, true);
+    let five = below.list(5, -20, false);
+    let other_id = five.with(|form| {
+        let id = tlv(SEQUENCE, &tlv(0x80, &[1, 2, 3]));
+        form.key_id = extension(oid::KEY_ID, false, &id);
+    });
+    for met in [true, false] {
+        let tls = below.load(std::slice::from_ref(&nine)).unwrap();
+        if met {
+            assert_eq!(below.ours(&tls), [true, false]);
+        }
+        for (what, older) in [
+            ("as it is", &five),
+            ("without the key's id", &without_key_id(&five)),
+            ("with another id", &other_id),
+        ] {
+            below.write(std::slice::from_ref(older));
+            match tls.read_again() {
+                Err(error) => assert_eq!(error.file, below.place.path("1.crl"), "{what}"),
+                // It is of no key that anybody knows, and says nothing of anybody.
+                Ok(new) => {
+                    assert!(!met && what == "with another id", "{what} was taken");
+                    new.put_in_force();
+                }
+            }
+            assert!(!below.ours(&tls)[1], "{what}");
+        }
+    }
+    // Two that contradict each other are found whether they name the key or not.
+    let error = below.load(&[nine.clone(), below.list(9, -10, false)]);
+    assert!(error.err().unwrap().contains("contradict"));
+    let silent = [&nine, &below.list(9, -10, false)].map(without_key_id);
+    let error = below.load(&silent).err().unwrap();
+    assert!(error.contains("no key identifier"), "{error}");
+}
+
+#[test]
+fn an_older_list_of_another_scope_brings_nobody_back() {
+    let below = Below::new();
+    let users = || point(&[&[0x81, 1, 0xff]]);
+    let cas = || point(&[&[0x82, 1, 0xff]]);
+    let nine = below.list(9, -10, true);
+    let older = below.list(5, -20, false);
+    let uris = |uris: &[&[u8]]| {
+        let uris: Vec<u8> = uris.iter().flat_map(|uri| tlv(0x86, uri)).collect();
+        point(&[&tlv(0xa0, &tlv(0xa0, &uris))])
+    };
+    for (what, old, new) in [
+        (
+            "users, for the complete one",
+            &nine,
+            vec![older.and(users())],
+        ),
+        (
+            "users, beside a newer one for CAs",
+            &nine,
+            vec![older.and(users()), below.list(10, -5, false).and(cas())],
+        ),
+        (
+            "complete, for users",
+            &nine.and(users()),
+            vec![older.clone()],
+        ),
+        (
+            "complete, for a part",
+            &nine.and(uris(&[b"http://a/", b"http://b/"])),
+            vec![older.clone()],
+        ),
+        (
+            "a number that went up, made earlier",
+            &nine,
+            vec![below.list(90, -20, false)],
+        ),
+        (
+            "beside one that has not begun",
+            &nine,
+            vec![older.clone(), below.list(10, 5, true)],
+        ),
+    ] {
+        let tls = below.load(std::slice::from_ref(old)).unwrap();
+        below.write(&new);
+        let error = tls
+            .read_again()
+            .err()
+            .unwrap_or_else(|| panic!("{what} was taken"));
+        assert_eq!(error.file, below.place.path("1.crl"), "{what}");
+        assert!(error.problem.contains("went back"), "{what}: {error}");
+        assert!(!below.ours(&tls)[1], "{what}");
+    }
+    for (what, old, new) in [
+        (
+            "another scope, newer",
+            vec![nine.clone()],
+            vec![below.list(10, -5, true).and(users())],
+        ),
+        (
+            "for CAs, which it never spoke of",
+            vec![nine.and(users()), older.and(cas())],
+            vec![older.and(cas())],
+        ),
+        (
+            "the same points in another order",
+            vec![nine.and(uris(&[b"http://a/", b"http://b/"]))],
+            vec![nine.and(uris(&[b"http://b/", b"http://a/", b"http://b/"]))],
+        ),
+        (
+            "one that has not begun is withdrawn",
+            vec![nine.clone(), below.list(10, 5, true)],
+            vec![nine.clone()],
+        ),
+    ] {
+        let tls = below.load(&old).unwrap();
+        below.write(&new);
+        let new = tls.read_again();
+        new.unwrap_or_else(|error| panic!("{what}: {error}"))
+            .put_in_force();
+        assert!(!below.ours(&tls)[1], "{what}");
+    }
 }
 
 /// As `openssl crl -text` begins.
