@@ -343,7 +343,7 @@ mod tests {
         fs::create_dir(&state).unwrap();
         let log = state.join("audit.log");
         symlink(&secret, &log).unwrap();
-        open(&[log.clone()]).unwrap();
+        open(std::slice::from_ref(&log)).unwrap();
         chown(&state, Some(SERVICE), Some(SERVICE)).unwrap();
         let failure = open(&[log]).unwrap_err();
         assert!(failure.message().contains("ermission"));

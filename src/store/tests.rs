@@ -437,6 +437,16 @@ async fn each_damage_of_each_file_costs_no_record_or_names_the_file_and_changes_
     assert!(opened > 100 && refused > 20, "{opened} {refused}");
 }
 
+fn pipe(path: &Path) {
+    nix::unistd::mkfifo(path, Mode::S_IRWXU).unwrap();
+}
+
+/// A file without an end in the place of what is there.
+fn endless(path: &Path) {
+    let _ = std::fs::remove_file(path);
+    std::os::unix::fs::symlink("/dev/zero", path).unwrap();
+}
+
 /// Done to a store's folder.
 type Harm<'a> = &'a dyn Fn();
 
@@ -445,19 +455,11 @@ async fn what_is_in_a_files_place_is_named_with_what_to_do() {
     let (hsm, _turn) = token().await;
     let folder = folder();
     let path = folder.path().join("store");
-    let payloads = store_with_every_file(&path, &hsm).await;
+    store_with_every_file(&path, &hsm).await;
     let bad = folder.path().join("bad");
-    let snapshot = std::fs::read_dir(&path)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .find(|name| name.starts_with("snap."))
-        .unwrap();
     let odd = || std::ffi::OsStr::from_bytes(b"snap.\xff").to_owned();
-    let pipe = |name: &str| nix::unistd::mkfifo(&bad.join(name), Mode::S_IRWXU).unwrap();
-    let endless = |name: &str| {
-        let _ = std::fs::remove_file(bad.join(name));
-        std::os::unix::fs::symlink("/dev/zero", bad.join(name)).unwrap();
-    };
+    let pipe = |name: &str| pipe(&bad.join(name));
+    let endless = |name: &str| endless(&bad.join(name));
     let refused: [(&str, Harm<'_>, &str); 10] = [
         (
             "db",
@@ -527,6 +529,22 @@ async fn what_is_in_a_files_place_is_named_with_what_to_do() {
         );
         assert!(!bad.join("trial").exists(), "{named}");
     }
+}
+
+#[tokio::test]
+async fn what_stands_in_the_place_of_a_file_that_is_not_needed_is_put_aside() {
+    let (hsm, _turn) = token().await;
+    let folder = folder();
+    let path = folder.path().join("store");
+    let payloads = store_with_every_file(&path, &hsm).await;
+    let bad = folder.path().join("bad");
+    let pipe = |name: &str| pipe(&bad.join(name));
+    let endless = |name: &str| endless(&bad.join(name));
+    let snapshot = std::fs::read_dir(&path)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .find(|name| name.starts_with("snap."))
+        .unwrap();
     let harmless: [Harm<'_>; 9] = [
         &|| {
             let file = std::fs::File::create(bad.join(&snapshot)).unwrap();

@@ -209,7 +209,7 @@ impl Scope {
 
     /// Whether a certificate can be spoken of by both; one may name any number of distribution points.
     pub(super) fn overlaps(&self, other: &Self) -> bool {
-        !(self.users_only && other.cas_only) && !(self.cas_only && other.users_only)
+        !(self.users_only && other.cas_only || self.cas_only && other.users_only)
     }
 
     /// From the issuing distribution point (RFC 5280, section 5.2.5), read here: an element that a parser leaves out would widen the scope.

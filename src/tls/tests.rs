@@ -726,10 +726,9 @@ fn no_ca_of_a_file_is_passed_over() {
             [other.pem.as_bytes(), bad].concat(),
         ] {
             fs::write(house.path("bound.pem"), bad).unwrap();
-            let error = tls
-                .read_again()
-                .err()
-                .unwrap_or_else(|| panic!("{what} was taken"));
+            let taken = tls.read_again();
+            assert!(taken.is_err(), "{what} was taken");
+            let error = taken.err().unwrap();
             assert_eq!(error.file, house.path("bound.pem"), "{what}: {error}");
             Tls::load(files.clone()).err().unwrap();
         }

@@ -46,7 +46,7 @@ pub(in crate::api) async fn sign(call: &mut Call<'_>) -> Result<Answer, ApiError
                 write(envelope, options.marshaling, made);
             }
         });
-        let warnings = only_rsa(call, &options);
+        let warnings = only_rsa(call, options);
         let mut answer = close(call, envelope, warnings);
         answer.key_version = results
             .iter()
@@ -63,7 +63,7 @@ pub(in crate::api) async fn sign(call: &mut Call<'_>) -> Result<Answer, ApiError
     envelope.raw("{");
     write(&mut envelope, options.marshaling, &made);
     envelope.raw("}");
-    let warnings = only_rsa(call, &options);
+    let warnings = only_rsa(call, options);
     Ok(close(call, envelope, warnings).with_version(made.version))
 }
 
@@ -86,7 +86,7 @@ pub(super) fn verify(call: &mut Call<'_>) -> Result<Answer, ApiError> {
             Doing::VerifySignature,
             call.name,
         )?;
-        let warnings = only_rsa(call, &options);
+        let warnings = only_rsa(call, options);
         return Ok(valid_answer(call, &items, &results, warnings).with_version(version));
     }
     let given = call.params.text("input")?;
@@ -96,7 +96,7 @@ pub(super) fn verify(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     let item = (input(given.as_deref()).map_err(ApiError::of_item)?, made);
     let results = keyring.verify_signatures(call.name, &options, &[item]);
     let valid = only(results.map_err(failed)?, Doing::VerifySignature, call.name)?;
-    let warnings = only_rsa(call, &options);
+    let warnings = only_rsa(call, options);
     Ok(answer(call, &Valid { valid }, warnings).with_version(version))
 }
 
@@ -212,7 +212,7 @@ fn options(call: &mut Call<'_>) -> Result<SignOptions, ApiError> {
 }
 
 /// What to warn of where a key of another type was told how RSA signs. Not refused: sigstore's client says `pkcs1v15` to every key.
-fn only_rsa(call: &Call<'_>, options: &SignOptions) -> &'static [&'static str] {
+fn only_rsa(call: &Call<'_>, options: SignOptions) -> &'static [&'static str] {
     let default = options.rsa == RsaScheme::Pss(SaltLength::Auto);
     let keyring = &call.app.keyring;
     if default

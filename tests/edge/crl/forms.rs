@@ -608,7 +608,6 @@ const OPENSSL_TEXT: &str = "Certificate Revocation List (CRL):
 fn no_list_of_a_file_is_passed_over() {
     let scene = Scene::new();
     let (old, new) = (scene.older(), scene.pem(&scene.form()));
-    let of_another = Ca::new("of another").pem;
     for (what, good) in [
         ("after the old one", format!("{old}{new}")),
         ("before the old one", format!("{new}{old}")),
@@ -634,6 +633,13 @@ fn no_list_of_a_file_is_passed_over() {
             .unwrap_or_else(|error| panic!("{what}: {error}"));
         assert_eq!(scene.ours(&tls), [true, false], "{what}");
     }
+}
+
+#[test]
+fn a_file_of_lists_is_taken_whole_or_not_at_all() {
+    let scene = Scene::new();
+    let (old, new) = (scene.older(), scene.pem(&scene.form()));
+    let of_another = Ca::new("of another").pem;
     let file = scene.place.path("0.crl");
     let der = scene.form().der(scene.ca.issuer.key());
     let utf_16: Vec<u8> = new.encode_utf16().flat_map(u16::to_le_bytes).collect();
