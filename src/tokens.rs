@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use subtle::{ConditionallySelectable, ConstantTimeEq};
 use zeroize::Zeroizing;
 
+use crate::files;
 use crate::identity::Identity;
 
 /// What a token begins with, so that secret scanners and people know one when they see it.
@@ -81,7 +82,7 @@ pub enum TokensError {
 impl Tokens {
     /// Reads and validates the whole file.
     pub fn load(path: &Path) -> Result<Self, TokensError> {
-        let text = std::fs::read_to_string(path).map_err(|source| TokensError::Read {
+        let text = files::read_to_string(path).map_err(|source| TokensError::Read {
             path: path.to_owned(),
             source,
         })?;

@@ -1,12 +1,12 @@
 //! What a configuration names: whether it is there and can be used, asked without starting anything.
 
-use std::fs::File;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use strongroom_hsm::PinSource;
 
 use super::{Config, ConfigError};
+use crate::files;
 use crate::policy::Policy;
 use crate::tls::Tls;
 use crate::tokens::Tokens;
@@ -46,11 +46,7 @@ impl Config {
 }
 
 fn readable(setting: &str, path: &Path) -> Option<String> {
-    let problem = match File::open(path).and_then(|file| file.metadata()) {
-        Ok(metadata) if metadata.is_dir() => "it is a folder".to_owned(),
-        Ok(_) => return None,
-        Err(error) => error.to_string(),
-    };
+    let problem = files::open(path).err()?;
     Some(format!(
         "{setting}: {} can't be read: {problem}",
         path.display()

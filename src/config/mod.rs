@@ -18,6 +18,7 @@ use std::time::Duration;
 use strongroom_hsm::{HsmConfig, KeyShape, PinSource, TokenSelector};
 
 use crate::audit::AuditOptions;
+use crate::files;
 use crate::keyring::{JwtOptions, KeyringOptions, Residency, is_key_name};
 use crate::lifecycle::Limits;
 use crate::policy::IdentityPattern;
@@ -75,7 +76,7 @@ impl Config {
     /// # Errors
     /// Each problem names the file and the setting, and says what is expected.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|error| {
+        let text = files::read_to_string(path).map_err(|error| {
             ConfigError(vec![format!(
                 "the configuration {} can't be read: {error}; name another with --config",
                 path.display()

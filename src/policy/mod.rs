@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use self::glob::Glob;
+use crate::files;
 use crate::identity::Identity;
 
 /// What a request asks to do; the names in the policy file are these in kebab case.
@@ -138,7 +139,7 @@ pub enum PolicyError {
 impl Policy {
     /// Reads and validates the whole file, or says what is wrong with it.
     pub fn load(path: &Path) -> Result<Self, PolicyError> {
-        let text = std::fs::read_to_string(path).map_err(|source| PolicyError::Read {
+        let text = files::read_to_string(path).map_err(|source| PolicyError::Read {
             path: path.to_owned(),
             source,
         })?;

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use tokio::sync::Mutex;
+use tokio::time::timeout;
 
 use super::notify;
 use crate::api::App;
@@ -20,6 +21,9 @@ use crate::tokens::{Tokens, TokensError};
 
 /// What was read comes into force when the audit log says so; that is tried this often.
 const AGAIN: Duration = Duration::from_secs(1);
+
+/// A reload takes moments; one that takes this long is said, and again each time that it has passed.
+const SLOW: Duration = Duration::from_secs(10);
 
 /// Does one reload at a time.
 pub(super) struct Reloader {
@@ -48,8 +52,17 @@ impl Reloader {
         let _one_at_a_time = self.busy.lock().await;
         notify::reloading();
         let (app, stopping) = (self.app.clone(), self.stopping.clone());
-        let reload = tokio::task::spawn_blocking(move || reload(&app, cause, &stopping));
-        if let Err(error) = reload.await {
+        let mut reload = tokio::task::spawn_blocking(move || reload(&app, cause, &stopping));
+        let ended = loop {
+            match timeout(SLOW, &mut reload).await {
+                Ok(ended) => break ended,
+                Err(_) => tracing::error!(
+                    cause,
+                    "the reload has not ended: does the disc of one of the files hang, or the audit log's? Nothing newer is read until it does"
+                ),
+            }
+        };
+        if let Err(error) = ended {
             let reason = format!("{cause}: {error}");
             tracing::error!(reason, "the reload failed");
             record(&self.app.audit, "reload", "error", &reason);

@@ -17,6 +17,7 @@ use super::authority::{Authorities, Authority};
 use super::crl::Crl;
 use super::pem::{self, Wanted};
 use super::{ClientCa, TlsError};
+use crate::files;
 
 /// More than any of these files needs (a public CA's full CRL has some MiB), and little enough to read at once.
 const MAX_FILE: u64 = 64 << 20;
@@ -252,7 +253,7 @@ fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, TlsError> {
 }
 
 fn open(path: &Path) -> Result<File, TlsError> {
-    File::open(path).map_err(|error| refuse(path, format!("it can't be opened: {error}")))
+    files::open(path).map_err(|error| refuse(path, format!("it can't be opened: {error}")))
 }
 
 /// All of it; its room is taken at once, so that a private key leaves no copy behind while a vector grows.

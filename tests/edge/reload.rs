@@ -9,6 +9,8 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
@@ -223,6 +225,36 @@ async fn a_new_server_certificate_is_shown_to_new_connections_and_old_ones_go_on
 
 fn shown(wire: &Wire) -> CertificateDer<'static> {
     wire.stream.get_ref().1.peer_certificates().unwrap()[0].clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipe_in_the_place_of_a_file_stops_no_later_reload() {
+    let appliance = start().await;
+    let pki = &appliance.pki;
+    for path in [pki.crl(), pki.ca(), pki.server_key(), appliance.policy()] {
+        let kept = path.with_extension("kept");
+        fs::rename(&path, &kept).unwrap();
+        mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
+        let told = || {
+            audited(&appliance).iter().any(|line| {
+                let reason = line["reason"].as_str().unwrap_or_default();
+                line["outcome"] == "error"
+                    && reason.contains(path.to_str().unwrap())
+                    && reason.contains("no regular file")
+            })
+        };
+        tell(&appliance, SIGHUP);
+        until("the refusal", async || told()).await;
+        let earlier = reloads(&appliance).len();
+        fs::rename(&kept, &path).unwrap();
+        tell(&appliance, SIGHUP);
+        until("the next reload", async || {
+            reloads(&appliance).len() > earlier
+        })
+        .await;
+        assert!(is_let_in(&appliance, Who::App).await);
+        assert!(!is_let_in(&appliance, Who::Revoked).await);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
