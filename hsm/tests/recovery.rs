@@ -338,7 +338,7 @@ fn a_start_that_hangs_ends() {
         let error = Hsm::start(config).err().unwrap();
         assert!(matches!(error, HsmError::Deadline(_)), "{error}");
         assert!(asked.elapsed() < 3 * DEADLINE);
-        rig.control("");
+        // It stays hung: let go, it would be in the module while that is unloaded at the process's end.
     });
 }
 

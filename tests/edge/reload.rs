@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -280,6 +280,13 @@ async fn a_broken_file_leaves_the_old_one_in_force() {
             "[[rule]]\nidentities = [\"*\"]\nkeys = [\"*\"]\noperations = [\"everything\"]\n",
         ),
     ];
+    // At once: a policy that is read before it is written to its end may be a policy.
+    let put = |path: &Path, content: &[u8]| {
+        let new = path.with_extension("new");
+        fs::write(&new, content).unwrap();
+        fs::set_permissions(&new, fs::metadata(path).unwrap().permissions()).unwrap();
+        fs::rename(&new, path).unwrap();
+    };
     for (at, (path, text)) in broken.into_iter().enumerate() {
         let good = fs::read(&path).unwrap();
         let refusals = || {
@@ -289,7 +296,7 @@ async fn a_broken_file_leaves_the_old_one_in_force() {
                 .count()
         };
         let earlier = refusals();
-        fs::write(&path, text).unwrap();
+        put(&path, text.as_bytes());
         tell(&appliance, CAUSES[at % 2]);
         until("the refusal", async || refusals() > earlier).await;
         assert_eq!(read(&mut before).await, 200, "{at}");
@@ -306,7 +313,7 @@ async fn a_broken_file_leaves_the_old_one_in_force() {
         assert!(reason.contains(path.to_str().unwrap()), "{reason}");
         // Without a signal, so that nothing of this file is still to come when the next one is broken.
         let mended = reloads(&appliance).len();
-        fs::write(&path, good).unwrap();
+        put(&path, &good);
         until("the mended file", async || {
             reloads(&appliance).len() > mended
         })

@@ -143,7 +143,7 @@ async fn a_path_or_method_that_does_not_exist_is_told_so() {
         ("a wrong method", raw("DELETE", ENCRYPT, &[], ""), 405, Says(NO_METHOD)),
         ("a method that Vault lacks", raw("PATCH", ENCRYPT, &[], ""), 405, NoWords),
         ("CONNECT", raw("CONNECT", "localhost:443", &[], ""), 405, NoWords),
-        ("a list of perhaps", get("/v1/transit/keys?list=perhaps"), 400, NoWords),
+        ("a list of perhaps", get("/v1/transit/keys?list=perhaps"), 400, Says("\"list\" is true or false")),
         ("a namespace", raw("POST", ENCRYPT, &["X-Vault-Namespace: team"], ""), 400, Begins("namespaces")),
         ("a token that is not ASCII", raw("POST", ENCRYPT, &["X-Vault-Token: \u{fc}"], ""), 403, Says("permission denied")),
         ("a health status that is none", get("/v1/sys/health?activecode=101"), 400, Begins("activecode must be")),

@@ -119,7 +119,7 @@ async fn status_check_and_server_refuse_a_damaged_database_by_the_same_file() {
                 fs::remove_file(file).unwrap();
                 fs::create_dir(file).unwrap();
             },
-            "directory",
+            "",
         ),
         (
             "blobs",
