@@ -54,13 +54,13 @@ impl Reloader {
         let (app, stopping) = (self.app.clone(), self.stopping.clone());
         let mut reload = tokio::task::spawn_blocking(move || reload(&app, cause, &stopping));
         let ended = loop {
-            match timeout(SLOW, &mut reload).await {
-                Ok(ended) => break ended,
-                Err(_) => tracing::error!(
-                    cause,
-                    "the reload has not ended: does the disc of one of the files hang, or the audit log's? Nothing newer is read until it does"
-                ),
+            if let Ok(ended) = timeout(SLOW, &mut reload).await {
+                break ended;
             }
+            tracing::error!(
+                cause,
+                "the reload has not ended: does the disc of one of the files hang, or the audit log's? Nothing newer is read until it does"
+            );
         };
         if let Err(error) = ended {
             let reason = format!("{cause}: {error}");
