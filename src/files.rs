@@ -48,7 +48,7 @@ fn checked(seen: &Metadata) -> io::Result<()> {
     if seen.is_file() {
         Ok(())
     } else {
-        let why = "it is no regular file";
+        let why = "it is no regular file: move it away, and put a file in its place";
         Err(io::Error::new(io::ErrorKind::InvalidInput, why))
     }
 }

@@ -318,7 +318,7 @@ fn failed(folder: &Path, error: EngineError) -> StoreError {
 
 fn stray(path: &Path) -> StoreError {
     StoreError::Io(format!(
-        "{} is none of the store's files, and in their place: move it away, and put the store's own file there if it is missing",
+        "{} stands where the store keeps a file of its own: move it away, and put the store's file there if it is missing",
         path.display()
     ))
 }
