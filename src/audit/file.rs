@@ -593,11 +593,7 @@ impl LogFile {
             Change::Overwritten => {
                 self.lost = self.last();
                 self.write_raw(b"\n")?;
-                self.append(&Content::header(&self.log_id, &self.signing_key))?;
-                format!(
-                    "the file's end was written over while it was written: lines before line {first} are in a copy, or lost",
-                    first = self.chain.seq - 1
-                )
+                self.resume_behind_loss("the file's end was written over")?
             }
             Change::Truncated { from, to } => {
                 self.lost = self.last();
@@ -607,11 +603,7 @@ impl LogFile {
                     // It may end in the middle of a line.
                     self.write_raw(b"\n")?;
                 }
-                self.append(&Content::header(&self.log_id, &self.signing_key))?;
-                format!(
-                    "the file was cut from {from} to {to} bytes while it was written: lines before line {first} are in a copy, or lost",
-                    first = self.chain.seq - 1
-                )
+                self.resume_behind_loss(&format!("the file was cut from {from} to {to} bytes"))?
             }
             Change::Appended { bytes } => {
                 let read = |source| AuditError::Read {
@@ -632,6 +624,15 @@ impl LogFile {
             }
         };
         self.say_changed(&reason)
+    }
+
+    /// Writes a header, since lines before it may be gone. Answers the reason for the line that says so.
+    fn resume_behind_loss(&mut self, what: &str) -> Result<String, AuditError> {
+        self.append(&Content::header(&self.log_id, &self.signing_key))?;
+        let first = self.last();
+        Ok(format!(
+            "{what} while it was written: lines before line {first} are in a copy, or lost"
+        ))
     }
 
     /// In a new file, since the one that was written has no name any more.
