@@ -335,6 +335,17 @@ mod tests {
         Content::new(about, &(vec![key], trial, hsm::Epoch(vec![8])))
     }
 
+    /// A trial by its form.
+    fn trial() -> TrialRecord {
+        TrialRecord {
+            oaep: "sha1".into(),
+            wrapped: base64(&[0; 512]),
+            answer: base64(&[0; 32]),
+            iv: base64(&[0; 12]),
+            sealed: base64(&[0; 32]),
+        }
+    }
+
     #[test]
     fn what_does_not_fit_its_transcript_or_no_token_could_take_is_refused() {
         let good = Content {
@@ -342,13 +353,7 @@ mod tests {
                 key: KeyRecord::new("strongroom-store", "strongroom-store", None),
                 wrapped: base64(&[0; 40]),
             }],
-            trial: TrialRecord {
-                oaep: "sha1".into(),
-                wrapped: base64(&[0; 512]),
-                answer: base64(&[0; 32]),
-                iv: base64(&[0; 12]),
-                sealed: base64(&[0; 32]),
-            },
+            trial: trial(),
             ..content()
         };
         let (about, keys) = (good.about(), good.keys());
@@ -413,13 +418,7 @@ mod tests {
                 wrapped: base64(&vec![0; length]),
             })
             .collect(),
-            trial: TrialRecord {
-                oaep: "sha1".into(),
-                wrapped: base64(&[0; 512]),
-                answer: base64(&[0; 32]),
-                iv: base64(&[0; 12]),
-                sealed: base64(&[0; 32]),
-            },
+            trial: trial(),
             audit_key: "AAAA".into(),
             ..content()
         };

@@ -102,14 +102,10 @@ impl Control {
         &self,
         function: Function,
     ) -> impl Iterator<Item = (CK_ATTRIBUTE_TYPE, Option<Vec<u8>>)> {
-        self.rules
-            .iter()
-            .filter_map(move |rule| match &rule.action {
-                Action::Claim(attribute, value) if rule.matches(function) => {
-                    Some((*attribute, value.clone()))
-                }
-                _ => None,
-            })
+        self.said(function, |action| match action {
+            Action::Claim(attribute, value) => Some((*attribute, value)),
+            _ => None,
+        })
     }
 
     /// Whether the token claims more output than there is room for.
@@ -124,14 +120,21 @@ impl Control {
         &self,
         function: Function,
     ) -> impl Iterator<Item = (CK_ATTRIBUTE_TYPE, Option<Vec<u8>>)> {
-        self.rules
-            .iter()
-            .filter_map(move |rule| match &rule.action {
-                Action::Silent(attribute, value) if rule.matches(function) => {
-                    Some((*attribute, value.clone()))
-                }
-                _ => None,
-            })
+        self.said(function, |action| match action {
+            Action::Silent(attribute, value) => Some((*attribute, value)),
+            _ => None,
+        })
+    }
+
+    fn said(
+        &self,
+        function: Function,
+        of: impl Fn(&Action) -> Option<(CK_ATTRIBUTE_TYPE, &Option<Vec<u8>>)>,
+    ) -> impl Iterator<Item = (CK_ATTRIBUTE_TYPE, Option<Vec<u8>>)> {
+        let rules = self.rules.iter().filter(move |rule| rule.matches(function));
+        rules.filter_map(move |rule| {
+            of(&rule.action).map(|(attribute, value)| (attribute, value.clone()))
+        })
     }
 
     /// Whether `function` makes a key by its template, whatever it was to do by that mechanism.
