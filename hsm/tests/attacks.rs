@@ -180,6 +180,7 @@ fn strict() -> Vec<Attribute> {
         Attribute::Unwrap(false),
         Attribute::Encrypt(true),
         Attribute::Decrypt(true),
+        Attribute::Derive(false),
         Attribute::Copyable(false),
         Attribute::AllowedMechanisms(vec![MechanismType::AES_GCM]),
         // Last: SoftHSM lets nothing be set after it.
@@ -245,6 +246,7 @@ fn a_kek_does_not_unwrap_with_weaker_attributes() {
         Attribute::Sensitive(false),
         Attribute::Wrap(true),
         Attribute::Unwrap(true),
+        Attribute::Derive(true),
     ] {
         let attack = format!("unwrapping with {weaker:?}");
         let result =

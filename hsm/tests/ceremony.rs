@@ -744,7 +744,7 @@ fn assert_described(evidence: &Evidence) {
         (
             "master key",
             "CKA_UNWRAP_TEMPLATE",
-            "CKA_EXTRACTABLE=false, CKA_SENSITIVE=true, CKA_UNWRAP=false, CKA_WRAP=false",
+            "CKA_DERIVE=false, CKA_EXTRACTABLE=false, CKA_SENSITIVE=true, CKA_UNWRAP=false, CKA_WRAP=false",
         ),
         ("transfer key", "CKA_DECRYPT", "false"),
         (
