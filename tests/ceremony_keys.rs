@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
-use strongroom::ceremony::participant::{Participant, ParticipantKey};
-use strongroom::ceremony::{Plan, PlanSignature, jwe};
+use strongroom_ceremony::participant::{Participant, ParticipantKey};
+use strongroom_ceremony::{Plan, PlanSignature, jwe};
 use strongroom_softhsm::Throwaway;
 use tempfile::TempDir;
 use zeroize::Zeroizing;

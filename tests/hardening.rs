@@ -18,8 +18,8 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, chown, geteuid, getppid};
 use serde_json::{Value, json};
-use strongroom::config::Hardening;
-use strongroom::harden::{Filters, Group, Paths, process};
+use strongroom_core::config::Hardening;
+use strongroom_server::harden::{Filters, Group, Paths, process};
 use support::{Appliance, Who, decrypt, encrypt, expect};
 
 /// `/proc/PID/task/TID/status` of every thread, by name and number.

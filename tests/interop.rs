@@ -15,7 +15,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use strongroom::tokens::Tokens;
+use strongroom_core::tokens::Tokens;
 use support::{Appliance, Who};
 
 /// The key that Vault's seal uses.

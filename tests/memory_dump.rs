@@ -29,7 +29,7 @@ use rsa::pkcs8::DecodePublicKey as _;
 use rsa::{Oaep, PublicKey};
 use serde_json::{Value, json};
 use sha1::Sha1;
-use strongroom::client::Client;
+use strongroom_client::Client;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 

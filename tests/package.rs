@@ -105,7 +105,7 @@ fn systemd_understands_every_line_of_the_units() {
 #[test]
 fn the_units_the_ceremony_and_the_example_use_the_same_names() {
     let service = unit("strongroom.service");
-    let site = fs::read_to_string(root().join("src/ceremony/run/site.rs")).unwrap();
+    let site = fs::read_to_string(root().join("ceremony/src/run/site.rs")).unwrap();
     let example = fs::read_to_string(root().join("examples/strongroom.toml")).unwrap();
     for (credential, file) in [
         ("hsm-pin", "/etc/strongroom/hsm-pin.cred"),

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use rig::Rig;
 use serde_json::{Value, json};
-use strongroom::client::Client;
+use strongroom_client::Client;
 use support::{Appliance, Who, ask, expect};
 
 #[tokio::test]

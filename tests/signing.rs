@@ -22,7 +22,7 @@ use bytes::Bytes;
 use p256::ecdsa::signature::Verifier as _;
 use p256::ecdsa::{Signature, VerifyingKey};
 use serde_json::{Value, json};
-use strongroom::client::Client;
+use strongroom_client::Client;
 use support::{Appliance, Who, ask, base64, decrypt, encrypt, expect};
 
 const JWKS: &str = "/.well-known/jwks.json";

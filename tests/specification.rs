@@ -200,6 +200,146 @@ fn is_others(file: &str) -> bool {
     file.starts_with("LICENSE") || file.starts_with("fuzz/seeds/") || file.ends_with("Cargo.lock")
 }
 
+/// What a crate may name of ours, and what it must never name of others'.
+struct Floor {
+    folder: &'static str,
+    ours: &'static [&'static str],
+    never: &'static [&'static str],
+}
+
+/// docs/code-structure.md has the same table, and each crate's `lib.rs` its row.
+const FLOORS: [Floor; 7] = [
+    Floor {
+        folder: ".",
+        ours: &["server", "ceremony", "client", "core", "hsm", "softhsm"],
+        never: &["cryptoki", "cryptoki-sys", "sled"],
+    },
+    Floor {
+        folder: "server",
+        ours: &["core", "hsm"],
+        never: &["clap", "cryptoki", "cryptoki-sys", "sled"],
+    },
+    Floor {
+        folder: "ceremony",
+        ours: &["core", "hsm"],
+        never: &[
+            "clap",
+            "cryptoki",
+            "cryptoki-sys",
+            "http-body-util",
+            "hyper",
+            "hyper-rustls",
+            "hyper-util",
+            "sled",
+        ],
+    },
+    Floor {
+        folder: "client",
+        ours: &["core"],
+        never: &["clap", "cryptoki", "cryptoki-sys", "sled"],
+    },
+    Floor {
+        folder: "core",
+        ours: &["hsm"],
+        never: &[
+            "clap",
+            "cryptoki",
+            "cryptoki-sys",
+            "http-body-util",
+            "hyper",
+            "hyper-rustls",
+            "hyper-util",
+            "maud",
+        ],
+    },
+    Floor {
+        folder: "hsm",
+        ours: &[],
+        never: &["clap", "hyper", "hyper-util", "sled"],
+    },
+    Floor {
+        folder: "softhsm",
+        ours: &[],
+        never: &["clap", "cryptoki", "cryptoki-sys", "hyper", "sled"],
+    },
+];
+
+#[test]
+fn no_crate_names_one_of_a_floor_above() {
+    let mut problems = Vec::new();
+    for floor in &FLOORS {
+        let manifest = Path::new(ROOT).join(floor.folder).join("Cargo.toml");
+        let text = fs::read_to_string(&manifest).unwrap();
+        for name in dependencies(&text) {
+            let allowed = match name.strip_prefix("strongroom-") {
+                Some(ours) => floor.ours.contains(&ours),
+                None => !floor.never.contains(&name),
+            };
+            if !allowed {
+                problems.push(format!("{} must not name {name}", manifest.display()));
+            }
+        }
+    }
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+
+    // A crate that is new has a floor too; programs of their own and what only tests load have none.
+    let text = fs::read_to_string(Path::new(ROOT).join("Cargo.toml")).unwrap();
+    let members = text.split_once("members = [").unwrap().1;
+    let members = members.split_once(']').unwrap().0;
+    for member in members.split('"').skip(1).step_by(2) {
+        let alone = member.starts_with("tests/") || member == "image/init";
+        let has = FLOORS.iter().any(|floor| floor.folder == member);
+        assert!(alone || has, "{member} stands on no floor");
+    }
+}
+
+#[test]
+fn only_its_own_module_names_sled_and_nothing_names_how_a_ceremony_is_carried_out() {
+    let naming = |folder: &str, words: &[&str]| {
+        let mut found = Vec::new();
+        for file in rust_files(&Path::new(ROOT).join(folder)) {
+            let text = fs::read_to_string(&file).unwrap();
+            if words.iter().any(|word| text.contains(word)) {
+                let file = file.strip_prefix(ROOT).unwrap();
+                found.push(file.to_str().unwrap().to_owned());
+            }
+        }
+        found
+    };
+    assert_eq!(
+        naming("core/src", &["sled::"]),
+        ["core/src/store/engine.rs"]
+    );
+    let mut upwards = naming("ceremony/src", &["crate::run::", "super::run::"]);
+    upwards.retain(|file| !file.starts_with("ceremony/src/run/"));
+    assert!(upwards.is_empty(), "{upwards:?}");
+}
+
+/// The names in `[dependencies]`: what an ordinary build of the crate may name.
+fn dependencies(manifest: &str) -> impl Iterator<Item = &str> {
+    manifest
+        .lines()
+        .skip_while(|line| *line != "[dependencies]")
+        .skip(1)
+        .take_while(|line| !line.starts_with('['))
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| line.split(['.', ' ', '=']).next())
+        .filter(|name| !name.is_empty())
+}
+
+fn rust_files(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(rust_files(&path));
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            files.push(path);
+        }
+    }
+    files
+}
+
 /// Why `file::name` is not a test that runs (or, below `benches/`, a function).
 fn flaw(file: &str, name: &str) -> Option<String> {
     let Ok(source) = fs::read_to_string(Path::new(ROOT).join(file)) else {
@@ -233,7 +373,11 @@ fn spans(text: &str) -> impl Iterator<Item = &str> {
 fn is_path(span: &str) -> bool {
     let folders = [
         "src/",
+        "ceremony/",
+        "client/",
+        "core/",
         "hsm/",
+        "server/",
         "softhsm/",
         "tests/",
         "benches/",

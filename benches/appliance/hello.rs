@@ -14,7 +14,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, header};
 use hyper_util::rt::TokioIo;
 use rustls::server::WebPkiClientVerifier;
-use strongroom::config::Config;
+use strongroom_core::config::Config;
 use strongroom_hsm::bench::RawDecryption;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;

@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde_json::json;
-use strongroom::config::Config;
-use strongroom::keyring::{Ciphertext, DecryptItem, EncryptItem, Keyring};
-use strongroom::store::Store;
+use strongroom_core::config::Config;
+use strongroom_core::keyring::{Ciphertext, DecryptItem, EncryptItem, Keyring};
+use strongroom_core::store::Store;
 use strongroom_hsm::Hsm;
 use strongroom_hsm::bench::RawDecryption;
 use zeroize::Zeroizing;

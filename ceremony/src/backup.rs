@@ -6,13 +6,13 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
+use strongroom_core::json::{self, Document};
 use strongroom_hsm::OaepHash;
 use strongroom_hsm::ceremony as hsm;
 
 use super::encoding::{base64, hex, unbase64, unhex};
 use super::record::{KeyRecord, TokenRecord};
 use super::{CeremonyError, Mode};
-use crate::json::{self, Document};
 
 /// The file's name in a backup's folder.
 pub const FILE: &str = "backup.jsonl";

@@ -6,7 +6,6 @@ use strongroom_hsm::HsmError;
 
 /// Why something in a ceremony could not be done.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum CeremonyError {
     /// A file can't be read.
     #[error("{path} can't be read: {source}")]

@@ -1,10 +1,10 @@
 //! What steps put into a transcript that a verification looks at. A step may add fields of its own; none may ever be a secret.
 
 use serde::{Deserialize, Serialize};
+use strongroom_core::json::nullable;
 
 use super::encoding::{base64, hex, sha256};
 use super::shares::Commitment;
-use crate::json::nullable;
 
 /// The token: outputs of step `token` (as field `token`), of `evidence`, and in the summary.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

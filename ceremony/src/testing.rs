@@ -71,3 +71,13 @@ impl Room {
         Deal::new(&self.plan, CeremonyId::random().unwrap(), mode)
     }
 }
+
+/// A child that has a copy of the descriptor by which a file is locked, and ends by itself half a
+/// second later.
+pub(crate) fn lingering(locked: &std::fs::File) -> std::process::Child {
+    std::process::Command::new("sleep")
+        .arg("0.5")
+        .stdin(locked.try_clone().unwrap())
+        .spawn()
+        .unwrap()
+}

@@ -2,6 +2,8 @@
 //!
 //! The command line, the whole-program tests and the benchmarks all talk through [`Client`]. It knows no
 //! endpoint: a caller names a method and a path below `/v1/`, and gets the JSON of the answer.
+//!
+//! May know: of `strongroom-core` how an error's causes are told, no more. `tests/specification.rs` holds it to its `Cargo.toml`.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,9 +22,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use strongroom_core::causes::causes;
 use zeroize::Zeroizing;
-
-use crate::causes::causes;
 
 /// An answer larger than this is refused, bytes: twice the largest batch that a server takes.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
@@ -67,7 +68,6 @@ impl ClientOptions {
 
 /// What can go wrong between a client and an appliance.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum ClientError {
     /// The address is not one.
     #[error("{0:?} is no address of an appliance: expected https://host:port")]

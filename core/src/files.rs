@@ -13,7 +13,7 @@ use nix::fcntl::OFlag;
 ///
 /// # Errors
 /// [`io::ErrorKind::InvalidInput`] for what is no regular file; or it can't be opened.
-pub(crate) fn open(path: &Path) -> io::Result<File> {
+pub fn open(path: &Path) -> io::Result<File> {
     // A device is not even opened: that may do something.
     checked(&fs::metadata(path)?)?;
     let flags = OFlag::O_NONBLOCK.bits();
@@ -24,7 +24,7 @@ pub(crate) fn open(path: &Path) -> io::Result<File> {
 ///
 /// # Errors
 /// As of [`open`]; or it is no UTF-8.
-pub(crate) fn read_to_string(path: &Path) -> io::Result<String> {
+pub fn read_to_string(path: &Path) -> io::Result<String> {
     io::read_to_string(open(path)?)
 }
 
@@ -32,7 +32,7 @@ pub(crate) fn read_to_string(path: &Path) -> io::Result<String> {
 ///
 /// # Errors
 /// As of [`open`].
-pub(crate) fn open_itself(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+pub fn open_itself(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     checked(&fs::symlink_metadata(path)?)?;
     let flags = OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW;
     still(options.custom_flags(flags.bits()).open(path)?)

@@ -42,7 +42,6 @@ pub enum Kind {
 
 /// Why a certificate or a text gives no identity.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
 pub enum IdentityError {
     /// Not an X.509 certificate, or no certificate at all.
     #[error("the client certificate can't be read: {0}")]
@@ -356,7 +355,7 @@ mod tests {
     #[test]
     fn a_public_key_with_bytes_behind_it_is_refused() {
         // Found by fuzzing; a certificate library makes no such thing.
-        let der = include_bytes!("../fuzz/seeds/certificate/bytes-after-key");
+        let der = include_bytes!("../../fuzz/seeds/certificate/bytes-after-key");
         let error = Identity::from_certificate(der).unwrap_err().to_string();
         assert!(error.contains("bytes follow its public key"), "{error}");
     }

@@ -17,7 +17,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 ///
 /// # Errors
 /// [`TryLockError::WouldBlock`] if another process still has it then.
-pub(crate) fn take(file: &File) -> Result<(), TryLockError> {
+pub fn take(file: &File) -> Result<(), TryLockError> {
     patiently(
         || file.try_lock(),
         |error| matches!(error, TryLockError::WouldBlock),

@@ -21,9 +21,11 @@ static SETTLED: AtomicBool = AtomicBool::new(false);
 
 /// Not root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Owner {
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
+pub struct Owner {
+    /// Its number.
+    pub uid: u32,
+    /// That of its group.
+    pub gid: u32,
 }
 
 /// Folders of two users on one way: the first of them could lead to any of the other's.
@@ -67,7 +69,7 @@ impl std::error::Error for Anybodys {}
 ///
 /// # Errors
 /// Two users can, or everybody.
-pub(crate) fn owner(path: &Path) -> io::Result<Option<Owner>> {
+pub fn owner(path: &Path) -> io::Result<Option<Owner>> {
     let mut found: Option<(Owner, PathBuf)> = None;
     let denied = |error: Box<dyn std::error::Error + Send + Sync>| {
         Err(io::Error::new(io::ErrorKind::PermissionDenied, error))
@@ -99,7 +101,7 @@ pub(crate) fn owner(path: &Path) -> io::Result<Option<Owner>> {
 }
 
 /// From now on this process acts as nobody else, and may have lost the right to.
-pub(crate) fn settle() {
+pub fn settle() {
     SETTLED.store(true, Ordering::Relaxed);
 }
 
@@ -107,7 +109,7 @@ pub(crate) fn settle() {
 ///
 /// # Errors
 /// Two users can, or everybody; or this process can't become that user.
-pub(crate) fn acting<T: Send>(path: &Path, act: impl FnOnce() -> T + Send) -> io::Result<T> {
+pub fn acting<T: Send>(path: &Path, act: impl FnOnce() -> T + Send) -> io::Result<T> {
     if SETTLED.load(Ordering::Relaxed) || !geteuid().is_root() {
         return Ok(act());
     }

@@ -9,7 +9,7 @@ use crate::clock;
 const SECOND: Duration = Duration::from_secs(1);
 
 /// One such line's bound.
-pub(crate) struct Seldom {
+pub struct Seldom {
     /// A second.
     lines: u32,
     window: Mutex<Window>,
@@ -25,14 +25,14 @@ struct Window {
 
 /// To be written.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Due {
+pub struct Due {
     /// How many of its kind were not written since the last one that was, if any.
-    pub(crate) left_out: Option<u64>,
+    pub left_out: Option<u64>,
 }
 
 impl Seldom {
     /// So many lines a second.
-    pub(crate) const fn new(lines: u32) -> Self {
+    pub const fn new(lines: u32) -> Self {
         let window = Window {
             began: None,
             written: 0,
@@ -45,7 +45,7 @@ impl Seldom {
     }
 
     /// Whether one more line may be written; if not, it is counted.
-    pub(crate) fn due(&self) -> Option<Due> {
+    pub fn due(&self) -> Option<Due> {
         self.due_at(clock::uptime())
     }
 
@@ -70,7 +70,9 @@ impl Seldom {
 
 /// `seldom!(1, error, %error, "text")`: as `tracing::error!`, once a second at most, with
 /// `left_out`.
-macro_rules! seldom {
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __seldom {
     ($lines:literal, $level:ident, $($line:tt)+) => {{
         static LINE: $crate::seldom::Seldom = $crate::seldom::Seldom::new($lines);
         if let Some(due) = LINE.due() {
@@ -78,7 +80,7 @@ macro_rules! seldom {
         }
     }};
 }
-pub(crate) use seldom;
+pub use __seldom as seldom;
 
 #[cfg(test)]
 mod tests {
@@ -134,7 +136,7 @@ mod tests {
     /// Where requests and connections are answered every line of the log is bounded.
     #[test]
     fn no_request_writes_as_many_lines_as_it_likes() {
-        let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("../server/src");
         let mut files = vec![src.join("serve/connection.rs")];
         for folder in ["api", "serve/connection"] {
             sources(&src.join(folder), &mut files);

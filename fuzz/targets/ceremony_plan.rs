@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| strongroom::fuzzing::ceremony_plan(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| strongroom_ceremony::fuzzing::ceremony_plan(data));

@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| strongroom::fuzzing::json_body(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| strongroom_server::fuzzing::json_body(data));

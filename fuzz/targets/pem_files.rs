@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| strongroom::fuzzing::pem_files(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| strongroom_core::fuzzing::pem_files(data));

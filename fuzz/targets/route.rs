@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| strongroom::fuzzing::route(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| strongroom_server::fuzzing::route(data));

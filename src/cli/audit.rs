@@ -6,6 +6,11 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use p256::pkcs8::der::pem::{self, LineEnding};
 use serde_json::json;
+use strongroom_ceremony::{Anchors, verify as transcript};
+use strongroom_core::audit::{Anchor, Audit, AuditError, Held, NoAnchor, Verification};
+use strongroom_core::config::Config;
+use strongroom_core::files as regular;
+use strongroom_core::owner::acting;
 use strongroom_hsm::{Hsm, Register, ceremony};
 
 use super::exit::{Exit, Failure};
@@ -13,11 +18,6 @@ use super::files;
 use super::output::Format;
 use super::remote::block_on;
 use super::server::{Act, ConfigFile};
-use crate::audit::{Anchor, Audit, AuditError, Held, NoAnchor, Verification};
-use crate::ceremony::{Anchors, verify as transcript};
-use crate::config::Config;
-use crate::files as regular;
-use crate::owner::acting;
 
 /// The label of a SubjectPublicKeyInfo in PEM (RFC 7468, section 13).
 const LABEL: &str = "PUBLIC KEY";

@@ -7,13 +7,13 @@ use base64::engine::general_purpose::STANDARD;
 use clap::{Args, Subcommand};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use strongroom_client::SecretText;
 
 use super::exit::Failure;
 use super::files;
 use super::output::Format;
 use super::remote::{Remote, block_on};
 use super::seal::{self, Opened};
-use crate::client::SecretText;
 
 #[derive(Args, Debug)]
 pub(super) struct ClientArgs {

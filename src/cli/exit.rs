@@ -4,19 +4,18 @@ use std::process::ExitCode;
 
 use hyper::StatusCode;
 use serde_json::json;
+use strongroom_ceremony::CeremonyError;
+use strongroom_client::ClientError;
+use strongroom_core::audit::AuditError;
+use strongroom_core::causes::causes;
+use strongroom_core::config::ConfigError;
+use strongroom_core::keyring::KeyringError;
+use strongroom_core::policy::PolicyError;
+use strongroom_core::store::StoreError;
+use strongroom_core::tls::TlsError;
+use strongroom_core::tokens::TokensError;
 use strongroom_hsm::HsmError;
-
-use crate::audit::AuditError;
-use crate::causes::causes;
-use crate::ceremony::CeremonyError;
-use crate::client::ClientError;
-use crate::config::ConfigError;
-use crate::keyring::KeyringError;
-use crate::policy::PolicyError;
-use crate::serve::ServeError;
-use crate::store::StoreError;
-use crate::tls::TlsError;
-use crate::tokens::TokensError;
+use strongroom_server::serve::ServeError;
 
 /// The exit codes, as `docs/cli.md` lists them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -121,7 +121,7 @@ enum Command {
 }
 
 /// Parses the arguments, runs the command, and gives the exit code.
-pub fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use strongroom_client::{Client, ClientOptions};
 
 use super::exit::{Exit, Failure};
-use crate::client::{Client, ClientOptions};
 
 /// How to reach the appliance. Only paths stand in the environment, never a secret.
 #[derive(Args, Clone, Debug)]

@@ -6,12 +6,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use strongroom_client::{Client, ClientError, SecretText};
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
 use super::exit::{Exit, Failure};
 use super::remote::Remote;
-use crate::client::{Client, ClientError, SecretText};
 
 /// What a round trip showed.
 pub(super) struct RoundTrip {

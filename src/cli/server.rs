@@ -7,16 +7,16 @@ use std::time::Instant;
 use base16ct::lower::encode_string;
 use clap::{Args, ValueEnum};
 use serde_json::json;
+use strongroom_core::audit::{Audit, Entry};
+use strongroom_core::config::Config;
+use strongroom_core::store::{Store, StoreError};
 use strongroom_hsm::{Hsm, OptionalKeys, TransferKey};
+use strongroom_server::harden;
+use strongroom_server::serve::{self, ServeError, ServeOptions};
 
 use super::exit::{Exit, Failure};
 use super::output::Format;
 use super::remote::block_on;
-use crate::audit::{Audit, Entry};
-use crate::config::Config;
-use crate::harden;
-use crate::serve::{self, ServeError, ServeOptions};
-use crate::store::{Store, StoreError};
 
 /// The file that every command on the appliance itself reads.
 #[derive(Args, Clone, Debug)]
@@ -210,7 +210,7 @@ pub(super) fn init(args: &InitArgs, format: Format) -> Result<(), Failure> {
 pub(super) fn create_store(
     config: &Config,
     operation: &str,
-) -> Result<crate::store::StoreStatus, Failure> {
+) -> Result<strongroom_core::store::StoreStatus, Failure> {
     private_files();
     let hsm = Hsm::start(config.hsm.clone())?;
     block_on(async {

@@ -6,6 +6,9 @@ use std::sync::Arc;
 use base16ct::lower::encode_string;
 use clap::{Args, Subcommand};
 use serde_json::json;
+use strongroom_core::config::Config;
+use strongroom_core::keyring::Keyring;
+use strongroom_core::store::{AcceptedRollback, Import, Store, StoreError, StoreStatus};
 use strongroom_hsm::Hsm;
 
 use super::exit::{Exit, Failure};
@@ -13,9 +16,6 @@ use super::files;
 use super::output::Format;
 use super::remote::block_on;
 use super::server::{Act, ConfigFile, create_store, private_files};
-use crate::config::Config;
-use crate::keyring::Keyring;
-use crate::store::{AcceptedRollback, Import, Store, StoreError, StoreStatus};
 
 #[derive(Args, Debug)]
 pub(super) struct StoreArgs {

@@ -5,12 +5,12 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use serde_json::json;
+use strongroom_core::identity::Identity;
+use strongroom_core::tokens::Tokens;
 
 use super::exit::{Exit, Failure};
 use super::files;
 use super::output::Format;
-use crate::identity::Identity;
-use crate::tokens::Tokens;
 
 #[derive(Args, Debug)]
 pub(super) struct TokenArgs {

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use base64::Engine as _;
 use serde_json::Value;
-use strongroom::ceremony::{Mode, jwe, shares};
+use strongroom_ceremony::{Mode, jwe, shares};
 
 use crate::rig::{CUSTODIANS, People, Room, WAITING, describe, files, stderr};
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use memchr::memmem::Finder;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use strongroom::ceremony::Mode;
+use strongroom_ceremony::Mode;
 
 use crate::rig::{People, Room};
 use crate::support::{STRONGROOM, skip};

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use strongroom::ceremony::Mode;
+use strongroom_ceremony::Mode;
 
 use crate::rig::{People, Room, describe, done_once, lines_to_come};
 use crate::support::fault_module;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Output;
 
-use strongroom::ceremony::Mode;
+use strongroom_ceremony::Mode;
 
 use crate::rig::{People, Room, lines, recover, stderr};
 
@@ -139,7 +139,7 @@ fn what_is_not_right_at_the_door_stops_everything() {
     .unwrap();
     fs::remove_file(&signatures).unwrap();
     for name in People::names() {
-        strongroom::ceremony::PlanSignature::make(&room.plan(), &People::all().key(name))
+        strongroom_ceremony::PlanSignature::make(&room.plan(), &People::all().key(name))
             .unwrap()
             .append(&room.plan_path())
             .unwrap();

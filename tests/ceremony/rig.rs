@@ -18,12 +18,12 @@ use pkcs8::{EncodePrivateKey as _, PrivateKeyInfoRef};
 use rcgen::{CertificateSigningRequestParams, Issuer, KeyPair};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
-use strongroom::ceremony::record::PinsRecord;
-use strongroom::ceremony::shares::{self, Added, Deal, Pins};
-use strongroom::ceremony::{
+use strongroom_ceremony::record::PinsRecord;
+use strongroom_ceremony::shares::{self, Added, Deal, Pins};
+use strongroom_ceremony::{
     CeremonyId, Mode, Participant, ParticipantKey, Plan, PlanSignature, Recovery,
 };
-use strongroom::client::ClientOptions;
+use strongroom_client::ClientOptions;
 use tempfile::TempDir;
 use zeroize::Zeroizing;
 

@@ -11,8 +11,8 @@ use base64::prelude::BASE64_STANDARD;
 use rsa::pkcs8::{DecodePrivateKey as _, EncodePublicKey as _};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use strongroom::ceremony::shares::Deal;
-use strongroom::ceremony::{CeremonyId, Mode, Share, jwe, shares, words};
+use strongroom_ceremony::shares::Deal;
+use strongroom_ceremony::{CeremonyId, Mode, Share, jwe, shares, words};
 
 use crate::birth::finished;
 use crate::later::Later;
@@ -506,14 +506,14 @@ fn url(text: &str) -> Vec<u8> {
         .unwrap()
 }
 
-fn recovery() -> (Deal, strongroom::ceremony::Recovery) {
+fn recovery() -> (Deal, strongroom_ceremony::Recovery) {
     let room = finished();
     let transcript = room.transcript();
     let id = CeremonyId::parse(transcript[0]["ceremony_id"].as_str().unwrap()).unwrap();
     let outputs = room.outputs("pins");
     let commitments = serde_json::from_value(outputs["commitments"].clone()).unwrap();
     let deal = Deal::new(&room.plan(), id, Mode::Ceremony);
-    let recovery = strongroom::ceremony::Recovery::new(deal.clone(), commitments).unwrap();
+    let recovery = strongroom_ceremony::Recovery::new(deal.clone(), commitments).unwrap();
     (deal, recovery)
 }
 
@@ -741,7 +741,7 @@ fn refuses_bad_backups(room: &Room, backup: &Later<'_>) {
         let kit = Kit::new("backup.py").unwrap().arg(folder.path());
         with_shares(kit, &["Bob", "Carol", "Erin"]).refuses(why);
     };
-    let again = |text: &str| strongroom::ceremony::backup::Backup::parse(text.as_bytes());
+    let again = |text: &str| strongroom_ceremony::backup::Backup::parse(text.as_bytes());
     assert!(again(&good).is_ok());
     for (from, to) in [
         ("{\"format\":1", " {\"format\":1"),

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::{Value, json};
-use strongroom::ceremony::{Kind, Mode, Step};
+use strongroom_ceremony::{Kind, Mode, Step};
 use strongroom_hsm::ceremony::expected::{
     ExpectedAttribute, ExpectedKey, ExpectedObject, ExpectedValue, SIGNING_LABEL, signing_keys,
 };

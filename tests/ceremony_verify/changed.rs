@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
 use proptest::test_runner::TestRunner;
 use serde_json::Value;
-use strongroom::ceremony::Mode;
+use strongroom_ceremony::Mode;
 
 use super::forge::{Forgery, chained_anew};
 use super::people::{Room, person};

@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use strongroom::ceremony::{Mode, Step};
+use strongroom_ceremony::{Mode, Step};
 
 use super::forge::{Forgery, hex};
 use super::people::{Room, key, sign};

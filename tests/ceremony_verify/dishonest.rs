@@ -1,7 +1,7 @@
 //! Transcripts that everyone signed, though something in them is wrong.
 
 use serde_json::{Value, json};
-use strongroom::ceremony::{Mode, Step};
+use strongroom_ceremony::{Mode, Step};
 
 use super::forge::{Forgery, hex};
 use super::people::{Room, key, spki};

@@ -5,7 +5,7 @@ use base64::prelude::BASE64_STANDARD;
 use p256::ecdsa::SigningKey;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use strongroom::ceremony::{CeremonyId, Kind, Mode, Step};
+use strongroom_ceremony::{CeremonyId, Kind, Mode, Step};
 
 use super::people::{BINARY, ID, Room, key, sign};
 use super::scene::Scene;

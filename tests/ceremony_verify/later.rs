@@ -3,8 +3,8 @@
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
-use strongroom::ceremony::record::KeyRecord;
-use strongroom::ceremony::{Kind, Mode, Plan, PlanSignature, Step};
+use strongroom_ceremony::record::KeyRecord;
+use strongroom_ceremony::{Kind, Mode, Plan, PlanSignature, Step};
 
 use super::forge::Forgery;
 use super::people::{ID, Room, key, person_with, spki};

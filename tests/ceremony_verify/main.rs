@@ -36,8 +36,8 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use strongroom::ceremony::verify::verify;
-use strongroom::ceremony::{Anchors, Mode};
+use strongroom_ceremony::verify::verify;
+use strongroom_ceremony::{Anchors, Mode};
 
 /// Transcripts by what is special about each.
 type Cases = Vec<(String, Vec<u8>)>;

@@ -5,9 +5,9 @@ use p256::ecdsa::{Signature, SigningKey};
 use p256::pkcs8::{EncodePublicKey as _, LineEnding};
 use p256::{PublicKey, SecretKey};
 use serde_json::{Value, json};
-use strongroom::ceremony::participant::PrivateKeys;
-use strongroom::ceremony::plan::{Draft, PinMethod};
-use strongroom::ceremony::{
+use strongroom_ceremony::participant::PrivateKeys;
+use strongroom_ceremony::plan::{Draft, PinMethod};
+use strongroom_ceremony::{
     CeremonyError, CeremonyId, Kind, Mode, Opening, Participant, ParticipantKey, Plan,
     PlanSignature, Step, Transcript,
 };

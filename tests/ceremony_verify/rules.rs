@@ -8,8 +8,8 @@ use std::path::Path;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
-use strongroom::ceremony::record::KeyRecord;
-use strongroom::ceremony::{Kind, Mode, Step};
+use strongroom_ceremony::record::KeyRecord;
+use strongroom_ceremony::{Kind, Mode, Step};
 
 use super::forge::Forgery;
 use super::people::{Room, key, spki};

@@ -6,9 +6,9 @@ use p256::ecdsa::SigningKey;
 use rsa::pkcs8::EncodePublicKey as _;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use strongroom::ceremony::record::{KeyRecord, Summary};
-use strongroom::ceremony::shares::{Deal, Pins, split};
-use strongroom::ceremony::{CeremonyId, Kind, Mode, Plan, Step};
+use strongroom_ceremony::record::{KeyRecord, Summary};
+use strongroom_ceremony::shares::{Deal, Pins, split};
+use strongroom_ceremony::{CeremonyId, Kind, Mode, Plan, Step};
 use strongroom_hsm::ceremony::expected::{ExpectedKey, ExpectedObject, ExpectedValue, PublicKind};
 use strongroom_hsm::{KeyShape, OptionalKeys};
 

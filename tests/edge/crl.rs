@@ -11,7 +11,7 @@ use rcgen::{
     CrlIssuingDistributionPoint, CrlScope, DnType, IsCa, Issuer, KeyIdMethod, KeyPair,
     KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
 };
-use strongroom::tls::{ClientCa, Peer, Tls, TlsFiles};
+use strongroom_core::tls::{ClientCa, Peer, Tls, TlsFiles};
 use tempfile::TempDir;
 use time::{Duration, OffsetDateTime};
 

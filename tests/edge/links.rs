@@ -7,7 +7,7 @@ use std::path::Path;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use sha2::{Digest as _, Sha256};
-use strongroom::client::Client;
+use strongroom_client::Client;
 
 use crate::support::{Appliance, Pki, Who, skip};
 use crate::wire::{Wire, until};

@@ -7,8 +7,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use strongroom::ceremony::{Plan, PlanSignature};
-use strongroom::client::{Client, ClientOptions};
+use strongroom_ceremony::{Plan, PlanSignature};
+use strongroom_client::{Client, ClientOptions};
 
 use crate::doors::words_of_the_firmware_start_nothing;
 use crate::machine::{Image, Machine, Medium, built, patience, run};
@@ -203,7 +203,7 @@ pub async fn wait_until_healthy(machine: &Machine, pki: &Pki) {
         {
             Ok(answer) if answer.status.is_success() => return,
             Ok(answer) => last = answer.status.to_string(),
-            Err(error) => last = strongroom::causes::causes(&error),
+            Err(error) => last = strongroom_core::causes::causes(&error),
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }

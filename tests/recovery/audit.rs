@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use strongroom::client::Client;
+use strongroom_client::Client;
 
 use crate::process::{file_size_limit, verify_audit};
 use crate::support::{Appliance, Who, ask, encrypt, expect, skip};

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use strongroom::client::{Answer, Client};
+use strongroom_client::{Answer, Client};
 use tokio::task::JoinHandle;
 
 use crate::support::{Appliance, Who, base64, encrypt};

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use strongroom::client::Client;
+use strongroom_client::Client;
 
 use crate::load::{Load, What, flaw_of_503};
 use crate::support::{Appliance, Who, ask, base64, decrypt, encrypt, expect};

@@ -8,8 +8,8 @@ use std::process::Output;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use strongroom::config::Config;
-use strongroom::store::{Change, RecordId, RecordKind, Store};
+use strongroom_core::config::Config;
+use strongroom_core::store::{Change, RecordId, RecordKind, Store};
 use strongroom_hsm::Hsm;
 use zeroize::Zeroizing;
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use strongroom::client::ClientOptions;
+use strongroom_client::ClientOptions;
 
 use crate::load::{Load, What, decrypt_once, flaw_of_503};
 use crate::rig::Rig;
@@ -524,7 +524,7 @@ async fn press(
     ciphertext: &str,
     stop: Instant,
 ) -> (usize, Vec<Duration>) {
-    let client = strongroom::client::Client::new(&options).unwrap();
+    let client = strongroom_client::Client::new(&options).unwrap();
     let (mut served, mut refusals) = (0, Vec::new());
     while Instant::now() < stop {
         let begun = Instant::now();

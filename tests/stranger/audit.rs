@@ -16,7 +16,7 @@ use proptest::strategy::ValueTree as _;
 use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use strongroom::audit::{Audit, Held, Verification};
+use strongroom_core::audit::{Audit, Held, Verification};
 
 use crate::support::{Appliance, Who, ask, encrypt, expect};
 use crate::{kit, support};

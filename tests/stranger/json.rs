@@ -1,11 +1,11 @@
-//! `docs/json.md`, as a table: each case is read by `strongroom::json` and by `common.py`.
+//! `docs/json.md`, as a table: each case is read by `strongroom_core::json` and by `common.py`.
 
 use std::fs;
 
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
 use proptest::test_runner::TestRunner;
-use strongroom::json::Document;
+use strongroom_core::json::Document;
 
 use crate::{kit, support};
 

@@ -33,7 +33,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use strongroom::client::{Answer, Client, ClientOptions};
+use strongroom_client::{Answer, Client, ClientOptions};
 use strongroom_softhsm::Throwaway;
 use tempfile::TempDir;
 

@@ -10,11 +10,11 @@ use p256::elliptic_curve::sec1::{FromSec1Point as _, ToSec1Point as _};
 use p256::{PublicKey, Sec1Point};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+use strongroom_core::json::{self, Document};
 use zeroize::Zeroizing;
 
 use super::CeremonyError;
 use super::participant::{Participant, ParticipantKey, new_key};
-use crate::json::{self, Document};
 
 const ALG: &str = "ECDH-ES";
 const ENC: &str = "A256GCM";

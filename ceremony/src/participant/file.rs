@@ -203,7 +203,7 @@ impl PrivateKeys for Pair {
 }
 
 /// A P-256 key from the kernel's generator.
-pub(in crate::ceremony) fn new_key() -> Result<SecretKey, CeremonyError> {
+pub(crate) fn new_key() -> Result<SecretKey, CeremonyError> {
     let mut bytes = Zeroizing::new([0; 32]);
     loop {
         getrandom::fill(&mut *bytes).map_err(|_| CeremonyError::Random)?;

@@ -5,12 +5,12 @@ use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use strongroom_core::json::{self, Document};
 
 use super::super::encoding::{base64, unbase64};
 use super::super::page::printable;
 use super::super::{CeremonyError, ParticipantKey};
 use super::Plan;
-use crate::json::{self, Document};
 
 /// One person's signature of a plan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,10 +121,7 @@ impl Plan {
     }
 
     /// Everything that [`Plan::check_signatures`] finds.
-    pub(in crate::ceremony) fn signature_problems(
-        &self,
-        signatures: &[PlanSignature],
-    ) -> Vec<String> {
+    pub(crate) fn signature_problems(&self, signatures: &[PlanSignature]) -> Vec<String> {
         let mut problems = Vec::new();
         let digest = self.digest();
         for signature in signatures {

@@ -107,7 +107,7 @@ fn every_problem_is_told_at_once() {
 fn a_key_belongs_to_one_person() {
     let room = Room::new(2, 3);
     let (first, second) = (&room.plan.custodians[0], &room.plan.custodians[1]);
-    let encode = crate::ceremony::encoding::base64;
+    let encode = crate::encoding::base64;
     // One custodian's signing key as another's, and as the auditor's agreement key.
     for (old, new) in [
         (second.signing_spki(), first.signing_spki()),

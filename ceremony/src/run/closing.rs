@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use strongroom_hsm::Hsm;
 
 use super::{Act, Ceremony, Found, Outcome, RunError, custody, disk, handover, register};
-use crate::ceremony::record::{KeysOutputs, StoreOutputs, Summary, TokenOutputs};
-use crate::ceremony::{Anchors, Kind, Mode, Step, report, transcript, verify};
+use crate::record::{KeysOutputs, StoreOutputs, Summary, TokenOutputs};
+use crate::{Anchors, Kind, Mode, Step, report, transcript, verify};
 
 pub(super) const ACT: Act = Act {
     step: Step::Closing,

@@ -7,10 +7,10 @@ use strongroom_hsm::SecretPin;
 
 use super::ui::Question;
 use super::{Ceremony, Pins, RunError};
-use crate::ceremony::participant::Unlock;
-use crate::ceremony::record::PinsRecord;
-use crate::ceremony::shares::{self, Added, Commitment, Deal};
-use crate::ceremony::{CeremonyError, Participant, ParticipantKey, Recovery, Share, Step};
+use crate::participant::Unlock;
+use crate::record::PinsRecord;
+use crate::shares::{self, Added, Commitment, Deal};
+use crate::{CeremonyError, Participant, ParticipantKey, Recovery, Share, Step};
 
 impl From<shares::Pins> for Pins {
     fn from(pins: shares::Pins) -> Self {

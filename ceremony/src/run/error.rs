@@ -2,16 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
+use strongroom_core::audit::AuditError;
+use strongroom_core::store::StoreError;
 use strongroom_hsm::HsmError;
 
 use super::ui::UiError;
-use crate::audit::AuditError;
-use crate::ceremony::CeremonyError;
-use crate::store::StoreError;
+use crate::CeremonyError;
 
 /// Why a ceremony stopped. Whatever the reason, running the same command again goes on where it stopped.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum RunError {
     /// Plan, participants, shares or transcript.
     #[error(transparent)]

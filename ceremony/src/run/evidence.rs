@@ -5,8 +5,8 @@ use strongroom_hsm::ceremony::{self as hsm, Evidence, KeySet};
 use strongroom_hsm::{Hsm, OaepHash, TokenSelector};
 
 use super::{Act, Ceremony, Found, RunError, base64, self_test, token_record};
-use crate::ceremony::record::{EvidenceOutputs, ObjectRecord};
-use crate::ceremony::{Kind, Step};
+use crate::record::{EvidenceOutputs, ObjectRecord};
+use crate::{Kind, Step};
 
 pub(super) const ACT: Act = Act {
     step: Step::Evidence,

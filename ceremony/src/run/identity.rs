@@ -9,14 +9,14 @@ use rcgen::{
     PublicKeyData as _,
 };
 use serde_json::{Value, json};
+use strongroom_core::config::Config;
+use strongroom_core::tls::Tls;
 use zeroize::Zeroizing;
 
 use super::certificate::{self, Wanted};
 use super::ui::Question;
 use super::{Act, Ceremony, Found, RunError, disk, sha256_hex, throwaway};
-use crate::ceremony::{Mode, Step};
-use crate::config::Config;
-use crate::tls::Tls;
+use crate::{Mode, Step};
 
 pub(super) const ACT: Act = Act {
     step: Step::Identity,
@@ -209,8 +209,8 @@ fn configure(ceremony: &mut Ceremony<'_>) -> Result<Config, RunError> {
     if !site.policy().exists() {
         disk::write(&site.policy(), POLICY.as_bytes(), 0o640)?;
     }
-    crate::policy::Policy::load(&site.policy())
-        .map_err(|error| RunError::refused(crate::causes::causes(&error)))?;
+    strongroom_core::policy::Policy::load(&site.policy())
+        .map_err(|error| RunError::refused(strongroom_core::causes::causes(&error)))?;
     Ok(config)
 }
 

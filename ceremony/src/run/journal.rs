@@ -6,8 +6,8 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::RunError;
-use crate::ceremony::record::Summary;
-use crate::ceremony::{
+use crate::record::Summary;
+use crate::{
     CeremonyError, CeremonyId, History, Opening, Participant, ParticipantKey, Plan, Role, Step,
     Transcript,
 };

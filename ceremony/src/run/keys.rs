@@ -5,8 +5,8 @@ use strongroom_hsm::ceremony::{self as hsm, KeySet};
 use strongroom_hsm::{HsmConfig, HsmError, OptionalKeys, TransferKey};
 
 use super::{Act, Ceremony, Found, RunError, key_records};
-use crate::ceremony::Step;
-use crate::ceremony::record::KeysOutputs;
+use crate::Step;
+use crate::record::KeysOutputs;
 
 pub(super) const ACT: Act = Act {
     step: Step::Keys,

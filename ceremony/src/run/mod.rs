@@ -14,7 +14,7 @@ mod disk;
 mod entropy;
 mod error;
 mod evidence;
-pub(crate) mod handover;
+pub mod handover;
 mod identity;
 mod journal;
 mod keys;

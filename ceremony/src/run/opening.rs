@@ -10,7 +10,7 @@ use super::journal::Journal;
 use super::site::Site;
 use super::ui::Ui;
 use super::{Act, BIRTH, Ceremony, Found, Options, RunError, disk, hex, runtime_pin};
-use crate::ceremony::{CeremonyId, Kind, Mode, Opening, Plan, PlanSignature, Step, transcript};
+use crate::{CeremonyId, Kind, Mode, Opening, Plan, PlanSignature, Step, transcript};
 
 pub(super) const ACT: Act = Act {
     step: Step::Opening,

@@ -5,10 +5,10 @@ use std::fs;
 use serde_json::{Value, json};
 
 use super::{Act, Ceremony, Found, Pins, RunError, custody, disk, sha256_hex};
-use crate::ceremony::page;
-use crate::ceremony::record::PinsRecord;
-use crate::ceremony::shares;
-use crate::ceremony::{Participant, Step};
+use crate::page;
+use crate::record::PinsRecord;
+use crate::shares;
+use crate::{Participant, Step};
 
 pub(super) const ACT: Act = Act {
     step: Step::Pins,

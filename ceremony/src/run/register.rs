@@ -7,7 +7,7 @@
 use strongroom_hsm::{Hsm, Register, ceremony as hsm};
 
 use super::{Ceremony, RunError, hex};
-use crate::ceremony::Kind;
+use crate::Kind;
 
 /// What the token must know for this ceremony to go on; none where it may know nothing.
 enum Expected {

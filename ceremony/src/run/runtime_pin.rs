@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use super::site::{CREDENTIAL, PinPlace, TLS_KEY_CREDENTIAL};
 use super::{Act, Ceremony, Found, RunError, disk, sha256_hex};
-use crate::ceremony::{Mode, Step};
+use crate::{Mode, Step};
 
 /// No credential of a PIN is larger, bytes.
 const LARGEST: usize = 1 << 16;

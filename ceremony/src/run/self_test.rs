@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::{Act, Ceremony, Found, RunError, entropy, known_answers};
-use crate::ceremony::Step;
+use crate::Step;
 
 pub(super) const ACT: Act = Act {
     step: Step::SelfTest,

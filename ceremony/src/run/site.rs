@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use strongroom_hsm::KeyShape;
 
-use crate::ceremony::Plan;
-use crate::ceremony::plan::PinMethod;
+use crate::Plan;
+use crate::plan::PinMethod;
 
 /// The credential's name in strongroom.toml and in the service's unit.
 pub(super) const CREDENTIAL: &str = "hsm-pin";

@@ -3,13 +3,13 @@
 use std::fs;
 
 use serde_json::{Value, json};
+use strongroom_core::audit::{Audit, AuditOptions, Entry};
+use strongroom_core::owner::acting;
+use strongroom_core::store::{Store, StoreError, StoreStatus};
 use strongroom_hsm::Hsm;
 
 use super::{Act, Ceremony, Found, RunError, disk, hex};
-use crate::audit::{Audit, AuditOptions, Entry};
-use crate::ceremony::Step;
-use crate::owner::acting;
-use crate::store::{Store, StoreError, StoreStatus};
+use crate::Step;
 
 pub(super) const ACT: Act = Act {
     step: Step::Store,

@@ -7,8 +7,8 @@ use strongroom_hsm::TokenSelector;
 use strongroom_hsm::ceremony::{self as hsm, SlotState, TokenCondition};
 
 use super::{Act, Ceremony, Found, RunError, token_record};
-use crate::ceremony::Step;
-use crate::ceremony::record::TokenOutputs;
+use crate::Step;
+use crate::record::TokenOutputs;
 
 pub(super) const ACT: Act = Act {
     step: Step::Token,

@@ -7,7 +7,7 @@ use strongroom_hsm::{GcmItem, Hsm, HsmError, KeyUsage, MasterKind, WrappedKey};
 use zeroize::Zeroizing;
 
 use super::{Act, Ceremony, Found, RunError, hex};
-use crate::ceremony::Step;
+use crate::Step;
 
 pub(super) const ACT: Act = Act {
     step: Step::Trial,

@@ -27,7 +27,6 @@ pub struct Screen<'a> {
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum UiError {
     /// The answers directory lacks a file, or holds one that is no answer.
     #[error("the answer {path} {problem}")]

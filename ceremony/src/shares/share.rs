@@ -1,12 +1,12 @@
 //! One custodian's share: of both PINs, with what tells which ceremony it belongs to.
 
 use serde::{Deserialize, Serialize};
+use strongroom_core::json::{self, Document};
 use zeroize::Zeroizing;
 
 use super::super::encoding::{base64, hex, sha256_of, unbase64};
 use super::super::{CeremonyError, CeremonyId, Mode, Participant, words};
 use super::Deal;
-use crate::json::{self, Document};
 
 /// The format that shares name.
 const FORMAT: u8 = 1;

@@ -2,21 +2,21 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use strongroom_core::json::{self, Document, JsonError};
 
 use super::super::encoding::{hex, sha256, unhex};
 use super::super::record::Summary;
 use super::super::{Mode, PlanSignature, Step};
-use crate::json::{self, Document, JsonError};
 
 /// The format that `open` lines name.
-pub(in crate::ceremony) const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 1;
 
 /// The chain's value before the first line.
-pub(in crate::ceremony) const START: [u8; 32] = [0; 32];
+pub(crate) const START: [u8; 32] = [0; 32];
 
 /// What a line says, apart from its place in the chain.
 #[derive(Clone, Debug)]
-pub(in crate::ceremony) enum Body {
+pub(crate) enum Body {
     Open(Open),
     Begin(Begin),
     Note(Note),
@@ -28,55 +28,55 @@ pub(in crate::ceremony) enum Body {
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(in crate::ceremony) struct Open {
-    pub(in crate::ceremony) format: u32,
-    pub(in crate::ceremony) ceremony_id: String,
-    pub(in crate::ceremony) kind: String,
+pub(crate) struct Open {
+    pub(crate) format: u32,
+    pub(crate) ceremony_id: String,
+    pub(crate) kind: String,
     /// SHA-256 of the whole transcript that a later ceremony goes on from, hexadecimal; a birth's line has no such member.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(in crate::ceremony) previous_sha256: Option<String>,
-    pub(in crate::ceremony) plan_sha256: String,
-    pub(in crate::ceremony) plan: String,
-    pub(in crate::ceremony) signatures: Vec<PlanSignature>,
-    pub(in crate::ceremony) software: Software,
+    pub(crate) previous_sha256: Option<String>,
+    pub(crate) plan_sha256: String,
+    pub(crate) plan: String,
+    pub(crate) signatures: Vec<PlanSignature>,
+    pub(crate) software: Software,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(in crate::ceremony) struct Software {
-    pub(in crate::ceremony) version: String,
-    pub(in crate::ceremony) binary_sha256: String,
+pub(crate) struct Software {
+    pub(crate) version: String,
+    pub(crate) binary_sha256: String,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(in crate::ceremony) struct Begin {
-    pub(in crate::ceremony) step: Step,
-    pub(in crate::ceremony) actor: Vec<String>,
-    pub(in crate::ceremony) inputs: Value,
+pub(crate) struct Begin {
+    pub(crate) step: Step,
+    pub(crate) actor: Vec<String>,
+    pub(crate) inputs: Value,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(in crate::ceremony) struct Note {
-    pub(in crate::ceremony) step: Step,
-    pub(in crate::ceremony) text: String,
-    pub(in crate::ceremony) data: Value,
+pub(crate) struct Note {
+    pub(crate) step: Step,
+    pub(crate) text: String,
+    pub(crate) data: Value,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(in crate::ceremony) struct Done {
-    pub(in crate::ceremony) step: Step,
-    pub(in crate::ceremony) actor: Vec<String>,
-    pub(in crate::ceremony) outputs: Value,
+pub(crate) struct Done {
+    pub(crate) step: Step,
+    pub(crate) actor: Vec<String>,
+    pub(crate) outputs: Value,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(in crate::ceremony) struct Close {
-    pub(in crate::ceremony) summary: Summary,
-    pub(in crate::ceremony) audit_key: String,
+pub(crate) struct Close {
+    pub(crate) summary: Summary,
+    pub(crate) audit_key: String,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -85,17 +85,17 @@ pub(in crate::ceremony) struct Close {
     clippy::struct_field_names,
     reason = "the format calls it `signature`, as the line"
 )]
-pub(in crate::ceremony) struct Signature {
-    pub(in crate::ceremony) name: String,
-    pub(in crate::ceremony) role: String,
-    pub(in crate::ceremony) key: String,
-    pub(in crate::ceremony) signature: String,
+pub(crate) struct Signature {
+    pub(crate) name: String,
+    pub(crate) role: String,
+    pub(crate) key: String,
+    pub(crate) signature: String,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(in crate::ceremony) struct Seal {
-    pub(in crate::ceremony) signature: String,
+pub(crate) struct Seal {
+    pub(crate) signature: String,
 }
 
 impl Body {
@@ -126,14 +126,14 @@ impl Body {
 
 /// A line, and its place in the chain.
 #[derive(Clone, Debug)]
-pub(in crate::ceremony) struct Line {
-    pub(in crate::ceremony) seq: u64,
-    pub(in crate::ceremony) time: String,
-    pub(in crate::ceremony) mode: Mode,
-    pub(in crate::ceremony) prev: [u8; 32],
-    pub(in crate::ceremony) body: Body,
+pub(crate) struct Line {
+    pub(crate) seq: u64,
+    pub(crate) time: String,
+    pub(crate) mode: Mode,
+    pub(crate) prev: [u8; 32],
+    pub(crate) body: Body,
     /// SHA-256 of its bytes.
-    pub(in crate::ceremony) hash: [u8; 32],
+    pub(crate) hash: [u8; 32],
 }
 
 /// The members of every line.
@@ -151,7 +151,7 @@ struct Head<'a> {
 
 impl Line {
     /// Bytes of a new line, without its newline.
-    pub(in crate::ceremony) fn bytes(
+    pub(crate) fn bytes(
         seq: u64,
         time: &str,
         mode: Mode,
@@ -174,7 +174,7 @@ impl Line {
     }
 
     /// Reads one, or says what is wrong with it.
-    pub(in crate::ceremony) fn parse(bytes: &[u8]) -> Result<Self, String> {
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, String> {
         #[derive(Deserialize)]
         struct Head {
             r#type: String,
@@ -217,7 +217,7 @@ impl Line {
 }
 
 /// Whether it is `2026-01-31T12:34:56.789Z`, of a year that every program's calendar has: 1970 to 9998.
-pub(in crate::ceremony) fn check_time(time: &str) -> bool {
+pub(crate) fn check_time(time: &str) -> bool {
     time.len() == 24
         && ("1970".."9999").contains(&time.get(..4).unwrap_or_default())
         && time

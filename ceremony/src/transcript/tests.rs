@@ -7,7 +7,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::super::CeremonyError;
-use super::super::testing::Room;
+use super::super::testing::{Room, lingering};
 use super::*;
 
 const BINARY: &str = "0000000000000000000000000000000000000000000000000000000000000000";
@@ -159,8 +159,8 @@ fn one_process_writes_it_and_none_overwrites_it() {
     drop(transcript);
     // A copy of the descriptor that a child has is gone a moment later.
     let locked = fs::File::open(path(folder.path())).unwrap();
-    crate::lock::take(&locked).unwrap();
-    let mut child = crate::lock::tests::lingering(&locked);
+    strongroom_core::lock::take(&locked).unwrap();
+    let mut child = lingering(&locked);
     drop(locked);
     drop(Transcript::resume(folder.path()).unwrap());
     child.wait().unwrap();

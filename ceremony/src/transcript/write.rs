@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use p256::ecdsa;
 use serde_json::{Value, json};
+use strongroom_core::lock;
 
 use super::super::encoding::{base64, hex, sha256};
 use super::super::record::Summary;
@@ -16,7 +17,6 @@ use super::line::{
     Begin, Body, Close, Done, FORMAT, Line, Note, Open, START, Seal, Signature, Software,
 };
 use super::{FILE, History, Opening, seal_digest, signing_digest};
-use crate::lock;
 
 /// An open transcript. Every line is on the disc when its call returns.
 pub struct Transcript {

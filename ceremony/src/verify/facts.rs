@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde::de::DeserializeOwned;
+use strongroom_core::json;
 use strongroom_hsm::KeyShape;
 
 use super::super::encoding::{unbase64, unhex};
@@ -13,7 +14,6 @@ use super::super::record::{
 use super::super::{Kind, Mode, Plan, Step};
 use super::chain::{Chain, Closed};
 use super::evidence::Demands;
-use crate::json;
 
 /// The label of the audit key.
 pub(super) const AUDIT: &str = "strongroom-audit";

@@ -94,7 +94,6 @@ pub struct AuditOptions {
 
 /// Why nothing could be written, or what a verification could not read.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum AuditError {
     /// The file can't be written; requests are refused until it can.
     #[error("the audit log {path} can't be written: {source}")]

@@ -89,7 +89,7 @@ mod tests {
     #[test]
     fn everything_that_is_missing_is_said_at_once() {
         let folder = tempfile::tempdir().unwrap();
-        let text = include_str!("../../examples/strongroom.toml")
+        let text = include_str!("../../../examples/strongroom.toml")
             .replace("pin_credential = \"hsm-pin\"", "pin_file = \"pin\"")
             .replace("/usr/lib/softhsm/libsofthsm2.so", "module.so")
             .replace("/var/lib/strongroom/store", "lib/store")
@@ -129,8 +129,8 @@ mod tests {
         };
         write("module.so", "");
         write("pin", "1234");
-        write("policy.toml", include_str!("../../examples/policy.toml"));
-        write("tokens.toml", include_str!("../../examples/tokens.toml"));
+        write("policy.toml", include_str!("../../../examples/policy.toml"));
+        write("tokens.toml", include_str!("../../../examples/tokens.toml"));
         write("tls/server.pem", &certificate);
         write("tls/server.key", &key.serialize_pem());
         write("tls/client-ca.pem", &certificate);

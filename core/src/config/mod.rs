@@ -6,10 +6,10 @@ mod check;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzz;
 mod hardening;
-pub(crate) mod module;
+pub mod module;
 mod reader;
 pub(crate) mod trust;
-pub(crate) mod walk;
+pub mod walk;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -479,7 +479,7 @@ checkpoint_interval = 5
 
     #[test]
     fn the_shipped_example_is_good() {
-        parse(include_str!("../../examples/strongroom.toml")).unwrap();
+        parse(include_str!("../../../examples/strongroom.toml")).unwrap();
     }
 
     #[test]

@@ -13,23 +13,25 @@ const P11_KIT: [&str; 2] = ["/etc/pkcs11/modules", "/usr/share/p11-kit/modules"]
 const P11_KIT_OF_USER: &str = ".config/pkcs11/modules";
 
 /// SoftHSM looks for its settings in this order. `SOFTHSM2_CONF` counts with other modules too: one may stand before SoftHSM.
-pub(crate) fn softhsm(module: &Path) -> Option<PathBuf> {
+pub fn softhsm(module: &Path) -> Option<PathBuf> {
     let of_user = || of_home(SOFTHSM_OF_USER).filter(|file| file.exists());
     let usual = || of_user().or_else(|| Some(SOFTHSM_OF_SYSTEM.into()));
     let by_name = is_named(module, "softhsm");
     named("SOFTHSM2_CONF").or_else(|| by_name.then(usual).flatten())
 }
 
-pub(crate) fn kryoptic() -> Option<PathBuf> {
+/// Kryoptic's settings, where they are named.
+pub fn kryoptic() -> Option<PathBuf> {
     named("KRYOPTIC_CONF")
 }
 
-pub(crate) fn yubihsm() -> Option<PathBuf> {
+/// The settings of `YubiHSM`'s module, where they are named.
+pub fn yubihsm() -> Option<PathBuf> {
     named("YUBIHSM_PKCS11_CONF")
 }
 
 /// Below the home of whoever runs this.
-pub(crate) fn of_home(path: &str) -> Option<PathBuf> {
+pub fn of_home(path: &str) -> Option<PathBuf> {
     env::var_os("HOME").map(|home| Path::new(&home).join(path))
 }
 
@@ -37,7 +39,7 @@ pub(crate) fn of_home(path: &str) -> Option<PathBuf> {
 const OPENSSL: [&str; 3] = ["OPENSSL_CONF", "OPENSSL_MODULES", "OPENSSL_ENGINES"];
 
 /// Every file and folder of settings: they decide what code runs, and what is written where.
-pub(crate) fn settings(module: &Path) -> Vec<PathBuf> {
+pub fn settings(module: &Path) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = [softhsm(module), kryoptic(), yubihsm()]
         .into_iter()
         .flatten()

@@ -94,10 +94,7 @@ impl Config {
     ///
     /// # Errors
     /// Each problem names the file, what is open, and what to do.
-    pub(crate) fn trust<'a>(
-        &self,
-        files: impl IntoIterator<Item = &'a Path>,
-    ) -> Result<(), ConfigError> {
+    pub fn trust<'a>(&self, files: impl IntoIterator<Item = &'a Path>) -> Result<(), ConfigError> {
         let owners = Owners::of(self);
         let problems: Vec<String> = files
             .into_iter()
@@ -111,7 +108,7 @@ impl Config {
     }
 
     /// Every file that is obeyed or kept secret, and that the configuration names.
-    pub(crate) fn obeyed(&self) -> Vec<&Path> {
+    pub fn obeyed(&self) -> Vec<&Path> {
         let pin = match &self.hsm.pin {
             PinSource::File(path) => Some(path),
             _ => None,

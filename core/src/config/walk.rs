@@ -9,17 +9,17 @@ use std::path::{Component, Path, PathBuf};
 const MAX_LINKS: usize = 40;
 
 /// A folder, a link or the file itself.
-pub(crate) struct Step {
+pub struct Step {
     /// Where it is, without a link before its last part.
-    pub(crate) path: PathBuf,
+    pub path: PathBuf,
     /// What it is; a link is not followed for this.
-    pub(crate) seen: Metadata,
+    pub seen: Metadata,
     /// Where a link leads, from the root.
-    pub(crate) target: Option<PathBuf>,
+    pub target: Option<PathBuf>,
 }
 
 /// From the root to the file, as far as it is there.
-pub(crate) fn walk(file: &Path) -> Vec<Step> {
+pub fn walk(file: &Path) -> Vec<Step> {
     let Ok(file) = std::path::absolute(file) else {
         return Vec::new();
     };

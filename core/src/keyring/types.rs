@@ -275,7 +275,6 @@ pub enum RandomSource {
 
 /// What can go wrong with keys; the API maps each to Vault's status and words.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum KeyringError {
     /// No such key.
     #[error("encryption key not found")]

@@ -148,7 +148,6 @@ pub struct StoreStatus {
 
 /// What can go wrong with the store, by what the operator can do about it.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum StoreError {
     /// There is no store at this path.
     #[error("no store at {0}: make one with `strongroom init`")]

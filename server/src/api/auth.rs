@@ -11,14 +11,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
+use strongroom_core::tls::Peer;
+use strongroom_core::tokens::TokenInfo;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 use zeroize::Zeroizing;
 
 use super::answer::{Answer, Envelope};
 use super::error::ApiError;
 use super::{Call, Presented};
-use crate::tls::Peer;
-use crate::tokens::TokenInfo;
 
 /// What a login's token begins with.
 const LOGIN_PREFIX: &str = "srl.";

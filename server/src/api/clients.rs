@@ -1,12 +1,12 @@
 //! What Vault's clients ask before they work: which mounts there are, and what they may do there. All of it is only read.
 
 use serde_json::{Map, Value, json};
+use strongroom_core::policy::{Decision, Operation};
 
 use super::answer::{Answer, Envelope};
 use super::error::ApiError;
 use super::routes::{self, Target, Verb};
 use super::{Call, shown};
-use crate::policy::{Decision, Operation};
 
 /// The most paths of one question.
 const MAX_PATHS: usize = 64;

@@ -3,11 +3,10 @@
 
 use std::borrow::Cow;
 
+use strongroom_core::keyring::KeyringError;
+use strongroom_core::seldom::seldom;
+use strongroom_core::store::StoreError;
 use strongroom_hsm::HsmError;
-
-use crate::keyring::KeyringError;
-use crate::seldom::seldom;
-use crate::store::StoreError;
 
 /// The longest reason in the audit log, bytes.
 const MAX_REASON: usize = 512;

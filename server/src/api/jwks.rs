@@ -2,11 +2,11 @@
 
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
+use strongroom_core::keyring::Jwk;
 
 use super::Call;
 use super::answer::{Answer, Cache};
 use super::error::ApiError;
-use crate::keyring::Jwk;
 
 /// `GET /.well-known/jwks.json`.
 pub(super) async fn jwks(call: &mut Call<'_>) -> Result<Answer, ApiError> {

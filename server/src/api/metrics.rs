@@ -11,10 +11,10 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
+use strongroom_core::tls;
 use strongroom_hsm::HsmState;
 
 use super::App;
-use crate::tls;
 
 mod lifecycle;
 use lifecycle::Lifecycles;

@@ -41,19 +41,19 @@ use hyper::body::Body;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Request, Response};
+use strongroom_core::audit::{Audit, AuditError, Entry};
+use strongroom_core::config::Config;
+use strongroom_core::keyring::{CreateOptions, Keyring, KeyringError};
+use strongroom_core::policy::{Decision, Policy};
+use strongroom_core::rotation::Rotation;
+use strongroom_core::seldom::seldom;
+use strongroom_core::store::Store;
+use strongroom_core::tls::{Peer, Tls};
+use strongroom_core::tokens::{TokenInfo, Tokens};
 use strongroom_hsm::Hsm;
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::audit::{Audit, AuditError, Entry};
-use crate::config::Config;
 use crate::harden::Report;
-use crate::keyring::{CreateOptions, Keyring, KeyringError};
-use crate::policy::{Decision, Policy};
-use crate::rotation::Rotation;
-use crate::seldom::seldom;
-use crate::store::Store;
-use crate::tls::{Peer, Tls};
-use crate::tokens::{TokenInfo, Tokens};
 
 use answer::{Answer, RequestId};
 use auth::Ended;

@@ -5,14 +5,14 @@ use std::future::Future;
 use std::pin::Pin;
 
 use hyper::Method;
+use strongroom_core::keyring::is_key_name;
+use strongroom_core::policy::Operation;
 
 use super::answer::Answer;
 use super::body::{BATCH, CLAIMS, PATHS, Shape};
 use super::error::ApiError;
 use super::transit::{cipher, import, jwt, keys, mac, random, sign, unsupported, verify};
 use super::{Call, auth, clients, jwks, rotation, sys, ui};
-use crate::keyring::is_key_name;
-use crate::policy::Operation;
 
 /// What a method means, as Vault sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,14 +4,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use serde::Serialize;
+use strongroom_core::keyring::{KeyHealth, Scheduled, Verdict};
+use strongroom_core::tls::ClientCertificate;
 use strongroom_hsm::HsmState;
 
 use super::answer::Answer;
 use super::body::word;
 use super::error::ApiError;
 use super::{App, Call, OPENAPI, rotation};
-use crate::keyring::{KeyHealth, Scheduled, Verdict};
-use crate::tls::ClientCertificate;
 
 /// What stands for Vault's version: this program's, marked as its own.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "+strongroom");

@@ -6,9 +6,8 @@ use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use strongroom_core::keyring::{Ciphertext, HmacTag, MadeSignature};
 use zeroize::Zeroizing;
-
-use crate::keyring::{Ciphertext, HmacTag, MadeSignature};
 
 /// Standard alphabet with padding. Trailing bits that a canonical encoder leaves zero are not looked at, as in Go.
 pub const BASE64: GeneralPurpose = GeneralPurpose::new(

@@ -8,9 +8,9 @@ use landlock::{
     RulesetAttr as _, RulesetCreatedAttr as _, RulesetError, RulesetStatus, Scope, make_bitflags,
     path_beneath_rules,
 };
+use strongroom_core::config::Hardening;
 
 use super::Paths;
-use crate::config::Hardening;
 
 /// What is asked for; an older kernel gives what it has.
 const KNOWN: ABI = ABI::V7;

@@ -19,12 +19,10 @@ use std::path::Path;
 
 pub use paths::Paths;
 pub use seccomp::{Filters, Group};
-
-use crate::config::Hardening;
+use strongroom_core::config::Hardening;
 
 /// Why the process was not hardened.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum HardenError {
     /// `hardening.hsm_syscalls` is wrong.
     #[error("hardening.hsm_syscalls: {0}")]

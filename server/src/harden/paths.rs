@@ -5,9 +5,9 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::config::module::{self, of_home};
-use crate::config::walk::walk;
-use crate::config::{Config, Hardening};
+use strongroom_core::config::module::{self, of_home};
+use strongroom_core::config::walk::walk;
+use strongroom_core::config::{Config, Hardening};
 
 /// Libraries of the C library, of the PKCS#11 module, and their settings.
 const SYSTEM: [&str; 16] = [
@@ -318,7 +318,7 @@ mod tests {
 
     #[test]
     fn of_the_shipped_example_only_its_own_folders_are_written() {
-        let text = include_str!("../../examples/strongroom.toml");
+        let text = include_str!("../../../examples/strongroom.toml");
         let config = Config::parse(text, Path::new("/etc/strongroom/strongroom.toml")).unwrap();
         let paths = Paths::new(&config, &config.hardening);
         assert!(paths.read.contains(Path::new("/etc/strongroom/tls")));

@@ -6,9 +6,9 @@ use std::collections::BTreeSet;
 
 use seccompiler::{BpfProgram, TargetArch, apply_filter, compile_from_json};
 use serde_json::{Map, Value, json};
+use strongroom_core::config::Hardening;
 
 use super::HardenError;
-use crate::config::Hardening;
 
 /// Lists by name, each a list of rules in seccompiler's JSON; `name@arch` has what only that architecture knows.
 const LISTS: &str = include_str!("filters.json");

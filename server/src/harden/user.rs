@@ -6,9 +6,9 @@ use std::path::Path;
 use caps::{CapSet, CapsHashSet};
 use nix::sys::prctl::set_no_new_privs;
 use nix::unistd::{Gid, Uid, User, geteuid, initgroups, setgid, setgroups, setuid};
+use strongroom_core::owner;
 
 use super::HardenError;
-use crate::owner;
 
 /// Becomes `user`, or else whoever but root can change what is at `state`, if this is root: a link that he put there does not make him root. Anybody else stays who he is.
 pub(super) fn become_owner(

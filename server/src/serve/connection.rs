@@ -17,6 +17,9 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulConnection;
+use strongroom_core::causes::causes;
+use strongroom_core::seldom::seldom;
+use strongroom_core::tls::Peer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
 use tokio::time::Instant;
@@ -26,9 +29,6 @@ use tokio_rustls::server::TlsStream;
 use super::linger::Linger;
 use super::plain::Plain;
 use crate::api::{self, App, Client};
-use crate::causes::causes;
-use crate::seldom::seldom;
-use crate::tls::Peer;
 
 /// A client that has not finished its TLS handshake by then is dropped.
 const HANDSHAKE: Duration = Duration::from_secs(10);

@@ -27,22 +27,22 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use strongroom_core::audit::{Audit, AuditError, Entry};
+use strongroom_core::causes::causes;
+use strongroom_core::config::Config;
+use strongroom_core::keyring::{Keyring, KeyringError};
+use strongroom_core::policy::{Policy, PolicyError};
+use strongroom_core::rotation::Rotation;
+use strongroom_core::store::{Store, StoreError};
+use strongroom_core::tls::{Tls, TlsError};
+use strongroom_core::tokens::{Tokens, TokensError};
 use strongroom_hsm::{Hsm, HsmError, OaepHash};
 use tokio::runtime::Runtime;
 use tokio::sync::MutexGuard;
 use tokio::task::JoinSet;
 
 use crate::api::{App, Gate};
-use crate::audit::{Audit, AuditError, Entry};
-use crate::causes::causes;
-use crate::config::Config;
 use crate::harden::{self, Filters, Group, HardenError, Paths, Report};
-use crate::keyring::{Keyring, KeyringError};
-use crate::policy::{Policy, PolicyError};
-use crate::rotation::Rotation;
-use crate::store::{Store, StoreError};
-use crate::tls::{Tls, TlsError};
-use crate::tokens::{Tokens, TokensError};
 use listen::Bound;
 
 /// Requests in flight at a stop get this long to finish.
@@ -64,7 +64,6 @@ pub struct ServeOptions {
 
 /// Why the server did not start, or stopped by itself.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum ServeError {
     /// The token.
     #[error(transparent)]

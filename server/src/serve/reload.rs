@@ -7,17 +7,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use strongroom_core::audit::{Audit, Entry};
+use strongroom_core::causes::causes;
+use strongroom_core::config::ConfigError;
+use strongroom_core::policy::{Policy, PolicyError};
+use strongroom_core::tls::{Renewal, TlsError};
+use strongroom_core::tokens::{Tokens, TokensError};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use super::notify;
 use crate::api::App;
-use crate::audit::{Audit, Entry};
-use crate::causes::causes;
-use crate::config::ConfigError;
-use crate::policy::{Policy, PolicyError};
-use crate::tls::{Renewal, TlsError};
-use crate::tokens::{Tokens, TokensError};
 
 /// What was read comes into force when the audit log says so; that is tried this often.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -181,7 +181,7 @@ mod tests {
     async fn what_comes_into_force_is_in_the_audit_log_by_then() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("audit.log");
-        let (audit, _turn) = crate::audit::tests::audit(path.clone()).await;
+        let audit = crate::testing::audit(path.clone()).await;
         let last_line = || {
             let log = fs::read_to_string(&path).unwrap();
             serde_json::from_str::<serde_json::Value>(log.lines().last().unwrap()).unwrap()

@@ -4,12 +4,12 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use strongroom_core::causes::causes;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 
 use super::reload::Reloader;
 use crate::api::App;
-use crate::causes::causes;
 
 /// A reload under way at a stop has so much time to end: a disc may hang.
 const LAST_RELOAD: Duration = Duration::from_secs(1);

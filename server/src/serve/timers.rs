@@ -3,6 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use strongroom_core::audit::Entry;
+use strongroom_core::causes::causes;
+use strongroom_core::keyring::{KeyringError, Moved, Transition};
+use strongroom_core::lifecycle::State;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
@@ -10,10 +14,6 @@ use super::notify;
 use super::reload::Reloader;
 use super::watch::Watch;
 use crate::api::{App, recent};
-use crate::audit::Entry;
-use crate::causes::causes;
-use crate::keyring::{KeyringError, Moved, Transition};
-use crate::lifecycle::State;
 
 /// What an outage of the token kept from being rotated is caught up within a minute of its return.
 const ROTATION: Duration = Duration::from_secs(15);

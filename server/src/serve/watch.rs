@@ -8,8 +8,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use strongroom_core::config::Config;
+
 use super::reload::Reloader;
-use crate::config::Config;
 
 /// How often the files are looked at. Also the time for whoever replaces certificate and key to replace both: a change is read when nothing
 /// has changed since the look before.

@@ -6,10 +6,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use nix::unistd::User;
+use strongroom_ceremony::run::handover;
 
 use super::medium::Medium;
 use super::status::CONFIGURATION;
-use crate::ceremony::run::handover;
 use crate::cli::exit::{Exit, Failure};
 
 /// The ceremony's own folder.

@@ -12,8 +12,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
-
-use crate::json::Document;
+use strongroom_core::json::Document;
 
 /// Bytes, from the partition's start to its data.
 pub(super) const HEADER_SIZE: usize = 16 << 20;

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use serde_json::json;
+use strongroom_ceremony::participant::{KeyFile, create_on_token, public_path};
 use strongroom_hsm::TokenSelector;
 
 use super::PinOptions;
-use crate::ceremony::participant::{KeyFile, create_on_token, public_path};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::Format;
 

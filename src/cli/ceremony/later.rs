@@ -5,15 +5,15 @@ use std::sync::Arc;
 
 use clap::Args;
 use serde_json::{Value, json};
+use strongroom_ceremony::run::later::{self, Progress, RunningServer, rehearsal_folder};
+use strongroom_ceremony::run::{LaterOptions, Task};
+use strongroom_client::{Client, ClientOptions};
+use strongroom_core::causes::causes;
 
 use super::run::{converse, keep_memory_private, print, with_token_folder};
-use crate::causes::causes;
-use crate::ceremony::run::later::{self, Progress, RunningServer, rehearsal_folder};
-use crate::ceremony::run::{LaterOptions, Task};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::Format;
 use crate::cli::remote::runtime;
-use crate::client::{Client, ClientOptions};
 
 /// What every later ceremony is told.
 #[derive(Args, Debug)]

@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use strongroom_ceremony::CeremonyError;
+use strongroom_ceremony::participant::Unlock;
 use zeroize::Zeroizing;
 
-use crate::ceremony::CeremonyError;
-use crate::ceremony::participant::Unlock;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::files;
 
@@ -44,7 +44,7 @@ impl PinOptions {
     }
 }
 
-/// What a key is unlocked with, as [`crate::ceremony::ParticipantKey::load`] asks for it.
+/// What a key is unlocked with, as [`strongroom_ceremony::ParticipantKey::load`] asks for it.
 pub(in crate::cli) fn unlock_with(
     options: &PinOptions,
 ) -> impl FnMut(Unlock<'_>) -> Result<Zeroizing<String>, CeremonyError> {

@@ -8,9 +8,9 @@ use base16ct::lower::encode_string;
 use clap::Args;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
+use strongroom_ceremony::Participant;
+use strongroom_ceremony::plan::{Draft, PinMethod};
 
-use crate::ceremony::Participant;
-use crate::ceremony::plan::{Draft, PinMethod};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::files;
 use crate::cli::output::Format;

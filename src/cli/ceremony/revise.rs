@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::json;
+use strongroom_ceremony::plan::Draft;
+use strongroom_ceremony::{Participant, Plan};
 
-use crate::ceremony::plan::Draft;
-use crate::ceremony::{Participant, Plan};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::files;
 use crate::cli::output::Format;

@@ -6,8 +6,8 @@ use std::process::Command;
 
 use clap::Args;
 use serde_json::json;
+use strongroom_ceremony::run::{self, Answers, Options, Outcome, RunError, Terminal, Ui, UiError};
 
-use crate::ceremony::run::{self, Answers, Options, Outcome, RunError, Terminal, Ui, UiError};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::Format;
 

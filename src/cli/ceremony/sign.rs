@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::json;
+use strongroom_ceremony::plan::signatures_path;
+use strongroom_ceremony::{ParticipantKey, Plan, PlanSignature};
 
 use super::{PinOptions, unlock_with};
-use crate::ceremony::plan::signatures_path;
-use crate::ceremony::{ParticipantKey, Plan, PlanSignature};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::Format;
 

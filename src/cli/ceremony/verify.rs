@@ -5,15 +5,15 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use p256::pkcs8::der::pem;
 use serde_json::json;
+use strongroom_ceremony::verify::verify;
+use strongroom_ceremony::{Anchors, Verified, report as page};
+use strongroom_core::config::Config;
 use strongroom_hsm::Register;
 use strongroom_hsm::ceremony::read_register;
 
-use crate::ceremony::verify::verify;
-use crate::ceremony::{Anchors, Verified, report as page};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::files;
 use crate::cli::output::Format;
-use crate::config::Config;
 
 #[derive(Args, Debug)]
 pub(super) struct VerifyArgs {
@@ -60,13 +60,13 @@ struct AnchorOptions {
 pub(super) fn run(args: &VerifyArgs, format: Format) -> Result<(), Failure> {
     let found = verify(&files::read(&args.transcript)?, &args.anchors.load()?);
     let value = json!({
-        "mode": found.mode.map(crate::ceremony::Mode::name),
-        "kind": found.kind.map(crate::ceremony::Kind::name),
+        "mode": found.mode.map(strongroom_ceremony::Mode::name),
+        "kind": found.kind.map(strongroom_ceremony::Kind::name),
         "ceremony_id": found.ceremony_id,
         "predecessors": found.predecessors,
         "lines": found.lines,
         "sha256": found.sha256,
-        "plan_sha256": found.plan.as_ref().map(crate::ceremony::Plan::hash_hex),
+        "plan_sha256": found.plan.as_ref().map(strongroom_ceremony::Plan::hash_hex),
         "audit_key_sha256": found.audit_key,
         "token": found.summary.as_ref().map(|summary| &summary.token),
         "signed": found.signed,
@@ -168,13 +168,13 @@ fn summary(found: &Verified) -> String {
         "{mode}{} lines verify, signed by {} people and sealed by the HSM\nkind       {}\nceremony   {}{token}{previous}\naudit key  {}\nplan       {}\nfile       {}",
         found.lines,
         found.signed.len(),
-        found.kind.map_or("-", crate::ceremony::Kind::name),
+        found.kind.map_or("-", strongroom_ceremony::Kind::name),
         found.ceremony_id.as_deref().unwrap_or("-"),
         found.audit_key.as_deref().unwrap_or("-"),
         found
             .plan
             .as_ref()
-            .map_or_else(|| "-".to_owned(), crate::ceremony::Plan::hash_hex),
+            .map_or_else(|| "-".to_owned(), strongroom_ceremony::Plan::hash_hex),
         found.sha256
     )
 }

@@ -3,18 +3,18 @@
 use std::fs::{self, File};
 use std::path::Path;
 
+use strongroom_core::config::Config;
+use strongroom_core::files::open_itself;
+use strongroom_core::owner::acting;
+use strongroom_core::store::Store;
+use strongroom_core::tls::expiries;
 use strongroom_hsm::Hsm;
+use strongroom_server::harden;
 
 use super::{Finding, date, now};
 use crate::cli::audit;
 use crate::cli::remote::block_on;
 use crate::cli::store::verify;
-use crate::config::Config;
-use crate::files::open_itself;
-use crate::harden;
-use crate::owner::acting;
-use crate::store::Store;
-use crate::tls::expiries;
 
 const DAY: i64 = 24 * 60 * 60;
 

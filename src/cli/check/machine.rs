@@ -7,11 +7,11 @@ use std::time::{Duration, SystemTime};
 
 use nix::sys::statvfs::statvfs;
 use serde_json::Value;
+use strongroom_core::config::Config;
+use strongroom_core::files;
+use strongroom_core::owner::acting;
 
 use super::{Finding, date, now};
-use crate::config::Config;
-use crate::files;
-use crate::owner::acting;
 
 /// With less the server would soon refuse requests, since it can't write its audit log.
 const FREE: u64 = 256 << 20;

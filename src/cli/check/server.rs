@@ -6,12 +6,12 @@ use std::process::{Command, Stdio};
 
 use hyper::StatusCode;
 use serde_json::Value;
+use strongroom_client::Client;
+use strongroom_core::tls::ClientCertificate;
 
 use super::{Finding, date, now};
 use crate::cli::exit::Failure;
 use crate::cli::remote::{Remote, block_on};
-use crate::client::Client;
-use crate::tls::ClientCertificate;
 
 /// The server looks once a minute; an hour later something is wrong.
 const GRACE: i64 = 60 * 60;

@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use clap::Args;
 use serde_json::{Value, json};
+use strongroom_client::Client;
 
 use self::server::Server;
 use self::site::Site;
@@ -19,7 +20,6 @@ use super::exit::{Exit, Failure};
 use super::output::Format;
 use super::remote::{Remote, block_on};
 use super::seal;
-use crate::client::Client;
 
 /// The key that Vault's `seal "transit"` names in its documentation's example.
 const KEY: &str = "vault-unseal";

@@ -4,12 +4,12 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
+use strongroom_ceremony::participant::KeyFile;
+use strongroom_ceremony::plan::{Draft, PinMethod};
+use strongroom_ceremony::run::program_sha256;
+use strongroom_ceremony::{Participant, ParticipantKey, PlanSignature};
 use zeroize::Zeroizing;
 
-use crate::ceremony::participant::KeyFile;
-use crate::ceremony::plan::{Draft, PinMethod};
-use crate::ceremony::run::program_sha256;
-use crate::ceremony::{Participant, ParticipantKey, PlanSignature};
 use crate::cli::exit::Failure;
 use crate::cli::files;
 
@@ -80,7 +80,7 @@ pub(super) fn write(path: &Path, everyone: &Everyone) -> Result<(), Failure> {
 
 fn person(answers: &Path, name: &str) -> Result<ParticipantKey, Failure> {
     let mut secret = Zeroizing::new([0; 16]);
-    getrandom::fill(&mut *secret).map_err(|_| crate::ceremony::CeremonyError::Random)?;
+    getrandom::fill(&mut *secret).map_err(|_| strongroom_ceremony::CeremonyError::Random)?;
     let passphrase = Zeroizing::new(base16ct::lower::encode_string(&*secret));
     files::write_secret(
         &answers.join("passphrases").join(name),

@@ -3,11 +3,11 @@
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use strongroom_client::Client;
 use tokio::process::{Child, Command as AsyncCommand};
 
 use super::site::Site;
 use crate::cli::exit::{Exit, Failure};
-use crate::client::Client;
 
 /// Longer than any start takes on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -14,11 +14,11 @@ mod tally;
 use clap::Args;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use strongroom_client::Client;
 
 use super::exit::{Exit, Failure};
 use super::output::Format;
 use super::remote::Remote;
-use crate::client::Client;
 
 pub(super) use dir::{DirArgs, run as run_dir};
 pub(super) use file::{FileArgs, run as run_file};

@@ -354,7 +354,7 @@ fn nothing_secret_is_in_any_file() {
     said.extend(&output.stderr);
     let mut needles = backup.transport_secrets();
     let pins = room.recover(
-        strongroom::ceremony::Mode::Ceremony,
+        strongroom_ceremony::Mode::Ceremony,
         &["Alice", "Bob", "Erin"],
     );
     needles.extend([pins.so.to_vec(), pins.user.to_vec()]);

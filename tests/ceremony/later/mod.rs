@@ -19,9 +19,9 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-use strongroom::ceremony::record::PinsRecord;
-use strongroom::ceremony::shares::{self, Added, Deal};
-use strongroom::ceremony::{CeremonyId, Mode, Recovery};
+use strongroom_ceremony::record::PinsRecord;
+use strongroom_ceremony::shares::{self, Added, Deal};
+use strongroom_ceremony::{CeremonyId, Mode, Recovery};
 
 use crate::rig::{People, Room, done_once, kill_at, lines, stderr};
 use crate::support;

@@ -1,8 +1,8 @@
 use std::fs;
 use std::path::Path;
 
-use strongroom::ceremony::plan::Draft;
-use strongroom::ceremony::{Mode, Participant, Plan, PlanSignature};
+use strongroom_ceremony::plan::Draft;
+use strongroom_ceremony::{Mode, Participant, Plan, PlanSignature};
 
 use super::{Later, born};
 use crate::rig::{AUDITOR, OFFICER, People, Room, describe, lines_to_come, recover};

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use strongroom::client::Client;
+use strongroom_client::Client;
 
 use super::{Later, born};
 use crate::rig::{AUDITOR, OFFICER, Room, Serving, kill_at, lines, lines_to_come, stderr};

@@ -1,14 +1,14 @@
 //! A second token beside the first: the same keys, the same PINs, an audit key of its own. The transport key lives for one step, in memory.
 
 use serde_json::{Value, json};
+use strongroom_core::store::copied_epoch;
 use strongroom_hsm::ceremony::{self as hsm, KeySet};
 use strongroom_hsm::{Hsm, HsmConfig, KeyShape, TokenSelector};
 use zeroize::Zeroizing;
 
 use super::super::{Act, Ceremony, Found, RunError, base64, evidence, key_records, token};
-use crate::ceremony::Step;
-use crate::ceremony::record::CopyOutputs;
-use crate::store::copied_epoch;
+use crate::Step;
+use crate::record::CopyOutputs;
 
 pub(super) const TOKEN: Act = Act {
     step: Step::SecondToken,

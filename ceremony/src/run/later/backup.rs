@@ -7,9 +7,9 @@ use zeroize::Zeroizing;
 
 use super::super::custody::{self, Set};
 use super::super::{Act, Ceremony, Found, RunError, disk, pins, sha256_hex};
-use crate::ceremony::backup::{self, About, Content};
-use crate::ceremony::record::{ExportOutputs, PinsRecord};
-use crate::ceremony::{Step, shares};
+use crate::backup::{self, About, Content};
+use crate::record::{ExportOutputs, PinsRecord};
+use crate::{Step, shares};
 
 /// The folder of the transport key's encrypted shares.
 pub(super) const SHARES: &str = "transport-shares";

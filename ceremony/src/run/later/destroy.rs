@@ -5,8 +5,8 @@ use strongroom_hsm::ceremony::{self as hsm, SlotState};
 use strongroom_hsm::{Hsm, HsmError, PinSource};
 
 use super::super::{Act, Ceremony, Found, RunError, base64, evidence, register, token_record};
-use crate::ceremony::Step;
-use crate::ceremony::record::{DestroyOutputs, InventoryOutputs};
+use crate::Step;
+use crate::record::{DestroyOutputs, InventoryOutputs};
 
 pub(super) const INVENTORY: Act = Act {
     step: Step::Inventory,

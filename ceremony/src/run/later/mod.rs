@@ -27,7 +27,7 @@ use super::journal::Journal;
 use super::site::Site;
 use super::ui::Ui;
 use super::{Act, Ceremony, Outcome, RunError, closing, custody, disk};
-use crate::ceremony::{
+use crate::{
     Anchors, CeremonyId, Kind, Mode, Opening, Plan, PlanSignature, Standing, Step, transcript,
     verify,
 };
@@ -337,7 +337,7 @@ fn plan(task: &Task, before: &Standing) -> Result<(Plan, Vec<PlanSignature>), Ru
     if problems.is_empty() {
         Ok((plan, signatures))
     } else {
-        Err(crate::ceremony::CeremonyError::Plan(problems).into())
+        Err(crate::CeremonyError::Plan(problems).into())
     }
 }
 

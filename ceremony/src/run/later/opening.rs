@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::super::{Act, Ceremony, Found, RunError, opening::grouped};
-use crate::ceremony::record::{LaterOpeningOutputs, PresentRecord};
-use crate::ceremony::{Kind, Role, Step};
+use crate::record::{LaterOpeningOutputs, PresentRecord};
+use crate::{Kind, Role, Step};
 
 pub(super) const ACT: Act = Act {
     step: Step::Opening,
@@ -35,9 +35,7 @@ pub(super) const ACT: Act = Act {
 };
 
 /// What the ceremony before left.
-pub(super) fn standing<'a>(
-    ceremony: &'a Ceremony<'_>,
-) -> Result<&'a crate::ceremony::Standing, RunError> {
+pub(super) fn standing<'a>(ceremony: &'a Ceremony<'_>) -> Result<&'a crate::Standing, RunError> {
     ceremony
         .standing
         .as_ref()

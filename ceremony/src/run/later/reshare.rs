@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::super::{Act, Ceremony, Found, RunError, custody, pins, security_officer};
-use crate::ceremony::{Participant, Step, shares};
+use crate::{Participant, Step, shares};
 
 pub(super) const ACT: Act = Act {
     step: Step::Pins,

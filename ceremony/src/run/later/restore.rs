@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use strongroom_core::audit::{Audit, AuditError, AuditOptions, Entry};
+use strongroom_core::owner::acting;
+use strongroom_core::store::{Store, copied_epoch};
 use strongroom_hsm::ceremony::{self as hsm, KeySet};
 use strongroom_hsm::{Hsm, HsmConfig};
 
@@ -14,13 +17,10 @@ use super::super::{
     token,
 };
 use super::backup::{SHARES, WHAT, commitments, transport_key};
-use crate::audit::{Audit, AuditError, AuditOptions, Entry};
-use crate::ceremony::backup::{self, About, Backup};
-use crate::ceremony::record::{ExportOutputs, KeysOutputs, PinsRecord, RestoreOutputs, Summary};
-use crate::ceremony::shares::{self, Deal};
-use crate::ceremony::{CeremonyId, Plan, Standing, Step};
-use crate::owner::acting;
-use crate::store::{Store, copied_epoch};
+use crate::backup::{self, About, Backup};
+use crate::record::{ExportOutputs, KeysOutputs, PinsRecord, RestoreOutputs, Summary};
+use crate::shares::{self, Deal};
+use crate::{CeremonyId, Plan, Standing, Step};
 
 /// New PINs: the old token's may be known to whoever has it now. Before anything is made, the backup must prove that it is whole.
 pub(super) const PINS: Act = Act {

@@ -14,7 +14,7 @@ use super::super::line::Line;
 use super::{Check, Held};
 
 /// Signed by [`key`]: header, three decisions, checkpoint, three decisions, checkpoint.
-const WRITTEN: &[u8] = include_bytes!("../../../fuzz/seeds/audit_log/whole");
+const WRITTEN: &[u8] = include_bytes!("../../../../fuzz/seeds/audit_log/whole");
 
 /// Whatever is done to a log by someone without the key: what still verifies and is signed, is what was written.
 pub fn audit_log(data: &[u8]) {

@@ -7,8 +7,9 @@
 use std::fmt::Write as _;
 use std::str;
 
+use strongroom_core::keyring::is_key_name;
+
 use super::super::routes::{Captures, Route, SYSTEM, Target, Verb, decode_path, resolve};
-use crate::keyring::is_key_name;
 
 const VERBS: [Verb; 5] = [
     Verb::Read,

@@ -7,10 +7,10 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
+use strongroom_core::keyring::Verdict;
+use strongroom_core::lifecycle::State;
 
 use crate::api::App;
-use crate::keyring::Verdict;
-use crate::lifecycle::State;
 
 type Number = Gauge<i64, AtomicI64>;
 

@@ -17,21 +17,21 @@ use rcgen::{
     KeyUsagePurpose,
 };
 use serde_json::{Value, json};
+use strongroom_core::audit::Audit;
+use strongroom_core::config::Config;
+use strongroom_core::keyring::Keyring;
+use strongroom_core::policy::Policy;
+use strongroom_core::rotation::Rotation;
+use strongroom_core::store::Store;
+use strongroom_core::tls::{Peer, Tls};
+use strongroom_core::tokens::Tokens;
 use strongroom_hsm::{Hsm, OptionalKeys};
 use strongroom_softhsm::Throwaway;
 
 use super::openapi;
 use crate::api::routes::{self, Target};
 use crate::api::{App, Client, Gate, handle};
-use crate::audit::Audit;
-use crate::config::Config;
 use crate::harden::Report;
-use crate::keyring::Keyring;
-use crate::policy::Policy;
-use crate::rotation::Rotation;
-use crate::store::Store;
-use crate::tls::{Peer, Tls};
-use crate::tokens::Tokens;
 
 /// Everything that is made once.
 struct Site {

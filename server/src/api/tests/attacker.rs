@@ -14,11 +14,11 @@ use hyper::body::Frame;
 use proptest::prelude::*;
 use proptest::sample::select;
 use serde_json::{Value, json};
+use strongroom_core::audit::{Audit, Held};
 
 use super::appliance::{Appliance, Who, run};
 use crate::api::handle;
 use crate::api::routes::{self, SYSTEM, TRANSIT, Target, Verb};
-use crate::audit::{Audit, Held};
 
 /// What somebody's data is: it stands in bodies and headers, and never in the log.
 const PRIVATE: &str = "4111111111111111";

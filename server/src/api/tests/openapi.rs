@@ -6,10 +6,10 @@ use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 use serde_json::{Value, json};
+use strongroom_core::keyring::MAX_NAME;
 
 use crate::api::OPENAPI;
 use crate::api::routes::{ROOT, Route, SYSTEM, TRANSIT, Verb};
-use crate::keyring::MAX_NAME;
 
 static DOCUMENT: LazyLock<Value> = LazyLock::new(|| serde_json::from_str(OPENAPI).unwrap());
 
@@ -109,7 +109,7 @@ fn the_table_and_the_document_agree() {
 /// docs/api.md names every path of the table, in a row of a table.
 #[test]
 fn the_documentation_names_every_path() {
-    let documentation = include_str!("../../../docs/api.md");
+    let documentation = include_str!("../../../../docs/api.md");
     let rows: Vec<&str> = documentation
         .lines()
         .filter(|line| line.starts_with('|'))

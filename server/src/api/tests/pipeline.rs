@@ -7,11 +7,11 @@ use http_body_util::{BodyExt, Full};
 use hyper::Request;
 use hyper::body::Frame;
 use serde_json::{Value, json};
+use strongroom_core::tokens::Tokens;
 use zeroize::Zeroizing;
 
 use super::appliance::{Appliance, Who, run};
 use crate::api::handle;
-use crate::tokens::Tokens;
 
 const DENIED: &str = "1 error occurred:\n\t* permission denied\n\n";
 
@@ -806,8 +806,8 @@ fn a_change_is_finished_and_audited_though_the_client_goes_away() {
 fn without_a_token_in_the_hsm_nothing_is_500() {
     // What each layer's outage becomes, without waiting for one: tests/ makes real ones.
     use crate::api::error::{ApiError, Doing};
-    use crate::keyring::KeyringError;
-    use crate::store::StoreError;
+    use strongroom_core::keyring::KeyringError;
+    use strongroom_core::store::StoreError;
     use strongroom_hsm::HsmError;
     for error in [
         HsmError::Unavailable("gone".into()),

@@ -3,7 +3,7 @@
 use crate::api::Call;
 use crate::api::body::word;
 use crate::api::error::ApiError;
-use crate::keyring::Algorithm;
+use strongroom_core::keyring::Algorithm;
 
 /// From the path, else the body, else SHA-256.
 pub(super) fn algorithm(call: &mut Call<'_>) -> Result<Algorithm, ApiError> {

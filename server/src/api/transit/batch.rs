@@ -2,10 +2,11 @@
 
 use std::borrow::Cow;
 
+use strongroom_core::keyring::KeyringError;
+
 use crate::api::answer::{Answer, Envelope};
 use crate::api::body::{Item, Params};
 use crate::api::error::{ApiError, Doing, is_outage, item_text};
-use crate::keyring::KeyringError;
 
 /// An item's error, as text.
 pub(super) type ItemError = Cow<'static, str>;

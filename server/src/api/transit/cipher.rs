@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use strongroom_core::keyring::{Ciphertext, CreateOptions, DecryptItem, EncryptItem, KeyType};
+use strongroom_core::policy::{Decision, Operation};
+
 use super::batch::{
     ItemError, Sorted, batch_status, count, in_order, partial_failure, references, write_batch,
 };
@@ -11,8 +14,6 @@ use crate::api::body::{Item, Text};
 use crate::api::error::{ApiError, Doing};
 use crate::api::wire::{self, WireError};
 use crate::api::{Call, Presented, create_on_encrypt};
-use crate::keyring::{Ciphertext, CreateOptions, DecryptItem, EncryptItem, KeyType};
-use crate::policy::{Decision, Operation};
 
 /// `encrypt/:name`.
 pub(in crate::api) async fn encrypt(call: &mut Call<'_>) -> Result<Answer, ApiError> {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde::Serialize;
+use strongroom_core::keyring::{ImportOptions, KeyType};
 use strongroom_hsm::OaepHash;
 
 use super::{answer, create_options};
@@ -10,7 +11,6 @@ use crate::api::answer::Answer;
 use crate::api::body::word;
 use crate::api::error::{ApiError, Doing};
 use crate::api::{Call, wire};
-use crate::keyring::{ImportOptions, KeyType};
 
 /// `GET wrapping_key`.
 pub(in crate::api) async fn wrapping_key(call: &mut Call<'_>) -> Result<Answer, ApiError> {

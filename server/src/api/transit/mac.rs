@@ -7,7 +7,7 @@ use crate::api::Call;
 use crate::api::answer::{Answer, Envelope, room};
 use crate::api::error::{ApiError, Doing};
 use crate::api::wire::{self, WireError};
-use crate::keyring::{HmacInput, HmacTag};
+use strongroom_core::keyring::{HmacInput, HmacTag};
 
 /// `hmac/:name[/:algorithm]`.
 pub(in crate::api) async fn hmac(call: &mut Call<'_>) -> Result<Answer, ApiError> {

@@ -23,7 +23,7 @@ use super::{Call, wire};
 use batch::{ItemError, count, references, write_batch};
 use strongroom_hsm::SigningKind;
 
-use crate::keyring::{CreateOptions, KeyType, KeyringError, Residency};
+use strongroom_core::keyring::{CreateOptions, KeyType, KeyringError, Residency};
 
 /// The type of a key that encrypts.
 const KEY_TYPE: &str = "aes256-gcm96";

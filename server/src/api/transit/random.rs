@@ -6,7 +6,7 @@ use crate::api::answer::{Answer, Envelope, room};
 use crate::api::body::word;
 use crate::api::error::{ApiError, Doing};
 use crate::api::{Call, wire};
-use crate::keyring::RandomSource;
+use strongroom_core::keyring::RandomSource;
 
 /// The most bytes of one answer.
 const MAX_RANDOM: i64 = 128 * 1024;

@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use strongroom_core::keyring::{
+    KeyType, MadeSignature, Marshaling, RsaScheme, SaltLength, SignOptions,
+};
 use strongroom_hsm::SigningKind;
 
 use super::algorithm::hash;
@@ -13,7 +16,6 @@ use crate::api::answer::{Answer, Envelope, room};
 use crate::api::body::{Item, word};
 use crate::api::error::{ApiError, Doing};
 use crate::api::wire::{self, WireError};
-use crate::keyring::{KeyType, MadeSignature, Marshaling, RsaScheme, SaltLength, SignOptions};
 use zeroize::Zeroizing;
 
 /// Room for a signature in base64: RSA-4096's is the longest.

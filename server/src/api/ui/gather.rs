@@ -3,14 +3,14 @@
 use std::collections::HashMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use strongroom_core::keyring::{KeyInfo, KeyType, Residency, Verdict};
+use strongroom_core::lifecycle::State;
+use strongroom_core::tls;
 use strongroom_hsm::HsmState;
 
 use crate::api::App;
 use crate::api::metrics::RENEWAL_DAYS;
 use crate::api::recent::{Answered, Denial};
-use crate::keyring::{KeyInfo, KeyType, Residency, Verdict};
-use crate::lifecycle::State;
-use crate::tls;
 
 /// More keys than this make no page that anybody reads.
 const MAX_KEYS: usize = 500;

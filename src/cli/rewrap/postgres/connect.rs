@@ -5,12 +5,12 @@ use std::net::IpAddr;
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
+use strongroom_core::causes::causes;
 use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::{Client, Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::PostgresArgs;
-use crate::causes::causes;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::files;
 

@@ -5,8 +5,8 @@ use strongroom_hsm::ceremony::expected::SIGNING_LABEL;
 use strongroom_hsm::ceremony::{self as hsm, KeySet};
 
 use super::super::super::{Act, Ceremony, Found, RunError, evidence, key_records};
-use crate::ceremony::Step;
-use crate::ceremony::record::KeysOutputs;
+use crate::Step;
+use crate::record::KeysOutputs;
 
 pub(in super::super) const KEYS: Act = Act {
     step: Step::Keys,

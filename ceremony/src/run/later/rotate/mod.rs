@@ -14,9 +14,9 @@ use strongroom_hsm::ceremony::{self as hsm, Successor};
 
 use super::super::opening::grouped;
 use super::super::{Act, Ceremony, Found, RunError, evidence, security_officer, sha256_hex};
-use crate::ceremony::encoding::unbase64;
-use crate::ceremony::record::{KeyRecord, SuccessorOutputs};
-use crate::ceremony::{Participant, Step};
+use crate::encoding::unbase64;
+use crate::record::{KeyRecord, SuccessorOutputs};
+use crate::{Participant, Step};
 
 pub(super) use keys::{EVIDENCE, KEYS};
 pub(super) use moving::{MOVE, RETIRE};

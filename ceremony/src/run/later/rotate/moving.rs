@@ -4,18 +4,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use strongroom_core::audit::{Audit, AuditError, AuditOptions};
+use strongroom_core::causes::causes;
+use strongroom_core::keyring::{Keyring, KeyringOptions, Standing};
+use strongroom_core::store::Store;
 use strongroom_hsm::Hsm;
 use strongroom_hsm::ceremony as hsm;
 
 use super::super::super::{Act, Ceremony, Found, RunError, sha256_hex};
 use super::server::{Progress, RunningServer};
 use super::{successor, trial};
-use crate::audit::{Audit, AuditError, AuditOptions};
-use crate::causes::causes;
-use crate::ceremony::Step;
-use crate::ceremony::record::{MoveOutputs, RetireOutputs};
-use crate::keyring::{Keyring, KeyringOptions, Standing};
-use crate::store::Store;
+use crate::Step;
+use crate::record::{MoveOutputs, RetireOutputs};
 
 /// Between two questions to the server.
 const POLL: Duration = Duration::from_millis(500);

@@ -8,7 +8,7 @@ use serde_json::Value;
 use strongroom_hsm::{GcmItem, Hsm, KeyUsage, MasterKind, OaepHash, TransferBlob, WrappedKey};
 
 use super::super::super::{RunError, base64};
-use crate::ceremony::encoding::unbase64;
+use crate::encoding::unbase64;
 
 /// What is encrypted.
 const TEXT: &[u8] = b"sealed under the old master key";
