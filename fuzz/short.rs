@@ -1,5 +1,6 @@
-//! The short form of the fuzz targets, for `cargo test`: each entry function over its seeds and some thousand altered ones,
-//! the same ones each time. Part of the tests of each crate that has entry functions.
+//! The short form of the fuzz targets, for `cargo test`: each entry function over its seeds and
+//! some thousand altered ones, the same ones each time. Part of the tests of each crate that has
+//! entry functions.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
 
 use std::collections::BTreeSet;
@@ -7,7 +8,8 @@ use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-/// `short_forms! { "crate", "path of fuzz/"; target mutations, … }` makes a test for each target, and one that says if any is missing.
+/// `short_forms! { "crate", "path of fuzz/"; target mutations, … }` makes a test for each target,
+/// and one that says if any is missing.
 macro_rules! short_forms {
     ($krate:literal, $fuzz:literal; $($target:ident $mutations:literal),* $(,)?) => {
         $(

@@ -1,6 +1,8 @@
-//! What HTTPS itself costs: a bare hyper + rustls server with mutual TLS that reads a request and answers with as many bytes as Strongroom would.
+//! What HTTPS itself costs: a bare hyper + rustls server with mutual TLS that reads a request and
+//! answers with as many bytes as Strongroom would.
 //!
-//! It can also decrypt once for each request, right where it answers, with nothing around. That is no bound: its threads wait for each other at SoftHSM's locks.
+//! It can also decrypt once for each request, right where it answers, with nothing around. That is
+//! no bound: its threads wait for each other at SoftHSM's locks.
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -24,7 +26,8 @@ thread_local! {
     static DECRYPTION: RefCell<Option<RawDecryption>> = const { RefCell::new(None) };
 }
 
-/// Serves until killed; prints its address on one line first. `decrypting`: the configuration of the token that decrypts once for each request.
+/// Serves until killed; prints its address on one line first. `decrypting`: the configuration of
+/// the token that decrypts once for each request.
 pub async fn serve(
     ca: &Path,
     certificate: &Path,

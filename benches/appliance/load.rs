@@ -48,7 +48,8 @@ impl Rate {
 }
 
 impl Load {
-    /// Runs for `time`, after a tenth of it as a warm-up that is not counted. Any answer but 200 stops the benchmark.
+    /// Runs for `time`, after a tenth of it as a warm-up that is not counted. Any answer but 200
+    /// stops the benchmark.
     pub async fn run(&self, time: Duration) -> Rate {
         let ready = Arc::new(Barrier::new(self.connections));
         let workers: Vec<_> = (0..self.connections)

@@ -1,7 +1,8 @@
 //! `make bench`: what the appliance costs beside the token itself, and beside HTTPS itself.
 //!
-//! Every figure is a ratio of two things measured in turns in one run, since absolute figures do not travel between machines. The token is SoftHSM2, which
-//! runs on the same two cores as the server and the load: a hardware HSM changes the balance.
+//! Every figure is a ratio of two things measured in turns in one run, since absolute figures do
+//! not travel between machines. The token is SoftHSM2, which runs on the same two cores as the
+//! server and the load: a hardware HSM changes the balance.
 //!
 //! | name | what it is |
 //! |---|---|
@@ -44,8 +45,9 @@ use load::Load;
 use report::Report;
 use site::Site;
 
-/// How many times each pair is measured; the median of the ratios is reported. Many short turns: a machine's speed may change from one second to the next,
-/// and both sides of a ratio are to be measured at the same.
+/// How many times each pair is measured; the median of the ratios is reported. Many short turns: a
+/// machine's speed may change from one second to the next, and both sides of a ratio are to be
+/// measured at the same.
 const ROUNDS: usize = 11;
 /// How long a load runs, in each round.
 const TIME: Duration = Duration::from_secs(1);
@@ -85,7 +87,8 @@ fn main() {
     }
 }
 
-/// `quick`: a look at whether it works, no figures to quote. `only`: the load whose name contains this, to profile the server under it.
+/// `quick`: a look at whether it works, no figures to quote. `only`: the load whose name contains
+/// this, to profile the server under it.
 async fn run(quick: bool, only: Option<&str>) {
     let time = if quick {
         Duration::from_millis(300)

@@ -1,4 +1,5 @@
-//! What is measured: an appliance on a throwaway token, and child processes for what must not share its memory.
+//! What is measured: an appliance on a throwaway token, and child processes for what must not share
+//! its memory.
 
 use std::collections::HashMap;
 use std::fs;
@@ -28,7 +29,8 @@ const LOCAL_TIME: Duration = Duration::from_millis(400);
 pub struct Site {
     appliance: Appliance,
     client_tls: Arc<rustls::ClientConfig>,
-    /// By the items of the decryption whose answer is as long as its own, and whether it decrypts itself. Once started, each stays: idle it takes no time.
+    /// By the items of the decryption whose answer is as long as its own, and whether it decrypts
+    /// itself. Once started, each stays: idle it takes no time.
     hellos: HashMap<(usize, bool), Hello>,
 }
 
@@ -101,7 +103,8 @@ impl Site {
         self.client_tls.clone()
     }
 
-    /// The hello-world server that answers with as many bytes as a decryption of `batch` items, and decrypts on the token if it shall.
+    /// The hello-world server that answers with as many bytes as a decryption of `batch` items, and
+    /// decrypts on the token if it shall.
     pub async fn hello_server(&mut self, batch: usize, decrypting: bool) -> SocketAddr {
         let kind = (batch, decrypting);
         if let Some(hello) = self.hellos.get(&kind) {

@@ -1,4 +1,5 @@
-//! A backup's file: keys wrapped under a transport key, with what tells which they are and proves that they work. No secret is in the clear.
+//! A backup's file: keys wrapped under a transport key, with what tells which they are and proves
+//! that they work. No secret is in the clear.
 //!
 //! The format is published in `docs/backup-format.md`.
 
@@ -137,8 +138,8 @@ impl Content {
         }
     }
 
-    /// Everything that can be seen without the custodians' secrets: that it is what its ceremony's transcript says of it, and that each value has the
-    /// form that a token can take.
+    /// Everything that can be seen without the custodians' secrets: that it is what its ceremony's
+    /// transcript says of it, and that each value has the form that a token can take.
     ///
     /// # Errors
     /// [`CeremonyError::Backup`] with what is wrong.
@@ -399,7 +400,8 @@ mod tests {
         }
     }
 
-    /// Whoever writes the file anew, hash and tag and all, changes no field of it unseen: without a share, a PIN or a token.
+    /// Whoever writes the file anew, hash and tag and all, changes no field of it unseen: without a
+    /// share, a PIN or a token.
     #[test]
     fn each_field_that_is_damaged_is_refused_before_anybody_acts() {
         let spki = base64(&[0x30; 550]);

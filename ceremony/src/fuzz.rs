@@ -37,7 +37,8 @@ pub fn ceremony_plan(data: &[u8]) {
 /// No transcript is valid but the one that people signed.
 pub fn transcript(data: &[u8]) {
     let found = verify(data, &Anchors::default());
-    // `ceremony/transcript.jsonl` of `strongroom demo --keep`; "cut" is its first 20000 bytes, "swapped" has lines 4 and 5 the other way round.
+    // `ceremony/transcript.jsonl` of `strongroom demo --keep`; "cut" is its first 20000 bytes,
+    // "swapped" has lines 4 and 5 the other way round.
     let signed: &[u8] = include_bytes!("../../fuzz/seeds/transcript/whole");
     assert_eq!(
         found.problems.is_empty(),

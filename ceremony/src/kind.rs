@@ -1,6 +1,7 @@
 //! What a ceremony is held for, and which steps it has.
 //!
-//! A new kind is a variant here with its steps, a list of `Act`s in `run/later`, and what its steps record in `verify/later.rs`.
+//! A new kind is a variant here with its steps, a list of `Act`s in `run/later`, and what its steps
+//! record in `verify/later.rs`.
 
 use std::fmt;
 
@@ -13,7 +14,8 @@ pub enum Kind {
     Birth,
     /// The PINs are shared anew, among other custodians.
     ReplaceCustodian,
-    /// The keys that a second token needs come out, under a transport key that the custodians share.
+    /// The keys that a second token needs come out, under a transport key that the custodians
+    /// share.
     Backup,
     /// They come into a second token beside the first, with nothing left on a disc.
     AddToken,
@@ -141,7 +143,8 @@ impl Kind {
         !matches!(self, Self::Birth)
     }
 
-    /// The step before which the audit key seals the transcript, where that key does not live to see its end.
+    /// The step before which the audit key seals the transcript, where that key does not live to
+    /// see its end.
     pub const fn sealed_before(self) -> Option<Step> {
         match self {
             Self::Destroy => Some(Step::Destroy),

@@ -1,12 +1,16 @@
-//! The key ceremony: what the people, their keys, their shares and the record of it all are. What stands in [`run`]
-//! carries it out, with an HSM; nothing else here needs one or names `run`.
+//! The key ceremony: what the people, their keys, their shares and the record of it all are. What
+//! stands in [`run`] carries it out, with an HSM; nothing else here needs one or names `run`.
 //!
-//! May know: `strongroom-core`, `strongroom-hsm`. Knows nothing of HTTP (a running server is a trait, [`run::later::RunningServer`]), of PKCS#11, of sled
-//! and of the command line. `tests/specification.rs` holds it to its `Cargo.toml`.
+//! May know: `strongroom-core`, `strongroom-hsm`. Knows nothing of HTTP (a running server is a
+//! trait, [`run::later::RunningServer`]), of PKCS#11, of sled and of the command line.
+//! `tests/specification.rs` holds it to its `Cargo.toml`.
 //!
-//! A [`Kind`] of ceremony makes the keys, or something later in their life. A [`Plan`] says what is to happen and who takes part; everyone in it signs it. The PINs of the token are split into
-//! [`shares`], one for each custodian, encrypted to him ([`jwe`]) and, if he wants, on paper ([`words`], [`page`]). A [`Transcript`] records
-//! each step; [`verify`](fn@verify::verify) checks it years later without the HSM, and [`report`] prints it. `docs/transcript-format.md` is the format.
+//! A [`Kind`] of ceremony makes the keys, or something later in their life. A [`Plan`] says what is
+//! to happen and who takes part; everyone in it signs it. The PINs of the token are split into
+//! [`shares`], one for each custodian, encrypted to him ([`jwe`]) and, if he wants, on paper
+//! ([`words`], [`page`]). A [`Transcript`] records each step; [`verify`](fn@verify::verify) checks
+//! it years later without the HSM, and [`report`] prints it. `docs/transcript-format.md` is the
+//! format.
 
 pub mod backup;
 mod error;

@@ -1,4 +1,5 @@
-//! What steps put into a transcript that a verification looks at. A step may add fields of its own; none may ever be a secret.
+//! What steps put into a transcript that a verification looks at. A step may add fields of its own;
+//! none may ever be a secret.
 
 use serde::{Deserialize, Serialize};
 use strongroom_core::json::nullable;
@@ -55,7 +56,8 @@ pub struct PinsRecord {
     pub commitments: Vec<Commitment>,
 }
 
-/// The shares in force when a later ceremony begins: outputs of its step `opening` (as field `shares`).
+/// The shares in force when a later ceremony begins: outputs of its step `opening` (as field
+/// `shares`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SharesRecord {
@@ -92,7 +94,8 @@ pub struct LaterOpeningOutputs {
     pub previous_kind: String,
 }
 
-/// Outputs of step `export`. (Those of step `transport` are a [`PinsRecord`]: of the transport key and the authentication key.)
+/// Outputs of step `export`. (Those of step `transport` are a [`PinsRecord`]: of the transport key
+/// and the authentication key.)
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExportOutputs {
     /// SHA-256 of the backup file, hexadecimal.
@@ -193,7 +196,8 @@ pub struct ObjectRecord {
     pub label: String,
     /// Its `CKA_CLASS`: `CKO_PUBLIC_KEY`, …
     pub class: String,
-    /// The public key, `SubjectPublicKeyInfo`, base64, of an object that is one, and of an RSA private key.
+    /// The public key, `SubjectPublicKeyInfo`, base64, of an object that is one, and of an RSA
+    /// private key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spki: Option<String>,
     /// Attribute and value, sorted.

@@ -105,7 +105,8 @@ impl Standing {
         }
     }
 
-    /// What was so before and still is: where the keys came from, and which second tokens take the same PINs.
+    /// What was so before and still is: where the keys came from, and which second tokens take the
+    /// same PINs.
     pub(super) fn goes_on_from(&mut self, before: &Self) {
         let at_work = before.summary.token != self.summary.token
             && before
@@ -123,7 +124,8 @@ impl Standing {
         }
     }
 
-    /// How things stand if that spare is at work in place of the token; none if it lacks keys that are in force now.
+    /// How things stand if that spare is at work in place of the token; none if it lacks keys that
+    /// are in force now.
     #[must_use]
     pub fn with(&self, spare: &CopyOutputs) -> Option<Self> {
         let moved = self

@@ -1,9 +1,11 @@
 //! The appliance seen from the other side: Vault's HTTP API over TLS 1.3 with a client certificate.
 //!
-//! The command line, the whole-program tests and the benchmarks all talk through [`Client`]. It knows no
-//! endpoint: a caller names a method and a path below `/v1/`, and gets the JSON of the answer.
+//! The command line, the whole-program tests and the benchmarks all talk through [`Client`]. It
+//! knows no endpoint: a caller names a method and a path below `/v1/`, and gets the JSON of the
+//! answer.
 //!
-//! May know: of `strongroom-core` how an error's causes are told, no more. `tests/specification.rs` holds it to its `Cargo.toml`.
+//! May know: of `strongroom-core` how an error's causes are told, no more. `tests/specification.rs`
+//! holds it to its `Cargo.toml`.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -155,7 +157,8 @@ impl Answer {
         serde_json::from_slice(&self.body.0)
     }
 
-    /// The `data` of Vault's envelope, as a type of the caller's: for plaintext, one that zeroizes itself.
+    /// The `data` of Vault's envelope, as a type of the caller's: for plaintext, one that zeroizes
+    /// itself.
     pub fn data<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
         #[derive(serde::Deserialize)]
         struct Envelope<T> {
@@ -326,7 +329,8 @@ impl Client {
         answer.data().map_err(|error| self.not_ours(&error))
     }
 
-    /// Sends any bytes to any path of the server: what a well-behaved client would not send, for tests.
+    /// Sends any bytes to any path of the server: what a well-behaved client would not send, for
+    /// tests.
     ///
     /// # Errors
     /// As [`Client::request`].
@@ -399,7 +403,8 @@ impl Client {
     }
 }
 
-/// Written twice, to know its length first: a buffer that grows leaves copies behind that nobody zeroizes.
+/// Written twice, to know its length first: a buffer that grows leaves copies behind that nobody
+/// zeroizes.
 fn secret_json(body: &impl Serialize) -> Result<Zeroizing<Vec<u8>>, serde_json::Error> {
     struct Length(usize);
     impl std::io::Write for Length {
@@ -418,7 +423,8 @@ fn secret_json(body: &impl Serialize) -> Result<Zeroizing<Vec<u8>>, serde_json::
     Ok(json)
 }
 
-/// The TLS alert that the server sent, if one is behind this error. `io::Error` hides what it wraps from `source`.
+/// The TLS alert that the server sent, if one is behind this error. `io::Error` hides what it wraps
+/// from `source`.
 fn alert(error: &(dyn std::error::Error + 'static)) -> Option<String> {
     let mut next = Some(error);
     while let Some(cause) = next {

@@ -1,4 +1,5 @@
-//! The kernel's clocks as of its last tick, some milliseconds ago: to be asked with each request, at a fraction of the price.
+//! The kernel's clocks as of its last tick, some milliseconds ago: to be asked with each request,
+//! at a fraction of the price.
 
 use std::time::Duration;
 

@@ -1,7 +1,9 @@
-//! What the fuzz targets call, one function for each parser of what comes from outside; not there in an ordinary build.
+//! What the fuzz targets call, one function for each parser of what comes from outside; not there
+//! in an ordinary build.
 //!
-//! `make fuzz` feeds them from `fuzz/targets/`, `cargo test` runs their short form: the seeds of `fuzz/seeds/`, each
-//! also in some thousand altered forms. Each function panics if a property does not hold.
+//! `make fuzz` feeds them from `fuzz/targets/`, `cargo test` runs their short form: the seeds of
+//! `fuzz/seeds/`, each also in some thousand altered forms. Each function panics if a property does
+//! not hold.
 
 pub use crate::audit::fuzz::audit_resume;
 pub use crate::audit::verify::fuzz::audit_log;

@@ -6,9 +6,10 @@
 //! | else a DNS SAN | `dns:` and the first of them, in lower case |
 //! | else | `spki:sha256:` and the SHA-256 of the `SubjectPublicKeyInfo`, 64 hex digits |
 //!
-//! The prefix is always written here and never comes from the certificate: what a client puts into a SAN can't make one
-//! kind look like another. A URI or DNS SAN that is not well formed refuses the certificate, and so does a URI that only looks like a SPIFFE ID; it does
-//! not fall through to the next kind, which would be a way to choose one's name.
+//! The prefix is always written here and never comes from the certificate: what a client puts into
+//! a SAN can't make one kind look like another. A URI or DNS SAN that is not well formed refuses
+//! the certificate, and so does a URI that only looks like a SPIFFE ID; it does not fall through to
+//! the next kind, which would be a way to choose one's name.
 
 use std::fmt;
 use std::str::FromStr;
@@ -112,7 +113,8 @@ impl Identity {
                 _ => {}
             }
         }
-        // One that is not well formed is refused wherever it stands: who reads it otherwise would see another name.
+        // One that is not well formed is refused wherever it stands: who reads it otherwise would
+        // see another name.
         for uri in &uris {
             check_uri(uri).map_err(|problem| IdentityError::Uri {
                 uri: cut(uri),
@@ -133,7 +135,8 @@ impl Identity {
             return Self::dns(name);
         }
         let key = certificate.public_key().raw;
-        // The parser leaves out what follows the key's bits inside the SEQUENCE: then this is not all of it.
+        // The parser leaves out what follows the key's bits inside the SEQUENCE: then this is not
+        // all of it.
         if Any::from_der(key).is_err() {
             return Err(IdentityError::Malformed(
                 "bytes follow its public key".to_owned(),
@@ -207,13 +210,15 @@ impl fmt::Display for Identity {
     }
 }
 
-/// Also true for `SPIFFE:`, which is then refused: a sloppy scheme must not turn a SPIFFE certificate into a DNS one.
+/// Also true for `SPIFFE:`, which is then refused: a sloppy scheme must not turn a SPIFFE
+/// certificate into a DNS one.
 fn has_spiffe_scheme(uri: &str) -> bool {
     uri.get(..7)
         .is_some_and(|scheme| scheme.eq_ignore_ascii_case("spiffe:"))
 }
 
-/// RFC 3986: visible ASCII that begins with a scheme. What looks like a SPIFFE ID without being one is not passed over: its reader meant that name.
+/// RFC 3986: visible ASCII that begins with a scheme. What looks like a SPIFFE ID without being one
+/// is not passed over: its reader meant that name.
 fn check_uri(uri: &str) -> Result<(), &'static str> {
     if has_spiffe_scheme(uri) {
         return Ok(());

@@ -1,7 +1,9 @@
-//! The JSON of documents that several programs must read alike: audit logs, transcripts, shares, backups.
+//! The JSON of documents that several programs must read alike: audit logs, transcripts, shares,
+//! backups.
 //!
-//! RFC 8259 leaves a reader a choice (which of two members counts, what a number beyond a float is, what half a surrogate pair is), and serde leaves
-//! more (a list for a struct, null for what is missing, members that nobody looks at unchecked). `docs/json.md` takes each choice away.
+//! RFC 8259 leaves a reader a choice (which of two members counts, what a number beyond a float is,
+//! what half a surrogate pair is), and serde leaves more (a list for a struct, null for what is
+//! missing, members that nobody looks at unchecked). `docs/json.md` takes each choice away.
 
 use std::fmt;
 
@@ -25,7 +27,8 @@ impl de::Error for JsonError {
     }
 }
 
-/// An object that was read. Its texts are overwritten when it is dropped, since shares are read by it too.
+/// An object that was read. Its texts are overwritten when it is dropped, since shares are read by
+/// it too.
 pub struct Document(Value);
 
 impl Document {
@@ -88,7 +91,8 @@ fn wipe(value: &mut Value) {
     }
 }
 
-/// A part of a [`Document`] as a type: a struct only from an object, an `Option` never from null. A member that may be null has [`nullable`].
+/// A part of a [`Document`] as a type: a struct only from an object, an `Option` never from null. A
+/// member that may be null has [`nullable`].
 ///
 /// # Errors
 /// [`JsonError`].
@@ -140,7 +144,8 @@ pub fn nullable<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Str
     deserializer.deserialize_any(TextOrNull)
 }
 
-/// Any JSON as far as `docs/json.md` takes it. Encoding, surrogates, depth and the numbers' size are `serde_json`'s part: every text is read, none is skipped.
+/// Any JSON as far as `docs/json.md` takes it. Encoding, surrogates, depth and the numbers' size
+/// are `serde_json`'s part: every text is read, none is skipped.
 struct Checked;
 
 impl<'de> DeserializeSeed<'de> for Checked {
@@ -174,7 +179,8 @@ impl<'de> Visitor<'de> for Checked {
         Ok(value.into())
     }
 
-    /// A fraction, an exponent, `-0`, or more than 64 bits hold: two readers could take it for two numbers.
+    /// A fraction, an exponent, `-0`, or more than 64 bits hold: two readers could take it for two
+    /// numbers.
     fn visit_f64<E: de::Error>(self, value: f64) -> Result<Value, E> {
         Err(E::invalid_type(Unexpected::Float(value), &self))
     }
@@ -320,7 +326,8 @@ pub(crate) mod fuzz {
 
     use super::Document;
 
-    /// What is taken is taken again as it is written anew, with the same value; and `serde_json`, which is laxer, sees that value too.
+    /// What is taken is taken again as it is written anew, with the same value; and `serde_json`,
+    /// which is laxer, sees that value too.
     pub fn strict_json(data: &[u8]) {
         let Ok(document) = Document::parse(data) else {
             return;

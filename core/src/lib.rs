@@ -1,9 +1,10 @@
-//! What Strongroom is made of below any protocol: named keys, the sealed store, the audit log, policy, identities, TLS, the configuration.
+//! What Strongroom is made of below any protocol: named keys, the sealed store, the audit log,
+//! policy, identities, TLS, the configuration.
 //!
 //! A decision goes one way, `policy` → `keyring` → `strongroom_hsm`, and the result comes back.
 //!
-//! May know: `strongroom-hsm`. Knows nothing of HTTP, of the ceremony, of the command line, and of PKCS#11; only `store` knows of sled.
-//! `tests/specification.rs` holds it to its `Cargo.toml`.
+//! May know: `strongroom-hsm`. Knows nothing of HTTP, of the ceremony, of the command line, and of
+//! PKCS#11; only `store` knows of sled. `tests/specification.rs` holds it to its `Cargo.toml`.
 
 pub mod audit;
 pub mod causes;

@@ -1,22 +1,27 @@
-//! The states of a signing key whose public half others keep in a cache: a pure function of what happened and of a clock.
+//! The states of a signing key whose public half others keep in a cache: a pure function of what
+//! happened and of a clock.
 //!
 //! ```text
 //! Loading ──▶ Active ──▶ DualActive ──▶ Active        Active, DualActive ──▶ Degraded ──▶ Critical
 //!                new signs      old leaves the set             ◀──────── confirmed ────────┘
 //! ```
 //!
-//! A verifier fetches the set of public keys, keeps it for `cache` (the `max-age` of its headers), and fetches again. It must never reject a
-//! token that is valid, that is, signed at most `overlap` ago. Two waits see to that:
+//! A verifier fetches the set of public keys, keeps it for `cache` (the `max-age` of its headers),
+//! and fetches again. It must never reject a token that is valid, that is, signed at most `overlap`
+//! ago. Two waits see to that:
 //!
-//! - A new version is in the set for `publish_before` before it signs. Who fetched the set at `t` fetches again at `t + cache`. What signs
-//!   at `s`, with `t <= s <= t + cache`, was in the set from `s - publish_before <= t + cache - publish_before` on, and so at `t`, as
-//!   `publish_before >= cache`.
-//! - A version that another has followed at `s` stays in the set until `s + overlap + cache`. Its last token is signed at `s` and valid until
-//!   `s + overlap`; every set that is fetched until then has the version. (That alone would do; `cache` besides is for verifiers whose
-//!   clock is behind, and for sets that were on their way.)
+//! - A new version is in the set for `publish_before` before it signs. Who fetched the set at `t`
+//!   fetches again at `t + cache`. What signs at `s`, with `t <= s <= t + cache`, was in the set
+//!   from `s - publish_before <= t + cache - publish_before` on, and so at `t`, as `publish_before
+//!   >= cache`.
+//! - A version that another has followed at `s` stays in the set until `s + overlap + cache`. Its
+//!   last token is signed at `s` and valid until `s + overlap`; every set that is fetched until
+//!   then has the version. (That alone would do; `cache` besides is for verifiers whose clock is
+//!   behind, and for sets that were on their way.)
 //!
-//! Both waits are measured on a clock that only goes forward and that knows nothing of the time of day, from when this process first saw
-//! what it waits for. So a clock that jumps shortens neither, and a restart makes them longer, never shorter.
+//! Both waits are measured on a clock that only goes forward and that knows nothing of the time of
+//! day, from when this process first saw what it waits for. So a clock that jumps shortens neither,
+//! and a restart makes them longer, never shorter.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -114,7 +119,8 @@ pub struct Versions {
 pub struct Lifecycle {
     limits: Limits,
     versions: Versions,
-    /// Of a version that does not sign yet: when it was published. Of one that signs no more: when another followed it.
+    /// Of a version that does not sign yet: when it was published. Of one that signs no more: when
+    /// another followed it.
     since: BTreeMap<u32, Duration>,
     /// The latest time seen: a clock that steps back stands still.
     now: Duration,

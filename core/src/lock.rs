@@ -1,8 +1,10 @@
 //! Files for one process at a time: the audit log, the store, a ceremony's transcript.
 //!
-//! A lock belongs to the open file, and goes with the last descriptor of it. So it can be held for a moment longer than whoever took it lives: by a
-//! process that was just killed and is not gone yet, or by a child that another thread began meanwhile, which has copies of all descriptors until it
-//! becomes its program. Who opens such a file waits for that moment before it says that another process has it.
+//! A lock belongs to the open file, and goes with the last descriptor of it. So it can be held for
+//! a moment longer than whoever took it lives: by a process that was just killed and is not gone
+//! yet, or by a child that another thread began meanwhile, which has copies of all descriptors
+//! until it becomes its program. Who opens such a file waits for that moment before it says that
+//! another process has it.
 
 use std::fs::{File, TryLockError};
 use std::time::{Duration, Instant};
@@ -13,7 +15,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How long between two attempts.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Locks the file against other processes, until its last descriptor is closed. Blocks for up to two seconds.
+/// Locks the file against other processes, until its last descriptor is closed. Blocks for up to
+/// two seconds.
 ///
 /// # Errors
 /// [`TryLockError::WouldBlock`] if another process still has it then.
@@ -24,7 +27,8 @@ pub fn take(file: &File) -> Result<(), TryLockError> {
     )
 }
 
-/// Tries again, for up to two seconds, what fails since another process has the file: for a library that locks by itself. Blocks.
+/// Tries again, for up to two seconds, what fails since another process has the file: for a library
+/// that locks by itself. Blocks.
 ///
 /// # Errors
 /// As of the last attempt.
@@ -51,7 +55,8 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// A child that has a copy of the descriptor by which a file is locked, and ends by itself half a second later.
+    /// A child that has a copy of the descriptor by which a file is locked, and ends by itself half
+    /// a second later.
     pub(crate) fn lingering(locked: &File) -> Child {
         Command::new("sleep")
             .arg("0.5")

@@ -1,5 +1,6 @@
-//! Root in a folder that another user owns: whoever owns it could swap whatever is in it for a link, at any moment. So root does there what it does with
-//! that user's rights, not with its own: a link then leads nowhere that its maker could not go, and what is made is that user's.
+//! Root in a folder that another user owns: whoever owns it could swap whatever is in it for a
+//! link, at any moment. So root does there what it does with that user's rights, not with its own:
+//! a link then leads nowhere that its maker could not go, and what is made is that user's.
 
 use std::fmt;
 use std::io;
@@ -64,8 +65,9 @@ impl fmt::Display for Anybodys {
 
 impl std::error::Error for Anybodys {}
 
-/// Who else than root can change what is on the way to a path, or at its end, as far as it is there.
-/// `None`: only root, and the groups that root lets write to its folders, which are as good as root.
+/// Who else than root can change what is on the way to a path, or at its end, as far as it is
+/// there. `None`: only root, and the groups that root lets write to its folders, which are as good
+/// as root.
 ///
 /// # Errors
 /// Two users can, or everybody.
@@ -105,7 +107,8 @@ pub fn settle() {
     SETTLED.store(true, Ordering::Relaxed);
 }
 
-/// Does something at a path with the rights of whoever else than root can change what the path means.
+/// Does something at a path with the rights of whoever else than root can change what the path
+/// means.
 ///
 /// # Errors
 /// Two users can, or everybody; or this process can't become that user.
@@ -116,7 +119,8 @@ pub fn acting<T: Send>(path: &Path, act: impl FnOnce() -> T + Send) -> io::Resul
     let Some(owner) = owner(path)? else {
         return Ok(act());
     };
-    // Rights are each thread's own. One that gives them up for good, and ends, can't forget to take them back, or take back too many.
+    // Rights are each thread's own. One that gives them up for good, and ends, can't forget to take
+    // them back, or take back too many.
     let act = move || {
         become_only(owner)?;
         Ok(act())
@@ -147,7 +151,8 @@ mod tests {
     /// Nobody's on any machine.
     const SERVICE: u32 = 54_321;
 
-    /// A folder of the service's that anybody can reach, and one that is root's; none where the tests are not root.
+    /// A folder of the service's that anybody can reach, and one that is root's; none where the
+    /// tests are not root.
     fn room() -> Option<tempfile::TempDir> {
         if !geteuid().is_root() {
             eprintln!("skipped: needs root");
@@ -206,7 +211,8 @@ mod tests {
         assert_eq!(fs::read_dir(room.path().join("roots")).unwrap().count(), 1);
     }
 
-    /// The name may mean another thing at each moment; whose rights are used was settled by what the service can't change.
+    /// The name may mean another thing at each moment; whose rights are used was settled by what
+    /// the service can't change.
     #[test]
     fn somebody_who_swaps_in_a_loop_gains_nothing() {
         let Some(room) = room() else { return };

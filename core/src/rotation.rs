@@ -1,7 +1,9 @@
-//! The move of every key to another master key in the background of a running server, one version at a time, while requests are served.
+//! The move of every key to another master key in the background of a running server, one version
+//! at a time, while requests are served.
 //!
-//! Where it stands is on the token (which master key is in force) and in the store (which one wraps each version); nothing here has to be
-//! kept. A server that is started in the middle goes on by itself.
+//! Where it stands is on the token (which master key is in force) and in the store (which one wraps
+//! each version); nothing here has to be kept. A server that is started in the middle goes on by
+//! itself.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -47,7 +49,8 @@ impl Rotation {
         self.wake.notify_one();
     }
 
-    /// Moves what there is to move, then waits to be woken; never ends. `done` is told of each version that was moved or can't be.
+    /// Moves what there is to move, then waits to be woken; never ends. `done` is told of each
+    /// version that was moved or can't be.
     pub async fn run(
         &self,
         keyring: &Keyring,

@@ -1,7 +1,9 @@
-//! Optional client tokens, each bound to one identity: a token is worthless without the certificate.
+//! Optional client tokens, each bound to one identity: a token is worthless without the
+//! certificate.
 //!
-//! The file holds the SHA-256 of each token. A plain hash is enough because [`Tokens::new_token`] makes tokens of 256 random
-//! bits, which nobody can guess: the slow hashes made for passwords would add nothing but time to each request.
+//! The file holds the SHA-256 of each token. A plain hash is enough because [`Tokens::new_token`]
+//! makes tokens of 256 random bits, which nobody can guess: the slow hashes made for passwords
+//! would add nothing but time to each request.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
-//! `strongroom audit …`: the audit log, checked anywhere with the public key alone, and held against what the token knows of it.
+//! `strongroom audit …`: the audit log, checked anywhere with the public key alone, and held
+//! against what the token knows of it.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -45,20 +46,24 @@ enum Action {
         /// The signing key's public half, from `strongroom audit public-key`
         #[arg(long, value_name = "FILE")]
         public_key: PathBuf,
-        /// Also fail if the log does not end with a signature, as one of a stopped server does, or not where the token knows it to
+        /// Also fail if the log does not end with a signature, as one of a stopped server does, or
+        /// not where the token knows it to
         #[arg(long)]
         complete: bool,
-        /// What the token knows of the log's end, as `strongroom audit end` printed it: fail if the log was cut off before, or is another
+        /// What the token knows of the log's end, as `strongroom audit end` printed it: fail if
+        /// the log was cut off before, or is another
         #[arg(
             long,
             value_name = "LOGID:LINE:SHA256:STATE",
             conflicts_with = "config"
         )]
         end: Option<String>,
-        /// Ask the token of this configuration where the log ends [with --complete: that of the appliance, if it is here]
+        /// Ask the token of this configuration where the log ends [with --complete: that of the
+        /// appliance, if it is here]
         #[arg(long, short, value_name = "FILE")]
         config: Option<PathBuf>,
-        /// The transcript of the appliance's birth: fail if the log is not the one that began there
+        /// The transcript of the appliance's birth: fail if the log is not the one that began
+        /// there
         #[arg(long, value_name = "FILE")]
         transcript: Option<PathBuf>,
     },
@@ -181,7 +186,8 @@ fn decode(value: Option<Vec<u8>>) -> Result<Option<Anchor>, Failure> {
     Ok(value.map(anchor).transpose()?)
 }
 
-/// On the appliance itself, what its token knows. Elsewhere, or where the token can't be reached, nothing, and that is said.
+/// On the appliance itself, what its token knows. Elsewhere, or where the token can't be reached,
+/// nothing, and that is said.
 fn token_end_if_here(key: &[u8], format: Format) -> Option<Anchor> {
     let here = || {
         let config = ConfigFile::unnamed().load_as_owner()?;

@@ -59,7 +59,8 @@ enum Action {
         #[command(flatten)]
         binding: Binding,
     },
-    /// Encrypt a ciphertext again, with the latest key version; the plaintext stays in the appliance
+    /// Encrypt a ciphertext again, with the latest key version; the plaintext stays in the
+    /// appliance
     #[command(
         after_help = "Example:\n  strongroom client rewrap backups --in dump.key.enc > dump.key.enc2\n\n\
         A whole file of ciphertexts: strongroom key rewrap-file --help"

@@ -37,7 +37,8 @@ pub(super) enum Exit {
     Unavailable = 7,
     /// An audit log or a ceremony's transcript does not verify.
     Audit = 8,
-    /// The token refused the PIN, fails its self-test, or holds keys that are not acceptable: starting again can't help.
+    /// The token refused the PIN, fails its self-test, or holds keys that are not acceptable:
+    /// starting again can't help.
     HsmRefused = 9,
     /// A ceremony waits for something from outside: put it there, and run the same command again.
     Waiting = 10,

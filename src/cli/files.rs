@@ -1,4 +1,5 @@
-//! Input and output of commands: files, and `-` for standard input and output. Never a secret in argv.
+//! Input and output of commands: files, and `-` for standard input and output. Never a secret in
+//! argv.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
@@ -51,7 +52,8 @@ pub(super) fn read_text(path: &Path) -> Result<String, Failure> {
     }
 }
 
-/// Writes a secret to a file that only its owner may read, and that must not be there yet, or to standard output for `-`.
+/// Writes a secret to a file that only its owner may read, and that must not be there yet, or to
+/// standard output for `-`.
 pub(super) fn write_secret(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     let written = if path == Path::new("-") {
         let mut stdout = io::stdout().lock();
@@ -131,7 +133,8 @@ pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     result.map_err(|error| Failure::file(path, &error))
 }
 
-/// Replaces a file in one step: aside, synced, renamed. Keeps the mode of the one that was there, else 0600.
+/// Replaces a file in one step: aside, synced, renamed. Keeps the mode of the one that was there,
+/// else 0600.
 pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     let fail = |error: &io::Error| Failure::file(path, error);
     let aside = aside(path);

@@ -1,4 +1,5 @@
-//! `strongroom key import`: BYOK as Vault does it. The key is wrapped here, and unwrapped in the token.
+//! `strongroom key import`: BYOK as Vault does it. The key is wrapped here, and unwrapped in the
+//! token.
 
 use std::path::PathBuf;
 

@@ -38,7 +38,8 @@ enum Action {
         /// Equal plaintexts give equal ciphertexts under one context
         #[arg(long, requires = "derived")]
         convergent: bool,
-        /// Rotate by itself this often, e.g. 30d or 720h; at least 1h; 0 never; the configuration's default (90d) if not given
+        /// Rotate by itself this often, e.g. 30d or 720h; at least 1h; 0 never; the
+        /// configuration's default (90d) if not given
         #[arg(long, value_name = "PERIOD")]
         auto_rotate_period: Option<String>,
     },

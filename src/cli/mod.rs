@@ -73,7 +73,8 @@ enum Command {
         after_help = "Example:\n  strongroom check-config --config strongroom.toml && systemctl reload strongroom"
     )]
     CheckConfig(server::CheckConfigArgs),
-    /// Look after the appliance: certificates, rotation, backups, audit log, disk, clock; exit code 1 if something is not well
+    /// Look after the appliance: certificates, rotation, backups, audit log, disk, clock; exit code
+    /// 1 if something is not well
     #[command(
         after_help = "Examples:\n  strongroom check\n  strongroom check --backups /var/backups/strongroom --backup-days 2\n\n\
         strongroom-check.timer runs it daily. While no server has the store open, the token is asked whether one would start with it, as `strongroom store status` does. With --cacert, --client-cert and --client-key it also asks the running server."
@@ -98,7 +99,8 @@ enum Command {
     Store(store::StoreArgs),
     /// Verify the audit log
     Audit(audit::AuditArgs),
-    /// The key ceremony: plan it, make participants' keys, sign, rehearse, run, verify the record, print it
+    /// The key ceremony: plan it, make participants' keys, sign, rehearse, run, verify the record,
+    /// print it
     Ceremony(ceremony::CeremonyArgs),
     /// What runs on the bootable image: its console, a ceremony by a medium, the minimum version
     Appliance(appliance::ApplianceArgs),

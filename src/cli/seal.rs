@@ -1,4 +1,5 @@
-//! What Vault's transit seal asks of an appliance, and nothing else: the same requests in the same order.
+//! What Vault's transit seal asks of an appliance, and nothing else: the same requests in the same
+//! order.
 
 use std::time::{Duration, Instant};
 

@@ -54,7 +54,8 @@ impl ConfigFile {
         Ok(Config::load(&self.config)?)
     }
 
-    /// For what writes into the store, the audit log or a token that is files: root becomes their owner first, so that the server can open them.
+    /// For what writes into the store, the audit log or a token that is files: root becomes their
+    /// owner first, so that the server can open them.
     pub(super) fn load_as_owner(&self) -> Result<Config, Failure> {
         let config = self.load()?;
         harden::become_owner(&config.hardening, &config.store).map_err(ServeError::from)?;
@@ -73,13 +74,15 @@ pub(super) struct ServeArgs {
     /// Write the address that is listened on into this file, for a configured port of 0
     #[arg(long, value_name = "FILE")]
     addr_file: Option<PathBuf>,
-    /// Stop as on SIGTERM when standard input closes: for whoever starts it and must not leave it behind
+    /// Stop as on SIGTERM when standard input closes: for whoever starts it and must not leave it
+    /// behind
     #[arg(long)]
     stop_with_stdin: bool,
     /// How the log on standard error looks
     #[arg(long, default_value = "text")]
     log_format: LogFormat,
-    /// What is logged: error, warn, info, debug, trace, or filters like strongroom=debug,hyper=warn
+    /// What is logged: error, warn, info, debug, trace, or filters like
+    /// strongroom=debug,hyper=warn
     #[arg(
         long,
         value_name = "FILTER",
@@ -114,7 +117,8 @@ fn start_log(args: &ServeArgs) -> Result<(), Failure> {
     })?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        // A log that can't be written would be reported on standard error, which it is: that panics.
+        // A log that can't be written would be reported on standard error, which it is: that
+        // panics.
         .log_internal_errors(false)
         .with_writer(std::io::stderr);
     let coloured = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
@@ -154,7 +158,8 @@ pub(super) struct InitArgs {
     /// Also make the second master key, which keys in `memory` residency need
     #[arg(long)]
     memory_master: bool,
-    /// Make no transfer key: the keys of this appliance can then never be moved to another master key
+    /// Make no transfer key: the keys of this appliance can then never be moved to another master
+    /// key
     #[arg(long)]
     no_transfer: bool,
 }
@@ -221,7 +226,8 @@ pub(super) fn create_store(
     })
 }
 
-/// An act on the appliance itself: that it begins is in the audit log before it does, what came of it afterwards, signed.
+/// An act on the appliance itself: that it begins is in the audit log before it does, what came of
+/// it afterwards, signed.
 pub(super) struct Act<'a> {
     audit: Audit,
     operation: &'a str,

@@ -41,7 +41,8 @@ enum Action {
         #[command(flatten)]
         config: ConfigFile,
     },
-    /// Write the store, sealed as it is, into one plain file: a backup that needs no database to be read
+    /// Write the store, sealed as it is, into one plain file: a backup that needs no database to be
+    /// read
     #[command(
         after_help = "Example:\n  strongroom store export /mnt/backup/strongroom-store.export\n\n\
         The server must be stopped. The file is its owner's only, holds no secret in the clear, and opens with this token alone; docs/store-format.md is its format."
@@ -62,7 +63,8 @@ enum Action {
         config: ConfigFile,
         /// What `store export` wrote
         file: PathBuf,
-        /// Yes, take it though it is older than what the token knows: keys and versions made since are gone, as with accept-rollback
+        /// Yes, take it though it is older than what the token knows: keys and versions made since
+        /// are gone, as with accept-rollback
         #[arg(long)]
         accept_rollback: bool,
     },
@@ -121,7 +123,8 @@ fn status(config: &ConfigFile, format: Format) -> Result<(), Failure> {
     }))
 }
 
-/// What a start does with the store: all records are verified against the token, decoded, and held against each other. Keys and versions are counted.
+/// What a start does with the store: all records are verified against the token, decoded, and held
+/// against each other. Keys and versions are counted.
 pub(super) async fn verify(
     config: &Config,
     hsm: Hsm,

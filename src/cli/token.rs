@@ -1,4 +1,5 @@
-//! `strongroom token create`: a token for one client, which is worthless without that client's certificate.
+//! `strongroom token create`: a token for one client, which is worthless without that client's
+//! certificate.
 
 use std::io::ErrorKind;
 use std::path::PathBuf;
@@ -33,7 +34,8 @@ struct CreateArgs {
     /// Its name in the tokens file and the audit log
     #[arg(long)]
     id: String,
-    /// The one client that may use it, as the audit log names it: spiffe://…, dns:…, or spki:sha256:…
+    /// The one client that may use it, as the audit log names it: spiffe://…, dns:…, or
+    /// spki:sha256:…
     #[arg(long)]
     identity: String,
     /// A remark for the tokens file

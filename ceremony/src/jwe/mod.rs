@@ -1,4 +1,5 @@
-//! JSON Web Encryption to a participant: RFC 7516 compact, `alg` ECDH-ES (RFC 7518, 4.6), `enc` A256GCM.
+//! JSON Web Encryption to a participant: RFC 7516 compact, `alg` ECDH-ES (RFC 7518, 4.6), `enc`
+//! A256GCM.
 //!
 //! Only the ECDH step needs the private key, so the same code serves key files and tokens.
 
@@ -91,7 +92,8 @@ pub fn seal(plaintext: &[u8], recipient: &Participant) -> Result<String, Ceremon
 /// Decrypts what was encrypted to a participant.
 ///
 /// # Errors
-/// [`CeremonyError::Jwe`] if it is not for him or was altered, [`CeremonyError::Key`], [`CeremonyError::Token`].
+/// [`CeremonyError::Jwe`] if it is not for him or was altered, [`CeremonyError::Key`],
+/// [`CeremonyError::Token`].
 pub fn open(jwe: &str, key: &ParticipantKey) -> Result<Zeroizing<Vec<u8>>, CeremonyError> {
     let recipient = key.participant();
     let foreign = |what: &str| {
@@ -171,7 +173,8 @@ fn content_key(shared: &[u8]) -> Zeroizing<[u8; 32]> {
     concat_kdf(shared, ENC.as_bytes(), &[], &[], 256)
 }
 
-/// The Concat KDF of NIST SP 800-56A with SHA-256, as RFC 7518, 4.6.2 sets it up; one round, so up to 256 bits. What is beyond `bits` is to be left.
+/// The Concat KDF of NIST SP 800-56A with SHA-256, as RFC 7518, 4.6.2 sets it up; one round, so up
+/// to 256 bits. What is beyond `bits` is to be left.
 fn concat_kdf(
     shared: &[u8],
     algorithm: &[u8],

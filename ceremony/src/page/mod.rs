@@ -1,4 +1,5 @@
-//! A custodian's share on paper: words and a QR code on one HTML page; and what all pages have in common.
+//! A custodian's share on paper: words and a QR code on one HTML page; and what all pages have in
+//! common.
 
 use std::fmt::Write as _;
 use std::fs::{self, DirBuilder, OpenOptions};
@@ -76,7 +77,8 @@ pub fn write(
         .mode(0o700)
         .create(&folder)
         .map_err(|error| CeremonyError::write(&folder, error))?;
-    // Names have no slash (see `check_name`); two that differ in blanks only would be one file, so the fingerprint tells them apart.
+    // Names have no slash (see `check_name`); two that differ in blanks only would be one file, so
+    // the fingerprint tells them apart.
     let name: String = custodian
         .name()
         .chars()
@@ -132,7 +134,8 @@ fn qr(words: &str) -> Result<Zeroizing<String>, CeremonyError> {
     ))
 }
 
-/// The beginning of a page that can be printed on A4. A rehearsal says so at the top, and across each printed sheet.
+/// The beginning of a page that can be printed on A4. A rehearsal says so at the top, and across
+/// each printed sheet.
 pub(super) fn head(title: &str, mode: Mode) -> String {
     let banner = if mode == Mode::Rehearsal {
         "<div class=\"across\">REHEARSAL</div>\n<p class=\"rehearsal\">REHEARSAL: nothing on this page counts</p>\n"
@@ -178,7 +181,8 @@ thead { display: table-header-group; } th { background: #eee; font-weight: 600; 
 svg { display: block; width: 70mm; height: 70mm; margin: 2mm auto; break-inside: avoid; }
 ";
 
-/// Text from outside for HTML, element or attribute: escaped, and control characters shown as what they are.
+/// Text from outside for HTML, element or attribute: escaped, and control characters shown as what
+/// they are.
 pub(super) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {

@@ -34,7 +34,8 @@ fn a_page_holds_one_share_for_paper() {
     assert!(!page.contains("REHEARSAL"));
 }
 
-/// What a reader of QR codes sees in the page's picture: black squares on white, by the picture's own path.
+/// What a reader of QR codes sees in the page's picture: black squares on white, by the picture's
+/// own path.
 fn scanned(page: &str) -> String {
     let between = |text: &str, from: &str, to: &str| {
         let (_, rest) = text.split_once(from).unwrap();

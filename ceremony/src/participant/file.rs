@@ -1,4 +1,5 @@
-//! The key file: two `ENCRYPTED PRIVATE KEY` blocks (PKCS #8, PBES2 with scrypt and AES-256-CBC), or a reference to a token; and its `.pub`.
+//! The key file: two `ENCRYPTED PRIVATE KEY` blocks (PKCS #8, PBES2 with scrypt and AES-256-CBC),
+//! or a reference to a token; and its `.pub`.
 
 use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Write as _};
@@ -19,7 +20,8 @@ use super::{CeremonyError, Participant, ParticipantKey, PrivateKeys, Unlock};
 /// A passphrase has at least as many characters.
 pub const MIN_PASSPHRASE: usize = 12;
 
-/// scrypt's N, as a power of two: with r = 8 each guess costs 128 MiB, the first of OWASP's recommended settings for passwords.
+/// scrypt's N, as a power of two: with r = 8 each guess costs 128 MiB, the first of OWASP's
+/// recommended settings for passwords.
 #[cfg(not(test))]
 const LOG_N: u8 = 17;
 #[cfg(test)]
@@ -38,7 +40,8 @@ impl KeyFile {
     /// Makes two keys and encrypts them. Nothing is written.
     ///
     /// # Errors
-    /// [`CeremonyError::Passphrase`] if it is too short, [`CeremonyError::Participant`] for the name, [`CeremonyError::Random`].
+    /// [`CeremonyError::Passphrase`] if it is too short, [`CeremonyError::Participant`] for the
+    /// name, [`CeremonyError::Random`].
     pub fn generate(name: &str, passphrase: &str) -> Result<Self, CeremonyError> {
         check_passphrase(passphrase)?;
         let pair = Pair {
@@ -95,7 +98,8 @@ pub(super) fn write_new(
     private: &str,
 ) -> Result<(), CeremonyError> {
     let public = public_path(path);
-    // The public one first: if it is there already, no private key is left behind that nobody can use.
+    // The public one first: if it is there already, no private key is left behind that nobody can
+    // use.
     for (path, mode, text) in [
         (public.as_path(), 0o644, participant.to_toml()),
         (path, 0o600, private.to_owned()),

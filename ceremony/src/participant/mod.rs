@@ -1,4 +1,5 @@
-//! A participant: two public keys and a name; and the private keys, in an encrypted file or on a token of his own.
+//! A participant: two public keys and a name; and the private keys, in an encrypted file or on a
+//! token of his own.
 
 mod file;
 mod token;
@@ -20,7 +21,8 @@ pub(super) use file::new_key;
 pub use file::{KeyFile, MIN_PASSPHRASE, public_path};
 pub use token::create as create_on_token;
 
-/// Names are printed, read aloud and compared: short, and without anything that could be taken for something else.
+/// Names are printed, read aloud and compared: short, and without anything that could be taken for
+/// something else.
 const MAX_NAME: usize = 64;
 
 /// What everybody may know of a participant.
@@ -46,7 +48,8 @@ impl Participant {
     /// From a name and two `SubjectPublicKeyInfo`, DER.
     ///
     /// # Errors
-    /// [`CeremonyError::Participant`] for a name that can't be printed, a key that is not P-256, or one key for both purposes.
+    /// [`CeremonyError::Participant`] for a name that can't be printed, a key that is not P-256, or
+    /// one key for both purposes.
     pub fn new(
         name: &str,
         signing_spki: &[u8],
@@ -58,7 +61,8 @@ impl Participant {
                 "{name}: the {what} key is not a P-256 public key (SubjectPublicKeyInfo, base64): copy it from the .pub file"
             ))
         };
-        // Only the canonical encoding: the fingerprint is a hash of these bytes, and must not have two values for one key.
+        // Only the canonical encoding: the fingerprint is a hash of these bytes, and must not have
+        // two values for one key.
         let decode = |spki: &[u8]| {
             PublicKey::from_public_key_der(spki).ok().filter(|key| {
                 key.to_public_key_der()
@@ -130,7 +134,8 @@ impl Participant {
         &self.name
     }
 
-    /// SHA-256 of the signing key's `SubjectPublicKeyInfo`, hexadecimal: what plans, shares and transcripts call him.
+    /// SHA-256 of the signing key's `SubjectPublicKeyInfo`, hexadecimal: what plans, shares and
+    /// transcripts call him.
     pub fn fingerprint(&self) -> String {
         hex(&sha256(&self.signing_spki))
     }
@@ -173,10 +178,11 @@ pub(super) fn check_name(name: &str) -> Result<(), String> {
     }
 }
 
-/// Beyond ASCII a name may have what people write names with: anything but what can't be seen, turns the direction of writing, or is a sign.
+/// Beyond ASCII a name may have what people write names with: anything but what can't be seen,
+/// turns the direction of writing, or is a sign.
 ///
-/// By ranges, not by a property of Unicode: those change with its version, and a plan that one program takes must not be refused by another.
-/// `docs/transcript-format.md` has the list.
+/// By ranges, not by a property of Unicode: those change with its version, and a plan that one
+/// program takes must not be refused by another. `docs/transcript-format.md` has the list.
 fn is_written(c: char) -> bool {
     let is_none = matches!(
         c,
@@ -259,8 +265,8 @@ impl ParticipantKey {
     /// Reads a key file and its `.pub`; `unlock` is asked once for the passphrase or PIN.
     ///
     /// # Errors
-    /// [`CeremonyError::Read`], [`CeremonyError::Key`] for a wrong passphrase or a file that is none,
-    /// [`CeremonyError::Token`], and whatever `unlock` fails with.
+    /// [`CeremonyError::Read`], [`CeremonyError::Key`] for a wrong passphrase or a file that is
+    /// none, [`CeremonyError::Token`], and whatever `unlock` fails with.
     pub fn load(
         path: &Path,
         unlock: &mut dyn FnMut(Unlock<'_>) -> Result<Zeroizing<String>, CeremonyError>,

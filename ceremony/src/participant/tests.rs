@@ -28,7 +28,8 @@ fn a_key_file_opens_with_its_passphrase_and_no_other() {
     let digest = [7; 32];
     assert!(participant.verifies(&digest, &key.sign_digest(&digest).unwrap()));
 
-    // 1 in 256 wrong passphrases leaves a padding that looks right; what is under it must not pass either.
+    // 1 in 256 wrong passphrases leaves a padding that looks right; what is under it must not pass
+    // either.
     for number in 0..300 {
         let error = load(&path, &format!("another one {number}")).unwrap_err();
         assert!(error.to_string().contains("does not open"), "{error}");

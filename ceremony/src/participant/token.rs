@@ -1,4 +1,5 @@
-//! Private keys on a PKCS#11 token of the participant's own. The key file is then a TOML reference to it.
+//! Private keys on a PKCS#11 token of the participant's own. The key file is then a TOML reference
+//! to it.
 
 use std::path::{Path, PathBuf};
 

@@ -17,7 +17,8 @@ pub(super) fn check(file: File, text: &str) -> Result<Plan, Vec<String>> {
     let mut problems = Vec::new();
     let mut say = |problem: String| problems.push(problem);
 
-    // What TOML 1.1 reads, or a lenient reader, and TOML 1.0 does not: two programs must see one plan.
+    // What TOML 1.1 reads, or a lenient reader, and TOML 1.0 does not: two programs must see one
+    // plan.
     if text.contains(['\\', '{', '}', '\u{feff}']) {
         say("a backslash, a curly bracket or a byte order mark is in it: a plan has none, in a comment neither".to_owned());
     }
@@ -174,7 +175,8 @@ fn has_control(text: &str) -> bool {
     text.chars().any(char::is_control)
 }
 
-/// Letters, digits and hyphens between dots (RFC 1123); no wildcard: an appliance has names of its own.
+/// Letters, digits and hyphens between dots (RFC 1123); no wildcard: an appliance has names of its
+/// own.
 fn is_dns_name(text: &str) -> bool {
     text.len() <= 253
         && text.split('.').all(|label| {

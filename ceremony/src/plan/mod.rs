@@ -74,7 +74,8 @@ pub struct Keys {
     /// Also the transfer key, without which the keys can never be moved to another master key.
     #[serde(default)]
     pub transfer: bool,
-    /// Whether the keys that a second token needs may be moved to one, wrapped by a key that the security officer made trusted.
+    /// Whether the keys that a second token needs may be moved to one, wrapped by a key that the
+    /// security officer made trusted.
     #[serde(default)]
     pub backup: bool,
 }
@@ -197,7 +198,8 @@ impl Plan {
             ])
     }
 
-    /// Why this plan can't take the other's place; nothing if it can. People may change, and how many of them are needed; nothing else may.
+    /// Why this plan can't take the other's place; nothing if it can. People may change, and how
+    /// many of them are needed; nothing else may.
     pub fn revision_problems(&self, old: &Self) -> Vec<String> {
         let mut problems = Vec::new();
         if self.replaces.as_deref() != Some(&old.hash_hex()) {

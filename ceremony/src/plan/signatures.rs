@@ -35,7 +35,8 @@ impl PlanSignature {
     /// Signs.
     ///
     /// # Errors
-    /// [`CeremonyError::Participant`] for someone who is not in the plan; [`CeremonyError::Key`], [`CeremonyError::Token`].
+    /// [`CeremonyError::Participant`] for someone who is not in the plan; [`CeremonyError::Key`],
+    /// [`CeremonyError::Token`].
     pub fn make(plan: &Plan, key: &ParticipantKey) -> Result<Self, CeremonyError> {
         let participant = key.participant();
         match plan.participant(&participant.fingerprint()) {

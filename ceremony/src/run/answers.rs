@@ -1,6 +1,7 @@
 //! A directory of answers in place of people: for tests, automation, and a rehearsal at one's desk.
 //!
-//! `docs/ceremony.md` lists the files. What is not there is an error that names it; nothing is asked twice.
+//! `docs/ceremony.md` lists the files. What is not there is an error that names it; nothing is
+//! asked twice.
 
 use std::collections::VecDeque;
 use std::fs;

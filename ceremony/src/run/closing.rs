@@ -142,7 +142,8 @@ fn audit_key(ceremony: &Ceremony<'_>) -> Result<Vec<u8>, RunError> {
         .ok_or_else(|| RunError::refused("the transcript lacks the audit key"))
 }
 
-/// The public key and the report, made anew from the transcript each time; the transcript is checked as a stranger would.
+/// The public key and the report, made anew from the transcript each time; the transcript is
+/// checked as a stranger would.
 fn papers(ceremony: &mut Ceremony<'_>) -> Result<Outcome, RunError> {
     let transcript = transcript::path(&ceremony.folder);
     let bytes = std::fs::read(&transcript).map_err(|error| RunError::file(&transcript, error))?;

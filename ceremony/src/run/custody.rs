@@ -137,7 +137,8 @@ pub(super) fn collect(ceremony: &mut Ceremony<'_>, set: Set) -> Result<shares::P
     }
 }
 
-/// One custodian's share, from the ceremony's folder with his key, or from the words on his page; or why it can't be had.
+/// One custodian's share, from the ceremony's folder with his key, or from the words on his page;
+/// or why it can't be had.
 fn share(
     ceremony: &mut Ceremony<'_>,
     folder: &Path,

@@ -49,7 +49,8 @@ pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
         _ => Path::new("."),
     };
     match File::open(folder)?.sync_all() {
-        // A file system without anything to write back, a read-only root with a link to the state say.
+        // A file system without anything to write back, a read-only root with a link to the state
+        // say.
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
         synced => synced,
     }

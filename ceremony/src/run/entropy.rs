@@ -1,8 +1,11 @@
-//! The health tests of NIST SP 800-90B (4.4.1, 4.4.2), on bytes that should have eight bits of entropy each.
+//! The health tests of NIST SP 800-90B (4.4.1, 4.4.2), on bytes that should have eight bits of
+//! entropy each.
 //!
-//! They find a generator that is stuck or grossly biased; no test finds one that is merely known to somebody else.
+//! They find a generator that is stuck or grossly biased; no test finds one that is merely known to
+//! somebody else.
 
-/// Chance of a false alarm for each sample: 2^-40, since one stops a ceremony with a roomful of people.
+/// Chance of a false alarm for each sample: 2^-40, since one stops a ceremony with a roomful of
+/// people.
 const ALARM: f64 = 1.0 / 1_099_511_627_776.0;
 /// Samples in a window of the adaptive proportion test, for samples that are not binary.
 const WINDOW: usize = 512;
@@ -78,7 +81,8 @@ fn repetition_cutoff(claim: f64, alarm: f64) -> usize {
     1 + (-alarm.log2() / claim).ceil() as usize
 }
 
-/// 1 + the smallest count whose upper tail is at most `alarm`, of a binomial distribution of `WINDOW` with probability 2^-claim.
+/// 1 + the smallest count whose upper tail is at most `alarm`, of a binomial distribution of
+/// `WINDOW` with probability 2^-claim.
 #[allow(clippy::cast_precision_loss)]
 fn proportion_cutoff(claim: f64, alarm: f64) -> usize {
     let p = (-claim).exp2();
@@ -109,7 +113,8 @@ fn term(count: usize, p: f64) -> f64 {
 mod tests {
     use super::*;
 
-    /// SP 800-90B, table 2, is for a false alarm of 2^-30 in the drafts and 2^-20 in the final text.
+    /// SP 800-90B, table 2, is for a false alarm of 2^-30 in the drafts and 2^-20 in the final
+    /// text.
     #[test]
     fn cutoffs_are_those_of_the_standard() {
         let alarm = (-20.0_f64).exp2();

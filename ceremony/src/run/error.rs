@@ -9,7 +9,8 @@ use strongroom_hsm::HsmError;
 use super::ui::UiError;
 use crate::CeremonyError;
 
-/// Why a ceremony stopped. Whatever the reason, running the same command again goes on where it stopped.
+/// Why a ceremony stopped. Whatever the reason, running the same command again goes on where it
+/// stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// Plan, participants, shares or transcript.

@@ -62,7 +62,8 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
     ceremony
         .ui
         .working(Some("the appliance's self-tests of the token"));
-    // Its start checks every key's attributes against what the appliance demands, and runs known answers through the token.
+    // Its start checks every key's attributes against what the appliance demands, and runs known
+    // answers through the token.
     let started = Hsm::start(config).map(|hsm| hsm.profile().clone());
     ceremony.ui.working(None);
     let profile = started?;

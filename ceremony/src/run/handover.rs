@@ -1,7 +1,9 @@
-//! The appliance's files are given to the user that the service runs as, where the package has made one.
+//! The appliance's files are given to the user that the service runs as, where the package has made
+//! one.
 //!
-//! A ceremony runs as root: it seals credentials for the machine. The service is not root, and could not open what root has made. It may be hostile, though, and
-//! its folder is where root walks here: see `tree.rs`.
+//! A ceremony runs as root: it seals credentials for the machine. The service is not root, and
+//! could not open what root has made. It may be hostile, though, and its folder is where root walks
+//! here: see `tree.rs`.
 
 use std::io;
 use std::path::Path;
@@ -10,7 +12,8 @@ use super::RunError;
 use super::site::Site;
 use super::tree::Entry;
 
-/// Gives a folder and all in it to a user and a group; with `modes`, permission bits of folders and of files too. Nothing is followed: see `tree.rs`.
+/// Gives a folder and all in it to a user and a group; with `modes`, permission bits of folders and
+/// of files too. Nothing is followed: see `tree.rs`.
 pub fn give(path: &Path, owner: u32, group: u32, modes: Option<(u32, u32)>) -> io::Result<()> {
     Entry::folder(path)?.each(&|entry| {
         entry.give(Some(owner.into()), Some(group.into()))?;
@@ -22,7 +25,8 @@ pub fn give(path: &Path, owner: u32, group: u32, modes: Option<(u32, u32)>) -> i
     })
 }
 
-/// Whom the state's folder belongs to gets all that is in it, and reads the configuration as its group; he can't change that.
+/// Whom the state's folder belongs to gets all that is in it, and reads the configuration as its
+/// group; he can't change that.
 pub(super) fn to_service(site: &Site) -> Result<(), RunError> {
     let open = |path: &Path| Entry::folder(path).map_err(|error| RunError::file(path, error));
     if !nix::unistd::geteuid().is_root() {

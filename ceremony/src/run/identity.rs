@@ -198,7 +198,8 @@ fn ask(
     }
 }
 
-/// Writes strongroom.toml, and a policy that denies everything if there is none; reads both back as the server will.
+/// Writes strongroom.toml, and a policy that denies everything if there is none; reads both back as
+/// the server will.
 fn configure(ceremony: &mut Ceremony<'_>) -> Result<Config, RunError> {
     let site = &ceremony.site;
     let path = site.configuration();

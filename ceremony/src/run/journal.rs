@@ -1,4 +1,5 @@
-//! The transcript with what it says so far, in one hand, so that neither is ever ahead of the other.
+//! The transcript with what it says so far, in one hand, so that neither is ever ahead of the
+//! other.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -33,7 +33,8 @@ fn inputs(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
     }))
 }
 
-/// Half a set of keys is of no use, and a whole one that nobody saw being finished is made again: nothing depends on it yet.
+/// Half a set of keys is of no use, and a whole one that nobody saw being finished is made again:
+/// nothing depends on it yet.
 fn recover(ceremony: &mut Ceremony<'_>) -> Result<Found, RunError> {
     let config = ceremony.hsm_config()?;
     if hsm::evidence(&config)?.keys == KeySet::None {
@@ -87,8 +88,9 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
     Ok(outputs)
 }
 
-/// The transfer key is tried as a rotation of the master key will use it, with the security officer's PIN too: a token that does not keep its
-/// promises is found out now, while nothing depends on it.
+/// The transfer key is tried as a rotation of the master key will use it, with the security
+/// officer's PIN too: a token that does not keep its promises is found out now, while nothing
+/// depends on it.
 fn try_transfer(ceremony: &mut Ceremony<'_>, config: &HsmConfig) -> Result<(), RunError> {
     let pins = ceremony.pins()?;
     ceremony

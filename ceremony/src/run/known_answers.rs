@@ -1,4 +1,5 @@
-//! Known answers for each algorithm that the ceremony computes in this process, from the standards that publish them.
+//! Known answers for each algorithm that the ceremony computes in this process, from the standards
+//! that publish them.
 
 use aes_gcm::aead::{AeadInOut as _, KeyInit as _};
 use aes_gcm::{Aes256Gcm, Nonce};

@@ -1,9 +1,11 @@
-//! Carrying a ceremony out: a state machine of steps, each in a file of its own. Those of a birth are here, the later kinds' in [`later`].
+//! Carrying a ceremony out: a state machine of steps, each in a file of its own. Those of a birth
+//! are here, the later kinds' in [`later`].
 //!
-//! The transcript is the source of truth. A step whose `done` line is there is never done again; one with a `begin` line only was
-//! interrupted, and its `recover` looks at what is there (token, files) and says how the step goes on, on the screen and in a
-//! note of the transcript. PINs exist in this process's memory only; after a restart, the first step that needs them asks the custodians for
-//! their shares.
+//! The transcript is the source of truth. A step whose `done` line is there is never done again;
+//! one with a `begin` line only was interrupted, and its `recover` looks at what is there (token,
+//! files) and says how the step goes on, on the screen and in a note of the transcript. PINs exist
+//! in this process's memory only; after a restart, the first step that needs them asks the
+//! custodians for their shares.
 
 mod answers;
 mod certificate;
@@ -148,7 +150,8 @@ struct Ceremony<'a> {
     /// Where it stands.
     step: Step,
     pins: Option<Pins>,
-    /// A backup's two secrets, while they are known: the transport key, and the key that authenticates its file.
+    /// A backup's two secrets, while they are known: the transport key, and the key that
+    /// authenticates its file.
     transport: Option<super::shares::Pins>,
     /// Where a restoration's backup is.
     backup: Option<PathBuf>,
@@ -283,7 +286,8 @@ impl Ceremony<'_> {
         self.journal.note(self.step, text, data)
     }
 
-    /// An answer that can't be taken: said, noted, and asked for again where somebody can give another.
+    /// An answer that can't be taken: said, noted, and asked for again where somebody can give
+    /// another.
     fn refused(&mut self, problem: String) -> Result<(), RunError> {
         self.note(&format!("refused: {problem}"), &Value::Null)?;
         if !self.ui.another_try() {
@@ -296,7 +300,8 @@ impl Ceremony<'_> {
     fn pins(&mut self) -> Result<Pins, RunError> {
         if self.pins.is_none() {
             self.pins = Some(custody::recover(self)?);
-            // With the first PINs, before anything is done with them: is this the ceremony that comes next?
+            // With the first PINs, before anything is done with them: is this the ceremony that
+            // comes next?
             if self.has_a_token_of_before()
                 && let Err(error) = register::check(self)
             {
@@ -309,14 +314,16 @@ impl Ceremony<'_> {
             .ok_or_else(|| RunError::refused("the PINs are not known"))
     }
 
-    /// Whether the token at work is the one that the ceremony before left, with what it knows of that.
+    /// Whether the token at work is the one that the ceremony before left, with what it knows of
+    /// that.
     fn has_a_token_of_before(&self) -> bool {
         let destroys = self.journal.interrupted(Step::Destroy).is_some()
             || self.journal.is_done(Step::Destroy);
         self.kind.is_later() && self.kind != Kind::Restore && !destroys
     }
 
-    /// Those who sign, in this order: at a birth everyone in the plan, later those whom step `opening` found present.
+    /// Those who sign, in this order: at a birth everyone in the plan, later those whom step
+    /// `opening` found present.
     fn signers(&self) -> Vec<(Role, Participant)> {
         let present = match self.kind {
             Kind::Birth => None,
@@ -337,7 +344,8 @@ impl Ceremony<'_> {
             .collect()
     }
 
-    /// The serial number of the token that is at work: the one that step `token` recorded, or else the one that was there before.
+    /// The serial number of the token that is at work: the one that step `token` recorded, or else
+    /// the one that was there before.
     fn token_serial(&self) -> Result<&str, RunError> {
         self.journal
             .outputs(Step::Token)
@@ -346,7 +354,8 @@ impl Ceremony<'_> {
             .ok_or_else(|| RunError::refused("the transcript names no token yet"))
     }
 
-    /// The label that a token gets which this ceremony initialises: the plan's, and for a second token beside it one that tells them apart.
+    /// The label that a token gets which this ceremony initialises: the plan's, and for a second
+    /// token beside it one that tells them apart.
     fn token_label(&self) -> String {
         let label = &self.plan.token.label;
         let spares = match (self.kind, &self.standing) {
@@ -362,7 +371,8 @@ impl Ceremony<'_> {
         format!("{}{end}", &label[..room.min(label.len())])
     }
 
-    /// What the shares have in common that give the PINs back: those that this ceremony dealt, or else those in force before.
+    /// What the shares have in common that give the PINs back: those that this ceremony dealt, or
+    /// else those in force before.
     fn deal(&self) -> Result<Deal, RunError> {
         if self.journal.is_done(Step::Pins) || self.standing.is_none() {
             return Ok(self.own_deal());
@@ -378,7 +388,8 @@ impl Ceremony<'_> {
         Deal::new(&self.plan, self.journal.ceremony_id(), self.mode)
     }
 
-    /// Whether the token that step `token` initialised is still there; its loss has to be told in so many words.
+    /// Whether the token that step `token` initialised is still there; its loss has to be told in
+    /// so many words.
     fn check_token(&mut self) -> Result<(), RunError> {
         // Where the ceremony has a token of its own to initialise, that comes first.
         if self.kind.steps().contains(&Step::Token) && !self.journal.is_done(Step::Token) {

@@ -37,7 +37,8 @@ pub(super) const ACT: Act = Act {
     run,
 };
 
-/// Opens the transcript of this plan, or begins one when everything that can be checked beforehand is right.
+/// Opens the transcript of this plan, or begins one when everything that can be checked beforehand
+/// is right.
 pub(super) fn open<'a>(options: &Options, ui: &'a mut dyn Ui) -> Result<Ceremony<'a>, RunError> {
     let plan = Plan::load(&options.plan)?;
     let signatures = PlanSignature::load_all(&options.plan)?;

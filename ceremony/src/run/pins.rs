@@ -74,7 +74,8 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
     Ok(outputs)
 }
 
-/// Splits two secrets and gives each custodian of the plan his share, in that folder of the ceremony's; for the `done` line.
+/// Splits two secrets and gives each custodian of the plan his share, in that folder of the
+/// ceremony's; for the `done` line.
 pub(super) fn deal_out(
     ceremony: &mut Ceremony<'_>,
     pins: &shares::Pins,

@@ -1,8 +1,10 @@
-//! What the token knows of the ceremonies: the hash of the last one's closing line. A copy of a folder goes on from the same transcript as the folder itself, and nothing on a disc
+//! What the token knows of the ceremonies: the hash of the last one's closing line. A copy of a
+//! folder goes on from the same transcript as the folder itself, and nothing on a disc
 //! tells the two apart; the token does.
 //!
-//! A ceremony looks before its first step that needs the token, and again before it seals. It writes its own closing line's hash between signatures and seal: cut off
-//! there, it goes on; and no other ceremony can, since the token names a closing that only this one has.
+//! A ceremony looks before its first step that needs the token, and again before it seals. It
+//! writes its own closing line's hash between signatures and seal: cut off there, it goes on; and
+//! no other ceremony can, since the token names a closing that only this one has.
 
 use strongroom_hsm::{Hsm, Register, ceremony as hsm};
 
@@ -64,7 +66,8 @@ fn expected(ceremony: &Ceremony<'_>) -> Expected {
     Expected::Before(standing.closing.clone())
 }
 
-/// Writes this ceremony's closing into the token: from here on no other goes on from the one before.
+/// Writes this ceremony's closing into the token: from here on no other goes on from the one
+/// before.
 pub(super) fn write(ceremony: &mut Ceremony<'_>) -> Result<(), RunError> {
     ceremony.check_token()?;
     check(ceremony)?;

@@ -97,7 +97,8 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
     }
 }
 
-/// The TLS key goes the same way, and its file is removed. After a power cut in between the step does it once more, or finds it done.
+/// The TLS key goes the same way, and its file is removed. After a power cut in between the step
+/// does it once more, or finds it done.
 fn seal_tls_key(ceremony: &mut Ceremony<'_>, key: &str) -> Result<(), RunError> {
     let (plain, path) = (ceremony.site.tls_key(), ceremony.site.sealed_tls_key());
     if !plain.exists() && path.exists() {
@@ -126,7 +127,8 @@ fn seal_tls_key(ceremony: &mut Ceremony<'_>, key: &str) -> Result<(), RunError> 
     Ok(())
 }
 
-/// Encrypted, and decrypted once for a trial: what nobody can open again would be found at the first start, when the room is empty.
+/// Encrypted, and decrypted once for a trial: what nobody can open again would be found at the
+/// first start, when the room is empty.
 fn seal(name: &str, secret: &[u8], key: &str) -> Result<Zeroizing<Vec<u8>>, String> {
     let name = format!("--name={name}");
     let with_key = format!("--with-key={key}");
@@ -159,7 +161,8 @@ fn systemd_creds(arguments: &[&str], input: &[u8]) -> Result<Zeroizing<Vec<u8>>,
         .stderr(Stdio::piped())
         .spawn()
         .map_err(|error| format!("it does not start: {error}"))?;
-    // Much less than a pipe holds: nobody waits for anybody. Room for all of the output at once, since a vector that grows leaves copies behind.
+    // Much less than a pipe holds: nobody waits for anybody. Room for all of the output at once,
+    // since a vector that grows leaves copies behind.
     let mut output = Zeroizing::new(Vec::with_capacity(LARGEST));
     let talked = (|| {
         if let Some(mut stdin) = child.stdin.take() {

@@ -108,8 +108,9 @@ impl Site {
         })
     }
 
-    /// What a birth would write over, if it is there: it belongs to another appliance. A link is there wherever it leads, and also if that is nowhere: what
-    /// root makes through it would be elsewhere.
+    /// What a birth would write over, if it is there: it belongs to another appliance. A link is
+    /// there wherever it leads, and also if that is nowhere: what root makes through it would
+    /// be elsewhere.
     pub(super) fn in_the_way(&self) -> Vec<PathBuf> {
         [
             self.configuration(),
@@ -126,7 +127,8 @@ impl Site {
         .collect()
     }
 
-    /// strongroom.toml for the token with that serial number and keys of that shape; the TLS key is in its file, or sealed.
+    /// strongroom.toml for the token with that serial number and keys of that shape; the TLS key is
+    /// in its file, or sealed.
     pub(super) fn toml(&self, serial: &str, shape: KeyShape, tls_key_is_sealed: bool) -> String {
         let keys = match shape {
             KeyShape::Fixed => "",

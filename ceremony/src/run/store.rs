@@ -79,7 +79,8 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
             ..Entry::default()
         };
         entry.intent = log.begin(&entry).await?;
-        // The opening saw to it that nothing was there before: a store that is there now was made by this ceremony before a power cut.
+        // The opening saw to it that nothing was there before: a store that is there now was made
+        // by this ceremony before a power cut.
         let store = match Store::create(&path, hsm.clone()).await {
             Err(StoreError::Exists(_) | StoreError::TokenInUse { .. }) => {
                 Store::open(&path, hsm).await?
@@ -87,7 +88,8 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
             created => created?,
         };
         let status = store.status();
-        // What fails before this leaves a change whose outcome is not known: the next attempt says so.
+        // What fails before this leaves a change whose outcome is not known: the next attempt says
+        // so.
         if status.epoch != 1 || status.records != 0 {
             return Err(RunError::refused(format!(
                 "{} is a store that was used already (epoch {}): name another folder in the plan",

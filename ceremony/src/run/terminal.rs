@@ -10,7 +10,8 @@ use super::ui::{Question, Screen, Ui, UiError, WIDTH, ascii, wrap};
 
 /// Goes home and clears the screen, for the next step.
 const CLEAR: &str = "\x1b[H\x1b[2J";
-/// Also clears what was scrolled away, after a screen that showed a secret. No other control sequence is sent.
+/// Also clears what was scrolled away, after a screen that showed a secret. No other control
+/// sequence is sent.
 const CLEAR_ALL: &str = "\x1b[H\x1b[2J\x1b[3J";
 
 /// Standard input and output.
@@ -191,7 +192,8 @@ impl Ui for Terminal {
             }
             words.push_str(&line);
         }
-        // They are a secret, and were on the screen: also where it cannot be known whether the terminal understands this.
+        // They are a secret, and were on the screen: also where it cannot be known whether the
+        // terminal understands this.
         let mut out = io::stdout().lock();
         write!(out, "{CLEAR_ALL}")?;
         out.flush()?;
@@ -214,7 +216,8 @@ impl Ui for Terminal {
             spinner.finish_and_clear();
         }
         if let Some(what) = what {
-            // The line itself stays for the record; the spinner after it only shows that there is life.
+            // The line itself stays for the record; the spinner after it only shows that there is
+            // life.
             let _ = print("", "", &format!("working: {what} ..."));
             if self.clears {
                 let spinner = ProgressBar::new_spinner();

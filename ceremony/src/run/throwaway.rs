@@ -29,8 +29,8 @@ pub(super) fn issue(ceremony: &mut Ceremony<'_>, request: &str) -> Result<(), Ru
     Ok(())
 }
 
-/// What takes the place of an answer that only a real CA could give. A directory of answers may bring its own even to a rehearsal, so
-/// that there are clients to try it with.
+/// What takes the place of an answer that only a real CA could give. A directory of answers may
+/// bring its own even to a rehearsal, so that there are clients to try it with.
 pub(super) fn answer(ceremony: &mut Ceremony<'_>, id: &str) -> Option<PathBuf> {
     let own = match id {
         "certificate.pem" => CERTIFICATE,

@@ -33,7 +33,8 @@ pub(super) const ACT: Act = Act {
 
 /// What was there before: the tokens that are not to be touched.
 fn inputs(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
-    // What an interrupted attempt found still counts: what it initialised is not to be taken for somebody else's.
+    // What an interrupted attempt found still counts: what it initialised is not to be taken for
+    // somebody else's.
     if let Some(inputs) = ceremony.journal.interrupted(ceremony.step) {
         return Ok(inputs.clone());
     }
@@ -49,7 +50,8 @@ fn inputs(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
 
 /// What this ceremony did to tokens so far, by their serial numbers and flags.
 struct Survey {
-    /// Initialised by this ceremony, as far as label and serial number tell; its PIN will tell for sure.
+    /// Initialised by this ceremony, as far as label and serial number tell; its PIN will tell for
+    /// sure.
     ours: Vec<SlotState>,
     /// Cut off in the middle of `C_InitToken`: nobody can use them any more.
     wrecks: Vec<SlotState>,
@@ -138,7 +140,8 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
     };
     let serial = state.token.serial.clone();
     let selector = TokenSelector::Serial(serial.clone());
-    // Also for one that has a user PIN already: the security officer's PIN, which this needs, proves that the token is this ceremony's.
+    // Also for one that has a user PIN already: the security officer's PIN, which this needs,
+    // proves that the token is this ceremony's.
     ceremony.ui.working(Some("setting the user PIN"));
     let set = hsm::set_user_pin(&module, &selector, &pins.so, &pins.user)
         .and_then(|()| hsm::check_pins(&module, &selector, &pins.so, &pins.user));
@@ -171,7 +174,8 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
 
 /// The token that the plan names, or the only one that is not initialised.
 fn choose(ceremony: &Ceremony<'_>, blank: &[SlotState]) -> Result<SlotState, RunError> {
-    // A token that had an appliance's keys before would be taken for the one that it was. SoftHSM gives a new number at each initialisation.
+    // A token that had an appliance's keys before would be taken for the one that it was. SoftHSM
+    // gives a new number at each initialisation.
     let known = |slot: &&SlotState| {
         let standing = ceremony.standing.as_ref();
         standing.is_some_and(|standing| standing.had_token(&slot.token.serial))

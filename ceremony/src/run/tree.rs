@@ -1,7 +1,8 @@
 //! Walks folders that another user can write to, as root, without being led anywhere else.
 //!
-//! A path is asked for once and never again: each entry is opened without following it, by its name in a folder that is open already, and what is done is done
-//! to what was opened. Whoever swaps an entry for a link meanwhile changes what the name means, not what is open.
+//! A path is asked for once and never again: each entry is opened without following it, by its name
+//! in a folder that is open already, and what is done is done to what was opened. Whoever swaps an
+//! entry for a link meanwhile changes what the name means, not what is open.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -32,7 +33,8 @@ impl Entry {
         Ok(Self { fd, stat, path })
     }
 
-    /// The folder at that path. Links on the way are followed only where nobody but root could have put them.
+    /// The folder at that path. Links on the way are followed only where nobody but root could have
+    /// put them.
     pub(super) fn folder(path: &Path) -> io::Result<Self> {
         let mut here = Self::new(
             open("/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?,
@@ -126,7 +128,8 @@ impl Entry {
 
     /// Sets the permission bits.
     pub(super) fn set_mode(&self, mode: u32) -> io::Result<()> {
-        // What this name stands for is what is open, not a path: the one way to do it for a descriptor that only names.
+        // What this name stands for is what is open, not a path: the one way to do it for a
+        // descriptor that only names.
         let open = format!("/proc/self/fd/{}", self.fd.as_fd().as_raw_fd());
         let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
         std::fs::set_permissions(open, mode)
@@ -135,7 +138,8 @@ impl Entry {
     /// This folder and every folder and file below it. Links, sockets and devices are passed over.
     ///
     /// # Errors
-    /// Also for a file with a second name: what is done to it would be done to whatever else has that name.
+    /// Also for a file with a second name: what is done to it would be done to whatever else has
+    /// that name.
     pub(super) fn each(&self, act: &impl Fn(&Self) -> io::Result<()>) -> io::Result<()> {
         act(self)?;
         let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;

@@ -1,4 +1,5 @@
-//! How the ceremony speaks with the people in the room, or with a directory of answers in their place.
+//! How the ceremony speaks with the people in the room, or with a directory of answers in their
+//! place.
 
 use std::path::PathBuf;
 
@@ -138,7 +139,8 @@ pub(super) fn wrap(text: &str, width: usize) -> Vec<String> {
     lines
 }
 
-/// Printable ASCII only: what comes from files and tokens must not steer a terminal, and a serial line has no more.
+/// Printable ASCII only: what comes from files and tokens must not steer a terminal, and a serial
+/// line has no more.
 pub(super) fn ascii(text: &str) -> String {
     text.chars()
         .map(|letter| match letter {

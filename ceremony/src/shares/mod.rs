@@ -1,9 +1,10 @@
 //! The token's PINs, split M-of-N: dealing the shares, and getting the PINs back.
 //!
-//! The scheme is Shamir's over GF(256), by the crate `vsss-rs`. It was chosen over `blahaj` (a repaired fork of `sharks`, whose polynomials were
-//! biased, RUSTSEC-2024-0398): both now draw every coefficient from the whole field, but `vsss-rs` was audited twice, computes without
-//! tables that a secret would index, and takes the `rand_core` that the rest of this program uses. Neither tells a wrong share from a right one, so
-//! each share is committed to in the transcript.
+//! The scheme is Shamir's over GF(256), by the crate `vsss-rs`. It was chosen over `blahaj` (a
+//! repaired fork of `sharks`, whose polynomials were biased, RUSTSEC-2024-0398): both now draw
+//! every coefficient from the whole field, but `vsss-rs` was audited twice, computes without tables
+//! that a secret would index, and takes the `rand_core` that the rest of this program uses. Neither
+//! tells a wrong share from a right one, so each share is committed to in the transcript.
 
 mod recovery;
 mod share;
@@ -18,7 +19,8 @@ use super::{CeremonyError, CeremonyId, Mode, Participant, ParticipantKey, Plan, 
 pub use recovery::{Added, Pins, Recovery, Refusal};
 pub use share::{Commitment, Share};
 
-/// A PIN's characters: without those that are taken for another (0 O, 1 I l), and fit for every token and keyboard.
+/// A PIN's characters: without those that are taken for another (0 O, 1 I l), and fit for every
+/// token and keyboard.
 const ALPHABET: &[u8; 32] = b"23456789ABCDEFGHJKLMNPQRSTUVWXYZ";
 
 /// 24 of 32 characters: 120 bits.
@@ -63,10 +65,12 @@ pub fn generate_pin() -> Result<Zeroizing<Vec<u8>>, CeremonyError> {
     Ok(pin)
 }
 
-/// Splits both PINs: one share for each custodian, in the plan's order. The commitments go into the transcript.
+/// Splits both PINs: one share for each custodian, in the plan's order. The commitments go into the
+/// transcript.
 ///
 /// # Errors
-/// [`CeremonyError::Random`]; [`CeremonyError::Share`] for a threshold that the custodians can't meet.
+/// [`CeremonyError::Random`]; [`CeremonyError::Share`] for a threshold that the custodians can't
+/// meet.
 pub fn split(deal: &Deal, pins: &Pins) -> Result<(Vec<Share>, Vec<Commitment>), CeremonyError> {
     let so = split_one(deal, &pins.so)?;
     let user = split_one(deal, &pins.user)?;
@@ -89,7 +93,8 @@ pub fn seal(share: &Share, custodian: &Participant) -> Result<String, CeremonyEr
 /// Decrypts a share with its custodian's key.
 ///
 /// # Errors
-/// [`CeremonyError::Jwe`], [`CeremonyError::Share`], [`CeremonyError::Key`], [`CeremonyError::Token`].
+/// [`CeremonyError::Jwe`], [`CeremonyError::Share`], [`CeremonyError::Key`],
+/// [`CeremonyError::Token`].
 pub fn open(jwe: &str, key: &ParticipantKey) -> Result<Share, CeremonyError> {
     Share::from_json(&jwe::open(jwe, key)?)
 }
@@ -103,7 +108,8 @@ fn split_one(deal: &Deal, secret: &[u8]) -> Result<Vec<Zeroizing<Vec<u8>>>, Cere
         ))
     };
     if threshold == 1 && (1..=255).contains(&count) {
-        // A polynomial of degree 0, which the crate refuses to call a sharing: everyone has the whole.
+        // A polynomial of degree 0, which the crate refuses to call a sharing: everyone has the
+        // whole.
         return Ok((1..=u8::MAX)
             .take(count)
             .map(|index| Zeroizing::new([&[index], secret].concat()))

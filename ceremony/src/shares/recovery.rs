@@ -154,7 +154,8 @@ impl Recovery {
     }
 
     fn check(&self, share: &Share) -> Result<(), Refusal> {
-        // The mode first: a rehearsal's share is always of another ceremony too, but this is what its bearer has to hear.
+        // The mode first: a rehearsal's share is always of another ceremony too, but this is what
+        // its bearer has to hear.
         match (share.mode, self.deal.mode) {
             (Mode::Rehearsal, Mode::Ceremony) => return Err(Refusal::Rehearsal),
             (Mode::Ceremony, Mode::Rehearsal) => return Err(Refusal::NotRehearsal),

@@ -36,7 +36,8 @@ pub(super) struct Piece {
     pub(super) share: Zeroizing<Vec<u8>>,
 }
 
-/// What a transcript keeps of a share: enough to tell whether it is the one that was dealt, and nothing else.
+/// What a transcript keeps of a share: enough to tell whether it is the one that was dealt, and
+/// nothing else.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Commitment {
@@ -134,12 +135,14 @@ impl Share {
     /// A share from words that a custodian typed; `deal` says who has which index.
     ///
     /// # Errors
-    /// [`CeremonyError::Words`] naming the word that is none, or for a checksum that is wrong; [`CeremonyError::Share`].
+    /// [`CeremonyError::Words`] naming the word that is none, or for a checksum that is wrong;
+    /// [`CeremonyError::Share`].
     pub fn from_words(text: &str, deal: &Deal) -> Result<Self, CeremonyError> {
         Self::unpack(&words::decode(text)?, deal)
     }
 
-    /// format, mode, ceremony id, index, threshold, length of both pieces' values, then salt and values of each.
+    /// format, mode, ceremony id, index, threshold, length of both pieces' values, then salt and
+    /// values of each.
     fn packed(&self) -> Zeroizing<Vec<u8>> {
         let mut bytes = Zeroizing::new(Vec::with_capacity(512));
         bytes.extend_from_slice(&[FORMAT, u8::from(self.mode == Mode::Rehearsal)]);
@@ -190,7 +193,8 @@ impl Share {
         if !rest.is_empty() {
             return Err(refuse());
         }
-        // Paper names no fingerprint; a share of another ceremony is told by its id, so any name will do for it.
+        // Paper names no fingerprint; a share of another ceremony is told by its id, so any name
+        // will do for it.
         let custodian = deal
             .custodians
             .get(usize::from(index).wrapping_sub(1))

@@ -91,7 +91,8 @@ fn any_three_of_five_recover_both_pins_in_any_order() {
     }
 }
 
-/// Not by this program, and not by whoever interpolates them himself: any PIN fits any two shares as well as the right one does.
+/// Not by this program, and not by whoever interpolates them himself: any PIN fits any two shares
+/// as well as the right one does.
 #[test]
 fn no_two_of_five_tell_anything() {
     let dealt = Dealt::new(3, 5, Mode::Ceremony);
@@ -115,7 +116,8 @@ fn no_two_of_five_tell_anything() {
             assert_ne!(guess, dealt.pins.so, "{two:?}");
             assert_ne!(guess, dealt.pins.user, "{two:?}");
 
-            // For each value of a byte there is just one value of a third share: all are equally likely.
+            // For each value of a byte there is just one value of a third share: all are equally
+            // likely.
             let mut seen = HashSet::new();
             let third = 9_u8;
             for value in 0..=255 {
@@ -231,7 +233,8 @@ fn shares_of_another_ceremony_or_of_a_rehearsal_are_refused() {
     let mut recovery = Recovery::new(rehearsal, commitments).unwrap();
     assert_eq!(refused(recovery.add(dealt.share(0))), Refusal::NotRehearsal);
 
-    // Somebody who removes the word from the share does not get far: its commitment is of the rehearsal.
+    // Somebody who removes the word from the share does not get far: its commitment is of the
+    // rehearsal.
     let mut share = shares[0].clone();
     share.mode = Mode::Ceremony;
     share.ceremony_id = dealt.deal.ceremony_id;

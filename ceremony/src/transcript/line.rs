@@ -32,7 +32,8 @@ pub(crate) struct Open {
     pub(crate) format: u32,
     pub(crate) ceremony_id: String,
     pub(crate) kind: String,
-    /// SHA-256 of the whole transcript that a later ceremony goes on from, hexadecimal; a birth's line has no such member.
+    /// SHA-256 of the whole transcript that a later ceremony goes on from, hexadecimal; a birth's
+    /// line has no such member.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) previous_sha256: Option<String>,
     pub(crate) plan_sha256: String,
@@ -216,7 +217,8 @@ impl Line {
     }
 }
 
-/// Whether it is `2026-01-31T12:34:56.789Z`, of a year that every program's calendar has: 1970 to 9998.
+/// Whether it is `2026-01-31T12:34:56.789Z`, of a year that every program's calendar has: 1970 to
+/// 9998.
 pub(crate) fn check_time(time: &str) -> bool {
     time.len() == 24
         && ("1970".."9999").contains(&time.get(..4).unwrap_or_default())

@@ -1,4 +1,5 @@
-//! The transcript: what happened, as JSON lines that are hash-chained, synced to disc one by one, and signed at the end.
+//! The transcript: what happened, as JSON lines that are hash-chained, synced to disc one by one,
+//! and signed at the end.
 //!
 //! The format is published in `docs/transcript-format.md`.
 
@@ -31,7 +32,8 @@ pub struct Opening<'a> {
     pub mode: Mode,
     /// What for.
     pub kind: Kind,
-    /// SHA-256 of the transcript that a later ceremony goes on from, hexadecimal; none for a birth.
+    /// SHA-256 of the transcript that a later ceremony goes on from, hexadecimal; none for a
+    /// birth.
     pub previous_sha256: Option<&'a str>,
     /// Which ceremony.
     pub ceremony_id: CeremonyId,
@@ -94,7 +96,8 @@ pub fn path(dir: &Path) -> PathBuf {
     dir.join(FILE)
 }
 
-/// What everyone signs: domain || ceremony id || seq of the `close` line (big-endian, 64 bits) || its SHA-256.
+/// What everyone signs: domain || ceremony id || seq of the `close` line (big-endian, 64 bits) ||
+/// its SHA-256.
 pub(super) fn signing_digest(id: &CeremonyId, seq: u64, hash: &[u8; 32]) -> [u8; 32] {
     sha256_of(&[SIGN_DOMAIN, &id.0, &seq.to_be_bytes(), hash])
 }

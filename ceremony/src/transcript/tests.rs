@@ -70,7 +70,8 @@ fn it_goes_on_where_it_stopped() {
     assert_eq!(lines(&folder).len(), 5);
 }
 
-/// Whatever byte the power went at, what was acknowledged is there, and the rest is cut off and noted.
+/// Whatever byte the power went at, what was acknowledged is there, and the rest is cut off and
+/// noted.
 #[test]
 fn a_torn_line_is_cut_off_and_noted() {
     let room = Room::new(1, 1);

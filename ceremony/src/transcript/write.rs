@@ -42,7 +42,8 @@ impl Transcript {
     /// Begins one in a folder that has none. It appears whole, with its first line, or not at all.
     ///
     /// # Errors
-    /// [`CeremonyError::Write`], also if there is one; [`CeremonyError::Transcript`] if another process writes it.
+    /// [`CeremonyError::Write`], also if there is one; [`CeremonyError::Transcript`] if another
+    /// process writes it.
     pub fn create(dir: &Path, opening: &Opening<'_>) -> Result<Self, CeremonyError> {
         let path = super::path(dir);
         let fail = |error| CeremonyError::write(&path, error);
@@ -94,10 +95,12 @@ impl Transcript {
         })
     }
 
-    /// Goes on with the one in a folder. A last line that a power cut tore is cut off, and a `note` says so.
+    /// Goes on with the one in a folder. A last line that a power cut tore is cut off, and a `note`
+    /// says so.
     ///
     /// # Errors
-    /// [`CeremonyError::Read`], [`CeremonyError::Write`]; [`CeremonyError::Transcript`] if what is there does not verify, or another process writes it.
+    /// [`CeremonyError::Read`], [`CeremonyError::Write`]; [`CeremonyError::Transcript`] if what is
+    /// there does not verify, or another process writes it.
     pub fn resume(dir: &Path) -> Result<(Self, History), CeremonyError> {
         let path = super::path(dir);
         let file = open_file(&path)?;
@@ -163,7 +166,8 @@ impl Transcript {
         self.id
     }
 
-    /// A step begins, or is taken up again. `actor`: who is present and acts. `inputs`: an object of hashes and values, never a secret.
+    /// A step begins, or is taken up again. `actor`: who is present and acts. `inputs`: an object
+    /// of hashes and values, never a secret.
     ///
     /// # Errors
     /// [`CeremonyError::Write`], [`CeremonyError::Transcript`] if it is closed.
@@ -194,7 +198,8 @@ impl Transcript {
         }))
     }
 
-    /// A step is done. `outputs`: an object of public keys, fingerprints, attributes and hashes, never a secret; see [`super::super::record`].
+    /// A step is done. `outputs`: an object of public keys, fingerprints, attributes and hashes,
+    /// never a secret; see [`super::super::record`].
     ///
     /// # Errors
     /// [`CeremonyError::Write`], [`CeremonyError::Transcript`] if it is closed.
@@ -212,7 +217,8 @@ impl Transcript {
         }))
     }
 
-    /// All steps are done: the summary that everyone signs. `audit_key`: the HSM's, `SubjectPublicKeyInfo`, DER.
+    /// All steps are done: the summary that everyone signs. `audit_key`: the HSM's,
+    /// `SubjectPublicKeyInfo`, DER.
     ///
     /// # Errors
     /// [`CeremonyError::Write`], [`CeremonyError::Transcript`] if it is closed.
@@ -245,7 +251,8 @@ impl Transcript {
     /// Someone signed [`Transcript::signing_digest`]: r || s. In the plan's order.
     ///
     /// # Errors
-    /// [`CeremonyError::Key`] if it is not his signature: nothing is written then; [`CeremonyError::Write`], [`CeremonyError::Transcript`].
+    /// [`CeremonyError::Key`] if it is not his signature: nothing is written then;
+    /// [`CeremonyError::Write`], [`CeremonyError::Transcript`].
     pub fn sign(
         &mut self,
         role: Role,
@@ -259,7 +266,8 @@ impl Transcript {
                 participant.name()
             )));
         }
-        // Where no seal follows, nothing covers the last signature's own line: so all else about it is prescribed, as a seal's is.
+        // Where no seal follows, nothing covers the last signature's own line: so all else about it
+        // is prescribed, as a seal's is.
         let prescribed = self.kind.sealed_before().is_some();
         let (time, signature) = if prescribed {
             (self.time.clone(), low_s(signature)?)
@@ -277,8 +285,8 @@ impl Transcript {
         )
     }
 
-    /// What the HSM's audit key signs, once everyone has; where it is about to be destroyed, before that step. Nothing may be written
-    /// between this and [`Transcript::seal`].
+    /// What the HSM's audit key signs, once everyone has; where it is about to be destroyed, before
+    /// that step. Nothing may be written between this and [`Transcript::seal`].
     ///
     /// # Errors
     /// [`CeremonyError::Transcript`] if it is not the time for it, or if it is sealed.
@@ -295,10 +303,12 @@ impl Transcript {
     /// The last line: the audit key's signature of [`Transcript::seal_digest`], r || s.
     ///
     /// # Errors
-    /// [`CeremonyError::Write`]; [`CeremonyError::Transcript`] if it is not closed, or is sealed; [`CeremonyError::Key`] for what is no signature.
+    /// [`CeremonyError::Write`]; [`CeremonyError::Transcript`] if it is not closed, or is sealed;
+    /// [`CeremonyError::Key`] for what is no signature.
     pub fn seal(&mut self, signature: &[u8; 64]) -> Result<(), CeremonyError> {
         self.seal_digest()?;
-        // s and n - s are both right; one of them is chosen, so that nothing on the last line can be changed unseen.
+        // s and n - s are both right; one of them is chosen, so that nothing on the last line can
+        // be changed unseen.
         let signature = low_s(signature)?;
         // No signature covers this line's own time, so it is that of the line before.
         let time = self.time.clone();

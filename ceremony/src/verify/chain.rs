@@ -254,7 +254,8 @@ impl Chain {
                 for problem in plan.signature_problems(&open.signatures) {
                     self.say(format!("the plan's signatures: {problem}"));
                 }
-                // A rehearsal may be of a program that was built for it, and later there are newer ones.
+                // A rehearsal may be of a program that was built for it, and later there are newer
+                // ones.
                 if self.mode == Some(Mode::Ceremony)
                     && self.kind == Some(Kind::Birth)
                     && plan.software.binary_sha256 != open.software.binary_sha256
@@ -390,7 +391,8 @@ impl Chain {
         }
     }
 
-    /// Nothing covers a last signature's line but the signature itself, so all else about it is prescribed, byte for byte.
+    /// Nothing covers a last signature's line but the signature itself, so all else about it is
+    /// prescribed, byte for byte.
     fn is_prescribed(
         &self,
         bytes: &[u8],
@@ -446,7 +448,8 @@ impl Chain {
             self.say("the seal is not a signature of this transcript by the HSM's audit key");
             return;
         }
-        // Nothing covers this line but its own signature, so all else about it is prescribed, byte for byte.
+        // Nothing covers this line but its own signature, so all else about it is prescribed, byte
+        // for byte.
         let prescribed = Line::bytes(
             self.seq.saturating_add(1),
             &self.time,
@@ -463,7 +466,8 @@ impl Chain {
         self.sealed = true;
     }
 
-    /// The key that seals: the one of the summary, or where that comes too late, the one that the token showed before.
+    /// The key that seals: the one of the summary, or where that comes too late, the one that the
+    /// token showed before.
     fn audit_key(&self) -> Option<String> {
         if self.kind.and_then(Kind::sealed_before).is_none() {
             return Some(self.close.as_ref()?.fields.audit_key.clone());

@@ -1,4 +1,5 @@
-//! The keys, and what the token said of each object, held against the plan and against the tables that each start of the appliance uses.
+//! The keys, and what the token said of each object, held against the plan and against the tables
+//! that each start of the appliance uses.
 
 use p256::pkcs8::{DecodePublicKey as _, EncodePublicKey as _};
 use strongroom_hsm::ceremony::expected::{
@@ -64,7 +65,8 @@ impl<'a> Demands<'a> {
         }
     }
 
-    /// What is wrong with the keys that a step recorded: none is missing, none is there besides, and each is of its kind.
+    /// What is wrong with the keys that a step recorded: none is missing, none is there besides,
+    /// and each is of its kind.
     pub(in super::super) fn key_problems(&self, keys: &[KeyRecord]) -> Vec<String> {
         let mut problems = Vec::new();
         for expected in &self.keys {
@@ -97,8 +99,8 @@ impl<'a> Demands<'a> {
         problems
     }
 
-    /// What is wrong with what the token said of each object: every half of every key is there once and is as the tables have it, and no key
-    /// is there besides.
+    /// What is wrong with what the token said of each object: every half of every key is there once
+    /// and is as the tables have it, and no key is there besides.
     pub(in super::super) fn object_problems(
         &self,
         keys: &[KeyRecord],
@@ -202,7 +204,8 @@ fn is_data(object: &ObjectRecord) -> bool {
     matches!(object.class.as_str(), "CKO_DATA" | "CKO_CERTIFICATE")
 }
 
-/// The public half of a pair, and the private half where the token tells its numbers, which of an RSA key it must.
+/// The public half of a pair, and the private half where the token tells its numbers, which of an
+/// RSA key it must.
 fn numbers_fit(
     expected: &ExpectedKey,
     wanted: &ExpectedObject,
@@ -250,7 +253,8 @@ pub(super) fn is_p256(spki: &[u8]) -> bool {
         .is_some_and(|der| der.as_bytes() == spki)
 }
 
-/// By its bytes: an RSA key of that size and exponent has one encoding, of which only the modulus differs.
+/// By its bytes: an RSA key of that size and exponent has one encoding, of which only the modulus
+/// differs.
 fn is_rsa_4096(spki: &[u8]) -> bool {
     const BEFORE: [u8; 33] = [
         0x30, 0x82, 0x02, 0x22, 0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01,

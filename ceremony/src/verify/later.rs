@@ -1,4 +1,5 @@
-//! Ceremonies after the birth: who was there, what each kind records, and whether it goes on from what the one before left.
+//! Ceremonies after the birth: who was there, what each kind records, and whether it goes on from
+//! what the one before left.
 
 use std::collections::BTreeSet;
 
@@ -58,7 +59,8 @@ pub(super) fn problems(chain: &Chain) -> Problems {
     problems
 }
 
-/// Each of the present is in the plan, once and in its order; security officer, auditor and M custodians are among them.
+/// Each of the present is in the plan, once and in its order; security officer, auditor and M
+/// custodians are among them.
 fn presence(chain: &Chain, line: usize, present: &[PresentRecord], problems: &mut Problems) {
     let Some(plan) = &chain.plan else { return };
     let expected: Vec<PresentRecord> = chain
@@ -187,7 +189,8 @@ fn is_audit_key(spki: &str, keys: &[KeyRecord]) -> bool {
         .any(|key| key.label == facts::AUDIT && key.spki.as_deref() == Some(spki))
 }
 
-/// The keys that came by the backup are those that were there; the audit key is new, and both are named.
+/// The keys that came by the backup are those that were there; the audit key is new, and both are
+/// named.
 fn restore(chain: &Chain, problems: &mut Problems) {
     if let (Some((line, restored)), Some(close)) = (
         facts::outputs::<RestoreOutputs>(chain, Step::Keys, problems),
@@ -257,7 +260,8 @@ fn made_here(plan: &Plan) -> KeyShape {
     }
 }
 
-/// Whether a rotation of the master key replaces the key with that label: `strongroom-master`, `strongroom-master-2`, …
+/// Whether a rotation of the master key replaces the key with that label: `strongroom-master`,
+/// `strongroom-master-2`, …
 fn is_rotated(label: &str) -> bool {
     let base = label
         .rsplit_once('-')
@@ -415,7 +419,8 @@ fn peoples_keys(plan: &Plan) -> impl Iterator<Item = String> + '_ {
         .map(base64)
 }
 
-/// What must be new is not what an earlier ceremony of the chain had: an old thing under a new name is no replacement.
+/// What must be new is not what an earlier ceremony of the chain had: an old thing under a new name
+/// is no replacement.
 fn used_before(chain: &Chain, kind: Kind, before: &Standing) -> Problems {
     let mut problems = Vec::new();
     let past = &before.past;
@@ -524,7 +529,8 @@ fn register(chain: &Chain, kind: Kind, before: &Standing) -> Problems {
     )]
 }
 
-/// What the token said of its objects in a ceremony that did not make all of them: which of them it made itself, those before tell.
+/// What the token said of its objects in a ceremony that did not make all of them: which of them it
+/// made itself, those before tell.
 fn tokens_objects(chain: &Chain, plan: &Plan, before: &Standing) -> Problems {
     let mut nowhere = Vec::new();
     let (line, objects, keys) = match chain.kind {
@@ -561,8 +567,8 @@ fn tokens_objects(chain: &Chain, plan: &Plan, before: &Standing) -> Problems {
         .collect()
 }
 
-/// What in the summary a kind of ceremony may leave other than it found it: `token`, `store_id`, `audit_key`, a key's label, or `keys`
-/// for other labels than before.
+/// What in the summary a kind of ceremony may leave other than it found it: `token`, `store_id`,
+/// `audit_key`, a key's label, or `keys` for other labels than before.
 fn may_change(kind: Kind) -> &'static [&'static str] {
     match kind {
         Kind::Birth

@@ -22,7 +22,8 @@ pub struct Anchors {
     pub audit_key: Option<Vec<u8>>,
     /// The token's serial number.
     pub token_serial: Option<String>,
-    /// The transcripts that came before, whole, in any order: a later ceremony's is worth no more than what it goes on from.
+    /// The transcripts that came before, whole, in any order: a later ceremony's is worth no more
+    /// than what it goes on from.
     pub previous: Vec<Vec<u8>>,
 }
 
@@ -58,7 +59,8 @@ impl std::fmt::Display for Problem {
 /// What a verification found.
 #[derive(Clone, Debug, Default)]
 pub struct Verified {
-    /// Everything that is wrong; empty for a transcript that is whole, signed by all, sealed, and fits the anchors.
+    /// Everything that is wrong; empty for a transcript that is whole, signed by all, sealed, and
+    /// fits the anchors.
     pub problems: Vec<Problem>,
     /// Whether it counts, as its lines say.
     pub mode: Option<Mode>,
@@ -266,8 +268,9 @@ fn alone(transcript: &[u8], anchors: &Anchors) -> Alone {
     }
 }
 
-/// What a verification will find wrong with a step that came to that, found before it is written: while the room can still do something about it.
-/// `before`: how things stood when the ceremony began; none at a birth.
+/// What a verification will find wrong with a step that came to that, found before it is written:
+/// while the room can still do something about it. `before`: how things stood when the ceremony
+/// began; none at a birth.
 pub(super) fn foresee(
     lines: &[u8],
     step: Step,
@@ -290,7 +293,8 @@ pub(super) fn foresee(
         .collect()
 }
 
-/// Reads the whole lines of a transcript that is not finished, and refuses one in which anything is wrong.
+/// Reads the whole lines of a transcript that is not finished, and refuses one in which anything is
+/// wrong.
 pub(super) fn resume(lines: &[u8]) -> Result<Resumed, String> {
     let chain = Chain::read(lines);
     if let Some(problem) = chain.problems.first() {

@@ -1,4 +1,5 @@
-//! What each step must have come to: a ceremony whose own record says that something failed is none, whoever signed it.
+//! What each step must have come to: a ceremony whose own record says that something failed is
+//! none, whoever signed it.
 
 use serde_json::{Value, json};
 
@@ -189,7 +190,8 @@ fn step(chain: &Chain, kind: Kind, plan: &Plan, done: &DoneStep, check: &mut Che
     }
 }
 
-/// What the token's register said: the hash of a closing line, or null where it said nothing. The member must be there.
+/// What the token's register said: the hash of a closing line, or null where it said nothing. The
+/// member must be there.
 fn register(check: &mut Check<'_>, test: impl FnOnce(&Value) -> bool) {
     let there = check.outputs.get("register").is_some();
     check.holds("register", "what the token must have known", |value| {

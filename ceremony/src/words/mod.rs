@@ -1,7 +1,9 @@
-//! Bytes as words of the English list of BIP-39, 11 bits each, with a checksum over everything: for paper, and for typing.
+//! Bytes as words of the English list of BIP-39, 11 bits each, with a checksum over everything: for
+//! paper, and for typing.
 //!
-//! A code word sequence is: one byte of length, the bytes, four bytes of SHA-256 over both; padded with zero bits to whole words.
-//! It is not a BIP-39 mnemonic (those end at 24 words), it only uses its list, whose words differ in their first four letters.
+//! A code word sequence is: one byte of length, the bytes, four bytes of SHA-256 over both; padded
+//! with zero bits to whole words. It is not a BIP-39 mnemonic (those end at 24 words), it only uses
+//! its list, whose words differ in their first four letters.
 
 use bip39::Language;
 use zeroize::Zeroizing;
@@ -16,7 +18,8 @@ const CHECK: usize = 4;
 /// What a checksum is over, so that it can't be that of something else.
 const DOMAIN: &[u8] = b"strongroom words v1\0";
 
-/// The words, six on a line. At most 255 bytes; what is beyond is left out, and then the checksum is wrong.
+/// The words, six on a line. At most 255 bytes; what is beyond is left out, and then the checksum
+/// is wrong.
 pub fn encode(bytes: &[u8]) -> Zeroizing<String> {
     let list = Language::English.word_list();
     let mut all = framed(bytes);
@@ -32,14 +35,16 @@ pub fn encode(bytes: &[u8]) -> Zeroizing<String> {
     text
 }
 
-/// The bytes. Case, line breaks and numbers before words do not matter, and a word's first four letters do.
+/// The bytes. Case, line breaks and numbers before words do not matter, and a word's first four
+/// letters do.
 ///
 /// # Errors
 /// [`CeremonyError::Words`], naming the first word that is none.
 pub fn decode(text: &str) -> Result<Zeroizing<Vec<u8>>, CeremonyError> {
     let mut bytes = Zeroizing::new(Vec::with_capacity(text.len()));
     let (mut buffer, mut bits) = (0_u32, 0_usize);
-    // A character beyond ASCII is in no word, but what looks like a letter or a blank was meant for one: it is not passed over.
+    // A character beyond ASCII is in no word, but what looks like a letter or a blank was meant for
+    // one: it is not passed over.
     let words = text
         .split(|c: char| c.is_ascii() && !c.is_ascii_alphabetic())
         .filter(|word| !word.is_empty());

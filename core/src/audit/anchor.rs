@@ -8,7 +8,8 @@ use super::line::unhex;
 /// The first bytes of the register.
 const MAGIC: [u8; 4] = *b"SRae";
 const VERSION: u8 = 1;
-/// So many intents without an outcome are named at most, and so many changes are open at once. Older versions had more open: the file tells the others.
+/// So many intents without an outcome are named at most, and so many changes are open at once.
+/// Older versions had more open: the file tells the others.
 pub(super) const OPEN: usize = 256;
 
 /// A line that was in the log, and what was going on then.

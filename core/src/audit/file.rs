@@ -1,4 +1,5 @@
-//! The file: one writer, one `write(2)` for the lines that are given together, and what happens when that fails.
+//! The file: one writer, one `write(2)` for the lines that are given together, and what happens
+//! when that fails.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
@@ -45,7 +46,8 @@ pub(super) struct LogFile {
     seen: Option<Mark>,
     /// Number of the first line that was written to this file, as far as is known.
     first: u64,
-    /// Number of the last line that may be lost, since the file that it was in was cut or deleted; 0 if none is.
+    /// Number of the last line that may be lost, since the file that it was in was cut or deleted;
+    /// 0 if none is.
     lost: u64,
     chain: Chain,
     log_id: [u8; 16],
@@ -171,8 +173,8 @@ pub(super) enum Change {
 }
 
 impl LogFile {
-    /// Opens or makes the file. What is there already is held against what is `known`. Nothing is written to a log that is there: see
-    /// [`LogFile::go_on`].
+    /// Opens or makes the file. What is there already is held against what is `known`. Nothing is
+    /// written to a log that is there: see [`LogFile::go_on`].
     pub(super) fn open(
         path: &Path,
         signer: &Signer,
@@ -256,7 +258,8 @@ impl LogFile {
             .map_err(|source| self.write_error(source))
     }
 
-    /// Accounts for what a power cut or a kill left at the end, and for the changes whose outcome it took.
+    /// Accounts for what a power cut or a kill left at the end, and for the changes whose outcome
+    /// it took.
     pub(super) fn go_on(&mut self, resumed: Resumed) -> Result<Found, AuditError> {
         let Some(end) = resumed.0 else {
             self.room.refill(&self.file, self.length);
@@ -319,7 +322,8 @@ impl LogFile {
             .map_err(|source| self.write_error(source))
     }
 
-    /// As [`LogFile::append`], for those who tell several of one error. Answers the number of the first line.
+    /// As [`LogFile::append`], for those who tell several of one error. Answers the number of the
+    /// first line.
     pub(super) fn write(&mut self, content: &Content) -> Result<u64, Arc<io::Error>> {
         if self.closed {
             let closed = io::Error::other("the log was closed: the server has stopped");
@@ -385,7 +389,8 @@ impl LogFile {
         self.late.extend(outcomes);
     }
 
-    /// Whether a line could be written now, as far as is known; `change`: that of a change, which has an outcome too.
+    /// Whether a line could be written now, as far as is known; `change`: that of a change, which
+    /// has an outcome too.
     pub(super) fn check(&mut self, change: bool) -> Result<(), AuditError> {
         self.try_again()
             .map_err(|source| self.write_error(source))?;
@@ -434,8 +439,9 @@ impl LogFile {
                 .begin_again()
                 .map_err(|error| self.fail(io::Error::other(error.to_string())));
         }
-        // What the failed write left behind goes first: a torn line in the middle would break the chain for good. Then there must be room for more
-        // than one line, since one byte in the last block says nothing.
+        // What the failed write left behind goes first: a torn line in the middle would break the
+        // chain for good. Then there must be room for more than one line, since one byte in
+        // the last block says nothing.
         match self
             .cut()
             .and_then(|()| room::try_writing(&self.file, self.length, 2 * LONGEST_LINE))
@@ -456,7 +462,8 @@ impl LogFile {
         Ok(())
     }
 
-    /// What may be written, for those who do not have the file to themselves. Then [`LogFile::check`] knows more.
+    /// What may be written, for those who do not have the file to themselves. Then
+    /// [`LogFile::check`] knows more.
     pub(super) fn level(&self) -> Arc<AtomicU8> {
         Arc::clone(&self.level)
     }
@@ -504,7 +511,8 @@ impl LogFile {
             .and_then(|()| file.sync_data())
             .and_then(|()| sync_folder(&self.path));
         if let Err(source) = written {
-            // The old file stays in use; a part of a header would keep the next attempt from using the new one.
+            // The old file stays in use; a part of a header would keep the next attempt from using
+            // the new one.
             let _ = file.set_len(0);
             return Err(self.write_error(source));
         }
@@ -550,7 +558,8 @@ impl LogFile {
             .then_some(Change::Moved)
     }
 
-    /// Whether the last line in the file is the chain's, and the one that was the last when this was asked before still stands there.
+    /// Whether the last line in the file is the chain's, and the one that was the last when this
+    /// was asked before still stands there.
     fn ends_as_written(&mut self) -> io::Result<bool> {
         let end = Mark {
             offset: self.length,
@@ -626,7 +635,8 @@ impl LogFile {
         self.say_changed(&reason)
     }
 
-    /// Writes a header, since lines before it may be gone. Answers the reason for the line that says so.
+    /// Writes a header, since lines before it may be gone. Answers the reason for the line that
+    /// says so.
     fn resume_behind_loss(&mut self, what: &str) -> Result<String, AuditError> {
         self.append(&Content::header(&self.log_id, &self.signing_key))?;
         let first = self.last();
@@ -671,7 +681,8 @@ impl LogFile {
         self.chain.seq - 1
     }
 
-    /// Number of the last line that may be lost, since the file that it was in was cut or deleted; 0 if none is.
+    /// Number of the last line that may be lost, since the file that it was in was cut or deleted;
+    /// 0 if none is.
     pub(super) fn lost(&self) -> u64 {
         self.lost
     }
@@ -701,7 +712,8 @@ impl LogFile {
         }
     }
 
-    /// A checkpoint for this head was written as the last line: it covers all but itself and what came between.
+    /// A checkpoint for this head was written as the last line: it covers all but itself and what
+    /// came between.
     pub(super) fn signed_up_to(&mut self, head: &Head) {
         self.unsigned = (self.chain.seq - 1)
             .saturating_sub(head.seq)
@@ -729,7 +741,8 @@ impl LogFile {
     }
 
     fn fail(&mut self, error: io::Error) -> Arc<io::Error> {
-        // A part of the lines may have been written. If this fails too, `try_again` does it before the next line.
+        // A part of the lines may have been written. If this fails too, `try_again` does it before
+        // the next line.
         let _ = self.cut();
         self.room = Room::new();
         let error = Arc::new(error);
@@ -788,7 +801,8 @@ fn foreign(path: &Path, problem: &str) -> AuditError {
     }
 }
 
-/// Append-only, for its owner only, and for one process at a time. Root makes and opens it as whoever owns its folder.
+/// Append-only, for its owner only, and for one process at a time. Root makes and opens it as
+/// whoever owns its folder.
 fn open_file(
     path: &Path,
     lock: impl Fn(&File) -> Result<(), fs::TryLockError>,
@@ -801,7 +815,8 @@ fn open_file(
     how.read(true).append(true).create(true).mode(0o600);
     let file = acting(path, || how.open(path)).flatten().map_err(write)?;
     let kind = file.metadata().map_err(write)?.file_type();
-    // A pipe would be waited for without end, and keeps nothing. Of devices those that take lines may be meant.
+    // A pipe would be waited for without end, and keeps nothing. Of devices those that take lines
+    // may be meant.
     if !kind.is_file() && !kind.is_char_device() {
         return Err(AuditError::Continue {
             path: path.to_owned(),

@@ -15,8 +15,8 @@ use super::line::{Content, Line};
 use super::resume::{Known, Signer};
 use super::{Audit, Entry, Held};
 
-/// A file is continued without losing a byte of it, and what is written is the end of a log that verifies as far as the file did; or it is refused and
-/// left alone.
+/// A file is continued without losing a byte of it, and what is written is the end of a log that
+/// verifies as far as the file did; or it is refused and left alone.
 pub fn audit_resume(data: &[u8]) {
     let path = place();
     let written = fs::write(&path, data);
@@ -69,7 +69,8 @@ fn problems(path: &Path, signer: &Signer) -> usize {
     })
 }
 
-/// The key that the header names: a log of another key is refused before anything else is looked at.
+/// The key that the header names: a log of another key is refused before anything else is looked
+/// at.
 fn signer(data: &[u8]) -> Option<Signer> {
     let first = data.split(|byte| *byte == b'\n').next();
     let named = first

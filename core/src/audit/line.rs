@@ -84,7 +84,8 @@ impl Chain {
         }
     }
 
-    /// Puts lines with that content behind what is in `out`, and returns the chain's end behind them.
+    /// Puts lines with that content behind what is in `out`, and returns the chain's end behind
+    /// them.
     pub(super) fn link(mut self, content: &Content, out: &mut Vec<u8>) -> Self {
         let time = format!(r#","time":"{:.3}","prev":""#, jiff::Timestamp::now());
         let mut from = 0;
@@ -136,8 +137,8 @@ impl Kind {
     }
 }
 
-/// How much of a line each text may take, bytes, its escapes included and its quotes not. With what else is in a line they stay below
-/// [`LONGEST_LINE`].
+/// How much of a line each text may take, bytes, its escapes included and its quotes not. With what
+/// else is in a line they stay below [`LONGEST_LINE`].
 mod bound {
     pub(super) const REQUEST_ID: usize = 64;
     /// A SPIFFE ID has 2048 bytes at most, and is ASCII.
@@ -151,7 +152,8 @@ mod bound {
     pub(super) const OWN: usize = 128;
 }
 
-/// What lines say, their places in the chain left out: of each its kind, what comes after `prev`, and the newline.
+/// What lines say, their places in the chain left out: of each its kind, what comes after `prev`,
+/// and the newline.
 #[derive(Default)]
 pub(super) struct Content {
     members: Vec<u8>,
@@ -239,7 +241,8 @@ impl Content {
         self.members.is_empty()
     }
 
-    /// As if nothing had been said, with the room for as much again, if that is not out of the common.
+    /// As if nothing had been said, with the room for as much again, if that is not out of the
+    /// common.
     pub(super) fn clear(&mut self) {
         self.members.clear();
         self.members.shrink_to(ROOM);
@@ -249,8 +252,9 @@ impl Content {
         self.members.push(kind as u8);
     }
 
-    /// `name`: as it stands before the value, `,"name":`. A value that takes more than `limit` bytes as it is written is cut. What is written is
-    /// printable ASCII, so that nothing in a line can move a terminal's cursor or turn the direction of what is read.
+    /// `name`: as it stands before the value, `,"name":`. A value that takes more than `limit`
+    /// bytes as it is written is cut. What is written is printable ASCII, so that nothing in a
+    /// line can move a terminal's cursor or turn the direction of what is read.
     fn text(&mut self, name: &str, value: &str, limit: usize) {
         let out = &mut self.members;
         out.extend_from_slice(name.as_bytes());

@@ -47,7 +47,8 @@ pub struct Entry<'a> {
     pub remote: &'a str,
     /// SHA-256 of the client's certificate, hex; empty where there is none.
     pub certificate: &'a str,
-    /// SHA-256 of the certificate of the CA that issued it, hex; empty where the certificate is not good.
+    /// SHA-256 of the certificate of the CA that issued it, hex; empty where the certificate is
+    /// not good.
     pub issuer: &'a str,
     /// The operation, as in the policy file; `cli:accept-rollback` and the like for offline acts.
     pub operation: &'a str,
@@ -69,7 +70,8 @@ pub struct Entry<'a> {
     pub intent: u64,
 }
 
-/// Signatures are this far apart at least, however many lines come: each costs the token a signature and the disc a sync.
+/// Signatures are this far apart at least, however many lines come: each costs the token a
+/// signature and the disc a sync.
 const BREATH: Duration = Duration::from_secs(1);
 
 /// Windows of what is only counted are looked at this often.
@@ -78,7 +80,8 @@ const SUMS: Duration = Duration::from_secs(1);
 /// A change looks again this often whether it may begin while too many others are open.
 const CROWD: Duration = Duration::from_millis(10);
 
-/// How often a request lets others go first before it waits for whoever writes: a write is short, a disc that stalls is not.
+/// How often a request lets others go first before it waits for whoever writes: a write is short, a
+/// disc that stalls is not.
 const TURNS: usize = 4;
 
 /// Where and how to write.
@@ -163,7 +166,8 @@ pub struct Audit {
     log: Mutex<LogFile>,
     level: Arc<AtomicU8>,
     quota: Quota,
-    /// Number of the last line that is known to be on the disc. Held by whoever sees to it that more are.
+    /// Number of the last line that is known to be on the disc. Held by whoever sees to it that
+    /// more are.
     durable: tokio::sync::Mutex<u64>,
     /// Held by whoever has the token sign. What the token was told last, and when.
     told: tokio::sync::Mutex<Option<(Anchor, Instant)>>,
@@ -180,11 +184,13 @@ pub struct Audit {
 }
 
 impl Audit {
-    /// Opens or makes the file and continues its chain, if it is as the token knows it. Before a line is written the token knows that the log is open.
+    /// Opens or makes the file and continues its chain, if it is as the token knows it. Before a
+    /// line is written the token knows that the log is open.
     ///
     /// # Errors
-    /// [`AuditError::Write`] if it can't be written, [`AuditError::Continue`] if it is not a log of this format or another process writes it,
-    /// [`AuditError::End`] if lines are missing, changed or added, [`AuditError::Sign`].
+    /// [`AuditError::Write`] if it can't be written, [`AuditError::Continue`] if it is not a log of
+    /// this format or another process writes it, [`AuditError::End`] if lines are missing,
+    /// changed or added, [`AuditError::Sign`].
     pub async fn open(options: AuditOptions, hsm: Hsm) -> Result<Self, AuditError> {
         let anchor = known(&hsm).await?;
         let held = anchor.as_ref().map_or(Known::Nothing, Known::Anchor);
@@ -238,8 +244,9 @@ impl Audit {
             });
         }
         if let Some(anchor) = anchor.filter(|anchor| anchor.phase == Phase::Stopped) {
-            // First, or else a crash would leave lines behind the end of a log that was stopped in order. A rotation that was begun stays allowed
-            // until the token is told of a line in the new file.
+            // First, or else a crash would leave lines behind the end of a log that was stopped in
+            // order. A rotation that was begun stays allowed until the token is told of
+            // a line in the new file.
             let open = Anchor {
                 phase: Phase::Open,
                 ..anchor.clone()
@@ -276,8 +283,9 @@ impl Audit {
         self.found
     }
 
-    /// Appends one line; it is in the kernel when this returns. After a failure every later call fails too until
-    /// the file can be written again, so that the server refuses requests rather than serve them unrecorded. The outcome of a change is then kept, and
+    /// Appends one line; it is in the kernel when this returns. After a failure every later call
+    /// fails too until the file can be written again, so that the server refuses requests
+    /// rather than serve them unrecorded. The outcome of a change is then kept, and
     /// written first.
     ///
     /// # Errors
@@ -286,7 +294,8 @@ impl Audit {
         self.put(entry).result().map(drop)
     }
 
-    /// As [`Audit::record`]; the line is on the disc when this returns. Blocks for as long as that takes.
+    /// As [`Audit::record`]; the line is on the disc when this returns. Blocks for as long as that
+    /// takes.
     ///
     /// # Errors
     /// [`AuditError::Write`].
@@ -298,8 +307,9 @@ impl Audit {
             .map_err(|source| self.write_error(Arc::new(source)))
     }
 
-    /// As [`Audit::record`], but together with other requests that are ready, so that their lines and this one go to the kernel in one call: under
-    /// load that call is most of what a line costs.
+    /// As [`Audit::record`], but together with other requests that are ready, so that their lines
+    /// and this one go to the kernel in one call: under load that call is most of what a line
+    /// costs.
     ///
     /// # Errors
     /// [`AuditError::Write`], to everyone whose line was in the call.
@@ -307,8 +317,9 @@ impl Audit {
         self.put(entry).written().await.map(drop)
     }
 
-    /// As [`Audit::record_with_others`], of a denial, an error, or what everybody may do who has a certificate: beyond so many of one identity, or on a
-    /// disc that is nearly full, it is only counted, and the count is written later.
+    /// As [`Audit::record_with_others`], of a denial, an error, or what everybody may do who has a
+    /// certificate: beyond so many of one identity, or on a disc that is nearly full, it is
+    /// only counted, and the count is written later.
     ///
     /// # Errors
     /// [`AuditError::Write`].
@@ -319,7 +330,8 @@ impl Audit {
         self.record_with_others(entry).await
     }
 
-    /// As [`Audit::record_or_count`], at once, for what nobody asked for too: what is `ok` has its line.
+    /// As [`Audit::record_or_count`], at once, for what nobody asked for too: what is `ok` has its
+    /// line.
     ///
     /// # Errors
     /// [`AuditError::Write`].
@@ -341,14 +353,14 @@ impl Audit {
             .takes_or_counts(entry.identity, limit, entry.outcome)
     }
 
-    /// Whether a change that the identity asks for may begin: too many others of its have not failed a moment ago. Each writes two lines, and neither
-    /// can be only counted.
+    /// Whether a change that the identity asks for may begin: too many others of its have not
+    /// failed a moment ago. Each writes two lines, and neither can be only counted.
     pub fn may_begin(&self, identity: &str) -> bool {
         self.quota.may_begin(identity)
     }
 
-    /// Says that a change is about to begin: that is on the disc when this returns. Answers the line's number, for the entry of its outcome, which must
-    /// follow.
+    /// Says that a change is about to begin: that is on the disc when this returns. Answers the
+    /// line's number, for the entry of its outcome, which must follow.
     ///
     /// # Errors
     /// [`AuditError::Write`], [`AuditError::Room`]: the change must not be begun.
@@ -375,7 +387,8 @@ impl Audit {
         Ok(intent)
     }
 
-    /// `None` while as many changes are open as the token can name: of more, a rotation of the file and a kill would leave no trace of how they ended.
+    /// `None` while as many changes are open as the token can name: of more, a rotation of the file
+    /// and a kill would leave no trace of how they ended.
     fn intend(&self, entry: &Entry<'_>) -> Result<Option<Place>, AuditError> {
         let mut log = lock(&self.log);
         log.check(true)?;
@@ -384,7 +397,8 @@ impl Audit {
         Ok((open < anchor::OPEN).then(|| queue.intend(entry)))
     }
 
-    /// What was written up to that line is on the disc when this returns, and the file that it is in has its name.
+    /// What was written up to that line is on the disc when this returns, and the file that it is
+    /// in has its name.
     async fn make_durable(&self, line: u64) -> Result<(), AuditError> {
         // Whoever comes meanwhile waits, and most likely finds its line on the disc too.
         let mut durable = self.durable.lock().await;
@@ -450,8 +464,9 @@ impl Audit {
         self.level.load(Ordering::Relaxed) == level as u8
     }
 
-    /// Whether the log can be written now: asked before a request is carried out that has a line. On a disc that is nearly full each identity has its
-    /// share of what is left, until there is room again.
+    /// Whether the log can be written now: asked before a request is carried out that has a line.
+    /// On a disc that is nearly full each identity has its share of what is left, until there
+    /// is room again.
     ///
     /// # Errors
     /// [`AuditError::Write`], [`AuditError::Room`], [`AuditError::Share`].
@@ -500,11 +515,13 @@ impl Audit {
         !self.at(Level::Good)
     }
 
-    /// Opens the file anew (after logrotate moved it); the chain goes on in the new one. Both ends are signed, and the token knows of it. While the
-    /// token can't be told, the old file stays in use: it is tried again with the next checkpoint.
+    /// Opens the file anew (after logrotate moved it); the chain goes on in the new one. Both ends
+    /// are signed, and the token knows of it. While the token can't be told, the old file stays
+    /// in use: it is tried again with the next checkpoint.
     ///
     /// # Errors
-    /// [`AuditError::Write`], [`AuditError::Continue`], [`AuditError::Sign`]; the old file stays in use.
+    /// [`AuditError::Write`], [`AuditError::Continue`], [`AuditError::Sign`]; the old file stays in
+    /// use.
     pub async fn reopen(&self) -> Result<(), AuditError> {
         let mut told = self.told.lock().await;
         // What was done to the old file is said in the log: nobody looks at that file again.
@@ -534,10 +551,12 @@ impl Audit {
         Ok(())
     }
 
-    /// Signs what is unsigned, syncs it to disc, and tells the token how far the log has come, which it keeps. Called by a timer and at a start.
+    /// Signs what is unsigned, syncs it to disc, and tells the token how far the log has come,
+    /// which it keeps. Called by a timer and at a start.
     ///
     /// # Errors
-    /// [`AuditError::Sign`] if the token can't, [`AuditError::Write`]. The lines stay, and are signed next time.
+    /// [`AuditError::Sign`] if the token can't, [`AuditError::Write`]. The lines stay, and are
+    /// signed next time.
     pub async fn checkpoint(&self) -> Result<(), AuditError> {
         let mut told = self.told.lock().await;
         self.sign(&mut told, Phase::Open, false).await
@@ -560,8 +579,8 @@ impl Audit {
         self.tell(told, phase, at_once, head.is_some()).await
     }
 
-    /// Tells the token how far the log has come, if that is new and it was not told a moment ago, or if what it was told is not in the file any more.
-    /// `sync`: also if it is not told.
+    /// Tells the token how far the log has come, if that is new and it was not told a moment ago,
+    /// or if what it was told is not in the file any more. `sync`: also if it is not told.
     async fn tell(
         &self,
         told: &mut Option<(Anchor, Instant)>,
@@ -581,7 +600,8 @@ impl Audit {
         let gone = told.as_ref().is_some_and(|(last, _)| last.seq <= lost);
         let tell = new && (at_once || gone || !often);
         if sync || tell {
-            // Never before the lines are on the disc: the token must not know of more than a power cut leaves.
+            // Never before the lines are on the disc: the token must not know of more than a power
+            // cut leaves.
             self.sync(handle).await?;
         }
         if tell {
@@ -592,7 +612,8 @@ impl Audit {
         Ok(())
     }
 
-    /// Signs the log's end, after which nothing is written any more, and tells the token that it is the end.
+    /// Signs the log's end, after which nothing is written any more, and tells the token that it is
+    /// the end.
     ///
     /// # Errors
     /// As of [`Audit::checkpoint`].
@@ -613,7 +634,8 @@ impl Audit {
         self.sign(&mut told, Phase::Stopped, true).await
     }
 
-    /// Signs after `checkpoint_lines` lines and each `checkpoint_interval`, for ever, and looks after the file. What fails is tried again.
+    /// Signs after `checkpoint_lines` lines and each `checkpoint_interval`, for ever, and looks
+    /// after the file. What fails is tried again.
     pub async fn run_checkpoints(&self) {
         loop {
             let _ =
@@ -661,7 +683,8 @@ impl Audit {
         }
     }
 
-    /// Whether somebody else did something to the file; if so it is said, and the log goes on as the documentation says.
+    /// Whether somebody else did something to the file; if so it is said, and the log goes on as
+    /// the documentation says.
     fn look_after_file(&self) -> Option<Change> {
         let mut log = self.lock_to_write();
         let change = log.look();
@@ -676,7 +699,8 @@ impl Audit {
         change
     }
 
-    /// As [`Audit::look_after_file`], before the file is left: that it was moved away is then as it should be.
+    /// As [`Audit::look_after_file`], before the file is left: that it was moved away is then as it
+    /// should be.
     fn settle(&self, log: &mut LogFile) {
         if let Some(change) = log.look().filter(|change| *change != Change::Moved) {
             self.go_on_after(log, change);
@@ -749,7 +773,8 @@ async fn sync(file: Arc<std::fs::File>) -> std::io::Result<()> {
     .unwrap_or_else(|stopped| Err(std::io::Error::other(stopped)))
 }
 
-/// A panic while a lock was held left nothing half done: the chain goes on once its lines are written, and no sooner.
+/// A panic while a lock was held left nothing half done: the chain goes on once its lines are
+/// written, and no sooner.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

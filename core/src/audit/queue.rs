@@ -9,7 +9,8 @@ use super::Entry;
 use super::file::{Late, LogFile};
 use super::line::Content;
 
-/// What became of lines that were written together: the number of the first, or why they could not be. Not set while they wait.
+/// What became of lines that were written together: the number of the first, or why they could not
+/// be. Not set while they wait.
 pub(super) type Outcome = Arc<SetOnce<Result<u64, Arc<io::Error>>>>;
 
 /// What waits.

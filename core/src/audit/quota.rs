@@ -1,5 +1,6 @@
-//! How many lines of one identity are written one by one, of denials, errors, and what anybody may do. What comes beyond is counted, and the counts are
-//! written. And how many lines one identity may cause while the disc is nearly full.
+//! How many lines of one identity are written one by one, of denials, errors, and what anybody may
+//! do. What comes beyond is counted, and the counts are written. And how many lines one identity
+//! may cause while the disc is nearly full.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,12 +10,14 @@ use jiff::Timestamp;
 
 /// Lines are counted, and counts are written, for this long at a time.
 pub(super) const WINDOW: Duration = Duration::from_secs(10);
-/// Denials, errors, and what anybody may do, of an identity that are written one by one in a window.
+/// Denials, errors, and what anybody may do, of an identity that are written one by one in a
+/// window.
 pub(super) const LINES: u32 = 100;
-/// Changes of an identity that may fail in a window before no other of its is begun: about as many lines.
+/// Changes of an identity that may fail in a window before no other of its is begun: about as many
+/// lines.
 pub(super) const FAILURES: u32 = 50;
-/// Requests of an identity that are carried out while the disc is nearly full, until there is room again. Their lines take a small part of what
-/// is left for all.
+/// Requests of an identity that are carried out while the disc is nearly full, until there is room
+/// again. Their lines take a small part of what is left for all.
 pub(super) const SHARE: u32 = 100;
 /// So many identities are counted each by itself; all others together.
 const IDENTITIES: usize = 1024;
@@ -88,7 +91,8 @@ impl Window {
 }
 
 impl Quota {
-    /// Whether one more line about the identity may be written, of so many in a window (`limit`); if not, it is counted.
+    /// Whether one more line about the identity may be written, of so many in a window (`limit`);
+    /// if not, it is counted.
     pub(super) fn takes_or_counts(&self, identity: &str, limit: u32, outcome: &str) -> bool {
         self.with(identity, |window| {
             let takes = window.lines < limit;
@@ -108,7 +112,8 @@ impl Quota {
         });
     }
 
-    /// Whether a change that the identity asks for may begin: not too many have failed in the window.
+    /// Whether a change that the identity asks for may begin: not too many have failed in the
+    /// window.
     pub(super) fn may_begin(&self, identity: &str) -> bool {
         let windows = self.lock();
         let together = || {
@@ -123,7 +128,8 @@ impl Quota {
         })
     }
 
-    /// Whether the identity has something left of its share of a disc that is nearly full; takes one of it.
+    /// Whether the identity has something left of its share of a disc that is nearly full; takes
+    /// one of it.
     pub(super) fn takes_share(&self, identity: &str) -> bool {
         let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
         let known = shares.len() < IDENTITIES || shares.contains_key(identity);

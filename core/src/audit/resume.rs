@@ -1,4 +1,5 @@
-//! Where a log that is there already goes on: it is held against what the token knows, and whatever a power cut or a kill left at its end is found.
+//! Where a log that is there already goes on: it is held against what the token knows, and whatever
+//! a power cut or a kill left at its end is found.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -15,7 +16,8 @@ use super::line::{Chain, FORMAT, Head, LONGEST_LINE, Line, unhex};
 use crate::json::Document;
 use crate::owner::acting;
 
-/// How much of the end is looked at first for the line that the token knows; more if it is not there.
+/// How much of the end is looked at first for the line that the token knows; more if it is not
+/// there.
 const TAIL: u64 = 1 << 20;
 /// No log of ours gets as far, so that its numbers can be counted up.
 const LAST_SEQ: u64 = 1 << 62;
@@ -133,8 +135,8 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
     acting(path, || File::open(path)).flatten()
 }
 
-/// Finds the end of the log in a file. `None`: the file holds nothing, or not even one whole line, and the token knows of no log, or what it knows does
-/// not count.
+/// Finds the end of the log in a file. `None`: the file holds nothing, or not even one whole line,
+/// and the token knows of no log, or what it knows does not count.
 pub(super) fn find(path: &Path, signer: &Signer, known: Known<'_>) -> Result<Option<End>, Refusal> {
     let mut file = open(path)?;
     let length = file.metadata()?.len();
@@ -160,7 +162,8 @@ pub(super) fn find(path: &Path, signer: &Signer, known: Known<'_>) -> Result<Opt
     let header_seq = header.as_ref().map(|header| header.seq);
     let log_id = match (&header, known) {
         (Some(header), _) => check_header(header, signer)?,
-        // The file was truncated while it was written: lines of ours stand at its beginning, and the token knows of which log.
+        // The file was truncated while it was written: lines of ours stand at its beginning, and
+        // the token knows of which log.
         (None, Known::Anchor(anchor) | Known::Accepted(Some(anchor))) if first_line.is_some() => {
             anchor.log_id
         }
@@ -257,7 +260,8 @@ fn check_header(header: &Line, signer: &Signer) -> Result<[u8; 16], Refusal> {
         .ok_or_else(|| Refusal::Foreign("its header has no log id".to_owned()))
 }
 
-/// The file begins behind the line that the token knows: right so if the log was just going on in a new file.
+/// The file begins behind the line that the token knows: right so if the log was just going on in a
+/// new file.
 fn check_rotated(anchor: &Anchor, header: &[u8]) -> Result<(), Refusal> {
     let next = Line::parse(header)
         .is_some_and(|line| line.seq == anchor.seq + 1 && line.prev() == Some(anchor.hash));
@@ -270,7 +274,8 @@ fn check_rotated(anchor: &Anchor, header: &[u8]) -> Result<(), Refusal> {
     )))
 }
 
-/// Offset behind the line that the token knows. Intents before it that had no outcome are noted on the way.
+/// Offset behind the line that the token knows. Intents before it that had no outcome are noted on
+/// the way.
 fn find_anchor(
     file: &mut File,
     length: u64,
@@ -438,7 +443,8 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Follows the chain from `at` on; `chain` is what the line there must have, the first line's own if there is none.
+    /// Follows the chain from `at` on; `chain` is what the line there must have, the first line's
+    /// own if there is none.
     fn from(&mut self, file: &mut File, at: u64, chain: Option<Chain>) -> Result<(), Refusal> {
         self.chain = chain;
         self.length = at;
@@ -461,7 +467,8 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// Takes lines up to the first that is not of the chain, and answers a `recovered` line behind it that would be.
+    /// Takes lines up to the first that is not of the chain, and answers a `recovered` line behind
+    /// it that would be.
     fn until_broken(&mut self, file: &mut File) -> Result<Option<Recovered>, Refusal> {
         let mut lines = Lines::from(file, self.length)?;
         while let Some(raw) = lines.next()? {
@@ -490,7 +497,8 @@ impl<'a> Walk<'a> {
         Ok(None)
     }
 
-    /// Of the lines before that one, though nobody knows whether they are what they were: they are verified with the outcomes that follow.
+    /// Of the lines before that one, though nobody knows whether they are what they were: they are
+    /// verified with the outcomes that follow.
     fn note_changes_before(&mut self, file: &mut File, at: u64) -> Result<(), Refusal> {
         let mut lines = Lines::from(file, 0)?;
         while let Some(raw) = lines.next()?.filter(|raw| raw.start < at) {
@@ -522,7 +530,8 @@ impl<'a> Walk<'a> {
             "intent" | "decision" => self.note_change(line, bytes),
             "checkpoint" => {
                 if let Some(signed) = self.signed_by(line) {
-                    // Itself and what came between are not covered, but for itself, which the token knows right after.
+                    // Itself and what came between are not covered, but for itself, which the token
+                    // knows right after.
                     self.found.checkpoint = line.seq;
                     self.found.unsigned = (line.seq - 1).saturating_sub(signed);
                 }
@@ -678,7 +687,8 @@ fn first_line(file: &File) -> io::Result<Vec<u8>> {
         .unwrap_or_default())
 }
 
-/// The beginning of a header and no more: what is left of a file whose first line was being written. A disc may also leave zeros.
+/// The beginning of a header and no more: what is left of a file whose first line was being
+/// written. A disc may also leave zeros.
 fn is_torn_header(first: &[u8], length: u64) -> bool {
     const BEGINNING: &[u8] = br#"{"type":"header","seq":"#;
     let alone = first.len() as u64 == length;

@@ -1,4 +1,5 @@
-//! Room on the disc that nobody else can take: blocks that the file system gives the log's file beyond its end, before they are needed.
+//! Room on the disc that nobody else can take: blocks that the file system gives the log's file
+//! beyond its end, before they are needed.
 
 use std::fs::File;
 use std::io;
@@ -13,8 +14,8 @@ pub(super) const RESERVE: u64 = 2 << 20;
 const LOW: u64 = 3 << 19;
 /// With less left, and no more to be had, no change is begun.
 pub(super) const CHANGES: u64 = 1 << 20;
-/// With less left, and no more to be had, no request that needs a line is carried out. What is left is for the outcomes of what was begun, and for
-/// the server's own lines.
+/// With less left, and no more to be had, no request that needs a line is carried out. What is left
+/// is for the outcomes of what was begun, and for the server's own lines.
 pub(super) const REQUESTS: u64 = 1 << 19;
 /// With less left, counts of what was not written wait.
 pub(super) const SUMMARIES: u64 = 1 << 17;
@@ -119,7 +120,8 @@ fn reserve(file: &File, from: u64, bytes: u64) -> Result<(), Errno> {
     fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, from, bytes)
 }
 
-/// Whether a line of any length can be written at the file's end: tried, as a limit of the process is met by the write alone.
+/// Whether a line of any length can be written at the file's end: tried, as a limit of the process
+/// is met by the write alone.
 pub(super) fn try_writing(file: &File, length: u64, bytes: usize) -> io::Result<()> {
     let tried = io::Write::write_all(&mut &*file, &vec![b'\n'; bytes]);
     // Whatever was written of it.

@@ -19,7 +19,8 @@ use super::*;
 /// `/dev/full` is locked by whoever has it open as a log.
 static FULL: Mutex<()> = Mutex::new(());
 
-/// A log whose checkpoints are signed by a key of this process: the whole program's tests use the HSM's.
+/// A log whose checkpoints are signed by a key of this process: the whole program's tests use the
+/// HSM's.
 struct Log {
     folder: tempfile::TempDir,
     key: SigningKey,
@@ -69,7 +70,8 @@ impl Log {
         file.signed_up_to(&head);
     }
 
-    /// Six decisions, a checkpoint after the third and the sixth: header, 1, 2, 3, checkpoint, 4, 5, 6, checkpoint.
+    /// Six decisions, a checkpoint after the third and the sixth: header, 1, 2, 3, checkpoint, 4,
+    /// 5, 6, checkpoint.
     fn filled() -> Self {
         let log = Self::new();
         let mut file = log.open();
@@ -544,7 +546,8 @@ async fn of_many_at_once_each_line_is_there_once_also_of_those_who_went_away() {
 
 const FULL_DISC: &str = "STRONGROOM_TEST_FULL_DISC";
 
-/// Not a test of its own: the process of [`of_lines_that_were_written_in_part_nothing_stays`], whose files can't grow beyond a limit.
+/// Not a test of its own: the process of [`of_lines_that_were_written_in_part_nothing_stays`],
+/// whose files can't grow beyond a limit.
 #[test]
 fn full_disc_child() {
     if std::env::var_os(FULL_DISC).is_none() {

@@ -1,5 +1,5 @@
-//! Checks a log without the HSM: the chain through all its files, the signatures, that each change has its outcome, and what is known of its
-//! beginning and end from elsewhere.
+//! Checks a log without the HSM: the chain through all its files, the signatures, that each change
+//! has its outcome, and what is known of its beginning and end from elsewhere.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
@@ -15,7 +15,8 @@ use super::line::{FORMAT, Head, LONGEST_LINE, Line, START, unhex};
 use super::resume::{Lines, sha256};
 use super::{Audit, AuditError};
 
-/// A checkpoint may name a line this far back: those that were written while the HSM signed, or was away.
+/// A checkpoint may name a line this far back: those that were written while the HSM signed, or was
+/// away.
 const WINDOW: usize = 1 << 20;
 
 /// What `strongroom audit verify` found.
@@ -54,7 +55,8 @@ impl Audit {
     /// Checks files, oldest first, against the signing key (`SubjectPublicKeyInfo`, DER).
     ///
     /// # Errors
-    /// [`AuditError::Key`] and [`AuditError::Read`]; what is wrong with the log itself is in [`Verification::problems`].
+    /// [`AuditError::Key`] and [`AuditError::Read`]; what is wrong with the log itself is in
+    /// [`Verification::problems`].
     pub fn verify(
         files: &[&Path],
         signing_key: &[u8],
@@ -189,7 +191,8 @@ impl<'a> Check<'a> {
             }
         }
         let mut regions = Vec::new();
-        // From the last on: what it accounts for may look like a line that accounts for something. No byte is looked at twice, whatever the lines say.
+        // From the last on: what it accounts for may look like a line that accounts for something.
+        // No byte is looked at twice, whatever the lines say.
         let mut free = u64::MAX;
         for (number, end, bytes, sum) in recovered.into_iter().rev() {
             if end >= free {
@@ -358,7 +361,8 @@ impl<'a> Check<'a> {
                 self.signed_seq = self.signed_seq.max(seq);
             }
             Some(_) => self.problem(place, &format!("line {seq} is not the one that was signed")),
-            None if self.found.first_seq > seq => {} // it signs what is in an older file that was left out
+            // It signs what is in an older file that was left out.
+            None if self.found.first_seq > seq => {}
             None => self.problem(
                 place,
                 &format!("line {seq}, which is signed here, is missing"),

@@ -1,4 +1,5 @@
-//! What a configuration names: whether it is there and can be used, asked without starting anything.
+//! What a configuration names: whether it is there and can be used, asked without starting
+//! anything.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -12,7 +13,8 @@ use crate::tls::Tls;
 use crate::tokens::Tokens;
 
 impl Config {
-    /// Reads every file that a start would read, but for the store, the token and the audit log themselves.
+    /// Reads every file that a start would read, but for the store, the token and the audit log
+    /// themselves.
     ///
     /// # Errors
     /// Every problem at once, each with its file.
@@ -65,7 +67,8 @@ fn secret(path: &Path) -> Option<String> {
     })
 }
 
-/// The file or folder itself is made when it is first needed; the folder around it is the operator's.
+/// The file or folder itself is made when it is first needed; the folder around it is the
+/// operator's.
 fn folder_of(setting: &str, path: &Path) -> Option<String> {
     let folder = match path.parent() {
         Some(folder) if folder != Path::new("") => folder,

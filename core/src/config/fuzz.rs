@@ -14,7 +14,8 @@ use super::{Config, ConfigError};
 
 const FILE: &str = "/etc/strongroom/strongroom.toml";
 
-/// A configuration that is accepted is within its documented bounds; one that is refused says why, naming the file.
+/// A configuration that is accepted is within its documented bounds; one that is refused says why,
+/// naming the file.
 pub fn config(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else {
         return;

@@ -58,7 +58,8 @@ pub struct Config {
     pub hardening: Hardening,
     /// Mount paths under which Transit is spoken (none: any).
     pub mounts: Vec<String>,
-    /// Create a key on `encrypt` of an unknown name, as Vault does for a token with the `create` capability (also needs the policy's `create`).
+    /// Create a key on `encrypt` of an unknown name, as Vault does for a token with the `create`
+    /// capability (also needs the policy's `create`).
     pub upsert: bool,
 }
 
@@ -70,8 +71,8 @@ pub struct ConfigError(pub Vec<String>);
 impl Config {
     /// Reads and validates the whole file; every problem is reported, not the first alone.
     ///
-    /// Relative paths are taken from the file's own folder. Nobody but root, whoever runs this, and the server's own user may be able to change
-    /// the file or one that it names.
+    /// Relative paths are taken from the file's own folder. Nobody but root, whoever runs this, and
+    /// the server's own user may be able to change the file or one that it names.
     ///
     /// # Errors
     /// Each problem names the file and the setting, and says what is expected.
@@ -128,7 +129,8 @@ impl Config {
         let hardening = hardening::read(&mut reader);
 
         reader.finish().map_err(ConfigError)?;
-        // Every required value is there: what a reader could not find is among the problems that just ended this.
+        // Every required value is there: what a reader could not find is among the problems that
+        // just ended this.
         let missing = || ConfigError(vec![format!("{}: a value is missing", path.display())]);
         Ok(Self {
             listen: listen.ok_or_else(missing)?,
@@ -217,7 +219,8 @@ fn identities(ca: &mut Section) -> Vec<IdentityPattern> {
     patterns
 }
 
-/// The file of a systemd credential. Outside the service: where systemd has the service's, for root to look at.
+/// The file of a systemd credential. Outside the service: where systemd has the service's, for root
+/// to look at.
 fn credential(section: &mut Section, setting: &str, name: &str) -> PathBuf {
     if name.contains('/') || name == "." || name == ".." {
         section.problem(

@@ -12,7 +12,8 @@ const SOFTHSM_OF_SYSTEM: &str = "/etc/softhsm/softhsm2.conf";
 const P11_KIT: [&str; 2] = ["/etc/pkcs11/modules", "/usr/share/p11-kit/modules"];
 const P11_KIT_OF_USER: &str = ".config/pkcs11/modules";
 
-/// SoftHSM looks for its settings in this order. `SOFTHSM2_CONF` counts with other modules too: one may stand before SoftHSM.
+/// SoftHSM looks for its settings in this order. `SOFTHSM2_CONF` counts with other modules too: one
+/// may stand before SoftHSM.
 pub fn softhsm(module: &Path) -> Option<PathBuf> {
     let of_user = || of_home(SOFTHSM_OF_USER).filter(|file| file.exists());
     let usual = || of_user().or_else(|| Some(SOFTHSM_OF_SYSTEM.into()));
@@ -35,7 +36,8 @@ pub fn of_home(path: &str) -> Option<PathBuf> {
     env::var_os("HOME").map(|home| Path::new(&home).join(path))
 }
 
-/// Of OpenSSL, which many modules are made of: its settings may name code to load, and the others are folders of it.
+/// Of OpenSSL, which many modules are made of: its settings may name code to load, and the others
+/// are folders of it.
 const OPENSSL: [&str; 3] = ["OPENSSL_CONF", "OPENSSL_MODULES", "OPENSSL_ENGINES"];
 
 /// Every file and folder of settings: they decide what code runs, and what is written where.

@@ -1,4 +1,5 @@
-//! Takes values out of a TOML table and collects what is wrong, so that one run shows every problem.
+//! Takes values out of a TOML table and collects what is wrong, so that one run shows every
+//! problem.
 
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -182,7 +183,8 @@ impl Section {
         }
     }
 
-    /// A duration that the environment may give too, under a name that operators know from elsewhere; it wins.
+    /// A duration that the environment may give too, under a name that operators know from
+    /// elsewhere; it wins.
     pub(super) fn duration_or_env(
         &mut self,
         key: &str,

@@ -1,7 +1,9 @@
-//! Who can change what the server obeys: the configuration and each file that it names, and every folder and link on the way to them.
+//! Who can change what the server obeys: the configuration and each file that it names, and every
+//! folder and link on the way to them.
 //!
-//! As OpenSSH's `StrictModes`: nobody but root, whoever runs this, and the server's own user may write there. A folder that others may write to is
-//! taken only if it is sticky, as `/tmp`: nobody can rename in it what belongs to others, and what is taken from it belongs to one of those.
+//! As OpenSSH's `StrictModes`: nobody but root, whoever runs this, and the server's own user may
+//! write there. A folder that others may write to is taken only if it is sticky, as `/tmp`: nobody
+//! can rename in it what belongs to others, and what is taken from it belongs to one of those.
 
 use std::fs::{self, Metadata};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -90,7 +92,8 @@ impl Owners {
 }
 
 impl Config {
-    /// Whether only root, whoever runs this, and the server's user can change the files; all that is not so.
+    /// Whether only root, whoever runs this, and the server's user can change the files; all that
+    /// is not so.
     ///
     /// # Errors
     /// Each problem names the file, what is open, and what to do.
@@ -123,8 +126,9 @@ impl Config {
     }
 }
 
-/// In a user namespace, what belongs to users outside of it has the owner "nobody". That is everybody, and trusted only where it is the system too: where root
-/// has no number inside, as in a rootless container. With `PrivateUsers=` root keeps its own, and "nobody" is some other user.
+/// In a user namespace, what belongs to users outside of it has the owner "nobody". That is
+/// everybody, and trusted only where it is the system too: where root has no number inside, as in a
+/// rootless container. With `PrivateUsers=` root keeps its own, and "nobody" is some other user.
 /// Asked once: a server that is confined can't see it any more.
 static OUTSIDE: LazyLock<Option<u32>> = LazyLock::new(|| {
     const NOBODY: &str = "/proc/sys/kernel/overflowuid";

@@ -14,7 +14,8 @@ use sha2::{Digest, Sha256};
 
 use super::Identity;
 
-/// A certificate's identity is one of the three forms, and what the TLS library reads in the same certificate.
+/// A certificate's identity is one of the three forms, and what the TLS library reads in the same
+/// certificate.
 pub fn certificate(data: &[u8]) {
     let Ok(identity) = Identity::from_certificate(data) else {
         return;

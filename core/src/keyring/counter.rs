@@ -1,7 +1,9 @@
-//! How often a key version has encrypted with a random nonce: never under-counted, not even by a crash.
+//! How often a key version has encrypted with a random nonce: never under-counted, not even by a
+//! crash.
 //!
-//! Encryptions are counted in memory against a durable reservation. When the reservation is used up, a larger one is committed first. After a
-//! restart the whole reservation counts as used, so what a crash loses errs on the safe side.
+//! Encryptions are counted in memory against a durable reservation. When the reservation is used
+//! up, a larger one is committed first. After a restart the whole reservation counts as used, so
+//! what a crash loses errs on the safe side.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -47,7 +49,8 @@ impl UseCounter {
         self.reserved.load(Ordering::Acquire) == FENCED
     }
 
-    /// Counts `n` more encryptions, if they are within the reservation. `block`: how many to reserve at a time.
+    /// Counts `n` more encryptions, if they are within the reservation. `block`: how many to
+    /// reserve at a time.
     pub(super) fn take(&self, n: u64, limit: u64, block: u64) -> Take {
         let reserved = self.reserved.load(Ordering::Acquire);
         let fits = |used: u64| {

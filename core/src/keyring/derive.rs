@@ -1,8 +1,11 @@
-//! Derived keys: from a version's key and a request's context to a data-encryption key, for that request only.
+//! Derived keys: from a version's key and a request's context to a data-encryption key, for that
+//! request only.
 //!
-//! SoftHSM has no `CKM_HKDF_DERIVE`, so the KDF is composed of HMACs that run in the token: the version's key never leaves it, only the
-//! derived key does, into zeroized memory. HKDF's Extract step is left out, as RFC 5869, section 3.3, allows when the input key is
-//! already a uniformly random key, as one generated in the token is. In `memory` residency the same HMACs run in host memory.
+//! SoftHSM has no `CKM_HKDF_DERIVE`, so the KDF is composed of HMACs that run in the token: the
+//! version's key never leaves it, only the derived key does, into zeroized memory. HKDF's Extract
+//! step is left out, as RFC 5869, section 3.3, allows when the input key is already a uniformly
+//! random key, as one generated in the token is. In `memory` residency the same HMACs run in host
+//! memory.
 
 use std::sync::Arc;
 
@@ -23,15 +26,17 @@ pub(super) struct Derived {
     pub(super) nonce_key: Option<Zeroizing<[u8; 32]>>,
 }
 
-/// What is derived for an item: its key, and of a convergent key to encrypt with, one of two nonce keys.
+/// What is derived for an item: its key, and of a convergent key to encrypt with, one of two nonce
+/// keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Want {
     /// T(1) of HKDF-Expand.
     Key,
     /// T(1), and T(2) for the nonce: of an item without associated data.
     PlainNonce,
-    /// T(1), and T(3) for the nonce: of an item with associated data. A key of its own, since any encoding of plaintext and associated data
-    /// is also a plaintext, and one nonce must not serve two messages.
+    /// T(1), and T(3) for the nonce: of an item with associated data. A key of its own, since any
+    /// encoding of plaintext and associated data is also a plaintext, and one nonce must not
+    /// serve two messages.
     BoundNonce,
 }
 
@@ -120,10 +125,12 @@ async fn next_block(
     Ok(())
 }
 
-/// HMAC-SHA256 under the nonce key, cut to 96 bits. Without associated data it is that of the plaintext, as Vault's convergent encryption
-/// (version 3) has it; else that of the associated data's length (8 bytes, big-endian), the associated data, and the plaintext.
+/// HMAC-SHA256 under the nonce key, cut to 96 bits. Without associated data it is that of the
+/// plaintext, as Vault's convergent encryption (version 3) has it; else that of the associated
+/// data's length (8 bytes, big-endian), the associated data, and the plaintext.
 ///
-/// A nonce thus belongs to one plaintext with one associated data: AES-GCM tells its authentication key to whoever sees two tags of one nonce.
+/// A nonce thus belongs to one plaintext with one associated data: AES-GCM tells its authentication
+/// key to whoever sees two tags of one nonce.
 pub(super) fn convergent_nonce(
     nonce_key: &[u8; 32],
     associated_data: &[u8],
@@ -141,7 +148,8 @@ pub(super) fn convergent_nonce(
         .map_err(|_| KeyringError::System("HMAC-SHA256 is too short".to_owned()))
 }
 
-/// T(1)'s input of HKDF-Expand: info || 0x01. Of the counter mode: counter 0 || context || 256 bits.
+/// T(1)'s input of HKDF-Expand: info || 0x01. Of the counter mode: counter 0 || context || 256
+/// bits.
 fn first_block(kdf: Kdf, context: &[u8]) -> Zeroizing<Vec<u8>> {
     let (before, after): (&[u8], &[u8]) = match kdf {
         Kdf::HkdfSha256 => (&[], &[1]),

@@ -7,7 +7,8 @@
 use super::key::{Key, Version, put_counter, read_settings};
 use crate::store::Change;
 
-/// `0` and a key's settings, or anything else and a version's keys: what can be read is written again with the same meaning.
+/// `0` and a key's settings, or anything else and a version's keys: what can be read is written
+/// again with the same meaning.
 pub fn key_record(data: &[u8]) {
     match data {
         [b'0', record @ ..] => settings(record),

@@ -42,7 +42,8 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    /// What its versions' keys are used for: a derived key's are HMAC keys, from which others are derived.
+    /// What its versions' keys are used for: a derived key's are HMAC keys, from which others are
+    /// derived.
     pub(super) fn usage(&self) -> KeyUsage {
         if self.derived {
             KeyUsage::Mac
@@ -72,7 +73,8 @@ pub(super) struct Version {
     pub(super) number: u32,
     /// Seconds since 1970, UTC.
     pub(super) created: i64,
-    /// Replaced by a move to another master key, under requests that use it: the keys in it stay the same.
+    /// Replaced by a move to another master key, under requests that use it: the keys in it stay
+    /// the same.
     pub(super) wrapped: ArcSwap<Wrapped>,
     pub(super) counter: UseCounter,
     pub(super) memory: MemorySlot,
@@ -185,7 +187,8 @@ impl Key {
         }
     }
 
-    /// A derived key needs a context. Vault's others ignore one: who believes a ciphertext to be bound to it would not find out.
+    /// A derived key needs a context. Vault's others ignore one: who believes a ciphertext to be
+    /// bound to it would not find out.
     pub(super) fn check_context(&self, context: &[u8]) -> Result<(), KeyringError> {
         match (self.settings.derived, context.is_empty()) {
             (true, true) => Err(invalid(
@@ -350,7 +353,8 @@ pub(super) fn inconsistent(record: &RecordId, problem: impl Into<String>) -> Key
     })
 }
 
-/// Whether a name may be a key's, as Vault has it (`framework.GenericNameRegex`): 1 to 128 of `A-Z a-z 0-9 _ . -`, with neither `.` nor `-` at either end.
+/// Whether a name may be a key's, as Vault has it (`framework.GenericNameRegex`): 1 to 128 of `A-Z
+/// a-z 0-9 _ . -`, with neither `.` nor `-` at either end.
 pub fn is_key_name(name: &str) -> bool {
     let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
     let bytes = name.as_bytes();
@@ -378,7 +382,8 @@ pub(super) fn invalid(text: &str) -> KeyringError {
     KeyringError::Invalid(text.to_owned())
 }
 
-/// The format of a `KeyVersion` record that is written; the first one had no number and no transfer blobs, and is still read.
+/// The format of a `KeyVersion` record that is written; the first one had no number and no transfer
+/// blobs, and is still read.
 const VERSION_FORMAT: u32 = 2;
 
 fn first_format() -> u32 {

@@ -1,7 +1,9 @@
-//! Reads every record of the store into keys, and refuses a store that does not hold together: a record too few, too many, of no format that is
-//! known, or that contradicts another. Each record is authentic by then; what is refused here was written wrongly, or by another version.
+//! Reads every record of the store into keys, and refuses a store that does not hold together: a
+//! record too few, too many, of no format that is known, or that contradicts another. Each record
+//! is authentic by then; what is refused here was written wrongly, or by another version.
 //!
-//! A start and `strongroom store status` both come through here, so that they can't judge differently.
+//! A start and `strongroom store status` both come through here, so that they can't judge
+//! differently.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::RangeInclusive;

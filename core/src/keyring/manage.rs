@@ -1,4 +1,5 @@
-//! Changes of keys: made under one lock, durable before they are in force, and run to their end even if the caller goes away.
+//! Changes of keys: made under one lock, durable before they are in force, and run to their end
+//! even if the caller goes away.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -190,7 +191,8 @@ impl Inner {
         total: u64,
     ) -> Result<(), KeyringError> {
         let _turn = self.writer.lock().await;
-        // Only of a version that still is: a reservation must not bring back the record of a deleted key.
+        // Only of a version that still is: a reservation must not bring back the record of a
+        // deleted key.
         let current = self.find(name).ok_or(KeyringError::NotFound)?;
         if !current
             .versions
@@ -219,7 +221,8 @@ impl Inner {
             residency,
             derived: options.derived,
             convergent: options.convergent,
-            // As Vault has it: the key of an import is not known to be uniformly random in the way HKDF-Expand wants it.
+            // As Vault has it: the key of an import is not known to be uniformly random in the way
+            // HKDF-Expand wants it.
             kdf: if imported && options.derived {
                 Kdf::HmacSha256Counter
             } else {
@@ -333,8 +336,8 @@ impl Inner {
         self.options.counter_block.min(self.options.nonce_limit)
     }
 
-    /// Commits, and puts the change in force when the disc has it: also if the token could not be told of it, because a
-    /// restart would bring it into force in any case.
+    /// Commits, and puts the change in force when the disc has it: also if the token could not be
+    /// told of it, because a restart would bring it into force in any case.
     pub(super) async fn commit(
         &self,
         changes: Vec<Change>,
@@ -352,7 +355,8 @@ impl Inner {
         Ok(())
     }
 
-    /// Drops what the token holds of these versions; if it can't be reached its session objects are gone with the session.
+    /// Drops what the token holds of these versions; if it can't be reached its session objects are
+    /// gone with the session.
     async fn forget(&self, versions: &BTreeMap<u32, Arc<Version>>) {
         let ids = versions
             .values()

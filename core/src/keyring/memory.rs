@@ -1,4 +1,5 @@
-//! Keys of `memory` residency: on a page of their own that is locked against swapping, wiped when dropped.
+//! Keys of `memory` residency: on a page of their own that is locked against swapping, wiped when
+//! dropped.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -70,7 +71,8 @@ impl MemorySlot {
         Ok(key)
     }
 
-    /// Drops the key if it was not used for `idle`. An operation that is using it keeps it until its end.
+    /// Drops the key if it was not used for `idle`. An operation that is using it keeps it until
+    /// its end.
     pub(super) fn drop_idle(&self, idle: Duration) {
         let unused = now().saturating_sub(self.last_used.load(Ordering::Relaxed));
         if u128::from(unused) >= idle.as_millis() {

@@ -1,6 +1,8 @@
-//! Named keys, their versions, where they are used (residency), and their rotation: what the API calls.
+//! Named keys, their versions, where they are used (residency), and their rotation: what the API
+//! calls.
 //!
-//! A request takes a snapshot of its key without waiting for anybody; changes replace the snapshot after they are durable.
+//! A request takes a snapshot of its key without waiting for anybody; changes replace the snapshot
+//! after they are durable.
 
 mod cipher;
 mod counter;
@@ -58,9 +60,11 @@ pub struct KeyringOptions {
     pub memory_idle: Duration,
     /// `memory` residency is refused.
     pub fips: bool,
-    /// Encryptions with random nonces that one key version may make (NIST SP 800-38D, 8.3: at most 2^32).
+    /// Encryptions with random nonces that one key version may make (NIST SP 800-38D, 8.3: at most
+    /// 2^32).
     pub nonce_limit: u64,
-    /// How many of them are reserved in the store at a time; a restart counts what was reserved as used.
+    /// How many of them are reserved in the store at a time; a restart counts what was reserved as
+    /// used.
     pub counter_block: u64,
     /// For keys created without a period of their own; zero: none.
     pub rotation_period: Duration,
@@ -107,11 +111,12 @@ struct Inner {
 type PerItem<T> = Result<Vec<Result<T, KeyringError>>, KeyringError>;
 
 impl Keyring {
-    /// Loads every key's settings and wrapped KEKs from the store, and checks that its records hold together.
+    /// Loads every key's settings and wrapped KEKs from the store, and checks that its records hold
+    /// together.
     ///
     /// # Errors
-    /// [`KeyringError::Store`] if a record is missing, too many, altered, of an unknown format, or contradicts another;
-    /// [`KeyringError::OtherMaster`]; [`KeyringError::Hsm`].
+    /// [`KeyringError::Store`] if a record is missing, too many, altered, of an unknown format, or
+    /// contradicts another; [`KeyringError::OtherMaster`]; [`KeyringError::Hsm`].
     pub async fn open(
         store: Arc<Store>,
         hsm: Hsm,
@@ -134,17 +139,19 @@ impl Keyring {
         })
     }
 
-    /// From now on each change that no request asked for is in the audit log: that it is about to begin, durably, and what came of it. Before this, none is
-    /// made.
+    /// From now on each change that no request asked for is in the audit log: that it is about to
+    /// begin, durably, and what came of it. Before this, none is made.
     pub fn record_in(&self, audit: Arc<Audit>) {
         // The first one stays.
         let _ = self.inner.audit.set(audit);
     }
 
-    /// Creates a key at version 1. Creating one that exists changes nothing and answers `false`, as Vault does.
+    /// Creates a key at version 1. Creating one that exists changes nothing and answers `false`, as
+    /// Vault does.
     ///
     /// # Errors
-    /// [`KeyringError::Invalid`] for a name or options that can't be; [`KeyringError::Hsm`], [`KeyringError::Store`].
+    /// [`KeyringError::Invalid`] for a name or options that can't be; [`KeyringError::Hsm`],
+    /// [`KeyringError::Store`].
     pub async fn create(&self, name: &str, options: CreateOptions) -> Result<bool, KeyringError> {
         let (inner, name) = self.owned(name);
         detached(async move {
@@ -156,10 +163,12 @@ impl Keyring {
         .await
     }
 
-    /// BYOK: creates a key from wrapped material (`ciphertext` = RSA-OAEP(AES key), 512 bytes, || AES-KWP(target)).
+    /// BYOK: creates a key from wrapped material (`ciphertext` = RSA-OAEP(AES key), 512 bytes, ||
+    /// AES-KWP(target)).
     ///
     /// # Errors
-    /// [`KeyringError::Exists`]; [`KeyringError::Invalid`] if it does not unwrap to a 256-bit key, or the token can't.
+    /// [`KeyringError::Exists`]; [`KeyringError::Invalid`] if it does not unwrap to a 256-bit key,
+    /// or the token can't.
     pub async fn import(
         &self,
         name: &str,
@@ -229,7 +238,8 @@ impl Keyring {
     /// Adds a version and makes it the latest; returns it.
     ///
     /// # Errors
-    /// [`KeyringError::Invalid`] if there is no such key or it was imported without `allow_rotation`.
+    /// [`KeyringError::Invalid`] if there is no such key or it was imported without
+    /// `allow_rotation`.
     pub async fn rotate(&self, name: &str) -> Result<u32, KeyringError> {
         let (inner, name) = self.owned(name);
         detached(async move { inner.rotate_any(&name, None).await }).await
@@ -304,7 +314,8 @@ impl Keyring {
         self.inner.decrypt(name, items).await
     }
 
-    /// Decrypts and encrypts again with `target` (else the latest) version; the plaintext stays in here.
+    /// Decrypts and encrypts again with `target` (else the latest) version; the plaintext stays in
+    /// here.
     ///
     /// # Errors
     /// As [`Keyring::decrypt`], then as [`Keyring::encrypt`].
@@ -345,7 +356,8 @@ impl Keyring {
         Ok(in_order(results))
     }
 
-    /// A fresh random key of 128, 256 or 512 bits, in plaintext and encrypted; `template`'s plaintext is not used.
+    /// A fresh random key of 128, 256 or 512 bits, in plaintext and encrypted; `template`'s
+    /// plaintext is not used.
     ///
     /// # Errors
     /// [`KeyringError::Invalid`] for another length; else as [`Keyring::encrypt`].
@@ -381,7 +393,8 @@ impl Keyring {
     /// HMAC of each input with the version's HMAC key, in the token.
     ///
     /// # Errors
-    /// [`KeyringError::Invalid`] for a version or hash that can't be; [`KeyringError::NotFound`], [`KeyringError::Hsm`].
+    /// [`KeyringError::Invalid`] for a version or hash that can't be; [`KeyringError::NotFound`],
+    /// [`KeyringError::Hsm`].
     pub async fn hmac(
         &self,
         name: &str,
@@ -407,7 +420,8 @@ impl Keyring {
     /// Whether each tag is the HMAC of its input; constant-time.
     ///
     /// # Errors
-    /// [`KeyringError::Invalid`] per item for a version that can't be; for the whole as [`Keyring::hmac`].
+    /// [`KeyringError::Invalid`] per item for a version that can't be; for the whole as
+    /// [`Keyring::hmac`].
     pub async fn verify_hmac(
         &self,
         name: &str,
@@ -461,7 +475,8 @@ impl Keyring {
         }
     }
 
-    /// Rotates every key whose `auto_rotate_period` has passed; returns their names. Called by a timer.
+    /// Rotates every key whose `auto_rotate_period` has passed; returns their names. Called by a
+    /// timer.
     pub async fn rotate_due(&self) -> Vec<(String, Result<u32, KeyringError>)> {
         let mut rotated = Vec::new();
         for Scheduled {
@@ -518,8 +533,9 @@ impl Keyring {
 }
 
 impl Inner {
-    /// Carries out a change that no request asked for: its intent is in the audit log before, its outcome after. Without a log, or while the token is
-    /// away, it is not begun; the latter is only counted, however often it is tried.
+    /// Carries out a change that no request asked for: its intent is in the audit log before, its
+    /// outcome after. Without a log, or while the token is away, it is not begun; the latter is
+    /// only counted, however often it is tried.
     async fn recorded<T>(
         &self,
         (operation, name, version): (&str, &str, u32),
@@ -607,7 +623,8 @@ impl Inner {
     async fn encrypt(self: &Arc<Self>, name: &str, items: Vec<EncryptItem>) -> PerItem<Ciphertext> {
         let mut key = self.key(name)?;
         self.check_residency(key.settings.residency)?;
-        // Items of an exhausted latest version are planned a second time, with the version that its rotation made.
+        // Items of an exhausted latest version are planned a second time, with the version that its
+        // rotation made.
         let mut plan = self.plan(&key, &items).await?;
         if plan.rotate {
             let inner = Arc::clone(self);
@@ -780,7 +797,8 @@ struct Plan {
     rotate: bool,
 }
 
-/// Runs a change to its end even if the request that asked for it is gone: one that stopped in the middle would leave memory behind the store.
+/// Runs a change to its end even if the request that asked for it is gone: one that stopped in the
+/// middle would leave memory behind the store.
 async fn detached<T: Send + 'static>(
     change: impl Future<Output = Result<T, KeyringError>> + Send + 'static,
 ) -> Result<T, KeyringError> {
@@ -791,7 +809,8 @@ async fn detached<T: Send + 'static>(
 
 fn in_order<T>(mut results: Answers<T>) -> Vec<Result<T, KeyringError>> {
     results.sort_unstable_by_key(|(index, _)| *index);
-    // `collect` would use the same memory again and then ask for less of it, which takes longer than other memory.
+    // `collect` would use the same memory again and then ask for less of it, which takes longer
+    // than other memory.
     let mut in_order = Vec::with_capacity(results.len());
     in_order.extend(results.into_iter().map(|(_, result)| result));
     in_order

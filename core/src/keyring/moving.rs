@@ -1,7 +1,8 @@
 //! Moving every key to the master key in force, one version at a time, while it is in use.
 //!
-//! A version is taken from the token to the store and only then put in force, so whatever stops the work leaves each version under one master
-//! key or the other, both of which are on the token. What is moved already is left alone: the work is simply begun again.
+//! A version is taken from the token to the store and only then put in force, so whatever stops the
+//! work leaves each version under one master key or the other, both of which are on the token. What
+//! is moved already is left alone: the work is simply begun again.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,7 +20,8 @@ pub struct Standing {
     pub versions: usize,
     /// Those that are wrapped by the master key in force.
     pub moved: usize,
-    /// Those that can't be moved to another one, because they were made without a transfer key: name and version, sorted.
+    /// Those that can't be moved to another one, because they were made without a transfer key:
+    /// name and version, sorted.
     pub unmovable: Vec<(String, u32)>,
 }
 
@@ -40,8 +42,8 @@ pub enum Moved {
 }
 
 impl Keyring {
-    /// Returns once every change that was under way has been committed: a version that was still being made by the master key of before is
-    /// counted from then on.
+    /// Returns once every change that was under way has been committed: a version that was still
+    /// being made by the master key of before is counted from then on.
     pub async fn settle(&self) {
         drop(self.hold().await);
     }
@@ -94,7 +96,8 @@ impl Keyring {
     /// Moves one version; durable when this returns.
     ///
     /// # Errors
-    /// [`KeyringError::Hsm`], with [`strongroom_hsm::HsmError::NotMovable`] for a version that can't be; [`KeyringError::Store`].
+    /// [`KeyringError::Hsm`], with [`strongroom_hsm::HsmError::NotMovable`] for a version that
+    /// can't be; [`KeyringError::Store`].
     pub async fn move_version(&self, name: &str, version: u32) -> Result<Moved, KeyringError> {
         let (inner, name) = self.owned(name);
         super::detached(async move { inner.move_version(&name, version).await }).await
@@ -128,7 +131,8 @@ impl Inner {
     }
 }
 
-/// Refuses a store whose keys no master key of the token unwraps: better at the start than at the first request that needs them.
+/// Refuses a store whose keys no master key of the token unwraps: better at the start than at the
+/// first request that needs them.
 pub(super) fn check(hsm: &Hsm, keys: &HashMap<String, Arc<Key>>) -> Result<(), KeyringError> {
     let masters = Masters::of(&hsm.generations());
     let mut sorted: Vec<_> = keys.values().collect();

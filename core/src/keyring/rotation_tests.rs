@@ -1,4 +1,5 @@
-//! Rotation by schedule: once, also when killed in the middle of it, and never later than promised without an alert.
+//! Rotation by schedule: once, also when killed in the middle of it, and never later than promised
+//! without an alert.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -48,7 +49,8 @@ fn period(days: u64) -> ConfigChange {
     }
 }
 
-/// Not a test: the program that the next one kills. Opens the keyring at a time that is given, rotates what is due, and says so.
+/// Not a test: the program that the next one kills. Opens the keyring at a time that is given,
+/// rotates what is due, and says so.
 #[tokio::test]
 async fn rotation_child() {
     let Ok(arguments) = std::env::var(CHILD) else {
@@ -201,7 +203,8 @@ impl Killed {
         numbers.try_into().unwrap()
     }
 
-    /// Starts a child, lets it rotate, and kills it when it is about to call the last of these functions, each after the one before it.
+    /// Starts a child, lets it rotate, and kills it when it is about to call the last of these
+    /// functions, each after the one before it.
     fn kill_before(&self, key: &str, now: i64, functions: &[&str]) {
         self.control("");
         let mut child = self.child(key, now);
@@ -292,7 +295,8 @@ async fn without_an_audit_log_no_change_is_begun() {
     assert_eq!(keyring.read("kek").unwrap().latest_version, 1);
 }
 
-/// Before each call that changes the token, and with it before and after each of the store's commits.
+/// Before each call that changes the token, and with it before and after each of the store's
+/// commits.
 #[test]
 fn killed_at_each_write_a_scheduled_rotation_happens_once() {
     let killed = Killed {
@@ -311,7 +315,8 @@ fn killed_at_each_write_a_scheduled_rotation_happens_once() {
         // Records are on the disc, the token is not told.
         ("kek", &["C_WrapKey", "C_CreateObject"]),
         ("kek", &["C_WrapKey", "C_CreateObject", "C_DestroyObject"]),
-        // Debris is on the disc; then the private key is on the token; then the version is on the disc.
+        // Debris is on the disc; then the private key is on the token; then the version is on the
+        // disc.
         ("sig", &["C_GenerateKeyPair"]),
         ("sig", &["C_GenerateKeyPair", "C_DestroyObject"]),
         ("sig", &["C_GenerateKeyPair", "C_SignInit"]),
@@ -347,7 +352,8 @@ impl Random {
     }
 }
 
-/// Five years in steps of ten minutes, with outages of minutes and of weeks, restarts, and rewrapped ciphertexts whose old versions are destroyed.
+/// Five years in steps of ten minutes, with outages of minutes and of weeks, restarts, and
+/// rewrapped ciphertexts whose old versions are destroyed.
 #[tokio::test]
 async fn five_years_of_rotations_outages_and_restarts() {
     let (site, mut keyring) = Site::new(KeyringOptions::default()).await;
@@ -423,7 +429,8 @@ async fn five_years_of_rotations_outages_and_restarts() {
         if away || tick % (7 * DAY / step) != 0 {
             continue;
         }
-        // Each week something is encrypted; each quarter everything is rewrapped and what no ciphertext needs is destroyed.
+        // Each week something is encrypted; each quarter everything is rewrapped and what no
+        // ciphertext needs is destroyed.
         for name in ["quarterly", "monthly"] {
             known.push((name, seal(&keyring, name, b"").await.unwrap()));
         }

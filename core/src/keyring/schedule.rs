@@ -1,12 +1,15 @@
-//! When a key is to be rotated: a pure function of its latest version, its period and the time of day.
+//! When a key is to be rotated: a pure function of its latest version, its period and the time of
+//! day.
 
 use sha2::{Digest as _, Sha256};
 
 /// A rotation this long after its time is one that was skipped: somebody must know.
 pub const SKIPPED_AFTER: i64 = 15 * 60;
-/// A latest version that is younger than now by more than this was made by a clock that was ahead, or this one is behind.
+/// A latest version that is younger than now by more than this was made by a clock that was ahead,
+/// or this one is behind.
 const CLOCK_TOLERANCE: i64 = 24 * 60 * 60;
-/// Keys made together are rotated apart: each up to a twentieth of its period before the period ends, never after.
+/// Keys made together are rotated apart: each up to a twentieth of its period before the period
+/// ends, never after.
 const SPREAD: u64 = 20;
 
 /// What the schedule says of a key.

@@ -175,7 +175,8 @@ async fn every_sort_of_key_survives_rotation_and_restart_and_refuses_altered_cip
     assert_eq!(keyring.list().len(), 6);
 }
 
-/// AES-GCM gives its authentication key away with two tags of one nonce: then one associated data's ciphertext can be changed at will.
+/// AES-GCM gives its authentication key away with two tags of one nonce: then one associated data's
+/// ciphertext can be changed at will.
 #[tokio::test]
 async fn no_two_messages_of_a_convergent_key_have_one_nonce() {
     let (_site, keyring) = Site::new(KeyringOptions::default()).await;
@@ -391,7 +392,8 @@ async fn the_limit_of_random_nonces_is_kept_over_restarts_and_rotates_where_it_m
     assert!(matches!(old[0], Err(KeyringError::Exhausted)));
 }
 
-/// One of each sort of key, and how often each key of AES-GCM was used: by the wrapped key's id, whatever version of whatever copy it is.
+/// One of each sort of key, and how often each key of AES-GCM was used: by the wrapped key's id,
+/// whatever version of whatever copy it is.
 #[derive(Default)]
 struct Uses(HashMap<[u8; 16], u64>);
 
@@ -413,8 +415,8 @@ impl Uses {
     }
 }
 
-/// What a restored copy, an accepted rollback and a second token that takes over have in common: the count in the store is older than what was
-/// encrypted.
+/// What a restored copy, an accepted rollback and a second token that takes over have in common:
+/// the count in the store is older than what was encrypted.
 #[tokio::test]
 #[allow(
     clippy::too_many_lines,

@@ -29,7 +29,8 @@ pub enum Kdf {
     #[default]
     #[serde(rename = "hkdf_sha256")]
     HkdfSha256,
-    /// The KDF in counter mode with HMAC-SHA256 (NIST SP 800-108), one block: what Vault uses for imported keys.
+    /// The KDF in counter mode with HMAC-SHA256 (NIST SP 800-108), one block: what Vault uses for
+    /// imported keys.
     #[serde(rename = "hmac-sha256-counter")]
     HmacSha256Counter,
 }
@@ -94,7 +95,8 @@ pub enum KeyType {
 /// Settings of tokens and of the keys that sign them.
 #[derive(Clone, Debug)]
 pub struct JwtOptions {
-    /// The keys that sign tokens, whose public halves are published as one set: whoever trusts the set trusts each of them.
+    /// The keys that sign tokens, whose public halves are published as one set: whoever trusts the
+    /// set trusts each of them.
     pub keys: Vec<String>,
     /// `iss` of each token; `None`: the client's own.
     pub issuer: Option<String>,
@@ -201,7 +203,8 @@ pub struct DecryptItem {
     pub context: Vec<u8>,
 }
 
-/// What stands behind `vault:v<version>:` — nonce (12 bytes) || AES-256-GCM ciphertext || tag (16 bytes).
+/// What stands behind `vault:v<version>:` — nonce (12 bytes) || AES-256-GCM ciphertext || tag (16
+/// bytes).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ciphertext {
     /// The key version.
@@ -301,7 +304,8 @@ pub enum KeyringError {
         "this key version has made as many encryptions as are safe with random nonces (2^32, NIST SP 800-38D): rotate the key"
     )]
     Exhausted,
-    /// How many encryptions the version has made is not known, since its store was accepted from elsewhere.
+    /// How many encryptions the version has made is not known, since its store was accepted from
+    /// elsewhere.
     #[error(
         "this key version encrypts no more: its store was restored or accepted after a rollback, so that its number of encryptions with random nonces is not known (NIST SP 800-38D); use the latest version, or, if that is it, rotate the key, or import a new version of a key that may not be rotated"
     )]

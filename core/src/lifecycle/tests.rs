@@ -189,7 +189,8 @@ impl World {
             if self.now >= *fetched + LIMITS.cache.as_secs() {
                 (*fetched, *set) = (self.now, self.stored);
             }
-            // The youngest token and the oldest that is valid; those between were signed by versions between.
+            // The youngest token and the oldest that is valid; those between were signed by
+            // versions between.
             let oldest = self.now.saturating_sub(LIMITS.overlap.as_secs()).max(1);
             for at in [self.now, oldest] {
                 let Some((_, version)) = self.signed.get(usize::try_from(at - 1).unwrap()) else {

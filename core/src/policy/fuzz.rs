@@ -99,7 +99,8 @@ fn by_the_book(policy: &Policy, who: &Identity, what: Operation, key: Option<&st
     }
 }
 
-/// The definition of a pattern, as a table: which ends of the text each part of the pattern can reach.
+/// The definition of a pattern, as a table: which ends of the text each part of the pattern can
+/// reach.
 fn matches(pattern: &str, text: &str) -> bool {
     let text = text.as_bytes();
     let mut reached = vec![false; text.len() + 1];

@@ -1,4 +1,5 @@
-//! The patterns of a policy: `*`, `**` and `?`, and nothing else, so that a reader can't misread one.
+//! The patterns of a policy: `*`, `**` and `?`, and nothing else, so that a reader can't misread
+//! one.
 //!
 //! | pattern | stands for |
 //! |---|---|
@@ -6,8 +7,9 @@
 //! | `*` | any run of characters, also none, without `/` |
 //! | `**` | any run of characters, also none |
 //!
-//! Every other character stands for itself, and the whole text must match. `*` stops at `/` because that is where SPIFFE
-//! paths divide: `spiffe://example.org/ns/*/vault` can't be met by one more path segment.
+//! Every other character stands for itself, and the whole text must match. `*` stops at `/` because
+//! that is where SPIFFE paths divide: `spiffe://example.org/ns/*/vault` can't be met by one more
+//! path segment.
 
 /// A pattern, ready to match.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,7 +103,8 @@ impl Glob {
         }
         let text = text.as_bytes();
         let (mut at, mut part) = (0, 0);
-        // Where to go on when what follows a wildcard does not fit: one more byte for the wildcard, then again.
+        // Where to go on when what follows a wildcard does not fit: one more byte for the wildcard,
+        // then again.
         let mut star: Option<(usize, usize)> = None;
         let mut star_star: Option<(usize, usize)> = None;
         loop {

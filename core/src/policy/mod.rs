@@ -1,9 +1,12 @@
-//! Who may do what with which key: identities × key globs × operations; what is not allowed is denied.
+//! Who may do what with which key: identities × key globs × operations; what is not allowed is
+//! denied.
 //!
-//! `docs/policy.md` describes the file. A rule that denies wins over any that allow, so the order of rules has no meaning.
+//! `docs/policy.md` describes the file. A rule that denies wins over any that allow, so the order
+//! of rules has no meaning.
 //!
-//! A rule that allows is read narrowly, and what a rule takes away (it denies, or asks for a token) is read widely: there `*` in an identity is as wide as
-//! `**`, so that no kind of identity slips past a pattern that looks like everybody.
+//! A rule that allows is read narrowly, and what a rule takes away (it denies, or asks for a token)
+//! is read widely: there `*` in an identity is as wide as `**`, so that no kind of identity slips
+//! past a pattern that looks like everybody.
 
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzz;
@@ -108,7 +111,8 @@ pub enum Decision {
 #[derive(Debug)]
 pub struct Policy {
     rules: Vec<Rule>,
-    /// The rules that name an identity literally: found without looking at the others, however many tenants there are.
+    /// The rules that name an identity literally: found without looking at the others, however
+    /// many tenants there are.
     by_identity: HashMap<String, Vec<usize>>,
     /// The rules with an identity pattern, and the pattern.
     by_pattern: Vec<(IdentityPattern, usize)>,
@@ -171,8 +175,9 @@ impl Policy {
         })
     }
 
-    /// Everything the policy says to `identity` doing `operation` with `key`. For an operation on the appliance as a whole
-    /// ([`Operation::is_global`]) the key is not looked at; any other without a key is denied.
+    /// Everything the policy says to `identity` doing `operation` with `key`. For an operation on
+    /// the appliance as a whole ([`Operation::is_global`]) the key is not looked at; any other
+    /// without a key is denied.
     pub fn decide(&self, identity: &Identity, operation: Operation, key: Option<&str>) -> Decision {
         let key = match (operation.is_global(), key) {
             (true, _) => None,

@@ -1,12 +1,14 @@
-//! The database under the store. This is the only file that names sled: another engine is put in by rewriting
-//! these few functions.
+//! The database under the store. This is the only file that names sled: another engine is put in by
+//! rewriting these few functions.
 //!
-//! Every function blocks. sled asserts some of its invariants by panicking when its files are damaged, so each call runs
-//! under a guard that turns a panic into an [`EngineError`]. sled 0.34 flushes with `sync_file_range`, which neither
-//! writes the file's metadata nor empties the disc's cache, so a write ends with an fsync of our own.
+//! Every function blocks. sled asserts some of its invariants by panicking when its files are
+//! damaged, so each call runs under a guard that turns a panic into an [`EngineError`]. sled 0.34
+//! flushes with `sync_file_range`, which neither writes the file's metadata nor empties the disc's
+//! cache, so a write ends with an fsync of our own.
 //!
-//! Opening a sled database changes it: what follows the first bytes of the log that do not fit is overwritten with zeros. So a store's files are
-//! tried as a copy before they are opened (`trial.rs`).
+//! Opening a sled database changes it: what follows the first bytes of the log that do not fit is
+//! overwritten with zeros. So a store's files are tried as a copy before they are opened
+//! (`trial.rs`).
 
 use std::cell::Cell;
 use std::fs::File;
@@ -79,8 +81,8 @@ pub(super) struct Engine {
 /// A key and its value.
 pub(super) type Pair = (Vec<u8>, Vec<u8>);
 
-/// Tries again for a while if another process has the database open: `strongroom check` looks at one for a moment, and must not keep a server from
-/// starting.
+/// Tries again for a while if another process has the database open: `strongroom check` looks at
+/// one for a moment, and must not keep a server from starting.
 fn patiently<T>(attempt: impl FnMut() -> Result<T, EngineError>) -> Result<T, EngineError> {
     lock::patiently(attempt, |error| matches!(error, EngineError::Busy))
 }
@@ -105,7 +107,8 @@ impl Lock {
         let path = file(folder);
         let failed =
             |error: &std::io::Error| EngineError::Io(format!("{}: {error}", path.display()));
-        // Who may only read can still ask whether somebody else has it: `strongroom-check.service`, say. A network file system wants the right to write.
+        // Who may only read can still ask whether somebody else has it: `strongroom-check.service`,
+        // say. A network file system wants the right to write.
         let log = files::open_itself(&path, File::options().read(true).write(true))
             .or_else(|error| match error.kind() {
                 ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied => {
@@ -128,7 +131,8 @@ impl Engine {
         file(folder).symlink_metadata().is_ok()
     }
 
-    /// Opens the database in `folder`, which must exist, making it if it is not there. One that another process has open is waited for a while.
+    /// Opens the database in `folder`, which must exist, making it if it is not there. One that
+    /// another process has open is waited for a while.
     pub(super) fn open(folder: &Path) -> Result<Self, EngineError> {
         let open = || {
             let db = sled::Config::new()
@@ -217,7 +221,8 @@ thread_local! {
     static GUARDED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Keeps panics that are caught here, and those of sled's own threads, out of the log: they are told as errors.
+/// Keeps panics that are caught here, and those of sled's own threads, out of the log: they are
+/// told as errors.
 fn keep_quiet() {
     static INSTALLED: Once = Once::new();
     INSTALLED.call_once(|| {

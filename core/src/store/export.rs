@@ -1,4 +1,5 @@
-//! A store as one plain file, sealed as it is in the database: `docs/store-format.md` publishes the bytes. Another program reads it without sled.
+//! A store as one plain file, sealed as it is in the database: `docs/store-format.md` publishes the
+//! bytes. Another program reads it without sled.
 //!
 //! An import is tried in a folder of its own before anything is written where the store is to be.
 
@@ -97,7 +98,8 @@ fn part<'a>(reader: &mut Reader<'a>) -> Option<&'a [u8]> {
 }
 
 impl Store {
-    /// The store as one file (`docs/store-format.md`), after it was held against the token once more. Commits wait meanwhile.
+    /// The store as one file (`docs/store-format.md`), after it was held against the token once
+    /// more. Commits wait meanwhile.
     ///
     /// # Errors
     /// As [`Store::open`].
@@ -112,7 +114,8 @@ impl Store {
     }
 }
 
-/// An export that was tried and found to be a whole store, and is not in its place yet; dropped, nothing is left of it.
+/// An export that was tried and found to be a whole store, and is not in its place yet; dropped,
+/// nothing is left of it.
 pub struct Import {
     path: PathBuf,
     hsm: Hsm,
@@ -123,10 +126,12 @@ pub struct Import {
 }
 
 impl Import {
-    /// Tries an export that is to become the store at `path`, where none may be. `accept`: also one that is older than the token's epoch.
+    /// Tries an export that is to become the store at `path`, where none may be. `accept`: also one
+    /// that is older than the token's epoch.
     ///
     /// # Errors
-    /// [`StoreError::Exists`]; [`StoreError::Export`] for a file that is none; else as [`Store::open`] and [`Store::accept_rollback`].
+    /// [`StoreError::Exists`]; [`StoreError::Export`] for a file that is none; else as
+    /// [`Store::open`] and [`Store::accept_rollback`].
     pub async fn prepare(
         path: &Path,
         hsm: Hsm,
@@ -249,7 +254,8 @@ mod tests {
         );
         drop(import);
         assert_eq!(std::fs::read_dir(&again).unwrap().count(), 0);
-        // What a kill leaves, at whatever moment, is no reason to refuse; another's files are, and stay.
+        // What a kill leaves, at whatever moment, is no reason to refuse; another's files are, and
+        // stay.
         for left in ["trial/blobs", "blobs", "aside/1"] {
             std::fs::create_dir_all(again.join(left)).unwrap();
         }

@@ -14,7 +14,8 @@ use super::{RecordId, RecordKind, claim};
 
 const STORE: [u8; 16] = [5; 16];
 
-/// Two bytes of length, a place in the database, and a sealed record: what opens is what was sealed for that very place.
+/// Two bytes of length, a place in the database, and a sealed record: what opens is what was sealed
+/// for that very place.
 pub fn store_record(data: &[u8]) {
     let Some((length, rest)) = data.split_first_chunk() else {
         return;

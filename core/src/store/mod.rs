@@ -1,11 +1,13 @@
-//! The sealed store: records encrypted and authenticated with the HSM's store key, bound to their place,
-//! and to an epoch that the HSM keeps, so that an altered, swapped or rolled-back store is never used.
+//! The sealed store: records encrypted and authenticated with the HSM's store key, bound to their
+//! place, and to an epoch that the HSM keeps, so that an altered, swapped or rolled-back store is
+//! never used.
 //!
 //! The format is published in `docs/store-format.md`.
 //!
-//! A commit goes to the disc first (records and header in one atomic batch, then fsync) and to the token's epoch object second; only
-//! then is it acknowledged. Whatever stops it in between, the store opens again: it is then either at the token's epoch, without the
-//! change, or one ahead of it, with the whole change, and the token follows.
+//! A commit goes to the disc first (records and header in one atomic batch, then fsync) and to the
+//! token's epoch object second; only then is it acknowledged. Whatever stops it in between, the
+//! store opens again: it is then either at the token's epoch, without the change, or one ahead of
+//! it, with the whole change, and the token follows.
 
 mod engine;
 mod export;
@@ -33,10 +35,12 @@ use record::{Anchor, Digests, Envelope};
 
 use crate::owner::acting;
 
-/// Seals that one store key may make on one token. Random 96-bit nonces are safe for 2^32 (NIST SP 800-38D, 8.3); this is a sixteenth of it, since
-/// a restoration or a second token seals with the same key and counts for itself. The rest is room for seals that a crash kept from being counted.
+/// Seals that one store key may make on one token. Random 96-bit nonces are safe for 2^32 (NIST SP
+/// 800-38D, 8.3); this is a sixteenth of it, since a restoration or a second token seals with the
+/// same key and counts for itself. The rest is room for seals that a crash kept from being counted.
 const MAX_SEALS: u64 = (1 << 28) - (1 << 20);
-/// The payload of a [`RecordKind::UseCounter`] whose count was lost when its store was accepted: more than any key may make.
+/// The payload of a [`RecordKind::UseCounter`] whose count was lost when its store was accepted:
+/// more than any key may make.
 pub const FENCED: u64 = u64::MAX;
 /// A database call longer than this counts as hung.
 const ENGINE_DEADLINE: Duration = Duration::from_mins(1);
@@ -57,7 +61,8 @@ pub enum RecordKind {
     SigningKey = 4,
     /// One version of a named signing key: its id on the token and its public half.
     SigningVersion = 5,
-    /// A private key that may be on the token and that nothing needs; the name is its id in hexadecimal.
+    /// A private key that may be on the token and that nothing needs; the name is its id in
+    /// hexadecimal.
     SigningDebris = 6,
 }
 
@@ -120,7 +125,8 @@ struct Committer {
     seals: u64,
     /// The token has not been told of the epoch that is on the disc.
     epoch_pending: bool,
-    /// The disc failed in the middle of a write: what it holds is known only after opening it again.
+    /// The disc failed in the middle of a write: what it holds is known only after opening it
+    /// again.
     broken: Option<String>,
 }
 
@@ -204,7 +210,8 @@ pub enum StoreError {
         /// What is wrong with it, after "the record … ".
         problem: String,
     },
-    /// The change is on the disc and in force, but the token could not be told; the next commit or start does that first.
+    /// The change is on the disc and in force, but the token could not be told; the next commit or
+    /// start does that first.
     #[error(
         "the change is on the disc and in force, but the HSM did not take the store's new epoch ({0}); it is told with the next change or at the next start"
     )]
@@ -235,8 +242,8 @@ impl From<EngineError> for StoreError {
     }
 }
 
-/// What the epoch object of a token must say whose keys come from another one: which store it was, but that none is this token's until it was
-/// accepted. `value`: the other one's.
+/// What the epoch object of a token must say whose keys come from another one: which store it was,
+/// but that none is this token's until it was accepted. `value`: the other one's.
 pub fn copied_epoch(value: &[u8]) -> Vec<u8> {
     record::copied(value)
 }
@@ -245,18 +252,21 @@ impl Store {
     /// Makes an empty store at epoch 1 in a folder of mode 0700, and sets the token's epoch object.
     ///
     /// # Errors
-    /// [`StoreError::Exists`] or [`StoreError::TokenInUse`] if the path or the token has one, [`StoreError::Io`], [`StoreError::Hsm`].
+    /// [`StoreError::Exists`] or [`StoreError::TokenInUse`] if the path or the token has one,
+    /// [`StoreError::Io`], [`StoreError::Hsm`].
     pub async fn create(path: &Path, hsm: Hsm) -> Result<Self, StoreError> {
         open::create(path, hsm).await
     }
 
-    /// Opens and verifies the whole store: header, epoch against the token's, every record's place in the root.
+    /// Opens and verifies the whole store: header, epoch against the token's, every record's place
+    /// in the root.
     ///
-    /// A store that is one epoch ahead of the token was cut off between its two writes: all its records are verified, and the
-    /// token follows.
+    /// A store that is one epoch ahead of the token was cut off between its two writes: all its
+    /// records are verified, and the token follows.
     ///
     /// # Errors
-    /// [`StoreError::Missing`], [`StoreError::RolledBack`], [`StoreError::Tampered`], [`StoreError::Io`], [`StoreError::Hsm`].
+    /// [`StoreError::Missing`], [`StoreError::RolledBack`], [`StoreError::Tampered`],
+    /// [`StoreError::Io`], [`StoreError::Hsm`].
     pub async fn open(path: &Path, hsm: Hsm) -> Result<Self, StoreError> {
         open::open(path, hsm).await
     }
@@ -266,12 +276,15 @@ impl Store {
         record::Token::decode(value).map(|token| token.anchor.store_id)
     }
 
-    /// Takes the store as it is, after authenticating every record, and moves both epochs past the greater of the two.
+    /// Takes the store as it is, after authenticating every record, and moves both epochs past the
+    /// greater of the two.
     ///
-    /// The count of each version that is in it is written as lost ([`FENCED`]): how many encryptions it has made since, nobody knows.
+    /// The count of each version that is in it is written as lost ([`FENCED`]): how many
+    /// encryptions it has made since, nobody knows.
     ///
     /// # Errors
-    /// [`StoreError::Tampered`] if it is not one whole store that this token sealed; else as [`Store::open`].
+    /// [`StoreError::Tampered`] if it is not one whole store that this token sealed; else as
+    /// [`Store::open`].
     pub async fn accept_rollback(path: &Path, hsm: Hsm) -> Result<AcceptedRollback, StoreError> {
         open::accept_rollback(path, hsm).await
     }
@@ -292,13 +305,15 @@ impl Store {
     /// One record's payload, or `None` if there is no such record.
     ///
     /// # Errors
-    /// [`StoreError::Tampered`] if the disc does not hold what was committed; [`StoreError::Io`], [`StoreError::Hsm`].
+    /// [`StoreError::Tampered`] if the disc does not hold what was committed; [`StoreError::Io`],
+    /// [`StoreError::Hsm`].
     pub async fn get(&self, id: &RecordId) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
         let inner = &self.inner;
         if let Some(found) = inner.read(id).await? {
             return inner.open(id, found).await;
         }
-        // Disc and view disagree: either a commit is between the two, so wait for it, or somebody wrote to the disc.
+        // Disc and view disagree: either a commit is between the two, so wait for it, or somebody
+        // wrote to the disc.
         let committer = inner.commits.lock().await;
         if let Some(why) = &committer.broken {
             return Err(StoreError::Io(why.clone()));
@@ -314,13 +329,16 @@ impl Store {
         self.inner.view.load().digests.keys().cloned().collect()
     }
 
-    /// Applies all changes or none; durable on disc and in the token's epoch when this returns. Returns the new epoch.
+    /// Applies all changes or none; durable on disc and in the token's epoch when this returns.
+    /// Returns the new epoch.
     ///
-    /// A commit that has begun runs to its end even if the caller goes away. Of two changes of one record the later counts.
+    /// A commit that has begun runs to its end even if the caller goes away. Of two changes of one
+    /// record the later counts.
     ///
     /// # Errors
     /// [`StoreError::EpochPending`]: the change is in force, but not acknowledged. After any other error it is not in force;
-    /// if it was [`StoreError::Io`] the disc may hold it all the same (never half of it), and further commits are refused until the store is opened again.
+    /// if it was [`StoreError::Io`] the disc may hold it all the same (never half of it), and
+    /// further commits are refused until the store is opened again.
     pub async fn commit(&self, changes: Vec<Change>) -> Result<u64, StoreError> {
         let inner = Arc::clone(&self.inner);
         tokio::spawn(async move { inner.commit(changes).await })
@@ -428,7 +446,8 @@ impl Inner {
         Ok(anchor.epoch)
     }
 
-    /// Whether the token still knows this store as it was left. Two servers with a copy each, on one token, would count their encryptions apart.
+    /// Whether the token still knows this store as it was left. Two servers with a copy each, on
+    /// one token, would count their encryptions apart.
     async fn check_alone(
         &self,
         committer: &mut Committer,
@@ -523,8 +542,8 @@ async fn open_record(
     }
 }
 
-/// A sealed record taken apart, and what it must be authenticated with to be the one of this place. `None`: it says itself
-/// that it is not.
+/// A sealed record taken apart, and what it must be authenticated with to be the one of this place.
+/// `None`: it says itself that it is not.
 fn claim(store_id: &[u8; 16], id: &RecordId, sealed: &[u8]) -> Option<(Envelope, Vec<u8>)> {
     let envelope = Envelope::decode(sealed)
         .filter(|envelope| envelope.kind == id.kind as u8 && envelope.store_id == *store_id)?;

@@ -83,8 +83,8 @@ pub(super) async fn accept_rollback(path: &Path, hsm: Hsm) -> Result<AcceptedRol
     })
 }
 
-/// Nobody knows how many encryptions the versions in a copy have made since it was made, on this token or on another: their counts are written as
-/// lost.
+/// Nobody knows how many encryptions the versions in a copy have made since it was made, on this
+/// token or on another: their counts are written as lost.
 async fn fence(
     hsm: &Hsm,
     found: &Found,
@@ -189,7 +189,8 @@ impl Contents {
         Ok(contents)
     }
 
-    /// Whether it is one whole store by the rule: header, epoch, and every record's place in the root.
+    /// Whether it is one whole store by the rule: header, epoch, and every record's place in the
+    /// root.
     pub(super) async fn judge(self, hsm: &Hsm, rule: Rule) -> Result<Found, StoreError> {
         let envelope = self.header()?;
         if let Rule::Anchored(Some(token)) = rule
@@ -225,7 +226,8 @@ impl Contents {
             .ok_or_else(bad_header)
     }
 
-    /// Checks the records against the header's root; opens each of them if they don't match, to tell which it is, or if `each`.
+    /// Checks the records against the header's root; opens each of them if they don't match, to
+    /// tell which it is, or if `each`.
     async fn verify(&self, hsm: &Hsm, anchor: &Anchor, each: bool) -> Result<Digests, StoreError> {
         let digests: Digests = self
             .records
@@ -258,7 +260,8 @@ async fn load(path: &Path, hsm: &Hsm, rule: Rule) -> Result<(Engine, Found), Sto
     let files = Arc::new(files);
     let (pairs, found) = match attempt(path, &files, hsm, rule, With::Everything).await {
         Err(first) if files.has_spare() && !matches!(first, StoreError::Hsm(_)) => {
-            // The first error tells more, if there is nothing in the way of the second try but the damage itself.
+            // The first error tells more, if there is nothing in the way of the second try but the
+            // damage itself.
             let Ok(second) = attempt(path, &files, hsm, rule, With::TheLogAlone).await else {
                 return Err(located(first, path));
             };
@@ -399,7 +402,8 @@ impl Store {
     }
 }
 
-/// A folder for a new store: made, or empty, or with what a creation or an import that was cut off leaves, which may be a database without any entry.
+/// A folder for a new store: made, or empty, or with what a creation or an import that was cut off
+/// leaves, which may be a database without any entry.
 pub(super) fn prepare_folder(path: &Path) -> Result<(), StoreError> {
     let io = |error: std::io::Error| StoreError::Io(format!("{}: {error}", path.display()));
     if Engine::exists(path) {

@@ -1,8 +1,10 @@
-//! Bounds a number that sled believes. On opening it makes room for as many pages as the greatest page number in its log, however great: a
-//! message of a few bytes, with a checksum that anybody can compute, would take all memory.
+//! Bounds a number that sled believes. On opening it makes room for as many pages as the greatest
+//! page number in its log, however great: a message of a few bytes, with a checksum that anybody
+//! can compute, would take all memory.
 //!
-//! A log holds, in segments of 512 KiB, a header of 20 bytes and then messages, each: CRC-32 (4, little-endian), kind (1), length of the body, number
-//! of the segment, number of the page (all three of 1 to 9 bytes), body. The first that does not fit ends the segment.
+//! A log holds, in segments of 512 KiB, a header of 20 bytes and then messages, each: CRC-32 (4,
+//! little-endian), kind (1), length of the body, number of the segment, number of the page (all
+//! three of 1 to 9 bytes), body. The first that does not fit ends the segment.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -66,7 +68,8 @@ impl Iterator for Messages<'_> {
     }
 }
 
-/// As sled writes numbers: small ones in one byte, greater ones behind a byte that tells their length.
+/// As sled writes numbers: small ones in one byte, greater ones behind a byte that tells their
+/// length.
 fn number(bytes: &mut &[u8]) -> Option<u64> {
     let first = *bytes.split_off_first()?;
     let mut take = |count: usize| bytes.split_off(..count);

@@ -1,5 +1,6 @@
-//! The bytes of the store, as `docs/store-format.md` publishes them: record ids, envelopes, the header, the epoch
-//! object. All integers are big-endian. Nothing in here does cryptography besides SHA-256.
+//! The bytes of the store, as `docs/store-format.md` publishes them: record ids, envelopes, the
+//! header, the epoch object. All integers are big-endian. Nothing in here does cryptography besides
+//! SHA-256.
 
 use std::collections::BTreeMap;
 
@@ -132,7 +133,8 @@ impl Anchor {
 pub(super) struct Token {
     /// The store that it knows.
     pub(super) anchor: Anchor,
-    /// It knows it from another token, which may have gone on since: no store is opened until it was accepted.
+    /// It knows it from another token, which may have gone on since: no store is opened until it
+    /// was accepted.
     pub(super) copied: bool,
 }
 
@@ -193,9 +195,9 @@ pub(super) fn decode_id(bytes: &[u8]) -> Option<RecordId> {
     })
 }
 
-/// What a record is authenticated with beside its payload: format version, store id, and its place (`place`: a
-/// database key, which starts with the kind). Each part before the place has a fixed length, and the place is
-/// self-delimiting, so no two records have one AAD.
+/// What a record is authenticated with beside its payload: format version, store id, and its place
+/// (`place`: a database key, which starts with the kind). Each part before the place has a fixed
+/// length, and the place is self-delimiting, so no two records have one AAD.
 pub(super) fn aad(store_id: &[u8; 16], place: &[u8]) -> Vec<u8> {
     let mut out = b"strongroom store".to_vec();
     out.push(FORMAT_VERSION);
@@ -209,14 +211,16 @@ pub(super) fn digest(sealed: &[u8]) -> Digest {
     Sha256::digest(sealed).into()
 }
 
-/// SHA-256 over the number of records, then each one's place and digest, in the order of kind, name (bytewise), version.
+/// SHA-256 over the number of records, then each one's place and digest, in the order of kind, name
+/// (bytewise), version.
 pub(super) fn root(digests: &Digests) -> Digest {
     let mut hash = Sha256::new();
     hash.update(b"strongroom root");
     hash.update([FORMAT_VERSION]);
     hash.update((digests.len() as u64).to_be_bytes());
     for (id, digest) in digests {
-        // An id came into the map through `encode_id` or `decode_id`, so its name is short enough to be encoded.
+        // An id came into the map through `encode_id` or `decode_id`, so its name is short enough
+        // to be encoded.
         hash.update(encode_id(id).unwrap_or_default());
         hash.update(digest);
     }

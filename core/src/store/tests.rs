@@ -28,7 +28,8 @@ fn config(token: &Throwaway) -> HsmConfig {
     }
 }
 
-/// The token that these tests share, made once (RSA-4096 takes seconds); tests take turns, each with an empty epoch object.
+/// The token that these tests share, made once (RSA-4096 takes seconds); tests take turns, each
+/// with an empty epoch object.
 pub(crate) async fn token() -> (Hsm, MutexGuard<'static, ()>) {
     static TURN: Mutex<()> = Mutex::const_new(());
     static HSM: OnceLock<Hsm> = OnceLock::new();
@@ -762,7 +763,8 @@ fn no_acknowledged_write_is_lost_to_kill_9() {
     );
 }
 
-/// Whoever the service's folder belongs to can put a link there at any time, and root comes by at a birth, a restoration, a rotation.
+/// Whoever the service's folder belongs to can put a link there at any time, and root comes by at a
+/// birth, a restoration, a rotation.
 #[tokio::test]
 async fn a_link_in_the_services_folder_leads_root_to_no_file_of_roots() {
     const SERVICE: u32 = 54_321;

@@ -1,8 +1,9 @@
-//! A store's files are tried as a copy before they are opened: to open them changes them, and what is damaged must stay as it was found until a
-//! person has looked at it. Only when the copy gave a whole store, judged by the token, are the files themselves opened.
+//! A store's files are tried as a copy before they are opened: to open them changes them, and what
+//! is damaged must stay as it was found until a person has looked at it. Only when the copy gave a
+//! whole store, judged by the token, are the files themselves opened.
 //!
-//! If the copy is not good with all its files, another is tried without those that the database can do without. Root and epoch, which are in the
-//! token, say whether anything is missing then.
+//! If the copy is not good with all its files, another is tried without those that the database can
+//! do without. Root and epoch, which are in the token, say whether anything is missing then.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
@@ -177,7 +178,8 @@ impl Scratch {
     }
 }
 
-/// Removes what a process that was killed has left of a trial. The folder where the next one is made.
+/// Removes what a process that was killed has left of a trial. The folder where the next one is
+/// made.
 fn clear(store: &Path) -> Result<PathBuf, StoreError> {
     let folder = store.join(TRIAL);
     match fs::remove_dir_all(&folder) {
@@ -186,8 +188,8 @@ fn clear(store: &Path) -> Result<PathBuf, StoreError> {
     }
 }
 
-/// Whether nothing is in a folder without a log but what a creation or an import that was killed leaves, or a store that is gone has put aside. If
-/// so, what is left of a trial is removed.
+/// Whether nothing is in a folder without a log but what a creation or an import that was killed
+/// leaves, or a store that is gone has put aside. If so, what is left of a trial is removed.
 pub(super) fn is_free(store: &Path) -> Result<bool, StoreError> {
     for (path, name) in entries(store)? {
         let free = match name.as_deref() {

@@ -1,4 +1,5 @@
-//! The CAs of clients: what their own certificates allow them, which the path's check does not ask of an anchor.
+//! The CAs of clients: what their own certificates allow them, which the path's check does not ask
+//! of an anchor.
 
 use std::path::{Path, PathBuf};
 use std::slice;
@@ -88,7 +89,8 @@ impl Authorities {
             .collect()
     }
 
-    /// The certificate of this anchor under which the path may end: a CA may be there twice, with its old certificate and the renewed one.
+    /// The certificate of this anchor under which the path may end: a CA may be there twice, with
+    /// its old certificate and the renewed one.
     pub(super) fn accept(
         &self,
         anchor: &TrustAnchor<'_>,
@@ -106,10 +108,12 @@ impl Authorities {
         Err(refusal)
     }
 
-    /// Whether the configuration lets the CA of this name and key give the identity, also where the path goes through it to another anchor: which anchor it
-    /// ends at is chosen by whoever sends the certificates.
+    /// Whether the configuration lets the CA of this name and key give the identity, also where the
+    /// path goes through it to another anchor: which anchor it ends at is chosen by whoever
+    /// sends the certificates.
     ///
-    /// A CA is known by its key. One whose key is not in the bundle is taken for the one of its name: it may have got a new key from the CA above it.
+    /// A CA is known by its key. One whose key is not in the bundle is taken for the one of its
+    /// name: it may have got a new key from the CA above it.
     pub(super) fn bound(
         &self,
         name: &[u8],
@@ -140,7 +144,8 @@ impl Authority {
         let (_, parsed) = X509Certificate::from_der(der)
             .map_err(|error| refuse(file, format!("a certificate can't be read: {error}")))?;
         let name = parsed.subject().to_string();
-        // Whoever holds the key of a certificate in this file can issue any identity, whether or not it says that it is a CA.
+        // Whoever holds the key of a certificate in this file can issue any identity, whether or
+        // not it says that it is a CA.
         if !parsed.is_ca() {
             return Err(refuse(
                 file,
@@ -271,7 +276,8 @@ impl Kinds {
         key: true,
     };
 
-    /// A CA whose constraints permit certain names has no say in names of other kinds: RFC 5280, section 4.2.1.10 alone would leave those free.
+    /// A CA whose constraints permit certain names has no say in names of other kinds: RFC 5280,
+    /// section 4.2.1.10 alone would leave those free.
     pub(super) fn of(certificate: &X509Certificate<'_>) -> Result<Self, &'static str> {
         let constraints = certificate
             .name_constraints()

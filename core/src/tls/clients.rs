@@ -1,4 +1,5 @@
-//! When the certificates of those clients end that were here: a client whose certificate ends is a Vault that stays sealed at its next restart.
+//! When the certificates of those clients end that were here: a client whose certificate ends is a
+//! Vault that stays sealed at its next restart.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -8,7 +9,8 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::Peer;
 
-/// So many identities are remembered; one more, and the one that was not here for the longest time is forgotten.
+/// So many identities are remembered; one more, and the one that was not here for the longest time
+/// is forgotten.
 const MOST: usize = 1024;
 const DAY: i64 = 24 * 60 * 60;
 /// One that ended so long ago belongs to a client that is no more.
@@ -37,8 +39,9 @@ pub struct ClientCertificate {
 }
 
 impl ClientCertificate {
-    /// From when on it should have been renewed, seconds since 1970: so many days before its end, but of one that lives for less than two months not before
-    /// two thirds of its life. One that lives for less than two days is renewed all the time; it is late when it has ended.
+    /// From when on it should have been renewed, seconds since 1970: so many days before its end,
+    /// but of one that lives for less than two months not before two thirds of its life. One
+    /// that lives for less than two days is renewed all the time; it is late when it has ended.
     pub fn renewal_due(&self, days: u32) -> i64 {
         let life = self.not_after.saturating_sub(self.not_before).max(0);
         let margin = if life < 2 * DAY {

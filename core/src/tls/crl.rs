@@ -1,7 +1,8 @@
 //! One certificate revocation list: what is taken, and what is refused with the reason.
 //!
-//! Taken: complete lists of version 2 with a number and a `nextUpdate`, also those that cover only end entities, only CAs, or the certificates of a
-//! distribution point. Refused: everything that says less than it seems to (delta, indirect, of some reasons only), or says something unknown.
+//! Taken: complete lists of version 2 with a number and a `nextUpdate`, also those that cover only
+//! end entities, only CAs, or the certificates of a distribution point. Refused: everything that
+//! says less than it seems to (delta, indirect, of some reasons only), or says something unknown.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -197,7 +198,8 @@ impl fmt::Debug for Number {
 }
 
 impl Scope {
-    /// RFC 5280, section 6.3.3 (b): a list of a distribution point speaks of the certificates that name it.
+    /// RFC 5280, section 6.3.3 (b): a list of a distribution point speaks of the certificates that
+    /// name it.
     pub(super) fn covers(&self, subject: &Subject<'_>) -> bool {
         if (self.users_only && subject.is_ca) || (self.cas_only && !subject.is_ca) {
             return false;
@@ -207,12 +209,14 @@ impl Scope {
             .is_none_or(|points| names_one_of(subject.der, points))
     }
 
-    /// Whether a certificate can be spoken of by both; one may name any number of distribution points.
+    /// Whether a certificate can be spoken of by both; one may name any number of distribution
+    /// points.
     pub(super) fn overlaps(&self, other: &Self) -> bool {
         !(self.users_only && other.cas_only || self.cas_only && other.users_only)
     }
 
-    /// From the issuing distribution point (RFC 5280, section 5.2.5), read here: an element that a parser leaves out would widen the scope.
+    /// From the issuing distribution point (RFC 5280, section 5.2.5), read here: an element that a
+    /// parser leaves out would widen the scope.
     fn of(der: &[u8]) -> Result<Self, String> {
         let unreadable = || "has an issuing distribution point that can't be read".to_owned();
         let (rest, point) = Sequence::from_der(der).map_err(|_| unreadable())?;
@@ -333,7 +337,8 @@ fn entry_extensions(extensions: &[X509Extension<'_>]) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether the certificate's distribution points have one of these URIs. Points for some reasons only, or of another issuer, don't count.
+/// Whether the certificate's distribution points have one of these URIs. Points for some reasons
+/// only, or of another issuer, don't count.
 fn names_one_of(der: &[u8], points: &[String]) -> bool {
     let Ok((_, certificate)) = X509Certificate::from_der(der) else {
         return false;
@@ -364,7 +369,8 @@ fn uris(names: &[GeneralName<'_>]) -> Vec<String> {
         .collect()
 }
 
-/// What the parser for everything else leaves out or takes as it comes: nothing stands behind what is read, and all of it is.
+/// What the parser for everything else leaves out or takes as it comes: nothing stands behind what
+/// is read, and all of it is.
 struct Body<'a> {
     /// The content of the name's SEQUENCE.
     issuer: &'a [u8],
@@ -428,7 +434,8 @@ fn serial(entry: &[u8]) -> Option<&[u8]> {
     entry.0.is_empty().then_some(serial)
 }
 
-/// Whether the content of an INTEGER is the only one for its number, so that numbers compare as bytes.
+/// Whether the content of an INTEGER is the only one for its number, so that numbers compare as
+/// bytes.
 pub(super) fn is_minimal(integer: &[u8]) -> bool {
     match integer {
         [] => false,

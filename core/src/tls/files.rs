@@ -19,7 +19,8 @@ use super::pem::{self, Wanted};
 use super::{ClientCa, TlsError};
 use crate::files;
 
-/// More than any of these files needs (a public CA's full CRL has some MiB), and little enough to read at once.
+/// More than any of these files needs (a public CA's full CRL has some MiB), and little enough to
+/// read at once.
 const MAX_FILE: u64 = 64 << 20;
 
 /// The server's chain with its key.
@@ -116,7 +117,8 @@ pub struct Expiry {
     pub is_crl: bool,
 }
 
-/// Of the server's chain, the clients' CAs and the CRLs, in that order. Of a CA with a renewed certificate, and of a key with several CRLs, the last end counts.
+/// Of the server's chain, the clients' CAs and the CRLs, in that order. Of a CA with a renewed
+/// certificate, and of a key with several CRLs, the last end counts.
 ///
 /// # Errors
 /// A file that can't be read, or CRLs that are not taken.
@@ -181,7 +183,8 @@ fn certificates(path: &Path, kind: &Kind) -> Result<Vec<CertificateDer<'static>>
     Ok(certificates)
 }
 
-/// Every section of the file. What is passed over may be the one that counts, so a file is taken whole or not at all.
+/// Every section of the file. What is passed over may be the one that counts, so a file is taken
+/// whole or not at all.
 fn der<T: PemObject>(path: &Path, kind: &Kind) -> Result<Vec<T>, TlsError> {
     let broken = |problem: String| {
         refuse(
@@ -256,7 +259,8 @@ fn open(path: &Path) -> Result<File, TlsError> {
     files::open(path).map_err(|error| refuse(path, format!("it can't be opened: {error}")))
 }
 
-/// All of it; its room is taken at once, so that a private key leaves no copy behind while a vector grows.
+/// All of it; its room is taken at once, so that a private key leaves no copy behind while a vector
+/// grows.
 fn read_from(path: &Path, file: File) -> Result<Zeroizing<Vec<u8>>, TlsError> {
     let cant = |error: std::io::Error| refuse(path, format!("it can't be read: {error}"));
     let size = file.metadata().map_err(cant)?.len().min(MAX_FILE);

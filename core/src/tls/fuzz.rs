@@ -17,8 +17,9 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use super::revocation::Revocation;
 use super::{ClientCa, files, provider};
 
-/// Certificates, a key and CRLs, in that order: each is read or refused; all that is taken for a CA says that it is one, no certificate is passed over,
-/// and what was taken as CRLs once is taken again.
+/// Certificates, a key and CRLs, in that order: each is read or refused; all that is taken for a CA
+/// says that it is one, no certificate is passed over, and what was taken as CRLs once is taken
+/// again.
 pub fn pem_files(data: &[u8]) {
     let (chain, lists) = split(data, b"-----BEGIN X509 CRL");
     let (cas, _) = split(chain, b"-----BEGIN PRIVATE KEY");

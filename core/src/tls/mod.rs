@@ -1,14 +1,18 @@
-//! TLS as the appliance speaks it: 1.3 only, a client certificate always, X25519MLKEM768 with every client that prefers it, hot reload, revocation.
+//! TLS as the appliance speaks it: 1.3 only, a client certificate always, X25519MLKEM768 with every
+//! client that prefers it, hot reload, revocation.
 //!
 //! Decisions that the code alone does not explain:
 //!
-//! - No session is ever resumed: no tickets, no session cache, so no early data. A resumed handshake shows no certificate, so a
-//!   client that was revoked meanwhile would come back in. Clients of a key service hold few, long connections; a full
-//!   handshake for each is cheap.
-//! - With CRLs configured they cover the whole chain: each certificate from the client's up to the one that a CA of `client_ca` signed
-//!   needs a CRL that its issuer's key signed, and "unknown" is refused. Of each key the highest number counts. A CRL past its `nextUpdate` is no longer
-//!   evidence, and the clients of its CA are refused; so publish CRLs well before the last one ends. Without CRLs nothing is checked for revocation.
-//! - A connection outlives the moment its certificate was checked, so [`Tls::still_valid`] asks again.
+//! - No session is ever resumed: no tickets, no session cache, so no early data. A resumed
+//!   handshake shows no certificate, so a client that was revoked meanwhile would come back in.
+//!   Clients of a key service hold few, long connections; a full handshake for each is cheap.
+//! - With CRLs configured they cover the whole chain: each certificate from the client's up to the
+//!   one that a CA of `client_ca` signed needs a CRL that its issuer's key signed, and "unknown" is
+//!   refused. Of each key the highest number counts. A CRL past its `nextUpdate` is no longer
+//!   evidence, and the clients of its CA are refused; so publish CRLs well before the last one
+//!   ends. Without CRLs nothing is checked for revocation.
+//! - A connection outlives the moment its certificate was checked, so [`Tls::still_valid`] asks
+//!   again.
 
 mod authority;
 mod clients;
@@ -113,7 +117,8 @@ struct Generation {
     verifier: Arc<Verifier>,
 }
 
-/// What the files hold now, good and not yet in force. While it is there, nobody else reads them again.
+/// What the files hold now, good and not yet in force. While it is there, nobody else reads them
+/// again.
 #[must_use = "the old configuration stays in force"]
 pub struct Renewal<'a> {
     current: &'a ArcSwap<Generation>,
@@ -131,8 +136,9 @@ impl Tls {
         }
     }
 
-    /// As [`Tls::load`], but what has ended is only logged, as for a server that runs when it ends: nobody is let in who should not be, and the successor
-    /// is taken as soon as it is there. A server that was off meanwhile comes up for that.
+    /// As [`Tls::load`], but what has ended is only logged, as for a server that runs when it ends:
+    /// nobody is let in who should not be, and the successor is taken as soon as it is there. A
+    /// server that was off meanwhile comes up for that.
     pub fn start(files: TlsFiles) -> Result<Self, TlsError> {
         let first = Generation::read(&files, 1)?;
         for ended in first.ended(files::now()).into_iter().flatten() {
@@ -175,9 +181,10 @@ impl Tls {
         self.current.load().number
     }
 
-    /// Whether the peer's certificate is still good (CA, validity, revocation) under the configuration in force:
-    /// asked for each request. The answer is remembered in the peer until the configuration changes, the certificate
-    /// expires, or a minute has passed (a CRL or an intermediate certificate may have expired by then).
+    /// Whether the peer's certificate is still good (CA, validity, revocation) under the
+    /// configuration in force: asked for each request. The answer is remembered in the peer
+    /// until the configuration changes, the certificate expires, or a minute has passed (a CRL
+    /// or an intermediate certificate may have expired by then).
     ///
     /// # Errors
     /// The reason, fit for a log and for the client.
@@ -203,14 +210,16 @@ impl Tls {
         Ok(())
     }
 
-    /// The newest certificate of each identity that was here since the start; those that end first come first.
+    /// The newest certificate of each identity that was here since the start; those that end first
+    /// come first.
     pub fn client_certificates(&self) -> Vec<ClientCertificate> {
         self.clients.list(files::now())
     }
 }
 
 impl Renewal<'_> {
-    /// Open connections go on, and their clients' certificates are checked again at their next request.
+    /// Open connections go on, and their clients' certificates are checked again at their next
+    /// request.
     pub fn put_in_force(self) {
         self.current.store(Arc::new(self.next));
     }
@@ -291,9 +300,10 @@ fn warn(ended: &TlsError) {
     tracing::warn!(file = %ended.file.display(), "{}", ended.problem);
 }
 
-/// The library's suites and key exchanges; the hybrid one keeps what is recorded today secret from tomorrow's quantum computers.
-/// rustls takes the first group of the *client's* order that is in this list, so the hybrid is used with every client that
-/// prefers it, as Go since 1.24, OpenSSL since 3.5 and rustls do; the order here decides nothing.
+/// The library's suites and key exchanges; the hybrid one keeps what is recorded today secret from
+/// tomorrow's quantum computers. rustls takes the first group of the *client's* order that is in
+/// this list, so the hybrid is used with every client that prefers it, as Go since 1.24, OpenSSL
+/// since 3.5 and rustls do; the order here decides nothing.
 fn provider() -> CryptoProvider {
     CryptoProvider {
         kx_groups: vec![

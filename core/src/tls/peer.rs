@@ -28,7 +28,8 @@ pub struct Peer {
     pub chain: Arc<Vec<Vec<u8>>>,
     /// The end of its certificate's validity, seconds since 1970.
     not_after: u64,
-    /// The generation of the TLS configuration under which the chain was last found good; 0: none yet.
+    /// The generation of the TLS configuration under which the chain was last found good; 0: none
+    /// yet.
     generation: AtomicU64,
     /// When that was, seconds since 1970.
     checked_at: AtomicU64,
@@ -73,7 +74,8 @@ impl Peer {
         })
     }
 
-    /// SHA-256 of the certificate of the CA that issued this one, hex; empty until this one was found good.
+    /// SHA-256 of the certificate of the CA that issued this one, hex; empty until this one was
+    /// found good.
     pub fn issuer(&self) -> &str {
         self.issuer.get().map_or("", String::as_str)
     }
@@ -83,11 +85,12 @@ impl Peer {
         self.issuer.get_or_init(|| hex(fingerprint));
     }
 
-    /// Whether the chain was found good under this generation, not long ago, and has not expired since.
-    /// `now` is in seconds since 1970; a clock set back asks for a new check.
+    /// Whether the chain was found good under this generation, not long ago, and has not expired
+    /// since. `now` is in seconds since 1970; a clock set back asks for a new check.
     pub(super) fn was_checked(&self, generation: u64, now: u64) -> bool {
         let checked_at = self.checked_at.load(Ordering::Relaxed);
-        // Acquire pairs with the release below, so the time read is of this generation's check or of a later one.
+        // Acquire pairs with the release below, so the time read is of this generation's check or
+        // of a later one.
         self.generation.load(Ordering::Acquire) == generation
             && now <= self.not_after
             && now

@@ -1,7 +1,9 @@
 //! Which of the configured CRLs speaks of a certificate (RFC 5280, section 6.3.3).
 //!
-//! A CRL belongs to the key of a CA that verifies its signature, not to the CA's name: a CA that has a new key under its old name has two series of
-//! CRLs. Of one key, the CRL with the highest number counts, as soon as it has begun; when it ends, the clients of that key are refused, and nobody else's.
+//! A CRL belongs to the key of a CA that verifies its signature, not to the CA's name: a CA that
+//! has a new key under its old name has two series of CRLs. Of one key, the CRL with the highest
+//! number counts, as soon as it has begun; when it ends, the clients of that key are refused, and
+//! nobody else's.
 
 use std::cmp::Reverse;
 use std::path::PathBuf;
@@ -125,8 +127,8 @@ impl Revocation {
             .filter(|list| list.key() == Some(authority.spki()))
     }
 
-    /// What is older than what is in force is not taken for its successor. `now` is in seconds since
-    /// 1970: what has not begun by then is not in force, and may be withdrawn.
+    /// What is older than what is in force is not taken for its successor. `now` is in seconds
+    /// since 1970: what has not begun by then is not in force, and may be withdrawn.
     pub(super) fn follows(&self, in_force: &Self, now: i64) -> Result<(), TlsError> {
         for old in in_force.lists.iter().filter(|old| old.this_update <= now) {
             let of_its_key: Vec<&Crl> = self
@@ -192,7 +194,8 @@ impl Revocation {
             if list.this_update > now {
                 continue;
             }
-            // The lists are in the order of their numbers; one with a lower number says nothing more.
+            // The lists are in the order of their numbers; one with a lower number says nothing
+            // more.
             let newer = own.iter().take(at).any(|other| {
                 other.scope == list.scope && other.this_update <= now && other.number > list.number
             });
@@ -285,7 +288,8 @@ impl Crl {
     }
 }
 
-/// Finds the CA of the bundle that signed it. A list of none of them may be of a CA that clients send along.
+/// Finds the CA of the bundle that signed it. A list of none of them may be of a CA that clients
+/// send along.
 fn claim(
     list: &Crl,
     authorities: &Authorities,
@@ -325,7 +329,8 @@ fn claim(
             authority.name()
         )));
     }
-    // Its key is found when a client first shows it; until then, nothing else tells whether it is newer than another.
+    // Its key is found when a client first shows it; until then, nothing else tells whether it is
+    // newer than another.
     if list.key_id.is_none() {
         return Err(refuse(format!(
             "the CRL number {} of {} is signed by no key in tls.client_ca, and does not say by which: it has no key identifier (authorityKeyIdentifier), which RFC 5280 requires; have it issued with one (`openssl ca`: `crl_extensions` with `authorityKeyIdentifier = keyid`), or add its CA to tls.client_ca",
@@ -342,7 +347,8 @@ fn claim(
     Ok(())
 }
 
-/// Whether two lists are of one key and speak of the same certificates. Of a CA that is not in the bundle the key is known only by what the list says.
+/// Whether two lists are of one key and speak of the same certificates. Of a CA that is not in the
+/// bundle the key is known only by what the list says.
 fn same_series(one: &Crl, other: &Crl) -> bool {
     one.issuer == other.issuer
         && one.scope == other.scope

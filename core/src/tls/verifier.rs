@@ -1,7 +1,8 @@
 //! The check of a client's certificate: in the handshake, and again while its connection is open.
 //!
-//! webpki finds and checks the path. What it leaves out is asked of each path that it finds, so that another one may still be good: the anchor's own
-//! limits, who may name whom, and revocation by the issuer's key ([`super::revocation`]).
+//! webpki finds and checks the path. What it leaves out is asked of each path that it finds, so
+//! that another one may still be good: the anchor's own limits, who may name whom, and revocation
+//! by the issuer's key ([`super::revocation`]).
 
 use std::cell::RefCell;
 
@@ -165,7 +166,8 @@ impl Verifier {
     }
 }
 
-/// RFC 5280, section 4.2.1.3, and RFC 8446, section 4.4.2.2: a key that is for something else proves nobody by a signature. webpki does not look.
+/// RFC 5280, section 4.2.1.3, and RFC 8446, section 4.4.2.2: a key that is for something else
+/// proves nobody by a signature. webpki does not look.
 fn may_sign(client: &Cert<'_>) -> Result<(), Refusal> {
     let der = client.der();
     let (_, parsed) =

@@ -14,7 +14,8 @@ use crate::identity::Identity;
 /// Whose hashes the seeds have.
 const KNOWN: [&str; 2] = ["srt.seed-one", "srt.seed-two"];
 
-/// A token is good for nobody but the identity beside its hash; and what is written for a new one can be read, whatever its description.
+/// A token is good for nobody but the identity beside its hash; and what is written for a new one
+/// can be read, whatever its description.
 pub fn tokens(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else {
         return;

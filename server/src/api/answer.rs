@@ -1,4 +1,5 @@
-//! Answers: Vault's envelope, written straight into the buffer that goes to the socket and zeroized when it has.
+//! Answers: Vault's envelope, written straight into the buffer that goes to the socket and zeroized
+//! when it has.
 
 use std::io::Write as _;
 
@@ -16,7 +17,8 @@ use super::wire::{BASE64, PREFIX};
 
 /// Two years, for every host below: the appliance speaks nothing but TLS.
 const STRICT_TRANSPORT_SECURITY: &str = "max-age=63072000; includeSubDomains; preload";
-/// Nothing but its own style sheet: what a client named a key must never become a script, and nobody frames the page.
+/// Nothing but its own style sheet: what a client named a key must never become a script, and
+/// nobody frames the page.
 const PAGE_POLICY: &str = "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 /// Seconds that a client is asked to wait after 503.
 const RETRY_AFTER: &str = "1";
@@ -183,7 +185,8 @@ pub(super) struct Envelope {
 }
 
 impl Envelope {
-    /// `room`: bytes that `data` will take. What doesn't fit still works, but leaves a copy behind in freed memory.
+    /// `room`: bytes that `data` will take. What doesn't fit still works, but leaves a copy behind
+    /// in freed memory.
     pub(super) fn open(id: &RequestId, room: usize) -> Self {
         let mut buf = Zeroizing::new(Vec::with_capacity(ENVELOPE + room));
         buf.extend_from_slice(b"{\"request_id\":\"");

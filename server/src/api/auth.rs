@@ -1,8 +1,9 @@
-//! What Vault's clients ask about their token, and the login that some insist on. A token here never expires by itself: it is worthless without the
-//! certificate that it is bound to.
+//! What Vault's clients ask about their token, and the login that some insist on. A token here
+//! never expires by itself: it is worthless without the certificate that it is bound to.
 //!
-//! A login's token is the hash of the certificate that logged in. It is no secret and gives no right: with that certificate it says nothing new, with
-//! any other it is refused. So there is nothing to keep, to guess or to lose, and it is good after a restart.
+//! A login's token is the hash of the certificate that logged in. It is no secret and gives no
+//! right: with that certificate it says nothing new, with any other it is refused. So there is
+//! nothing to keep, to guess or to lose, and it is good after a restart.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
@@ -31,8 +32,8 @@ const MAX_ENDED: usize = 4096;
 /// What tells one login of a certificate from another.
 type Login = [u8; 16];
 
-/// Logins that their clients have ended. A login gives nothing that the certificate does not give, so what is forgotten, at a restart or because of many
-/// others, is forgotten at nobody's cost.
+/// Logins that their clients have ended. A login gives nothing that the certificate does not give,
+/// so what is forgotten, at a restart or because of many others, is forgotten at nobody's cost.
 #[derive(Default)]
 pub(super) struct Ended(Mutex<VecDeque<Login>>);
 
@@ -102,13 +103,15 @@ fn validity(peer: &Peer) -> (i64, i64) {
     })
 }
 
-/// What a login's token is said to have left: clients come back in time to be told anew, until the certificate ends.
+/// What a login's token is said to have left: clients come back in time to be told anew, until the
+/// certificate ends.
 fn lease(peer: &Peer) -> i64 {
     let left = validity(peer).1 - jiff::Timestamp::now().as_second();
     left.clamp(0, MAX_LEASE)
 }
 
-/// `POST auth/:mount/login`: a token for clients that must have one. It may what the certificate may.
+/// `POST auth/:mount/login`: a token for clients that must have one. It may what the certificate
+/// may.
 pub(super) async fn login(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     let warnings: &[&str] = if call.params.is_set("name") {
         &["name was ignored: there are no roles, the policy goes by the certificate's identity"]
@@ -124,7 +127,8 @@ pub(super) async fn login(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     Ok(auth(call, &token, warnings))
 }
 
-/// `POST auth/token/renew-self`: nothing to renew, so nothing changes; clients are told not to come back for it, but for a login's token.
+/// `POST auth/token/renew-self`: nothing to renew, so nothing changes; clients are told not to come
+/// back for it, but for a login's token.
 pub(super) async fn renew_self(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     let token = token(call)?;
     // For how long is the certificate's to say; but it must be a duration.
@@ -241,7 +245,8 @@ pub(super) async fn lookup_self(call: &mut Call<'_>) -> Result<Answer, ApiError>
     Ok(Answer::ok(envelope.close(&warnings, None::<&()>)))
 }
 
-/// The token that was sent. Without one the answer is Vault's 403, which the seal's client takes for "nothing to renew".
+/// The token that was sent. Without one the answer is Vault's 403, which the seal's client takes
+/// for "nothing to renew".
 fn token<'a>(call: &Call<'a>) -> Result<&'a Presented, ApiError> {
     call.token
         .ok_or_else(|| ApiError::bad_token("no token was sent: the client certificate needs none"))

@@ -1,5 +1,6 @@
-//! A request's parameters: read from JSON, a form or a query, converted nearly as weakly as Vault does, never copied
-//! where the body can be borrowed. What goes wrong is told by names, places and types, never by a value: values are the client's secrets.
+//! A request's parameters: read from JSON, a form or a query, converted nearly as weakly as Vault
+//! does, never copied where the body can be borrowed. What goes wrong is told by names, places and
+//! types, never by a value: values are the client's secrets.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -18,7 +19,8 @@ use super::wire;
 pub(super) const MAX_PARAMS: usize = 12;
 /// Go's longest duration, which is what Vault counts in.
 const LONGEST: Duration = Duration::from_nanos(i64::MAX as u64);
-/// The most items of one batch: what a body of the default size can hold, and no more work than a token does in seconds.
+/// The most items of one batch: what a body of the default size can hold, and no more work than a
+/// token does in seconds.
 pub(super) const MAX_BATCH: usize = 16_384;
 /// The parameter whose value is a list of [`Item`]s.
 pub(super) const BATCH: &str = "batch_input";
@@ -51,16 +53,19 @@ const NO_JSON: &str = "error parsing JSON";
 pub(super) struct Shape<'p> {
     /// The parameters.
     pub(super) names: &'static [&'static str],
-    /// Parameters of Vault's, or of `OpenBao`'s, that would change what is done, and that this appliance doesn't have.
+    /// Parameters of Vault's, or of `OpenBao`'s, that would change what is done, and that this
+    /// appliance doesn't have.
     pub(super) refused: &'static [&'static str],
-    /// Any other name is refused too: the answer has no room for a warning, or the endpoint is not Vault's.
+    /// Any other name is refused too: the answer has no room for a warning, or the endpoint is not
+    /// Vault's.
     pub(super) strict: bool,
     /// The names that the path gave already.
     pub(super) captured: &'p [&'static str],
 }
 
 impl Shape<'_> {
-    /// Whether an item of a batch may hold it. The version that signs or makes HMACs is the whole batch's.
+    /// Whether an item of a batch may hold it. The version that signs or makes HMACs is the whole
+    /// batch's.
     fn takes_in_item(&self, name: &str) -> bool {
         ITEM.contains(&name)
             && self.names.contains(&name)
@@ -88,7 +93,8 @@ pub(super) struct Params<'a> {
 struct Others(BTreeSet<Box<str>>);
 
 impl Others {
-    /// `Err`: the name was given before, or there are too many. In our own words: the name may be anything.
+    /// `Err`: the name was given before, or there are too many. In our own words: the name may be
+    /// anything.
     fn note(&mut self, name: &str) -> Result<(), String> {
         if self.0.contains(name) {
             return Err(format!("a parameter that is not known {TWICE}"));
@@ -103,7 +109,8 @@ impl Others {
     }
 }
 
-/// Unknown names: those that look like a parameter's, as far as they are repeated, and whether there were others.
+/// Unknown names: those that look like a parameter's, as far as they are repeated, and whether
+/// there were others.
 #[derive(Default)]
 struct Unknown {
     named: Vec<String>,
@@ -177,7 +184,8 @@ impl Scalar<'_> {
     }
 }
 
-/// Whether a body is a form: by its media type, unless it looks like JSON, as Vault has it. curl's `-d` calls everything a form.
+/// Whether a body is a form: by its media type, unless it looks like JSON, as Vault has it. curl's
+/// `-d` calls everything a form.
 pub(super) fn is_form(content_type: Option<&[u8]>, body: &[u8]) -> bool {
     let media_type = content_type
         .and_then(|text| text.split(|&b| b == b';').next())
@@ -227,7 +235,8 @@ impl<'a> Params<'a> {
         }
     }
 
-    /// From a JSON body. Blanks and `null` are no parameters; behind the value there is nothing but blanks.
+    /// From a JSON body. Blanks and `null` are no parameters; behind the value there is nothing but
+    /// blanks.
     pub(super) fn from_json(shape: Shape<'_>, body: &'a [u8]) -> Result<Self, ApiError> {
         let mut params = Self::none(shape.names);
         let body = without_blanks(body);
@@ -385,7 +394,8 @@ impl<'a> Params<'a> {
         }
     }
 
-    /// Whether a parameter was given, with whatever value but the empty string, zero, false and null.
+    /// Whether a parameter was given, with whatever value but the empty string, zero, false and
+    /// null.
     pub(super) fn is_set(&self, name: &str) -> bool {
         self.get(name).is_set()
     }
@@ -495,7 +505,8 @@ impl Unknown {
     }
 }
 
-/// Whether a text may be repeated to the client that sent it, in words of Vault's that do: it looks like a parameter or a choice, not like data.
+/// Whether a text may be repeated to the client that sent it, in words of Vault's that do: it looks
+/// like a parameter or a choice, not like data.
 pub(super) fn is_word(text: &str) -> bool {
     let mut bytes = text.bytes();
     text.len() <= 32
@@ -519,7 +530,8 @@ fn conversion(name: &str, wanted: &str) -> ApiError {
     .in_own_words()
 }
 
-/// A form's or query's text; `None`: a percent sign without its digits, a semicolon (which some readers take for `&`), or not UTF-8.
+/// A form's or query's text; `None`: a percent sign without its digits, a semicolon (which some
+/// readers take for `&`), or not UTF-8.
 fn unescape(text: &[u8]) -> Option<Cow<'_, str>> {
     let whole = |at: usize| {
         let digits = text.get(at + 1..at + 3);
@@ -606,7 +618,8 @@ impl<'de> Visitor<'de> for Seed<'_, '_, 'de> {
     }
 }
 
-/// A value as it was sent, which is how it is signed: each name once in an object, no number that would be another one. Null at the top is none.
+/// A value as it was sent, which is how it is signed: each name once in an object, no number that
+/// would be another one. Null at the top is none.
 struct Exact<'f> {
     /// What is wrong, in our own words.
     fault: &'f mut Option<String>,

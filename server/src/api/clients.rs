@@ -1,4 +1,5 @@
-//! What Vault's clients ask before they work: which mounts there are, and what they may do there. All of it is only read.
+//! What Vault's clients ask before they work: which mounts there are, and what they may do there.
+//! All of it is only read.
 
 use serde_json::{Map, Value, json};
 use strongroom_core::policy::{Decision, Operation};
@@ -68,7 +69,8 @@ pub(super) async fn ui_mount(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     Ok(enveloped(call, &found))
 }
 
-/// `POST sys/capabilities-self`: what the certificate that asks, with the token that was sent, may do at each path.
+/// `POST sys/capabilities-self`: what the certificate that asks, with the token that was sent, may
+/// do at each path.
 pub(super) async fn capabilities(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     let paths = paths(call)?;
     let mut data = Map::new();

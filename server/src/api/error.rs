@@ -1,5 +1,5 @@
-//! What goes wrong, as the client sees it: Vault's statuses and Vault's shape, `{"errors":[…]}`. The only place where
-//! the errors of the layers below become HTTP.
+//! What goes wrong, as the client sees it: Vault's statuses and Vault's shape, `{"errors":[…]}`.
+//! The only place where the errors of the layers below become HTTP.
 
 use std::borrow::Cow;
 
@@ -20,7 +20,8 @@ pub(super) struct ApiError {
     pub(super) status: u16,
     /// `errors`; empty where Vault leaves it empty.
     pub(super) messages: Vec<Cow<'static, str>>,
-    /// For the audit log: where it may know more than the client, or must not hold what the client sent.
+    /// For the audit log: where it may know more than the client, or must not hold what the client
+    /// sent.
     pub(super) reason: Option<Cow<'static, str>>,
     /// `Allow`, for 405.
     pub(super) allow: Option<String>,
@@ -92,14 +93,16 @@ impl ApiError {
         self
     }
 
-    /// The audit log may say what the client is told: the text holds nothing that came with the request but a key's name and numbers.
+    /// The audit log may say what the client is told: the text holds nothing that came with the
+    /// request but a key's name and numbers.
     pub(super) fn in_own_words(mut self) -> Self {
         self.reason = self.messages.first().cloned();
         self
     }
 
-    /// The words for the audit log, never more than [`MAX_REASON`] bytes. A text that was made for this answer may repeat what the client sent, so it
-    /// stays out of the log unless somebody said that it is ours.
+    /// The words for the audit log, never more than [`MAX_REASON`] bytes. A text that was made for
+    /// this answer may repeat what the client sent, so it stays out of the log unless somebody
+    /// said that it is ours.
     pub(super) fn reason(&self) -> &str {
         let reason: &str = match (&self.reason, self.messages.first()) {
             (Some(reason), _) => reason,
@@ -137,7 +140,8 @@ pub(super) enum Doing {
 }
 
 impl ApiError {
-    /// An error of the keyring about the key `name`. The layers below know no text of the client's but the key's name.
+    /// An error of the keyring about the key `name`. The layers below know no text of the client's
+    /// but the key's name.
     pub(super) fn from_keyring(error: KeyringError, doing: Doing, name: &str) -> Self {
         let answer = Self::keyrings(error, doing, name);
         if answer.reason.is_some() {

@@ -1,4 +1,5 @@
-//! `/.well-known/jwks.json`: the public keys that tokens are checked with (RFC 7517), with headers that say how long they may be kept.
+//! `/.well-known/jwks.json`: the public keys that tokens are checked with (RFC 7517), with headers
+//! that say how long they may be kept.
 
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};

@@ -19,10 +19,12 @@ use super::App;
 mod lifecycle;
 use lifecycle::Lifecycles;
 
-/// A certificate should be renewed so long before its end, as the alert on those of the appliance itself has it.
+/// A certificate should be renewed so long before its end, as the alert on those of the appliance
+/// itself has it.
 pub(super) const RENEWAL_DAYS: u32 = 14;
 
-/// Everything that is counted. Labels come from the route table and from what is bounded elsewhere, so their number is bounded.
+/// Everything that is counted. Labels come from the route table and from what is bounded elsewhere,
+/// so their number is bounded.
 pub(super) struct Metrics {
     registry: Registry,
     requests: Family<RequestLabels, Counter<u64, AtomicU64>>,
@@ -242,7 +244,8 @@ impl Metrics {
         self.lifecycle.transition(key, from, to);
     }
 
-    /// Of the TLS files as they are now. Of one that can't be read there is no figure: an alert on its absence would be one on a file half written.
+    /// Of the TLS files as they are now. Of one that can't be read there is no figure: an alert on
+    /// its absence would be one on a file half written.
     fn set_ends(&self, app: &App) {
         let files = &app.config.tls;
         let mut ends: BTreeMap<&'static str, i64> = BTreeMap::new();
@@ -262,7 +265,8 @@ impl Metrics {
         }
     }
 
-    /// The newest certificate of each identity that was here; one that was forgotten has no figure any more.
+    /// The newest certificate of each identity that was here; one that was forgotten has no figure
+    /// any more.
     fn set_clients(&self, app: &App) {
         self.client_not_after.clear();
         self.client_renewal_due.clear();

@@ -1,8 +1,9 @@
 //! HTTP: Vault's Transit API and what its clients ask besides. No cryptography in here.
 //!
-//! Each request walks through [`handle`] once: a place is taken, the path is matched against the one table in
-//! [`routes`], certificate, token and policy are asked, the audit log is asked whether it can be written, the body is
-//! read, the handler runs, the decision is recorded, and only then does the answer leave.
+//! Each request walks through [`handle`] once: a place is taken, the path is matched against the
+//! one table in [`routes`], certificate, token and policy are asked, the audit log is asked whether
+//! it can be written, the body is read, the handler runs, the decision is recorded, and only then
+//! does the answer leave.
 
 mod answer;
 mod auth;
@@ -64,7 +65,8 @@ use origin::Said;
 use recent::Recent;
 use routes::{Captures, Limit, Route, Target, Verb};
 
-/// The `OpenAPI` 3.1 document that describes every route; served, and checked against the route table by a test.
+/// The `OpenAPI` 3.1 document that describes every route; served, and checked against the route
+/// table by a test.
 pub const OPENAPI: &str = include_str!("openapi.json");
 
 /// A body must have come in whole after this long.
@@ -80,7 +82,8 @@ static TOKEN: HeaderName = HeaderName::from_static("x-vault-token");
 static NAMESPACE: HeaderName = HeaderName::from_static("x-vault-namespace");
 static WRAP_TTL: HeaderName = HeaderName::from_static("x-vault-wrap-ttl");
 
-/// Headers that would make a request another one if they were understood. `If-None-Match` asks nothing of what only reads.
+/// Headers that would make a request another one if they were understood. `If-None-Match` asks
+/// nothing of what only reads.
 static NOT_UNDERSTOOD: [HeaderName; 6] = [
     header::IF_MATCH,
     header::IF_UNMODIFIED_SINCE,
@@ -121,7 +124,8 @@ pub struct App {
 /// Bounds the requests in flight, and counts them.
 pub struct Gate {
     in_flight: AtomicUsize,
-    /// Changes that requests asked for and that are being carried out: also of clients that are gone.
+    /// Changes that requests asked for and that are being carried out: also of clients that are
+    /// gone.
     changes: AtomicUsize,
     /// No other one is begun.
     closed: AtomicBool,
@@ -145,7 +149,8 @@ impl Gate {
         }
     }
 
-    /// Remembers how many requests were answered since the last call; to be called each [`recent::SAMPLE`].
+    /// Remembers how many requests were answered since the last call; to be called each
+    /// [`recent::SAMPLE`].
     pub fn sample(&self) {
         self.recent.sample();
     }
@@ -160,7 +165,8 @@ impl Gate {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// No change that a request asks for is begun any more; answers how many are still being carried out.
+    /// No change that a request asks for is begun any more; answers how many are still being
+    /// carried out.
     pub fn close(&self) -> usize {
         self.closed.store(true, Ordering::SeqCst);
         self.changes.load(Ordering::SeqCst)
@@ -174,7 +180,8 @@ impl Change {
     /// `Err`: the server is about to stop.
     fn begin(client: &Arc<Client>) -> Result<Self, ApiError> {
         let gate = &client.app.gate;
-        // Counted before it is known whether it may begin: whoever closes the gate sees it, or is seen.
+        // Counted before it is known whether it may begin: whoever closes the gate sees it, or is
+        // seen.
         let change = Self(Arc::clone(client));
         gate.changes.fetch_add(1, Ordering::SeqCst);
         if gate.closed.load(Ordering::SeqCst) {
@@ -203,7 +210,8 @@ impl Place {
         (before < gate.max_requests).then_some(place)
     }
 
-    /// Another one for a request that has one, whether or not there is room: for what goes on without the client.
+    /// Another one for a request that has one, whether or not there is room: for what goes on
+    /// without the client.
     fn another(client: &Arc<Client>) -> Self {
         client.app.gate.in_flight.fetch_add(1, Ordering::Relaxed);
         Self(Arc::clone(client))
@@ -224,7 +232,8 @@ pub struct Client {
     pub peer: Peer,
 }
 
-/// Answers one request of one authenticated client. Never fails, never panics: what goes wrong is an answer.
+/// Answers one request of one authenticated client. Never fails, never panics: what goes wrong is
+/// an answer.
 pub async fn handle<B>(client: Arc<Client>, request: Request<B>) -> Response<Full<Bytes>>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
@@ -261,7 +270,8 @@ fn without_its_body(response: Response<Full<Bytes>>) -> Response<Full<Bytes>> {
     Response::from_parts(head, Full::default())
 }
 
-/// What is answered to a request that does not say which host it is for, or says it twice (RFC 9112, 3.2).
+/// What is answered to a request that does not say which host it is for, or says it twice (RFC
+/// 9112, 3.2).
 pub fn without_a_host() -> Response<Full<Bytes>> {
     ApiError {
         close: true,
@@ -334,8 +344,9 @@ where
     let source = trail.refuse_on_error(source).await?;
     let known = head.headers.get(header::IF_NONE_MATCH);
     let known = known.and_then(|tags| tags.to_str().ok().map(str::to_owned));
-    // Head and body are pieces of hyper's buffer. With both gone when the answer waits for the audit log, the buffer is used again for what is read next,
-    // and what was in the body overwritten; or else hyper gets a new one.
+    // Head and body are pieces of hyper's buffer. With both gone when the answer waits for the
+    // audit log, the buffer is used again for what is read next, and what was in the body
+    // overwritten; or else hyper gets a new one.
     drop(head);
     if !route.mutates {
         let known = known.as_deref();
@@ -361,13 +372,15 @@ where
         let source = if form { Source::Form } else { Source::Json };
         carry_out(&client, trail, captures, source, token.as_ref(), body, None).await
     };
-    // `carry_out` catches a handler's panic; a task that is lost all the same was aborted by the runtime's end.
+    // `carry_out` catches a handler's panic; a task that is lost all the same was aborted by the
+    // runtime's end.
     tokio::spawn(change)
         .await
         .unwrap_or_else(|_| Err(stopping()))
 }
 
-/// What is answered where no route is. Who is out, or is sent by another site, learns nothing of which paths there are.
+/// What is answered where no route is. Who is out, or is sent by another site, learns nothing of
+/// which paths there are.
 async fn leads_nowhere(
     app: &App,
     peer: &Peer,
@@ -404,7 +417,8 @@ enum Source {
 }
 
 impl Source {
-    /// POST and PUT have them in the body, the others in the query. What stands in the other place would be ignored, so it is refused.
+    /// POST and PUT have them in the body, the others in the query. What stands in the other place
+    /// would be ignored, so it is refused.
     fn of(head: &Parts, verb: Verb, body: &[u8]) -> Result<Self, ApiError> {
         let query = head.uri.query().unwrap_or_default();
         if verb != Verb::Update {
@@ -572,7 +586,8 @@ fn wrong_method(path: &str, allow: String) -> ApiError {
     ApiError::unsupported_operation(allow)
 }
 
-/// Certificate, where a browser was made to ask, headers that change a request's meaning, token, policy, and whether the audit log can be written.
+/// Certificate, where a browser was made to ask, headers that change a request's meaning, token,
+/// policy, and whether the audit log can be written.
 fn admit(
     app: &App,
     peer: &Peer,
@@ -685,7 +700,8 @@ fn still_good(app: &App, peer: &Peer) -> Result<(), ApiError> {
     })
 }
 
-/// The value of each of these headers. In one pass: a request has few headers, and mostly none of these. Of two values one would be ignored.
+/// The value of each of these headers. In one pass: a request has few headers, and mostly none of
+/// these. Of two values one would be ignored.
 fn only_of<'h, const N: usize>(
     headers: &'h HeaderMap,
     names: [&HeaderName; N],
@@ -724,7 +740,8 @@ fn presented_token<'h>(
     }
 }
 
-/// The token of `Authorization`, whose scheme may be in any case (RFC 9110, 11.1). What is no bearer token is none of ours, and not ignored.
+/// The token of `Authorization`, whose scheme may be in any case (RFC 9110, 11.1). What is no
+/// bearer token is none of ours, and not ignored.
 fn bearer(credentials: &str) -> &str {
     let credentials = credentials.trim();
     let (scheme, token) = credentials
@@ -759,7 +776,8 @@ fn refuse_headers(
     Ok(())
 }
 
-/// Refuses what would make this request another one: a method for the one that was sent, a condition, a part, a body that is coded.
+/// Refuses what would make this request another one: a method for the one that was sent, a
+/// condition, a part, a body that is coded.
 fn refuse_other_requests(headers: &HeaderMap, route: &Route) -> Result<(), ApiError> {
     let refuse = |name: &HeaderName| {
         Err(
@@ -845,16 +863,16 @@ where
     }
 }
 
-/// Overwrites a buffer that nobody else holds. hyper's read buffer may be shared with the next request's
-/// head; then it is left to be overwritten by what is read next.
+/// Overwrites a buffer that nobody else holds. hyper's read buffer may be shared with the next
+/// request's head; then it is left to be overwritten by what is read next.
 fn wipe(body: Bytes) {
     if let Ok(mut own) = body.try_into_mut() {
         own.as_mut().zeroize();
     }
 }
 
-/// What becomes of a request, told to the audit log and the metrics exactly once: also when the client goes away and
-/// the request is dropped half-way.
+/// What becomes of a request, told to the audit log and the metrics exactly once: also when the
+/// client goes away and the request is dropped half-way.
 struct Trail<'a> {
     app: &'a App,
     peer: &'a Peer,
@@ -912,7 +930,8 @@ impl<'a> Trail<'a> {
                 seldom!(1, error, %error, "a change is refused: it can't be audited");
                 self.app.gate.metrics.audit_failures.inc();
                 self.count("error", 503, None);
-                // For want of room: that it was asked for is counted all the same. What has an intent has its outcome already.
+                // For want of room: that it was asked for is counted all the same. What has an
+                // intent has its outcome already.
                 if matches!(error, AuditError::Room { .. }) {
                     let reason = error.to_string();
                     let entry = self.entry("error", 503, &reason, None);
@@ -976,7 +995,8 @@ impl<'a> Trail<'a> {
         }
         let entry = self.entry(outcome, status, reason, answer);
         let audit = &self.app.audit;
-        // What needs no right could fill the log by whoever has a certificate, and what is answered without room for a line a disc that is short.
+        // What needs no right could fill the log by whoever has a certificate, and what is answered
+        // without room for a line a disc that is short.
         let kept =
             self.route.operation.is_some() && (self.route.needs_audit() || !audit.is_short());
         let by_right = outcome == "ok" && kept;
@@ -1035,8 +1055,9 @@ impl<'a> Trail<'a> {
     }
 }
 
-/// Makes the key that an `encrypt` is for: a change of its own, with its own lines, before the encryption's. In a task of its own: once begun it is
-/// carried out and recorded though the client goes away, and as long has a place of its own.
+/// Makes the key that an `encrypt` is for: a change of its own, with its own lines, before the
+/// encryption's. In a task of its own: once begun it is carried out and recorded though the client
+/// goes away, and as long has a place of its own.
 async fn create_on_encrypt(call: &Call<'_>, options: CreateOptions) -> Result<(), ApiError> {
     let under_way = Change::begin(call.client)?;
     let place = Place::another(call.client);

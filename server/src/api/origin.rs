@@ -1,9 +1,11 @@
-//! Where a browser sends a request from. An administrator's browser shows the client certificate to whoever makes it send a request, so that a page
-//! from anywhere could rotate, sign or delete in the administrator's name. This API is for programs; the only page is its own status page, which
+//! Where a browser sends a request from. An administrator's browser shows the client certificate to
+//! whoever makes it send a request, so that a page from anywhere could rotate, sign or delete in
+//! the administrator's name. This API is for programs; the only page is its own status page, which
 //! sends nothing.
 //!
-//! A browser says where a request comes from, and no page can make it say something else: `Sec-Fetch-Site` and its kin (Fetch Metadata), `Origin`
-//! (the Fetch standard), or at least `Referer`. Programs send none of them.
+//! A browser says where a request comes from, and no page can make it say something else:
+//! `Sec-Fetch-Site` and its kin (Fetch Metadata), `Origin` (the Fetch standard), or at least
+//! `Referer`. Programs send none of them.
 
 use hyper::Method;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -55,7 +57,8 @@ impl<'h> Said<'h> {
         if navigates && !read {
             return Err(ApiError::new(403, FORM));
         }
-        // Somebody follows a link to the status page: it is shown to them alone, in no frame, and changes nothing.
+        // Somebody follows a link to the status page: it is shown to them alone, in no frame, and
+        // changes nothing.
         let link = read
             && navigates
             && is(self.dest, b"document")

@@ -1,4 +1,5 @@
-//! What happened lately, for the status page: how many requests were answered how, and who was denied what.
+//! What happened lately, for the status page: how many requests were answered how, and who was
+//! denied what.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,4 +1,5 @@
-//! `sys/rotate-master`: a ceremony tells the server that another master key is in force, and asks how far the keys are.
+//! `sys/rotate-master`: a ceremony tells the server that another master key is in force, and asks
+//! how far the keys are.
 
 use serde::Serialize;
 use strongroom_hsm::Hsm;
@@ -12,8 +13,9 @@ pub(super) async fn read(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     Ok(answer(call.app))
 }
 
-/// `POST sys/rotate-master`: looks for the keys on the token anew, also by starting the PKCS#11 module anew, and moves every key to the master key
-/// with that SHA-256, which the security officer must have marked as trusted.
+/// `POST sys/rotate-master`: looks for the keys on the token anew, also by starting the PKCS#11
+/// module anew, and moves every key to the master key with that SHA-256, which the security officer
+/// must have marked as trusted.
 pub(super) async fn update(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     let wanted = call
         .params
@@ -37,7 +39,8 @@ pub(super) async fn update(call: &mut Call<'_>) -> Result<Answer, ApiError> {
             here.as_deref().unwrap_or("none")
         )));
     }
-    // A version that is just being made by the old master key must be among those that are counted, or the ceremony destroys that too early.
+    // A version that is just being made by the old master key must be among those that are counted,
+    // or the ceremony destroys that too early.
     call.app.keyring.settle().await;
     call.app.rotation.wake();
     Ok(answer(call.app))

@@ -49,7 +49,8 @@ pub struct Route {
     pub verb: Verb,
     /// Segments below the mount (or below `/v1/` for the system's own); `{…}` captures one.
     pub path: &'static str,
-    /// `path` up to its first `{`, and the rest: most rows are out of question by how a request's path begins.
+    /// `path` up to its first `{`, and the rest: most rows are out of question by how a request's
+    /// path begins.
     parts: (&'static str, &'static str),
     /// What the policy is asked; `None`: any client whose certificate is good may.
     pub operation: Option<Operation>,
@@ -77,7 +78,8 @@ impl Route {
         }
     }
 
-    /// Parameters that Vault or `OpenBao` have there and that change what is done. Ignored, they would silently not do what was asked.
+    /// Parameters that Vault or `OpenBao` have there and that change what is done. Ignored, they
+    /// would silently not do what was asked.
     fn refused(&self) -> &'static [&'static str] {
         match self.label {
             "encrypt" | "decrypt" | "datakey-plaintext" | "datakey-wrapped" => &["padding_scheme"],
@@ -100,7 +102,8 @@ impl Route {
         }
     }
 
-    /// Where an unknown parameter can't be warned of, since the answer is empty; and where none of Vault's clients could send one.
+    /// Where an unknown parameter can't be warned of, since the answer is empty; and where none of
+    /// Vault's clients could send one.
     fn strict(&self) -> bool {
         matches!(
             self.label,
@@ -108,7 +111,8 @@ impl Route {
         )
     }
 
-    /// Whether a request that can't be audited is refused. What shows that the audit log can't be written must be answered just then.
+    /// Whether a request that can't be audited is refused. What shows that the audit log can't be
+    /// written must be answered just then.
     pub(super) fn needs_audit(&self) -> bool {
         self.audited && !matches!(self.operation, Some(O::Metrics | O::StatusPage))
     }
@@ -269,7 +273,8 @@ pub fn verb(method: &Method, list: bool) -> Option<Verb> {
     }
 }
 
-/// The path with its percent signs decoded, without `/v1/`; one of [`ROOT`] as it stands, with its slash. `None`: neither, or not UTF-8.
+/// The path with its percent signs decoded, without `/v1/`; one of [`ROOT`] as it stands, with its
+/// slash. `None`: neither, or not UTF-8.
 pub fn decode_path(path: &str) -> Option<Cow<'_, str>> {
     if let Some(below) = path.strip_prefix('/')
         && ROOT.iter().any(|route| route.path == below)
@@ -282,7 +287,8 @@ pub fn decode_path(path: &str) -> Option<Cow<'_, str>> {
         .ok()
 }
 
-/// What Transit's paths begin with, Vault's and `OpenBao`'s: `transit/config/keys` is a setting of theirs, and no list of the keys of a mount `transit/config`.
+/// What Transit's paths begin with, Vault's and `OpenBao`'s: `transit/config/keys` is a setting of
+/// theirs, and no list of the keys of a mount `transit/config`.
 const TRANSIT_WORDS: &[&str] = &[
     "backup",
     "byok-export",
@@ -306,8 +312,8 @@ const TRANSIT_WORDS: &[&str] = &[
     "wrapping_key",
 ];
 
-/// Finds the route of a decoded path. `mounts` empty: whatever stands before a known path is its mount, and the shortest
-/// such mount wins, unless it is called as something of Transit's.
+/// Finds the route of a decoded path. `mounts` empty: whatever stands before a known path is its
+/// mount, and the shortest such mount wins, unless it is called as something of Transit's.
 pub fn resolve<'a>(path: &'a str, verb: Verb, mounts: &[String]) -> Target<'a> {
     if let Some(below) = path.strip_prefix('/') {
         return lookup(ROOT, below, verb).unwrap_or(Target::NoMount);
@@ -323,7 +329,8 @@ pub fn resolve<'a>(path: &'a str, verb: Verb, mounts: &[String]) -> Target<'a> {
             if matches!(segment, "" | "." | "..") {
                 break;
             }
-            // A path of Transit's, though of none that is here, and not a mount of that name with a path below.
+            // A path of Transit's, though of none that is here, and not a mount of that name with a
+            // path below.
             if split > 0 && TRANSIT_WORDS.contains(&segment) {
                 break;
             }

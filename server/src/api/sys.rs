@@ -1,4 +1,5 @@
-//! `sys`: health, seal status, metrics, and the API's own description. None of these is enveloped, as in Vault.
+//! `sys`: health, seal status, metrics, and the API's own description. None of these is enveloped,
+//! as in Vault.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -1,4 +1,5 @@
-//! The API from the outside of [`super::handle`], in this process, on a real token; and its description.
+//! The API from the outside of [`super::handle`], in this process, on a real token; and its
+//! description.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,4 +1,5 @@
-//! The small text formats of Vault's Transit: pure functions from text to values, callable from fuzz targets.
+//! The small text formats of Vault's Transit: pure functions from text to values, callable from
+//! fuzz targets.
 
 use std::time::Duration;
 
@@ -9,7 +10,8 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use strongroom_core::keyring::{Ciphertext, HmacTag, MadeSignature};
 use zeroize::Zeroizing;
 
-/// Standard alphabet with padding. Trailing bits that a canonical encoder leaves zero are not looked at, as in Go.
+/// Standard alphabet with padding. Trailing bits that a canonical encoder leaves zero are not
+/// looked at, as in Go.
 pub const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new()
@@ -63,7 +65,8 @@ pub enum WireError {
     Base64(Base64Error),
 }
 
-/// Takes `vault:v<version>:<base64 of nonce || ciphertext || tag>` apart. `v0` means version 1: so Vault's oldest ciphertexts call it.
+/// Takes `vault:v<version>:<base64 of nonce || ciphertext || tag>` apart. `v0` means version 1: so
+/// Vault's oldest ciphertexts call it.
 pub fn parse_ciphertext(text: &str) -> Result<Ciphertext, WireError> {
     let (version, encoded) = split_versioned(text)?;
     let version = version.max(1);
@@ -93,8 +96,8 @@ pub fn parse_signature(text: &str, jws: bool) -> Result<MadeSignature, WireError
     Ok(MadeSignature { version, bytes })
 }
 
-/// Reads a duration as Vault does: seconds (`3600`), Go's units (`1h30m`, `1.5h`, `300ms`), or days (`30d`).
-/// An empty text is zero. The error says what is wrong with it, without a word of it.
+/// Reads a duration as Vault does: seconds (`3600`), Go's units (`1h30m`, `1.5h`, `300ms`), or days
+/// (`30d`). An empty text is zero. The error says what is wrong with it, without a word of it.
 pub fn parse_duration(text: &str) -> Result<Duration, &'static str> {
     const INVALID: &str = "time: invalid duration";
     let text = text.trim();

@@ -1,4 +1,5 @@
-//! landlock: which files and ports the process can still reach. It needs no rights to give rights up.
+//! landlock: which files and ports the process can still reach. It needs no rights to give rights
+//! up.
 
 use std::env;
 use std::path::PathBuf;
@@ -55,7 +56,8 @@ fn restrict(
     ruleset.restrict_self()
 }
 
-/// Signals, and sockets without a file, reach nobody outside; but a service manager in a container may listen on such a socket.
+/// Signals, and sockets without a file, reach nobody outside; but a service manager in a container
+/// may listen on such a socket.
 fn scopes() -> BitFlags<Scope> {
     let manager = env::var_os("NOTIFY_SOCKET").map(PathBuf::from);
     if manager.is_some_and(|path| path.to_string_lossy().starts_with('@')) {

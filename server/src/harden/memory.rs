@@ -4,7 +4,8 @@ use nix::sys::mman::{MlockAllFlags, mlockall};
 use nix::sys::prctl::set_dumpable;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 
-/// `MCL_ONFAULT` of `mlockall(2)`, which nix does not name: pages are locked when they are first used, not all at once.
+/// `MCL_ONFAULT` of `mlockall(2)`, which nix does not name: pages are locked when they are first
+/// used, not all at once.
 const ONFAULT: i32 = 4;
 
 pub(super) fn forbid_core_dumps() -> Result<String, String> {
@@ -22,7 +23,8 @@ pub(super) fn forbid_reading() -> Result<String, String> {
 
 /// Locks what is there and what comes, each page when it is used.
 ///
-/// Only where no limit stands in the way: below one, it would be the next thread or buffer that is refused its memory, in the middle of the work.
+/// Only where no limit stands in the way: below one, it would be the next thread or buffer that is
+/// refused its memory, in the middle of the work.
 pub(super) fn lock() -> Result<String, String> {
     let raised = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
     let (soft, _) =

@@ -7,7 +7,8 @@
 //! | `paths.rs`, `confinement.rs` | landlock: the few files that it needs, no port but the one it has, no signal to others |
 //! | `seccomp.rs`, `filters.json` | the system calls that each group of threads may make |
 //!
-//! What a kernel can't do is said: in the log, to systemd, in `sys/metrics`; with `hardening.require` it ends the start.
+//! What a kernel can't do is said: in the log, to systemd, in `sys/metrics`; with
+//! `hardening.require` it ends the start.
 
 mod confinement;
 mod memory;
@@ -78,7 +79,8 @@ impl Report {
     }
 }
 
-/// Becomes whoever owns the store, or is going to, if this is root: for commands whose files the server must be able to open afterwards.
+/// Becomes whoever owns the store, or is going to, if this is root: for commands whose files the
+/// server must be able to open afterwards.
 ///
 /// # Errors
 /// [`HardenError::User`].
@@ -86,10 +88,12 @@ pub fn become_owner(options: &Hardening, store: &Path) -> Result<(), HardenError
     user::become_owner(options.user.as_deref(), store).map(drop)
 }
 
-/// Hardens the process as a whole. It must have one thread: what is given up here is each thread's own, and handed down to those it starts.
+/// Hardens the process as a whole. It must have one thread: what is given up here is each thread's
+/// own, and handed down to those it starts.
 ///
 /// # Errors
-/// Settings that make no sense, a user that can't be become, and with [`Hardening::require`] whatever is missing.
+/// Settings that make no sense, a user that can't be become, and with [`Hardening::require`]
+/// whatever is missing.
 pub fn process(options: &Hardening, paths: &Paths) -> Result<(Report, Filters), HardenError> {
     let mut filters = Filters::new(options)?;
     let mut report = Report::default();

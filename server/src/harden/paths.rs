@@ -41,7 +41,8 @@ pub struct Paths {
 }
 
 impl Paths {
-    /// Those of a configuration. Of each file that is read its `places`; of each that is written its folder.
+    /// Those of a configuration. Of each file that is read its `places`; of each that is written
+    /// its folder.
     pub fn new(config: &Config, options: &Hardening) -> Self {
         let mut paths = Self {
             state: config.store.clone(),
@@ -98,7 +99,8 @@ impl Paths {
         }
     }
 
-    /// Folders of tokens, which settings of the module name. One of the system's is more than tokens.
+    /// Folders of tokens, which settings of the module name. One of the system's is more than
+    /// tokens.
     fn tokens(&mut self, folders: impl IntoIterator<Item = PathBuf>) {
         for folder in folders {
             if is_the_systems(&folder) {
@@ -120,10 +122,13 @@ fn setting(line: &str, name: &str) -> Option<PathBuf> {
     (found.trim() == name && value.starts_with('/')).then(|| value.into())
 }
 
-/// Where a file is, and where it may be after it was replaced or a link was turned: its folder, and for each link on the way to it the folder that holds the
-/// link and the one that holds what it leads to. Each with all below it, since whoever renews certificates makes new folders there, and turns the link to them.
+/// Where a file is, and where it may be after it was replaced or a link was turned: its folder, and
+/// for each link on the way to it the folder that holds the link and the one that holds what it
+/// leads to. Each with all below it, since whoever renews certificates makes new folders there, and
+/// turns the link to them.
 ///
-/// A folder of the system's, as `/etc`, is not opened for that: of a file there, only the file as it is now.
+/// A folder of the system's, as `/etc`, is not opened for that: of a file there, only the file as
+/// it is now.
 fn places(file: &Path) -> BTreeSet<PathBuf> {
     let steps = walk(file);
     let mut places: BTreeSet<PathBuf> = folders(file).into_iter().collect();
@@ -148,8 +153,8 @@ fn places(file: &Path) -> BTreeSet<PathBuf> {
     places
 }
 
-/// The root, the folders of the file hierarchy standard, where each program has its own, and homes. Another one right in the root, as a volume at `/certs`, is
-/// somebody's own.
+/// The root, the folders of the file hierarchy standard, where each program has its own, and homes.
+/// Another one right in the root, as a volume at `/certs`, is somebody's own.
 fn is_the_systems(folder: &Path) -> bool {
     const SHARED: [&str; 37] = [
         "/",

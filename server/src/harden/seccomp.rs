@@ -1,6 +1,8 @@
-//! Which system calls each group of threads may make: `filters.json`, compiled in, put together here.
+//! Which system calls each group of threads may make: `filters.json`, compiled in, put together
+//! here.
 //!
-//! A call that is not on a group's list ends the process (SIGSYS): whatever makes it is not this program any more.
+//! A call that is not on a group's list ends the process (SIGSYS): whatever makes it is not this
+//! program any more.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +12,8 @@ use strongroom_core::config::Hardening;
 
 use super::HardenError;
 
-/// Lists by name, each a list of rules in seccompiler's JSON; `name@arch` has what only that architecture knows.
+/// Lists by name, each a list of rules in seccompiler's JSON; `name@arch` has what only that
+/// architecture knows.
 const LISTS: &str = include_str!("filters.json");
 
 /// Answered `ENOSYS`, so that glibc takes the older call, whose arguments a filter can read.
@@ -70,7 +73,8 @@ impl Filters {
     /// For this machine.
     ///
     /// # Errors
-    /// [`HardenError::SystemCalls`] if `hsm_syscalls` names one that does not exist; [`HardenError::Filters`] on a machine for which there are none.
+    /// [`HardenError::SystemCalls`] if `hsm_syscalls` names one that does not exist;
+    /// [`HardenError::Filters`] on a machine for which there are none.
     pub fn new(options: &Hardening) -> Result<Self, HardenError> {
         let arch = std::env::consts::ARCH;
         Self::compile(
@@ -121,7 +125,8 @@ impl Filters {
         })
     }
 
-    /// What every thread gets, put on the first one while it is alone; also shows whether the kernel knows seccomp at all.
+    /// What every thread gets, put on the first one while it is alone; also shows whether the
+    /// kernel knows seccomp at all.
     pub(super) fn prepare(&mut self, options: &Hardening) -> Result<String, String> {
         if let Err(error) = apply_filter(&self.enosys) {
             self.absent = true;
@@ -150,7 +155,8 @@ impl Filters {
     }
 }
 
-/// A call that one rule allows whatever its arguments needs no other rule; to seccompiler it would be the conditions that count.
+/// A call that one rule allows whatever its arguments needs no other rule; to seccompiler it would
+/// be the conditions that count.
 fn without_idle_conditions(rules: Vec<Value>) -> Vec<Value> {
     let free: BTreeSet<String> = rules
         .iter()

@@ -10,7 +10,8 @@ use strongroom_core::owner;
 
 use super::HardenError;
 
-/// Becomes `user`, or else whoever but root can change what is at `state`, if this is root: a link that he put there does not make him root. Anybody else stays who he is.
+/// Becomes `user`, or else whoever but root can change what is at `state`, if this is root: a link
+/// that he put there does not make him root. Anybody else stays who he is.
 pub(super) fn become_owner(
     user: Option<&str>,
     state: &Path,
@@ -63,7 +64,8 @@ pub(super) fn become_owner(
 
 /// Every set of the calling thread; those it starts have none either.
 pub(super) fn drop_capabilities() -> Result<String, String> {
-    // Asked first: inside a unit the call that changes them is forbidden, and there is nothing to change.
+    // Asked first: inside a unit the call that changes them is forbidden, and there is nothing to
+    // change.
     if geteuid().is_root() {
         forget_bounding_set().map_err(|error| format!("the bounding set: {error}"))?;
     }
@@ -81,7 +83,8 @@ pub(super) fn drop_capabilities() -> Result<String, String> {
     Ok("none".to_owned())
 }
 
-/// Permitted and effective go together: what is effective must be permitted, and the call sets all three.
+/// Permitted and effective go together: what is effective must be permitted, and the call sets all
+/// three.
 fn clear(set: CapSet) -> Result<(), caps::errors::CapsError> {
     match set {
         CapSet::Ambient => caps::clear(None, set),

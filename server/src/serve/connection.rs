@@ -1,4 +1,5 @@
-//! From an accepted socket to a served request: limits, TLS handshake, identity, HTTP/1.1 and HTTP/2.
+//! From an accepted socket to a served request: limits, TLS handshake, identity, HTTP/1.1 and
+//! HTTP/2.
 
 use std::convert::Infallible;
 use std::io;
@@ -32,8 +33,9 @@ use crate::api::{self, App, Client};
 
 /// A client that has not finished its TLS handshake by then is dropped.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// HTTP/1.1: from one answer to the end of the next request's headers, so also how long a connection may idle. At least, and at most a look more.
-/// Longer than the 90 s of Go's and hyper's pools, so that it is the client that closes and no request meets a closing connection.
+/// HTTP/1.1: from one answer to the end of the next request's headers, so also how long a
+/// connection may idle. At least, and at most a look more. Longer than the 90 s of Go's and hyper's
+/// pools, so that it is the client that closes and no request meets a closing connection.
 const IDLE: Duration = Duration::from_mins(2);
 /// How often that is looked at: a timer for each request would cost more than the looks.
 const LOOK: Duration = Duration::from_secs(10);
@@ -50,7 +52,8 @@ pub(super) struct Acceptor {
     app: Arc<App>,
     listener: TcpListener,
     slots: Arc<Semaphore>,
-    /// Each connection holds a receiver: a value tells it to finish, and when all are gone everything is finished.
+    /// Each connection holds a receiver: a value tells it to finish, and when all are gone
+    /// everything is finished.
     stop: watch::Sender<()>,
 }
 
@@ -72,7 +75,8 @@ impl Acceptor {
                 Ok((stream, remote)) => self.admit(stream, remote),
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
-                    // Out of file descriptors or memory: accepting again at once would only burn the processor.
+                    // Out of file descriptors or memory: accepting again at once would only burn
+                    // the processor.
                     seldom!(1, error, %error, "can't accept connections");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
@@ -80,7 +84,8 @@ impl Acceptor {
         }
     }
 
-    /// Accepts nothing more, tells every connection to finish, and waits for them, no longer than `limit`.
+    /// Accepts nothing more, tells every connection to finish, and waits for them, no longer than
+    /// `limit`.
     pub(super) async fn drain(self, limit: Duration) {
         drop(self.listener);
         self.stop.send_replace(());
@@ -96,7 +101,8 @@ impl Acceptor {
     }
 
     fn admit(&self, stream: TcpStream, remote: SocketAddr) {
-        // One connection too many is closed at once: a client that waits unheard can't go elsewhere.
+        // One connection too many is closed at once: a client that waits unheard can't go
+        // elsewhere.
         let Ok(slot) = self.slots.clone().try_acquire_owned() else {
             seldom!(10, warn, %remote, "refused: max_connections are open");
             return;

@@ -1,14 +1,17 @@
-//! How many files and connections may be open at once (`RLIMIT_NOFILE`): enough for every connection, with the rest kept for what serves them.
+//! How many files and connections may be open at once (`RLIMIT_NOFILE`): enough for every
+//! connection, with the rest kept for what serves them.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::ServeError;
 
-/// Kept from connections: for the store, the audit log, TLS files, libraries, and the token, which opens its own (`SoftHSM` one for each object). Without
-/// it, connections that nobody has to be allowed for would keep the token from its objects.
+/// Kept from connections: for the store, the audit log, TLS files, libraries, and the token, which
+/// opens its own (`SoftHSM` one for each object). Without it, connections that nobody has to be
+/// allowed for would keep the token from its objects.
 const KEPT: u64 = 256;
 
-/// Raises the soft limit as far as `max_connections` needs it, and no further: a PKCS#11 module may use `select(2)`, which knows 1,024 descriptors.
+/// Raises the soft limit as far as `max_connections` needs it, and no further: a PKCS#11 module may
+/// use `select(2)`, which knows 1,024 descriptors.
 pub(super) fn provide(max_connections: usize) -> Result<(), ServeError> {
     let refused = |source: nix::Error| ServeError::System {
         what: "the limit of open files (RLIMIT_NOFILE) can't be read",

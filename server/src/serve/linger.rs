@@ -1,7 +1,8 @@
 //! The end of a connection on which more was sent than was read.
 //!
-//! Closing a socket that has unread bytes in it resets the connection, and a client that is still writing loses the answer which was to
-//! tell it why. So what still comes is read and dropped for a while (RFC 9112, section 9.6).
+//! Closing a socket that has unread bytes in it resets the connection, and a client that is still
+//! writing loses the answer which was to tell it why. So what still comes is read and dropped for a
+//! while (RFC 9112, section 9.6).
 
 use std::future::Future as _;
 use std::io::{self, IoSlice};

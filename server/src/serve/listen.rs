@@ -1,4 +1,5 @@
-//! The socket that clients come to: handed over by the service manager, or bound here. Ports below 1024 need root, so this comes first.
+//! The socket that clients come to: handed over by the service manager, or bound here. Ports below
+//! 1024 need root, so this comes first.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
@@ -19,7 +20,8 @@ pub(super) struct Bound {
 }
 
 impl Bound {
-    /// The one that the service manager hands over (`LISTEN_FDS`, see `sd_listen_fds(3)`), or else one bound to `address`.
+    /// The one that the service manager hands over (`LISTEN_FDS`, see `sd_listen_fds(3)`), or else
+    /// one bound to `address`.
     pub(super) fn new(address: SocketAddr) -> Result<Self, ServeError> {
         if let Some(listener) = inherited()? {
             return Ok(Self {

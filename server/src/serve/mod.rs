@@ -1,4 +1,5 @@
-//! Start and stop: the order in which the parts come up, the listener, signals, reload, timers, `sd_notify`.
+//! Start and stop: the order in which the parts come up, the listener, signals, reload, timers,
+//! `sd_notify`.
 //!
 //! | event | what happens |
 //! |---|---|
@@ -47,7 +48,8 @@ use listen::Bound;
 
 /// Requests in flight at a stop get this long to finish.
 const DRAIN: Duration = Duration::from_secs(10);
-/// Then changes that nobody waits for get this long: with DRAIN, less than `TimeoutStopSec` of the unit.
+/// Then changes that nobody waits for get this long: with DRAIN, less than `TimeoutStopSec` of the
+/// unit.
 const SETTLE: Duration = Duration::from_secs(5);
 
 /// Between two looks at what is still under way.
@@ -135,8 +137,9 @@ const STACK: usize = 8 << 20;
 
 /// Runs the server until SIGTERM or SIGINT.
 ///
-/// Call it while the process has one thread: that one gives up the process's rights, then starts two others, one for the HSM and one for the
-/// runtime, waits for them, and does nothing else. Threads that these start are confined as they are.
+/// Call it while the process has one thread: that one gives up the process's rights, then starts
+/// two others, one for the HSM and one for the runtime, waits for them, and does nothing else.
+/// Threads that these start are confined as they are.
 ///
 /// # Errors
 /// Whatever keeps a part from starting: nothing is served unless every part is up.
@@ -219,7 +222,8 @@ struct Start {
 
 impl Start {
     fn run(self, options: &ServeOptions, cores: usize) -> Result<(), ServeError> {
-        // Signals that come while the parts start must not kill a half-started server in the middle of a write.
+        // Signals that come while the parts start must not kill a half-started server in the middle
+        // of a write.
         let runtime = runtime(cores)?;
         let mut signals = {
             let _inside = runtime.enter();
@@ -356,7 +360,8 @@ async fn serve(
     if let Err(error) = said {
         tracing::warn!(error = causes(&error), "the stop is not in the audit log");
     }
-    // With the token gone nothing can be signed; the chain still holds, so a stop is not held up by it.
+    // With the token gone nothing can be signed; the chain still holds, so a stop is not held up by
+    // it.
     if let Err(error) = app.audit.close().await {
         tracing::warn!(
             error = causes(&error),
@@ -367,8 +372,9 @@ async fn serve(
     Ok(())
 }
 
-/// Changes that nobody waits for, because their client is gone or no request asked for them, are carried out to their end, so that the audit log has
-/// their outcome before its own end. While the answer is held no other one is begun.
+/// Changes that nobody waits for, because their client is gone or no request asked for them, are
+/// carried out to their end, so that the audit log has their outcome before its own end. While the
+/// answer is held no other one is begun.
 async fn settle<'a>(app: &'a App, timers: &mut JoinSet<()>) -> Option<MutexGuard<'a, ()>> {
     let settled = async {
         while timers.join_next().await.is_some() {}

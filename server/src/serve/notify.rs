@@ -12,7 +12,8 @@ pub(super) fn reloaded() {
     send(&[NotifyState::Ready]);
 }
 
-/// A reload begins; [`reloaded`] ends it. The time is what ties the two together, see `systemd.service(5)`.
+/// A reload begins; [`reloaded`] ends it. The time is what ties the two together, see
+/// `systemd.service(5)`.
 pub(super) fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => send(&[NotifyState::Reloading, now]),

@@ -1,7 +1,8 @@
 //! The socket below TLS.
 //!
-//! rustls hands over what it has to send as a list of buffers, which for an answer is a list of one. `send(2)` takes one buffer with less work in
-//! the kernel than `writev(2)` takes a list, and under load this is the most expensive call there is.
+//! rustls hands over what it has to send as a list of buffers, which for an answer is a list of
+//! one. `send(2)` takes one buffer with less work in the kernel than `writev(2)` takes a list, and
+//! under load this is the most expensive call there is.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;

@@ -1,4 +1,5 @@
-//! TLS files, policy and tokens, read again while the server serves: each as a whole, or the old one stays in force.
+//! TLS files, policy and tokens, read again while the server serves: each as a whole, or the old
+//! one stays in force.
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -22,7 +23,8 @@ use crate::api::App;
 /// What was read comes into force when the audit log says so; that is tried this often.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// A reload takes moments; one that takes this long is said, and again each time that it has passed.
+/// A reload takes moments; one that takes this long is said, and again each time that it has
+/// passed.
 const SLOW: Duration = Duration::from_secs(10);
 
 /// Does one reload at a time.
@@ -133,7 +135,8 @@ impl Announced<'_> {
         let cause = self.cause;
         match read {
             Ok(new) => {
-                // Nothing is served while the log can't be written, so nobody is kept waiting by this.
+                // Nothing is served while the log can't be written, so nobody is kept waiting by
+                // this.
                 while !record(self.audit, operation, "ok", cause) {
                     if self.stopping.load(Ordering::Relaxed) {
                         return;

@@ -20,7 +20,8 @@ pub(super) struct Signals {
     interrupt: Signal,
     hangup: Signal,
     user1: Signal,
-    /// Never waited for: a write beyond a limit of the process fails, as one on a full disc does, instead of ending it.
+    /// Never waited for: a write beyond a limit of the process fails, as one on a full disc does,
+    /// instead of ending it.
     _file_size: Signal,
 }
 
@@ -36,8 +37,9 @@ impl Signals {
         })
     }
 
-    /// Reloads and reopens as told, until told to stop. A reload or a reopening that waits for the disc or the token keeps no other signal from being
-    /// heard; of its own kind, one that comes meanwhile has its turn afterwards.
+    /// Reloads and reopens as told, until told to stop. A reload or a reopening that waits for the
+    /// disc or the token keeps no other signal from being heard; of its own kind, one that
+    /// comes meanwhile has its turn afterwards.
     pub(super) async fn until_stop(&mut self, app: &Arc<App>, reloader: &Arc<Reloader>) {
         let (mut reloads, mut reopenings) = (JoinSet::new(), JoinSet::new());
         loop {
@@ -56,7 +58,8 @@ impl Signals {
             }
         }
         reloader.stop();
-        // A reload that waits does so no longer now, and systemd is to be told of its end before the stop.
+        // A reload that waits does so no longer now, and systemd is to be told of its end before
+        // the stop.
         let ends = async { while reloads.join_next().await.is_some() {} };
         if tokio::time::timeout(LAST_RELOAD, ends).await.is_err() {
             tracing::warn!("a reload does not end, and is left behind");

@@ -5,7 +5,8 @@ use nix::sys::signal::{Signal, raise};
 use super::{ServeError, spawn};
 use crate::harden::{Filters, Group};
 
-/// Watches standard input in a thread; its end becomes a SIGTERM to this process, which the server knows how to handle.
+/// Watches standard input in a thread; its end becomes a SIGTERM to this process, which the server
+/// knows how to handle.
 pub(super) fn watch(filters: &Filters) -> Result<(), ServeError> {
     let filters = filters.clone();
     let watch = move || {

@@ -1,4 +1,5 @@
-//! What happens without a request: rotation, idle keys, audit signatures, the watchdog, changed files.
+//! What happens without a request: rotation, idle keys, audit signatures, the watchdog, changed
+//! files.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,7 +56,8 @@ async fn rotate(app: Arc<App>) {
     }
 }
 
-/// Moves keys to another master key: now, if a rotation was under way when the server stopped, and whenever it is told to.
+/// Moves keys to another master key: now, if a rotation was under way when the server stopped, and
+/// whenever it is told to.
 async fn move_keys(app: Arc<App>) {
     let recorded = |key: &str, version: u32, outcome: &Result<Moved, KeyringError>| {
         // What was moved is in the audit log by then.
@@ -135,10 +137,12 @@ async fn sample(app: Arc<App>) {
     }
 }
 
-/// Feeds systemd's watchdog as long as a job comes back from the token's queue, with whatever answer.
+/// Feeds systemd's watchdog as long as a job comes back from the token's queue, with whatever
+/// answer.
 ///
-/// A token that is gone, or that refused the PIN, is no reason to be killed: the pool reconnects by itself, and a restart would try a
-/// wrong PIN again. Only a pool that gives no answer at all, or a runtime that does not come round to asking, is.
+/// A token that is gone, or that refused the PIN, is no reason to be killed: the pool reconnects by
+/// itself, and a restart would try a wrong PIN again. Only a pool that gives no answer at all, or a
+/// runtime that does not come round to asking, is.
 async fn watchdog(app: Arc<App>, limit: Duration) {
     let mut ticks = every(limit / 2);
     loop {

@@ -1,7 +1,8 @@
 //! TLS files, CRLs, policy and tokens: whichever changes on disc is read again, without a signal.
 //!
-//! Looked at once a second rather than watched through inotify: that wakes for every write into the same folders (the audit log may be in
-//! one), and is silent where files come by network file systems or bind mounts.
+//! Looked at once a second rather than watched through inotify: that wakes for every write into the
+//! same folders (the audit log may be in one), and is silent where files come by network file
+//! systems or bind mounts.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
@@ -12,8 +13,8 @@ use strongroom_core::config::Config;
 
 use super::reload::Reloader;
 
-/// How often the files are looked at. Also the time for whoever replaces certificate and key to replace both: a change is read when nothing
-/// has changed since the look before.
+/// How often the files are looked at. Also the time for whoever replaces certificate and key to
+/// replace both: a change is read when nothing has changed since the look before.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// The files, and what they looked like when they were last read.

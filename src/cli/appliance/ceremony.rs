@@ -1,4 +1,5 @@
-//! The ceremony without a keyboard: the plan, its signatures and the answers come on a medium, and the record goes back onto it.
+//! The ceremony without a keyboard: the plan, its signatures and the answers come on a medium, and
+//! the record goes back onto it.
 
 use std::fs;
 use std::path::Path;
@@ -20,7 +21,8 @@ const POLL: Duration = Duration::from_secs(1);
 /// The exit code of a ceremony that waits for something from outside.
 const WAITING: i32 = 10;
 
-/// Returns when the appliance has its keys, or when the medium asks for something that can't be done.
+/// Returns when the appliance has its keys, or when the medium asks for something that can't be
+/// done.
 pub(super) fn run() -> Result<(), Failure> {
     // What was told last: each thing is told once.
     let mut told = String::new();

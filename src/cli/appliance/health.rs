@@ -7,7 +7,8 @@ use crate::cli::exit::{Exit, Failure};
 
 const SERVER: &str = "strongroom.service";
 
-/// So long it must have served without a new start: a server that crashes over its first work is not healthy.
+/// So long it must have served without a new start: a server that crashes over its first work is
+/// not healthy.
 const STEADY: Duration = Duration::from_secs(10);
 
 /// A network HSM may be slow; a version that needs longer than this is given up.

@@ -1,4 +1,5 @@
-//! A unified kernel image: a PE file whose sections hold, beside the kernel, the command line and the os-release of its root.
+//! A unified kernel image: a PE file whose sections hold, beside the kernel, the command line and
+//! the os-release of its root.
 
 use sha2::{Digest as _, Sha256};
 
@@ -56,8 +57,9 @@ impl KernelImage {
         Some(text.trim_end_matches('\0'))
     }
 
-    /// The hash that its signatures are over, as the firmware takes it: headers without checksum and the place of the signatures, sections in
-    /// their order in the file, what follows them but for the signatures.
+    /// The hash that its signatures are over, as the firmware takes it: headers without checksum
+    /// and the place of the signatures, sections in their order in the file, what follows them
+    /// but for the signatures.
     pub(super) fn hash(&self) -> Option<[u8; 32]> {
         let header = self.optional_header()?;
         let headers_size = self.number(header + HEADERS_SIZE)?;

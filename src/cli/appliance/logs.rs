@@ -1,4 +1,5 @@
-//! Sends the journal to the operator's log server: finds out which that is, and becomes systemd's own sender.
+//! Sends the journal to the operator's log server: finds out which that is, and becomes systemd's
+//! own sender.
 
 use std::fs;
 use std::os::unix::process::CommandExt as _;

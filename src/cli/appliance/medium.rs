@@ -9,7 +9,8 @@ use crate::cli::exit::{Exit, Failure};
 const DEVICE: &str = "/dev/disk/by-label/STRONGROOM";
 const PLACE: &str = "/run/strongroom-medium";
 
-/// A mounted medium; written out and unmounted when it is dropped, so that it may be pulled at any other time.
+/// A mounted medium; written out and unmounted when it is dropped, so that it may be pulled at any
+/// other time.
 pub(super) struct Medium(PathBuf);
 
 impl Medium {

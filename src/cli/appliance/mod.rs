@@ -1,4 +1,5 @@
-//! `strongroom appliance …`: what runs on the bootable image in place of a shell: its console, and the ceremony and updates by a medium.
+//! `strongroom appliance …`: what runs on the bootable image in place of a shell: its console, and
+//! the ceremony and updates by a medium.
 
 mod ceremony;
 mod console;
@@ -27,7 +28,8 @@ pub(super) struct ApplianceArgs {
 
 #[derive(Subcommand, Debug)]
 enum Action {
-    /// Show version, fingerprint, health and addresses whenever they change; offer the ceremony where none was held
+    /// Show version, fingerprint, health and addresses whenever they change; offer the ceremony
+    /// where none was held
     #[command(
         after_help = "Example, as the image's units have it:\n  strongroom appliance console"
     )]
@@ -37,7 +39,8 @@ enum Action {
         after_help = "Example, as the image's units have it:\n  strongroom appliance ceremony"
     )]
     Ceremony,
-    /// Open the state partition of the root's disk with this machine's TPM, if it is as this image makes it
+    /// Open the state partition of the root's disk with this machine's TPM, if it is as this image
+    /// makes it
     #[command(
         after_help = "Example, as the image's units have it:\n  strongroom appliance open-state"
     )]
@@ -62,7 +65,8 @@ enum Action {
         after_help = "Example, as the image's units have it:\n  strongroom appliance healthy"
     )]
     Healthy,
-    /// Install the version that a medium with the label STRONGROOM brings, once it is there, and start it
+    /// Install the version that a medium with the label STRONGROOM brings, once it is there, and
+    /// start it
     #[command(after_help = "Example, as the image's units have it:\n  strongroom appliance update")]
     Update,
     /// Send the journal to the log server that the medium of the ceremony or a credential names

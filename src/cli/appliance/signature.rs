@@ -1,5 +1,6 @@
-//! Whether this machine's firmware will start a kernel image: its signature (Authenticode) is by a key of the firmware's `db`, and neither the
-//! image nor the key is in `dbx`. What the firmware refuses does not start at all, and nothing would start the machine again.
+//! Whether this machine's firmware will start a kernel image: its signature (Authenticode) is by a
+//! key of the firmware's `db`, and neither the image nor the key is in `dbx`. What the firmware
+//! refuses does not start at all, and nothing would start the machine again.
 
 use std::path::Path;
 
@@ -115,9 +116,11 @@ impl Signers {
     }
 }
 
-/// Whether this PKCS#7 structure signs the image's hash, by this certificate or by one that it issued.
+/// Whether this PKCS#7 structure signs the image's hash, by this certificate or by one that it
+/// issued.
 fn is_signed(signature: &[u8], hash: &[u8; 32], trusted: &[u8]) -> Option<()> {
-    // ContentInfo, SignedData: version, digestAlgorithms, contentInfo, certificates, signerInfos (RFC 2315, 7 and 9).
+    // ContentInfo, SignedData: version, digestAlgorithms, contentInfo, certificates, signerInfos
+    // (RFC 2315, 7 and 9).
     let info = first(signature)?;
     let signed_data = children_of(&first(children_of(&info)?.get(1)?.data)?)?;
     let content = children_of(signed_data.get(2)?)?;
@@ -219,7 +222,8 @@ mod tests {
 
     use super::*;
 
-    /// A PE file of two sections, signed by systemd-sbsign with `signer`, whose certificate `ca` issued. `other` has nothing to do with them.
+    /// A PE file of two sections, signed by systemd-sbsign with `signer`, whose certificate `ca`
+    /// issued. `other` has nothing to do with them.
     const SIGNED: &[u8] = include_bytes!("testdata/signed.efi");
     const SIGNER: &[u8] = include_bytes!("testdata/signer.der");
     const CA: &[u8] = include_bytes!("testdata/ca.der");
@@ -248,7 +252,8 @@ mod tests {
 
     #[test]
     fn every_byte_that_is_signed_counts() {
-        // The headers without the checksum, the place of the signature and what follows the section table; both sections.
+        // The headers without the checksum, the place of the signature and what follows the section
+        // table; both sections.
         for at in (64..152).chain(156..232).chain(512..1536) {
             let mut bytes = SIGNED.to_vec();
             bytes[at] ^= 1;

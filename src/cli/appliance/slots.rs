@@ -1,4 +1,5 @@
-//! The versions that the boot loader knows, by the names of their kernel images: `strongroom_VERSION.efi`, with `+LEFT-DONE` while on trial.
+//! The versions that the boot loader knows, by the names of their kernel images:
+//! `strongroom_VERSION.efi`, with `+LEFT-DONE` while on trial.
 
 use std::fs;
 use std::path::Path;

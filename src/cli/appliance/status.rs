@@ -101,7 +101,8 @@ fn health(units: &Units, born: bool) -> String {
     }
 }
 
-/// What `systemctl show` says of the units that count: asked once, since a start of it is dear where the processor is emulated.
+/// What `systemctl show` says of the units that count: asked once, since a start of it is dear
+/// where the processor is emulated.
 struct Units(String);
 
 impl Units {

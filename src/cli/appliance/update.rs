@@ -1,4 +1,5 @@
-//! Updates by a medium: what its folder `update` holds is checked, put into the other slot by systemd-sysupdate, and started on trial.
+//! Updates by a medium: what its folder `update` holds is checked, put into the other slot by
+//! systemd-sysupdate, and started on trial.
 
 use std::cmp::Ordering;
 use std::fs;
@@ -14,7 +15,8 @@ use super::status::CONFIGURATION;
 use super::version::{compare, minimum, running};
 use crate::cli::exit::{Exit, Failure};
 
-/// From here systemd-sysupdate takes the kernel image: the bytes that were checked, not what the medium gives when it is read again.
+/// From here systemd-sysupdate takes the kernel image: the bytes that were checked, not what the
+/// medium gives when it is read again.
 const CHECKED: &str = "/run/strongroom-update";
 
 const POLL: Duration = Duration::from_secs(2);

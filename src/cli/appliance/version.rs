@@ -1,5 +1,5 @@
-//! No way back: the oldest version that may run on this state. Each image names the oldest one that may follow it; once an image has been
-//! healthy, that is the state's minimum.
+//! No way back: the oldest version that may run on this state. Each image names the oldest one that
+//! may follow it; once an image has been healthy, that is the state's minimum.
 
 use std::cmp::Ordering;
 use std::fs;
@@ -54,7 +54,8 @@ pub(super) fn minimum() -> Result<String, Failure> {
     }
 }
 
-/// By their numbers: 0.10.0 is newer than 0.9.1. A part that is not there, or no number, counts as 0.
+/// By their numbers: 0.10.0 is newer than 0.9.1. A part that is not there, or no number, counts as
+/// 0.
 pub(super) fn compare(one: &str, other: &str) -> Ordering {
     let parts = |text: &str| -> Vec<u64> {
         let mut parts: Vec<u64> = text

@@ -1,4 +1,5 @@
-//! `strongroom ceremony custodian new`: a participant's two keys, in an encrypted file or on a token of his own.
+//! `strongroom ceremony custodian new`: a participant's two keys, in an encrypted file or on a
+//! token of his own.
 
 use std::path::PathBuf;
 

@@ -24,7 +24,8 @@ pub(super) struct LaterArgs {
     /// This ceremony's own folder; made if it is not there
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
-    /// Take answers from the files in this folder instead of asking people; docs/ceremony.md lists them
+    /// Take answers from the files in this folder instead of asking people; docs/ceremony.md lists
+    /// them
     #[arg(long, value_name = "DIR", visible_alias = "non-interactive")]
     answers: Option<PathBuf>,
 }
@@ -56,7 +57,8 @@ pub(super) struct RestoreArgs {
     backup: PathBuf,
     #[command(flatten)]
     later: LaterArgs,
-    /// Also write each custodian's share of the new PINs as words and a QR code on a page to be printed
+    /// Also write each custodian's share of the new PINs as words and a QR code on a page to be
+    /// printed
     #[arg(long)]
     paper: bool,
 }
@@ -65,7 +67,8 @@ pub(super) struct RestoreArgs {
 pub(super) struct BackupArgs {
     #[command(flatten)]
     later: LaterArgs,
-    /// Also write each custodian's share of the transport key as words and a QR code on a page to be printed
+    /// Also write each custodian's share of the transport key as words and a QR code on a page to
+    /// be printed
     #[arg(long)]
     paper: bool,
 }
@@ -89,7 +92,8 @@ pub(super) fn add_token(args: &LaterArgs, format: Format) -> Result<(), Failure>
 pub(super) struct RotateMasterArgs {
     #[command(flatten)]
     later: LaterArgs,
-    /// The address of the running appliance, which moves the keys while it serves; without it the appliance must be stopped
+    /// The address of the running appliance, which moves the keys while it serves; without it the
+    /// appliance must be stopped
     #[arg(long, value_name = "URL", requires_all = ["cacert", "client_cert", "client_key"])]
     addr: Option<String>,
     /// The CA of the appliance's certificate, PEM

@@ -1,4 +1,5 @@
-//! `strongroom ceremony …`: plan it, make participants' keys, sign, and years later verify and print the record.
+//! `strongroom ceremony …`: plan it, make participants' keys, sign, and years later verify and
+//! print the record.
 
 mod custodian;
 mod later;
@@ -65,25 +66,29 @@ enum Action {
         The PINs stay what they are: M old shares would still give them. Have the old shares destroyed."
     )]
     ReplaceCustodian(later::ReplaceCustodianArgs),
-    /// Wrap the keys that a second token needs under a transport key that the custodians share; only where the plan chose it at their birth
+    /// Wrap the keys that a second token needs under a transport key that the custodians share;
+    /// only where the plan chose it at their birth
     #[command(
         after_help = "Example:\n  strongroom ceremony backup --after /var/lib/strongroom-ceremony --dir /media/stick/backup-1\n\n\
         DIR/backup.jsonl and DIR/transport-shares/ are the backup. Back up the store too, and keep it apart."
     )]
     Backup(later::BackupArgs),
-    /// Copy the keys to a second token of the same kind, with the same PINs and nothing left on a disc
+    /// Copy the keys to a second token of the same kind, with the same PINs and nothing left on a
+    /// disc
     #[command(
         after_help = "Example:\n  strongroom ceremony add-token --after /var/lib/strongroom-ceremony --dir /var/lib/strongroom-ceremony-2\n\n\
         docs/ceremony.md says how the second token takes over when the first is lost."
     )]
     AddToken(later::LaterArgs),
-    /// Bring a backup's keys into another token of the same kind, which takes the place of the one that is lost
+    /// Bring a backup's keys into another token of the same kind, which takes the place of the one
+    /// that is lost
     #[command(
         after_help = "Example:\n  strongroom ceremony restore /media/stick/backup-1 --after /media/stick/backup-1 --dir /var/lib/strongroom-ceremony-3\n\n\
         --after is the folder of the last ceremony, the backup's own or a later one. The newest copy of the store must be in its place."
     )]
     Restore(later::RestoreArgs),
-    /// Put another master key in the place of the one in force, and move every key to it while the appliance serves
+    /// Put another master key in the place of the one in force, and move every key to it while the
+    /// appliance serves
     #[command(
         after_help = "Example:\n  strongroom ceremony rotate-master --after /var/lib/strongroom-ceremony --dir /var/lib/strongroom-ceremony-4 \\\n    \
         --addr https://127.0.0.1:8200 --cacert ca.pem --client-cert operator.pem --client-key operator.key\n\n\

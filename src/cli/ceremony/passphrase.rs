@@ -1,4 +1,5 @@
-//! Asking for passphrases and PINs: at the terminal without echo, or from a file. Never from the command line or the environment.
+//! Asking for passphrases and PINs: at the terminal without echo, or from a file. Never from the
+//! command line or the environment.
 
 use std::path::{Path, PathBuf};
 

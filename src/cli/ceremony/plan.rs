@@ -35,10 +35,12 @@ pub(super) struct PlanArgs {
     /// Also make the master key that keys in memory residency need
     #[arg(long)]
     memory_master: bool,
-    /// Make no transfer key: the keys of this appliance can then never be moved to another master key
+    /// Make no transfer key: the keys of this appliance can then never be moved to another master
+    /// key
     #[arg(long)]
     no_transfer: bool,
-    /// Make the keys so that they can be moved to a second token, by `ceremony backup` and `restore`: decided now, and for good
+    /// Make the keys so that they can be moved to a second token, by `ceremony backup` and
+    /// `restore`: decided now, and for good
     #[arg(long)]
     backup: bool,
     /// How many custodians together give the PINs back

@@ -1,4 +1,5 @@
-//! `ceremony run` and `ceremony rehearse`: a plan carried out, by people at a terminal or by a directory of answers.
+//! `ceremony run` and `ceremony rehearse`: a plan carried out, by people at a terminal or by a
+//! directory of answers.
 
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -18,7 +19,8 @@ pub(super) struct RunArgs {
     /// The ceremony's folder: transcript, shares, pages, report; made if it is not there
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
-    /// Take answers from the files in this folder instead of asking people; docs/ceremony.md lists them
+    /// Take answers from the files in this folder instead of asking people; docs/ceremony.md lists
+    /// them
     #[arg(long, value_name = "DIR", visible_alias = "non-interactive")]
     answers: Option<PathBuf>,
     /// Also write each custodian's share as words and a QR code on a page to be printed
@@ -39,8 +41,8 @@ pub(super) fn rehearse(args: &RunArgs, format: Format) -> Result<(), Failure> {
     carry_out(args, Some(module), format)
 }
 
-/// SoftHSM reads its configuration's path from the environment, which must not change while threads may read it: so where it is not the
-/// right one, this program begins again, with it set.
+/// SoftHSM reads its configuration's path from the environment, which must not change while threads
+/// may read it: so where it is not the right one, this program begins again, with it set.
 pub(super) fn with_token_folder(configuration: &Path) -> Result<(), Failure> {
     if std::env::var_os(strongroom_softhsm::CONF_VARIABLE).as_deref()
         == Some(configuration.as_os_str())
@@ -97,7 +99,8 @@ pub(super) fn print(outcome: &Outcome, format: Format) -> Result<(), Failure> {
     }))
 }
 
-/// PINs and shares are in this process's memory: no core dump, and no other process of the same user reads it.
+/// PINs and shares are in this process's memory: no core dump, and no other process of the same
+/// user reads it.
 pub(super) fn keep_memory_private() -> Result<(), Failure> {
     use nix::sys::resource::{Resource, setrlimit};
     setrlimit(Resource::RLIMIT_CORE, 0, 0)

@@ -24,7 +24,8 @@ pub(super) struct VerifyArgs {
     /// It is a rehearsal, and that is what was expected
     #[arg(long)]
     rehearsal: bool,
-    /// The configuration of the appliance at hand: its token must know this transcript as its last one
+    /// The configuration of the appliance at hand: its token must know this transcript as its last
+    /// one
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
@@ -52,7 +53,8 @@ struct AnchorOptions {
     /// The token's serial number
     #[arg(long, value_name = "SERIAL")]
     token_serial: Option<String>,
-    /// A transcript that a later ceremony goes on from, or a folder of them: all back to the birth's
+    /// A transcript that a later ceremony goes on from, or a folder of them: all back to the
+    /// birth's
     #[arg(long, value_name = "PATH")]
     previous: Vec<PathBuf>,
 }

@@ -54,7 +54,8 @@ pub(super) fn certificates(config: &Config, days: u32) -> Vec<Finding> {
         .collect()
 }
 
-/// Whether it can be read, and if no server has it open, whether one would start with it. A running server has found that out when it started.
+/// Whether it can be read, and if no server has it open, whether one would start with it. A running
+/// server has found that out when it started.
 pub(super) fn store(config: &Config) -> Finding {
     let text = match readable(config) {
         Ok(text) => text,

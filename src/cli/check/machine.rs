@@ -42,7 +42,8 @@ pub(super) fn disk(config: &Config) -> Finding {
     )
 }
 
-/// Whether it went backwards since the last line of the audit log, and whether somebody keeps it right.
+/// Whether it went backwards since the last line of the audit log, and whether somebody keeps it
+/// right.
 pub(super) fn clock(config: &Config) -> Finding {
     let last = last_line_time(&config.audit.path);
     let found = match last {
@@ -59,7 +60,8 @@ pub(super) fn clock(config: &Config) -> Finding {
     Finding::new("clock", found)
 }
 
-/// systemd-timesyncd leaves a file when it has set the clock; without that service somebody else does, or nobody.
+/// systemd-timesyncd leaves a file when it has set the clock; without that service somebody else
+/// does, or nobody.
 fn synchronised() -> Option<bool> {
     let folder = Path::new("/run/systemd/timesync");
     folder

@@ -1,4 +1,5 @@
-//! `strongroom check`: what somebody should look at before it becomes an outage. `strongroom-check.timer` runs it daily.
+//! `strongroom check`: what somebody should look at before it becomes an outage.
+//! `strongroom-check.timer` runs it daily.
 
 mod appliance;
 mod machine;
@@ -22,7 +23,8 @@ pub(super) struct CheckArgs {
     /// A certificate must be good for this many more days
     #[arg(long, value_name = "DAYS", default_value_t = 14)]
     certificate_days: u32,
-    /// The audit log is verified with this key; strongroom audit public-key prints it [default: audit-key.pem beside the configuration]
+    /// The audit log is verified with this key; strongroom audit public-key prints it [default:
+    /// audit-key.pem beside the configuration]
     #[arg(long, value_name = "FILE", env = "STRONGROOM_CHECK_AUDIT_KEY")]
     audit_key: Option<PathBuf>,
     /// Where backups are put; the newest file's age is looked at

@@ -45,7 +45,8 @@ pub(super) fn look(remote: &Remote, days: u32) -> Vec<Finding> {
     }
 }
 
-/// Where a client on this machine finds the server. The units' server has its socket from the socket unit, whatever `listen` says.
+/// Where a client on this machine finds the server. The units' server has its socket from the
+/// socket unit, whatever `listen` says.
 pub(super) fn address(config: &Path, listen: SocketAddr) -> String {
     let unit = config == Path::new(UNIT_CONFIG);
     let listen = unit.then(socket_unit).flatten().unwrap_or(listen);

@@ -1,4 +1,5 @@
-//! `strongroom demo`: the whole appliance on a throwaway token, sealed and unsealed against, in one command.
+//! `strongroom demo`: the whole appliance on a throwaway token, sealed and unsealed against, in one
+//! command.
 
 mod people;
 mod pki;
@@ -40,7 +41,8 @@ pub(super) struct DemoArgs {
 pub(super) fn run(args: &DemoArgs, format: Format) -> Result<(), Failure> {
     let mut story = Story::new(format);
     let site = Site::new(args.dir.as_deref())?;
-    // Ctrl-C must not leave a token or a server behind: it ends the work, and the drops below clean up.
+    // Ctrl-C must not leave a token or a server behind: it ends the work, and the drops below clean
+    // up.
     let told = block_on(async {
         tokio::select! {
             told = tell(&site, args.keep, &mut story) => told,
@@ -107,7 +109,8 @@ async fn create(client: &Client) -> Result<(), Failure> {
     Ok(())
 }
 
-/// By the real seal client where there is one; the ciphertext that comes back is for after the rotation.
+/// By the real seal client where there is one; the ciphertext that comes back is for after the
+/// rotation.
 async fn seal_round_trip(
     site: &Site,
     remote: &Remote,

@@ -53,7 +53,8 @@ impl Authority {
     }
 }
 
-/// Valid from the first of January of last year until that of the year after next: no finer calendar is needed.
+/// Valid from the first of January of last year until that of the year after next: no finer
+/// calendar is needed.
 fn params(common_name: &str, names: &[&str]) -> Result<CertificateParams, rcgen::Error> {
     let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
     let mut params = CertificateParams::new(names)?;

@@ -13,7 +13,8 @@ use crate::cli::exit::{Exit, Failure};
 const PATIENCE: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(5);
 
-/// `strongroom serve` as a child. It stops when its standard input closes, so also when this process dies.
+/// `strongroom serve` as a child. It stops when its standard input closes, so also when this
+/// process dies.
 pub(super) struct Server {
     child: Child,
     log: std::path::PathBuf,

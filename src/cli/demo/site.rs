@@ -121,7 +121,8 @@ impl Site {
         people::write(&self.path("plan.toml"), &plan)
     }
 
-    /// Token, keys, store, TLS identity, configuration, transcript: all by `strongroom ceremony rehearse`.
+    /// Token, keys, store, TLS identity, configuration, transcript: all by `strongroom ceremony
+    /// rehearse`.
     pub(super) async fn rehearse(&self) -> Result<(), Failure> {
         let mut command = Command::new(executable()?);
         command
@@ -163,7 +164,8 @@ impl Site {
         self.ceremony().join("token/softhsm2.conf")
     }
 
-    /// This program again, with the token in its environment and the configuration in its arguments.
+    /// This program again, with the token in its environment and the configuration in its
+    /// arguments.
     pub(super) fn command(&self, arguments: &[&str]) -> Result<Command, Failure> {
         let mut command = Command::new(executable()?);
         command

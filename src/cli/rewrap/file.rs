@@ -68,7 +68,8 @@ pub(super) fn count(path: &Path) -> Result<Tally, Failure> {
     Ok(tally)
 }
 
-/// Rewraps what is older than the latest version. The target is replaced only when everything went well, and only if anything changed.
+/// Rewraps what is older than the latest version. The target is replaced only when everything went
+/// well, and only if anything changed.
 pub(super) async fn rewrap(
     rewrapper: &Rewrapper<'_>,
     source: &Path,

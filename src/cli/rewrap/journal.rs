@@ -1,6 +1,7 @@
 //! How far the rewrapping of a large file has come, so that an interrupted one goes on there.
 //!
-//! Beside the file, until it is finished: `FILE.rewrap-partial`, the new text so far, and `FILE.rewrap-journal`, which says what that is.
+//! Beside the file, until it is finished: `FILE.rewrap-partial`, the new text so far, and
+//! `FILE.rewrap-journal`, which says what that is.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
@@ -98,7 +99,8 @@ impl Partial {
         };
         file.set_len(progress.written)?;
         file.seek(SeekFrom::End(0))?;
-        // Before anything is done: whoever may not give the file to its owner again should know it now.
+        // Before anything is done: whoever may not give the file to its owner again should know it
+        // now.
         let metadata = like.metadata()?;
         file.set_permissions(metadata.permissions())?;
         let own = file.metadata()?;

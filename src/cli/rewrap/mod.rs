@@ -1,7 +1,9 @@
-//! `strongroom key rewrap-file`, `rewrap-dir`, `rewrap-postgres`: what older key versions encrypted, encrypted again with the latest one.
+//! `strongroom key rewrap-file`, `rewrap-dir`, `rewrap-postgres`: what older key versions
+//! encrypted, encrypted again with the latest one.
 //!
-//! A ciphertext is found wherever `vault:vN:…` stands, in a text of any kind; everything around it stays as it is. What the latest version
-//! encrypted is left alone, so a command that was interrupted is simply run again. A version is retired (`--retire`) only after a second
+//! A ciphertext is found wherever `vault:vN:…` stands, in a text of any kind; everything around it
+//! stays as it is. What the latest version encrypted is left alone, so a command that was
+//! interrupted is simply run again. A version is retired (`--retire`) only after a second
 //! look has found no ciphertext of an older one.
 
 mod dir;
@@ -46,7 +48,8 @@ pub(super) struct Common {
     /// Ciphertexts in one request
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..=1024))]
     batch: u16,
-    /// Afterwards raise the key's min_decryption_version to the latest version, if a second look finds no ciphertext of an older one; only if nothing else uses the key
+    /// Afterwards raise the key's min_decryption_version to the latest version, if a second look
+    /// finds no ciphertext of an older one; only if nothing else uses the key
     #[arg(long, conflicts_with_all = ["count", "skip_foreign"])]
     retire: bool,
 }
@@ -102,7 +105,8 @@ impl<'a> Rewrapper<'a> {
         })
     }
 
-    /// The texts, each with what it is bound to, with every ciphertext of an older version encrypted again. `place` says where a byte of a text is, for an error.
+    /// The texts, each with what it is bound to, with every ciphertext of an older version
+    /// encrypted again. `place` says where a byte of a text is, for an error.
     async fn texts(
         &self,
         texts: &[(&[u8], Bound<'_>)],
@@ -190,7 +194,8 @@ impl<'a> Rewrapper<'a> {
         Ok(results)
     }
 
-    /// Raises `min_decryption_version`, if `seen` (a look at what is there now) has nothing older than the version that the command began with.
+    /// Raises `min_decryption_version`, if `seen` (a look at what is there now) has nothing older
+    /// than the version that the command began with.
     async fn retire(&self, seen: &Tally) -> Result<(), Failure> {
         if let Some((version, count)) = seen.older_than(self.latest) {
             return Err(Failure::new(

@@ -43,7 +43,8 @@ pub(super) fn version(ciphertext: &str) -> Option<u32> {
     fit(ciphertext.as_bytes()).version
 }
 
-/// Up to where the text can be looked at although it goes on: what may be the beginning of a ciphertext waits for the rest.
+/// Up to where the text can be looked at although it goes on: what may be the beginning of a
+/// ciphertext waits for the rest.
 pub(super) fn settled(text: &[u8]) -> usize {
     let mut from = 0;
     while let Some(rest) = text.get(from..)

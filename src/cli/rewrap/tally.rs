@@ -45,7 +45,8 @@ impl Tally {
         }
     }
 
-    /// Of a further look at the same place, what it changed: what it found is what was counted before.
+    /// Of a further look at the same place, what it changed: what it found is what was counted
+    /// before.
     pub(super) fn add_rewrapped(&mut self, other: &Self) {
         self.rewrapped += other.rewrapped;
         self.current = other.current;

@@ -1,4 +1,5 @@
-//! A second token beside the first: the same keys, the same PINs, an audit key of its own. The transport key lives for one step, in memory.
+//! A second token beside the first: the same keys, the same PINs, an audit key of its own. The
+//! transport key lives for one step, in memory.
 
 use serde_json::{Value, json};
 use strongroom_core::store::copied_epoch;

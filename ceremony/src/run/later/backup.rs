@@ -1,4 +1,5 @@
-//! The keys that a second token needs come out, wrapped under a transport key that nobody but M custodians together have.
+//! The keys that a second token needs come out, wrapped under a transport key that nobody but M
+//! custodians together have.
 
 use serde_json::{Value, json};
 use strongroom_hsm::Hsm;
@@ -168,7 +169,8 @@ fn export(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
     Ok(value)
 }
 
-/// How many signing keys the token has, which nothing moves: said, and noted if there are any, before anybody relies on the copy.
+/// How many signing keys the token has, which nothing moves: said, and noted if there are any,
+/// before anybody relies on the copy.
 pub(super) fn left_behind(ceremony: &mut Ceremony<'_>) -> Result<usize, RunError> {
     let config = ceremony.hsm_config()?;
     let count = ceremony

@@ -1,4 +1,5 @@
-//! The token is emptied: first what is on it, then the word of those who are there and the audit key's last seal, then nothing is left.
+//! The token is emptied: first what is on it, then the word of those who are there and the audit
+//! key's last seal, then nothing is left.
 
 use serde_json::{Value, json};
 use strongroom_hsm::ceremony::{self as hsm, SlotState};
@@ -130,7 +131,8 @@ fn consent(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
     }
 }
 
-/// The token: by its serial number, or by its label where it got a new number when it was initialised anew.
+/// The token: by its serial number, or by its label where it got a new number when it was
+/// initialised anew.
 fn token(ceremony: &Ceremony<'_>) -> Result<SlotState, RunError> {
     let wanted = &super::opening::standing(ceremony)?.summary.token;
     let slots = hsm::slots(&ceremony.site.module)?;

@@ -1,12 +1,15 @@
-//! Ceremonies of an appliance that has its keys: each goes on from the one before, whose transcript its own names.
+//! Ceremonies of an appliance that has its keys: each goes on from the one before, whose transcript
+//! its own names.
 //!
-//! A later ceremony is carried out by the same machine as a birth: a list of `Act`s, of which `opening` is the first and
-//! `super::closing` (or an `Act` of its own) the last. Between them, `Ceremony::pins` has the custodians give the PINs back,
-//! `Ceremony::hsm_config` is the token at work, `Ceremony::standing` what the ceremony before left (plan, shares, token, keys, store). What a
-//! step `token`, `keys`, `store` or `pins` records takes the place of what was there before, in the summary and for the next ceremony;
-//! `verify/later.rs` says which kind may change what.
+//! A later ceremony is carried out by the same machine as a birth: a list of `Act`s, of which
+//! `opening` is the first and `super::closing` (or an `Act` of its own) the last. Between them,
+//! `Ceremony::pins` has the custodians give the PINs back, `Ceremony::hsm_config` is the token at
+//! work, `Ceremony::standing` what the ceremony before left (plan, shares, token, keys, store).
+//! What a step `token`, `keys`, `store` or `pins` records takes the place of what was there before,
+//! in the summary and for the next ceremony; `verify/later.rs` says which kind may change what.
 //!
-//! To add a kind: a variant of `Kind` with its steps, a `Task`, a line in `acts`, and its facts in `verify/later.rs`.
+//! To add a kind: a variant of `Kind` with its steps, a `Task`, a line in `acts`, and its facts in
+//! `verify/later.rs`.
 
 mod add_token;
 mod backup;
@@ -155,7 +158,8 @@ pub fn run(options: &LaterOptions, ui: &mut dyn Ui) -> Result<Outcome, RunError>
     open(options, ui)?.carry_on()
 }
 
-/// After a rehearsal: the folder of its first one, which has the throwaway token. None after a ceremony.
+/// After a rehearsal: the folder of its first one, which has the throwaway token. None after a
+/// ceremony.
 ///
 /// # Errors
 /// [`RunError`] if there is no transcript that can be read.
@@ -177,7 +181,8 @@ pub fn rehearsal_folder(after: &Path) -> Result<Option<PathBuf>, RunError> {
         .map_err(|error| RunError::file(after, error))
 }
 
-/// The ceremony that the new one goes on from: checked as a stranger would, with all those before it.
+/// The ceremony that the new one goes on from: checked as a stranger would, with all those before
+/// it.
 struct Before {
     /// All transcripts, oldest first; the last is its own.
     chain: Vec<Vec<u8>>,
@@ -298,7 +303,8 @@ fn open<'a>(options: &LaterOptions, ui: &'a mut dyn Ui) -> Result<Ceremony<'a>, 
     })
 }
 
-/// As things stand with the token that is there: the first, or where that is missing, the one of its spares that is in its place.
+/// As things stand with the token that is there: the first, or where that is missing, the one of
+/// its spares that is in its place.
 fn at_work(site: &Site, standing: Standing, journal: &Journal) -> Result<Standing, RunError> {
     if standing.spares.is_empty() {
         return Ok(standing);
@@ -380,7 +386,8 @@ fn follow(after: &Path, folder: &Path) -> Result<(), RunError> {
     )))
 }
 
-/// The transcripts so far and the shares in force, so that the new folder is all that the next ceremony, or a stranger, needs.
+/// The transcripts so far and the shares in force, so that the new folder is all that the next
+/// ceremony, or a stranger, needs.
 fn copy(before: &Before, after: &Path, folder: &Path) -> Result<(), RunError> {
     disk::make_folder(&folder.join(CHAIN))?;
     for (number, transcript) in before.chain.iter().enumerate() {
@@ -398,7 +405,8 @@ fn copy(before: &Before, after: &Path, folder: &Path) -> Result<(), RunError> {
     disk::make_folder(&to)?;
     for custodian in &standing.plan.custodians {
         let name = custody::name(custodian);
-        // One that is not there any more is asked for when it is needed; its custodian may have it on paper.
+        // One that is not there any more is asked for when it is needed; its custodian may have it
+        // on paper.
         if let Ok(share) = fs::read(from.join(&name)) {
             disk::write(&to.join(&name), &share, 0o600)?;
         }

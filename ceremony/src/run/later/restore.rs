@@ -22,7 +22,8 @@ use crate::record::{ExportOutputs, KeysOutputs, PinsRecord, RestoreOutputs, Summ
 use crate::shares::{self, Deal};
 use crate::{CeremonyId, Plan, Standing, Step};
 
-/// New PINs: the old token's may be known to whoever has it now. Before anything is made, the backup must prove that it is whole.
+/// New PINs: the old token's may be known to whoever has it now. Before anything is made, the
+/// backup must prove that it is whole.
 pub(super) const PINS: Act = Act {
     title: "Open the backup, share new PINs",
     what: "Custodians of the backup give its two secrets back, and the file is authenticated with one of them: it is read and checked whole while nothing is made. Then \
@@ -117,7 +118,8 @@ struct Source {
 }
 
 impl Source {
-    /// Reads it and checks all that can be seen without the custodians. `chain`: the transcripts that this ceremony goes on from.
+    /// Reads it and checks all that can be seen without the custodians. `chain`: the transcripts
+    /// that this ceremony goes on from.
     fn load(folder: &Path, chain: &[Vec<u8>], standing: &Standing) -> Result<Self, RunError> {
         let path = folder.join(backup::FILE);
         let bytes = fs::read(&path).map_err(|error| RunError::file(&path, error))?;
@@ -210,12 +212,14 @@ impl Source {
     }
 }
 
-/// Reads the backup and holds it against the transcripts, before anything is made, on every run: what can't be restored is said at once.
+/// Reads the backup and holds it against the transcripts, before anything is made, on every run:
+/// what can't be restored is said at once.
 pub(super) fn check(folder: &Path, chain: &[Vec<u8>], standing: &Standing) -> Result<(), RunError> {
     Source::load(folder, chain, standing).map(|_| ())
 }
 
-/// Its two secrets: from memory, or by the custodians' shares. The file is authenticated by one of them.
+/// Its two secrets: from memory, or by the custodians' shares. The file is authenticated by one of
+/// them.
 fn secrets(ceremony: &mut Ceremony<'_>, source: &Source) -> Result<shares::Pins, RunError> {
     if let Some(secrets) = &ceremony.transport {
         return Ok(secrets.clone());
@@ -414,7 +418,8 @@ fn aside(log: &Path, old_key: &str) -> PathBuf {
 fn configure(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
     let path = ceremony.site.configuration();
     let serial = ceremony.token_serial()?.to_owned();
-    // Sealed by the first ceremony on this machine; on another one the plain key is put there by hand.
+    // Sealed by the first ceremony on this machine; on another one the plain key is put there by
+    // hand.
     let tls_key_is_sealed =
         !ceremony.site.tls_key().exists() && ceremony.site.sealed_tls_key().exists();
     let text = ceremony

@@ -16,7 +16,8 @@ use super::{Check, Held};
 /// Signed by [`key`]: header, three decisions, checkpoint, three decisions, checkpoint.
 const WRITTEN: &[u8] = include_bytes!("../../../../fuzz/seeds/audit_log/whole");
 
-/// Whatever is done to a log by someone without the key: what still verifies and is signed, is what was written.
+/// Whatever is done to a log by someone without the key: what still verifies and is signed, is what
+/// was written.
 pub fn audit_log(data: &[u8]) {
     let held = Held::default();
     let Some(mut check) = public_key().and_then(|key| Check::new(&key, &held).ok()) else {

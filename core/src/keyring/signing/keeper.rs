@@ -1,5 +1,5 @@
-//! Walks the published signing keys through their [`Lifecycle`]: asks HSM and store whether they still have the copy in use, and carries
-//! out what is due.
+//! Walks the published signing keys through their [`Lifecycle`]: asks HSM and store whether they
+//! still have the copy in use, and carries out what is due.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -107,8 +107,9 @@ impl Keeper {
 }
 
 impl Keyring {
-    /// One round: asks HSM and store, lets versions sign and leave the set when they have waited long enough, and finishes what a crash or
-    /// an outage left behind. Called about once a second.
+    /// One round: asks HSM and store, lets versions sign and leave the set when they have waited
+    /// long enough, and finishes what a crash or an outage left behind. Called about once a
+    /// second.
     pub async fn keep(&self) -> Vec<Transition> {
         let inner = &self.inner;
         let mut transitions = Vec::new();
@@ -185,7 +186,8 @@ impl Keyring {
 }
 
 impl Inner {
-    /// Machines for the published keys that there are, and for no others; what was done to a key by request is told to its machine.
+    /// Machines for the published keys that there are, and for no others; what was done to a key by
+    /// request is told to its machine.
     fn meet(&self) {
         let (keys, now) = (self.signing.load(), self.keeper.now());
         self.keeper.with(|machines| {
@@ -229,8 +231,8 @@ impl Inner {
         })
     }
 
-    /// Whether the token holds every private key that signs or is about to (older ones are needed no more), and the store the same settings
-    /// as memory. `None`: the token is too
+    /// Whether the token holds every private key that signs or is about to (older ones are needed
+    /// no more), and the store the same settings as memory. `None`: the token is too
     /// busy to say, which says nothing of the keys.
     async fn confirm(&self) -> Result<Option<()>, String> {
         let on_token = match self.hsm.signing_keys().await {

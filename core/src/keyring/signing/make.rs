@@ -1,12 +1,14 @@
-//! Changes of signing keys. A private key is on the token and not in the store's transaction, so the store is told first of each id that may
-//! come to be on the token without a need (debris), and last that it is needed, or gone:
+//! Changes of signing keys. A private key is on the token and not in the store's transaction, so
+//! the store is told first of each id that may come to be on the token without a need (debris), and
+//! last that it is needed, or gone:
 //!
 //! | | 1. store | 2. token | 3. store |
 //! |---|---|---|---|
 //! | new version | debris: id | generate | version, no debris |
 //! | trim, delete | no version, debris: id | destroy | no debris |
 //!
-//! Whatever stops it in between, what is debris is destroyed at the next start, or as soon as the token is there; what is a version is on the token.
+//! Whatever stops it in between, what is debris is destroyed at the next start, or as soon as the
+//! token is there; what is a version is on the token.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -243,8 +245,9 @@ impl Inner {
         self.options.jwt.keys.iter().any(|key| key == name)
     }
 
-    /// One version more. A key that is not in the published set signs with it at once, as Vault does; so does one whose private key was lost
-    /// with its token, since nothing else can sign for it.
+    /// One version more. A key that is not in the published set signs with it at once, as Vault
+    /// does; so does one whose private key was lost with its token, since nothing else can sign
+    /// for it.
     async fn append_signing(&self, key: &NamedKey) -> Result<u32, KeyringError> {
         let number = key
             .settings
@@ -304,7 +307,8 @@ impl Inner {
         Ok(version)
     }
 
-    /// Pairwise (FIPS 140-3, 10.3.A): the token signs, the public half verifies; before anybody is told of the key.
+    /// Pairwise (FIPS 140-3, 10.3.A): the token signs, the public half verifies; before anybody is
+    /// told of the key.
     async fn try_out(
         &self,
         version: &Version,

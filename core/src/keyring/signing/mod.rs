@@ -1,7 +1,8 @@
-//! Named signing keys: their versions are private keys on the token, known here by their ids and public halves.
+//! Named signing keys: their versions are private keys on the token, known here by their ids and
+//! public halves.
 //!
-//! `make.rs` changes them, `record.rs` is what the store holds of them, `public.rs` checks signatures and shows public halves, `keeper.rs`
-//! walks each through its [`crate::lifecycle`].
+//! `make.rs` changes them, `record.rs` is what the store holds of them, `public.rs` checks
+//! signatures and shows public halves, `keeper.rs` walks each through its [`crate::lifecycle`].
 
 mod keeper;
 mod make;
@@ -35,7 +36,8 @@ const RSA_BYTES: usize = 512;
 /// How a signature is made or checked.
 #[derive(Clone, Copy, Debug)]
 pub struct SignOptions {
-    /// Of the input; `None`: the input is a `DigestInfo` already (RSA with PKCS #1 v1.5 only). Ed25519 has a hash of its own and takes no other.
+    /// Of the input; `None`: the input is a `DigestInfo` already (RSA with PKCS #1 v1.5 only).
+    /// Ed25519 has a hash of its own and takes no other.
     pub hash: Option<Algorithm>,
     /// The input is a digest.
     pub prehashed: bool,
@@ -123,11 +125,12 @@ struct Version {
 }
 
 impl Keyring {
-    /// One signature of each input by the version that was asked for, else by the one that signs now.
+    /// One signature of each input by the version that was asked for, else by the one that signs
+    /// now.
     ///
     /// # Errors
-    /// [`KeyringError::Invalid`] with Vault's words for a key, version or option that can't be; [`KeyringError::NotFound`],
-    /// [`KeyringError::Hsm`].
+    /// [`KeyringError::Invalid`] with Vault's words for a key, version or option that can't be;
+    /// [`KeyringError::NotFound`], [`KeyringError::Hsm`].
     pub async fn sign(
         &self,
         name: &str,
@@ -140,8 +143,8 @@ impl Keyring {
         make_signatures(&self.inner.hsm, &version, options, inputs).await
     }
 
-    /// Whether each signature is the input's: (input, version, signature). Checked in this process, with the public half that the store
-    /// authenticates: it works with the token away.
+    /// Whether each signature is the input's: (input, version, signature). Checked in this process,
+    /// with the public half that the store authenticates: it works with the token away.
     ///
     /// # Errors
     /// As [`Keyring::sign`]; per item for a version that can't be.
@@ -172,7 +175,8 @@ impl Keyring {
         })
     }
 
-    /// The signature of a token's first two parts (RFC 7515, 5.1), by the version that [`Keyring::jwt_signer`] named.
+    /// The signature of a token's first two parts (RFC 7515, 5.1), by the version that
+    /// [`Keyring::jwt_signer`] named.
     ///
     /// # Errors
     /// As [`Keyring::sign`].
@@ -198,8 +202,9 @@ impl Keyring {
             .bytes)
     }
 
-    /// The public keys that tokens of these keys are checked with: every version that signs, is about to, or has signed a token that may
-    /// still be valid. Keys that are not there are left out.
+    /// The public keys that tokens of these keys are checked with: every version that signs, is
+    /// about to, or has signed a token that may still be valid. Keys that are not there are
+    /// left out.
     pub fn jwks(&self, names: &[String]) -> Vec<Jwk> {
         let keys = self.inner.signing.load();
         let keys = names.iter().filter_map(|name| keys.get(name));

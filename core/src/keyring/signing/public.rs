@@ -17,7 +17,8 @@ use super::{Algorithm, KeyringError, Marshaling, RsaScheme, SaltLength, SignOpti
 const ED25519_SPKI: [u8; 12] = [
     0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00,
 ];
-/// RFC 8017, 9.2, note 1: what stands before the digest in a `DigestInfo`, but for its last five bytes and the two lengths, is alike for SHA-2.
+/// RFC 8017, 9.2, note 1: what stands before the digest in a `DigestInfo`, but for its last five
+/// bytes and the two lengths, is alike for SHA-2.
 const SHA2_OID: [u8; 10] = [0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02];
 
 /// A public key, ready for use.

@@ -1,4 +1,5 @@
-//! What the store holds of signing keys: settings, versions, and the ids of private keys that are to be destroyed.
+//! What the store holds of signing keys: settings, versions, and the ids of private keys that are
+//! to be destroyed.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -201,7 +202,8 @@ pub(in crate::keyring) fn load(
     Ok(keys)
 }
 
-/// The record that says: a private key with this id is on the token, or may be, and nothing needs it.
+/// The record that says: a private key with this id is on the token, or may be, and nothing needs
+/// it.
 pub(super) fn debris(key: &[u8; 16]) -> RecordId {
     id(
         RecordKind::SigningDebris,

@@ -401,7 +401,8 @@ async fn a_key_that_was_lost_with_its_token_signs_again_after_a_rotation() {
     );
 }
 
-/// The steps of a rotation, each left undone once: afterwards, either the version is there and signs, or nothing of it is.
+/// The steps of a rotation, each left undone once: afterwards, either the version is there and
+/// signs, or nothing of it is.
 #[tokio::test]
 async fn what_a_crash_leaves_on_the_token_is_destroyed_and_what_is_needed_is_not() {
     let (site, keyring) = Site::new(KeyringOptions::default()).await;

@@ -1,4 +1,5 @@
-//! Go's base64 decoder (`encoding/base64`, `decodeQuantum` with `StdEncoding`), one character at a time: the reference.
+//! Go's base64 decoder (`encoding/base64`, `decodeQuantum` with `StdEncoding`), one character at a
+//! time: the reference.
 
 /// The bytes, or the offset in Go's `CorruptInputError`.
 pub(super) fn as_go(text: &[u8]) -> Result<Vec<u8>, usize> {

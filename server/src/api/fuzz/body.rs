@@ -33,15 +33,17 @@ const SHAPE: Shape<'static> = Shape {
     captured: CAPTURED,
 };
 
-/// A JSON body: what an ordinary JSON reader calls an object and nothing behind it is accepted, with the same values, unless a name is
-/// given twice, refused or no name; a batch is a list of objects. What is wrong is told without a value.
+/// A JSON body: what an ordinary JSON reader calls an object and nothing behind it is accepted,
+/// with the same values, unless a name is given twice, refused or no name; a batch is a list of
+/// objects. What is wrong is told without a value.
 pub fn json_body(data: &[u8]) {
     let params = Params::from_json(SHAPE, data);
     assert!(
         !says_nothing(data) || params.is_ok(),
         "a body without a word was refused"
     );
-    // Skipping refuses nothing that is read, but not the reverse: depth, numbers, UTF-8. So it alone tells where the value ends.
+    // Skipping refuses nothing that is read, but not the reverse: depth, numbers, UTF-8. So it
+    // alone tells where the value ends.
     let mut values = serde_json::Deserializer::from_slice(data).into_iter::<IgnoredAny>();
     let skipped = values.next();
     let behind = data.get(values.byte_offset()..).unwrap_or_default();
@@ -137,7 +139,8 @@ fn is_strict_form(data: &[u8]) -> bool {
     })
 }
 
-/// Whether a parameter may have that name: a known one but for case is a mistake, as is what is no name.
+/// Whether a parameter may have that name: a known one but for case is a mistake, as is what is no
+/// name.
 fn may_be(name: &str) -> bool {
     let all = || NAMES.iter().chain(REFUSED);
     let letters = name

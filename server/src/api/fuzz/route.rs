@@ -19,7 +19,8 @@ const VERBS: [Verb; 5] = [
     Verb::Head,
 ];
 
-/// A route that is found is the one whose pattern, filled with the captures, stands below a mount in the path.
+/// A route that is found is the one whose pattern, filled with the captures, stands below a mount
+/// in the path.
 pub fn route(data: &[u8]) {
     let Ok(raw) = str::from_utf8(data) else {
         return;

@@ -15,7 +15,8 @@ use super::super::wire::{
 use super::base64::as_go;
 use ::base64::Engine as _;
 
-/// `vault:v<version>:<base64>`: what is accepted is what a plain reading of the format gives, and survives being written again.
+/// `vault:v<version>:<base64>`: what is accepted is what a plain reading of the format gives, and
+/// survives being written again.
 pub fn ciphertext(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else {
         return;

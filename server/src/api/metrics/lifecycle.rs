@@ -1,4 +1,5 @@
-//! How keys are: states of the published signing keys, and what the rotation schedule says. Labels are keys that the configuration names.
+//! How keys are: states of the published signing keys, and what the rotation schedule says. Labels
+//! are keys that the configuration names.
 
 use std::sync::atomic::{AtomicI64, AtomicU64};
 

@@ -1,4 +1,5 @@
-//! One token, store and set of certificates for all tests of this file's neighbours; an [`App`] for each.
+//! One token, store and set of certificates for all tests of this file's neighbours; an [`App`] for
+//! each.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -351,7 +352,8 @@ impl Appliance {
         answer["data"]["ciphertext"].as_str().unwrap().to_owned()
     }
 
-    /// The audit log's decisions so far, without what signs and chains them, and without what says that changes begin.
+    /// The audit log's decisions so far, without what signs and chains them, and without what says
+    /// that changes begin.
     pub(super) fn audited(&self) -> Vec<Value> {
         fs::read_to_string(&self.app.config.audit.path)
             .unwrap()

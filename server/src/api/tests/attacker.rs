@@ -1,5 +1,6 @@
-//! Whatever a client sends, the audit log keeps its promises: it verifies, its lines are bounded and say nothing that stood in a body or a header, each
-//! request has its line or is counted, no change is without a line that came before it, and a start goes on from it.
+//! Whatever a client sends, the audit log keeps its promises: it verifies, its lines are bounded
+//! and say nothing that stood in a body or a header, each request has its line or is counted, no
+//! change is without a line that came before it, and a start goes on from it.
 
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -382,7 +383,8 @@ proptest! {
     }
 }
 
-/// Each parameter of each route, with what is no value of it: chance alone seldom finds the one that an error repeats.
+/// Each parameter of each route, with what is no value of it: chance alone seldom finds the one
+/// that an error repeats.
 #[test]
 fn no_parameter_brings_what_stands_in_it_into_the_log() {
     let mut asked = Vec::new();
@@ -437,7 +439,8 @@ fn upsert(name: &str) -> hyper::Request<Full<Bytes>> {
 #[test]
 fn a_key_that_is_made_for_a_client_that_is_gone_has_its_place_and_a_stop_waits_for_it() {
     let a = Appliance::with(|config| config.upsert = true);
-    // With one thread, which is this one: what goes on without the client has not begun when it goes away.
+    // With one thread, which is this one: what goes on without the client has not begun when it
+    // goes away.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -473,7 +473,8 @@ fn data_keys_come_in_three_sizes() {
     }
     let answer = a.expect(200, "POST", "transit/datakey/wrapped/c-datakey", &json!({}));
     assert!(answer["data"].get("plaintext").is_none());
-    // OpenTofu writes its state with such a key: bound to something, it opens with it and with nothing else.
+    // OpenTofu writes its state with such a key: bound to something, it opens with it and with
+    // nothing else.
     let bound = json!({ "associated_data": "YQ==" });
     let made = a.expect(200, "POST", "transit/datakey/plaintext/c-datakey", &bound);
     assert_eq!(made["warnings"], Value::Null);

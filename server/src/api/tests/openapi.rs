@@ -34,7 +34,8 @@ fn methods(verb: Verb) -> &'static [&'static str] {
     }
 }
 
-/// Panics unless the document foresees this status of the route, and the body has the shape that it gives.
+/// Panics unless the document foresees this status of the route, and the body has the shape that it
+/// gives.
 pub(super) fn check_answer(route: Option<&Route>, status: u16, body: &[u8]) {
     let responses = match route {
         Some(route) => {

@@ -476,7 +476,8 @@ fn told_of_denials(lines: &[Value]) -> usize {
     one_by_one.count() + usize::try_from(counted).unwrap()
 }
 
-/// What a page of another site makes an administrator's browser send. tests/monitoring has a real one do it.
+/// What a page of another site makes an administrator's browser send. tests/monitoring has a real
+/// one do it.
 #[test]
 fn what_a_browser_was_made_to_send_is_denied_and_audited() {
     let a = Appliance::new();
@@ -743,7 +744,8 @@ fn one_request_too_many_is_refused_at_once() {
             (refused.status().as_u16(), &refused.headers()["retry-after"]),
             (503, &"1".parse().unwrap())
         );
-        // The client of the first one goes away: its place is free again, and it is in the audit log.
+        // The client of the first one goes away: its place is free again, and it is in the audit
+        // log.
         first.abort();
         assert!(first.await.unwrap_err().is_cancelled());
         let request = Request::post("/v1/transit/random").body(body).unwrap();

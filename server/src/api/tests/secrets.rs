@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 use super::appliance::{Appliance, Who};
 use crate::api::routes::{Route, SYSTEM, TRANSIT, Verb};
 
-/// What no log may hold: a card's number, as text and as a number; what is no number; what needs escapes.
+/// What no log may hold: a card's number, as text and as a number; what is no number; what needs
+/// escapes.
 const SECRETS: &[&str] = &[
     "4111111111111111",
     "123-45-6789",

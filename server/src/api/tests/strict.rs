@@ -1,4 +1,5 @@
-//! What a request says and this appliance doesn't understand is never answered 200 as if it had been understood.
+//! What a request says and this appliance doesn't understand is never answered 200 as if it had
+//! been understood.
 #![allow(clippy::too_many_lines, clippy::type_complexity, reason = "tables")]
 
 use base64::Engine as _;
@@ -14,7 +15,8 @@ const MIXED: (&str, &str) = (
 );
 const JSON: (&str, &str) = ("content-type", "Application/JSON");
 
-/// curl's `-d` calls JSON a form. Vault looks at the first byte, and so all examples of its documentation work.
+/// curl's `-d` calls JSON a form. Vault looks at the first byte, and so all examples of its
+/// documentation work.
 #[test]
 fn json_that_is_called_a_form_is_json() {
     let a = Appliance::new();
@@ -317,7 +319,8 @@ fn what_says_nothing_or_is_only_superfluous_is_taken() {
     );
 }
 
-/// Of what is passed over, a name stands once too: another reader may know it, and take the other value.
+/// Of what is passed over, a name stands once too: another reader may know it, and take the other
+/// value.
 #[test]
 fn what_is_passed_over_is_not_said_twice() {
     let a = Appliance::new();
@@ -407,7 +410,8 @@ fn what_is_for_rsa_is_warned_of_where_the_key_is_of_another_type() {
     assert_eq!(a.expect(200, "POST", path, &plain)["warnings"], Value::Null);
 }
 
-/// What is signed is what was sent: no name twice, at whatever depth, and no number that would become another one.
+/// What is signed is what was sent: no name twice, at whatever depth, and no number that would
+/// become another one.
 #[test]
 fn claims_are_signed_as_they_were_sent_or_not_at_all() {
     let a = Appliance::with(|config| config.keyring.jwt.keys = vec!["t-jwt".to_owned()]);

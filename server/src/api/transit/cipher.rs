@@ -67,7 +67,8 @@ pub(in crate::api) async fn decrypt(call: &mut Call<'_>) -> Result<Answer, ApiEr
     Ok(close(call, envelope, &[]).with_version(version))
 }
 
-/// `rewrap/:name`. What was encrypted with associated data, or a context, is encrypted with them again.
+/// `rewrap/:name`. What was encrypted with associated data, or a context, is encrypted with them
+/// again.
 pub(in crate::api) async fn rewrap(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     if let Some(items) = call.params.batch.take() {
         return Box::pin(rewrap_batch(call, items)).await;
@@ -243,7 +244,8 @@ async fn rewrap_batch(call: &mut Call<'_>, items: Vec<Item<'_>>) -> Result<Answe
     Ok(ciphertexts_answer(call, &items, &results))
 }
 
-/// Makes the key if it isn't there, where configuration and policy allow it. What is said of a key that is there must be true of it.
+/// Makes the key if it isn't there, where configuration and policy allow it. What is said of a key
+/// that is there must be true of it.
 async fn prepare(call: &Call<'_>, derived: bool) -> Result<(), ApiError> {
     let key_type = if call.params.is_set("type") {
         key_type(&call.params)?
@@ -354,7 +356,8 @@ fn has(text: Option<&Text<'_>>) -> bool {
     text.is_some_and(|t| !t.is_empty())
 }
 
-/// Refuses a batch without items, and one in which only some items have a context. Answers whether they have.
+/// Refuses a batch without items, and one in which only some items have a context. Answers whether
+/// they have.
 fn check_batch(items: &[Item<'_>]) -> Result<bool, ApiError> {
     let Some(first) = items.first() else {
         return Err(ApiError::bad_request("missing batch input to process"));

@@ -29,7 +29,8 @@ pub(in crate::api) async fn wrapping_key(call: &mut Call<'_>) -> Result<Answer, 
 pub(in crate::api) async fn import(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     let derived = call.params.flag("derived")?.unwrap_or(false);
     let options = ImportOptions {
-        // Rotated by itself only if that is asked for: nobody knows how the key came about, or who else has it.
+        // Rotated by itself only if that is asked for: nobody knows how the key came about, or who
+        // else has it.
         create: create_options(&call.params, derived, Duration::ZERO)?,
         allow_rotation: call.params.flag("allow_rotation")?.unwrap_or(false),
     };

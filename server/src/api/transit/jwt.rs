@@ -1,5 +1,5 @@
-//! `jwt`: signs a token (RFC 7519) for clients that must not build tokens themselves. They choose what it says, but not when it is from,
-//! for how long it is valid, or who issues it.
+//! `jwt`: signs a token (RFC 7519) for clients that must not build tokens themselves. They choose
+//! what it says, but not when it is from, for how long it is valid, or who issues it.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

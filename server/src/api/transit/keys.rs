@@ -177,7 +177,8 @@ fn managed_keys() -> ApiError {
     ApiError::bad_request("managed keys are not supported: every key is held by the HSM")
 }
 
-/// A version that a setting names. What no key can have is left to the keyring to refuse, by a number it can't reach.
+/// A version that a setting names. What no key can have is left to the keyring to refuse, by a
+/// number it can't reach.
 fn version(call: &Call<'_>, name: &str, words: &str) -> Result<Option<u32>, ApiError> {
     match call.params.int(name)? {
         None => Ok(None),
@@ -217,7 +218,8 @@ struct Description {
     convergent_encryption: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     convergent_encryption_version: Option<i8>,
-    /// Strongroom's own, of signing keys: the version that signs, and the oldest in the published set.
+    /// Strongroom's own, of signing keys: the version that signs, and the oldest in the published
+    /// set.
     #[serde(skip_serializing_if = "Option::is_none")]
     signing_version: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -129,7 +129,8 @@ fn hmac_input(text: &str) -> Result<HmacInput, ItemError> {
     Ok(HmacInput { input })
 }
 
-/// What to check. A missing input is not an empty one: what was sent under another name would be judged unseen.
+/// What to check. A missing input is not an empty one: what was sent under another name would be
+/// judged unseen.
 fn check(input: Option<&str>, tag: &str) -> Result<(HmacInput, HmacTag), ItemError> {
     let tag = wire::parse_hmac(tag).map_err(|error| -> ItemError {
         match error {

@@ -74,7 +74,8 @@ fn wanted_version(version: i64) -> Result<Option<u32>, ItemError> {
     }
 }
 
-/// `key_version` of HMACs and signatures: 0 is `None`, `negative` says what is wrong with one below. One that is too high is none that a key has.
+/// `key_version` of HMACs and signatures: 0 is `None`, `negative` says what is wrong with one
+/// below. One that is too high is none that a key has.
 fn made_by(call: &Call<'_>, negative: &'static str) -> Result<Option<u32>, ApiError> {
     match call.params.int("key_version")?.unwrap_or(0) {
         0 => Ok(None),
@@ -111,7 +112,8 @@ fn valid_answer(
     answer
 }
 
-/// Refuses a `nonce`: it served convergent keys of version 1, which nobody makes any more, and was CVE-2023-4680.
+/// Refuses a `nonce`: it served convergent keys of version 1, which nobody makes any more, and was
+/// CVE-2023-4680.
 fn refuse_nonce(given: bool) -> Result<(), ItemError> {
     if given {
         return Err("provided nonce not allowed for this key".into());

@@ -213,7 +213,8 @@ fn options(call: &mut Call<'_>) -> Result<SignOptions, ApiError> {
     })
 }
 
-/// What to warn of where a key of another type was told how RSA signs. Not refused: sigstore's client says `pkcs1v15` to every key.
+/// What to warn of where a key of another type was told how RSA signs. Not refused: sigstore's
+/// client says `pkcs1v15` to every key.
 fn only_rsa(call: &Call<'_>, options: SignOptions) -> &'static [&'static str] {
     let default = options.rsa == RsaScheme::Pss(SaltLength::Auto);
     let keyring = &call.app.keyring;
@@ -228,7 +229,8 @@ fn only_rsa(call: &Call<'_>, options: SignOptions) -> &'static [&'static str] {
     }
 }
 
-/// A missing input is not an empty one: what was sent under another name would be signed or judged unseen.
+/// A missing input is not an empty one: what was sent under another name would be signed or judged
+/// unseen.
 fn input(text: Option<&str>) -> Result<Zeroizing<Vec<u8>>, ItemError> {
     wire::decode_base64(text.ok_or("missing input")?)
         .map_err(|e| format!("unable to decode input as base64: {e}").into())

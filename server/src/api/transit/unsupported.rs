@@ -1,4 +1,5 @@
-//! What Vault's Transit does and this appliance doesn't: each says so in Vault's words, where Vault has them.
+//! What Vault's Transit does and this appliance doesn't: each says so in Vault's words, where Vault
+//! has them.
 
 use crate::api::Call;
 use crate::api::answer::Answer;

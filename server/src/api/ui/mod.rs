@@ -1,4 +1,5 @@
-//! `/ui/`: a status page for administrators. It can only be read: no script, no form, nothing from elsewhere.
+//! `/ui/`: a status page for administrators. It can only be read: no script, no form, nothing from
+//! elsewhere.
 
 mod gather;
 mod page;

@@ -1,4 +1,5 @@
-//! Drawings: when keys were and will be rotated, and how many requests there were. SVG with attributes only, as the page's policy wants it.
+//! Drawings: when keys were and will be rotated, and how many requests there were. SVG with
+//! attributes only, as the page's policy wants it.
 
 use maud::{Markup, html};
 
@@ -56,7 +57,8 @@ pub(super) fn rotations(keys: &[Key], now: i64) -> Markup {
     }
 }
 
-/// Requests a second over the last hour: all of them, and above the line's foot those that were denied or failed.
+/// Requests a second over the last hour: all of them, and above the line's foot those that were
+/// denied or failed.
 pub(super) fn rates(samples: &[Answered]) -> Markup {
     const HEIGHT: u64 = 120;
     const STEP: u64 = 2;

@@ -9,7 +9,8 @@ use super::*;
 
 const LIMIT: Duration = Duration::from_secs(1);
 
-/// A connection with that idle limit, whose requests take as long as their path says in milliseconds. What was agreed on by TLS is not in it.
+/// A connection with that idle limit, whose requests take as long as their path says in
+/// milliseconds. What was agreed on by TLS is not in it.
 struct Connection {
     requests: client::SendRequest<Full<Bytes>>,
     server: JoinHandle<Result<(), hyper::Error>>,

@@ -23,13 +23,15 @@ const PASSES: usize = 5;
 pub(in crate::cli) struct PostgresArgs {
     #[command(flatten)]
     common: Common,
-    /// Where the database is, as for psql, without a password: 'host=db.example dbname=app user=app', or a postgresql:// URL
+    /// Where the database is, as for psql, without a password: 'host=db.example dbname=app
+    /// user=app', or a postgresql:// URL
     #[arg(long, value_name = "CONNECTION")]
     database: String,
     /// A file with the password
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
-    /// The CA of the database server's certificate, PEM; needed for every host but this one unless the connection says sslmode=disable
+    /// The CA of the database server's certificate, PEM; needed for every host but this one unless
+    /// the connection says sslmode=disable
     #[arg(long, value_name = "FILE")]
     database_cacert: Option<PathBuf>,
     /// The table, with its schema if that is not on the search path
@@ -38,10 +40,12 @@ pub(in crate::cli) struct PostgresArgs {
     /// The column: text or JSON, with ciphertexts anywhere in it
     #[arg(long)]
     column: String,
-    /// The column that the ciphertexts of its row are bound to, as their associated data: its text in UTF-8, or the bytes of a bytea; null is none
+    /// The column that the ciphertexts of its row are bound to, as their associated data: its text
+    /// in UTF-8, or the bytes of a bytea; null is none
     #[arg(long, value_name = "COLUMN", conflicts_with = "associated_data")]
     associated_data_column: Option<String>,
-    /// The column that holds each row's context, for a derived key; read as --associated-data-column is
+    /// The column that holds each row's context, for a derived key; read as
+    /// --associated-data-column is
     #[arg(long, value_name = "COLUMN", conflicts_with = "context")]
     context_column: Option<String>,
     /// A unique column to go by; the primary key if not given

@@ -15,7 +15,8 @@ pub(super) struct Row {
     pub(super) context: Option<String>,
 }
 
-/// What is gone through. Names are quoted already; ids and values travel as text and are cast by the server, so that any type will do.
+/// What is gone through. Names are quoted already; ids and values travel as text and are cast by
+/// the server, so that any type will do.
 pub(super) struct Table {
     name: String,
     column: String,
@@ -143,7 +144,8 @@ impl Table {
             .collect())
     }
 
-    /// Writes changed texts in one transaction. A row that somebody else changed since it was read is left alone; how many, is returned.
+    /// Writes changed texts in one transaction. A row that somebody else changed since it was read
+    /// is left alone; how many, is returned.
     pub(super) async fn write(
         &self,
         database: &mut Client,

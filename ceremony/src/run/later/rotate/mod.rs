@@ -1,7 +1,9 @@
-//! Another master key: made, marked as trusted, every KEK moved to it while the appliance serves, and only then the old one destroyed.
+//! Another master key: made, marked as trusted, every KEK moved to it while the appliance serves,
+//! and only then the old one destroyed.
 //!
-//! What is on the token says where it stands, so each step can be cut off anywhere: until the marks are made the old master key is in force, and
-//! the new one can be thrown away; from then on nothing is thrown away before every key is moved.
+//! What is on the token says where it stands, so each step can be cut off anywhere: until the marks
+//! are made the old master key is in force, and the new one can be thrown away; from then on
+//! nothing is thrown away before every key is moved.
 
 mod keys;
 mod moving;

@@ -1,4 +1,5 @@
-//! Every key goes to the new master key, by the running server or, where it is stopped, by the ceremony itself; then the old one goes.
+//! Every key goes to the new master key, by the running server or, where it is stopped, by the
+//! ceremony itself; then the old one goes.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! A throwaway KEK that the old master key wraps, with a ciphertext: after the move it must open under the new one. It protects nothing, so all of
-//! it is in the transcript.
+//! A throwaway KEK that the old master key wraps, with a ciphertext: after the move it must open
+//! under the new one. It protects nothing, so all of it is in the transcript.
 
 use std::sync::Arc;
 
@@ -86,7 +86,8 @@ pub(super) async fn check(hsm: &Hsm, trial: &Value) -> Result<(), RunError> {
         .rewrap(Arc::new(key))
         .await?
         .ok_or_else(|| fails("the old master key is still in force"))?;
-    // The session object of before is the same key: without it, only the new blob can open the text.
+    // The session object of before is the same key: without it, only the new blob can open the
+    // text.
     hsm.forget(vec![moved.id]).await?;
     let iv = array(&bytes(&trial.iv)?).ok_or_else(broken)?;
     let opened = hsm
