@@ -8,6 +8,7 @@ mod kernel_image;
 mod logs;
 mod luks;
 mod medium;
+mod root_disk;
 mod signature;
 mod slots;
 mod state;
