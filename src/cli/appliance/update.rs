@@ -3,6 +3,7 @@
 
 use std::cmp::Ordering;
 use std::fs;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -16,8 +17,12 @@ use super::version::{compare, minimum, running};
 use crate::cli::exit::{Exit, Failure};
 
 /// From here systemd-sysupdate takes the kernel image: the bytes that were checked, not what the
-/// medium gives when it is read again.
-const CHECKED: &str = "/run/strongroom-update";
+/// medium gives when it is read again. On the disk, since memory is short beside a server that has
+/// all of its own locked.
+const CHECKED: &str = "/var/lib/strongroom-update";
+
+/// Bytes of a kernel image at most: two must fit the boot partition.
+const MOST: u64 = 44 << 20;
 
 const POLL: Duration = Duration::from_secs(2);
 
@@ -81,15 +86,20 @@ fn attempt(running: &str) -> Result<Outcome, Failure> {
     }
     update.may_follow(running, &minimum()?)?;
     update.was_not_tried(&slots)?;
-    let image = KernelImage::new(
-        fs::read(&update.kernel).map_err(|error| Failure::file(&update.kernel, &error))?,
-    );
+    let image = KernelImage::new(read(&update.kernel)?);
     signature::check(&image).map_err(|problem| refused(problem.to_string()))?;
     update.is_that_of(&image)?;
     println!("strongroom: installing version {}", update.version);
+    // One that was interrupted left its own.
+    for entry in fs::read_dir(CHECKED).into_iter().flatten().flatten() {
+        let _ = fs::remove_file(entry.path());
+    }
     let checked = Path::new(CHECKED).join(format!("strongroom_{}.efi", update.version));
-    fs::write(&checked, image.bytes()).map_err(|error| Failure::file(&checked, &error))?;
-    let done = sysupdate(&update.version);
+    let kept = fs::write(&checked, image.bytes());
+    drop(image);
+    let done = kept
+        .map_err(|error| Failure::file(&checked, &error))
+        .and_then(|()| sysupdate(&update.version));
     let _ = fs::remove_file(&checked);
     done?;
     // Written out before the restart.
@@ -100,6 +110,23 @@ fn attempt(running: &str) -> Result<Outcome, Failure> {
     );
     restart()?;
     Ok(Outcome::Installed)
+}
+
+fn read(kernel: &Path) -> Result<Vec<u8>, Failure> {
+    let failed = |error| Failure::file(kernel, &error);
+    let file = fs::File::open(kernel).map_err(failed)?;
+    let length = file.metadata().map_err(failed)?.len().min(MOST);
+    let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
+    file.take(MOST + 1)
+        .read_to_end(&mut bytes)
+        .map_err(failed)?;
+    if bytes.len() as u64 > MOST {
+        return Err(refused(format!(
+            "the kernel image has more than {} MiB",
+            MOST >> 20
+        )));
+    }
+    Ok(bytes)
 }
 
 /// What a medium holds; where it holds several versions, the newest.
@@ -303,6 +330,19 @@ mod tests {
         assert_eq!(Update::find(&folder.path().join("update")).unwrap(), None);
         fs::write(folder.path().join("readme"), []).unwrap();
         assert!(Update::find(folder.path()).is_err());
+    }
+
+    #[test]
+    fn a_kernel_image_that_would_not_fit_is_not_read() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(1 << 40).unwrap();
+        let failure = read(file.path()).unwrap_err();
+        assert!(
+            failure.message().contains("more than 44 MiB"),
+            "{failure:?}"
+        );
+        file.as_file().set_len(MOST).unwrap();
+        assert_eq!(read(file.path()).unwrap().len() as u64, MOST);
     }
 
     #[test]
