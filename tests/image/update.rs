@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::ceremony::{born, make_key, seal, seal_client, wait_until_healthy};
+use crate::ceremony::{born, born_with, make_key, seal, seal_client, wait_until_healthy};
 use crate::machine::{Image, Machine, Medium, built, run};
 use crate::rig::Room;
 
@@ -174,6 +174,26 @@ fn an_altered_root_panics_and_falls_back() {
     );
 }
 
+/// The ceremony and the update each mount the medium, again and again.
+#[tokio::test]
+#[ignore = "needs make image, and minutes"]
+async fn an_update_on_the_ceremony_s_medium_is_installed_once_the_ceremony_is_closed() {
+    let Some(image) = built() else { return };
+    let next = next(&image);
+    let mut machine = Machine::new(&image);
+    let room = born_with(&image, &mut machine, |_, medium| put_update(medium, &next)).await;
+    machine.wait_for(&[&format!(
+        "strongroom: version {NEXT} is installed; starting it"
+    )]);
+    machine.wait_for(&[&format!("strongroom: version     {NEXT}")]);
+    wait_until_healthy(&machine, &room.pki).await;
+    let console = machine.console();
+    assert!(!console.contains("can't be"), "{console}");
+    let closed = console.find("the ceremony is closed").unwrap();
+    let begun = console.find("installing version").unwrap();
+    assert!(closed < begun, "{console}");
+}
+
 const SEALED: &[u8] = b"sealed before";
 
 /// Holds the ceremony; what the seal client then made of [`SEALED`].
@@ -216,9 +236,13 @@ fn broken(image: &Image) -> Image {
 
 fn with_update(folder: &Path, image: &Image) -> Medium {
     let medium = Medium::new(folder.join("update-medium"));
+    put_update(&medium, image);
+    medium
+}
+
+fn put_update(medium: &Medium, image: &Image) {
     medium.folder("update");
     for file in image.update_files() {
         medium.put(&file, "update");
     }
-    medium
 }

@@ -48,9 +48,16 @@ enum Outcome {
 }
 
 fn attempt() -> Result<Outcome, Failure> {
-    let Some(medium) = Medium::mount()? else {
-        return Ok(Outcome::Nothing);
+    let medium = match Medium::mount() {
+        Ok(Some(medium)) => medium,
+        Ok(None) => return Ok(Outcome::Nothing),
+        // Another one may come.
+        Err(failure) => return Ok(Outcome::Waiting(failure.message().to_owned())),
     };
+    // Held at the console meanwhile.
+    if Path::new(CONFIGURATION).exists() {
+        return Ok(Outcome::Done);
+    }
     let answers = medium.path("answers");
     // Without answers there is a plan for people at the console.
     if !answers.exists() {

@@ -1,12 +1,13 @@
 //! The console: status whenever it changes, and the offer of a ceremony.
 
 use std::io::{IsTerminal as _, Read as _};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use super::ceremony::{FOLDER, hand_over};
 use super::medium::Medium;
-use super::status::Status;
+use super::status::{CONFIGURATION, Status};
 use crate::cli::exit::{Exit, Failure};
 
 const LOOK: Duration = Duration::from_secs(5);
@@ -138,11 +139,20 @@ fn accept_log() {
 
 /// With the people at the console, each step asking.
 fn hold() -> Result<(), Failure> {
-    let Some(medium) = Medium::mount()? else {
-        return Ok(());
+    let medium = match Medium::mount() {
+        Ok(Some(medium)) => medium,
+        Ok(None) => return Ok(()),
+        Err(failure) => {
+            println!("strongroom: the ceremony waits: {}", failure.message());
+            return Ok(());
+        }
     };
+    // Held by the medium's answers while this waited for the medium.
+    if Path::new(CONFIGURATION).exists() {
+        return Ok(());
+    }
     let program = std::env::current_exe()
-        .map_err(|error| Failure::file(std::path::Path::new("/proc/self/exe"), &error))?;
+        .map_err(|error| Failure::file(Path::new("/proc/self/exe"), &error))?;
     let status = Command::new(program)
         .args(["ceremony", "run"])
         .arg(medium.path("plan.toml"))

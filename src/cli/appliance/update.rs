@@ -40,14 +40,24 @@ pub(super) fn run() -> Result<(), Failure> {
     }
     // Each medium is looked at once, when it is put in or there at the start.
     let mut looked = false;
+    // What was told last: each thing is told once.
+    let mut told = String::new();
     loop {
         if !Medium::is_there() {
             looked = false;
+            told.clear();
         } else if !looked {
             looked = match attempt(&running) {
                 Ok(Outcome::Installed) => return Ok(()),
                 Ok(Outcome::Nothing) => true,
                 Ok(Outcome::NotYet) => false,
+                Ok(Outcome::Unreadable(why)) => {
+                    if told != why {
+                        println!("strongroom: an update would wait: {why}");
+                        told = why;
+                    }
+                    false
+                }
                 Err(failure) => {
                     println!("strongroom: the update is refused: {}", failure.message());
                     true
@@ -62,6 +72,8 @@ enum Outcome {
     Nothing,
     /// The trial of what runs, or the medium's ceremony, comes first.
     NotYet,
+    /// What is on the medium is not known yet.
+    Unreadable(String),
     Installed,
 }
 
@@ -71,8 +83,10 @@ fn attempt(running: &str) -> Result<Outcome, Failure> {
     if slots.iter().any(on_trial) {
         return Ok(Outcome::NotYet);
     }
-    let Some(medium) = Medium::mount()? else {
-        return Ok(Outcome::NotYet);
+    let medium = match Medium::mount() {
+        Ok(Some(medium)) => medium,
+        Ok(None) => return Ok(Outcome::NotYet),
+        Err(failure) => return Ok(Outcome::Unreadable(failure.message().to_owned())),
     };
     let Some(update) = Update::find(&medium.path("update"))? else {
         return Ok(Outcome::Nothing);
