@@ -9,8 +9,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
 
-use crate::machine::{Image, installed, run};
+use crate::machine::{Image, boot_partition_of, installed, put, run};
 
 /// What the attacker's programs, units and roots say on the console.
 pub const ATTACKER: &str = "THE ATTACKER'S CODE RUNS";
@@ -220,13 +221,34 @@ impl Attacker {
             )
             .unwrap();
         }
-        self.partitioned(name)
+        self.partitioned(name, "")
     }
 
     /// On a second disk, a state with the right label.
     pub fn state_look_alike(&self) -> Vec<String> {
         self.state_definition("");
-        self.partitioned("state")
+        self.partitioned("state", "")
+    }
+
+    /// On a second disk, a boot partition with the right label and this identity, and these files
+    /// on it: from here, to there.
+    pub fn boot_look_alike(&self, identity: Uuid, files: &[(&Path, &str)]) -> Vec<String> {
+        let name = format!("boot-{identity}");
+        let definitions = self.folder.path().join(format!("{name}.d"));
+        fs::create_dir(&definitions).unwrap();
+        fs::write(
+            definitions.join("esp.conf"),
+            format!(
+                "[Partition]\nType=esp\nLabel=strongroom-esp\nUUID={identity}\nFormat=vfat\nSizeMinBytes=96M\nSizeMaxBytes=96M\n"
+            ),
+        )
+        .unwrap();
+        let options = self.partitioned(&name, "--sector-size=512");
+        let drive = boot_partition_of(&self.folder.path().join(name));
+        for (from, to) in files {
+            put(&drive, from, to);
+        }
+        options
     }
 
     /// A state whose key the attacker knows. It is sealed to the machine's TPM with what the real
@@ -310,8 +332,8 @@ impl Attacker {
         ));
     }
 
-    fn partitioned(&self, name: &str) -> Vec<String> {
-        self.repart(name, "");
+    fn partitioned(&self, name: &str, options: &str) -> Vec<String> {
+        self.repart(name, options);
         vec![
             "-drive".into(),
             format!(

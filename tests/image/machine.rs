@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+use uuid::Uuid;
 
 /// How long the slowest start took, in milliseconds, from QEMU's start to the console's first status; 0 before there was one. A boot takes half a
 /// minute where nothing else runs, and many times that on a busy host that must emulate the processor.
@@ -509,29 +510,42 @@ impl Machine {
 
     /// Puts a file on the boot partition, with the folders that it needs.
     pub fn put_on_boot_partition(&self, file: &Path, to: &str) {
-        let drive = self.boot_partition();
-        for (end, _) in to.match_indices('/') {
-            // It may be there.
-            let _ = Command::new("mmd")
-                .args(["-D", "s", "-i", &drive, &format!("::{}", &to[..end])])
-                .stdin(Stdio::null())
-                .output();
-        }
-        run(Command::new("mcopy")
-            .args(["-o", "-i", &drive])
-            .arg(file)
-            .arg(format!("::{to}")));
+        put(&self.boot_partition(), file, to);
     }
 
     /// `mcopy` and its like see the boot partition as this drive.
     pub fn boot_partition(&self) -> String {
-        let disk = File::open(self.disk()).unwrap();
-        format!(
-            "{}@@{}",
-            self.disk().display(),
-            Partition::Boot.start(&disk)
-        )
+        boot_partition_of(&self.disk())
     }
+
+    /// The identity of the boot partition (`PARTUUID`).
+    pub fn boot_identity(&self) -> Uuid {
+        let disk = File::open(self.disk()).unwrap();
+        let mut identity = [0; 16];
+        disk.read_exact_at(&mut identity, Partition::Boot.entry() + 16)
+            .unwrap();
+        Uuid::from_bytes_le(identity)
+    }
+}
+
+/// Puts a file on a drive, with the folders that it needs.
+pub fn put(drive: &str, file: &Path, to: &str) {
+    for (end, _) in to.match_indices('/') {
+        // It may be there.
+        let _ = Command::new("mmd")
+            .args(["-D", "s", "-i", drive, &format!("::{}", &to[..end])])
+            .stdin(Stdio::null())
+            .output();
+    }
+    run(Command::new("mcopy")
+        .args(["-o", "-i", drive])
+        .arg(file)
+        .arg(format!("::{to}")));
+}
+
+pub fn boot_partition_of(disk: &Path) -> String {
+    let start = Partition::Boot.start(&File::open(disk).unwrap());
+    format!("{}@@{start}", disk.display())
 }
 
 fn copy_parts(from: &Path, to: &Path) {
@@ -589,6 +603,11 @@ pub enum Partition {
 }
 
 impl Partition {
+    /// Where it is in the table: bytes from the start of the disk.
+    fn entry(self) -> u64 {
+        1024 + 128 * self as u64
+    }
+
     /// Bytes from the start of the disk.
     fn start(self, disk: &File) -> u64 {
         self.range(disk).start
@@ -597,8 +616,7 @@ impl Partition {
     /// Bytes of the disk.
     fn range(self, disk: &File) -> Range<u64> {
         let mut entry = [0; 128];
-        disk.read_exact_at(&mut entry, 1024 + 128 * self as u64)
-            .unwrap();
+        disk.read_exact_at(&mut entry, self.entry()).unwrap();
         let block = |at: usize| u64::from_le_bytes(entry[at..at + 8].try_into().unwrap());
         block(32) * 512..(block(40) + 1) * 512
     }

@@ -4,6 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use uuid::Uuid;
+
+use crate::arsenal::{ATTACKER, Attacker};
 use crate::ceremony::{born, born_with, make_key, seal, seal_client, wait_until_healthy};
 use crate::machine::{Image, Machine, Medium, built, run};
 use crate::rig::Room;
@@ -192,6 +195,64 @@ async fn an_update_on_the_ceremony_s_medium_is_installed_once_the_ceremony_is_cl
     let closed = console.find("the ceremony is closed").unwrap();
     let begun = console.find("installing version").unwrap();
     assert!(closed < begun, "{console}");
+}
+
+#[test]
+#[ignore = "needs make image, and minutes"]
+fn a_boot_partition_of_another_disk_gets_no_update_and_hinders_none() {
+    let Some(image) = built() else { return };
+    let Some(attacker) = Attacker::new() else {
+        return;
+    };
+    let next = next(&image);
+    let mut machine = Machine::new(&image);
+    let folder = tempfile::tempdir().unwrap();
+    let medium = with_update(folder.path(), &next);
+    machine.insert(medium.path());
+
+    // By what it holds, some version was given up, and what runs is on trial: nothing would be installed.
+    let uki = image.uki();
+    let running = uki.file_name().unwrap().to_str().unwrap();
+    let on_trial = format!("EFI/Linux/{}+3.efi", running.strip_suffix(".efi").unwrap());
+    let given_up = format!("EFI/Linux/strongroom_{ATTACKER}+0-3.efi");
+    let look_alike = attacker.boot_look_alike(
+        machine.boot_identity(),
+        &[(&uki, &on_trial), (&uki, &given_up)],
+    );
+    start_with(&mut machine, &look_alike);
+    machine.wait_for(&[&format!("strongroom: version     {NEXT}")]);
+    machine.wait_for(&[&format!("the update on the medium is what runs: {NEXT}")]);
+    let console = machine.console();
+    assert!(!console.contains(ATTACKER), "{console}");
+    machine.stop();
+    let kernels = machine.kernels();
+    assert!(
+        kernels.contains(&format!("strongroom_{NEXT}.efi")),
+        "not blessed: {kernels:?}"
+    );
+
+    // A machine that was started from the other disk has no business with the boot partition of its own.
+    let loader = folder.path().join("loader");
+    run(Command::new("mcopy")
+        .args(["-i", &machine.boot_partition()])
+        .arg("::EFI/BOOT/BOOTX64.EFI")
+        .arg(&loader));
+    let next_uki = next.uki();
+    let mut other = attacker.boot_look_alike(
+        Uuid::new_v4(),
+        &[
+            (&loader, "EFI/BOOT/BOOTX64.EFI"),
+            (&next_uki, &format!("EFI/Linux/strongroom_{NEXT}.efi")),
+        ],
+    );
+    other.last_mut().unwrap().push_str(",bootindex=0");
+    start_with(&mut machine, &other);
+    machine.wait_for(&["the boot partition is not mounted: the machine was started from another disk than the root is on"]);
+    machine.wait_for(&["waiting for the key ceremony"]);
+}
+
+fn start_with(machine: &mut Machine, options: &[String]) {
+    machine.start_with(&options.iter().map(String::as_str).collect::<Vec<_>>());
 }
 
 const SEALED: &[u8] = b"sealed before";

@@ -1,6 +1,7 @@
 //! `strongroom appliance …`: what runs on the bootable image in place of a shell: its console, and
 //! the ceremony and updates by a medium.
 
+mod boot_partition;
 mod ceremony;
 mod console;
 mod health;
@@ -51,6 +52,11 @@ enum Action {
         after_help = "Example, as the image's units have it:\n  strongroom appliance state-is-missing"
     )]
     StateIsMissing,
+    /// Find the boot loader's partition on the root's disk, for efi.mount
+    #[command(
+        after_help = "Example, as the image's units have it:\n  strongroom appliance boot-partition"
+    )]
+    BootPartition,
     /// Refuse to go on if this version is older than the state allows
     #[command(
         after_help = "Example, as the image's units have it:\n  strongroom appliance check-version"
@@ -83,6 +89,7 @@ pub(super) fn run(args: &ApplianceArgs) -> Result<(), Failure> {
         Action::Ceremony => ceremony::run(),
         Action::OpenState => state::open(),
         Action::StateIsMissing => state::is_missing(),
+        Action::BootPartition => boot_partition::find(),
         Action::CheckVersion => version::check(),
         Action::RaiseMinimum => version::raise(),
         Action::Healthy => health::wait(),
