@@ -231,7 +231,8 @@ fn a_boot_partition_of_another_disk_gets_no_update_and_hinders_none() {
         "not blessed: {kernels:?}"
     );
 
-    // A machine that was started from the other disk has no business with the boot partition of its own.
+    // Started from the other disk it can't end the trial there: the way back stays open.
+    let mut machine = Machine::new(&next);
     let loader = folder.path().join("loader");
     run(Command::new("mcopy")
         .args(["-i", &machine.boot_partition()])
@@ -242,13 +243,16 @@ fn a_boot_partition_of_another_disk_gets_no_update_and_hinders_none() {
         Uuid::new_v4(),
         &[
             (&loader, "EFI/BOOT/BOOTX64.EFI"),
-            (&next_uki, &format!("EFI/Linux/strongroom_{NEXT}.efi")),
+            (&next_uki, &format!("EFI/Linux/strongroom_{NEXT}+3.efi")),
         ],
     );
     other.last_mut().unwrap().push_str(",bootindex=0");
     start_with(&mut machine, &other);
     machine.wait_for(&["the boot partition is not mounted: the machine was started from another disk than the root is on"]);
     machine.wait_for(&["waiting for the key ceremony"]);
+    machine.wait_for(&["Dependency failed for raise-minimum"]);
+    let console = machine.console();
+    assert!(!console.contains("no version before"), "{console}");
 }
 
 fn start_with(machine: &mut Machine, options: &[String]) {
