@@ -1,14 +1,17 @@
 //! The control file: one command a line, `#` starts a comment. `README.md` describes each command.
 
+use std::borrow::Cow;
+use std::str::FromStr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use cryptoki_sys::{CK_ATTRIBUTE, CK_ATTRIBUTE_TYPE, CK_MECHANISM_TYPE, CK_RV, CKR_OK};
+use cryptoki_sys::{CK_ATTRIBUTE, CK_ATTRIBUTE_TYPE, CK_MECHANISM_TYPE, CK_RV, CK_ULONG, CKR_OK};
 
 use crate::{codes, functions::Function};
 
 /// What one version of the control file asks for. Empty: no fault.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Control {
     rules: Vec<Rule>,
     pub(crate) token_absent: bool,
@@ -40,6 +43,26 @@ impl Control {
                 .map_err(|reason| format!("line {}: {reason}", index + 1))?;
         }
         Ok(control)
+    }
+
+    /// What it asks for of one call: the commands for some calls only, `where` it is one of them.
+    pub(crate) fn about(&self, facts: impl FnOnce() -> Facts) -> Cow<'_, Self> {
+        if self.rules.iter().all(|rule| rule.conditions.is_empty()) {
+            return Cow::Borrowed(self);
+        }
+        let facts = facts();
+        let rules = self.rules.iter().filter_map(|rule| {
+            let met = rule.conditions.iter().all(|one| one.is_met(&facts));
+            met.then(|| Rule {
+                narrow: rule.narrow || !rule.conditions.is_empty(),
+                conditions: Vec::new(),
+                ..rule.clone()
+            })
+        });
+        Cow::Owned(Self {
+            rules: rules.collect(),
+            ..self.clone()
+        })
     }
 
     /// How long a call of `function` hangs, when it does; `Duration::MAX` is until the command is removed.
@@ -158,9 +181,38 @@ impl Control {
 
     /// The mechanisms that the token says it has besides its own.
     pub(crate) fn offered(&self) -> impl Iterator<Item = CK_MECHANISM_TYPE> {
-        self.rules.iter().filter_map(|rule| match rule.action {
-            Action::Make(MadeFor::Mechanism(made)) => Some(made),
+        self.rules.iter().filter_map(|rule| {
+            let condition = rule.conditions.iter().find_map(|one| match one {
+                Condition::Mechanism(mechanism) => Some(*mechanism),
+                _ => None,
+            });
+            match rule.action {
+                Action::Make(MadeFor::Mechanism(made)) => Some(made),
+                Action::Shortest(mechanism, _) => Some(mechanism),
+                _ => condition,
+            }
+        })
+    }
+
+    /// The shortest key that the token says it makes by that mechanism.
+    pub(crate) fn shortest(&self, mechanism: CK_MECHANISM_TYPE) -> Option<CK_ULONG> {
+        self.rules.iter().find_map(|rule| match rule.action {
+            Action::Shortest(of, length) if of == mechanism => Some(length),
             _ => None,
+        })
+    }
+
+    /// Whether the token refuses what it could do.
+    pub(crate) fn refuses(&self, function: Function) -> bool {
+        self.rules
+            .iter()
+            .any(|rule| matches!(rule.action, Action::Refuse) && rule.matches(function))
+    }
+
+    /// Whether it does what it should refuse, for whatever reason it refuses.
+    pub(crate) fn allows_all(&self, function: Function) -> bool {
+        self.rules.iter().any(|rule| {
+            rule.narrow && matches!(rule.action, Action::Allow) && rule.matches(function)
         })
     }
 
@@ -174,15 +226,38 @@ impl Control {
     fn command(&mut self, words: &[&str]) -> Result<(), String> {
         match *words {
             [] => {}
+            ["where", ref rest @ ..] => {
+                let count = rest.iter().take_while(|word| word.contains('=')).count();
+                let (conditions, command) = rest.split_at(count);
+                let known = self.rules.len();
+                self.command(command)?;
+                let [rule] = self.rules.get_mut(known..).unwrap_or_default() else {
+                    return Err("`where` can't stand before that command".to_owned());
+                };
+                if !rule.action.knows_the_call() {
+                    return Err("`where` can't stand before that command".to_owned());
+                }
+                let conditions = conditions.iter().map(|one| condition(one));
+                rule.conditions = conditions.collect::<Result<_, _>>()?;
+            }
+            ["refuse", target] => self.rule(target, Action::Refuse)?,
+            ["shortest", name, bytes] => {
+                let mechanism = codes::mechanism(name)
+                    .ok_or_else(|| format!("`{name}` is no mechanism that is known here"))?;
+                self.rule("*", Action::Shortest(mechanism, number(bytes)?))?;
+            }
             ["token-absent"] => self.token_absent = true,
             ["forget-sessions"] => self.forget_sessions = true,
             ["count"] => self.count = true,
             ["fail", target, value] => {
-                self.rule(target, Action::Fail(code(value)?, AtomicU64::new(u64::MAX)))?;
+                self.rule(
+                    target,
+                    Action::Fail(code(value)?, Arc::new(AtomicU64::new(u64::MAX))),
+                )?;
             }
             ["fail", target, value, count] => self.rule(
                 target,
-                Action::Fail(code(value)?, AtomicU64::new(number(count)?)),
+                Action::Fail(code(value)?, Arc::new(AtomicU64::new(number(count)?))),
             )?,
             ["hang", target] => self.rule(target, Action::Hang(Duration::MAX))?,
             ["hang", target, ms] => {
@@ -232,20 +307,72 @@ impl Control {
                     .ok_or_else(|| format!("`{name}` is no function that can be made to fail"))?,
             ),
         };
-        self.rules.push(Rule { target, action });
+        self.rules.push(Rule {
+            target,
+            action,
+            conditions: Vec::new(),
+            narrow: false,
+        });
         Ok(())
     }
 }
 
+#[derive(Clone)]
 struct Rule {
     /// `None` is `*`.
     target: Option<Function>,
     action: Action,
+    /// Of the calls that are meant; none are left where they are met.
+    conditions: Vec<Condition>,
+    /// Whether there were any.
+    narrow: bool,
 }
 
+/// What is known of a call.
+#[derive(Default)]
+pub(crate) struct Facts {
+    /// `CKA_LABEL` of the key that it is done with, empty if there is none, ...
+    pub(crate) key: Vec<u8>,
+    /// ... and of the key that it is done to.
+    pub(crate) of: Vec<u8>,
+    pub(crate) mechanism: Option<CK_MECHANISM_TYPE>,
+    pub(crate) template: Vec<(CK_ATTRIBUTE_TYPE, Vec<u8>)>,
+}
+
+#[derive(Clone)]
+enum Condition {
+    Key(Vec<u8>),
+    Of(Vec<u8>),
+    Mechanism(CK_MECHANISM_TYPE),
+    With(CK_ATTRIBUTE_TYPE),
+    Without(CK_ATTRIBUTE_TYPE),
+    Asks(CK_ATTRIBUTE_TYPE, Vec<u8>),
+}
+
+impl Condition {
+    fn is_met(&self, facts: &Facts) -> bool {
+        let has = |attribute: &CK_ATTRIBUTE_TYPE| {
+            let mut template = facts.template.iter();
+            template.any(|(one, _)| one == attribute)
+        };
+        match self {
+            Self::Key(label) => *label == facts.key,
+            Self::Of(label) => *label == facts.of,
+            Self::Mechanism(mechanism) => Some(*mechanism) == facts.mechanism,
+            Self::With(attribute) => has(attribute),
+            Self::Without(attribute) => !has(attribute),
+            Self::Asks(attribute, value) => facts
+                .template
+                .iter()
+                .any(|(one, asked)| one == attribute && asked == value),
+        }
+    }
+}
+
+#[derive(Clone)]
 enum Action {
     /// The return value, and how often it is still returned.
-    Fail(CK_RV, AtomicU64),
+    Fail(CK_RV, Arc<AtomicU64>),
     Hang(Duration),
     Slow(Duration),
     /// The real module's value, none for any but `CKR_OK`, and what is returned for it.
@@ -261,7 +388,26 @@ enum Action {
     /// A key by the template, in place of what was to be done.
     Make(MadeFor),
     Allow,
+    Refuse,
     Overlong,
+    /// A mechanism, and bytes.
+    Shortest(CK_MECHANISM_TYPE, CK_ULONG),
+}
+
+impl Action {
+    /// Whether it is looked up where arguments are known.
+    fn knows_the_call(&self) -> bool {
+        matches!(
+            self,
+            Self::Take(..)
+                | Self::Drop(_)
+                | Self::Claim(..)
+                | Self::Silent(..)
+                | Self::Make(_)
+                | Self::Allow
+                | Self::Refuse
+        )
+    }
 }
 
 /// For which calls a key is made.
@@ -276,8 +422,10 @@ enum MadeFor {
 
 impl Rule {
     fn matches(&self, function: Function) -> bool {
-        self.target
-            .map_or(!function.is_general(), |target| target == function)
+        let meant = self
+            .target
+            .map_or(!function.is_general(), |target| target == function);
+        meant && self.conditions.is_empty()
     }
 }
 
@@ -294,6 +442,10 @@ fn claimed(text: &str) -> Result<Option<Vec<u8>>, String> {
         "none" => Ok(None),
         "true" => Ok(Some(vec![1])),
         "false" => Ok(Some(vec![0])),
+        ulong if ulong.starts_with(':') => {
+            let value: CK_ULONG = number(ulong.trim_start_matches(':'))?;
+            Ok(Some(value.to_ne_bytes().to_vec()))
+        }
         hex => hex
             .as_bytes()
             .chunks(2)
@@ -304,7 +456,9 @@ fn claimed(text: &str) -> Result<Option<Vec<u8>>, String> {
             })
             .collect::<Option<Vec<_>>>()
             .map(Some)
-            .ok_or_else(|| format!("`{text}` is neither true, false, none nor hexadecimal")),
+            .ok_or_else(|| {
+                format!("`{text}` is neither true, false, none, :number nor hexadecimal")
+            }),
     }
 }
 
@@ -316,7 +470,22 @@ fn made_for(text: &str) -> Result<MadeFor, String> {
     }
 }
 
-fn number(text: &str) -> Result<u64, String> {
+fn condition(text: &str) -> Result<Condition, String> {
+    let (name, value) = text.split_once('=').unwrap_or((text, ""));
+    Ok(match name {
+        "key" => Condition::Key(value.into()),
+        "of" => Condition::Of(value.into()),
+        "mechanism" => Condition::Mechanism(
+            codes::mechanism(value)
+                .ok_or_else(|| format!("`{value}` is no mechanism that is known here"))?,
+        ),
+        "with" => Condition::With(attribute(value)?),
+        "without" => Condition::Without(attribute(value)?),
+        name => Condition::Asks(attribute(name)?, claimed(value)?.unwrap_or_default()),
+    })
+}
+
+fn number<N: FromStr>(text: &str) -> Result<N, String> {
     text.parse()
         .map_err(|_| format!("`{text}` is no whole number"))
 }

@@ -12,7 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use cryptoki_sys::*;
 
 use crate::inject::{self, Outcome, WhenAbsent};
-use crate::traits::{self, Changed};
+use crate::traits::{self, Call, Changed};
 use crate::{codes, log, watch};
 
 /// The list of this module's functions (PKCS#11 2.40, section 5.4).
@@ -144,6 +144,13 @@ unsafe extern "C" fn C_CreateObject(
             Function::C_CreateObject,
             WhenAbsent::session,
             |real, control| {
+                let call = Call {
+                    template,
+                    count,
+                    ..Call::new(session)
+                };
+                // SAFETY: the caller's arguments.
+                let control = &*unsafe { call.control(control, real) };
                 let function = real.C_CreateObject?;
                 let changed = Changed {
                     function: Function::C_CreateObject,
@@ -174,6 +181,14 @@ unsafe extern "C" fn C_CopyObject(
             Function::C_CopyObject,
             WhenAbsent::session,
             |real, control| {
+                let call = Call {
+                    key: object,
+                    template,
+                    count,
+                    ..Call::new(session)
+                };
+                // SAFETY: the caller's arguments.
+                let control = &*unsafe { call.control(control, real) };
                 let function = real.C_CopyObject?;
                 let changed = Changed {
                     function: Function::C_CopyObject,
@@ -181,6 +196,10 @@ unsafe extern "C" fn C_CopyObject(
                     template,
                     count,
                 };
+                // SAFETY: the caller's arguments.
+                if let Some(value) = unsafe { changed.copied(real, session, object, copy) } {
+                    return Some(value);
+                }
                 // SAFETY: the caller's arguments, the template but for what `Changed` changes; see there.
                 Some(unsafe {
                     changed.forward(copy, |template, count| {
@@ -203,6 +222,14 @@ unsafe extern "C" fn C_SetAttributeValue(
             Function::C_SetAttributeValue,
             WhenAbsent::session,
             |real, control| {
+                let call = Call {
+                    key: object,
+                    template,
+                    count,
+                    ..Call::new(session)
+                };
+                // SAFETY: the caller's arguments.
+                let control = &*unsafe { call.control(control, real) };
                 // SAFETY: the caller's arguments.
                 let value = unsafe { real.C_SetAttributeValue?(session, object, template, count) };
                 // SAFETY: as above.
@@ -224,7 +251,9 @@ unsafe extern "C" fn C_GetAttributeValue(
             WhenAbsent::session,
             |real, _| {
                 // SAFETY: the caller's arguments.
-                let value = unsafe { real.C_GetAttributeValue?(session, object, template, count) };
+                let value = unsafe {
+                    real.C_GetAttributeValue?(session, traits::original(object), template, count)
+                };
                 // SAFETY: as above.
                 Some(unsafe { traits::told(value, object, template, count) })
             },
@@ -244,6 +273,14 @@ unsafe extern "C" fn C_GenerateKey(
             Function::C_GenerateKey,
             WhenAbsent::session,
             |real, control| {
+                let call = Call {
+                    mechanism,
+                    template,
+                    count,
+                    ..Call::new(session)
+                };
+                // SAFETY: the caller's arguments.
+                let control = &*unsafe { call.control(control, real) };
                 let function = real.C_GenerateKey?;
                 let changed = Changed {
                     function: Function::C_GenerateKey,
@@ -251,6 +288,10 @@ unsafe extern "C" fn C_GenerateKey(
                     template,
                     count,
                 };
+                // SAFETY: the caller's arguments.
+                if let Some(value) = unsafe { changed.made(real, session, mechanism, key) } {
+                    return Some(value);
+                }
                 // SAFETY: the caller's arguments, the template but for what `Changed` changes; see there.
                 Some(unsafe {
                     changed.forward(key, |template, count| {
@@ -277,6 +318,14 @@ unsafe extern "C" fn C_GenerateKeyPair(
             Function::C_GenerateKeyPair,
             WhenAbsent::session,
             |real, control| {
+                let call = Call {
+                    mechanism,
+                    template: public,
+                    count: public_count,
+                    ..Call::new(session)
+                };
+                // SAFETY: the caller's arguments.
+                let control = &*unsafe { call.control(control, real) };
                 let function = real.C_GenerateKeyPair?;
                 let changed = Changed {
                     function: Function::C_GenerateKeyPair,
@@ -319,11 +368,23 @@ unsafe extern "C" fn C_UnwrapKey(
             Function::C_UnwrapKey,
             WhenAbsent::session,
             |real, control| {
+                let call = Call {
+                    key: unwrapping_key,
+                    mechanism,
+                    template,
+                    count,
+                    ..Call::new(session)
+                };
+                // SAFETY: the caller's arguments.
+                let control = &*unsafe { call.control(control, real) };
                 // SAFETY: the caller's arguments.
                 unsafe {
                     traits::mechanism(control, mechanism);
                     traits::input(control, input.cast(), input_len);
                 };
+                if control.refuses(Function::C_UnwrapKey) {
+                    return Some(CKR_WRAPPED_KEY_INVALID);
+                }
                 let function = real.C_UnwrapKey?;
                 let changed = Changed {
                     function: Function::C_UnwrapKey,
@@ -368,6 +429,15 @@ unsafe extern "C" fn C_DeriveKey(
             Function::C_DeriveKey,
             WhenAbsent::session,
             |real, control| {
+                let call = Call {
+                    key: base,
+                    mechanism,
+                    template,
+                    count,
+                    ..Call::new(session)
+                };
+                // SAFETY: the caller's arguments.
+                let control = &*unsafe { call.control(control, real) };
                 let function = real.C_DeriveKey?;
                 let changed = Changed {
                     function: Function::C_DeriveKey,
@@ -400,6 +470,14 @@ unsafe extern "C" fn C_WrapKey(
 ) -> CK_RV {
     guard(|| {
         inject::call(Function::C_WrapKey, WhenAbsent::session, |real, control| {
+            let call = Call {
+                key: wrapping_key,
+                of: key,
+                mechanism,
+                ..Call::new(session)
+            };
+            // SAFETY: the caller's arguments.
+            let control = &*unsafe { call.control(control, real) };
             // SAFETY: the caller's arguments.
             let value = unsafe {
                 real.C_WrapKey?(session, mechanism, wrapping_key, key, output, output_len)
@@ -420,6 +498,9 @@ macro_rules! begin {
         ) -> CK_RV {
             guard(|| {
                 inject::call(Function::$name, WhenAbsent::session, |real, control| {
+                    let call = Call { key, mechanism, ..Call::new(session) };
+                    // SAFETY: the caller's arguments.
+                    let control = &*unsafe { call.control(control, real) };
                     // SAFETY: the caller's arguments.
                     unsafe { traits::mechanism(control, mechanism) };
                     // SAFETY: as above.
@@ -482,7 +563,7 @@ unsafe extern "C" fn C_FindObjects(
                 let value =
                     unsafe { traits::output(control, Function::C_FindObjects, value, count) };
                 // SAFETY: as above.
-                unsafe { traits::found(control, value, objects, count) };
+                unsafe { traits::found(control, real, session, value, objects, count) };
                 Some(value)
             },
         )
@@ -508,6 +589,25 @@ unsafe extern "C" fn C_GetMechanismList(
                             })
                     })
                 })
+            },
+        )
+    })
+}
+
+unsafe extern "C" fn C_GetMechanismInfo(
+    slot: CK_SLOT_ID,
+    kind: CK_MECHANISM_TYPE,
+    info: *mut CK_MECHANISM_INFO,
+) -> CK_RV {
+    guard(|| {
+        inject::call(
+            Function::C_GetMechanismInfo,
+            WhenAbsent::slot,
+            |real, control| {
+                // SAFETY: the caller's arguments.
+                let value = unsafe { real.C_GetMechanismInfo?(slot, kind, info) };
+                // SAFETY: as above.
+                Some(unsafe { traits::mechanism_info(control, value, kind, info) })
             },
         )
     })
@@ -597,12 +697,11 @@ functions! {
     by hand {
         C_Initialize C_Finalize C_GetSlotList C_GetSlotInfo C_Login C_CreateObject C_CopyObject C_SetAttributeValue C_GetAttributeValue
         C_GenerateKey C_GenerateKeyPair C_UnwrapKey C_DeriveKey C_WrapKey C_EncryptInit C_DecryptInit C_SignInit C_SignRecoverInit
-        C_Encrypt C_Decrypt C_Sign C_SignRecover C_FindObjects C_GetMechanismList
+        C_Encrypt C_Decrypt C_Sign C_SignRecover C_FindObjects C_GetMechanismList C_GetMechanismInfo
     }
     forwarded {
         C_GetInfo general(info: *mut CK_INFO);
         C_GetTokenInfo slot(slot: CK_SLOT_ID, info: *mut CK_TOKEN_INFO);
-        C_GetMechanismInfo slot(slot: CK_SLOT_ID, kind: CK_MECHANISM_TYPE, info: *mut CK_MECHANISM_INFO);
         C_InitToken slot(slot: CK_SLOT_ID, pin: *mut CK_UTF8CHAR, pin_len: CK_ULONG, label: *mut CK_UTF8CHAR);
         C_OpenSession slot(slot: CK_SLOT_ID, flags: CK_FLAGS, application: *mut c_void, notify: CK_NOTIFY, session: *mut CK_SESSION_HANDLE);
         C_CloseAllSessions slot(slot: CK_SLOT_ID);

@@ -1,24 +1,37 @@
 //! What real tokens do otherwise than they should, on one that does it right: attributes that are taken from anybody, and what objects then say of
 //! themselves.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::ffi::c_void;
 use std::slice;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use cryptoki_sys::{
-    CK_ATTRIBUTE, CK_ATTRIBUTE_TYPE, CK_BYTE, CK_FUNCTION_LIST, CK_GCM_PARAMS, CK_MECHANISM,
-    CK_MECHANISM_TYPE, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE, CK_ULONG,
-    CK_UNAVAILABLE_INFORMATION, CKA_KEY_TYPE, CKA_TRUSTED, CKA_VALUE_LEN, CKK_AES, CKM_AES_GCM,
-    CKM_AES_KEY_GEN, CKM_AES_KEY_WRAP_KWP, CKM_AES_KEY_WRAP_PAD, CKM_GENERIC_SECRET_KEY_GEN,
-    CKR_BUFFER_TOO_SMALL, CKR_FUNCTION_NOT_SUPPORTED, CKR_KEY_FUNCTION_NOT_PERMITTED, CKR_OK,
+    CK_ATTRIBUTE, CK_ATTRIBUTE_TYPE, CK_BYTE, CK_FALSE, CK_FUNCTION_LIST, CK_GCM_PARAMS,
+    CK_KEY_TYPE, CK_MECHANISM, CK_MECHANISM_INFO, CK_MECHANISM_TYPE, CK_OBJECT_HANDLE, CK_RV,
+    CK_SESSION_HANDLE, CK_ULONG, CK_UNAVAILABLE_INFORMATION, CKA_CLASS, CKA_KEY_TYPE, CKA_LABEL,
+    CKA_TOKEN, CKA_TRUSTED, CKA_VALUE, CKA_VALUE_LEN, CKF_WRAP, CKK_AES, CKK_DES, CKK_DES2,
+    CKK_DES3, CKK_GENERIC_SECRET, CKM_AES_GCM, CKM_AES_KEY_GEN, CKM_AES_KEY_WRAP_KWP,
+    CKM_AES_KEY_WRAP_PAD, CKM_CONCATENATE_BASE_AND_KEY, CKM_DES_KEY_GEN, CKM_DES2_KEY_GEN,
+    CKM_DES3_KEY_GEN, CKM_GENERIC_SECRET_KEY_GEN, CKO_DATA, CKR_ATTRIBUTE_TYPE_INVALID,
+    CKR_BUFFER_TOO_SMALL, CKR_FUNCTION_NOT_SUPPORTED, CKR_KEY_FUNCTION_NOT_PERMITTED,
+    CKR_KEY_NOT_WRAPPABLE, CKR_OK,
 };
 
-use crate::control::Control;
+use crate::control::{Control, Facts};
 use crate::functions::Function;
 
 /// Bytes of what `allow C_WrapKey` gives out: as long as AES-256 under RFC 3394.
 const WRAPPED: usize = 40;
+
+/// Types of keys, and what makes them.
+const GENERATORS: [(CK_KEY_TYPE, CK_MECHANISM_TYPE); 4] = [
+    (CKK_AES, CKM_AES_KEY_GEN),
+    (CKK_DES, CKM_DES_KEY_GEN),
+    (CKK_DES2, CKM_DES2_KEY_GEN),
+    (CKK_DES3, CKM_DES3_KEY_GEN),
+];
 
 /// What objects say of themselves that they are not; `None`: what they do not tell.
 type Claims = HashMap<(CK_OBJECT_HANDLE, CK_ATTRIBUTE_TYPE), Option<Vec<u8>>>;
@@ -31,6 +44,100 @@ fn claims() -> MutexGuard<'static, Claims> {
 /// What was claimed before: handles are numbered anew.
 pub(crate) fn forget() {
     claims().clear();
+    copies().clear();
+}
+
+/// Copies that there are not: the object that each is, and the one that it says it is a copy of.
+fn copies() -> MutexGuard<'static, HashMap<CK_OBJECT_HANDLE, CK_OBJECT_HANDLE>> {
+    static COPIES: LazyLock<Mutex<HashMap<CK_OBJECT_HANDLE, CK_OBJECT_HANDLE>>> =
+        LazyLock::new(Mutex::default);
+    COPIES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The object whose attributes are told for that one.
+pub(crate) fn original(object: CK_OBJECT_HANDLE) -> CK_OBJECT_HANDLE {
+    copies().get(&object).copied().unwrap_or(object)
+}
+
+/// A call's arguments.
+pub(crate) struct Call {
+    pub(crate) session: CK_SESSION_HANDLE,
+    /// The key that it is done with.
+    pub(crate) key: CK_OBJECT_HANDLE,
+    /// The key that it is done to.
+    pub(crate) of: CK_OBJECT_HANDLE,
+    pub(crate) mechanism: *const CK_MECHANISM,
+    pub(crate) template: *const CK_ATTRIBUTE,
+    pub(crate) count: CK_ULONG,
+}
+
+impl Call {
+    pub(crate) fn new(session: CK_SESSION_HANDLE) -> Self {
+        Self {
+            session,
+            key: 0,
+            of: 0,
+            mechanism: std::ptr::null(),
+            template: std::ptr::null(),
+            count: 0,
+        }
+    }
+
+    /// What the control file says of it.
+    ///
+    /// # Safety
+    /// All must be a caller's.
+    pub(crate) unsafe fn control<'a>(
+        &self,
+        control: &'a Control,
+        real: &CK_FUNCTION_LIST,
+    ) -> Cow<'a, Control> {
+        control.about(|| {
+            // SAFETY: the caller of this function vouches for all of them.
+            unsafe {
+                let mechanism = self.mechanism.as_ref();
+                let second = mechanism
+                    .filter(|one| one.mechanism == CKM_CONCATENATE_BASE_AND_KEY)
+                    // SAFETY: this mechanism's parameter is a handle.
+                    .and_then(|one| one.pParameter.cast::<CK_OBJECT_HANDLE>().as_ref());
+                Facts {
+                    key: label(real, self.session, self.key),
+                    of: label(real, self.session, second.copied().unwrap_or(self.of)),
+                    mechanism: mechanism.map(|one| one.mechanism),
+                    template: attributes(self.template, self.count)
+                        .iter()
+                        .map(|one| (one.type_, value_of(one).to_vec()))
+                        .collect(),
+                }
+            }
+        })
+    }
+}
+
+/// `CKA_LABEL` as the object says it; empty if it says none.
+fn label(real: &CK_FUNCTION_LIST, session: CK_SESSION_HANDLE, object: CK_OBJECT_HANDLE) -> Vec<u8> {
+    if object == 0 {
+        return Vec::new();
+    }
+    if let Some(claim) = claims().get(&(object, CKA_LABEL)) {
+        return claim.clone().unwrap_or_default();
+    }
+    let mut label = vec![0_u8; 64];
+    let mut query = CK_ATTRIBUTE {
+        type_: CKA_LABEL,
+        pValue: label.as_mut_ptr().cast(),
+        ulValueLen: 64,
+    };
+    let value = real.C_GetAttributeValue.map(|function| {
+        // SAFETY: one attribute, with room for as many bytes as it says.
+        unsafe { function(session, original(object), &raw mut query, 1) }
+    });
+    let length = usize::try_from(query.ulValueLen).unwrap_or_default();
+    match value {
+        Some(CKR_OK) if length <= label.len() => label.truncate(length),
+        _ => label.clear(),
+    }
+    label
 }
 
 /// A call that makes an object by a template.
@@ -62,14 +169,24 @@ impl Changed<'_> {
         {
             return None;
         }
-        let generate = real.C_GenerateKey?;
         let has = |name| asked.iter().find(|attribute| attribute.type_ == name);
+        let is = |name, value: CK_ULONG| {
+            // SAFETY: a template's attributes point to as many bytes as they say.
+            has(name).is_some_and(|one| unsafe { value_of(one) } == value.to_ne_bytes())
+        };
+        if is(CKA_CLASS, CKO_DATA) {
+            // SAFETY: as above.
+            return unsafe { data(real, session, made) };
+        }
+        let generate = real.C_GenerateKey?;
+        let generator = GENERATORS.iter().find(|(kind, _)| is(CKA_KEY_TYPE, *kind));
+        let is_secret = is(CKA_KEY_TYPE, CKK_GENERIC_SECRET);
+        // A type whose keys the real module does not make is a generic secret.
+        let is_other = generator.is_none() && !is_secret;
+        let mechanism = generator.map_or(CKM_GENERIC_SECRET_KEY_GEN, |(_, mechanism)| *mechanism);
+        let needs_length = [CKM_AES_KEY_GEN, CKM_GENERIC_SECRET_KEY_GEN].contains(&mechanism);
         let mechanism = CK_MECHANISM {
-            mechanism: match has(CKA_KEY_TYPE) {
-                // SAFETY: a template's attributes point to as many bytes as they say.
-                Some(kind) if unsafe { value_of(kind) } == CKK_AES.to_ne_bytes() => CKM_AES_KEY_GEN,
-                _ => CKM_GENERIC_SECRET_KEY_GEN,
-            },
+            mechanism,
             pParameter: std::ptr::null_mut(),
             ulParameterLen: 0,
         };
@@ -78,7 +195,8 @@ impl Changed<'_> {
         Some(unsafe {
             self.forward(made, |template, count| {
                 let mut template = attributes(template, count).to_vec();
-                if has(CKA_VALUE_LEN).is_none() {
+                template.retain(|one| !(is_other && one.type_ == CKA_KEY_TYPE));
+                if needs_length && has(CKA_VALUE_LEN).is_none() {
                     template.push(CK_ATTRIBUTE {
                         type_: CKA_VALUE_LEN,
                         pValue: (&raw const length).cast_mut().cast(),
@@ -95,6 +213,44 @@ impl Changed<'_> {
                 )
             })
         })
+    }
+
+    /// A copy of the object that says of itself what was asked, if the control file says that there be one.
+    ///
+    /// # Safety
+    /// All must be a caller's, `made` a place for a handle.
+    pub(crate) unsafe fn copied(
+        &self,
+        real: &CK_FUNCTION_LIST,
+        session: CK_SESSION_HANDLE,
+        object: CK_OBJECT_HANDLE,
+        made: *mut CK_OBJECT_HANDLE,
+    ) -> Option<CK_RV> {
+        // SAFETY: the caller of this function vouches for them.
+        let asked = unsafe { attributes(self.template, self.count) };
+        if !self
+            .control
+            .makes(self.function, CK_MECHANISM_TYPE::MAX, asked)
+        {
+            return None;
+        }
+        // SAFETY: as above.
+        let value = unsafe { data(real, session, made)? };
+        if value == CKR_OK {
+            // SAFETY: written just now.
+            let made = unsafe { *made };
+            copies().insert(made, object);
+            let mut claims = claims();
+            for attribute in asked {
+                // SAFETY: a template's attributes point to as many bytes as they say.
+                let bytes = unsafe { value_of(attribute) }.to_vec();
+                claims.insert((made, attribute.type_), Some(bytes));
+            }
+            for (attribute, value) in self.control.claims(self.function) {
+                claims.insert((made, attribute), value);
+            }
+        }
+        Some(value)
     }
 
     /// Forwards it as it is, and, if that is refused, without what the control file has taken from anybody.
@@ -163,6 +319,30 @@ impl Changed<'_> {
     }
 }
 
+/// A data object of 32 bytes that tells them.
+///
+/// # Safety
+/// `made` must be a place for a handle.
+unsafe fn data(
+    real: &CK_FUNCTION_LIST,
+    session: CK_SESSION_HANDLE,
+    made: *mut CK_OBJECT_HANDLE,
+) -> Option<CK_RV> {
+    let (mut class, mut no, mut value) = (CKO_DATA, CK_FALSE, [0xaa_u8; 32]);
+    let attribute = |type_, place: *mut c_void, length: usize| CK_ATTRIBUTE {
+        type_,
+        pValue: place,
+        ulValueLen: length as CK_ULONG,
+    };
+    let mut template = [
+        attribute(CKA_CLASS, (&raw mut class).cast(), size_of_val(&class)),
+        attribute(CKA_TOKEN, (&raw mut no).cast(), size_of_val(&no)),
+        attribute(CKA_VALUE, value.as_mut_ptr().cast(), value.len()),
+    ];
+    // SAFETY: a template of values that outlive the call, and the caller's place.
+    Some(unsafe { real.C_CreateObject?(session, template.as_mut_ptr(), 3, made) })
+}
+
 /// What `C_SetAttributeValue` returns, of which the real module said `value`.
 ///
 /// # Safety
@@ -209,12 +389,15 @@ pub(crate) unsafe fn told(
         return value;
     };
     let claims = claims();
-    let mut all = count > 0;
+    let (mut all, mut missing) = (count > 0, false);
     // SAFETY: the caller of this function vouches for both.
     for attribute in unsafe { slice::from_raw_parts_mut(template, count) } {
         match claims.get(&(object, attribute.type_)) {
             None => all = false,
-            Some(None) => attribute.ulValueLen = CK_UNAVAILABLE_INFORMATION,
+            Some(None) => {
+                attribute.ulValueLen = CK_UNAVAILABLE_INFORMATION;
+                missing = true;
+            }
             Some(Some(claim)) => {
                 // What the real module did not tell it has not measured either.
                 let unmeasured = attribute.ulValueLen == CK_UNAVAILABLE_INFORMATION;
@@ -235,7 +418,11 @@ pub(crate) unsafe fn told(
             }
         }
     }
-    if all { CKR_OK } else { value }
+    match value {
+        CKR_OK if missing => CKR_ATTRIBUTE_TYPE_INVALID,
+        _ if all && !missing => CKR_OK,
+        value => value,
+    }
 }
 
 /// What `C_WrapKey` returns, of which the real module said `value`.
@@ -248,6 +435,9 @@ pub(crate) unsafe fn wrapped(
     output: *mut CK_BYTE,
     output_len: *mut CK_ULONG,
 ) -> CK_RV {
+    if control.refuses(Function::C_WrapKey) {
+        return CKR_KEY_NOT_WRAPPABLE;
+    }
     if value == CKR_OK || !control.allows(Function::C_WrapKey) {
         return value;
     }
@@ -255,20 +445,19 @@ pub(crate) unsafe fn wrapped(
     unsafe { nothing(output, output_len) }
 }
 
-/// Gives out some bytes of nothing.
+/// Gives out some bytes of nothing, as far as there is room.
 ///
 /// # Safety
 /// Output and length must be a caller's.
 pub(crate) unsafe fn nothing(output: *mut CK_BYTE, output_len: *mut CK_ULONG) -> CK_RV {
     // SAFETY: the caller of this function vouches for both.
     unsafe {
+        let mut length = WRAPPED as CK_ULONG;
         if !output.is_null() {
-            if *output_len < WRAPPED as CK_ULONG {
-                return CKR_BUFFER_TOO_SMALL;
-            }
-            output.write_bytes(0xaa, WRAPPED);
+            length = length.min(*output_len);
+            output.write_bytes(0xaa, usize::try_from(length).unwrap_or_default());
         }
-        output_len.write(WRAPPED as CK_ULONG);
+        output_len.write(length);
     }
     CKR_OK
 }
@@ -287,7 +476,8 @@ pub(crate) fn begun(
     session: CK_SESSION_HANDLE,
 ) -> CK_RV {
     let lacks_the_right = [CKR_KEY_FUNCTION_NOT_PERMITTED, CKR_FUNCTION_NOT_SUPPORTED];
-    if !lacks_the_right.contains(&value) || !control.allows(function) {
+    let pretends = lacks_the_right.contains(&value) && control.allows(function);
+    if value == CKR_OK || !(pretends || control.allows_all(function)) {
         pretended().remove(&session);
         return value;
     }
@@ -306,6 +496,8 @@ pub(crate) fn is_pretended(session: CK_SESSION_HANDLE) -> bool {
 /// Objects and count must be a caller's, filled in by the real module if `value` says so.
 pub(crate) unsafe fn found(
     control: &Control,
+    real: &CK_FUNCTION_LIST,
+    session: CK_SESSION_HANDLE,
     value: CK_RV,
     objects: *const CK_OBJECT_HANDLE,
     count: *const CK_ULONG,
@@ -313,11 +505,17 @@ pub(crate) unsafe fn found(
     if value != CKR_OK || control.is_overlong(Function::C_FindObjects) {
         return;
     }
-    let mut claims = claims();
     // SAFETY: the caller of this function vouches for both.
     let objects =
         unsafe { slice::from_raw_parts(objects, usize::try_from(*count).unwrap_or_default()) };
     for object in objects {
+        let call = Call {
+            key: *object,
+            ..Call::new(session)
+        };
+        // SAFETY: as above.
+        let control = unsafe { call.control(control, real) };
+        let mut claims = claims();
         for (attribute, value) in control.claims(Function::C_FindObjects) {
             claims.insert((*object, attribute), value);
         }
@@ -391,6 +589,32 @@ pub(crate) unsafe fn output(
         unsafe { length.write(length.read() + (1 << 40)) };
     }
     value
+}
+
+/// What `C_GetMechanismInfo` returns and tells, of which the real module said `value`.
+///
+/// # Safety
+/// `info` must be a caller's.
+pub(crate) unsafe fn mechanism_info(
+    control: &Control,
+    value: CK_RV,
+    mechanism: CK_MECHANISM_TYPE,
+    info: *mut CK_MECHANISM_INFO,
+) -> CK_RV {
+    if !control.offered().any(|offered| offered == mechanism) {
+        return value;
+    }
+    // SAFETY: the caller of this function vouches for it.
+    unsafe {
+        if value != CKR_OK {
+            info.write(CK_MECHANISM_INFO::default());
+        }
+        (*info).flags |= CKF_WRAP;
+        if let Some(shortest) = control.shortest(mechanism) {
+            (*info).ulMinKeySize = shortest;
+        }
+    }
+    CKR_OK
 }
 
 /// What `C_GetMechanismList` returns and tells, of which the real module is asked by `real`.

@@ -21,7 +21,7 @@ use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::error::{Error, RvError};
 use cryptoki::mechanism::aead::GcmParams;
 use cryptoki::mechanism::{Mechanism, MechanismType};
-use cryptoki::object::{Attribute, KeyType, ObjectClass, ObjectHandle};
+use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
 use cryptoki::session::{Session, UserType};
 use cryptoki::slot::Slot;
 use cryptoki::types::AuthPin;
@@ -403,6 +403,38 @@ fn calls_are_counted_on_demand() {
 }
 
 #[test]
+fn a_command_can_be_meant_for_some_calls() {
+    in_child("a_command_can_be_meant_for_some_calls", |rig| {
+        let (session, _) = rig.session_with_key();
+        for label in ["meant", "other"] {
+            generate(&session, label, false);
+        }
+        rig.control("where key=meant claim C_FindObjects CKA_ID 00112233");
+        let id = |label| {
+            let key = labelled(&session, label)[0];
+            session.get_attributes(key, &[AttributeType::Id]).unwrap()
+        };
+        assert_eq!(id("meant"), [Attribute::Id(vec![0x00, 0x11, 0x22, 0x33])]);
+        assert_eq!(id("other"), [Attribute::Id(Vec::new())]);
+        rig.control("where key=meant make C_CopyObject CKA_LABEL");
+        let copy = |label| {
+            let key = labelled(&session, label)[0];
+            let copy = session.copy_object(key, &[Attribute::Label(b"copied".to_vec())]);
+            let told = [AttributeType::Label, AttributeType::KeyType];
+            session.get_attributes(copy.unwrap(), &told).unwrap()
+        };
+        // As the original, but for what was asked; and a real one, which its key allows.
+        for label in ["meant", "other"] {
+            let expected = [
+                Attribute::Label(b"copied".to_vec()),
+                Attribute::KeyType(KeyType::AES),
+            ];
+            assert_eq!(copy(label), expected, "{label}");
+        }
+    });
+}
+
+#[test]
 fn a_typo_makes_every_call_fail() {
     in_child("a_typo_makes_every_call_fail", |rig| {
         let (session, _) = rig.session_with_key();
@@ -414,6 +446,8 @@ fn a_typo_makes_every_call_fail() {
             "fail C_Decrypt",
             "hang C_Decrypt soon",
             "token-absent now",
+            "where key=one fail C_Decrypt CKR_DEVICE_ERROR",
+            "where kye=one allow C_DecryptInit",
         ] {
             rig.control(&format!("# a comment\n{typo}"));
             assert_eq!(
@@ -422,7 +456,7 @@ fn a_typo_makes_every_call_fail() {
                 "{typo}"
             );
         }
-        assert_eq!(rig.logged("control-error line 2: "), 7);
+        assert_eq!(rig.logged("control-error line 2: "), 9);
         rig.control("");
         session.generate_random_vec(8).unwrap();
     });
