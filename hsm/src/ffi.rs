@@ -16,12 +16,14 @@ use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, ObjectHandle};
 use cryptoki::slot::Slot;
 use cryptoki_sys::{
-    CK_ATTRIBUTE, CK_ATTRIBUTE_TYPE, CK_BYTE, CK_EXTRACT_PARAMS, CK_FUNCTION_LIST, CK_GCM_PARAMS,
+    CK_AES_CTR_PARAMS, CK_ATTRIBUTE, CK_ATTRIBUTE_TYPE, CK_BYTE, CK_CCM_PARAMS, CK_CHACHA20_PARAMS,
+    CK_ECDH_AES_KEY_WRAP_PARAMS, CK_EXTRACT_PARAMS, CK_FUNCTION_LIST, CK_GCM_PARAMS,
     CK_KEY_DERIVATION_STRING_DATA, CK_MECHANISM, CK_MECHANISM_TYPE, CK_OBJECT_HANDLE,
-    CK_RSA_AES_KEY_WRAP_PARAMS, CK_RSA_PKCS_OAEP_PARAMS, CK_RV, CK_SESSION_HANDLE, CK_ULONG,
-    CK_UNAVAILABLE_INFORMATION, CKA_ID, CKA_UNWRAP_TEMPLATE, CKG_MGF1_SHA1, CKG_MGF1_SHA256,
-    CKM_AES_GCM, CKM_RSA_AES_KEY_WRAP, CKM_RSA_PKCS_OAEP, CKM_SHA_1, CKM_SHA256,
-    CKZ_DATA_SPECIFIED,
+    CK_RSA_AES_KEY_WRAP_PARAMS, CK_RSA_PKCS_OAEP_PARAMS, CK_RV,
+    CK_SALSA20_CHACHA20_POLY1305_PARAMS, CK_SESSION_HANDLE, CK_ULONG, CK_UNAVAILABLE_INFORMATION,
+    CKA_ID, CKA_UNWRAP_TEMPLATE, CKD_SHA256_KDF, CKG_MGF1_SHA1, CKG_MGF1_SHA256, CKM_AES_CCM,
+    CKM_AES_CTR, CKM_AES_GCM, CKM_CHACHA20, CKM_CHACHA20_POLY1305, CKM_ECDH_AES_KEY_WRAP,
+    CKM_RSA_AES_KEY_WRAP, CKM_RSA_PKCS_OAEP, CKM_SHA_1, CKM_SHA256, CKZ_DATA_SPECIFIED,
 };
 
 use zeroize::Zeroizing;
@@ -55,8 +57,20 @@ pub(crate) enum Wrapping {
     Plain(CK_MECHANISM_TYPE),
     /// AES in a mode whose parameter is an IV of 16 bytes, here zeros.
     Iv(CK_MECHANISM_TYPE),
+    /// The same of a cipher with blocks of 8 bytes.
+    ShortIv(CK_MECHANISM_TYPE),
     /// AES-GCM with an IV of zeros.
     Gcm,
+    /// AES-CTR from a counter of zeros.
+    Ctr,
+    /// AES-CCM of 32 bytes with a nonce of zeros.
+    Ccm,
+    /// `ChaCha20` with counter and nonce of zeros.
+    ChaCha20,
+    /// The same with Poly1305.
+    ChaCha20Poly1305,
+    /// An AES-256 key agreed with an EC key, and the wrapped key under that.
+    EcdhAes,
     /// An AES-256 key that goes by RSA-OAEP, and the wrapped key under that.
     RsaAes(OaepHash),
     /// RSA-OAEP with one hash for label and MGF1, and an empty label.
@@ -437,6 +451,27 @@ impl Raw {
             session,
             (self.list.C_SignRecoverInit, Function::SignRecoverInit),
             (self.list.C_SignRecover, Function::SignRecover),
+            &mut mechanism.into(),
+            key,
+            data,
+            &mut output,
+        )?;
+        Ok(output)
+    }
+
+    /// `C_Encrypt` in one part and one call, by a mechanism whose output fits into [`LIKELY_ROOM`].
+    pub(crate) fn encrypt(
+        &self,
+        session: &Session,
+        mechanism: &Mechanism<'_>,
+        key: ObjectHandle,
+        data: &[u8],
+    ) -> Result<Vec<u8>> {
+        let mut output = vec![0; LIKELY_ROOM];
+        Self::in_one_part(
+            session,
+            (self.list.C_EncryptInit, Function::EncryptInit),
+            (self.list.C_Encrypt, Function::Encrypt),
             &mut mechanism.into(),
             key,
             data,
@@ -906,6 +941,12 @@ struct WrappingParameters {
     oaep: CK_RSA_PKCS_OAEP_PARAMS,
     gcm: CK_GCM_PARAMS,
     rsa_aes: CK_RSA_AES_KEY_WRAP_PARAMS,
+    ctr: CK_AES_CTR_PARAMS,
+    ccm: CK_CCM_PARAMS,
+    chacha20: CK_CHACHA20_PARAMS,
+    poly1305: CK_SALSA20_CHACHA20_POLY1305_PARAMS,
+    ecdh_aes: CK_ECDH_AES_KEY_WRAP_PARAMS,
+    counter: [u8; 4],
 }
 
 impl WrappingParameters {
@@ -937,6 +978,37 @@ impl WrappingParameters {
                 ulAESKeyBits: 256,
                 pOAEPParams: ptr::null_mut(),
             },
+            ctr: CK_AES_CTR_PARAMS {
+                ulCounterBits: 128,
+                cb: [0; 16],
+            },
+            ccm: CK_CCM_PARAMS {
+                ulDataLen: 32,
+                pNonce: ptr::null_mut(),
+                ulNonceLen: 12,
+                pAAD: ptr::null_mut(),
+                ulAADLen: 0,
+                ulMACLen: 16,
+            },
+            chacha20: CK_CHACHA20_PARAMS {
+                pBlockCounter: ptr::null_mut(),
+                blockCounterBits: 32,
+                pNonce: ptr::null_mut(),
+                ulNonceBits: 96,
+            },
+            poly1305: CK_SALSA20_CHACHA20_POLY1305_PARAMS {
+                pNonce: ptr::null_mut(),
+                ulNonceLen: 12,
+                pAAD: ptr::null_mut(),
+                ulAADLen: 0,
+            },
+            ecdh_aes: CK_ECDH_AES_KEY_WRAP_PARAMS {
+                ulAESKeyBits: 256,
+                kdf: CKD_SHA256_KDF,
+                ulSharedDataLen: 0,
+                pSharedData: ptr::null_mut(),
+            },
+            counter: [0; 4],
         }
     }
 
@@ -948,6 +1020,33 @@ impl WrappingParameters {
                 mechanism,
                 self.iv.as_mut_ptr().cast(),
                 size_of_val(&self.iv),
+            ),
+            Wrapping::ShortIv(mechanism) => (mechanism, self.iv.as_mut_ptr().cast(), 8),
+            Wrapping::Ctr => (
+                CKM_AES_CTR,
+                (&raw mut self.ctr).cast(),
+                size_of_val(&self.ctr),
+            ),
+            Wrapping::Ccm => {
+                self.ccm.pNonce = self.iv.as_mut_ptr();
+                let place = (&raw mut self.ccm).cast();
+                (CKM_AES_CCM, place, size_of_val(&self.ccm))
+            }
+            Wrapping::ChaCha20 => {
+                self.chacha20.pBlockCounter = self.counter.as_mut_ptr();
+                self.chacha20.pNonce = self.iv.as_mut_ptr();
+                let place = (&raw mut self.chacha20).cast();
+                (CKM_CHACHA20, place, size_of_val(&self.chacha20))
+            }
+            Wrapping::ChaCha20Poly1305 => {
+                self.poly1305.pNonce = self.iv.as_mut_ptr();
+                let place = (&raw mut self.poly1305).cast();
+                (CKM_CHACHA20_POLY1305, place, size_of_val(&self.poly1305))
+            }
+            Wrapping::EcdhAes => (
+                CKM_ECDH_AES_KEY_WRAP,
+                (&raw mut self.ecdh_aes).cast(),
+                size_of_val(&self.ecdh_aes),
             ),
             Wrapping::Oaep(_) => (
                 CKM_RSA_PKCS_OAEP,

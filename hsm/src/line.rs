@@ -10,8 +10,8 @@ use cryptoki::object::{Attribute, ObjectHandle};
 use cryptoki::session::UserType;
 use cryptoki::slot::Slot;
 use cryptoki_sys::{
-    CK_ATTRIBUTE_TYPE, CK_MECHANISM_TYPE, CK_ULONG, CKA_ID, CKA_LABEL, CKA_TOKEN,
-    CKM_RSA_PKCS_KEY_PAIR_GEN,
+    CK_ATTRIBUTE_TYPE, CK_MECHANISM_INFO, CK_MECHANISM_TYPE, CK_ULONG, CKA_ID, CKA_LABEL,
+    CKA_TOKEN, CKM_RSA_PKCS_KEY_PAIR_GEN,
 };
 
 use crate::config::PinSource;
@@ -100,21 +100,29 @@ impl Line {
         Ok(self.library.raw.mechanisms(self.slot)?)
     }
 
+    /// What the token says of a mechanism; `None` if it says nothing.
+    pub(crate) fn mechanism_info(
+        &self,
+        mechanism: CK_MECHANISM_TYPE,
+    ) -> Result<Option<CK_MECHANISM_INFO>, Fault> {
+        self.watch.tick();
+        match self
+            .library
+            .raw
+            .mechanism_info(self.slot, mechanism)
+            .map_err(Fault::from)
+        {
+            Ok(info) => Ok(Some(info)),
+            Err(fault) if fault.reach() == Reach::Item => Ok(None),
+            Err(fault) => Err(fault),
+        }
+    }
+
     /// Bits of the shortest RSA key that the token says it makes, if that is shorter than what today's tokens make.
     pub(crate) fn shortest_rsa(&self) -> Result<CK_ULONG, Fault> {
         const USUAL: CK_ULONG = 2048;
-        self.watch.tick();
-        let mechanism = CKM_RSA_PKCS_KEY_PAIR_GEN;
-        let told = match self
-            .library
-            .raw
-            .shortest_key(self.slot, mechanism)
-            .map_err(Fault::from)
-        {
-            Ok(told) => told,
-            Err(fault) if fault.reach() == Reach::Item => USUAL,
-            Err(fault) => return Err(fault),
-        };
+        let info = self.mechanism_info(CKM_RSA_PKCS_KEY_PAIR_GEN)?;
+        let told = info.map_or(USUAL, |info| info.ulMinKeySize);
         // Below this nobody makes keys, whatever a token says of itself; and one that says nothing may make the usual ones only.
         Ok(match told {
             0 => USUAL,

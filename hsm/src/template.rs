@@ -6,15 +6,15 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use cryptoki_sys::{
-    CK_ATTRIBUTE_TYPE, CK_MECHANISM_TYPE, CK_ULONG, CKA_ALLOWED_MECHANISMS, CKA_ALWAYS_SENSITIVE,
-    CKA_CLASS, CKA_COPYABLE, CKA_DECRYPT, CKA_DERIVE, CKA_EC_PARAMS, CKA_ENCRYPT, CKA_EXTRACTABLE,
-    CKA_ID, CKA_KEY_TYPE, CKA_LABEL, CKA_LOCAL, CKA_MODIFIABLE, CKA_MODULUS_BITS,
-    CKA_NEVER_EXTRACTABLE, CKA_PRIVATE, CKA_PUBLIC_EXPONENT, CKA_SENSITIVE, CKA_SIGN,
-    CKA_SIGN_RECOVER, CKA_TOKEN, CKA_TRUSTED, CKA_UNWRAP, CKA_UNWRAP_TEMPLATE, CKA_VALUE,
+    CK_ATTRIBUTE_TYPE, CK_KEY_TYPE, CK_MECHANISM_TYPE, CK_ULONG, CKA_ALLOWED_MECHANISMS,
+    CKA_ALWAYS_SENSITIVE, CKA_CLASS, CKA_COPYABLE, CKA_DECRYPT, CKA_DERIVE, CKA_EC_PARAMS,
+    CKA_ENCRYPT, CKA_EXTRACTABLE, CKA_ID, CKA_KEY_TYPE, CKA_LABEL, CKA_LOCAL, CKA_MODIFIABLE,
+    CKA_MODULUS_BITS, CKA_NEVER_EXTRACTABLE, CKA_PRIVATE, CKA_PUBLIC_EXPONENT, CKA_SENSITIVE,
+    CKA_SIGN, CKA_SIGN_RECOVER, CKA_TOKEN, CKA_TRUSTED, CKA_UNWRAP, CKA_UNWRAP_TEMPLATE, CKA_VALUE,
     CKA_VALUE_LEN, CKA_VERIFY, CKA_VERIFY_RECOVER, CKA_WRAP, CKA_WRAP_WITH_TRUSTED, CKK_AES,
     CKK_EC, CKK_GENERIC_SECRET, CKK_RSA, CKM_AES_GCM, CKM_AES_KEY_GEN, CKM_EC_KEY_PAIR_GEN,
     CKM_ECDSA, CKM_RSA_PKCS, CKM_RSA_PKCS_KEY_PAIR_GEN, CKM_RSA_PKCS_OAEP, CKM_SHA224_HMAC,
-    CKM_SHA256_HMAC, CKM_SHA384_HMAC, CKM_SHA512_HMAC, CKO_PRIVATE_KEY, CKO_PUBLIC_KEY,
+    CKM_SHA256_HMAC, CKM_SHA384_HMAC, CKM_SHA512_HMAC, CKO_DATA, CKO_PRIVATE_KEY, CKO_PUBLIC_KEY,
     CKO_SECRET_KEY,
 };
 
@@ -146,6 +146,11 @@ impl Rule {
     pub(crate) fn length(bytes: usize) -> Self {
         // At most a few dozen: fits any CK_ULONG.
         rule!(Always CKA_VALUE_LEN = Value::Ulong(bytes as CK_ULONG))
+    }
+
+    /// `CKA_KEY_TYPE`, a `CKK_…`.
+    pub(crate) fn key_type(kind: CK_KEY_TYPE) -> Self {
+        rule!(Always CKA_KEY_TYPE = Value::Ulong(kind))
     }
 
     /// `CKA_MODULUS_BITS`.
@@ -552,6 +557,38 @@ pub(crate) const OWN_SECRET: &[Rule] = rules! {
     Always CKA_DERIVE = YES;
 };
 
+/// What else anybody may make that wraps, but for its type: a secret key ...
+pub(crate) const OWN_OTHER: &[Rule] = rules! {
+    Always CKA_CLASS = Value::Ulong(CKO_SECRET_KEY);
+    Always CKA_TOKEN = NO;
+    Always CKA_PRIVATE = YES;
+    Always CKA_WRAP = YES;
+    Always CKA_DECRYPT = NO;
+};
+
+/// ... and the halves of a pair on P-256.
+pub(crate) const OWN_EC: &[Rule] = rules! {
+    Always CKA_CLASS = Value::Ulong(CKO_PUBLIC_KEY);
+    Always CKA_KEY_TYPE = Value::Ulong(CKK_EC);
+    Always CKA_TOKEN = NO;
+    Always CKA_WRAP = YES;
+    Always CKA_EC_PARAMS = Value::Bytes(Cow::Borrowed(P256_OID));
+};
+pub(crate) const OWN_EC_PRIVATE: &[Rule] = rules! {
+    Always CKA_CLASS = Value::Ulong(CKO_PRIVATE_KEY);
+    Always CKA_KEY_TYPE = Value::Ulong(CKK_EC);
+    Always CKA_TOKEN = NO;
+    Always CKA_PRIVATE = YES;
+    Always CKA_DECRYPT = NO;
+};
+
+/// What is no key at all, and tells its value by nature.
+pub(crate) const AS_DATA: &[Rule] = rules! {
+    Always CKA_CLASS = Value::Ulong(CKO_DATA);
+    Always CKA_TOKEN = NO;
+    Always CKA_PRIVATE = YES;
+};
+
 /// A key that wraps and is marked as trusted, which the security officer alone must be able to make: no more than that takes.
 macro_rules! claimed {
     ($($rest:ident = $value:expr;)+) => {
@@ -586,10 +623,9 @@ pub(crate) const CLAIMED_EC: &[Rule] = claimed! {
     CKA_EC_PARAMS = Value::Bytes(Cow::Borrowed(P256_OID));
 };
 
-/// A key of one byte, which 256 tries find, out of another.
+/// A key out of another, but for its type and length; of whatever type, it can be used so that tries show when it is found.
 pub(crate) const PART: &[Rule] = rules! {
     Always CKA_CLASS = Value::Ulong(CKO_SECRET_KEY);
-    Always CKA_KEY_TYPE = Value::Ulong(CKK_GENERIC_SECRET);
     Always CKA_TOKEN = NO;
     Always CKA_PRIVATE = YES;
     Always CKA_SENSITIVE = YES;
@@ -597,21 +633,12 @@ pub(crate) const PART: &[Rule] = rules! {
     Always CKA_WRAP = NO;
     Always CKA_UNWRAP = NO;
     Always CKA_DERIVE = NO;
-    Always CKA_SIGN = YES;
-    Always CKA_VALUE_LEN = Value::Ulong(1);
 };
 
-/// The same, of which all but one byte are known already.
-pub(crate) const NEARLY_KNOWN: &[Rule] = rules! {
-    Always CKA_CLASS = Value::Ulong(CKO_SECRET_KEY);
-    Always CKA_KEY_TYPE = Value::Ulong(CKK_GENERIC_SECRET);
-    Always CKA_TOKEN = NO;
-    Always CKA_PRIVATE = YES;
-    Always CKA_SENSITIVE = YES;
-    Always CKA_EXTRACTABLE = NO;
-    Always CKA_SIGN = YES;
-    Always CKA_VALUE_LEN = Value::Ulong(32);
-};
+/// `CKA_ENCRYPT` alone, for a key that is no generic secret.
+pub(crate) const ENCRYPTS: &Rule = &rule!(Always CKA_ENCRYPT = YES);
+/// `CKA_SIGN` alone, for one that is.
+pub(crate) const SIGNS: &Rule = &rule!(Always CKA_SIGN = YES);
 
 /// A key that is told and wrapped, out of one that is not.
 pub(crate) const OPEN: &[Rule] = rules! {

@@ -6,19 +6,17 @@ mod common;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::child::{self, CHILD};
+use common::rig::{DEADLINE, Rig, blank, in_child_on, provision_all, token};
 use cryptoki::object::{Attribute, AttributeType, ObjectClass, ObjectHandle};
 use cryptoki::session::{Session, UserType};
 use strongroom_hsm::{
     GcmItem, Hsm, HsmConfig, HsmError, HsmState, KeyShape, KeyUsage, MasterKind, OaepHash,
     OptionalKeys, Register, SigningKind, TransferKey, WrappedKey,
 };
-use strongroom_softhsm::Throwaway;
-
-const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Every function that makes an object or changes one.
 const MAKERS: [&str; 7] = [
@@ -277,6 +275,8 @@ fn a_token_that_does_not_force_what_a_call_leaves_out_is_refused() {
                 ("CKA_SENSITIVE", "true"),
                 ("CKA_WRAP", "false"),
                 ("CKA_UNWRAP", "false"),
+                ("CKA_ENCRYPT", "false"),
+                ("CKA_DECRYPT", "false"),
             ];
             let takes = |wrong: &str, value: &str| {
                 let mut commands = vec!["make C_UnwrapKey -CKA_EXTRACTABLE".to_owned()];
@@ -292,6 +292,9 @@ fn a_token_that_does_not_force_what_a_call_leaves_out_is_refused() {
                 ("CKA_WRAP", "true"),
                 ("CKA_UNWRAP", "true"),
                 ("CKA_EXTRACTABLE", "none"),
+                // The BYOK key's.
+                ("CKA_ENCRYPT", "true"),
+                ("CKA_DECRYPT", "true"),
             ] {
                 assert_eq!(rig.policy(&takes(attribute, other)), attribute);
             }
@@ -740,96 +743,12 @@ async fn encrypt(hsm: &Hsm, key: &Arc<WrappedKey>) -> Result<Vec<u8>, HsmError> 
     hsm.encrypt(vec![item]).await?.remove(0)
 }
 
-struct Rig {
-    folder: PathBuf,
-    shape: KeyShape,
-}
-
-impl Rig {
-    fn config(&self) -> HsmConfig {
-        HsmConfig {
-            shape: self.shape,
-            ..child::config(&self.folder, 1, DEADLINE)
-        }
-    }
-
-    fn control(&self, commands: &str) {
-        child::control(&self.folder, commands);
-    }
-
-    /// Lines of the module's log with that text.
-    fn logged(&self, text: &str) -> usize {
-        let log = std::fs::read_to_string(self.folder.join("log")).unwrap();
-        log.lines().filter(|line| line.contains(text)).count()
-    }
-
-    fn start(&self, commands: &str) -> Result<Hsm, HsmError> {
-        self.control(commands);
-        Hsm::start(self.config())
-    }
-
-    /// Why a start fails whose trial does.
-    fn trial(&self, commands: &str) -> String {
-        match self.start(commands).err() {
-            Some(HsmError::Trial { reason, .. }) => reason,
-            other => panic!("{commands}: {other:?}"),
-        }
-    }
-
-    /// The attribute for which a start fails.
-    fn policy(&self, commands: &str) -> String {
-        match self.start(commands).err() {
-            Some(HsmError::KeyPolicy { attribute, .. }) => attribute,
-            other => panic!("{commands}: {other:?}"),
-        }
-    }
-}
-
 fn in_child(test: &str, body: impl AsyncFnOnce(Rig)) {
     in_child_on(test, token, body);
-}
-
-fn in_child_on(test: &str, token: fn() -> &'static Throwaway, body: impl AsyncFnOnce(Rig)) {
-    let Some(folder) = std::env::var_os(CHILD) else {
-        return child::run_on_copy(test, token());
-    };
-    let rig = Rig {
-        folder: folder.into(),
-        shape: KeyShape::Fixed,
-    };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(body(rig));
 }
 
 #[test]
 #[ignore = "runs in a child process, once, to make the token"]
 fn provision() {
-    let folder = PathBuf::from(std::env::var_os(CHILD).unwrap());
-    let config = HsmConfig {
-        call_deadline: Duration::from_mins(1),
-        ..child::config(&folder, 1, DEADLINE)
-    };
-    let made = Hsm::provision(&config, OptionalKeys::ALL, &mut |_| ()).unwrap();
-    assert_eq!(made.transfer, TransferKey::Made);
-}
-
-/// With all keys.
-fn token() -> &'static Throwaway {
-    static TOKEN: OnceLock<Throwaway> = OnceLock::new();
-    TOKEN.get_or_init(|| {
-        let token = Throwaway::new().unwrap();
-        let folder = child::folder();
-        child::run("provision", folder.path(), &token, token.env().1);
-        token
-    })
-}
-
-/// Without any.
-fn blank() -> &'static Throwaway {
-    static TOKEN: OnceLock<Throwaway> = OnceLock::new();
-    TOKEN.get_or_init(|| Throwaway::new().unwrap())
+    provision_all();
 }

@@ -117,12 +117,12 @@ impl Raw {
         TokenInfo::try_from(info)
     }
 
-    /// `ulMinKeySize`, in whatever unit the mechanism has.
-    pub(crate) fn shortest_key(
+    /// `C_GetMechanismInfo`; key sizes are in whatever unit the mechanism has.
+    pub(crate) fn mechanism_info(
         &self,
         slot: Slot,
         mechanism: CK_MECHANISM_TYPE,
-    ) -> Result<CK_ULONG> {
+    ) -> Result<CK_MECHANISM_INFO> {
         let mut info = CK_MECHANISM_INFO::default();
         // SAFETY: `info` is a place for the structure.
         unsafe {
@@ -135,7 +135,7 @@ impl Raw {
                 &raw mut info
             )
         }?;
-        Ok(info.ulMinKeySize)
+        Ok(info)
     }
 
     /// `C_InitToken`. The label is cut after 32 bytes.

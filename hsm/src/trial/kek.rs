@@ -6,17 +6,18 @@ use std::iter::once;
 
 use cryptoki::object::ObjectHandle;
 use cryptoki_sys::{
-    CK_ATTRIBUTE_TYPE, CKA_COPYABLE, CKA_DERIVE, CKA_EXTRACTABLE, CKA_MODIFIABLE, CKA_SENSITIVE,
-    CKA_UNWRAP, CKA_WRAP,
+    CK_ATTRIBUTE_TYPE, CK_KEY_TYPE, CKA_COPYABLE, CKA_DERIVE, CKA_EXTRACTABLE, CKA_MODIFIABLE,
+    CKA_SENSITIVE, CKA_UNWRAP, CKA_WRAP, CKK_AES, CKK_CHACHA20, CKK_DES3, CKK_GENERIC_SECRET,
+    CKK_SHA256_HMAC, CKK_VENDOR_DEFINED,
 };
 
 use super::{Result, Trial, answer, parts};
 use crate::error::HsmError;
-use crate::ffi::{Wrapping, writable};
+use crate::ffi::Wrapping;
 use crate::keys::{Pair, policy};
 use crate::session_key::{self, KEK, kek_rules};
-use crate::template::{DERIVES, MASTER_UNWRAP_TEMPLATE, PART, Rule, When};
-use crate::types::{HashAlgorithm, KeyUsage, MasterKind};
+use crate::template::{AS_DATA, DERIVES, MASTER_UNWRAP_TEMPLATE, Rule, When};
+use crate::types::{KeyUsage, MasterKind};
 
 /// With a KEK that protects nothing. What is wrong is an [`HsmError::KeyPolicy`]; else whether the token takes narrow session keys, see
 /// [`session_key::unwrap`].
@@ -58,7 +59,9 @@ pub(crate) fn check(trial: &Trial<'_>, master: &Pair) -> Result<bool> {
     for rule in MASTER_UNWRAP_TEMPLATE {
         // What not every master key forces is for the parts to show.
         if rule.when == When::Always {
-            kek.comes_only_with(rule)?;
+            for usage in [KeyUsage::Aead, KeyUsage::Mac] {
+                kek.comes_only_with(rule, usage)?;
+            }
         }
     }
     kek.comes_as_forced()?;
@@ -66,6 +69,15 @@ pub(crate) fn check(trial: &Trial<'_>, master: &Pair) -> Result<bool> {
     Ok(kek.narrow)
 }
 
+/// As what a key of 32 bytes may be unwrapped.
+const TYPES: [CK_KEY_TYPE; 6] = [
+    CKK_AES,
+    CKK_GENERIC_SECRET,
+    CKK_CHACHA20,
+    CKK_SHA256_HMAC,
+    CKK_DES3,
+    CKK_VENDOR_DEFINED,
+];
 /// What would be easier to take out if it were otherwise.
 const WEAKER: &[CK_ATTRIBUTE_TYPE] = &[
     CKA_EXTRACTABLE,
@@ -104,16 +116,20 @@ impl Kek<'_> {
         if trial.rsa_wraps(self.master.public, kek)? || trial.own_wraps(kek)? {
             return Err(exposed("CKA_EXTRACTABLE", "is false, and yet it is wrapped out").into());
         }
+        if let Some(mechanism) = parts::joined(trial, kek)? {
+            let problem = format!("is false, and yet a part of it comes out by {mechanism}");
+            return Err(exposed("CKA_DERIVE", &problem).into());
+        }
         trial.keeps(kek, KEK, kek_rules(usage), self.narrow, WEAKER)
     }
 
     /// That the unwrap template decides, whatever the call asks for: it is refused, or the key comes as the template says.
-    fn comes_only_with(&self, rule: &Rule) -> Result<()> {
+    fn comes_only_with(&self, rule: &Rule, usage: KeyUsage) -> Result<()> {
         let Some(opposite) = rule.opposite() else {
             return Ok(());
         };
         let trial = self.trial;
-        let asked = kek_rules(KeyUsage::Aead)
+        let asked = kek_rules(usage)
             .iter()
             .filter(|other| other.asked(self.narrow))
             .map(|other| {
@@ -145,17 +161,30 @@ impl Kek<'_> {
 
     /// That the unwrap template decides also of a call that says nothing: it is refused, or the key comes as the template says.
     fn comes_as_forced(&self) -> Result<()> {
-        for usage in [KeyUsage::Aead, KeyUsage::Mac] {
-            // Class, type, and that it is no object on the token; SoftHSM forces nothing on a key that the call makes unmodifiable.
-            let silent = kek_rules(usage).iter().take(3);
-            let Some(unwrapped) = self.given(silent)? else {
+        // Class, type, and that it is no object on the token; SoftHSM forces nothing on a key that the call makes unmodifiable.
+        let silent = |kind| {
+            let rules = kek_rules(KeyUsage::Mac).iter().take(3).cloned();
+            let mut rules: Vec<_> = rules.collect();
+            if let Some(rule) = rules.get_mut(1) {
+                *rule = Rule::key_type(kind);
+            }
+            rules
+        };
+        for kind in TYPES {
+            let Some(unwrapped) = self.given(silent(kind).iter())? else {
                 continue;
             };
             let result = self.is_as_forced(unwrapped);
             self.trial.destroy(unwrapped)?;
             result?;
         }
-        Ok(())
+        // What is no key has no attributes to be forced.
+        let Some(data) = self.given(AS_DATA.iter())? else {
+            return Ok(());
+        };
+        let told = self.trial.tells_nothing(data, KEK);
+        self.trial.destroy(data)?;
+        told
     }
 
     fn is_as_forced(&self, kek: ObjectHandle) -> Result<()> {
@@ -180,12 +209,20 @@ impl Kek<'_> {
     /// That no part of it comes out, by a call that asks for less of it, or by a derivation.
     fn comes_whole(&self) -> Result<()> {
         let trial = self.trial;
-        if let Some(unwrapped) = self.given(PART.iter())? {
-            let whole = self.is_whole(unwrapped);
+        for kind in parts::SHORTER {
+            let rules: Vec<_> = kek_rules(kind.usage())
+                .iter()
+                .filter(|rule| rule.asked(false))
+                .cloned()
+                .collect();
+            let Some(unwrapped) = self.given(kind.instead(&rules).iter())? else {
+                continue;
+            };
+            let whole = parts::is_whole(trial, kind, unwrapped, |usage| self.unwrap(usage));
             trial.destroy(unwrapped)?;
             if !whole? {
                 let problem = "is what the call asks for, and a part of a key is easily guessed";
-                return Err(exposed("CKA_VALUE_LEN", problem).into());
+                return Err(exposed(kind.attribute(), problem).into());
             }
         }
         for usage in [KeyUsage::Aead, KeyUsage::Mac] {
@@ -209,19 +246,6 @@ impl Kek<'_> {
             }
         }
         Ok(())
-    }
-
-    /// Whether it is all of the key, which a token shows that takes the length and ignores it.
-    fn is_whole(&self, part: ObjectHandle) -> Result<bool> {
-        let line = self.trial.line;
-        let mac = |key| {
-            let mac = session_key::hmac(HashAlgorithm::Sha256);
-            line.sign(&mac, key, &writable(&[0; 16]))
-        };
-        let whole = self.unwrap(KeyUsage::Mac)?;
-        let (wanted, found) = (mac(whole), self.trial.given(mac(part)));
-        self.trial.destroy(whole)?;
-        Ok(found?.is_some_and(|found| wanted.is_ok_and(|wanted| wanted == found)))
     }
 
     /// The KEK by a template of one's own.

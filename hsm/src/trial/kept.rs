@@ -10,16 +10,20 @@ use cryptoki_sys::{
     CK_ATTRIBUTE_TYPE, CKA_COEFFICIENT, CKA_EXPONENT_1, CKA_EXPONENT_2, CKA_PRIME_1, CKA_PRIME_2,
     CKA_PRIVATE_EXPONENT, CKA_VALUE, CKM_RSA_PKCS, CKM_RSA_X_509,
 };
+use rsa::pkcs8::DecodePublicKey as _;
+use sha1::Sha1;
+use sha2::Sha256;
 
-use super::{Result, Trial, parts};
-use crate::ffi::{Wrapping, writable};
+use super::{Result, Trial, forced, parts};
+use crate::fault::Fault;
+use crate::ffi::Wrapping;
 use crate::keys::{Keys, Pair, policy};
 use crate::session_key;
 use crate::template::{
-    AUDIT, LOOSER, LOOSER_UNWRAPPING, MASTER, MEMORY_MASTER, ON_TOKEN, Rule, STORE, TRANSFER,
-    WRAPPING,
+    AS_DATA, AUDIT, EPHEMERAL, LOOSER, LOOSER_UNWRAPPING, MASTER, MEMORY_MASTER, ON_TOKEN, Rule,
+    SIGNS, STORE, TRANSFER, WRAPPING, WRAPPING_UNWRAP_TEMPLATE,
 };
-use crate::types::{KeyUsage, MasterKind};
+use crate::types::{KeyUsage, OaepHash};
 
 /// What a private or secret key must not tell.
 const SECRETS: [(CK_ATTRIBUTE_TYPE, &str); 7] = [
@@ -39,22 +43,22 @@ pub(crate) fn check(trial: &Trial<'_>, keys: &Keys) -> Result<()> {
     for generation in keys.generations.all() {
         let master = kept(MASTER.name, generation.master.private);
         master.stays(public)?;
-        master.unwraps_only(&generation.master)?;
+        master.unwraps_only_oaep(&generation.master, kek_rules)?;
         if let Some(transfer) = &generation.transfer {
             let key = kept(TRANSFER.name, transfer.private);
             key.stays(public)?;
-            key.unwraps_only(transfer)?;
+            key.unwraps_only_oaep(transfer, session_key::to_move)?;
         }
         if let Some(memory) = &generation.memory_master {
             let key = kept(MEMORY_MASTER.name, memory.private);
             key.stays(public)?;
-            key.signs_nothing(&trial.wrapped_by(memory.public)?)?;
+            key.decrypts_only_oaep(memory)?;
         }
     }
     let wrapping = kept(WRAPPING.name, keys.wrapping.private);
     wrapping.stays(public)?;
-    // Its public half wraps nothing here; without padding any number will do.
-    wrapping.unwraps_only_oaep(&writable(&[0x5a; 512]))?;
+    wrapping.unwraps_only_oaep(&keys.wrapping, ephemeral)?;
+    wrapping.forces(&keys.wrapping)?;
     kept(AUDIT.name, keys.audit.private).stays(public)?;
     let store = kept(STORE.name, keys.store);
     store.stays(public)?;
@@ -71,6 +75,35 @@ pub(crate) fn check(trial: &Trial<'_>, keys: &Keys) -> Result<()> {
         )),
         None => Ok(()),
     }
+}
+
+/// As the master key unwraps.
+fn kek_rules(usage: KeyUsage) -> Vec<Rule> {
+    let rules = session_key::kek_rules(usage).iter();
+    rules.filter(|rule| rule.asked(false)).cloned().collect()
+}
+
+/// As the BYOK wrapping key does, with the use by which it can be seen what came out.
+fn ephemeral(usage: KeyUsage) -> Vec<Rule> {
+    let mut rules: Vec<_> = session_key::kek_rules(usage)
+        .iter()
+        .take(KIND)
+        .chain(EPHEMERAL.iter().skip(KIND))
+        .cloned()
+        .collect();
+    if usage == KeyUsage::Mac {
+        rules.push(SIGNS.clone());
+    }
+    rules
+}
+
+/// Rules at a template's beginning that say what kind of key it is: class and type.
+const KIND: usize = 2;
+
+/// What anybody encrypts with the public half of a key, of a value that protects nothing. Made here: the token may refuse to.
+struct Blobs {
+    oaep: Vec<u8>,
+    pkcs1: Vec<u8>,
 }
 
 struct Kept<'a> {
@@ -177,67 +210,119 @@ impl Kept<'_> {
         Ok(own == list(copy)?)
     }
 
-    /// That a key which unwraps by RSA-OAEP does so, and nothing else. `pair`: its own.
-    fn unwraps_only(&self, pair: &Pair) -> Result<()> {
-        let blob = self.trial.wrapped_by(pair.public)?;
-        self.unwraps_only_oaep(&blob)?;
-        let line = self.trial.line;
-        let oaep = session_key::oaep(self.trial.hash);
-        let decrypted = line.decrypt(&oaep, self.key, &blob);
-        if self.trial.given(decrypted)?.is_some() {
-            return Err(self.decrypts());
-        }
-        if !self.trial.offers(CKM_RSA_PKCS) {
-            return Ok(());
-        }
-        let original = session_key::generate(line, KeyUsage::Aead, MasterKind::Hsm)?;
-        let wrapping = Wrapping::Plain(CKM_RSA_PKCS);
-        let padded = line
-            .raw()
-            .wrap_key(line.session(), wrapping, pair.public, original);
-        self.trial.destroy(original)?;
-        // A token that wraps nothing so can't be asked whether it unwraps it.
-        let Some(padded) = self.trial.given(padded)? else {
-            return Ok(());
+    fn blobs(&self, pair: &Pair) -> Result<Blobs> {
+        let value = [0x5a; session_key::LEN];
+        let made = || {
+            let key = rsa::PublicKey::from_public_key_der(&pair.spki).ok()?;
+            let oaep = match self.trial.hash {
+                OaepHash::Sha1 => key.oaep_encrypt::<Sha1>(&value),
+                OaepHash::Sha256 => key.oaep_encrypt::<Sha256>(&value),
+            };
+            Some(Blobs {
+                oaep: oaep.ok()?,
+                pkcs1: key.pkcs1v15_encrypt(&value).ok()?,
+            })
         };
-        if self.unwraps(wrapping, &padded)? {
-            return Err(self.wrong(
-                "CKA_ALLOWED_MECHANISMS",
-                "is CKM_RSA_PKCS_OAEP alone, and yet it unwraps by CKM_RSA_PKCS",
-            ));
+        let unfit = "and its exponent make no RSA key that encrypts";
+        Ok(made().ok_or_else(|| policy(self.name, "CKA_MODULUS", unfit))?)
+    }
+
+    /// That a key which unwraps by RSA-OAEP does nothing else. `pair`: its own; `call`: a template by which it unwraps.
+    fn unwraps_only_oaep(&self, pair: &Pair, call: impl Fn(KeyUsage) -> Vec<Rule>) -> Result<()> {
+        let blobs = self.blobs(pair)?;
+        self.signs_nothing(&blobs.oaep)?;
+        let oaep = session_key::oaep(self.trial.hash);
+        for (mechanism, blob) in [
+            (&oaep, &blobs.oaep),
+            (&Mechanism::RsaPkcs, &blobs.pkcs1),
+            (&Mechanism::RsaX509, &blobs.oaep),
+        ] {
+            if self.decrypts(mechanism, blob)? {
+                return Err(self.wrong("CKA_DECRYPT", "is false, and yet it decrypts"));
+            }
         }
-        let decrypted = line.decrypt(&Mechanism::RsaPkcs, self.key, &padded);
-        if self.trial.given(decrypted)?.is_some() {
-            return Err(self.decrypts());
+        // Without padding it is as long as the modulus, which no AES key is.
+        for (usage, mechanism, name, blob) in [
+            (KeyUsage::Mac, CKM_RSA_PKCS, "CKM_RSA_PKCS", &blobs.pkcs1),
+            (KeyUsage::Aead, CKM_RSA_PKCS, "CKM_RSA_PKCS", &blobs.pkcs1),
+            (KeyUsage::Mac, CKM_RSA_X_509, "CKM_RSA_X_509", &blobs.oaep),
+        ] {
+            if self.unwraps(Wrapping::Plain(mechanism), blob, &call(usage))? {
+                return Err(self.only_oaep(&format!("unwraps by {name}")));
+            }
         }
         Ok(())
     }
 
-    /// The same, of ways without padding.
-    fn unwraps_only_oaep(&self, blob: &[u8]) -> Result<()> {
-        self.signs_nothing(blob)?;
-        if !self.trial.offers(CKM_RSA_X_509) {
+    /// That a key which decrypts by RSA-OAEP does nothing else.
+    fn decrypts_only_oaep(&self, pair: &Pair) -> Result<()> {
+        let blobs = self.blobs(pair)?;
+        self.signs_nothing(&blobs.oaep)?;
+        for (mechanism, name, blob) in [
+            (Mechanism::RsaPkcs, "CKM_RSA_PKCS", &blobs.pkcs1),
+            (Mechanism::RsaX509, "CKM_RSA_X_509", &blobs.oaep),
+        ] {
+            if self.decrypts(&mechanism, blob)? {
+                return Err(self.only_oaep(&format!("decrypts by {name}")));
+            }
+        }
+        for (wrapping, blob) in [
+            (Wrapping::Oaep(self.trial.hash), &blobs.oaep),
+            (Wrapping::Plain(CKM_RSA_PKCS), &blobs.pkcs1),
+            (Wrapping::Plain(CKM_RSA_X_509), &blobs.oaep),
+        ] {
+            if self.unwraps(wrapping, blob, &kek_rules(KeyUsage::Mac))? {
+                return Err(self.wrong("CKA_UNWRAP", "is false, and yet it unwraps"));
+            }
+        }
+        Ok(())
+    }
+
+    /// That the BYOK wrapping key's unwrap template decides, and that what it unwraps comes whole: who has a recorded import, and the AES key of it in
+    /// parts or with more rights, has the imported key.
+    fn forces(&self, pair: &Pair) -> Result<()> {
+        let trial = self.trial;
+        let blobs = self.blobs(pair)?;
+        let unwrap =
+            |rules: &[Rule]| self.unwrapped(Wrapping::Oaep(trial.hash), &blobs.oaep, rules);
+        for usage in [KeyUsage::Aead, KeyUsage::Mac] {
+            let call = ephemeral(usage);
+            // With CKA_TOKEN: SoftHSM has no default for it.
+            let silent = KIND + 1;
+            if let Some(attribute) =
+                forced::otherwise(trial, &call, silent, WRAPPING_UNWRAP_TEMPLATE, unwrap)?
+            {
+                let problem = "of what it unwraps is not what its CKA_UNWRAP_TEMPLATE forces";
+                return Err(self.wrong(attribute, problem));
+            }
+        }
+        for kind in parts::SHORTER {
+            let Some(part) = unwrap(&kind.instead(&ephemeral(kind.usage())))? else {
+                continue;
+            };
+            let whole = parts::says_whole(trial, kind, part);
+            trial.destroy(part)?;
+            if !whole? {
+                let problem = "of what it unwraps is what the call asks for, and a part of a key is easily guessed";
+                return Err(self.wrong(kind.attribute(), problem));
+            }
+        }
+        let Some(data) = unwrap(AS_DATA)? else {
             return Ok(());
-        }
-        if self.unwraps(Wrapping::Plain(CKM_RSA_X_509), blob)? {
-            return Err(self.wrong(
-                "CKA_ALLOWED_MECHANISMS",
-                "is CKM_RSA_PKCS_OAEP alone, and yet it unwraps by CKM_RSA_X_509",
-            ));
-        }
-        let decrypted = self.trial.line.decrypt(&Mechanism::RsaX509, self.key, blob);
-        match self.trial.given(decrypted)? {
-            Some(_) => Err(self.decrypts()),
-            None => Ok(()),
-        }
+        };
+        let told = self.tells_nothing(data);
+        trial.destroy(data)?;
+        told
+    }
+
+    fn decrypts(&self, mechanism: &Mechanism<'_>, blob: &[u8]) -> Result<bool> {
+        let decrypted = self.trial.line.decrypt(mechanism, self.key, blob);
+        Ok(self.trial.given(decrypted)?.is_some())
     }
 
     /// A signature without padding is a decryption.
     fn signs_nothing(&self, blob: &[u8]) -> Result<()> {
         let (trial, line) = (self.trial, self.trial.line);
-        if !trial.offers(CKM_RSA_X_509) {
-            return Ok(());
-        }
         let signed = line.sign(&Mechanism::RsaX509, self.key, blob);
         if trial.given(signed)?.is_some() {
             return Err(self.wrong("CKA_SIGN", "is false, and yet it signs"));
@@ -251,22 +336,27 @@ impl Kept<'_> {
         }
     }
 
-    fn unwraps(&self, wrapping: Wrapping, blob: &[u8]) -> Result<bool> {
+    fn unwraps(&self, wrapping: Wrapping, blob: &[u8], call: &[Rule]) -> Result<bool> {
+        match self.unwrapped(wrapping, blob, call)? {
+            Some(key) => self.trial.destroy(key).map(|()| true).map_err(Into::into),
+            None => Ok(false),
+        }
+    }
+
+    fn unwrapped(
+        &self,
+        wrapping: Wrapping,
+        blob: &[u8],
+        call: &[Rule],
+    ) -> Result<Option<ObjectHandle>> {
         let line = self.trial.line;
-        let unwrapped = line.raw().unwrap_key(
+        self.trial.given(line.raw().unwrap_key(
             line.session(),
             wrapping,
             self.key,
             blob,
-            // Of whatever length: without padding it is that of the modulus.
-            session_key::kek_rules(KeyUsage::Mac)
-                .iter()
-                .filter(|rule| rule.asked(false)),
-        );
-        match self.trial.given(unwrapped)? {
-            Some(key) => self.trial.destroy(key).map(|()| true).map_err(Into::into),
-            None => Ok(false),
-        }
+            call.iter(),
+        ))
     }
 
     /// Whether it says of a yes or no what the rule does.
@@ -275,11 +365,12 @@ impl Kept<'_> {
         Ok(told.is_some_and(|told| rule.admits(&[u8::from(told)])))
     }
 
-    fn decrypts(&self) -> crate::fault::Fault {
-        self.wrong("CKA_DECRYPT", "is false, and yet it decrypts")
+    fn only_oaep(&self, does: &str) -> Fault {
+        let problem = format!("is CKM_RSA_PKCS_OAEP alone, and yet it {does}");
+        self.wrong("CKA_ALLOWED_MECHANISMS", &problem)
     }
 
-    fn wrong(&self, attribute: &str, problem: &str) -> crate::fault::Fault {
+    fn wrong(&self, attribute: &str, problem: &str) -> Fault {
         let problem = format!(
             "{problem}: this token does not do what it says, so it must not hold such keys"
         );

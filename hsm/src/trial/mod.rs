@@ -7,8 +7,10 @@
 //! | [`trusted`]: no key that wraps what goes under trusted keys only can be had without the security officer | where the keys are made, and at each start, if any key depends on it |
 //! | [`transfer`]: what comes out of the transfer key is good for nothing else | the same |
 
+mod forced;
 pub(crate) mod kek;
 pub(crate) mod kept;
+mod own;
 mod parts;
 pub(crate) mod transfer;
 pub(crate) mod trusted;
@@ -19,9 +21,8 @@ use std::time::Duration;
 use cryptoki::error::Error;
 use cryptoki::object::ObjectHandle;
 use cryptoki_sys::{
-    CK_ATTRIBUTE_TYPE, CK_MECHANISM_TYPE, CKA_VALUE, CKM_AES_CBC, CKM_AES_CBC_PAD, CKM_AES_ECB,
-    CKM_AES_GCM, CKM_AES_KEY_GEN, CKM_AES_KEY_WRAP, CKM_AES_KEY_WRAP_KWP, CKM_AES_KEY_WRAP_PAD,
-    CKM_RSA_AES_KEY_WRAP, CKM_RSA_PKCS, CKM_RSA_PKCS_OAEP, CKM_RSA_X_509,
+    CK_ATTRIBUTE_TYPE, CK_MECHANISM_TYPE, CKA_VALUE, CKM_RSA_AES_KEY_WRAP, CKM_RSA_PKCS,
+    CKM_RSA_PKCS_OAEP, CKM_RSA_X_509,
 };
 
 use crate::config::KeyShape;
@@ -31,8 +32,9 @@ use crate::ffi::{Wrapping, writable};
 use crate::keys::{self, Keys};
 use crate::line::Line;
 use crate::session_key;
-use crate::template::{ON_TOKEN, OWN_AES, Rule};
-use crate::types::{KeyUsage, MasterKind, OaepHash};
+use crate::template::{ON_TOKEN, Rule};
+use crate::types::OaepHash;
+use own::Own;
 
 type Result<T> = std::result::Result<T, Fault>;
 
@@ -103,8 +105,7 @@ pub(crate) struct Trial<'a> {
     /// The token's mechanisms.
     offered: Vec<CK_MECHANISM_TYPE>,
     hash: OaepHash,
-    /// An AES key such as anybody with the PIN can make, which wraps and unwraps; none if the token makes none.
-    own: Option<ObjectHandle>,
+    own: Own,
 }
 
 impl<'a> Trial<'a> {
@@ -140,19 +141,11 @@ impl<'a> Trial<'a> {
             places,
             offered: line.mechanisms()?,
             hash,
-            own: None,
+            own: Own::default(),
         };
-        let length = Rule::length(session_key::LEN);
-        let own = line.raw().generate_key(
-            line.session(),
-            CKM_AES_KEY_GEN,
-            std::iter::once(&length).chain(OWN_AES),
-        );
-        trial.own = trial.given(own)?;
+        trial.own = Own::make(&trial)?;
         let result = body(&trial);
-        if let Some(own) = trial.own {
-            line.session().destroy_object(own)?;
-        }
+        trial.own.destroy(&trial)?;
         result
     }
 
@@ -193,33 +186,20 @@ impl<'a> Trial<'a> {
         self.offered.contains(&mechanism)
     }
 
-    /// The ways in which an AES key wraps here.
-    fn key_wraps(&self) -> impl Iterator<Item = Wrapping> {
-        [
-            (CKM_AES_KEY_WRAP, Wrapping::Plain(CKM_AES_KEY_WRAP)),
-            (CKM_AES_KEY_WRAP_PAD, Wrapping::Plain(CKM_AES_KEY_WRAP_PAD)),
-            (CKM_AES_KEY_WRAP_KWP, Wrapping::Plain(CKM_AES_KEY_WRAP_KWP)),
-            (CKM_AES_CBC_PAD, Wrapping::Iv(CKM_AES_CBC_PAD)),
-            (CKM_AES_CBC, Wrapping::Iv(CKM_AES_CBC)),
-            (CKM_AES_ECB, Wrapping::Plain(CKM_AES_ECB)),
-            (CKM_AES_GCM, Wrapping::Gcm),
-        ]
-        .into_iter()
-        .filter(|(mechanism, _)| self.offers(*mechanism))
-        .map(|(_, wrapping)| wrapping)
-    }
-
     /// Whether a key of anybody's own making wraps that one.
     fn own_wraps(&self, key: ObjectHandle) -> Result<bool> {
-        match self.own {
-            Some(own) => self.aes_wraps(own, key),
-            None => Ok(false),
+        for (own, wrapping) in self.own.wraps() {
+            if self.wraps(wrapping, own, key)? {
+                return Ok(true);
+            }
         }
+        Ok(false)
     }
 
+    /// Whether that AES key wraps the other one.
     fn aes_wraps(&self, by: ObjectHandle, key: ObjectHandle) -> Result<bool> {
-        for wrapping in self.key_wraps() {
-            if self.wraps(wrapping, by, key)? {
+        for wrapping in &self.own.aes_wraps {
+            if self.wraps(*wrapping, by, key)? {
                 return Ok(true);
             }
         }
@@ -246,15 +226,6 @@ impl<'a> Trial<'a> {
             self.offers(CKM_RSA_AES_KEY_WRAP)
                 && self.wraps(Wrapping::RsaAes(self.hash), by, key)?,
         )
-    }
-
-    /// A throwaway KEK under that RSA key.
-    fn wrapped_by(&self, public: ObjectHandle) -> Result<Vec<u8>> {
-        let line = self.line;
-        let original = session_key::generate(line, KeyUsage::Aead, MasterKind::Hsm)?;
-        let wrapped = line.wrap_key(self.hash, public, original);
-        self.destroy(original)?;
-        Ok(wrapped?)
     }
 
     fn wraps(&self, wrapping: Wrapping, by: ObjectHandle, key: ObjectHandle) -> Result<bool> {

@@ -13,14 +13,14 @@ use cryptoki_sys::{
 use rsa::pkcs8::DecodePublicKey as _;
 use rsa::traits::PublicKeyParts as _;
 
-use super::{Places, Result, Trial, answer, parts, trusted};
+use super::{Places, Result, Trial, answer, forced, parts, trusted};
 use crate::error::HsmError;
 use crate::fault::{Fault, Verdict};
 use crate::ffi::{Wrapping, writable};
 use crate::keys;
 use crate::keys::generation::{Numbered, trusted_rules};
 use crate::line::Line;
-use crate::template::{MASTER, Rule};
+use crate::template::{AS_DATA, MASTER, Rule};
 use crate::types::{KeyUsage, MasterKind, OaepHash};
 use crate::{selftest, session_key};
 
@@ -146,9 +146,19 @@ pub(crate) fn check(
 ) -> Result<Option<String>> {
     let line = trial.line;
     let throwaway = Throwaway::wrapped(line, trial.hash, public)?;
-    if let Some(attribute) = unforced(trial, &throwaway, private)? {
+    for usage in [KeyUsage::Aead, KeyUsage::Mac] {
+        let template = session_key::to_move(usage);
+        let unwrap = |rules: &[Rule]| trial.given(throwaway.unwrap(line, private, rules.iter()));
+        let forced = template.get(KIND..).unwrap_or_default();
+        if let Some(attribute) = forced::otherwise(trial, &template, KIND, forced, unwrap)? {
+            return Ok(Some(format!(
+                "a key comes out of the transfer key with another {attribute} than its CKA_UNWRAP_TEMPLATE says"
+            )));
+        }
+    }
+    if let Some(attribute) = shortened(trial, &throwaway, private)? {
         return Ok(Some(format!(
-            "a key comes out of the transfer key with another {attribute} than its CKA_UNWRAP_TEMPLATE says"
+            "a part of a key comes out of the transfer key by {attribute}"
         )));
     }
     let template = session_key::to_move(KeyUsage::Aead);
@@ -169,58 +179,36 @@ pub(crate) fn check(
     leak
 }
 
-/// The first attribute that can be had otherwise than the template says.
-fn unforced(
+/// The attribute by which a key comes out shorter than it was wrapped.
+fn shortened(
     trial: &Trial<'_>,
     throwaway: &Throwaway,
     private: ObjectHandle,
 ) -> Result<Option<&'static str>> {
     let line = trial.line;
-    let template = session_key::to_move(KeyUsage::Aead);
-    for rule in &template {
-        let Some(opposite) = rule.opposite() else {
+    for kind in parts::SHORTER {
+        let template = kind.instead(&session_key::to_move(kind.usage()));
+        let unwrapped = throwaway.unwrap(line, private, template.iter());
+        let Some(part) = trial.given(unwrapped)? else {
             continue;
         };
-        let asked = template.iter().map(|other| {
-            if other.attribute == rule.attribute {
-                &opposite
-            } else {
-                other
-            }
-        });
-        let unwrapped = throwaway.unwrap(line, private, asked);
-        let Some(object) = trial.given(unwrapped)? else {
-            continue;
-        };
-        // Taken and ignored is no harm.
-        let told = trial.told(object, rule);
-        trial.destroy(object)?;
-        if !told?.is_some_and(|told| rule.admits(&[u8::from(told)])) {
-            return Ok(Some(rule.name));
+        let whole = parts::says_whole(trial, kind, part);
+        trial.destroy(part)?;
+        if !whole? {
+            return Ok(Some(kind.attribute()));
         }
     }
-    // A call that says nothing but what kind of key it is.
-    let silent = throwaway.unwrap(line, private, template.iter().take(KIND));
-    let Some(object) = trial.given(silent)? else {
+    // What is no key has no attributes to be forced.
+    let data = throwaway.unwrap(line, private, AS_DATA.iter());
+    let Some(data) = trial.given(data)? else {
         return Ok(None);
     };
-    let other = other_than(trial, object, &template);
-    trial.destroy(object)?;
-    other
-}
-
-fn other_than(
-    trial: &Trial<'_>,
-    object: ObjectHandle,
-    template: &[Rule],
-) -> Result<Option<&'static str>> {
-    for rule in template.iter().skip(KIND) {
-        let told = trial.told(object, rule)?;
-        if !told.is_some_and(|told| rule.admits(&[u8::from(told)])) {
-            return Ok(Some(rule.name));
-        }
+    let told = trial.tells_nothing(data, NAME);
+    trial.destroy(data)?;
+    match told {
+        Err(Fault::Own(HsmError::KeyPolicy { .. })) => Ok(Some("CKA_CLASS")),
+        told => told.map(|()| None),
     }
-    Ok(None)
 }
 
 /// What the user can do with a key that comes out of the transfer key, and must not.

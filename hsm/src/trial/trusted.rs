@@ -14,9 +14,9 @@ use cryptoki_sys::{
     CK_ATTRIBUTE_TYPE, CK_MECHANISM_TYPE, CK_ULONG, CKA_DERIVE, CKA_MODULUS, CKA_PUBLIC_EXPONENT,
     CKA_SENSITIVE, CKA_WRAP_WITH_TRUSTED, CKM_AES_ECB_ENCRYPT_DATA, CKM_AES_KEY_GEN,
     CKM_CONCATENATE_BASE_AND_DATA, CKM_CONCATENATE_BASE_AND_KEY, CKM_CONCATENATE_DATA_AND_BASE,
-    CKM_EC_KEY_PAIR_GEN, CKM_EXTRACT_KEY_FROM_KEY, CKM_GENERIC_SECRET_KEY_GEN,
-    CKM_RSA_PKCS_KEY_PAIR_GEN, CKM_SHA1_KEY_DERIVATION, CKM_SHA256_KEY_DERIVATION,
-    CKM_SHA384_KEY_DERIVATION, CKM_SHA512_KEY_DERIVATION, CKM_XOR_BASE_AND_DATA,
+    CKM_EC_KEY_PAIR_GEN, CKM_EXTRACT_KEY_FROM_KEY, CKM_RSA_PKCS_KEY_PAIR_GEN,
+    CKM_SHA1_KEY_DERIVATION, CKM_SHA256_KEY_DERIVATION, CKM_SHA384_KEY_DERIVATION,
+    CKM_SHA512_KEY_DERIVATION, CKM_XOR_BASE_AND_DATA,
 };
 
 use super::{Result, Trial};
@@ -25,8 +25,7 @@ use crate::fault::Fault;
 use crate::ffi::Derivation;
 use crate::session_key;
 use crate::template::{
-    CLAIMED_AES, CLAIMED_AES_IMPORT, CLAIMED_EC, CLAIMED_RSA, GUARDED, ON_TOKEN, OWN_SECRET, Rule,
-    TRUSTED_MARK,
+    CLAIMED_AES, CLAIMED_AES_IMPORT, CLAIMED_EC, CLAIMED_RSA, GUARDED, ON_TOKEN, Rule, TRUSTED_MARK,
 };
 
 /// The PKCS#11 function by which such a key is to be had; `None`: by none of them. `public`: an RSA public key on the token.
@@ -115,7 +114,7 @@ impl Marks<'_> {
 
     fn by_setting(&self, public: ObjectHandle) -> Result<bool> {
         let (raw, session) = (self.trial.line.raw(), || self.trial.line.session());
-        for key in once(public).chain(self.trial.own) {
+        for key in once(public).chain(self.trial.own.aes) {
             let set = raw.set_attribute(session(), key, TRUSTED_MARK);
             if self.trial.given(set)?.is_some() && self.counts(key)? {
                 return Ok(true);
@@ -137,7 +136,7 @@ impl Marks<'_> {
     }
 
     fn by_copying(&self, public: ObjectHandle) -> Result<bool> {
-        for key in once(public).chain(self.trial.own) {
+        for key in once(public).chain(self.trial.own.aes) {
             for place in self.trial.places() {
                 let (raw, session) = (self.trial.line.raw(), self.trial.line.session());
                 let template = [place, TRUSTED_MARK].into_iter();
@@ -233,11 +232,11 @@ impl Marks<'_> {
 
     /// Of a key that one's own key has wrapped, so that its value may be known to anybody.
     fn by_unwrapping(&self) -> Result<bool> {
-        let Some(own) = self.trial.own else {
+        let Some(own) = self.trial.own.aes else {
             return Ok(false);
         };
         let line = self.trial.line;
-        for wrapping in self.trial.key_wraps() {
+        for wrapping in self.trial.own.aes_wraps.iter().copied() {
             let wrapped = line.raw().wrap_key(line.session(), wrapping, own, own);
             let Some(wrapped) = self.trial.given(wrapped)? else {
                 continue;
@@ -259,25 +258,13 @@ impl Marks<'_> {
     }
 
     fn by_deriving(&self) -> Result<bool> {
-        let line = self.trial.line;
-        let length = Rule::length(session_key::LEN);
-        let secret = line.raw().generate_key(
-            line.session(),
-            CKM_GENERIC_SECRET_KEY_GEN,
-            once(&length).chain(OWN_SECRET),
-        );
-        let secret = self.trial.given(secret)?;
-        let mut result = Ok(false);
-        for base in secret.into_iter().chain(self.trial.own) {
-            result = self.by_deriving_from(base);
-            if !matches!(result, Ok(false)) {
-                break;
+        let own = &self.trial.own;
+        for base in own.secret.into_iter().chain(own.aes) {
+            if self.by_deriving_from(base)? {
+                return Ok(true);
             }
         }
-        if let Some(secret) = secret {
-            self.trial.destroy(secret)?;
-        }
-        result
+        Ok(false)
     }
 
     fn by_deriving_from(&self, base: ObjectHandle) -> Result<bool> {

@@ -7,6 +7,7 @@
 )]
 
 pub(crate) mod child;
+pub(crate) mod rig;
 
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
