@@ -1,4 +1,5 @@
-//! For each thing that the trials of a start look at, a token that does wrong in that alone (tests/pkcs11-fault): what no lie finds, no check holds.
+//! For each thing that the trials of a start look at, a token that does wrong in that alone
+//! (tests/pkcs11-fault): what no lie finds, no check holds.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
@@ -286,7 +287,8 @@ fn a_kek_comes_as_the_unwrap_template_says_by_whatever_call() {
                     );
                 }
             }
-            // AES, generic, ChaCha20, HMAC by SHA-256, triple DES, and one that PKCS#11 has no name for.
+            // AES, generic, ChaCha20, HMAC by SHA-256, triple DES, and one that PKCS#11 has no name
+            // for.
             let silent = "without=CKA_EXTRACTABLE without=CKA_VALUE_LEN";
             for kind in [31_u64, 16, 51, 43, 21, 0x8000_0000] {
                 rig.refused(

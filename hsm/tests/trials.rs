@@ -279,7 +279,8 @@ fn a_token_that_does_not_force_what_a_call_leaves_out_is_refused() {
                 ("CKA_DECRYPT", "false"),
             ];
             let takes = |wrong: &str, value: &str| {
-                let mut commands = vec!["make C_UnwrapKey -CKA_EXTRACTABLE".to_owned()];
+                let mut commands =
+                    vec!["where with=CKA_KEY_TYPE make C_UnwrapKey -CKA_EXTRACTABLE".to_owned()];
                 commands.extend(right.map(|(attribute, right)| {
                     let value = if attribute == wrong { value } else { right };
                     format!("silent C_UnwrapKey {attribute} {value}")

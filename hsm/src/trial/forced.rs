@@ -1,12 +1,14 @@
-//! Whether an unwrap template decides, whatever a call asks for and whatever it leaves out: the call is refused, or the key comes as the template says.
+//! Whether an unwrap template decides, whatever a call asks for and whatever it leaves out: the
+//! call is refused, or the key comes as the template says.
 
 use cryptoki::object::ObjectHandle;
 
 use super::{Result, Trial};
 use crate::template::Rule;
 
-/// The first attribute of `forced` that can be had otherwise. `call`: a template by which the key is unwrapped, of which the first `kind` rules
-/// say what kind of key it is; `unwrap`: the call, `None` if it is refused.
+/// The first attribute of `forced` that can be had otherwise. `call`: a template by which the key
+/// is unwrapped, of which the first `kind` rules say what kind of key it is; `unwrap`: the call,
+/// `None` if it is refused.
 pub(super) fn otherwise(
     trial: &Trial<'_>,
     call: &[Rule],

@@ -45,7 +45,8 @@ const fn short_iv(mechanism: CK_MECHANISM_TYPE) -> Way {
     (mechanism, Wrapping::ShortIv(mechanism))
 }
 
-/// What many tokens wrap by: tried where the token has the mechanism, whatever it says that it is for.
+/// What many tokens wrap by: tried where the token has the mechanism, whatever it says that it is
+/// for.
 const USUAL: [Way; 7] = [
     plain(CKM_AES_KEY_WRAP),
     plain(CKM_AES_KEY_WRAP_PAD),

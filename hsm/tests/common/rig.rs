@@ -61,7 +61,8 @@ impl Rig {
         }
     }
 
-    /// That the token is refused for what it does by these commands, with each of these parts in the reason.
+    /// That the token is refused for what it does by these commands, with each of these parts in
+    /// the reason.
     pub(crate) fn refused(&self, commands: &str, parts: &[&str]) {
         let reason = match self.start(commands).err() {
             Some(error @ (HsmError::KeyPolicy { .. } | HsmError::Trial { .. })) => {

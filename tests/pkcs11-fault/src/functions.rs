@@ -251,11 +251,13 @@ unsafe extern "C" fn C_GetAttributeValue(
             WhenAbsent::session,
             |real, _| {
                 // SAFETY: the caller's arguments.
+                let room = unsafe { traits::room(template, count) };
+                // SAFETY: as above.
                 let value = unsafe {
                     real.C_GetAttributeValue?(session, traits::original(object), template, count)
                 };
                 // SAFETY: as above.
-                Some(unsafe { traits::told(value, object, template, count) })
+                Some(unsafe { traits::told(value, &room, object, template, count) })
             },
         )
     })

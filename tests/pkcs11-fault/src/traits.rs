@@ -372,12 +372,24 @@ pub(crate) unsafe fn set(
     CKR_OK
 }
 
+/// As many bytes as there is room for in each attribute.
+///
+/// # Safety
+/// Template and count must be a caller's.
+pub(crate) unsafe fn room(template: *const CK_ATTRIBUTE, count: CK_ULONG) -> Vec<CK_ULONG> {
+    // SAFETY: the caller of this function vouches for both.
+    let attributes = unsafe { attributes(template, count) };
+    attributes.iter().map(|one| one.ulValueLen).collect()
+}
+
 /// What `C_GetAttributeValue` returns and tells, of which the real module said `value`.
 ///
 /// # Safety
-/// Template and count must be a caller's, filled in by the real module.
+/// Template and count must be a caller's, filled in by the real module; `room` what [`room`] said
+/// before that.
 pub(crate) unsafe fn told(
     value: CK_RV,
+    room: &[CK_ULONG],
     object: CK_OBJECT_HANDLE,
     template: *mut CK_ATTRIBUTE,
     count: CK_ULONG,
@@ -391,7 +403,8 @@ pub(crate) unsafe fn told(
     let claims = claims();
     let (mut all, mut missing) = (count > 0, false);
     // SAFETY: the caller of this function vouches for both.
-    for attribute in unsafe { slice::from_raw_parts_mut(template, count) } {
+    let attributes = unsafe { slice::from_raw_parts_mut(template, count) };
+    for (attribute, room) in attributes.iter_mut().zip(room) {
         match claims.get(&(object, attribute.type_)) {
             None => all = false,
             Some(None) => {
@@ -399,13 +412,11 @@ pub(crate) unsafe fn told(
                 missing = true;
             }
             Some(Some(claim)) => {
-                // What the real module did not tell it has not measured either.
-                let unmeasured = attribute.ulValueLen == CK_UNAVAILABLE_INFORMATION;
                 if !attribute.pValue.is_null() {
-                    if !unmeasured && attribute.ulValueLen < claim.len() as CK_ULONG {
+                    if *room < claim.len() as CK_ULONG {
                         return CKR_BUFFER_TOO_SMALL;
                     }
-                    // SAFETY: there was room for as many bytes as the caller said, and these are short values in buffers for any.
+                    // SAFETY: there was room for as many bytes as the caller said.
                     unsafe {
                         std::ptr::copy_nonoverlapping(
                             claim.as_ptr(),
