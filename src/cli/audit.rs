@@ -31,7 +31,7 @@ pub(super) struct AuditArgs {
 
 #[derive(Subcommand, Debug)]
 enum Action {
-    /// Check the log's chain and signatures
+    /// Verify the log's chain and signatures
     #[command(
         after_help = "Example:\n  strongroom audit verify audit.log.2 audit.log.1 audit.log --public-key audit.pem\n\n\
         Finds a line that was changed, removed, added or moved, also across rotated files. Exit code 8 if there is one.\n\
@@ -40,26 +40,25 @@ enum Action {
         elsewhere give what `strongroom audit end` printed there: --end VALUE. --transcript holds its first line against the ceremony's record."
     )]
     Verify {
-        /// The log's files, oldest first
+        /// Files of the log, oldest first
         #[arg(required = true)]
         files: Vec<PathBuf>,
-        /// The signing key's public half, from `strongroom audit public-key`
+        /// Public key of the log's signatures, from `strongroom audit public-key`
         #[arg(long, value_name = "FILE")]
         public_key: PathBuf,
         /// Also fail if the log does not end with a signature, as one of a stopped server does, or
         /// not where the token knows it to
         #[arg(long)]
         complete: bool,
-        /// What the token knows of the log's end, as `strongroom audit end` printed it: fail if
-        /// the log was cut off before, or is another
+        /// Fail if the log ends before this value of `strongroom audit end`, or is another log
         #[arg(
             long,
             value_name = "LOGID:LINE:SHA256:STATE",
             conflicts_with = "config"
         )]
         end: Option<String>,
-        /// Ask the token of this configuration where the log ends [with --complete: that of the
-        /// appliance, if it is here]
+        /// Ask the token of this configuration where the log ends [default with --complete: the
+        /// appliance's, if this is one]
         #[arg(long, short, value_name = "FILE")]
         config: Option<PathBuf>,
         /// The transcript of the appliance's birth: fail if the log is not the one that began
@@ -67,7 +66,7 @@ enum Action {
         #[arg(long, value_name = "FILE")]
         transcript: Option<PathBuf>,
     },
-    /// Print how far the log had come, as the token knows it
+    /// Print where the log ends, as the token knows it
     #[command(
         after_help = "Example:\n  strongroom audit end\n\nAlso beside a running server. Keep it away from the appliance, and give it to `audit verify --end`."
     )]
@@ -75,18 +74,18 @@ enum Action {
         #[command(flatten)]
         config: ConfigFile,
     },
-    /// Go on with the log as it is, though the token knows it otherwise
+    /// Accept a log that differs from what the token knows of it
     #[command(after_help = "Example:\n  strongroom audit accept --yes\n\n\
         For a log whose end is lost for good, that was replaced, or that something was added to after a stop. What the token knew and what was found is \
         written into the log. Where there is no file, a new log begins.")]
     Accept {
         #[command(flatten)]
         config: ConfigFile,
-        /// Yes, this log is the one to go on with
+        /// Confirm that this log is to be continued
         #[arg(long)]
         yes: bool,
     },
-    /// Print the public half of the token's signing key, PEM
+    /// Print the public key of the log's signatures, PEM
     #[command(
         after_help = "Example:\n  strongroom audit public-key > audit.pem\n\nKeep it away from the appliance: whoever can replace it can forge a log."
     )]

@@ -31,9 +31,9 @@ enum Action {
         printf %s \"$secret\" | strongroom client encrypt backups"
     )]
     Encrypt {
-        /// The key's name
+        /// Name of the key
         key: String,
-        /// What to encrypt; - is standard input
+        /// File to encrypt; - is standard input
         #[arg(long = "in", value_name = "FILE", default_value = "-")]
         input: PathBuf,
         #[command(flatten)]
@@ -48,27 +48,26 @@ enum Action {
         strongroom client decrypt backups --in dump.key.enc | restore"
     )]
     Decrypt {
-        /// The key's name
+        /// Name of the key
         key: String,
-        /// The ciphertext, vault:v<N>:…; - is standard input
+        /// File with the ciphertext, vault:v<N>:…; - is standard input
         #[arg(long = "in", value_name = "FILE", default_value = "-")]
         input: PathBuf,
-        /// Where the plaintext goes: a new file, readable by its owner only; - is standard output
+        /// New file for the plaintext, readable by its owner only; - is standard output
         #[arg(long, value_name = "FILE", default_value = "-")]
         out: PathBuf,
         #[command(flatten)]
         binding: Binding,
     },
-    /// Encrypt a ciphertext again, with the latest key version; the plaintext stays in the
-    /// appliance
+    /// Rewrap a ciphertext with the latest key version, without showing its plaintext
     #[command(
         after_help = "Example:\n  strongroom client rewrap backups --in dump.key.enc > dump.key.enc2\n\n\
         A whole file of ciphertexts: strongroom key rewrap-file --help"
     )]
     Rewrap {
-        /// The key's name
+        /// Name of the key
         key: String,
-        /// The ciphertext; - is standard input
+        /// File with the ciphertext; - is standard input
         #[arg(long = "in", value_name = "FILE", default_value = "-")]
         input: PathBuf,
         #[command(flatten)]
@@ -77,15 +76,15 @@ enum Action {
         #[arg(long, value_name = "N")]
         key_version: Option<u32>,
     },
-    /// Get a fresh data key, encrypted by a key; in plaintext too, if asked for
+    /// Generate a data key, encrypted by a key, and in plaintext if asked for
     #[command(
         after_help = "Examples:\n  strongroom client datakey backups > backup.key.enc\n  \
         strongroom client datakey backups --plaintext-out backup.key > backup.key.enc"
     )]
     Datakey {
-        /// The key's name
+        /// Name of the key
         key: String,
-        /// Its size: 128, 256 or 512
+        /// Size of the data key: 128, 256 or 512
         #[arg(long, value_name = "BITS", default_value_t = 256)]
         bits: u32,
         /// Write the data key itself, raw bytes, to this new file, readable by its owner only
@@ -99,7 +98,7 @@ enum Action {
         after_help = "Example:\n  strongroom client seal vault-unseal && echo \"a Vault can unseal with this certificate\""
     )]
     Seal {
-        /// The key's name
+        /// Name of the key
         key: String,
     },
 }

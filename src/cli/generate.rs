@@ -10,7 +10,7 @@ use super::exit::{Exit, Failure};
 
 #[derive(Args, Debug)]
 pub(super) struct CompletionsArgs {
-    /// Which shell
+    /// Shell to write the script for
     shell: Shell,
 }
 
@@ -24,7 +24,7 @@ pub(super) fn completions(args: &CompletionsArgs, mut command: Command) -> Resul
 
 #[derive(Args, Debug)]
 pub(super) struct ManArgs {
-    /// The folder, made if it is not there
+    /// Directory to write to, created if it does not exist
     folder: PathBuf,
 }
 

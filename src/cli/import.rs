@@ -24,18 +24,18 @@ use super::remote::{Remote, block_on};
 
 #[derive(Args, Debug)]
 pub(super) struct ImportArgs {
-    /// The name it gets
+    /// Name of the new key
     name: String,
-    /// The key, 32 raw bytes; - is standard input
+    /// File with the key, 32 raw bytes; - is standard input
     #[arg(long = "in", value_name = "FILE")]
     input: PathBuf,
-    /// The hash of RSA-OAEP: sha1 where the token has no other (SoftHSM 2)
+    /// Hash of RSA-OAEP: sha1 where the HSM supports no other (SoftHSM 2)
     #[arg(long, default_value = "sha256")]
     oaep_hash: OaepHash,
-    /// Allow `key rotate`: the token makes the later versions
+    /// Allow `key rotate`, which creates later versions in the HSM
     #[arg(long)]
     allow_rotation: bool,
-    /// Every operation names a context, from which the actual key is derived
+    /// Derive a key for each context, which every operation must then name
     #[arg(long)]
     derived: bool,
 }

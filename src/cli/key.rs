@@ -18,28 +18,28 @@ pub(super) struct KeyArgs {
 
 #[derive(Subcommand, Debug)]
 enum Action {
-    /// Create a key; one that exists is left as it is
+    /// Create a key, or leave an existing one unchanged
     #[command(after_help = "Examples:\n  strongroom key create vault-unseal\n  \
         strongroom key create tenant-a --derived --auto-rotate-period 30d\n  \
         strongroom key create bulk --residency memory\n  \
         strongroom key create user-tokens --type ecdsa-p256")]
     Create {
-        /// Its name: letters, digits, _ - .
+        /// Name of the key: letters, digits, _ - .
         name: String,
-        /// What it is: the last three sign
+        /// Type of the key; ecdsa-p256, rsa-4096 and ed25519 keys sign
         #[arg(long = "type", value_name = "TYPE", default_value = "aes256-gcm96")]
         kind: Kind,
-        /// Where it is used; the configuration's default if not given
+        /// Where the key is used [default: the configuration's]
         #[arg(long)]
         residency: Option<Residency>,
-        /// Every operation names a context, from which the actual key is derived
+        /// Derive a key for each context, which every operation must then name
         #[arg(long)]
         derived: bool,
-        /// Equal plaintexts give equal ciphertexts under one context
+        /// Encrypt equal plaintexts to equal ciphertexts under one context
         #[arg(long, requires = "derived")]
         convergent: bool,
-        /// Rotate by itself this often, e.g. 30d or 720h; at least 1h; 0 never; the
-        /// configuration's default (90d) if not given
+        /// Rotate automatically this often, e.g. 30d or 720h; at least 1h; 0 turns it off
+        /// [default: the configuration's, 90d]
         #[arg(long, value_name = "PERIOD")]
         auto_rotate_period: Option<String>,
     },
@@ -48,16 +48,16 @@ enum Action {
         after_help = "Example:\n  strongroom key read vault-unseal --output json | jq .latest_version"
     )]
     Read {
-        /// Its name
+        /// Name of the key
         name: String,
     },
-    /// Show the names of all keys
+    /// List the names of all keys
     #[command(after_help = "Example:\n  strongroom key list")]
     List,
     /// Add a version and make it the latest; older ones still decrypt
     #[command(after_help = "Example:\n  strongroom key rotate vault-unseal")]
     Rotate {
-        /// Its name
+        /// Name of the key
         name: String,
     },
     /// Change a key's settings
@@ -66,7 +66,7 @@ enum Action {
         strongroom key config tenant-a --deletion-allowed true"
     )]
     Config {
-        /// Its name
+        /// Name of the key
         name: String,
         #[command(flatten)]
         change: Change,
@@ -77,9 +77,9 @@ enum Action {
         The versions must be below min_decryption_version and min_encryption_version: strongroom key config --help"
     )]
     Trim {
-        /// Its name
+        /// Name of the key
         name: String,
-        /// Versions below this one are destroyed
+        /// Destroy the versions below this one
         #[arg(long, value_name = "N")]
         min_available_version: u32,
     },
@@ -88,16 +88,16 @@ enum Action {
         after_help = "Example:\n  strongroom key config tenant-a --deletion-allowed true\n  strongroom key delete tenant-a"
     )]
     Delete {
-        /// Its name
+        /// Name of the key
         name: String,
     },
-    /// Bring your own key: 32 raw bytes, wrapped for the token before they leave this process
+    /// Import a key of 32 raw bytes, wrapped for the HSM before it leaves this process
     #[command(
         after_help = "Examples:\n  strongroom key import legacy --in legacy.key\n  \
         openssl rand 32 | strongroom key import legacy --in - --allow-rotation"
     )]
     Import(import::ImportArgs),
-    /// Encrypt again, with the latest key version, the ciphertexts in a file
+    /// Rewrap the ciphertexts in a file with the latest key version
     #[command(
         after_help = "Examples:\n  strongroom key rewrap-file tenant-a secrets.yaml --in-place\n  \
         strongroom key rewrap-file tenant-a dump.sql --out rewrapped.sql\n  \
@@ -105,13 +105,13 @@ enum Action {
         Interrupted, it goes on where it was when it is run again; the file is replaced at the end, in one step."
     )]
     RewrapFile(rewrap::FileArgs),
-    /// The same in every file of a folder
+    /// Rewrap the ciphertexts in every file of a directory with the latest key version
     #[command(
         after_help = "Examples:\n  strongroom key rewrap-dir tenant-a /srv/secrets\n  \
         strongroom key rewrap-dir tenant-a /srv/secrets --retire"
     )]
     RewrapDir(rewrap::DirArgs),
-    /// The same in a column of a PostgreSQL table
+    /// Rewrap the ciphertexts in a column of a PostgreSQL table with the latest key version
     #[command(
         after_help = "Example:\n  strongroom key rewrap-postgres tenant-a --database 'host=db.example dbname=app user=app' \\\n    \
         --password-file pg.pass --database-cacert pg-ca.pem --table public.customers --column iban\n\n\
@@ -128,17 +128,17 @@ enum Kind {
     /// Signs: ES256
     #[value(name = "ecdsa-p256")]
     EcdsaP256,
-    /// Signs: RSA-PSS; its making takes seconds
+    /// Signs: RSA-PSS; takes seconds to create
     #[value(name = "rsa-4096")]
     Rsa4096,
-    /// Signs, where the token can
+    /// Signs: EdDSA, where the HSM supports it
     #[value(name = "ed25519")]
     Ed25519,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Residency {
-    /// In the token only
+    /// Inside the HSM only
     Hsm,
     /// In locked memory of the appliance, for bulk traffic
     Memory,
@@ -147,16 +147,16 @@ enum Residency {
 #[derive(Args, Debug)]
 #[group(required = true, multiple = true)]
 struct Change {
-    /// Versions below don't decrypt
+    /// Refuse to decrypt with versions below this one
     #[arg(long, value_name = "N")]
     min_decryption_version: Option<u32>,
-    /// Versions below don't encrypt; 0 is no limit
+    /// Refuse to encrypt with versions below this one; 0 sets no limit
     #[arg(long, value_name = "N")]
     min_encryption_version: Option<u32>,
-    /// Whether the key may be deleted
+    /// Allow the key to be deleted
     #[arg(long, value_name = "BOOL")]
     deletion_allowed: Option<bool>,
-    /// Rotate by itself this often; 0 turns it off
+    /// Rotate automatically this often; 0 turns it off
     #[arg(long, value_name = "PERIOD")]
     auto_rotate_period: Option<String>,
 }

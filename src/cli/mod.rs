@@ -46,7 +46,7 @@ use output::Format;
         10 a ceremony waits for something: put it there and run it again"
 )]
 struct Cli {
-    /// What is printed: text, or one JSON value (an error is one too, on standard error)
+    /// Set the output format: text, or one JSON value (errors too, on standard error)
     #[arg(
         long,
         global = true,
@@ -62,51 +62,51 @@ struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
-    /// Run the appliance until SIGTERM; SIGHUP reads TLS files, policy and tokens again
+    /// Run the server in the foreground
     #[command(
         after_help = "Examples:\n  strongroom serve --config /etc/strongroom/strongroom.toml\n  \
-        strongroom serve --log-format json --log strongroom=debug"
+        strongroom serve --log-format json --log strongroom=debug\n\n\
+        SIGTERM stops it in order; SIGHUP reloads TLS files, policy and API tokens; SIGUSR1 continues the audit log in a new file."
     )]
     Serve(server::ServeArgs),
-    /// Check configuration, policy, tokens and TLS files, without touching the token
+    /// Check configuration, policy, API tokens and TLS files, without using the HSM
     #[command(
         after_help = "Example:\n  strongroom check-config --config strongroom.toml && systemctl reload strongroom"
     )]
     CheckConfig(server::CheckConfigArgs),
-    /// Look after the appliance: certificates, rotation, backups, audit log, disk, clock; exit code
-    /// 1 if something is not well
+    /// Check certificates, rotation, backups, audit log, disk and clock; exit with 1 if something
+    /// needs attention
     #[command(
         after_help = "Examples:\n  strongroom check\n  strongroom check --backups /var/backups/strongroom --backup-days 2\n\n\
         strongroom-check.timer runs it daily. While no server has the store open, the token is asked whether one would start with it, as `strongroom store status` does. With --cacert, --client-cert and --client-key it also asks the running server."
     )]
     Check(check::CheckArgs),
-    /// Make the appliance's keys on an empty token, and an empty store
+    /// Create the appliance's keys on an empty PKCS#11 token, and an empty store
     #[command(
         after_help = "Example:\n  strongroom init --config strongroom.toml --memory-master\n\n\
         Takes some seconds: an RSA-4096 key is made in the token."
     )]
     Init(server::InitArgs),
-    /// Show whether an appliance is healthy
+    /// Show whether a running appliance is healthy, and if not, why
     #[command(
         after_help = "Example:\n  strongroom status --addr https://keys.example:8200 --cacert ca.pem --client-cert me.pem --client-key me.key"
     )]
     Status(status::StatusArgs),
-    /// Create, show, rotate, change, destroy, import keys
+    /// Manage keys: create, import, show, rotate, configure, destroy
     Key(key::KeyArgs),
-    /// Encrypt, decrypt, rewrap, get data keys, try the seal
+    /// Use a key: encrypt, decrypt, rewrap, generate data keys, test the seal
     Client(crypt::ClientArgs),
-    /// Verify or make the sealed store, or accept a restored backup
+    /// Manage the sealed store: verify, create, export, import, accept a restored backup
     Store(store::StoreArgs),
-    /// Verify the audit log
+    /// Manage the audit log: verify it, show its end, accept a changed one
     Audit(audit::AuditArgs),
-    /// The key ceremony: plan it, make participants' keys, sign, rehearse, run, verify the record,
-    /// print it
+    /// Hold a key ceremony: plan, sign, rehearse, run, verify and report it
     Ceremony(ceremony::CeremonyArgs),
-    /// What runs on the bootable image: its console, a ceremony by a medium, the minimum version
+    /// Run the parts of the bootable image: its console, ceremony and updates
     Appliance(appliance::ApplianceArgs),
-    /// Make tokens, for rules of the policy that ask for one
+    /// Create API tokens, for policy rules that require one
     Token(token::TokenArgs),
-    /// See it all work: a throwaway token, a server, a seal, an unseal; nothing is left behind
+    /// Seal and unseal on a throwaway SoftHSM2 token and server, leaving nothing behind
     #[command(
         after_help = "Examples:\n  strongroom demo\n  strongroom demo --dir /tmp/strongroom --keep\n\n\
         Needs SoftHSM2. The seal is made by Vault's own seal client if STRONGROOM_SEAL_CLIENT names its executable."
@@ -117,7 +117,7 @@ enum Command {
         after_help = "Example:\n  strongroom completions bash > /usr/share/bash-completion/completions/strongroom"
     )]
     Completions(generate::CompletionsArgs),
-    /// Write manual pages into a folder
+    /// Write manual pages into a directory
     #[command(after_help = "Example:\n  strongroom man /usr/local/share/man/man1")]
     Man(generate::ManArgs),
 }

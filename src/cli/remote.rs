@@ -13,13 +13,14 @@ use super::exit::{Exit, Failure};
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Connection")]
 pub(super) struct Remote {
-    /// The appliance's address [default: https://127.0.0.1:8200; check asks where the configured server listens]
+    /// Address of the appliance [default: https://127.0.0.1:8200; for check, where the configured
+    /// server listens]
     #[arg(long, global = true, value_name = "URL", env = "STRONGROOM_ADDR")]
     pub(super) addr: Option<String>,
-    /// The CA of the appliance's certificate, PEM
+    /// CA of the appliance's certificate, PEM
     #[arg(long, global = true, value_name = "FILE", env = "STRONGROOM_CACERT")]
     pub(super) cacert: Option<PathBuf>,
-    /// The client certificate and its chain, PEM
+    /// Client certificate and its chain, PEM
     #[arg(
         long,
         global = true,
@@ -27,7 +28,7 @@ pub(super) struct Remote {
         env = "STRONGROOM_CLIENT_CERT"
     )]
     pub(super) client_cert: Option<PathBuf>,
-    /// The client certificate's private key, PEM
+    /// Private key of the client certificate, PEM
     #[arg(
         long,
         global = true,
@@ -35,10 +36,10 @@ pub(super) struct Remote {
         env = "STRONGROOM_CLIENT_KEY"
     )]
     pub(super) client_key: Option<PathBuf>,
-    /// A file with a token, where the policy asks for one
+    /// File with an API token, where the policy requires one
     #[arg(long, global = true, value_name = "FILE")]
     pub(super) token_file: Option<PathBuf>,
-    /// The mount path of Transit
+    /// Mount path of Transit
     #[arg(
         long,
         global = true,

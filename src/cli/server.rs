@@ -21,7 +21,7 @@ use super::remote::block_on;
 /// The file that every command on the appliance itself reads.
 #[derive(Args, Clone, Debug)]
 pub(super) struct ConfigFile {
-    /// The configuration
+    /// Configuration file
     #[arg(
         long,
         short,
@@ -71,17 +71,16 @@ impl ConfigFile {
 pub(super) struct ServeArgs {
     #[command(flatten)]
     config: ConfigFile,
-    /// Write the address that is listened on into this file, for a configured port of 0
+    /// Write the listener's address into this file, for a configured port of 0
     #[arg(long, value_name = "FILE")]
     addr_file: Option<PathBuf>,
-    /// Stop as on SIGTERM when standard input closes: for whoever starts it and must not leave it
-    /// behind
+    /// Stop as on SIGTERM when standard input closes, so that a parent can't leave it behind
     #[arg(long)]
     stop_with_stdin: bool,
-    /// How the log on standard error looks
+    /// Format of the log on standard error
     #[arg(long, default_value = "text")]
     log_format: LogFormat,
-    /// What is logged: error, warn, info, debug, trace, or filters like
+    /// Level of the log: error, warn, info, debug, trace, or filters like
     /// strongroom=debug,hyper=warn
     #[arg(
         long,
@@ -155,11 +154,10 @@ pub(super) fn check_config(args: &CheckConfigArgs, format: Format) -> Result<(),
 pub(super) struct InitArgs {
     #[command(flatten)]
     config: ConfigFile,
-    /// Also make the second master key, which keys in `memory` residency need
+    /// Also create the second master key, which keys in `memory` residency need
     #[arg(long)]
     memory_master: bool,
-    /// Make no transfer key: the keys of this appliance can then never be moved to another master
-    /// key
+    /// Create no transfer key: keys can then never be moved to another master key
     #[arg(long)]
     no_transfer: bool,
 }

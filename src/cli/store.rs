@@ -33,7 +33,7 @@ enum Action {
         #[command(flatten)]
         config: ConfigFile,
     },
-    /// Make an empty store for the keys that are on the token already
+    /// Create an empty store for keys that are on the token already
     #[command(
         after_help = "Example:\n  strongroom store create\n\n`strongroom init` makes keys and store in one go; this is for when only the store is missing."
     )]
@@ -41,8 +41,7 @@ enum Action {
         #[command(flatten)]
         config: ConfigFile,
     },
-    /// Write the store, sealed as it is, into one plain file: a backup that needs no database to be
-    /// read
+    /// Write the store into one file, still sealed, as a backup that needs no database to be read
     #[command(
         after_help = "Example:\n  strongroom store export /mnt/backup/strongroom-store.export\n\n\
         The server must be stopped. The file is its owner's only, holds no secret in the clear, and opens with this token alone; docs/store-format.md is its format."
@@ -50,10 +49,10 @@ enum Action {
     Export {
         #[command(flatten)]
         config: ConfigFile,
-        /// Must not be there yet
+        /// File to write; must not exist yet
         file: PathBuf,
     },
-    /// Take an export back, into a store folder that is empty or not there
+    /// Restore an export into a store directory that is empty or does not exist
     #[command(
         after_help = "Example:\n  strongroom store import /mnt/backup/strongroom-store.export\n\n\
         Every record is verified against the token first; then all are written, or none. The act is written into the audit log."
@@ -61,20 +60,20 @@ enum Action {
     Import {
         #[command(flatten)]
         config: ConfigFile,
-        /// What `store export` wrote
+        /// File that `store export` wrote
         file: PathBuf,
-        /// Yes, take it though it is older than what the token knows: keys and versions made since
-        /// are gone, as with accept-rollback
+        /// Accept an export older than what the token knows: keys and versions made since are
+        /// lost, as with accept-rollback
         #[arg(long)]
         accept_rollback: bool,
     },
-    /// Take an older copy of the store as the true one, after a backup was restored on purpose
+    /// Accept an older copy of the store, after a backup was restored on purpose
     #[command(after_help = "Example:\n  strongroom store accept-rollback --yes\n\n\
         Keys and versions made after the backup are gone: what they encrypted can't be decrypted. The act is written into the audit log.")]
     AcceptRollback {
         #[command(flatten)]
         config: ConfigFile,
-        /// Yes, this copy is the one to go on with
+        /// Confirm that this copy is to be used
         #[arg(long)]
         yes: bool,
     },

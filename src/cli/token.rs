@@ -21,7 +21,7 @@ pub(super) struct TokenArgs {
 
 #[derive(Subcommand, Debug)]
 enum Action {
-    /// Make a token, print it once, and add its hash to the tokens file
+    /// Create an API token, print it once, and add its hash to the tokens file
     #[command(
         after_help = "Example:\n  strongroom token create --id alice --identity spiffe://example.org/operator/alice > alice.token\n\n\
         A running server reads the tokens file again by itself."
@@ -31,17 +31,17 @@ enum Action {
 
 #[derive(Args, Debug)]
 struct CreateArgs {
-    /// Its name in the tokens file and the audit log
+    /// Name of the token in the tokens file and the audit log
     #[arg(long)]
     id: String,
-    /// The one client that may use it, as the audit log names it: spiffe://…, dns:…, or
+    /// Identity of the client that may use it, as in the audit log: spiffe://…, dns:…, or
     /// spki:sha256:…
     #[arg(long)]
     identity: String,
-    /// A remark for the tokens file
+    /// Comment for the tokens file
     #[arg(long, value_name = "TEXT")]
     description: Option<String>,
-    /// The tokens file, made if it is not there
+    /// Tokens file, created if it does not exist
     #[arg(
         long,
         value_name = "FILE",

@@ -123,7 +123,7 @@ async fn a_lost_token_degrades_and_in_the_end_is_critical() {
         .wait("strongroom_signing_key_state{state=\"active\"} == 1")
         .await;
     rig.control("token-absent");
-    prometheus.fires("StrongroomHsmAway").await;
+    prometheus.fires("StrongroomHsmUnavailable").await;
     prometheus.fires("StrongroomSigningKeyDegraded").await;
     let operator = rig.client(Who::Operator);
     let load = tokio::spawn(async move {
@@ -154,7 +154,7 @@ async fn a_wrong_pin_stops_it() {
     rig.wait_health(503, Duration::from_secs(10)).await;
     rig.replace_pin("not-the-pin");
     rig.control("");
-    prometheus.fires("StrongroomHsmStopped").await;
+    prometheus.fires("StrongroomHsmRefused").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -35,7 +35,7 @@ pub(super) struct Metrics {
     /// Answers withheld because the audit log could not be written.
     pub(super) audit_failures: Counter<u64, AtomicU64>,
     audit_file_changes: Counter<u64, AtomicU64>,
-    audit_disc_short: Gauge<i64, AtomicI64>,
+    audit_disk_nearly_full: Gauge<i64, AtomicI64>,
     /// Handlers that panicked: each one is a defect.
     pub(super) panics: Counter<u64, AtomicU64>,
     in_flight: Gauge<i64, AtomicI64>,
@@ -94,7 +94,7 @@ impl Metrics {
             overloaded: Counter::default(),
             audit_failures: Counter::default(),
             audit_file_changes: Counter::default(),
-            audit_disc_short: Gauge::default(),
+            audit_disk_nearly_full: Gauge::default(),
             panics: Counter::default(),
             in_flight: Gauge::default(),
             hsm_up: Gauge::default(),
@@ -143,9 +143,9 @@ impl Metrics {
             metrics.audit_file_changes.clone(),
         );
         registry.register(
-            "audit_disc_short",
+            "audit_disk_nearly_full",
             "1: the audit log's disc is nearly full, so that not every line can be written",
-            metrics.audit_disc_short.clone(),
+            metrics.audit_disk_nearly_full.clone(),
         );
         registry.register("panics", "Handlers that panicked", metrics.panics.clone());
         registry.register(
@@ -290,7 +290,8 @@ impl Metrics {
         let changes = app.audit.changes();
         self.audit_file_changes
             .inc_by(changes.saturating_sub(self.audit_file_changes.get()));
-        self.audit_disc_short.set(i64::from(app.audit.is_short()));
+        self.audit_disk_nearly_full
+            .set(i64::from(app.audit.is_short()));
         self.hsm_up.set(match app.hsm.state() {
             HsmState::Ready => 1,
             HsmState::Reconnecting { .. } => 0,

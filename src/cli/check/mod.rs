@@ -20,17 +20,17 @@ use super::server::ConfigFile;
 pub(super) struct CheckArgs {
     #[command(flatten)]
     config: ConfigFile,
-    /// A certificate must be good for this many more days
+    /// Days for which each certificate must still be valid
     #[arg(long, value_name = "DAYS", default_value_t = 14)]
     certificate_days: u32,
-    /// The audit log is verified with this key; strongroom audit public-key prints it [default:
+    /// Public key to verify the audit log with, from `strongroom audit public-key` [default:
     /// audit-key.pem beside the configuration]
     #[arg(long, value_name = "FILE", env = "STRONGROOM_CHECK_AUDIT_KEY")]
     audit_key: Option<PathBuf>,
-    /// Where backups are put; the newest file's age is looked at
+    /// Directory of backups, whose newest file must be recent
     #[arg(long, value_name = "DIR", env = "STRONGROOM_CHECK_BACKUPS")]
     backups: Option<PathBuf>,
-    /// A backup must be younger than this many days
+    /// Days after which a backup is too old
     #[arg(
         long,
         value_name = "DAYS",
@@ -38,7 +38,7 @@ pub(super) struct CheckArgs {
         default_value_t = 7
     )]
     backup_days: u16,
-    /// The running server is asked for its health and its keys' rotation if --cacert is given
+    /// Ask the running server for its health and its keys' rotation too, if --cacert is given
     #[command(flatten)]
     remote: Remote,
 }

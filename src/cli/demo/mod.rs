@@ -30,10 +30,10 @@ const SEAL_CLIENT: &str = "STRONGROOM_SEAL_CLIENT";
 
 #[derive(Args, Debug)]
 pub(super) struct DemoArgs {
-    /// Work in this folder, made if it is not there, instead of a temporary one
+    /// Work in this directory, created if it does not exist, instead of a temporary one
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// Keep token, configuration and certificates, and say how to start the appliance again
+    /// Keep token, configuration and certificates, and print how to start the appliance again
     #[arg(long)]
     keep: bool,
 }

@@ -31,25 +31,25 @@ use tally::Tally;
 /// What all three take.
 #[derive(Args, Debug)]
 pub(super) struct Common {
-    /// The key's name
+    /// Name of the key
     name: String,
-    /// Only count the ciphertexts of each version; nothing is written
+    /// Count the ciphertexts of each version, and write nothing
     #[arg(long)]
     count: bool,
-    /// The context of a derived key, base64
+    /// Context of a derived key, base64
     #[arg(long, value_name = "BASE64")]
     context: Option<String>,
-    /// The associated data that the ciphertexts are bound to, base64
+    /// Associated data that the ciphertexts are bound to, base64
     #[arg(long, value_name = "BASE64")]
     associated_data: Option<String>,
-    /// Leave ciphertexts that the key does not decrypt as they are, instead of stopping there
+    /// Skip ciphertexts that the key does not decrypt, instead of stopping
     #[arg(long)]
     skip_foreign: bool,
-    /// Ciphertexts in one request
+    /// Number of ciphertexts in one request
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..=1024))]
     batch: u16,
-    /// Afterwards raise the key's min_decryption_version to the latest version, if a second look
-    /// finds no ciphertext of an older one; only if nothing else uses the key
+    /// Raise min_decryption_version to the latest version afterwards, if no older ciphertext is
+    /// left; use only where nothing else holds ciphertexts of this key
     #[arg(long, conflicts_with_all = ["count", "skip_foreign"])]
     retire: bool,
 }
