@@ -1,7 +1,7 @@
 //! What the fuzz targets call, one function for each parser of what clients send; not there in an
 //! ordinary build. The short form of each is run by `cargo test`.
 
-pub use crate::api::fuzz::{ciphertext, duration, form_body, json_body, route};
+pub use crate::api::vault::fuzz::{ciphertext, duration, form_body, json_body, route};
 
 #[cfg(test)]
 #[path = "../../fuzz/short.rs"]

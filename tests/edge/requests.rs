@@ -9,7 +9,7 @@ use rustls::crypto::aws_lc_rs::default_provider;
 use serde_json::{Value, json};
 use strongroom_client::Client;
 use strongroom_server::api::OPENAPI;
-use strongroom_server::api::wire::BASE64;
+use strongroom_server::api::vault::wire::BASE64;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::support::{Appliance, Who, base64, encrypt, unbase64};

@@ -12,8 +12,8 @@ use hyper::header::{self, HeaderValue};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-use super::error::ApiError;
-use super::wire::{BASE64, PREFIX};
+use super::vault::error::ApiError;
+use super::vault::wire::{BASE64, PREFIX};
 
 /// Two years, for every host below: the appliance speaks nothing but TLS.
 const STRICT_TRANSPORT_SECURITY: &str = "max-age=63072000; includeSubDomains; preload";

@@ -7,7 +7,7 @@ use strongroom_core::keyring::Jwk;
 
 use super::Call;
 use super::answer::{Answer, Cache};
-use super::error::ApiError;
+use super::vault::error::ApiError;
 
 /// `GET /.well-known/jwks.json`.
 pub(super) async fn jwks(call: &mut Call<'_>) -> Result<Answer, ApiError> {

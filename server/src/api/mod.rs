@@ -6,22 +6,12 @@
 //! does the answer leave.
 
 mod answer;
-mod auth;
-mod body;
-mod clients;
-mod error;
-#[cfg(any(fuzzing, test))]
-pub(crate) mod fuzz;
 mod jwks;
 mod metrics;
-mod origin;
+mod pipeline;
 pub mod recent;
-mod rotation;
-pub mod routes;
-mod sys;
-mod transit;
 mod ui;
-pub mod wire;
+pub mod vault;
 
 #[cfg(test)]
 mod tests;
@@ -57,17 +47,17 @@ use zeroize::{Zeroize, Zeroizing};
 use crate::harden::Report;
 
 use answer::{Answer, RequestId};
-use auth::Ended;
-use body::Params;
-use error::{ApiError, Doing};
 use metrics::Metrics;
-use origin::Said;
+use pipeline::origin::{self, Said};
 use recent::Recent;
-use routes::{Captures, Limit, Route, Target, Verb};
+use vault::auth::{self, Ended};
+use vault::body::{self, Params};
+use vault::error::{ApiError, Doing};
+use vault::routes::{self, Captures, Limit, Route, Target, Verb};
 
 /// The `OpenAPI` 3.1 document that describes every route; served, and checked against the route
 /// table by a test.
-pub const OPENAPI: &str = include_str!("openapi.json");
+pub const OPENAPI: &str = include_str!("vault/openapi.json");
 
 /// A body must have come in whole after this long.
 const BODY_DEADLINE: Duration = Duration::from_secs(30);

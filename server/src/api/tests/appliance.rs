@@ -30,7 +30,7 @@ use strongroom_hsm::{Hsm, OptionalKeys};
 use strongroom_softhsm::Throwaway;
 
 use super::openapi;
-use crate::api::routes::{self, Target};
+use crate::api::vault::routes::{self, Target};
 use crate::api::{App, Client, Gate, handle};
 use crate::harden::Report;
 

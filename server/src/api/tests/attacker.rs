@@ -19,7 +19,7 @@ use strongroom_core::audit::{Audit, Held};
 
 use super::appliance::{Appliance, Who, run};
 use crate::api::handle;
-use crate::api::routes::{self, SYSTEM, TRANSIT, Target, Verb};
+use crate::api::vault::routes::{self, SYSTEM, TRANSIT, Target, Verb};
 
 /// What somebody's data is: it stands in bodies and headers, and never in the log.
 const PRIVATE: &str = "4111111111111111";

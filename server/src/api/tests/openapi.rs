@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use strongroom_core::keyring::MAX_NAME;
 
 use crate::api::OPENAPI;
-use crate::api::routes::{ROOT, Route, SYSTEM, TRANSIT, Verb};
+use crate::api::vault::routes::{ROOT, Route, SYSTEM, TRANSIT, Verb};
 
 static DOCUMENT: LazyLock<Value> = LazyLock::new(|| serde_json::from_str(OPENAPI).unwrap());
 

@@ -807,7 +807,7 @@ fn a_change_is_finished_and_audited_though_the_client_goes_away() {
 #[test]
 fn without_a_token_in_the_hsm_nothing_is_500() {
     // What each layer's outage becomes, without waiting for one: tests/ makes real ones.
-    use crate::api::error::{ApiError, Doing};
+    use crate::api::vault::error::{ApiError, Doing};
     use strongroom_core::keyring::KeyringError;
     use strongroom_core::store::StoreError;
     use strongroom_hsm::HsmError;

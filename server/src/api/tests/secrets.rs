@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::appliance::{Appliance, Who};
-use crate::api::routes::{Route, SYSTEM, TRANSIT, Verb};
+use crate::api::vault::routes::{Route, SYSTEM, TRANSIT, Verb};
 
 /// What no log may hold: a card's number, as text and as a number; what is no number; what needs
 /// escapes.

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::Call;
 use super::answer::Answer;
-use super::error::ApiError;
+use crate::api::vault::error::ApiError;
 
 /// `GET /ui/`.
 pub(super) async fn page(call: &mut Call<'_>) -> Result<Answer, ApiError> {

@@ -8,11 +8,11 @@ use std::str;
 
 use strongroom_core::keyring::is_key_name;
 
-use super::super::answer::{Envelope, RequestId};
 use super::super::wire::{
     BASE64, Base64Error, PREFIX, WireError, decode_base64, parse_ciphertext, parse_hmac,
 };
 use super::base64::as_go;
+use crate::api::answer::{Envelope, RequestId};
 use ::base64::Engine as _;
 
 /// `vault:v<version>:<base64>`: what is accepted is what a plain reading of the format gives, and

@@ -1,8 +1,8 @@
 //! The hash algorithms by Vault's names.
 
 use crate::api::Call;
-use crate::api::body::word;
-use crate::api::error::ApiError;
+use crate::api::vault::body::word;
+use crate::api::vault::error::ApiError;
 use strongroom_core::keyring::Algorithm;
 
 /// From the path, else the body, else SHA-256.

@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use strongroom_core::keyring::KeyringError;
 
 use crate::api::answer::{Answer, Envelope};
-use crate::api::body::{Item, Params};
-use crate::api::error::{ApiError, Doing, is_outage, item_text};
+use crate::api::vault::body::{Item, Params};
+use crate::api::vault::error::{ApiError, Doing, is_outage, item_text};
 
 /// An item's error, as text.
 pub(super) type ItemError = Cow<'static, str>;

@@ -17,9 +17,9 @@ use strongroom_core::tokens::TokenInfo;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 use zeroize::Zeroizing;
 
-use super::answer::{Answer, Envelope};
 use super::error::ApiError;
-use super::{Call, Presented};
+use crate::api::answer::{Answer, Envelope};
+use crate::api::{Call, Presented};
 
 /// What a login's token begins with.
 const LOGIN_PREFIX: &str = "srl.";
@@ -35,7 +35,7 @@ type Login = [u8; 16];
 /// Logins that their clients have ended. A login gives nothing that the certificate does not give,
 /// so what is forgotten, at a restart or because of many others, is forgotten at nobody's cost.
 #[derive(Default)]
-pub(super) struct Ended(Mutex<VecDeque<Login>>);
+pub(in crate::api) struct Ended(Mutex<VecDeque<Login>>);
 
 impl Ended {
     fn add(&self, login: Login) {
@@ -53,7 +53,7 @@ impl Ended {
 }
 
 /// A login's token, if this is one of the certificate that asks, and has not been ended.
-pub(super) fn presented_login(text: &str, peer: &Peer, ended: &Ended) -> Option<TokenInfo> {
+pub(in crate::api) fn presented_login(text: &str, peer: &Peer, ended: &Ended) -> Option<TokenInfo> {
     let login = login_of(text)?;
     // A hash of what the client shows anyway: nothing to learn from the time that this takes.
     (text == login_token(peer, login) && !ended.has(login)).then(|| login_info(peer, login))
@@ -112,7 +112,7 @@ fn lease(peer: &Peer) -> i64 {
 
 /// `POST auth/:mount/login`: a token for clients that must have one. It may what the certificate
 /// may.
-pub(super) async fn login(call: &mut Call<'_>) -> Result<Answer, ApiError> {
+pub(in crate::api) async fn login(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     let warnings: &[&str] = if call.params.is_set("name") {
         &["name was ignored: there are no roles, the policy goes by the certificate's identity"]
     } else {
@@ -129,7 +129,7 @@ pub(super) async fn login(call: &mut Call<'_>) -> Result<Answer, ApiError> {
 
 /// `POST auth/token/renew-self`: nothing to renew, so nothing changes; clients are told not to come
 /// back for it, but for a login's token.
-pub(super) async fn renew_self(call: &mut Call<'_>) -> Result<Answer, ApiError> {
+pub(in crate::api) async fn renew_self(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     let token = token(call)?;
     // For how long is the certificate's to say; but it must be a duration.
     call.params.duration("increment")?;
@@ -137,7 +137,7 @@ pub(super) async fn renew_self(call: &mut Call<'_>) -> Result<Answer, ApiError> 
 }
 
 /// `POST auth/token/revoke-self`: ends a login.
-pub(super) async fn revoke_self(call: &mut Call<'_>) -> Result<Answer, ApiError> {
+pub(in crate::api) async fn revoke_self(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     let token = token(call)?;
     match login_of(&token.text).filter(|_| token.login) {
         Some(login) => {
@@ -189,7 +189,7 @@ fn auth(call: &mut Call<'_>, token: &Presented, more: &[&str]) -> Answer {
 }
 
 /// `GET`, `POST auth/token/lookup-self`.
-pub(super) async fn lookup_self(call: &mut Call<'_>) -> Result<Answer, ApiError> {
+pub(in crate::api) async fn lookup_self(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     #[derive(Serialize)]
     struct Lookup<'a> {
         accessor: &'a str,

@@ -12,8 +12,8 @@ use zeroize::Zeroizing;
 use super::answer;
 use crate::api::Call;
 use crate::api::answer::Answer;
-use crate::api::body::word;
-use crate::api::error::{ApiError, Doing};
+use crate::api::vault::body::word;
+use crate::api::vault::error::{ApiError, Doing};
 
 /// `jwt/:name`.
 pub(in crate::api) async fn jwt(call: &mut Call<'_>) -> Result<Answer, ApiError> {

@@ -9,10 +9,11 @@ use strongroom_core::keyring::{KeyHealth, Scheduled, Verdict};
 use strongroom_core::tls::ClientCertificate;
 use strongroom_hsm::HsmState;
 
-use super::answer::Answer;
 use super::body::word;
 use super::error::ApiError;
-use super::{App, Call, OPENAPI, rotation};
+use super::rotation;
+use crate::api::answer::Answer;
+use crate::api::{App, Call, OPENAPI};
 
 /// What stands for Vault's version: this program's, marked as its own.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "+strongroom");
@@ -20,7 +21,7 @@ const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "+strongroom");
 const NAME: &str = "strongroom";
 
 /// `GET`, `HEAD sys/health`: 200 when requests are served, else 503 with the reason.
-pub(super) async fn health(call: &mut Call<'_>) -> Result<Answer, ApiError> {
+pub(in crate::api) async fn health(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     #[derive(Serialize)]
     #[allow(clippy::struct_excessive_bools)]
     struct Health {
@@ -76,7 +77,7 @@ pub(super) async fn health(call: &mut Call<'_>) -> Result<Answer, ApiError> {
 }
 
 /// `GET sys/seal-status`. Sealed: the HSM is not there.
-pub(super) async fn seal_status(call: &mut Call<'_>) -> Result<Answer, ApiError> {
+pub(in crate::api) async fn seal_status(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     #[derive(Serialize)]
     #[allow(clippy::struct_excessive_bools)]
     struct SealStatus {
@@ -115,7 +116,7 @@ pub(super) async fn seal_status(call: &mut Call<'_>) -> Result<Answer, ApiError>
 }
 
 /// `GET sys/init`.
-pub(super) async fn init(_: &mut Call<'_>) -> Result<Answer, ApiError> {
+pub(in crate::api) async fn init(_: &mut Call<'_>) -> Result<Answer, ApiError> {
     #[derive(Serialize)]
     struct Init {
         initialized: bool,
@@ -124,7 +125,7 @@ pub(super) async fn init(_: &mut Call<'_>) -> Result<Answer, ApiError> {
 }
 
 /// `GET sys/leader`: one appliance, no cluster. Vault's CLI asks for it after `sys/seal-status`.
-pub(super) async fn leader(_: &mut Call<'_>) -> Result<Answer, ApiError> {
+pub(in crate::api) async fn leader(_: &mut Call<'_>) -> Result<Answer, ApiError> {
     #[derive(Serialize)]
     #[allow(clippy::struct_field_names)]
     struct Leader {
@@ -149,7 +150,7 @@ pub(super) async fn leader(_: &mut Call<'_>) -> Result<Answer, ApiError> {
 }
 
 /// `GET sys/metrics`: `OpenMetrics` text, whatever `format` says of Prometheus.
-pub(super) async fn metrics(call: &mut Call<'_>) -> Result<Answer, ApiError> {
+pub(in crate::api) async fn metrics(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     match call.params.text("format")?.as_deref() {
         None | Some("" | "prometheus" | "openmetrics") => {}
         Some(other) => {
@@ -173,34 +174,34 @@ pub(super) async fn metrics(call: &mut Call<'_>) -> Result<Answer, ApiError> {
 }
 
 /// `GET sys/lifecycle`: how the published signing keys are, and which rotations are due when.
-pub(super) async fn lifecycle(call: &mut Call<'_>) -> Result<Answer, ApiError> {
+pub(in crate::api) async fn lifecycle(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     Ok(json(200, &Lifecycle::now(call.app)))
 }
 
 /// What `sys/lifecycle`, `strongroom status` and the status page show of keys.
 #[derive(Serialize)]
-pub(super) struct Lifecycle {
-    pub(super) signing_keys: Vec<KeyHealth>,
-    pub(super) rotations: Vec<Rotation>,
+pub(in crate::api) struct Lifecycle {
+    pub(in crate::api) signing_keys: Vec<KeyHealth>,
+    pub(in crate::api) rotations: Vec<Rotation>,
     /// Of those who were here since the start, when their certificates end.
-    pub(super) client_certificates: Vec<ClientCertificate>,
+    pub(in crate::api) client_certificates: Vec<ClientCertificate>,
 }
 
 /// A key that is rotated by itself.
 #[derive(Serialize)]
-pub(super) struct Rotation {
-    pub(super) name: String,
-    pub(super) latest_version: u32,
+pub(in crate::api) struct Rotation {
+    pub(in crate::api) name: String,
+    pub(in crate::api) latest_version: u32,
     /// Seconds until it is due; negative: since.
-    pub(super) due_in: Option<i64>,
+    pub(in crate::api) due_in: Option<i64>,
     /// Due for more than 15 minutes.
-    pub(super) skipped: bool,
+    pub(in crate::api) skipped: bool,
     /// Its latest version is from the future: nothing is done until the clock is right.
-    pub(super) clock_behind: bool,
+    pub(in crate::api) clock_behind: bool,
 }
 
 impl Lifecycle {
-    pub(super) fn now(app: &App) -> Self {
+    pub(in crate::api) fn now(app: &App) -> Self {
         let rotation = |key: Scheduled| Rotation {
             due_in: match key.verdict {
                 Verdict::In(seconds) => Some(seconds),
@@ -221,7 +222,7 @@ impl Lifecycle {
 }
 
 /// `GET sys/internal/specs/openapi`, `GET openapi.json`.
-pub(super) async fn openapi(_: &mut Call<'_>) -> Result<Answer, ApiError> {
+pub(in crate::api) async fn openapi(_: &mut Call<'_>) -> Result<Answer, ApiError> {
     Ok(Answer::raw(
         200,
         "application/json",
@@ -251,7 +252,7 @@ fn cluster_id(app: &App) -> String {
     uuid::Uuid::from_bytes(app.store.status().store_id).to_string()
 }
 
-pub(super) fn json<T: Serialize>(status: u16, body: &T) -> Answer {
+pub(in crate::api) fn json<T: Serialize>(status: u16, body: &T) -> Answer {
     // The types above have no map with keys that aren't strings, so nothing can fail.
     let mut text = serde_json::to_vec(body).unwrap_or_default();
     text.push(b'\n');

@@ -10,9 +10,9 @@ use super::batch::{
 };
 use super::{close, decode_optional, key_type, only, refuse_nonce, wanted_version};
 use crate::api::answer::{Answer, Envelope, room};
-use crate::api::body::{Item, Text};
-use crate::api::error::{ApiError, Doing};
-use crate::api::wire::{self, WireError};
+use crate::api::vault::body::{Item, Text};
+use crate::api::vault::error::{ApiError, Doing};
+use crate::api::vault::wire::{self, WireError};
 use crate::api::{Call, Presented, create_on_encrypt};
 
 /// `encrypt/:name`.

@@ -2,10 +2,11 @@
 
 use super::algorithm::algorithm;
 use super::close;
+use crate::api::Call;
 use crate::api::answer::{Answer, Envelope, room};
-use crate::api::body::word;
-use crate::api::error::{ApiError, Doing};
-use crate::api::{Call, wire};
+use crate::api::vault::body::word;
+use crate::api::vault::error::{ApiError, Doing};
+use crate::api::vault::wire;
 use strongroom_core::keyring::RandomSource;
 
 /// The most bytes of one answer.

@@ -4,8 +4,8 @@ use super::batch::refuse_empty;
 use super::{mac, sign};
 use crate::api::Call;
 use crate::api::answer::Answer;
-use crate::api::body::Item;
-use crate::api::error::ApiError;
+use crate::api::vault::body::Item;
+use crate::api::vault::error::ApiError;
 
 /// `verify/:name[/:algorithm]`.
 pub(in crate::api) async fn verify(call: &mut Call<'_>) -> Result<Answer, ApiError> {

@@ -8,7 +8,7 @@ use strongroom_core::keyring::{ConfigChange, KeyInfo, KeyType, Residency, Versio
 use super::{answer, check_period, create_options, decode_optional, refuse_exports};
 use crate::api::Call;
 use crate::api::answer::Answer;
-use crate::api::error::{ApiError, Doing};
+use crate::api::vault::error::{ApiError, Doing};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use strongroom_hsm::SigningKind;

@@ -11,37 +11,37 @@ use strongroom_hsm::HsmError;
 /// The longest reason in the audit log, bytes.
 const MAX_REASON: usize = 512;
 /// Vault's words for a policy that says no.
-pub(super) const PERMISSION_DENIED: &str = "1 error occurred:\n\t* permission denied\n\n";
+pub(in crate::api) const PERMISSION_DENIED: &str = "1 error occurred:\n\t* permission denied\n\n";
 
 /// An answer that is an error.
 #[derive(Debug)]
-pub(super) struct ApiError {
+pub(in crate::api) struct ApiError {
     /// The HTTP status.
-    pub(super) status: u16,
+    pub(in crate::api) status: u16,
     /// `errors`; empty where Vault leaves it empty.
-    pub(super) messages: Vec<Cow<'static, str>>,
+    pub(in crate::api) messages: Vec<Cow<'static, str>>,
     /// For the audit log: where it may know more than the client, or must not hold what the client
     /// sent.
-    pub(super) reason: Option<Cow<'static, str>>,
+    pub(in crate::api) reason: Option<Cow<'static, str>>,
     /// `Allow`, for 405.
-    pub(super) allow: Option<String>,
+    pub(in crate::api) allow: Option<String>,
     /// The connection is closed after the answer.
-    pub(super) close: bool,
+    pub(in crate::api) close: bool,
 }
 
 impl ApiError {
     /// 400 with one message.
-    pub(super) fn bad_request(message: impl Into<Cow<'static, str>>) -> Self {
+    pub(in crate::api) fn bad_request(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(400, message)
     }
 
     /// 400 for a request of one item, whose errors are in our own words.
-    pub(super) fn of_item(why: Cow<'static, str>) -> Self {
+    pub(in crate::api) fn of_item(why: Cow<'static, str>) -> Self {
         Self::bad_request(why).in_own_words()
     }
 
     /// Any status with one message.
-    pub(super) fn new(status: u16, message: impl Into<Cow<'static, str>>) -> Self {
+    pub(in crate::api) fn new(status: u16, message: impl Into<Cow<'static, str>>) -> Self {
         Self {
             messages: vec![message.into()],
             ..Self::empty(status)
@@ -49,7 +49,7 @@ impl ApiError {
     }
 
     /// Any status with `{"errors":[]}`.
-    pub(super) fn empty(status: u16) -> Self {
+    pub(in crate::api) fn empty(status: u16) -> Self {
         Self {
             status,
             messages: Vec::new(),
@@ -60,27 +60,27 @@ impl ApiError {
     }
 
     /// 403 as Vault's policies answer.
-    pub(super) fn denied(reason: impl Into<Cow<'static, str>>) -> Self {
+    pub(in crate::api) fn denied(reason: impl Into<Cow<'static, str>>) -> Self {
         Self::new(403, PERMISSION_DENIED).because(reason)
     }
 
     /// 403 as Vault answers a missing or unknown token.
-    pub(super) fn bad_token(reason: impl Into<Cow<'static, str>>) -> Self {
+    pub(in crate::api) fn bad_token(reason: impl Into<Cow<'static, str>>) -> Self {
         Self::new(403, "permission denied").because(reason)
     }
 
     /// 503: try again later.
-    pub(super) fn unavailable(message: impl Into<Cow<'static, str>>) -> Self {
+    pub(in crate::api) fn unavailable(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(503, message)
     }
 
     /// 404 for a path that no route has inside a mount.
-    pub(super) fn unsupported_path() -> Self {
+    pub(in crate::api) fn unsupported_path() -> Self {
         Self::new(404, "1 error occurred:\n\t* unsupported path\n\n")
     }
 
     /// 405 for a path that is known with other methods.
-    pub(super) fn unsupported_operation(allow: String) -> Self {
+    pub(in crate::api) fn unsupported_operation(allow: String) -> Self {
         Self {
             allow: Some(allow),
             ..Self::new(405, "1 error occurred:\n\t* unsupported operation\n\n")
@@ -88,14 +88,14 @@ impl ApiError {
     }
 
     /// What the audit log says of it.
-    pub(super) fn because(mut self, reason: impl Into<Cow<'static, str>>) -> Self {
+    pub(in crate::api) fn because(mut self, reason: impl Into<Cow<'static, str>>) -> Self {
         self.reason = Some(reason.into());
         self
     }
 
     /// The audit log may say what the client is told: the text holds nothing that came with the
     /// request but a key's name and numbers.
-    pub(super) fn in_own_words(mut self) -> Self {
+    pub(in crate::api) fn in_own_words(mut self) -> Self {
         self.reason = self.messages.first().cloned();
         self
     }
@@ -103,7 +103,7 @@ impl ApiError {
     /// The words for the audit log, never more than [`MAX_REASON`] bytes. A text that was made for
     /// this answer may repeat what the client sent, so it stays out of the log unless somebody
     /// said that it is ours.
-    pub(super) fn reason(&self) -> &str {
+    pub(in crate::api) fn reason(&self) -> &str {
         let reason: &str = match (&self.reason, self.messages.first()) {
             (Some(reason), _) => reason,
             (None, Some(Cow::Borrowed(message))) => message,
@@ -122,7 +122,7 @@ impl ApiError {
 
 /// What was being done: the same fact has other words in other places of Vault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Doing {
+pub(in crate::api) enum Doing {
     Create,
     Read,
     Configure,
@@ -142,7 +142,7 @@ pub(super) enum Doing {
 impl ApiError {
     /// An error of the keyring about the key `name`. The layers below know no text of the client's
     /// but the key's name.
-    pub(super) fn from_keyring(error: KeyringError, doing: Doing, name: &str) -> Self {
+    pub(in crate::api) fn from_keyring(error: KeyringError, doing: Doing, name: &str) -> Self {
         let answer = Self::keyrings(error, doing, name);
         if answer.reason.is_some() {
             return answer;
@@ -192,7 +192,7 @@ impl ApiError {
 const AUTHENTICATION: &str = "cipher: message authentication failed";
 
 /// Whether an item's error is the appliance's state, so that the batch as a whole is answered 503.
-pub(super) fn is_outage(error: &KeyringError) -> bool {
+pub(in crate::api) fn is_outage(error: &KeyringError) -> bool {
     match error {
         KeyringError::Hsm(error) | KeyringError::Store(StoreError::Hsm(error)) => {
             !matches!(error, HsmError::Authentication | HsmError::Unsupported(_))
@@ -203,7 +203,7 @@ pub(super) fn is_outage(error: &KeyringError) -> bool {
 }
 
 /// The words for one item's error.
-pub(super) fn item_text(error: KeyringError, doing: Doing) -> Cow<'static, str> {
+pub(in crate::api) fn item_text(error: KeyringError, doing: Doing) -> Cow<'static, str> {
     match (error, doing) {
         (KeyringError::VersionTooOld, Doing::Encrypt) => {
             "requested version for encryption is less than the minimum encryption key version".into()

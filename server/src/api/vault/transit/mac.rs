@@ -5,8 +5,8 @@ use super::batch::{ItemError, Sorted, count, in_order, references, refuse_empty,
 use super::{NO_CONTEXT, Valid, answer, close, made_by, only, valid_answer};
 use crate::api::Call;
 use crate::api::answer::{Answer, Envelope, room};
-use crate::api::error::{ApiError, Doing};
-use crate::api::wire::{self, WireError};
+use crate::api::vault::error::{ApiError, Doing};
+use crate::api::vault::wire::{self, WireError};
 use strongroom_core::keyring::{HmacInput, HmacTag};
 
 /// `hmac/:name[/:algorithm]`.

@@ -8,11 +8,12 @@ use hyper::Method;
 use strongroom_core::keyring::is_key_name;
 use strongroom_core::policy::Operation;
 
-use super::answer::Answer;
 use super::body::{BATCH, CLAIMS, PATHS, Shape};
 use super::error::ApiError;
 use super::transit::{cipher, import, jwt, keys, mac, random, sign, unsupported, verify};
-use super::{Call, auth, clients, jwks, rotation, sys, ui};
+use super::{auth, clients, rotation, sys};
+use crate::api::answer::Answer;
+use crate::api::{Call, jwks, ui};
 
 /// What a method means, as Vault sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +39,7 @@ pub enum Limit {
     Data,
 }
 
-pub(super) type Handler =
+pub(in crate::api) type Handler =
     for<'c> fn(
         &'c mut Call<'_>,
     ) -> Pin<Box<dyn Future<Output = Result<Answer, ApiError>> + Send + 'c>>;
@@ -64,12 +65,12 @@ pub struct Route {
     pub audited: bool,
     /// Changes keys: once begun it is carried out and audited even if the client goes away.
     pub mutates: bool,
-    pub(super) handler: Handler,
+    pub(in crate::api) handler: Handler,
 }
 
 impl Route {
     /// What it takes, for the parser.
-    pub(super) fn shape<'c>(&self, captures: &'c Captures<'_>) -> Shape<'c> {
+    pub(in crate::api) fn shape<'c>(&self, captures: &'c Captures<'_>) -> Shape<'c> {
         Shape {
             names: self.params,
             refused: self.refused(),
@@ -113,7 +114,7 @@ impl Route {
 
     /// Whether a request that can't be audited is refused. What shows that the audit log can't be
     /// written must be answered just then.
-    pub(super) fn needs_audit(&self) -> bool {
+    pub(in crate::api) fn needs_audit(&self) -> bool {
         self.audited && !matches!(self.operation, Some(O::Metrics | O::StatusPage))
     }
 }
@@ -217,7 +218,7 @@ pub static SYSTEM: &[Route] = &[
 ];
 
 /// The status page's path in [`ROOT`].
-pub(super) const STATUS_PAGE: &str = "ui/";
+pub(in crate::api) const STATUS_PAGE: &str = "ui/";
 
 /// Outside of `/v1/`.
 #[rustfmt::skip]
@@ -229,12 +230,12 @@ pub static ROOT: &[Route] = &[
 
 /// Not a path: the creation that an `encrypt` of an unknown key is, for the audit log.
 #[rustfmt::skip]
-pub(super) static UPSERT: Route =
+pub(in crate::api) static UPSERT: Route =
     route!(Update "",                             "create",            Some(O::Create),            Small, true,  true,  [], keys::create);
 
 /// Not a path either: what is not there, for the metrics; and for the audit log, where a browser was made to ask for it.
 #[rustfmt::skip]
-pub(super) static NOWHERE: Route =
+pub(in crate::api) static NOWHERE: Route =
     route!(Read   "",                             "none",              None,                       Small, false, false, [], unsupported::export);
 
 /// Values that a path gave.

@@ -16,18 +16,18 @@ use super::error::ApiError;
 use super::wire;
 
 /// The most parameters that one route may name.
-pub(super) const MAX_PARAMS: usize = 12;
+pub(in crate::api) const MAX_PARAMS: usize = 12;
 /// Go's longest duration, which is what Vault counts in.
 const LONGEST: Duration = Duration::from_nanos(i64::MAX as u64);
 /// The most items of one batch: what a body of the default size can hold, and no more work than a
 /// token does in seconds.
-pub(super) const MAX_BATCH: usize = 16_384;
+pub(in crate::api) const MAX_BATCH: usize = 16_384;
 /// The parameter whose value is a list of [`Item`]s.
-pub(super) const BATCH: &str = "batch_input";
+pub(in crate::api) const BATCH: &str = "batch_input";
 /// The parameter whose value is an object: the claims of a token.
-pub(super) const CLAIMS: &str = "claims";
+pub(in crate::api) const CLAIMS: &str = "claims";
 /// The parameter whose value is a list of paths.
-pub(super) const PATHS: &str = "paths";
+pub(in crate::api) const PATHS: &str = "paths";
 /// What an item may hold, where the route takes it at all.
 const ITEM: &[&str] = &[
     "plaintext",
@@ -43,24 +43,24 @@ const ITEM: &[&str] = &[
 /// The most unknown names that are repeated to the client.
 const MAX_NAMED: usize = 8;
 /// The most names in one object that the route doesn't take.
-pub(super) const MAX_OTHERS: usize = 256;
+pub(in crate::api) const MAX_OTHERS: usize = 256;
 const TWICE: &str = "is given twice";
 /// Vault's words for a body that is neither `null` nor an object, or not even JSON.
 const NO_JSON: &str = "error parsing JSON";
 
 /// What a route takes.
 #[derive(Clone, Copy)]
-pub(super) struct Shape<'p> {
+pub(in crate::api) struct Shape<'p> {
     /// The parameters.
-    pub(super) names: &'static [&'static str],
+    pub(in crate::api) names: &'static [&'static str],
     /// Parameters of Vault's, or of `OpenBao`'s, that would change what is done, and that this
     /// appliance doesn't have.
-    pub(super) refused: &'static [&'static str],
+    pub(in crate::api) refused: &'static [&'static str],
     /// Any other name is refused too: the answer has no room for a warning, or the endpoint is not
     /// Vault's.
-    pub(super) strict: bool,
+    pub(in crate::api) strict: bool,
     /// The names that the path gave already.
-    pub(super) captured: &'p [&'static str],
+    pub(in crate::api) captured: &'p [&'static str],
 }
 
 impl Shape<'_> {
@@ -74,13 +74,13 @@ impl Shape<'_> {
 }
 
 /// The parameters of one request, by the names that its route knows.
-pub(super) struct Params<'a> {
+pub(in crate::api) struct Params<'a> {
     names: &'static [&'static str],
     values: [Scalar<'a>; MAX_PARAMS],
     /// `batch_input`, where it was given and is not null.
-    pub(super) batch: Option<Vec<Item<'a>>>,
+    pub(in crate::api) batch: Option<Vec<Item<'a>>>,
     /// `claims` or `paths`, where it was given and is not null.
-    pub(super) structured: Option<Value>,
+    pub(in crate::api) structured: Option<Value>,
     /// Names that the route doesn't know.
     unknown: Unknown,
     others: Others,
@@ -120,22 +120,22 @@ struct Unknown {
 /// One item of a batch. Types are strict in here, as in Vault.
 #[derive(Default)]
 #[allow(clippy::struct_field_names)]
-pub(super) struct Item<'a> {
-    pub(super) plaintext: Option<Text<'a>>,
-    pub(super) ciphertext: Option<Text<'a>>,
-    pub(super) input: Option<Text<'a>>,
-    pub(super) hmac: Option<Text<'a>>,
-    pub(super) signature: Option<Text<'a>>,
-    pub(super) context: Option<Text<'a>>,
-    pub(super) nonce: Option<Text<'a>>,
-    pub(super) associated_data: Option<Text<'a>>,
-    pub(super) reference: Option<Text<'a>>,
-    pub(super) key_version: Option<i64>,
+pub(in crate::api) struct Item<'a> {
+    pub(in crate::api) plaintext: Option<Text<'a>>,
+    pub(in crate::api) ciphertext: Option<Text<'a>>,
+    pub(in crate::api) input: Option<Text<'a>>,
+    pub(in crate::api) hmac: Option<Text<'a>>,
+    pub(in crate::api) signature: Option<Text<'a>>,
+    pub(in crate::api) context: Option<Text<'a>>,
+    pub(in crate::api) nonce: Option<Text<'a>>,
+    pub(in crate::api) associated_data: Option<Text<'a>>,
+    pub(in crate::api) reference: Option<Text<'a>>,
+    pub(in crate::api) key_version: Option<i64>,
 }
 
 /// A string, borrowed from the body unless it has escapes.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Text<'a>(pub(super) Cow<'a, str>);
+pub(in crate::api) struct Text<'a>(pub(in crate::api) Cow<'a, str>);
 
 impl std::ops::Deref for Text<'_> {
     type Target = str;
@@ -186,7 +186,7 @@ impl Scalar<'_> {
 
 /// Whether a body is a form: by its media type, unless it looks like JSON, as Vault has it. curl's
 /// `-d` calls everything a form.
-pub(super) fn is_form(content_type: Option<&[u8]>, body: &[u8]) -> bool {
+pub(in crate::api) fn is_form(content_type: Option<&[u8]>, body: &[u8]) -> bool {
     let media_type = content_type
         .and_then(|text| text.split(|&b| b == b';').next())
         .unwrap_or_default();
@@ -198,7 +198,7 @@ pub(super) fn is_form(content_type: Option<&[u8]>, body: &[u8]) -> bool {
 }
 
 /// Whether a body says nothing: blanks, `null` or an empty object.
-pub(super) fn says_nothing(body: &[u8]) -> bool {
+pub(in crate::api) fn says_nothing(body: &[u8]) -> bool {
     let mut said = body.iter().filter(|b| !is_blank(**b));
     let mut is = |text: &[u8]| text.iter().all(|b| said.next() == Some(b)) && said.next().is_none();
     match without_blanks(body).first() {
@@ -223,7 +223,7 @@ fn without_blanks(body: &[u8]) -> &[u8] {
 
 impl<'a> Params<'a> {
     /// No parameters.
-    pub(super) fn none(names: &'static [&'static str]) -> Self {
+    pub(in crate::api) fn none(names: &'static [&'static str]) -> Self {
         Self {
             names,
             values: Default::default(),
@@ -237,7 +237,7 @@ impl<'a> Params<'a> {
 
     /// From a JSON body. Blanks and `null` are no parameters; behind the value there is nothing but
     /// blanks.
-    pub(super) fn from_json(shape: Shape<'_>, body: &'a [u8]) -> Result<Self, ApiError> {
+    pub(in crate::api) fn from_json(shape: Shape<'_>, body: &'a [u8]) -> Result<Self, ApiError> {
         let mut params = Self::none(shape.names);
         let body = without_blanks(body);
         if body.is_empty() {
@@ -260,12 +260,12 @@ impl<'a> Params<'a> {
     }
 
     /// From a form's body, `a=b&c=d`.
-    pub(super) fn from_form(shape: Shape<'_>, form: &'a [u8]) -> Result<Self, ApiError> {
+    pub(in crate::api) fn from_form(shape: Shape<'_>, form: &'a [u8]) -> Result<Self, ApiError> {
         Self::from_pairs(shape, form, true)
     }
 
     /// From a query. A name alone is one with an empty value.
-    pub(super) fn from_query(shape: Shape<'_>, query: &'a [u8]) -> Result<Self, ApiError> {
+    pub(in crate::api) fn from_query(shape: Shape<'_>, query: &'a [u8]) -> Result<Self, ApiError> {
         Self::from_pairs(shape, query, false)
     }
 
@@ -367,7 +367,7 @@ impl<'a> Params<'a> {
     }
 
     /// What the answer warns of.
-    pub(super) fn warnings(&mut self) -> Vec<String> {
+    pub(in crate::api) fn warnings(&mut self) -> Vec<String> {
         let mut warnings = Vec::new();
         let Unknown { named, others } = &mut self.unknown;
         if *others || !named.is_empty() {
@@ -388,7 +388,7 @@ impl<'a> Params<'a> {
     }
 
     /// To be warned of: the path said something else than this parameter, and counts.
-    pub(super) fn replaced_by_path(&mut self, name: &'static str) {
+    pub(in crate::api) fn replaced_by_path(&mut self, name: &'static str) {
         if !self.replaced.contains(&name) {
             self.replaced.push(name);
         }
@@ -396,12 +396,12 @@ impl<'a> Params<'a> {
 
     /// Whether a parameter was given, with whatever value but the empty string, zero, false and
     /// null.
-    pub(super) fn is_set(&self, name: &str) -> bool {
+    pub(in crate::api) fn is_set(&self, name: &str) -> bool {
         self.get(name).is_set()
     }
 
     /// A string; an integer or a bool is taken as its text. Null is none.
-    pub(super) fn text(&self, name: &str) -> Result<Option<Cow<'_, str>>, ApiError> {
+    pub(in crate::api) fn text(&self, name: &str) -> Result<Option<Cow<'_, str>>, ApiError> {
         Ok(Some(match self.get(name) {
             Scalar::Absent | Scalar::Null => return Ok(None),
             Scalar::Text(text) => Cow::Borrowed(text.as_ref()),
@@ -416,7 +416,7 @@ impl<'a> Params<'a> {
     }
 
     /// An integer, or a string that holds one.
-    pub(super) fn int(&self, name: &str) -> Result<Option<i64>, ApiError> {
+    pub(in crate::api) fn int(&self, name: &str) -> Result<Option<i64>, ApiError> {
         match self.get(name) {
             Scalar::Absent | Scalar::Null => Ok(None),
             Scalar::Int(n) => Ok(Some(*n)),
@@ -426,7 +426,7 @@ impl<'a> Params<'a> {
     }
 
     /// A bool, or a string, 0 or 1 that stands for one.
-    pub(super) fn flag(&self, name: &str) -> Result<Option<bool>, ApiError> {
+    pub(in crate::api) fn flag(&self, name: &str) -> Result<Option<bool>, ApiError> {
         match self.get(name) {
             Scalar::Absent | Scalar::Null => Ok(None),
             Scalar::Bool(b) => Ok(Some(*b)),
@@ -442,7 +442,7 @@ impl<'a> Params<'a> {
     }
 
     /// A duration: seconds, or a text such as `30d`. At most what Go can hold, 292 years.
-    pub(super) fn duration(&self, name: &str) -> Result<Option<Duration>, ApiError> {
+    pub(in crate::api) fn duration(&self, name: &str) -> Result<Option<Duration>, ApiError> {
         let why = |why: &str| {
             ApiError::bad_request(format!(
                 "Field validation failed: error converting input for field {name:?}: {why}"
@@ -507,7 +507,7 @@ impl Unknown {
 
 /// Whether a text may be repeated to the client that sent it, in words of Vault's that do: it looks
 /// like a parameter or a choice, not like data.
-pub(super) fn is_word(text: &str) -> bool {
+pub(in crate::api) fn is_word(text: &str) -> bool {
     let mut bytes = text.bytes();
     text.len() <= 32
         && bytes.next().is_some_and(|b| b.is_ascii_alphabetic())
@@ -515,7 +515,7 @@ pub(super) fn is_word(text: &str) -> bool {
 }
 
 /// A text for an answer if [`is_word`], else what stands for it. Not for the audit log.
-pub(super) fn word(text: &str) -> &str {
+pub(in crate::api) fn word(text: &str) -> &str {
     if is_word(text) {
         text
     } else {

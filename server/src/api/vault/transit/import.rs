@@ -7,10 +7,11 @@ use strongroom_core::keyring::{ImportOptions, KeyType};
 use strongroom_hsm::OaepHash;
 
 use super::{answer, create_options};
+use crate::api::Call;
 use crate::api::answer::Answer;
-use crate::api::body::word;
-use crate::api::error::{ApiError, Doing};
-use crate::api::{Call, wire};
+use crate::api::vault::body::word;
+use crate::api::vault::error::{ApiError, Doing};
+use crate::api::vault::wire;
 
 /// `GET wrapping_key`.
 pub(in crate::api) async fn wrapping_key(call: &mut Call<'_>) -> Result<Answer, ApiError> {

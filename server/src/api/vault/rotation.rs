@@ -4,19 +4,20 @@
 use serde::Serialize;
 use strongroom_hsm::Hsm;
 
-use super::answer::Answer;
 use super::error::ApiError;
-use super::{App, Call, sys};
+use super::sys;
+use crate::api::answer::Answer;
+use crate::api::{App, Call};
 
 /// `GET sys/rotate-master`.
-pub(super) async fn read(call: &mut Call<'_>) -> Result<Answer, ApiError> {
+pub(in crate::api) async fn read(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     Ok(answer(call.app))
 }
 
 /// `POST sys/rotate-master`: looks for the keys on the token anew, also by starting the PKCS#11
 /// module anew, and moves every key to the master key with that SHA-256, which the security officer
 /// must have marked as trusted.
-pub(super) async fn update(call: &mut Call<'_>) -> Result<Answer, ApiError> {
+pub(in crate::api) async fn update(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     let wanted = call
         .params
         .text("master_sha256")?
@@ -58,7 +59,7 @@ async fn master_in_force(hsm: &Hsm) -> Result<Option<String>, ApiError> {
 
 /// What `sys/health` adds while more than one master key is on the token.
 #[derive(Serialize)]
-pub(super) struct Progress {
+pub(in crate::api) struct Progress {
     /// `moving`, `waiting`, `incomplete` or `complete`.
     rotate_master: &'static str,
     master_generation: u32,
@@ -68,7 +69,7 @@ pub(super) struct Progress {
 }
 
 /// `None`: no rotation is under way.
-pub(super) fn progress(app: &App) -> Option<Progress> {
+pub(in crate::api) fn progress(app: &App) -> Option<Progress> {
     let generations = app.hsm.generations();
     if generations.len() < 2 {
         return None;

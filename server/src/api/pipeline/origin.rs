@@ -11,29 +11,29 @@ use hyper::Method;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 
-use super::error::ApiError;
-use super::routes::{Route, STATUS_PAGE};
+use crate::api::vault::error::ApiError;
+use crate::api::vault::routes::{Route, STATUS_PAGE};
 
-pub(super) static SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-pub(super) static MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
-pub(super) static DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
+pub(in crate::api) static SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+pub(in crate::api) static MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+pub(in crate::api) static DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 
 const FOREIGN: &str = "a browser sent this for a page of another site, so it is refused: only programs, and the appliance's own pages, may ask";
 const FORM: &str = "a browser sent this as a form, so it is refused: the appliance has none";
 
 /// What a browser says of a request.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Said<'h> {
-    pub(super) site: Option<&'h HeaderValue>,
-    pub(super) mode: Option<&'h HeaderValue>,
-    pub(super) dest: Option<&'h HeaderValue>,
-    pub(super) origin: Option<&'h HeaderValue>,
-    pub(super) referer: Option<&'h HeaderValue>,
+pub(in crate::api) struct Said<'h> {
+    pub(in crate::api) site: Option<&'h HeaderValue>,
+    pub(in crate::api) mode: Option<&'h HeaderValue>,
+    pub(in crate::api) dest: Option<&'h HeaderValue>,
+    pub(in crate::api) origin: Option<&'h HeaderValue>,
+    pub(in crate::api) referer: Option<&'h HeaderValue>,
 }
 
 impl<'h> Said<'h> {
     /// Of a request that leads nowhere: one header of each name counts.
-    pub(super) fn of(headers: &'h HeaderMap) -> Self {
+    pub(in crate::api) fn of(headers: &'h HeaderMap) -> Self {
         Self {
             site: headers.get(&SITE),
             mode: headers.get(&MODE),
@@ -44,7 +44,7 @@ impl<'h> Said<'h> {
     }
 
     /// Refuses what another site's page made a browser send, and every form.
-    pub(super) fn check(self, head: &Parts, route: &Route) -> Result<(), ApiError> {
+    pub(in crate::api) fn check(self, head: &Parts, route: &Route) -> Result<(), ApiError> {
         if self.site.is_none()
             && self.mode.is_none()
             && self.origin.is_none()
@@ -125,7 +125,7 @@ fn same_authority(value: &HeaderValue, asked: &[u8], url: bool) -> bool {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::api::routes::{ROOT, TRANSIT};
+    use crate::api::vault::routes::{ROOT, TRANSIT};
 
     /// Whether a request with these headers is taken, for `keys/{name}/rotate` or the status page.
     fn taken(method: &str, page: bool, headers: &[(&str, &str)]) -> bool {

@@ -2,24 +2,25 @@
 
 mod algorithm;
 mod batch;
-pub(super) mod cipher;
-pub(super) mod import;
-pub(super) mod jwt;
-pub(super) mod keys;
-pub(super) mod mac;
-pub(super) mod random;
-pub(super) mod sign;
-pub(super) mod unsupported;
-pub(super) mod verify;
+pub(in crate::api) mod cipher;
+pub(in crate::api) mod import;
+pub(in crate::api) mod jwt;
+pub(in crate::api) mod keys;
+pub(in crate::api) mod mac;
+pub(in crate::api) mod random;
+pub(in crate::api) mod sign;
+pub(in crate::api) mod unsupported;
+pub(in crate::api) mod verify;
 
 use std::time::Duration;
 
 use serde::Serialize;
 
-use super::answer::{Answer, Envelope};
 use super::body::{Item, Params, word};
 use super::error::{ApiError, Doing};
-use super::{Call, wire};
+use super::wire;
+use crate::api::Call;
+use crate::api::answer::{Answer, Envelope};
 use batch::{ItemError, count, references, write_batch};
 use strongroom_hsm::SigningKind;
 

@@ -4,10 +4,10 @@
 use serde_json::{Map, Value, json};
 use strongroom_core::policy::{Decision, Operation};
 
-use super::answer::{Answer, Envelope};
 use super::error::ApiError;
 use super::routes::{self, Target, Verb};
-use super::{Call, shown};
+use crate::api::answer::{Answer, Envelope};
+use crate::api::{Call, shown};
 
 /// The most paths of one question.
 const MAX_PATHS: usize = 64;
@@ -15,13 +15,13 @@ const MAX_PATHS: usize = 64;
 const MOUNT: &str = "transit/";
 
 /// `GET sys/mounts`.
-pub(super) async fn mounts(call: &mut Call<'_>) -> Result<Answer, ApiError> {
+pub(in crate::api) async fn mounts(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     let all = secret_mounts(call);
     Ok(enveloped(call, &Value::Object(all)))
 }
 
 /// `GET sys/mounts/:path`: the mount of that name.
-pub(super) async fn read_mount(call: &mut Call<'_>) -> Result<Answer, ApiError> {
+pub(in crate::api) async fn read_mount(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     let [path, _] = call.captures;
     let path = path.unwrap_or_default().trim_end_matches('/');
     let Some(found) = secret_mounts(call).remove(&format!("{path}/")) else {
@@ -34,7 +34,7 @@ pub(super) async fn read_mount(call: &mut Call<'_>) -> Result<Answer, ApiError> 
 }
 
 /// `GET sys/internal/ui/mounts`.
-pub(super) async fn ui_mounts(call: &mut Call<'_>) -> Result<Answer, ApiError> {
+pub(in crate::api) async fn ui_mounts(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     let auth = json!({
         "cert/": mount("cert", "auth_cert", "client certificates"),
         "token/": mount("token", "auth_token", "tokens of the tokens file"),
@@ -44,7 +44,7 @@ pub(super) async fn ui_mounts(call: &mut Call<'_>) -> Result<Answer, ApiError> {
 }
 
 /// `GET sys/internal/ui/mounts/:path`: the mount that a path is below.
-pub(super) async fn ui_mount(call: &mut Call<'_>) -> Result<Answer, ApiError> {
+pub(in crate::api) async fn ui_mount(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     let [path, _] = call.captures;
     let path = path.unwrap_or_default();
     let all = secret_mounts(call);
@@ -71,7 +71,7 @@ pub(super) async fn ui_mount(call: &mut Call<'_>) -> Result<Answer, ApiError> {
 
 /// `POST sys/capabilities-self`: what the certificate that asks, with the token that was sent, may
 /// do at each path.
-pub(super) async fn capabilities(call: &mut Call<'_>) -> Result<Answer, ApiError> {
+pub(in crate::api) async fn capabilities(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     let paths = paths(call)?;
     let mut data = Map::new();
     for path in &paths {
@@ -147,7 +147,7 @@ fn allowed(call: &Call<'_>, operation: Operation, key: Option<&str>) -> bool {
     let identity = &call.peer.identity;
     match call.app.policy.load().decide(identity, operation, key) {
         Decision::Allowed => true,
-        Decision::AllowedWithToken => call.token.is_some_and(super::Presented::counts),
+        Decision::AllowedWithToken => call.token.is_some_and(crate::api::Presented::counts),
         Decision::Denied => false,
     }
 }

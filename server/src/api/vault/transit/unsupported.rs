@@ -3,7 +3,7 @@
 
 use crate::api::Call;
 use crate::api::answer::Answer;
-use crate::api::error::ApiError;
+use crate::api::vault::error::ApiError;
 
 /// `export` of anything but public keys: no key leaves in plaintext.
 pub(in crate::api) async fn export(_: &mut Call<'_>) -> Result<Answer, ApiError> {

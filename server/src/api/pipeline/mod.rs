@@ -1,0 +1,3 @@
+//! The way of every request, whatever protocol it speaks.
+
+pub(super) mod origin;
