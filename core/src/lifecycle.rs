@@ -12,8 +12,8 @@
 //!
 //! - A new version is in the set for `publish_before` before it signs. Who fetched the set at `t`
 //!   fetches again at `t + cache`. What signs at `s`, with `t <= s <= t + cache`, was in the set
-//!   from `s - publish_before <= t + cache - publish_before` on, and so at `t`, as `publish_before
-//!   >= cache`.
+//!   from `s - publish_before <= t + cache - publish_before` on, and so at `t`, as
+//!   `publish_before >= cache`.
 //! - A version that another has followed at `s` stays in the set until `s + overlap + cache`. Its
 //!   last token is signed at `s` and valid until `s + overlap`; every set that is fetched until
 //!   then has the version. (That alone would do; `cache` besides is for verifiers whose clock is
