@@ -10,10 +10,11 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 use strongroom_ceremony::record::KeyRecord;
 use strongroom_ceremony::{Kind, Mode, Step};
+use strongroom_hsm::ceremony::expected::{SIGNING_LABEL, signing_keys};
 
 use super::forge::Forgery;
 use super::people::{Room, key, spki};
-use super::scene::{SERIALS, Scene, rsa, token};
+use super::scene::{SERIALS, Scene, rsa, token, told};
 use super::{Cases, both_say, both_say_after};
 
 /// Number of the rule, what is wrong, and how.
@@ -47,6 +48,32 @@ fn objects(forgery: &mut Forgery, step: Step) -> &mut Vec<Value> {
 fn push(forgery: &mut Forgery, step: Step, class: &str, label: &str) {
     let more = json!({"name": "x", "label": label, "class": class, "attributes": []});
     objects(forgery, step).push(more);
+}
+
+/// A signing key as the token tells of it, the first, second or third of the document's table.
+fn push_signing(forgery: &mut Forgery, step: Step, kind: usize, public: Option<&[u8]>) {
+    let record = KeyRecord::new(SIGNING_LABEL, SIGNING_LABEL, public);
+    let object = told(&signing_keys()[kind], &record);
+    objects(forgery, step).push(object);
+}
+
+const P256: usize = 0;
+const RSA: usize = 1;
+const ED25519: usize = 2;
+
+/// `SubjectPublicKeyInfo` of an Ed25519 key.
+fn ed25519(byte: u8) -> Vec<u8> {
+    let mut spki = vec![
+        0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00,
+    ];
+    spki.extend([byte; 32]);
+    spki
+}
+
+/// The public half of a key in the summary.
+fn public_of(forgery: &mut Forgery, label: &str) -> Vec<u8> {
+    let key = with_label(&mut forgery.summary()["keys"], label)["spki"].clone();
+    BASE64_STANDARD.decode(key.as_str().unwrap()).unwrap()
 }
 
 fn remove(forgery: &mut Forgery, step: Step, label: &str, class: &str) {
@@ -568,6 +595,47 @@ const ROTATE: &[Breach] = &[
         push(f, Step::Evidence, "CKO_PRIVATE_KEY", "strongroom-signing");
         objects(f, Step::Evidence).last_mut().unwrap()["attributes"] = attributes;
     }),
+    (9, "a signing key that is the audit key", |f| {
+        let audit = public_of(f, "strongroom-audit");
+        push_signing(f, Step::Evidence, P256, Some(&audit));
+    }),
+    (9, "a signing key that is the new master key", |f| {
+        let master = public_of(f, "strongroom-master-2");
+        push_signing(f, Step::Evidence, RSA, Some(&master));
+    }),
+    (9, "a signing key that is the master key of before", |f| {
+        push_signing(f, Step::Evidence, RSA, Some(&rsa("strongroom-master 0")));
+    }),
+    (9, "a signing key that is somebody's", |f| {
+        push_signing(f, Step::Evidence, P256, Some(&spki(&key(1))));
+    }),
+    (9, "a signing key that is the appliance's TLS key", |f| {
+        push_signing(f, Step::Evidence, P256, Some(&spki(&key(80))));
+    }),
+    (9, "two signing keys that are one", |f| {
+        for _ in 0..2 {
+            push_signing(f, Step::Evidence, ED25519, Some(&ed25519(7)));
+        }
+    }),
+    (9, "a signing key with the numbers of another kind", |f| {
+        push_signing(f, Step::Evidence, ED25519, Some(&spki(&key(111))));
+    }),
+    (9, "a signing key on P-256 with RSA's numbers", |f| {
+        push_signing(f, Step::Evidence, P256, Some(&rsa("signing")));
+    }),
+    (9, "an RSA signing key with numbers on P-256", |f| {
+        push_signing(f, Step::Evidence, RSA, Some(&spki(&key(111))));
+    }),
+    (9, "an RSA signing key without numbers", |f| {
+        push_signing(f, Step::Evidence, RSA, None);
+    }),
+    (9, "a signing key whose numbers end too soon", |f| {
+        push_signing(f, Step::Evidence, ED25519, Some(&ed25519(7)[..43]));
+    }),
+    (9, "the public half of a signing key", |f| {
+        push_signing(f, Step::Evidence, P256, Some(&spki(&key(111))));
+        objects(f, Step::Evidence).last_mut().unwrap()["class"] = "CKO_PUBLIC_KEY".into();
+    }),
     (15, "self-tests of the token that failed", |f| {
         set(f, Step::Evidence, "self_tests", "failed");
     }),
@@ -612,6 +680,16 @@ const ROTATE: &[Breach] = &[
 ];
 
 const DESTROY: &[Breach] = &[
+    (
+        9,
+        "a signing key that is the master key of the birth",
+        |f| {
+            push_signing(f, Step::Inventory, RSA, Some(&rsa("strongroom-master 0")));
+        },
+    ),
+    (9, "a signing key that is somebody's", |f| {
+        push_signing(f, Step::Inventory, P256, Some(&spki(&key(1))));
+    }),
     (42, "the token knew another ceremony as its last", |f| {
         set(f, Step::Inventory, "register", "0".repeat(64));
     }),
@@ -720,6 +798,30 @@ fn each_rule_of_what_comes_later() {
         Kind::Destroy,
     ])
     .breaks(DESTROY);
+}
+
+#[test]
+fn signing_keys_of_their_own_may_be_there() {
+    let line = Line::new(&[Kind::RotateMaster, Kind::Destroy]);
+    for (at, step) in [(1, Step::Evidence), (2, Step::Inventory)] {
+        let scene = &line.scenes[at];
+        let mut forgery = Forgery::of(&line.room, scene, &line.transcripts[at - 1]);
+        for (kind, public) in [
+            (P256, Some(spki(&key(111)))),
+            (P256, None),
+            (RSA, Some(rsa("signing"))),
+            (ED25519, Some(ed25519(7))),
+            (ED25519, Some(ed25519(8))),
+            (ED25519, None),
+        ] {
+            push_signing(&mut forgery, step, kind, public.as_deref());
+        }
+        both_say_after(
+            true,
+            &vec![(format!("{step}"), forgery.bytes())],
+            &line.transcripts[..at],
+        );
+    }
 }
 
 /// Rules that a single transcript does not break, or not alone.

@@ -344,7 +344,7 @@ pub fn rsa(seed: &str) -> Vec<u8> {
     key.to_public_key_der().unwrap().as_bytes().to_vec()
 }
 
-fn told(object: &ExpectedObject, record: &KeyRecord) -> Value {
+pub fn told(object: &ExpectedObject, record: &KeyRecord) -> Value {
     let attributes: Vec<Value> = object
         .attributes
         .iter()

@@ -23,7 +23,7 @@ import tomllib
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 
 from common import ORDER, Invalid, is_integer, members, need, p256_key, parse, spki_of, unbase64, unhex, verify
 
@@ -469,13 +469,13 @@ class Transcript:
         public = [spki for _, _, spki, _ in keys if spki is not None]
         need(len(public) == len(set(public)), "keys: one key under two labels")
 
-    def objects_fit(self, objects, keys, shape, expected=None, whole=True, signing=False):
-        """Every half of each key once, as the table has it, and no other key."""
+    def objects_fit(self, objects, keys, shape, expected=None, whole=True, taken=None):
+        """Every half of each key once, as the table has it, and no other key. `taken`: where signing keys may be, public keys that none of them has."""
         expected = expected or self.expected(generation(keys))
         found = [the_object(one) for one in objects]
         spki_of = {label: spki for _, label, spki, _ in keys}
         tables = attribute_tables()
-        known = set()
+        known, signing = set(), []
         for label in expected:
             base = label if label in tables else label.rpartition("-")[0]
             for kind, rules in tables[base]:
@@ -496,11 +496,18 @@ class Transcript:
                 told = [pair for pair in attributes if pair[0] in ("CKA_LABEL", "CKA_CLASS")]
                 need(all(value == (label if name == "CKA_LABEL" else kind) for name, value in told), "objects: one that contradicts itself")
                 need(spki is None, "objects: data with a public key")
-            elif label == "strongroom-signing" and signing:
+            elif label == "strongroom-signing" and taken is not None:
                 fits = [kind == wanted and attributes_fit(attributes, rules, FIXED, None) is None for wanted, rules in tables[label]]
                 need(any(fits), "objects: a signing key that is not as it must be")
+                key_type = dict(attributes)["CKA_KEY_TYPE"]
+                need(spki is not None or key_type != "CKK_RSA", "objects: an RSA signing key without its numbers")
+                if spki is not None:
+                    {"CKK_EC": public_key, "CKK_RSA": rsa_key, "CKK_EC_EDWARDS": ed25519_key}[key_type](spki)
+                    need(spki not in taken, "objects: a signing key that is there for something else")
+                    signing.append(spki)
             else:
                 need((label, kind) in known, f"objects: {label!r}, {kind}, is none of the keys")
+        need(len(signing) == len(set(signing)), "objects: two signing keys are one")
         need(not whole or any(one[:2] == ("strongroom-epoch", "CKO_DATA") for one in found), "objects: no epoch object")
 
     def pins(self, pins):
@@ -629,7 +636,8 @@ class Transcript:
         told = {"rotate-master": "evidence", "destroy": "inventory"}.get(self.kind)
         if told:
             keys = [the_key(key) for key in now["keys"]]
-            self.objects_fit(self.outputs[told]["objects"], keys, shape, signing=True)
+            taken = self.public_keys | before.public_keys | self.peoples_keys | before.peoples_keys
+            self.objects_fit(self.outputs[told]["objects"], keys, shape, taken=taken)
         keys, old_keys = ({key["label"]: the_key(key) for key in summary["keys"]} for summary in (now, then))
         changed = {name for name in ("token", "store_id") if now[name] != then[name]}
         changed |= {"audit_key"} if audit_key != old_key else set()
@@ -684,6 +692,13 @@ def rsa_key(text):
     need(isinstance(key, rsa.RSAPublicKey), "not an RSA key")
     numbers = key.public_numbers()
     need(numbers.n.bit_length() == 4096 and numbers.n % 2 and numbers.e == 65537, "an RSA key of another size or exponent")
+    need(spki_of(key) == spki, "not the canonical form of a public key")
+
+
+def ed25519_key(text):
+    spki = unbase64(text)
+    key = serialization.load_der_public_key(spki)
+    need(isinstance(key, ed25519.Ed25519PublicKey), "not an Ed25519 key")
     need(spki_of(key) == spki, "not the canonical form of a public key")
 
 

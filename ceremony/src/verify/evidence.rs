@@ -1,11 +1,13 @@
 //! The keys, and what the token said of each object, held against the plan and against the tables
 //! that each start of the appliance uses.
 
+use std::collections::BTreeSet;
+
 use p256::pkcs8::{DecodePublicKey as _, EncodePublicKey as _};
 use strongroom_hsm::ceremony::expected::{
     ExpectedKey, ExpectedObject, PublicKind, SIGNING_LABEL, signing_keys,
 };
-use strongroom_hsm::{KeyShape, OptionalKeys};
+use strongroom_hsm::{KeyShape, OptionalKeys, SigningKind};
 
 use super::super::Plan;
 use super::super::encoding::{hex, sha256, unbase64};
@@ -22,8 +24,9 @@ pub(in super::super) struct Demands<'a> {
     shape: &'a dyn Fn(&str) -> KeyShape,
     /// Whether the objects are all that are on the token, and not some.
     whole: bool,
-    /// Whether signing keys may be there, which come and go while the appliance is at work.
-    signing: bool,
+    /// Where signing keys may be there, which come and go while the appliance is at work: public
+    /// keys, base64, that none of them may have.
+    signing: Option<BTreeSet<String>>,
 }
 
 impl<'a> Demands<'a> {
@@ -37,14 +40,14 @@ impl<'a> Demands<'a> {
             keys: ExpectedKey::all(optional(plan), generation(keys)),
             shape,
             whole: true,
-            signing: false,
+            signing: None,
         }
     }
 
-    /// Signing keys may be there as well.
-    pub(in super::super) fn with_signing_keys(self) -> Self {
+    /// Signing keys may be there as well, each of its own: none has a public key of these.
+    pub(in super::super) fn with_signing_keys(self, taken: BTreeSet<String>) -> Self {
         Self {
-            signing: true,
+            signing: Some(taken),
             ..self
         }
     }
@@ -61,7 +64,7 @@ impl<'a> Demands<'a> {
             keys,
             shape,
             whole: false,
-            signing: false,
+            signing: None,
         }
     }
 
@@ -133,6 +136,7 @@ impl<'a> Demands<'a> {
         for object in objects {
             problems.extend(self.stranger(object));
         }
+        problems.extend(self.signing_twins(objects));
         if self.whole
             && !objects
                 .iter()
@@ -156,13 +160,10 @@ impl<'a> Demands<'a> {
             return (differs || object.spki.is_some())
                 .then(|| format!("{told} is not what its attributes say"));
         }
-        if object.label == SIGNING_LABEL && self.signing {
-            let known = signing_keys();
-            let fits = |wanted: &ExpectedObject| {
-                wanted.class == object.class && wanted.problems(&object.attributes).is_empty()
-            };
-            return (!known.iter().any(fits))
-                .then(|| format!("{told} is not as a signing key must be"));
+        if object.label == SIGNING_LABEL
+            && let Some(taken) = &self.signing
+        {
+            return signing_problem(object, taken).map(|problem| format!("{told} {problem}"));
         }
         // The shape changes no class.
         let ours = self.keys.iter().any(|key| {
@@ -174,6 +175,46 @@ impl<'a> Demands<'a> {
         });
         (!ours).then(|| format!("{told} is on the token, which is none of the keys"))
     }
+}
+
+impl Demands<'_> {
+    /// Two signing keys that are one.
+    fn signing_twins(&self, objects: &[ObjectRecord]) -> Option<String> {
+        self.signing.as_ref()?;
+        let mut seen = BTreeSet::new();
+        let twin = objects
+            .iter()
+            .filter(|object| object.label == SIGNING_LABEL && !is_data(object))
+            .filter_map(|object| object.spki.as_ref())
+            .any(|spki| !seen.insert(spki));
+        twin.then(|| format!("two objects {SIGNING_LABEL:?} are the same key"))
+    }
+}
+
+/// What is wrong with a signing key: its private half alone is on the token, and tells its public
+/// numbers if it is an RSA key; a token need not tell those of others.
+fn signing_problem(object: &ObjectRecord, taken: &BTreeSet<String>) -> Option<&'static str> {
+    let known = SigningKind::ALL.into_iter().zip(signing_keys());
+    let fits = |wanted: &ExpectedObject| {
+        wanted.class == object.class && wanted.problems(&object.attributes).is_empty()
+    };
+    let Some((kind, _)) = known.into_iter().find(|(_, wanted)| fits(wanted)) else {
+        return Some("is not as a signing key must be");
+    };
+    let Some(told) = &object.spki else {
+        let must = kind == SigningKind::Rsa4096;
+        return must.then_some("does not tell its public numbers");
+    };
+    if taken.contains(told) {
+        return Some("is a key that is there for something else, or was");
+    }
+    let is_its = match kind {
+        SigningKind::EcdsaP256 => is_p256,
+        SigningKind::Rsa4096 => is_rsa_4096,
+        SigningKind::Ed25519 => is_ed25519,
+    };
+    (!unbase64(told).is_some_and(|spki| is_its(&spki)))
+        .then_some("has public numbers that are of no key of its kind")
 }
 
 /// What the plan decides.
@@ -251,6 +292,15 @@ pub(super) fn is_p256(spki: &[u8]) -> bool {
         .ok()
         .and_then(|key| key.to_public_key_der().ok())
         .is_some_and(|der| der.as_bytes() == spki)
+}
+
+/// By its bytes (RFC 8410): whether they are a point, only a signature shows.
+fn is_ed25519(spki: &[u8]) -> bool {
+    const BEFORE: [u8; 12] = [
+        0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00,
+    ];
+    spki.strip_prefix(&BEFORE)
+        .is_some_and(|key| key.len() == 32)
 }
 
 /// By its bytes: an RSA key of that size and exponent has one encoding, of which only the modulus

@@ -559,8 +559,16 @@ fn tokens_objects(chain: &Chain, plan: &Plan, before: &Standing) -> Problems {
             before.shape_of(label)
         }
     };
+    // Of this ceremony, whose close may not be there yet, and of all before.
+    let own = Past::of(chain);
+    let past = [&own, &before.past].into_iter();
+    let taken = past
+        .flat_map(|past| past.public_keys.iter().chain(&past.peoples_keys))
+        .chain(keys.iter().filter_map(|key| key.spki.as_ref()))
+        .cloned()
+        .collect();
     Demands::new(plan, &keys, &shape)
-        .with_signing_keys()
+        .with_signing_keys(taken)
         .object_problems(&keys, &objects)
         .into_iter()
         .map(|problem| (line, problem))
