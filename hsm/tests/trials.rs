@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use common::child::{self, CHILD};
 use common::rig::{DEADLINE, Rig, blank, in_child_on, provision_all, token};
+use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, AttributeType, ObjectClass, ObjectHandle};
 use cryptoki::session::{Session, UserType};
 use strongroom_hsm::{
@@ -184,6 +185,83 @@ fn imports() {
             number += 1;
             std::thread::sleep(Duration::from_millis(20));
         }
+    });
+}
+
+/// `SoftHSM` shows each key of another process with all rights for a moment.
+#[test]
+fn a_key_that_wraps_and_decrypts_for_a_moment_only_does_not_stop_the_start() {
+    in_child(
+        "a_key_that_wraps_and_decrypts_for_a_moment_only_does_not_stop_the_start",
+        async |rig| {
+            // Each search is written down, so that the other process sees when the first has ended.
+            rig.control("slow C_FindObjects 1");
+            for stays in [false, true] {
+                for left in [MADE, ENOUGH] {
+                    let _ = std::fs::remove_file(rig.folder.join(left));
+                }
+                let mut other = Command::new(std::env::current_exe().unwrap())
+                    .args(["--exact", "wraps_and_decrypts", "--include-ignored"])
+                    .env(STAYS, stays.to_string())
+                    .stdout(Stdio::null())
+                    .spawn()
+                    .unwrap();
+                let until = Instant::now() + DEADLINE;
+                while !rig.folder.join(MADE).exists() {
+                    assert!(Instant::now() < until, "{:?}", other.try_wait());
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                let started = Hsm::start(rig.config());
+                std::fs::write(rig.folder.join(ENOUGH), "").unwrap();
+                assert!(other.wait().unwrap().success());
+                match started.err() {
+                    None => assert!(!stays),
+                    Some(HsmError::KeyPolicy { attribute, .. }) if stays => {
+                        assert_eq!(attribute, "CKA_WRAP");
+                    }
+                    other => panic!("{stays}: {other:?}"),
+                }
+            }
+        },
+    );
+}
+
+/// Whether that key is there until the start has ended.
+const STAYS: &str = "STRONGROOM_TEST_STAYS";
+
+#[test]
+#[ignore = "runs in a child process, as another user of the token"]
+fn wraps_and_decrypts() {
+    let folder = PathBuf::from(std::env::var_os(CHILD).unwrap());
+    let stays = std::env::var(STAYS).unwrap() == "true";
+    let log = folder.join("log");
+    let searches = || {
+        let log = std::fs::read_to_string(&log).unwrap();
+        let mine = format!(" {} ", std::process::id());
+        let others = log.lines().filter(|line| !line.contains(&mine));
+        others
+            .filter(|line| line.contains("slow C_FindObjects"))
+            .count()
+    };
+    as_user(&folder, |session| {
+        let template = [
+            Attribute::Token(true),
+            Attribute::ValueLen(32.into()),
+            Attribute::Wrap(true),
+            Attribute::Decrypt(true),
+        ];
+        let before = searches();
+        let key = session
+            .generate_key(&Mechanism::AesKeyGen, &template)
+            .unwrap();
+        std::fs::write(folder.join(MADE), "").unwrap();
+        let until = Instant::now() + DEADLINE;
+        // The call that finds the key, and the one that finds no more.
+        while (stays && !folder.join(ENOUGH).exists()) || searches() < before + 2 {
+            assert!(Instant::now() < until);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        session.destroy_object(key).unwrap();
     });
 }
 
