@@ -121,6 +121,62 @@ fn killed_inside_the_tokens_functions_it_goes_on() {
     );
 }
 
+/// The token then knows a ceremony that is closed and not sealed: this one, which goes on.
+#[test]
+fn killed_between_the_register_and_the_seal_it_goes_on() {
+    let mut room = Room::with_module(&fault_module());
+    let control = room.path().join("control");
+    let log = room.path().join("fault.log");
+    room.set_env(
+        "PKCS11_FAULT_MODULE",
+        strongroom_softhsm::module_path().unwrap(),
+    );
+    room.set_env("PKCS11_FAULT_CONTROL", control.clone());
+    room.set_env("PKCS11_FAULT_LOG", log.clone());
+    room.run_to_the_certificate();
+    room.sign_certificate();
+    room.kill_at(&format!("signature {}", People::names().last().unwrap()));
+    // Every call is slow, so that there is time between the one that makes the register's object and the one that seals.
+    fs::write(&control, "slow * 2\n").unwrap();
+    let tokens = room.path().join("token/tokens");
+    let before = objects(&tokens);
+    // SoftHSM makes the file first: written it is when the next calls come.
+    let mut seen = None;
+    room.start().kill_when("the register is written", || {
+        if objects(&tokens) > before {
+            let calls = fs::read_to_string(&log).unwrap().lines().count();
+            return calls > *seen.get_or_insert(calls) + 4;
+        }
+        false
+    });
+    let kinds = |kind: &str| {
+        let lines = room.transcript();
+        lines.iter().filter(|line| line["type"] == kind).count()
+    };
+    assert_eq!((kinds("close"), kinds("seal")), (1, 0));
+    fs::write(&control, "").unwrap();
+    room.run_to_the_end();
+    assert_eq!((kinds("close"), kinds("seal")), (1, 1));
+    assert_eq!(kinds("signature"), People::names().count());
+    // The object that was there already is the one.
+    assert_eq!(objects(&tokens), before + 1);
+    room.verify();
+}
+
+/// Objects that are kept below that folder.
+fn objects(folder: &Path) -> usize {
+    let entries = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    entries
+        .map(|path| match path.extension() {
+            _ if path.is_dir() => objects(&path),
+            Some(extension) => usize::from(extension == "object"),
+            None => 0,
+        })
+        .sum()
+}
+
 /// One token, with one set of good keys that a store depends on; its PINs are those of the shares.
 fn check(room: &Room) {
     let serial = room.outputs("token")["token"]["serial"]
