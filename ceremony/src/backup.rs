@@ -18,6 +18,9 @@ use super::{CeremonyError, Mode};
 /// The file's name in a backup's folder.
 pub const FILE: &str = "backup.jsonl";
 
+/// No backup's file is larger, bytes; each key takes some KiB of it.
+pub(crate) const MAX: u64 = 16 << 20;
+
 const FORMAT: u32 = 1;
 
 /// The first line.

@@ -2,10 +2,21 @@
 
 #![allow(clippy::unwrap_used)]
 
-use super::participant::KeyFile;
-use super::plan::{Draft, PinMethod};
+use std::fs::{self, File};
+use std::path::Path;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::stat::Mode as Permission;
+use nix::unistd::mkfifo;
+
+use super::participant::{KeyFile, Unlock};
+use super::plan::{Draft, PinMethod, signatures_path};
 use super::shares::Deal;
-use super::{CeremonyId, Mode, Participant, ParticipantKey, Plan, PlanSignature};
+use super::{
+    CeremonyError, CeremonyId, Mode, Participant, ParticipantKey, Plan, PlanSignature, Transcript,
+};
 
 pub(super) const PASSPHRASE: &str = "vivid orbit cactus";
 
@@ -74,10 +85,54 @@ impl Room {
 
 /// A child that has a copy of the descriptor by which a file is locked, and ends by itself half a
 /// second later.
-pub(crate) fn lingering(locked: &std::fs::File) -> std::process::Child {
+pub(crate) fn lingering(locked: &File) -> std::process::Child {
     std::process::Command::new("sleep")
         .arg("0.5")
         .stdin(locked.try_clone().unwrap())
         .spawn()
         .unwrap()
+}
+
+/// Every file of a ceremony that others may have put there: a pipe would be waited for, a file of
+/// many GiB would take the memory.
+#[test]
+fn what_no_file_of_a_ceremony_can_be_is_refused_and_not_waited_for() {
+    fn pipe(path: &Path) {
+        mkfifo(path, Permission::S_IRWXU).unwrap();
+    }
+    fn hole(path: &Path) {
+        File::create(path).unwrap().set_len(1 << 43).unwrap();
+    }
+    let make: [(fn(&Path), _); 2] = [(pipe, "it is no regular file"), (hole, "it is larger than")];
+    for (make, why) in make {
+        let folder = tempfile::tempdir().unwrap();
+        let plan = folder.path().join("plan.toml");
+        make(&plan);
+        make(&signatures_path(&plan));
+        make(&super::transcript::path(folder.path()));
+        // Its public half is beside it, and right.
+        let private = folder.path().join("key");
+        let key = KeyFile::generate("Ann", PASSPHRASE).unwrap();
+        key.write(&private).unwrap();
+        fs::remove_file(&private).unwrap();
+        make(&private);
+        let (said, hear) = mpsc::channel();
+        thread::spawn(move || {
+            let mut unlock = |_: Unlock<'_>| Err(CeremonyError::Random);
+            said.send([
+                Plan::load(&plan).err().unwrap().to_string(),
+                PlanSignature::load_all(&plan).err().unwrap().to_string(),
+                Participant::load(&plan).err().unwrap().to_string(),
+                ParticipantKey::load(&private, &mut unlock)
+                    .err()
+                    .unwrap()
+                    .to_string(),
+                Transcript::resume(folder.path()).err().unwrap().to_string(),
+            ])
+            .unwrap();
+        });
+        for error in hear.recv_timeout(Duration::from_secs(60)).unwrap() {
+            assert!(error.contains(why), "{error}");
+        }
+    }
 }

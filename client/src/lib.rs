@@ -4,9 +4,10 @@
 //! knows no endpoint: a caller names a method and a path below `/v1/`, and gets the JSON of the
 //! answer.
 //!
-//! May know: of `strongroom-core` how an error's causes are told, no more. `tests/specification.rs`
-//! holds it to its `Cargo.toml`.
+//! May know: of `strongroom-core` how an error's causes are told and how a file is read, no more.
+//! `tests/specification.rs` holds it to its `Cargo.toml`.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +26,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use strongroom_core::causes::causes;
+use strongroom_core::files;
 use zeroize::Zeroizing;
 
 /// An answer larger than this is refused, bytes: twice the largest batch that a server takes.
@@ -471,9 +473,8 @@ fn read_token(path: &Path) -> Result<HeaderValue, ClientError> {
         path: path.to_owned(),
         problem,
     };
-    let text =
-        Zeroizing::new(std::fs::read_to_string(path).map_err(|e| file_error(e.to_string()))?);
-    let mut value = HeaderValue::from_str(text.trim())
+    let bytes = read(path)?;
+    let mut value = HeaderValue::from_bytes(bytes.trim_ascii())
         .map_err(|_| file_error("this is no token: expected one line of printable text".into()))?;
     value.set_sensitive(true);
     Ok(value)
@@ -498,13 +499,14 @@ fn tls_config(options: &ClientOptions) -> Result<rustls::ClientConfig, ClientErr
     let Some((certificate, key)) = &options.identity else {
         return Ok(builder.with_no_client_auth());
     };
-    let private_key = PrivateKeyDer::from_pem_file(key).map_err(|error| ClientError::File {
-        path: key.clone(),
-        problem: format!(
-            "expected a PEM private key, PKCS#8 or SEC1: {}",
-            causes(&error)
-        ),
-    })?;
+    let private_key =
+        PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|error| ClientError::File {
+            path: key.clone(),
+            problem: format!(
+                "expected a PEM private key, PKCS#8 or SEC1: {}",
+                causes(&error)
+            ),
+        })?;
     builder
         .with_client_auth_cert(certificates(certificate)?, private_key)
         .map_err(|error| ClientError::File {
@@ -518,13 +520,23 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ClientError
         path: path.to_owned(),
         problem,
     };
-    let found = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+    let found = CertificateDer::pem_slice_iter(&read(path)?)
+        .collect::<Result<Vec<_>, _>>()
         .map_err(|error| file_error(format!("expected PEM certificates: {}", causes(&error))))?;
     if found.is_empty() {
         return Err(file_error("there is no PEM certificate in it".into()));
     }
     Ok(found)
+}
+
+/// The whole of a file, or of a pipe: its name is the caller's.
+fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, ClientError> {
+    File::open(path)
+        .and_then(|file| files::read_opened(file, files::MAX_PEM))
+        .map_err(|error| ClientError::File {
+            path: path.to_owned(),
+            problem: error.to_string(),
+        })
 }
 
 #[cfg(test)]

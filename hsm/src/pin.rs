@@ -1,7 +1,7 @@
 //! PINs: in memory, and how they get there.
 
 use std::fmt;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -88,6 +88,14 @@ fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, HsmError> {
             path.display()
         ))
     };
+    // To open a pipe may never end, and this is asked again at each reconnection.
+    let kind = fs::metadata(path).map_err(unreadable)?.file_type();
+    if !kind.is_file() {
+        return Err(HsmError::Config(format!(
+            "the PIN file {} is no regular file: put the PIN into a file that only its owner may read",
+            path.display()
+        )));
+    }
     let file = File::open(path).map_err(unreadable)?;
     let metadata = file.metadata().map_err(unreadable)?;
     // A group may read (systemd's credentials are 0440 in places), nobody else may, and only the owner may write.
@@ -122,7 +130,8 @@ fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, HsmError> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use std::fs::{self, Permissions};
+    use std::fs::Permissions;
+    use std::process::Command;
 
     fn file(mode: u32, text: &str) -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().unwrap();
@@ -149,6 +158,18 @@ mod tests {
             let error = read(&PinSource::File(path)).unwrap_err().to_string();
             assert!(error.contains("chmod 0400"), "{error}");
             assert!(!error.contains("1234"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_pipe_or_a_device_is_no_pin_file_and_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        let made = Command::new("mkfifo").arg(&pipe).status().unwrap();
+        assert!(made.success());
+        for path in [pipe, "/dev/zero".into(), "/".into()] {
+            let error = read(&PinSource::File(path)).unwrap_err().to_string();
+            assert!(error.contains("no regular file"), "{error}");
         }
     }
 

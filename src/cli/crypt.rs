@@ -134,7 +134,7 @@ pub(super) fn run(args: &ClientArgs, format: Format) -> Result<(), Failure> {
             binding.add_to(&mut body);
             add_version(&mut body, *key_version);
             let body = Encrypt {
-                plaintext: SecretText::new(STANDARD.encode(&*files::read(input)?)),
+                plaintext: SecretText::new(STANDARD.encode(&*files::read_plaintext(input)?)),
                 rest: body,
             };
             ciphertext(remote, format, &format!("encrypt/{key}"), &body)

@@ -2,10 +2,11 @@
 //! argv.
 
 use std::fs::{self, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use strongroom_core::files as regular;
 use zeroize::Zeroizing;
 
 use super::exit::{Exit, Failure};
@@ -15,29 +16,27 @@ const MAX_INPUT: u64 = 32 * 1024 * 1024;
 
 /// The whole of a file, or of standard input for `-`.
 pub(super) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
-    let fail = |error: &io::Error| Failure::file(path, error);
-    let mut bytes = Zeroizing::new(Vec::new());
-    let read = if path == Path::new("-") {
-        io::stdin()
-            .lock()
-            .take(MAX_INPUT + 1)
-            .read_to_end(&mut bytes)
-    } else {
-        let file = fs::File::open(path).map_err(|error| fail(&error))?;
-        // Reserved at once: a buffer that grows leaves copies behind that nobody zeroizes.
-        let size = file.metadata().map_err(|error| fail(&error))?.len();
-        bytes.reserve_exact(usize::try_from(size.min(MAX_INPUT)).unwrap_or(0) + 1);
-        file.take(MAX_INPUT + 1).read_to_end(&mut bytes)
-    };
-    read.map_err(|error| fail(&error))?;
-    if bytes.len() as u64 > MAX_INPUT {
-        return Err(Failure::new(
-            Exit::Usage,
-            format!("{} is larger than {MAX_INPUT} bytes", path.display()),
-        )
-        .next("encrypt large data with a data key: `strongroom client datakey --help`"));
+    content(path).map_err(|error| Failure::file(path, &error))
+}
+
+/// As [`read`], for what is to be encrypted.
+pub(super) fn read_plaintext(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    content(path).map_err(|error| {
+        let failure = Failure::file(path, &error);
+        if error.kind() == io::ErrorKind::FileTooLarge {
+            failure.next("encrypt large data with a data key: `strongroom client datakey --help`")
+        } else {
+            failure
+        }
+    })
+}
+
+fn content(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
+    if path == Path::new("-") {
+        return regular::read_from(io::stdin().lock(), 0, MAX_INPUT);
     }
-    Ok(bytes)
+    // It may be a pipe: somebody wrote its name on this command line.
+    fs::File::open(path).and_then(|file| regular::read_opened(file, MAX_INPUT))
 }
 
 /// As [`read`], for text; white space around it is dropped.
@@ -80,18 +79,9 @@ pub(super) fn write_new(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
 }
 
 /// The whole of a file that may be as large as a store, but not without end.
-pub(super) fn read_large(path: &Path) -> Result<Vec<u8>, Failure> {
+pub(super) fn read_large(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
     const MAX: u64 = 4 << 30;
-    let fail = |error: &io::Error| Failure::file(path, error);
-    let mut bytes = Vec::new();
-    fs::File::open(path)
-        .and_then(|file| file.take(MAX + 1).read_to_end(&mut bytes))
-        .map_err(|error| fail(&error))?;
-    if bytes.len() as u64 > MAX {
-        let text = format!("{} is larger than {MAX} bytes", path.display());
-        return Err(Failure::new(Exit::Usage, text));
-    }
-    Ok(bytes)
+    regular::read(path, MAX).map_err(|error| Failure::file(path, &error))
 }
 
 /// Fails if something is there already: asked before work that would be for nothing.
@@ -201,7 +191,7 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
         assert!(check_new(&path).is_err());
         assert!(write_whole(&path, b"two").is_err());
-        assert_eq!(read_large(&path).unwrap(), b"one");
+        assert_eq!(**read_large(&path).unwrap(), *b"one");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 

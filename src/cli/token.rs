@@ -6,8 +6,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use serde_json::json;
+use strongroom_core::files as regular;
 use strongroom_core::identity::Identity;
 use strongroom_core::tokens::Tokens;
+use zeroize::Zeroizing;
 
 use super::exit::{Exit, Failure};
 use super::files;
@@ -56,9 +58,9 @@ pub(super) fn run(args: &TokenArgs, format: Format) -> Result<(), Failure> {
         .identity
         .parse()
         .map_err(|error| Failure::caused(Exit::Usage, &error))?;
-    let mut text = match std::fs::read_to_string(&args.tokens) {
+    let mut text = match regular::read_to_string(&args.tokens, regular::MAX_LIST) {
         Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+        Err(error) if error.kind() == ErrorKind::NotFound => Zeroizing::default(),
         Err(error) => return Err(Failure::file(&args.tokens, &error)),
     };
     let new = Tokens::new_token(&args.id, &identity, args.description.as_deref())
@@ -84,4 +86,46 @@ pub(super) fn run(args: &TokenArgs, format: Format) -> Result<(), Failure> {
         &new.token,
         &json!({"id": args.id, "identity": args.identity, "token": *new.token}),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::fs::{self, File};
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Duration;
+
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
+
+    use super::*;
+
+    #[test]
+    fn what_is_no_tokens_file_is_not_waited_for_nor_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let (pipe, hole) = (folder.path().join("pipe"), folder.path().join("hole"));
+        mkfifo(&pipe, Mode::S_IRWXU).unwrap();
+        File::create(&hole).unwrap().set_len(1 << 43).unwrap();
+        let (said, hear) = mpsc::channel();
+        thread::spawn(move || {
+            for tokens in [pipe, hole] {
+                let create = TokenArgs {
+                    action: Action::Create(CreateArgs {
+                        id: "alice".into(),
+                        identity: "dns:alice.example".into(),
+                        description: None,
+                        tokens,
+                    }),
+                };
+                let failure = run(&create, Format::Json).unwrap_err();
+                said.send(failure.message().to_owned()).unwrap();
+            }
+        });
+        for why in ["no regular file", "it is larger than"] {
+            let message = hear.recv_timeout(Duration::from_secs(20)).unwrap();
+            assert!(message.contains(why), "{message}");
+        }
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
 }

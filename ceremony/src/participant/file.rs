@@ -1,7 +1,7 @@
 //! The key file: two `ENCRYPTED PRIVATE KEY` blocks (PKCS #8, PBES2 with scrypt and AES-256-CBC),
 //! or a reference to a token; and its `.pub`.
 
-use std::fs::{self, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ use p256::pkcs8::{DecodePrivateKey as _, EncodePublicKey as _, LineEnding};
 use p256::{PublicKey, SecretKey};
 use pkcs8::pkcs5::{pbes2, scrypt};
 use pkcs8::{EncodePrivateKey as _, PrivateKeyInfoRef};
+use strongroom_core::files;
 use zeroize::Zeroizing;
 
 use super::token::Reference;
@@ -125,7 +126,8 @@ pub(super) fn load(
     unlock: &mut dyn FnMut(Unlock<'_>) -> Result<Zeroizing<String>, CeremonyError>,
 ) -> Result<ParticipantKey, CeremonyError> {
     let participant = Participant::load(&public_path(path))?;
-    let text = fs::read_to_string(path).map_err(|error| CeremonyError::read(path, error))?;
+    let text = files::read_to_string(path, files::MAX_BY_HAND)
+        .map_err(|error| CeremonyError::read(path, error))?;
     if let Some(reference) = Reference::parse(&text) {
         return reference.open(participant, unlock);
     }

@@ -4,7 +4,6 @@
 mod file;
 mod token;
 
-use std::fs;
 use std::path::Path;
 
 use p256::PublicKey;
@@ -12,6 +11,7 @@ use p256::ecdsa::signature::hazmat::PrehashVerifier as _;
 use p256::ecdsa::{Signature, VerifyingKey};
 use p256::pkcs8::{DecodePublicKey as _, EncodePublicKey as _};
 use serde::{Deserialize, Serialize};
+use strongroom_core::files;
 use zeroize::Zeroizing;
 
 use super::CeremonyError;
@@ -90,7 +90,8 @@ impl Participant {
     /// # Errors
     /// [`CeremonyError::Read`], [`CeremonyError::Participant`].
     pub fn load(path: &Path) -> Result<Self, CeremonyError> {
-        let text = fs::read_to_string(path).map_err(|error| CeremonyError::read(path, error))?;
+        let text = files::read_to_string(path, files::MAX_BY_HAND)
+            .map_err(|error| CeremonyError::read(path, error))?;
         let file: PublicFile = toml::from_str(&text).map_err(|error| {
             CeremonyError::Participant(format!(
                 "{} is not a participant's public file: {error}",

@@ -4,12 +4,12 @@ mod check;
 mod draft;
 mod signatures;
 
-use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
+use strongroom_core::files;
 
 use super::encoding::{hex, sha256, sha256_of};
 use super::participant::PublicFile;
@@ -149,7 +149,8 @@ impl Plan {
     /// # Errors
     /// [`CeremonyError::Read`]; [`CeremonyError::Plan`] with everything that is wrong.
     pub fn load(path: &Path) -> Result<Self, CeremonyError> {
-        let text = fs::read_to_string(path).map_err(|error| CeremonyError::read(path, error))?;
+        let text = files::read_to_string(path, files::MAX_BY_HAND)
+            .map_err(|error| CeremonyError::read(path, error))?;
         Self::parse(&text)
     }
 

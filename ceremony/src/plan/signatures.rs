@@ -1,10 +1,11 @@
 //! Who has signed a plan: `PLAN.signatures`, a JSON line each.
 
-use std::fs::{self, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use strongroom_core::files;
 use strongroom_core::json::{self, Document};
 
 use super::super::encoding::{base64, unbase64};
@@ -62,7 +63,7 @@ impl PlanSignature {
     /// [`CeremonyError::Read`], [`CeremonyError::PlanSignatures`] for a line that is no signature.
     pub fn load_all(plan: &Path) -> Result<Vec<Self>, CeremonyError> {
         let path = signatures_path(plan);
-        let text = match fs::read_to_string(&path) {
+        let text = match files::read_to_string(&path, files::MAX_BY_HAND) {
             Ok(text) => text,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(CeremonyError::read(&path, error)),

@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use std::fs;
+
 use proptest::prelude::*;
 
 use super::super::testing::{Room, key};

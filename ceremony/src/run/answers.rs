@@ -4,16 +4,16 @@
 //! asked twice.
 
 use std::collections::VecDeque;
-use std::fs;
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
+use strongroom_core::files;
 use zeroize::Zeroizing;
 
 use super::ui::{Question, Screen, Ui, UiError, ascii};
 
 /// A passphrase, or a share's words, are shorter.
-const MAX_SECRET: usize = 4096;
+const MAX_SECRET: u64 = 4096;
 
 /// One file for each question.
 pub struct Answers {
@@ -154,7 +154,9 @@ impl Ui for Answers {
 }
 
 fn read_text(path: &Path) -> Result<String, UiError> {
-    fs::read_to_string(path).map_err(|error| unread(path, &error))
+    files::read_to_string(path, files::MAX_BY_HAND)
+        .map(|mut text| std::mem::take(&mut *text))
+        .map_err(|error| unread(path, &error))
 }
 
 fn unread(path: &Path, error: &std::io::Error) -> UiError {
@@ -170,15 +172,7 @@ fn unread(path: &Path, error: &std::io::Error) -> UiError {
 
 /// A file's text without the newline at its end.
 fn secret(path: &Path) -> Result<Zeroizing<String>, UiError> {
-    // Room for all of it at once: a string that grows leaves copies behind.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_SECRET + 1));
-    fs::File::open(path)
-        .and_then(|file| file.take(MAX_SECRET as u64).read_to_end(&mut bytes))
-        .map_err(|error| unread(path, &error))?;
-    let text = str::from_utf8(&bytes).map_err(|_| UiError::Answer {
-        path: path.to_owned(),
-        problem: "is not text".to_owned(),
-    })?;
+    let text = files::read_to_string(path, MAX_SECRET).map_err(|error| unread(path, &error))?;
     Ok(Zeroizing::new(
         text.trim_end_matches(['\n', '\r']).to_owned(),
     ))

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::RunError;
+use crate::transcript;
 
 /// Copies of the transcripts that came before, oldest first: `0001.jsonl`, …
 pub(super) const CHAIN: &str = "chain";
@@ -26,6 +27,6 @@ pub(super) fn previous(folder: &Path) -> Result<Vec<Vec<u8>>, RunError> {
     paths.sort();
     paths
         .iter()
-        .map(|path| fs::read(path).map_err(|error| RunError::file(path, error)))
+        .map(|path| transcript::read(path).map_err(|error| RunError::file(path, error)))
         .collect()
 }

@@ -146,7 +146,8 @@ fn audit_key(ceremony: &Ceremony<'_>) -> Result<Vec<u8>, RunError> {
 /// checked as a stranger would.
 fn papers(ceremony: &mut Ceremony<'_>) -> Result<Outcome, RunError> {
     let transcript = transcript::path(&ceremony.folder);
-    let bytes = std::fs::read(&transcript).map_err(|error| RunError::file(&transcript, error))?;
+    let bytes =
+        transcript::read(&transcript).map_err(|error| RunError::file(&transcript, error))?;
     let anchors = Anchors {
         previous: super::chain::previous(&ceremony.folder)?,
         ..Anchors::default()

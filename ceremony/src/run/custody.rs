@@ -1,8 +1,8 @@
 //! What only the people can do: their keys, and getting the PINs back from their shares.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
+use strongroom_core::files;
 use strongroom_hsm::SecretPin;
 
 use super::ui::Question;
@@ -157,7 +157,7 @@ fn share(
         return Ok(Share::from_words(&words, deal).map_err(|error| error.to_string()));
     }
     let path = folder.join(self::name(&custodian));
-    let jwe = match fs::read_to_string(&path) {
+    let jwe = match files::read_to_string(&path, files::MAX_BY_HAND) {
         Ok(jwe) => jwe,
         Err(error) => return Ok(Err(format!("{}: {error}", path.display()))),
     };

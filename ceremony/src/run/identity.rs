@@ -1,6 +1,5 @@
 //! The appliance's first TLS identity and its configuration.
 
-use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
@@ -10,6 +9,7 @@ use rcgen::{
 };
 use serde_json::{Value, json};
 use strongroom_core::config::Config;
+use strongroom_core::files;
 use strongroom_core::tls::Tls;
 use zeroize::Zeroizing;
 
@@ -127,7 +127,7 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
 
 /// The key that is there, or a new one.
 fn key(path: &Path) -> Result<KeyPair, RunError> {
-    match fs::read_to_string(path).map(Zeroizing::new) {
+    match files::read_to_string(path, files::MAX_BY_HAND) {
         Ok(pem) => KeyPair::from_pem(&pem).map_err(|error| {
             RunError::refused(format!("{} is no private key: {error}", path.display()))
         }),
@@ -170,9 +170,10 @@ fn ask(
     if ceremony.mode == Mode::Rehearsal
         && let Some(path) = throwaway::answer(ceremony, id)
     {
-        let text = fs::read_to_string(&path).map_err(|error| RunError::file(&path, error))?;
+        let mut text = files::read_to_string(&path, files::MAX_PEM)
+            .map_err(|error| RunError::file(&path, error))?;
         check(&text).map_err(RunError::refused)?;
-        return Ok(text);
+        return Ok(std::mem::take(&mut *text));
     }
     loop {
         let Some(path) = ceremony.ui.file(&Question { id, text })? else {
@@ -186,9 +187,9 @@ fn ask(
                 ),
             });
         };
-        let problem = match fs::read_to_string(&path) {
-            Ok(text) => match check(&text) {
-                Ok(()) => return Ok(text),
+        let problem = match files::read_to_string(&path, files::MAX_PEM) {
+            Ok(mut text) => match check(&text) {
+                Ok(()) => return Ok(std::mem::take(&mut *text)),
                 Err(problem) => problem,
             },
             Err(error) => error.to_string(),
@@ -216,7 +217,7 @@ fn configure(ceremony: &mut Ceremony<'_>) -> Result<Config, RunError> {
 }
 
 fn file_sha256(path: &Path) -> Result<String, RunError> {
-    fs::read(path)
+    files::read(path, files::MAX_BY_HAND)
         .map(|bytes| sha256_hex(&bytes))
         .map_err(|error| RunError::file(path, error))
 }

@@ -221,7 +221,7 @@ impl Ceremony<'_> {
     /// What a verifier would refuse is not written: nobody can repair a transcript afterwards.
     fn hold_against_the_rules(&mut self, outputs: &Value) -> Result<(), RunError> {
         let path = transcript::path(&self.folder);
-        let lines = std::fs::read(&path).map_err(|error| RunError::file(&path, error))?;
+        let lines = transcript::read(&path).map_err(|error| RunError::file(&path, error))?;
         let problems = verify::foresee(&lines, self.step, outputs, self.standing.as_ref());
         if problems.is_empty() {
             return Ok(());

@@ -1,11 +1,11 @@
 //! The user PIN is put where the service finds it when it starts.
 
-use std::fs;
 use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
+use strongroom_core::files;
 use zeroize::Zeroizing;
 
 use super::site::{CREDENTIAL, PinPlace, TLS_KEY_CREDENTIAL};
@@ -91,7 +91,7 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
                 "tpm2": tpm2,
                 "credential": CREDENTIAL,
                 "file": path,
-                "sha256": sha256_hex(&fs::read(&path).map_err(|error| RunError::file(&path, error))?),
+                "sha256": sha256_hex(&files::read(&path, LARGEST as u64).map_err(|error| RunError::file(&path, error))?),
             }))
         }
     }
@@ -104,7 +104,8 @@ fn seal_tls_key(ceremony: &mut Ceremony<'_>, key: &str) -> Result<(), RunError> 
     if !plain.exists() && path.exists() {
         return Ok(());
     }
-    let bytes = Zeroizing::new(fs::read(&plain).map_err(|error| RunError::file(&plain, error))?);
+    let bytes =
+        files::read(&plain, files::MAX_BY_HAND).map_err(|error| RunError::file(&plain, error))?;
     ceremony.ui.working(Some("systemd-creds encrypt"));
     let sealed = seal(TLS_KEY_CREDENTIAL, &bytes, key);
     ceremony.ui.working(None);

@@ -1,9 +1,11 @@
 //! The sealed store and the audit log are born.
 
-use std::fs;
+use std::io::{self, BufRead as _, BufReader, Read as _};
+use std::path::Path;
 
 use serde_json::{Value, json};
 use strongroom_core::audit::{Audit, AuditOptions, Entry};
+use strongroom_core::files;
 use strongroom_core::owner::acting;
 use strongroom_core::store::{Store, StoreError, StoreStatus};
 use strongroom_hsm::Hsm;
@@ -108,8 +110,9 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
     let StoreStatus {
         store_id, epoch, ..
     } = born?;
-    let log = acting(&audit, || fs::read(&audit)).flatten();
-    let first = first_line(&log.map_err(|error| RunError::file(&audit, error))?);
+    let first = acting(&audit, || first_line(&audit))
+        .flatten()
+        .map_err(|error| RunError::file(&audit, error))?;
     ceremony
         .ui
         .say(&format!("The store {} is born.", hex(&store_id)))?;
@@ -121,7 +124,8 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
 }
 
 /// The hash of the audit log's header, which names the log for good.
-fn first_line(log: &[u8]) -> String {
-    let line = log.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    super::sha256_hex(line)
+fn first_line(log: &Path) -> io::Result<String> {
+    let mut line = Vec::new();
+    BufReader::new(files::open(log)?.take(files::MAX_BY_HAND)).read_until(b'\n', &mut line)?;
+    Ok(super::sha256_hex(line.strip_suffix(b"\n").unwrap_or(&line)))
 }

@@ -6,9 +6,11 @@
 mod line;
 mod write;
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
+use strongroom_core::files;
 
 use super::encoding::sha256_of;
 use super::{CeremonyId, Kind, Mode, Plan, PlanSignature, Step};
@@ -20,6 +22,9 @@ pub use write::Transcript;
 
 /// The transcript's name in a ceremony's folder.
 pub const FILE: &str = "transcript.jsonl";
+
+/// No transcript is larger, bytes; one of an appliance has some hundred KiB.
+const MAX: u64 = 32 << 20;
 
 /// Keep the signatures from passing for ones of anything else.
 const SIGN_DOMAIN: &[u8] = b"strongroom ceremony transcript v1\0";
@@ -94,6 +99,11 @@ impl History {
 /// The path of the transcript in a ceremony's folder.
 pub fn path(dir: &Path) -> PathBuf {
     dir.join(FILE)
+}
+
+/// The whole of one.
+pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
+    files::read(path, MAX).map(|mut bytes| std::mem::take(&mut *bytes))
 }
 
 /// What everyone signs: domain || ceremony id || seq of the `close` line (big-endian, 64 bits) ||

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use p256::ecdsa;
 use serde_json::{Value, json};
-use strongroom_core::lock;
+use strongroom_core::{files, lock};
 
 use super::super::encoding::{base64, hex, sha256};
 use super::super::record::Summary;
@@ -104,7 +104,7 @@ impl Transcript {
     pub fn resume(dir: &Path) -> Result<(Self, History), CeremonyError> {
         let path = super::path(dir);
         let file = open_file(&path)?;
-        let bytes = fs::read(&path).map_err(|error| CeremonyError::read(&path, error))?;
+        let bytes = super::read(&path).map_err(|error| CeremonyError::read(&path, error))?;
         let whole = bytes
             .iter()
             .rposition(|byte| *byte == b'\n')

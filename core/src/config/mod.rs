@@ -77,7 +77,7 @@ impl Config {
     /// # Errors
     /// Each problem names the file and the setting, and says what is expected.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = files::read_to_string(path).map_err(|error| {
+        let text = files::read_to_string(path, files::MAX_BY_HAND).map_err(|error| {
             ConfigError(vec![format!(
                 "the configuration {} can't be read: {error}; name another with --config",
                 path.display()

@@ -142,10 +142,11 @@ pub enum PolicyError {
 impl Policy {
     /// Reads and validates the whole file, or says what is wrong with it.
     pub fn load(path: &Path) -> Result<Self, PolicyError> {
-        let text = files::read_to_string(path).map_err(|source| PolicyError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
+        let text =
+            files::read_to_string(path, files::MAX_LIST).map_err(|source| PolicyError::Read {
+                path: path.to_owned(),
+                source,
+            })?;
         Self::parse(&text).map_err(|problem| PolicyError::Invalid {
             path: path.to_owned(),
             problem,

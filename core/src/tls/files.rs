@@ -1,7 +1,6 @@
 //! From PEM files to what rustls takes, with errors that say what is expected.
 
 use std::fs::File;
-use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -18,10 +17,6 @@ use super::crl::Crl;
 use super::pem::{self, Wanted};
 use super::{ClientCa, TlsError};
 use crate::files;
-
-/// More than any of these files needs (a public CA's full CRL has some MiB), and little enough to
-/// read at once.
-const MAX_FILE: u64 = 64 << 20;
 
 /// The server's chain with its key.
 pub(super) fn certified_key(certificate: &Path, key: &Path) -> Result<CertifiedKey, TlsError> {
@@ -259,22 +254,9 @@ fn open(path: &Path) -> Result<File, TlsError> {
     files::open(path).map_err(|error| refuse(path, format!("it can't be opened: {error}")))
 }
 
-/// All of it; its room is taken at once, so that a private key leaves no copy behind while a vector
-/// grows.
 fn read_from(path: &Path, file: File) -> Result<Zeroizing<Vec<u8>>, TlsError> {
-    let cant = |error: std::io::Error| refuse(path, format!("it can't be read: {error}"));
-    let size = file.metadata().map_err(cant)?.len().min(MAX_FILE);
-    let mut bytes = Zeroizing::new(Vec::with_capacity(
-        usize::try_from(size).unwrap_or(0) + 1024,
-    ));
-    let read = file
-        .take(MAX_FILE + 1)
-        .read_to_end(&mut bytes)
-        .map_err(cant)?;
-    if read as u64 > MAX_FILE {
-        return Err(refuse(path, "it is larger than 64 MiB".to_owned()));
-    }
-    Ok(bytes)
+    files::read_opened(file, files::MAX_PEM)
+        .map_err(|error| refuse(path, format!("it can't be read: {error}")))
 }
 
 fn parse<'a>(path: &Path, der: &'a [u8]) -> Result<X509Certificate<'a>, TlsError> {

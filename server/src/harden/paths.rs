@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::env;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use strongroom_core::config::module::{self, of_home};
 use strongroom_core::config::walk::walk;
 use strongroom_core::config::{Config, Hardening};
+use strongroom_core::files;
 
 /// Libraries of the C library, of the PKCS#11 module, and their settings.
 const SYSTEM: [&str; 16] = [
@@ -86,14 +86,14 @@ impl Paths {
         // SoftHSM keeps its tokens where its settings say.
         if let Some(file) = module::softhsm(module) {
             self.read.extend(folders(&file));
-            let text = fs::read_to_string(&file).unwrap_or_default();
+            let text = files::read_to_string(&file, files::MAX_BY_HAND).unwrap_or_default();
             let mut lines = text.lines();
             self.tokens(lines.find_map(|line| setting(line, "directories.tokendir")));
         }
         if let Some(file) = module::kryoptic() {
             self.read.extend(folders(&file));
             // `dbargs` of each slot: SQLite makes files beside its database.
-            let text = fs::read_to_string(&file).unwrap_or_default();
+            let text = files::read_to_string(&file, files::MAX_BY_HAND).unwrap_or_default();
             let databases = text.lines().filter_map(|line| setting(line, "dbargs"));
             self.tokens(databases.flat_map(|database| folders(&database)));
         }
@@ -217,6 +217,8 @@ fn folders(file: &Path) -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -21,9 +21,10 @@ mod rotate;
 
 pub use rotate::{Progress, RunningServer, Unmovable};
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use strongroom_core::{files, lock};
 
 use super::chain::{CHAIN, previous};
 use super::journal::Journal;
@@ -165,13 +166,13 @@ pub fn run(options: &LaterOptions, ui: &mut dyn Ui) -> Result<Outcome, RunError>
 /// [`RunError`] if there is no transcript that can be read.
 pub fn rehearsal_folder(after: &Path) -> Result<Option<PathBuf>, RunError> {
     let path = transcript::path(after);
-    let bytes = fs::read(&path).map_err(|error| RunError::file(&path, error))?;
+    let bytes = transcript::read(&path).map_err(|error| RunError::file(&path, error))?;
     if verify::verify(&bytes, &Anchors::default()).mode != Some(Mode::Rehearsal) {
         return Ok(None);
     }
     let path = after.join(REHEARSAL);
     if path.exists() {
-        return fs::read_to_string(&path)
+        return files::read_to_string(&path, files::MAX_BY_HAND)
             .map(|text| Some(PathBuf::from(text.trim_end())))
             .map_err(|error| RunError::file(&path, error));
     }
@@ -193,7 +194,7 @@ impl Before {
     fn load(after: &Path) -> Result<Self, RunError> {
         let mut chain = previous(after)?;
         let path = transcript::path(after);
-        let own = fs::read(&path).map_err(|error| RunError::file(&path, error))?;
+        let own = transcript::read(&path).map_err(|error| RunError::file(&path, error))?;
         let anchors = Anchors {
             previous: chain.clone(),
             ..Anchors::default()
@@ -407,7 +408,7 @@ fn copy(before: &Before, after: &Path, folder: &Path) -> Result<(), RunError> {
         let name = custody::name(custodian);
         // One that is not there any more is asked for when it is needed; its custodian may have it
         // on paper.
-        if let Ok(share) = fs::read(from.join(&name)) {
+        if let Ok(share) = files::read(&from.join(&name), files::MAX_BY_HAND) {
             disk::write(&to.join(&name), &share, 0o600)?;
         }
     }

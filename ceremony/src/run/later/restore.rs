@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use strongroom_core::audit::{Audit, AuditError, AuditOptions, Entry};
+use strongroom_core::files;
 use strongroom_core::owner::acting;
 use strongroom_core::store::{Store, copied_epoch};
 use strongroom_hsm::ceremony::{self as hsm, KeySet};
@@ -122,7 +123,8 @@ impl Source {
     /// that this ceremony goes on from.
     fn load(folder: &Path, chain: &[Vec<u8>], standing: &Standing) -> Result<Self, RunError> {
         let path = folder.join(backup::FILE);
-        let bytes = fs::read(&path).map_err(|error| RunError::file(&path, error))?;
+        let bytes =
+            files::read(&path, backup::MAX).map_err(|error| RunError::file(&path, error))?;
         let sha256 = sha256_hex(&bytes);
         let file = Backup::parse(&bytes)?;
         let unknown = || {
@@ -430,7 +432,8 @@ fn configure(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
     kept.push(".before");
     let kept = PathBuf::from(kept);
     if path.exists() && !kept.exists() {
-        let old = fs::read(&path).map_err(|error| RunError::file(&path, error))?;
+        let old =
+            files::read(&path, files::MAX_BY_HAND).map_err(|error| RunError::file(&path, error))?;
         disk::write(&kept, &old, 0o640)?;
     }
     disk::write(&path, text.as_bytes(), 0o640)?;
