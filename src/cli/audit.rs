@@ -214,6 +214,16 @@ fn beginning(path: &Path, key: &[u8]) -> Result<[u8; 32], Failure> {
         ..Anchors::default()
     };
     let verified = transcript::verify(&text, &anchors);
+    // Only a birth begins a log. Another one's transcript does not even verify by itself.
+    if let Some(kind) = verified.kind.filter(|kind| kind.is_later()) {
+        let text = format!(
+            "{} is of a later ceremony ({kind}), which began no audit log",
+            path.display()
+        );
+        return Err(Failure::new(Exit::Usage, text).next(
+            "give the transcript of the birth: the first one in the folder chain beside this one",
+        ));
+    }
     if !verified.problems.is_empty() {
         let problems: Vec<_> = verified.problems.iter().map(ToString::to_string).collect();
         return Err(Failure::new(
@@ -226,14 +236,9 @@ fn beginning(path: &Path, key: &[u8]) -> Result<[u8; 32], Failure> {
         )
         .next("give the transcript of the birth of the appliance whose log this is"));
     }
-    let lines: Vec<serde_json::Value> = text
-        .split(|byte| *byte == b'\n')
-        .filter_map(|line| serde_json::from_slice(line).ok())
-        .collect();
-    let birth = lines.first().is_some_and(|line| line["kind"] == "birth");
-    lines
-        .iter()
-        .filter(|line| birth && line["type"] == "done" && line["step"] == "store")
+    text.split(|byte| *byte == b'\n')
+        .filter_map(|line| serde_json::from_slice::<serde_json::Value>(line).ok())
+        .filter(|line| line["type"] == "done" && line["step"] == "store")
         .find_map(|line| {
             let hex = line["outputs"]["audit_log_header_sha256"].as_str()?;
             let mut bytes = [0; 32];

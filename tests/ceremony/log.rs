@@ -8,12 +8,14 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::birth::finished;
-use crate::later::born;
+use crate::later::{Later, to_the_end};
 use crate::rig::{Room, stderr};
 use crate::support;
 
 /// The documented exit code of an audit log that does not verify.
 const AUDIT: i32 = 8;
+/// And of an argument that is wrong.
+const USAGE: i32 = 2;
 
 /// `audit verify` says that, and the second program the same. Answers the first one's complaint.
 fn both_say(right: bool, room: &Room, files: &[&Path], transcript: Option<&Path>) -> String {
@@ -69,7 +71,7 @@ fn served(room: &Room) -> [PathBuf; 2] {
 
 #[test]
 fn a_log_is_held_against_the_transcript_of_its_birth() {
-    let room = born();
+    let room = to_the_end(Room::with_backup());
     let birth = room.transcript_path();
     let begun = [&*room.state().join("audit.log")];
     both_say(true, &room, &begun, Some(&birth));
@@ -119,4 +121,23 @@ fn a_log_is_held_against_the_transcript_of_its_birth() {
     both_say(true, &room, &[&log], None);
     let said = both_say(false, &room, &[&log], Some(&birth));
     assert!(said.contains(not_first), "{said}");
+
+    // A later ceremony began no log: its transcript is the wrong one to give, which is no fault of the log's.
+    let backup = Later::new(&room, &["backup"]);
+    backup.run_to_the_end();
+    let given = room
+        .command(&["audit", "verify"])
+        .args([&old, Path::new("--public-key")])
+        .arg(room.dir().join("audit-key.pem"))
+        .arg("--transcript")
+        .arg(backup.transcript_path())
+        .output()
+        .unwrap();
+    let said = stderr(&given);
+    assert_eq!(given.status.code(), Some(USAGE), "{said}");
+    assert!(said.contains("is of a later ceremony (backup)"), "{said}");
+    // It says where the right one is.
+    let right = backup.dir.join("chain/0001.jsonl");
+    assert_eq!(fs::read(&right).unwrap(), fs::read(&birth).unwrap());
+    both_say(true, &room, &[&old], Some(&right));
 }
