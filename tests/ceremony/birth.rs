@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::OnceLock;
+use std::thread;
 
 use base64::Engine as _;
 use serde_json::Value;
@@ -250,6 +251,33 @@ fn nothing_secret_is_in_any_file() {
             .mode();
         assert_eq!(found & 0o777, mode, "{file}");
     }
+}
+
+#[test]
+fn of_two_at_once_in_one_folder_one_holds_the_ceremony() {
+    let room = Room::new();
+    let outputs = thread::scope(|scope| {
+        let both = [scope.spawn(|| room.run()), scope.spawn(|| room.run())];
+        both.map(|one| one.join().unwrap())
+    });
+    for output in &outputs {
+        let errors = stderr(output);
+        // A second one that came only when the first had stopped goes on with it, and waits too.
+        let refused = errors.contains("another process writes it") || errors.contains("exists");
+        let code = output.status.code();
+        assert!(
+            code == Some(WAITING) || matches!(code, Some(1 | 2)) && refused,
+            "{code:?}: {errors}"
+        );
+    }
+    assert!(
+        outputs
+            .iter()
+            .any(|output| output.status.code() == Some(WAITING))
+    );
+    room.sign_certificate();
+    room.run_to_the_end();
+    room.verify();
 }
 
 #[test]

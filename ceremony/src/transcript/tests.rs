@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::sync::Barrier;
+use std::thread;
 
 use serde_json::json;
 use tempfile::TempDir;
@@ -13,15 +15,23 @@ use super::*;
 const BINARY: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
 fn create(room: &Room, folder: &TempDir) -> Result<Transcript, CeremonyError> {
+    create_in(folder.path(), &room.plan, &room.signatures())
+}
+
+fn create_in(
+    folder: &Path,
+    plan: &Plan,
+    signatures: &[PlanSignature],
+) -> Result<Transcript, CeremonyError> {
     Transcript::create(
-        folder.path(),
+        folder,
         &Opening {
             mode: Mode::Ceremony,
             kind: Kind::Birth,
             previous_sha256: None,
             ceremony_id: CeremonyId([9; 16]),
-            plan: &room.plan,
-            signatures: &room.signatures(),
+            plan,
+            signatures,
             version: "0.1.0",
             binary_sha256: BINARY,
         },
@@ -176,6 +186,30 @@ fn one_process_writes_it_and_none_overwrites_it() {
         .unwrap();
     assert!(Transcript::resume(other.path()).is_err());
     create(&room, &other).unwrap();
+}
+
+#[test]
+fn of_two_that_begin_at_once_one_does() {
+    let room = Room::new(2, 2);
+    let signatures = room.signatures();
+    for _ in 0..3 {
+        let folder = tempfile::tempdir().unwrap();
+        let together = Barrier::new(2);
+        let (path, plan) = (folder.path(), &room.plan);
+        let begin = || {
+            together.wait();
+            create_in(path, plan, &signatures)
+        };
+        let made = thread::scope(|scope| {
+            let both = [scope.spawn(begin), scope.spawn(begin)];
+            both.map(|one| one.join().unwrap())
+        });
+        assert_eq!(made.iter().filter(|made| made.is_ok()).count(), 1);
+        // What the one that began writes is what stands there.
+        let mut one = made.into_iter().find_map(Result::ok).unwrap();
+        one.begin(Step::Opening, &[], &json!({})).unwrap();
+        assert_eq!(lines(&folder).len(), 2);
+    }
 }
 
 #[test]

@@ -47,9 +47,12 @@ impl Transcript {
     pub fn create(dir: &Path, opening: &Opening<'_>) -> Result<Self, CeremonyError> {
         let path = super::path(dir);
         let fail = |error| CeremonyError::write(&path, error);
-        if path.try_exists().map_err(fail)? {
-            return Err(fail(io::ErrorKind::AlreadyExists.into()));
-        }
+        let is_new = || match path.try_exists() {
+            Ok(false) => Ok(()),
+            Ok(true) => Err(fail(io::ErrorKind::AlreadyExists.into())),
+            Err(error) => Err(fail(error)),
+        };
+        is_new()?;
         let body = Body::Open(Open {
             format: FORMAT,
             ceremony_id: opening.ceremony_id.to_string(),
@@ -69,18 +72,24 @@ impl Transcript {
         let hash = sha256(&bytes);
         bytes.push(b'\n');
         let aside = dir.join(format!("{FILE}.new"));
-        OpenOptions::new()
-            .write(true)
+        let mut file = OpenOptions::new()
+            .append(true)
             .create(true)
-            .truncate(true)
             .mode(0o600)
             .open(&aside)
-            .and_then(|mut file| file.write_all(&bytes).and_then(|()| file.sync_all()))
+            .map_err(fail)?;
+        // Locked before it gets its name: of two that begin at once, the second finds this file
+        // locked, or the first one's transcript.
+        lock_file(&file, &path)?;
+        is_new()?;
+        file.set_len(0)
+            .and_then(|()| file.write_all(&bytes))
+            .and_then(|()| file.sync_all())
             .and_then(|()| fs::rename(&aside, &path))
             .and_then(|()| File::open(dir)?.sync_all())
             .map_err(fail)?;
         Ok(Self {
-            file: open_file(&path)?,
+            file,
             length: bytes.len() as u64,
             mode: opening.mode,
             kind: opening.kind,
@@ -382,12 +391,15 @@ impl Transcript {
 
 /// Append-only, and for one process at a time.
 fn open_file(path: &Path) -> Result<File, CeremonyError> {
-    let file = OpenOptions::new()
-        .append(true)
-        .open(path)
+    let file = files::open_with(path, OpenOptions::new().append(true))
         .map_err(|error| CeremonyError::write(path, error))?;
-    match lock::take(&file) {
-        Ok(()) => Ok(file),
+    lock_file(&file, path)?;
+    Ok(file)
+}
+
+fn lock_file(file: &File, path: &Path) -> Result<(), CeremonyError> {
+    match lock::take(file) {
+        Ok(()) => Ok(()),
         Err(fs::TryLockError::WouldBlock) => Err(CeremonyError::Transcript {
             path: path.to_owned(),
             problem: "another process writes it: end that one first".to_owned(),

@@ -367,8 +367,12 @@ fn resume(folder: &Path, kind: Kind, plan: &Plan, before: &Standing) -> Result<J
 
 /// Two ceremonies must not go on from one: what the second would rest on is not so any more.
 fn follow(after: &Path, folder: &Path) -> Result<(), RunError> {
+    // Of two that begin at once, one comes after the other.
+    let own = transcript::path(after);
+    let held = files::open(&own).map_err(|error| RunError::file(&own, error))?;
+    lock::take(&held).map_err(|error| RunError::file(&own, error.into()))?;
     let path = after.join(FOLLOWED);
-    let follower = match fs::read_to_string(&path) {
+    let follower = match files::read_to_string(&path, files::MAX_BY_HAND) {
         Ok(text) => PathBuf::from(text.trim_end()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let own = folder.display().to_string();
