@@ -234,6 +234,7 @@ impl From<ServeError> for Failure {
             ServeError::Store(error) => error.into(),
             ServeError::Keyring(error) => error.into(),
             ServeError::Audit(error) => error.into(),
+            ServeError::Config(error) => error.into(),
             ServeError::Tls(error) => error.into(),
             ServeError::Policy(error) => error.into(),
             ServeError::Tokens(error) => error.into(),

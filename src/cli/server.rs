@@ -8,9 +8,10 @@ use base16ct::lower::encode_string;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use strongroom_core::audit::{Audit, Entry};
-use strongroom_core::config::Config;
+use strongroom_core::config::{Config, ConfigError};
 use strongroom_core::store::{Store, StoreError};
 use strongroom_hsm::{Hsm, OptionalKeys, TransferKey};
+use strongroom_server::api::contradictions;
 use strongroom_server::harden;
 use strongroom_server::serve::{self, ServeError, ServeOptions};
 
@@ -143,7 +144,11 @@ pub(super) struct CheckConfigArgs {
 
 pub(super) fn check_config(args: &CheckConfigArgs, format: Format) -> Result<(), Failure> {
     let config = args.config.load()?;
-    config.check()?;
+    let mut problems = contradictions(&config);
+    problems.extend(config.check().err().into_iter().flat_map(|error| error.0));
+    if !problems.is_empty() {
+        return Err(ConfigError(problems).into());
+    }
     format.either(
         &format!("{} is valid", args.config.path().display()),
         &json!({"valid": true, "config": args.config.path(), "listen": config.listen}),

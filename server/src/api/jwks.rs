@@ -5,9 +5,25 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use strongroom_core::keyring::Jwk;
 
-use super::Call;
-use super::answer::{Answer, Cache};
-use super::vault::error::ApiError;
+use super::pages::Pages;
+use super::pipeline::answer::{Answer, Cache};
+use super::pipeline::dialect::Claim;
+use super::pipeline::error::ApiError;
+use super::pipeline::route::Route;
+use super::vault::call::Call;
+use super::vault::routes::route;
+
+/// One page.
+pub(super) static PAGES: Pages = Pages {
+    name: "the published keys",
+    claims: &[Claim::Path("/.well-known/jwks.json")],
+    table: TABLE,
+};
+
+#[rustfmt::skip]
+static TABLE: &[Route] = &[
+    route!(Read   ".well-known/jwks.json",        "jwks",              None,                       Small, false, false, [], jwks),
+];
 
 /// `GET /.well-known/jwks.json`.
 pub(super) async fn jwks(call: &mut Call<'_>) -> Result<Answer, ApiError> {
@@ -34,7 +50,10 @@ pub(super) async fn jwks(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     let digest = Sha256::digest(&body);
     let tag = digest.get(..16).unwrap_or_default();
     let tag = format!("\"{}\"", base16ct::lower::encode_string(tag));
-    let unchanged = call.if_none_match.is_some_and(|given| matches(given, &tag));
+    let unchanged = call
+        .request
+        .if_none_match
+        .is_some_and(|given| matches(given, &tag));
     let mut answer = if unchanged {
         Answer::raw(304, "", bytes::Bytes::new())
     } else {

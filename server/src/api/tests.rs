@@ -11,6 +11,7 @@
 mod appliance;
 mod attacker;
 mod cipher;
+mod dialect;
 mod keyless;
 mod keys;
 mod openapi;

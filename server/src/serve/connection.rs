@@ -29,7 +29,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::linger::Linger;
 use super::plain::Plain;
-use crate::api::{self, App, Client};
+use crate::api::{self, App, Client, Endpoint};
 
 /// A client that has not finished its TLS handshake by then is dropped.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -50,6 +50,7 @@ const HEADERS: usize = 16 * 1024;
 /// Accepts connections and serves each in a task of its own.
 pub(super) struct Acceptor {
     app: Arc<App>,
+    endpoint: Arc<Endpoint>,
     listener: TcpListener,
     slots: Arc<Semaphore>,
     /// Each connection holds a receiver: a value tells it to finish, and when all are gone
@@ -58,10 +59,11 @@ pub(super) struct Acceptor {
 }
 
 impl Acceptor {
-    pub(super) fn new(app: Arc<App>, listener: TcpListener) -> Self {
-        let slots = Arc::new(Semaphore::new(app.config.max_connections));
+    pub(super) fn new(app: Arc<App>, listener: TcpListener, endpoint: Arc<Endpoint>) -> Self {
+        let slots = Arc::new(Semaphore::new(endpoint.limits.max_connections));
         Self {
             app,
+            endpoint,
             listener,
             slots,
             stop: watch::Sender::new(()),
@@ -107,9 +109,10 @@ impl Acceptor {
             seldom!(10, warn, %remote, "refused: max_connections are open");
             return;
         };
-        let (app, stop) = (self.app.clone(), self.stop.subscribe());
+        let (app, endpoint) = (self.app.clone(), self.endpoint.clone());
+        let stop = self.stop.subscribe();
         tokio::spawn(async move {
-            connection(app, stream, remote, stop).await;
+            connection(app, endpoint, stream, remote, stop).await;
             drop(slot);
         });
     }
@@ -117,6 +120,7 @@ impl Acceptor {
 
 async fn connection(
     app: Arc<App>,
+    endpoint: Arc<Endpoint>,
     stream: TcpStream,
     remote: SocketAddr,
     mut stop: watch::Receiver<()>,
@@ -148,7 +152,11 @@ async fn connection(
         }
     };
     let session = Arc::new(Session {
-        client: Arc::new(Client { app, peer }),
+        client: Arc::new(Client {
+            app,
+            endpoint,
+            peer,
+        }),
         course: Arc::default(),
     });
     let course = Arc::clone(&session.course);
@@ -195,7 +203,7 @@ async fn answer(
     let response = if names_its_host(&request) {
         api::handle(client.clone(), request).await
     } else {
-        api::without_a_host()
+        api::without_a_host(client, &request)
     };
     // `Connection: close` does this for HTTP/1.1; HTTP/2 has no such header.
     if response.status() == StatusCode::FORBIDDEN

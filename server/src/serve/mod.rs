@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use strongroom_core::audit::{Audit, AuditError, Entry};
 use strongroom_core::causes::causes;
-use strongroom_core::config::Config;
+use strongroom_core::config::{Config, ConfigError};
 use strongroom_core::keyring::{Keyring, KeyringError};
 use strongroom_core::policy::{Policy, PolicyError};
 use strongroom_core::rotation::Rotation;
@@ -42,7 +42,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::MutexGuard;
 use tokio::task::JoinSet;
 
-use crate::api::{App, Gate};
+use crate::api::{self, Admission, App, Endpoint, Logins};
 use crate::harden::{self, Filters, Group, HardenError, Paths, Report};
 use listen::Bound;
 
@@ -88,6 +88,9 @@ pub enum ServeError {
     /// The tokens file.
     #[error(transparent)]
     Tokens(#[from] TokensError),
+    /// The configuration has paths that two protocols would have.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// The address can't be listened on.
     #[error("can't listen on {address}: {source}")]
     Listen {
@@ -146,6 +149,10 @@ const STACK: usize = 8 << 20;
 pub fn run(config: Config, options: &ServeOptions) -> Result<(), ServeError> {
     let started = Instant::now();
     let cores = thread::available_parallelism().map_or(2, usize::from);
+    let contradictions = api::contradictions(&config);
+    if !contradictions.is_empty() {
+        return Err(ConfigError(contradictions).into());
+    }
     descriptors::provide(config.max_connections)?;
     let bound = Bound::new(config.listen)?;
     let paths = Paths::new(&config, &config.hardening).written(options.addr_file.as_deref());
@@ -289,7 +296,6 @@ fn start(
             None => Tokens::default(),
         };
         let tls = Arc::new(Tls::start(config.tls.clone())?);
-        let gate = Gate::new(&config);
         Ok(Arc::new(App {
             config,
             hsm,
@@ -301,7 +307,8 @@ fn start(
             tls,
             started,
             hardening: report,
-            gate,
+            logins: Logins::default(),
+            admission: Admission::default(),
             rotation: Rotation::default(),
         }))
     })
@@ -325,7 +332,8 @@ async fn serve(
     }
     tracing::info!(%address, start_ms = app.started.elapsed().as_millis(), "listening");
 
-    let acceptor = connection::Acceptor::new(app.clone(), listener);
+    let endpoint = Arc::new(Endpoint::configured(&app.config));
+    let acceptor = connection::Acceptor::new(app.clone(), listener, endpoint);
     let reloader = Arc::new(reload::Reloader::new(app.clone()));
     let mut timers = timers::start(app, &reloader, watch);
     notify::ready(&serving(app, address));
@@ -378,7 +386,7 @@ async fn serve(
 async fn settle<'a>(app: &'a App, timers: &mut JoinSet<()>) -> Option<MutexGuard<'a, ()>> {
     let settled = async {
         while timers.join_next().await.is_some() {}
-        while app.gate.close() > 0 {
+        while app.admission.close() > 0 {
             tokio::time::sleep(LOOK).await;
         }
         app.keyring.hold().await

@@ -94,7 +94,7 @@ async fn keep(app: Arc<App>) {
                 reason,
             } = &transition;
             let (from, to) = (from.as_str(), to.as_str());
-            app.gate.transition(key, from, to);
+            app.admission.transition(key, from, to);
             match transition.to {
                 State::Degraded | State::Critical => {
                     tracing::error!(key, from, to, reason, "the state of a signing key changed");
@@ -133,7 +133,7 @@ async fn sample(app: Arc<App>) {
     let mut ticks = every(recent::SAMPLE);
     loop {
         ticks.tick().await;
-        app.gate.sample();
+        app.admission.sample();
     }
 }
 

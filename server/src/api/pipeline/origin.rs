@@ -11,29 +11,31 @@ use hyper::Method;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 
-use crate::api::vault::error::ApiError;
-use crate::api::vault::routes::{Route, STATUS_PAGE};
+use strongroom_core::policy::Operation;
 
-pub(in crate::api) static SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-pub(in crate::api) static MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
-pub(in crate::api) static DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
+use super::error::Refusal;
+use super::route::Route;
+
+pub(super) static SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+pub(super) static MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+pub(super) static DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 
 const FOREIGN: &str = "a browser sent this for a page of another site, so it is refused: only programs, and the appliance's own pages, may ask";
 const FORM: &str = "a browser sent this as a form, so it is refused: the appliance has none";
 
 /// What a browser says of a request.
 #[derive(Clone, Copy, Default)]
-pub(in crate::api) struct Said<'h> {
-    pub(in crate::api) site: Option<&'h HeaderValue>,
-    pub(in crate::api) mode: Option<&'h HeaderValue>,
-    pub(in crate::api) dest: Option<&'h HeaderValue>,
-    pub(in crate::api) origin: Option<&'h HeaderValue>,
-    pub(in crate::api) referer: Option<&'h HeaderValue>,
+pub(super) struct Said<'h> {
+    pub(super) site: Option<&'h HeaderValue>,
+    pub(super) mode: Option<&'h HeaderValue>,
+    pub(super) dest: Option<&'h HeaderValue>,
+    pub(super) origin: Option<&'h HeaderValue>,
+    pub(super) referer: Option<&'h HeaderValue>,
 }
 
 impl<'h> Said<'h> {
     /// Of a request that leads nowhere: one header of each name counts.
-    pub(in crate::api) fn of(headers: &'h HeaderMap) -> Self {
+    pub(super) fn of(headers: &'h HeaderMap) -> Self {
         Self {
             site: headers.get(&SITE),
             mode: headers.get(&MODE),
@@ -44,7 +46,7 @@ impl<'h> Said<'h> {
     }
 
     /// Refuses what another site's page made a browser send, and every form.
-    pub(in crate::api) fn check(self, head: &Parts, route: &Route) -> Result<(), ApiError> {
+    pub(super) fn check(self, head: &Parts, route: &Route) -> Result<(), Refusal> {
         if self.site.is_none()
             && self.mode.is_none()
             && self.origin.is_none()
@@ -55,7 +57,7 @@ impl<'h> Said<'h> {
         let read = matches!(head.method, Method::GET | Method::HEAD);
         let navigates = is(self.mode, b"navigate");
         if navigates && !read {
-            return Err(ApiError::new(403, FORM));
+            return Err(Refusal::Browser(FORM));
         }
         // Somebody follows a link to the status page: it is shown to them alone, in no frame, and
         // changes nothing.
@@ -64,11 +66,11 @@ impl<'h> Said<'h> {
             && is(self.dest, b"document")
             && self.site.is_some()
             && self.origin.is_none()
-            && route.path == STATUS_PAGE;
+            && route.operation == Some(Operation::StatusPage);
         if link || self.is_own(head) {
             Ok(())
         } else {
-            Err(ApiError::new(403, FOREIGN))
+            Err(Refusal::Browser(FOREIGN))
         }
     }
 
@@ -125,7 +127,8 @@ fn same_authority(value: &HeaderValue, asked: &[u8], url: bool) -> bool {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::api::vault::routes::{ROOT, TRANSIT};
+    use crate::api::ui;
+    use crate::api::vault::routes::TRANSIT;
 
     /// Whether a request with these headers is taken, for `keys/{name}/rotate` or the status page.
     fn taken(method: &str, page: bool, headers: &[(&str, &str)]) -> bool {
@@ -138,12 +141,8 @@ mod tests {
         }
         let (head, ()) = request.body(()).unwrap().into_parts();
         let said = Said::of(&head.headers);
-        let table = if page { ROOT } else { TRANSIT };
-        let path = if page {
-            STATUS_PAGE
-        } else {
-            "keys/{name}/rotate"
-        };
+        let table = if page { ui::PAGES.table } else { TRANSIT };
+        let path = if page { "ui/" } else { "keys/{name}/rotate" };
         let route = table.iter().find(|route| route.path == path).unwrap();
         said.check(&head, route).is_ok()
     }

@@ -31,7 +31,7 @@ use strongroom_softhsm::Throwaway;
 
 use super::openapi;
 use crate::api::vault::routes::{self, Target};
-use crate::api::{App, Client, Gate, handle};
+use crate::api::{Admission, App, Client, Endpoint, Logins, handle};
 use crate::harden::Report;
 
 /// Everything that is made once.
@@ -232,7 +232,8 @@ impl Appliance {
             (keyring.unwrap(), Arc::new(audit.unwrap().0))
         });
         let app = App {
-            gate: Gate::new(&config),
+            admission: Admission::default(),
+            logins: Logins::default(),
             tls: Arc::new(Tls::load(config.tls.clone()).unwrap()),
             hsm: SITE.hsm.clone(),
             keyring,
@@ -308,7 +309,7 @@ impl Appliance {
             verb.and_then(
                 |verb| match routes::resolve(path, verb, &self.app.config.mounts) {
                     Target::Route(route, _) => Some(route),
-                    _ => None,
+                    _ => openapi::page(path, verb),
                 },
             );
         if method == "HEAD" || matches!(reply.status, 204 | 205 | 304) {
@@ -328,14 +329,20 @@ impl Appliance {
             reply.headers.contains_key("retry-after")
         );
         assert_eq!(reply.status == 405, reply.headers.contains_key("allow"));
-        assert_eq!(self.app.gate.in_flight(), 0, "the place is given back");
+        assert_eq!(self.app.admission.in_flight(), 0, "the place is given back");
         reply
     }
 
     /// A client of this appliance.
     pub(super) fn client(&self, who: Who) -> Arc<Client> {
+        self.client_at(Endpoint::configured(&self.app.config), who)
+    }
+
+    /// One that came to this endpoint.
+    pub(super) fn client_at(&self, endpoint: Endpoint, who: Who) -> Arc<Client> {
         Arc::new(Client {
             app: Arc::clone(&self.app),
+            endpoint: Arc::new(endpoint),
             peer: peer(who),
         })
     }

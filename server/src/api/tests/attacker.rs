@@ -276,12 +276,12 @@ fn ask(a: &Appliance, who: Who, request: hyper::Request<Pieces>, way: Way) -> Op
     });
     // What goes on without the client has its end too.
     for _ in 0..10_000 {
-        if a.app.gate.in_flight() == 0 {
+        if a.app.admission.in_flight() == 0 {
             break;
         }
         std::thread::sleep(Duration::from_millis(1));
     }
-    assert_eq!(a.app.gate.in_flight(), 0, "something goes on for ever");
+    assert_eq!(a.app.admission.in_flight(), 0, "something goes on for ever");
     answer.map(|answer| answer.status().as_u16())
 }
 
@@ -449,9 +449,13 @@ fn a_key_that_is_made_for_a_client_that_is_gone_has_its_place_and_a_stop_waits_f
         let mut asked = Box::pin(handle(a.client(Who::Operator), upsert("made-alone")));
         assert!(asked.as_mut().now_or_never().is_none());
         drop(asked);
-        assert_eq!(a.app.gate.in_flight(), 1, "it counts among those in flight");
-        assert_eq!(a.app.gate.close(), 1, "a stop waits for it");
-        while a.app.gate.close() > 0 {
+        assert_eq!(
+            a.app.admission.in_flight(),
+            1,
+            "it counts among those in flight"
+        );
+        assert_eq!(a.app.admission.close(), 1, "a stop waits for it");
+        while a.app.admission.close() > 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         assert!(a.app.keyring.exists("made-alone"));

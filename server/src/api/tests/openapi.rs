@@ -9,13 +9,24 @@ use serde_json::{Value, json};
 use strongroom_core::keyring::MAX_NAME;
 
 use crate::api::OPENAPI;
-use crate::api::vault::routes::{ROOT, Route, SYSTEM, TRANSIT, Verb};
+use crate::api::vault::routes::{Route, SYSTEM, TRANSIT, Verb};
+use crate::api::{jwks, ui};
 
 static DOCUMENT: LazyLock<Value> = LazyLock::new(|| serde_json::from_str(OPENAPI).unwrap());
 
+/// Strongroom's own pages.
+fn pages() -> impl Iterator<Item = &'static Route> {
+    jwks::PAGES.table.iter().chain(ui::PAGES.table)
+}
+
+/// The one at this path.
+pub(super) fn page(path: &str, verb: Verb) -> Option<&'static Route> {
+    pages().find(|page| page.verb == verb && path.strip_prefix('/') == Some(page.path))
+}
+
 /// The document's path of a route.
 pub(super) fn path(route: &Route) -> String {
-    if ROOT.iter().any(|r| r.path == route.path) {
+    if pages().any(|r| r.path == route.path) {
         format!("/{}", route.path)
     } else if SYSTEM.iter().any(|r| r.path == route.path) {
         format!("/v1/{}", route.path)
@@ -84,7 +95,7 @@ fn the_table_and_the_document_agree() {
     let in_table: BTreeSet<(String, String)> = TRANSIT
         .iter()
         .chain(SYSTEM)
-        .chain(ROOT)
+        .chain(pages())
         .flat_map(|route| {
             methods(route.verb)
                 .iter()
@@ -115,7 +126,7 @@ fn the_documentation_names_every_path() {
         .lines()
         .filter(|line| line.starts_with('|'))
         .collect();
-    for route in TRANSIT.iter().chain(SYSTEM).chain(ROOT) {
+    for route in TRANSIT.iter().chain(SYSTEM).chain(pages()) {
         if route.label == "unsupported" {
             // "What differs from Vault" has them by their first word.
             let first = route.path.split('/').next().unwrap();
@@ -181,7 +192,7 @@ fn the_longest_name_of_a_key_is_the_keyrings() {
 
 #[test]
 fn parameters_agree() {
-    for route in TRANSIT.iter().chain(SYSTEM).chain(ROOT) {
+    for route in TRANSIT.iter().chain(SYSTEM).chain(pages()) {
         for method in methods(route.verb) {
             let operation = &DOCUMENT["paths"][path(route)][*method];
             let described: BTreeSet<&str> = match route.verb {

@@ -733,7 +733,7 @@ fn one_request_too_many_is_refused_at_once() {
             .body(Slow(waits))
             .unwrap();
         let first = tokio::spawn(handle(a.client(Who::Operator), never));
-        while a.app.gate.in_flight() == 0 && !first.is_finished() {
+        while a.app.admission.in_flight() == 0 && !first.is_finished() {
             tokio::task::yield_now().await;
         }
         let request = Request::post("/v1/transit/random")
@@ -791,7 +791,7 @@ fn a_change_is_finished_and_audited_though_the_client_goes_away() {
         })
         .await;
         drop(work);
-        while a.app.gate.in_flight() > 0 {
+        while a.app.admission.in_flight() > 0 {
             tokio::task::yield_now().await;
         }
     });

@@ -81,8 +81,8 @@ pub(super) fn gather(app: &App) -> Status {
         facts: facts(app, now),
         keys,
         more_keys,
-        samples: app.gate.recent.samples(),
-        denials: app.gate.recent.denials(),
+        samples: app.admission.recent.samples(),
+        denials: app.admission.recent.denials(),
     }
 }
 

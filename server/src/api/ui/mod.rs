@@ -7,10 +7,28 @@ mod time;
 mod timeline;
 
 use bytes::Bytes;
+use strongroom_core::policy::Operation;
 
-use super::Call;
-use super::answer::Answer;
-use crate::api::vault::error::ApiError;
+use super::pages::Pages;
+use super::pipeline::answer::Answer;
+use super::pipeline::dialect::Claim;
+use super::pipeline::error::ApiError;
+use super::pipeline::route::Route;
+use super::vault::call::Call;
+use super::vault::routes::route;
+
+/// The page and its style sheet.
+pub(super) static PAGES: Pages = Pages {
+    name: "the status page",
+    claims: &[Claim::Path("/ui/"), Claim::Path("/ui/style.css")],
+    table: TABLE,
+};
+
+#[rustfmt::skip]
+static TABLE: &[Route] = &[
+    route!(Read   "ui/",                          "status-page",       Some(Operation::StatusPage), Small, true,  false, [], page),
+    route!(Read   "ui/style.css",                 "status-page",       None,                       Small, false, false, [], style),
+];
 
 /// `GET /ui/`.
 pub(super) async fn page(call: &mut Call<'_>) -> Result<Answer, ApiError> {

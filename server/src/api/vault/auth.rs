@@ -17,9 +17,11 @@ use strongroom_core::tokens::TokenInfo;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 use zeroize::Zeroizing;
 
+use super::call::Call;
 use super::error::ApiError;
-use crate::api::answer::{Answer, Envelope};
-use crate::api::{Call, Presented};
+use crate::api::pipeline::answer::Answer;
+use crate::api::pipeline::token::Presented;
+use crate::api::vault::envelope::Envelope;
 
 /// What a login's token begins with.
 const LOGIN_PREFIX: &str = "srl.";
@@ -35,9 +37,9 @@ type Login = [u8; 16];
 /// Logins that their clients have ended. A login gives nothing that the certificate does not give,
 /// so what is forgotten, at a restart or because of many others, is forgotten at nobody's cost.
 #[derive(Default)]
-pub(in crate::api) struct Ended(Mutex<VecDeque<Login>>);
+pub struct Logins(Mutex<VecDeque<Login>>);
 
-impl Ended {
+impl Logins {
     fn add(&self, login: Login) {
         let mut ended = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if ended.len() == MAX_ENDED {
@@ -53,7 +55,11 @@ impl Ended {
 }
 
 /// A login's token, if this is one of the certificate that asks, and has not been ended.
-pub(in crate::api) fn presented_login(text: &str, peer: &Peer, ended: &Ended) -> Option<TokenInfo> {
+pub(in crate::api) fn presented_login(
+    text: &str,
+    peer: &Peer,
+    ended: &Logins,
+) -> Option<TokenInfo> {
     let login = login_of(text)?;
     // A hash of what the client shows anyway: nothing to learn from the time that this takes.
     (text == login_token(peer, login) && !ended.has(login)).then(|| login_info(peer, login))
@@ -141,7 +147,7 @@ pub(in crate::api) async fn revoke_self(call: &mut Call<'_>) -> Result<Answer, A
     let token = token(call)?;
     match login_of(&token.text).filter(|_| token.login) {
         Some(login) => {
-            call.app.gate.ended.add(login);
+            call.app.logins.add(login);
             Ok(Answer::no_content())
         }
         None => Err(ApiError::bad_request(

@@ -4,10 +4,14 @@
 use serde_json::{Map, Value, json};
 use strongroom_core::policy::{Decision, Operation};
 
+use super::call::Call;
+use super::dialect::{ROOT, VAULT, shown};
 use super::error::ApiError;
 use super::routes::{self, Target, Verb};
-use crate::api::answer::{Answer, Envelope};
-use crate::api::{Call, shown};
+use crate::api::pipeline::answer::Answer;
+use crate::api::pipeline::dialect::Dialect as _;
+use crate::api::pipeline::token::Presented;
+use crate::api::vault::envelope::Envelope;
 
 /// The most paths of one question.
 const MAX_PATHS: usize = 64;
@@ -115,11 +119,17 @@ fn paths(call: &mut Call<'_>) -> Result<Vec<String>, ApiError> {
 
 /// Vault's words for the methods that would be let through; the handlers ask the same policy.
 fn at(call: &Call<'_>, path: &str) -> Vec<&'static str> {
+    let path = path.trim_start_matches('/');
+    let endpoint = &call.request.client.endpoint;
+    // No mount reaches another dialect's paths.
+    if endpoint.dialect_of(&format!("{ROOT}{path}")).name() != VAULT.name() {
+        return vec!["deny"];
+    }
     let mut found: Vec<&str> = [Verb::Delete, Verb::List, Verb::Read, Verb::Update]
         .into_iter()
         .filter_map(|verb| {
             let Target::Route(route, captures) =
-                routes::resolve(path.trim_start_matches('/'), verb, &call.app.config.mounts)
+                routes::resolve(path, verb, &call.app.config.mounts)
             else {
                 return None;
             };
@@ -147,7 +157,7 @@ fn allowed(call: &Call<'_>, operation: Operation, key: Option<&str>) -> bool {
     let identity = &call.peer.identity;
     match call.app.policy.load().decide(identity, operation, key) {
         Decision::Allowed => true,
-        Decision::AllowedWithToken => call.token.is_some_and(crate::api::Presented::counts),
+        Decision::AllowedWithToken => call.token.is_some_and(Presented::counts),
         Decision::Denied => false,
     }
 }

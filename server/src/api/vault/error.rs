@@ -8,57 +8,12 @@ use strongroom_core::seldom::seldom;
 use strongroom_core::store::StoreError;
 use strongroom_hsm::HsmError;
 
-/// The longest reason in the audit log, bytes.
-const MAX_REASON: usize = 512;
+pub(in crate::api) use crate::api::pipeline::error::ApiError;
+
 /// Vault's words for a policy that says no.
 pub(in crate::api) const PERMISSION_DENIED: &str = "1 error occurred:\n\t* permission denied\n\n";
 
-/// An answer that is an error.
-#[derive(Debug)]
-pub(in crate::api) struct ApiError {
-    /// The HTTP status.
-    pub(in crate::api) status: u16,
-    /// `errors`; empty where Vault leaves it empty.
-    pub(in crate::api) messages: Vec<Cow<'static, str>>,
-    /// For the audit log: where it may know more than the client, or must not hold what the client
-    /// sent.
-    pub(in crate::api) reason: Option<Cow<'static, str>>,
-    /// `Allow`, for 405.
-    pub(in crate::api) allow: Option<String>,
-    /// The connection is closed after the answer.
-    pub(in crate::api) close: bool,
-}
-
 impl ApiError {
-    /// 400 with one message.
-    pub(in crate::api) fn bad_request(message: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(400, message)
-    }
-
-    /// 400 for a request of one item, whose errors are in our own words.
-    pub(in crate::api) fn of_item(why: Cow<'static, str>) -> Self {
-        Self::bad_request(why).in_own_words()
-    }
-
-    /// Any status with one message.
-    pub(in crate::api) fn new(status: u16, message: impl Into<Cow<'static, str>>) -> Self {
-        Self {
-            messages: vec![message.into()],
-            ..Self::empty(status)
-        }
-    }
-
-    /// Any status with `{"errors":[]}`.
-    pub(in crate::api) fn empty(status: u16) -> Self {
-        Self {
-            status,
-            messages: Vec::new(),
-            reason: None,
-            allow: None,
-            close: false,
-        }
-    }
-
     /// 403 as Vault's policies answer.
     pub(in crate::api) fn denied(reason: impl Into<Cow<'static, str>>) -> Self {
         Self::new(403, PERMISSION_DENIED).because(reason)
@@ -67,11 +22,6 @@ impl ApiError {
     /// 403 as Vault answers a missing or unknown token.
     pub(in crate::api) fn bad_token(reason: impl Into<Cow<'static, str>>) -> Self {
         Self::new(403, "permission denied").because(reason)
-    }
-
-    /// 503: try again later.
-    pub(in crate::api) fn unavailable(message: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(503, message)
     }
 
     /// 404 for a path that no route has inside a mount.
@@ -85,38 +35,6 @@ impl ApiError {
             allow: Some(allow),
             ..Self::new(405, "1 error occurred:\n\t* unsupported operation\n\n")
         }
-    }
-
-    /// What the audit log says of it.
-    pub(in crate::api) fn because(mut self, reason: impl Into<Cow<'static, str>>) -> Self {
-        self.reason = Some(reason.into());
-        self
-    }
-
-    /// The audit log may say what the client is told: the text holds nothing that came with the
-    /// request but a key's name and numbers.
-    pub(in crate::api) fn in_own_words(mut self) -> Self {
-        self.reason = self.messages.first().cloned();
-        self
-    }
-
-    /// The words for the audit log, never more than [`MAX_REASON`] bytes. A text that was made for
-    /// this answer may repeat what the client sent, so it stays out of the log unless somebody
-    /// said that it is ours.
-    pub(in crate::api) fn reason(&self) -> &str {
-        let reason: &str = match (&self.reason, self.messages.first()) {
-            (Some(reason), _) => reason,
-            (None, Some(Cow::Borrowed(message))) => message,
-            (None, Some(Cow::Owned(_))) => {
-                "a parameter has a value that is not taken: the answer says which"
-            }
-            (None, None) if self.status == 404 => "not found",
-            (None, None) => "refused",
-        };
-        let end = (0..=MAX_REASON.min(reason.len()))
-            .rev()
-            .find(|&at| reason.is_char_boundary(at));
-        reason.get(..end.unwrap_or(0)).unwrap_or_default()
     }
 }
 

@@ -1,13 +1,27 @@
 //! Vault's dialect: Transit, and what Vault's clients ask besides.
 
-pub(super) mod auth;
+//!
+//! `dialect` is what the pipeline asks; `routes` the table; `call` what a handler is given; `body`
+//! reads parameters, `envelope` writes answers, `error` has Vault's words.
+
+mod auth;
 pub(super) mod body;
+pub(super) mod call;
 mod clients;
+mod dialect;
+pub(super) mod envelope;
 pub(super) mod error;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzz;
 mod rotation;
-pub mod routes;
+pub(super) mod routes;
 mod sys;
 mod transit;
 pub mod wire;
+
+pub use auth::Logins;
+pub(super) use dialect::{VAULT, verb};
+
+/// The `OpenAPI` 3.1 document that describes every route; served, and checked against the route
+/// table by a test.
+pub const OPENAPI: &str = include_str!("openapi.json");

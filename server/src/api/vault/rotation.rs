@@ -4,10 +4,11 @@
 use serde::Serialize;
 use strongroom_hsm::Hsm;
 
+use super::call::Call;
 use super::error::ApiError;
 use super::sys;
-use crate::api::answer::Answer;
-use crate::api::{App, Call};
+use crate::api::App;
+use crate::api::pipeline::answer::Answer;
 
 /// `GET sys/rotate-master`.
 pub(in crate::api) async fn read(call: &mut Call<'_>) -> Result<Answer, ApiError> {

@@ -1,156 +1,90 @@
-//! The one route table: what is answered, who may ask, what it may carry, whether it is audited.
+//! The table of Vault's dialect: what is answered, who may ask, what it may carry, whether it is audited.
 
 use std::borrow::Cow;
-use std::future::Future;
-use std::pin::Pin;
 
 use hyper::Method;
 use strongroom_core::keyring::is_key_name;
 use strongroom_core::policy::Operation;
 
 use super::body::{BATCH, CLAIMS, PATHS, Shape};
-use super::error::ApiError;
+use super::dialect::ROOT;
 use super::transit::{cipher, import, jwt, keys, mac, random, sign, unsupported, verify};
 use super::{auth, clients, rotation, sys};
-use crate::api::answer::Answer;
-use crate::api::{Call, jwks, ui};
+pub(in crate::api) use crate::api::pipeline::route::{Captures, Route, Verb, allow};
 
-/// What a method means, as Vault sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verb {
-    /// GET.
-    Read,
-    /// LIST, or GET with `?list=true`.
-    List,
-    /// POST and PUT.
-    Update,
-    /// DELETE.
-    Delete,
-    /// HEAD.
-    Head,
+/// What it takes, for the parser.
+pub(super) fn shape<'c>(route: &Route, captures: &'c Captures<'_>) -> Shape<'c> {
+    Shape {
+        names: route.params,
+        refused: refused(route),
+        strict: strict(route),
+        captured: captures.names,
+    }
 }
 
-/// How much body is taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Limit {
-    /// 64 KiB: settings, no data.
-    Small,
-    /// `max_body` of the configuration.
-    Data,
+/// Parameters that Vault or `OpenBao` have there and that change what is done. Ignored, they
+/// would silently not do what was asked.
+fn refused(route: &Route) -> &'static [&'static str] {
+    match route.label {
+        "encrypt" | "decrypt" | "datakey-plaintext" | "datakey-wrapped" => &["padding_scheme"],
+        "rewrap" => &[
+            "padding_scheme",
+            "decrypt_padding_scheme",
+            "encrypt_padding_scheme",
+        ],
+        "create" => &[
+            "parameter_set",
+            "hybrid_key_type_pqc",
+            "hybrid_key_type_ec",
+            "external_key_ref",
+        ],
+        "rotate" => &["external_key_ref"],
+        // Here the hash is `algorithm`; who gives it the name that it has elsewhere means it.
+        "hmac" | "hash" => &["hash_algorithm"],
+        "verify" => &["cmac", "mac_length"],
+        _ => &[],
+    }
 }
 
-pub(in crate::api) type Handler =
-    for<'c> fn(
-        &'c mut Call<'_>,
-    ) -> Pin<Box<dyn Future<Output = Result<Answer, ApiError>> + Send + 'c>>;
-
-/// One row of the table.
-pub struct Route {
-    /// The method's meaning.
-    pub verb: Verb,
-    /// Segments below the mount (or below `/v1/` for the system's own); `{…}` captures one.
-    pub path: &'static str,
-    /// `path` up to its first `{`, and the rest: most rows are out of question by how a request's
-    /// path begins.
-    parts: (&'static str, &'static str),
-    /// What the policy is asked; `None`: any client whose certificate is good may.
-    pub operation: Option<Operation>,
-    /// Its name in metrics and in the audit log: the policy's word where there is one.
-    pub label: &'static str,
-    /// The parameters taken from the body (from the query for GET).
-    pub params: &'static [&'static str],
-    /// How much body is taken.
-    pub limit: Limit,
-    /// One line in the audit log for each request.
-    pub audited: bool,
-    /// Changes keys: once begun it is carried out and audited even if the client goes away.
-    pub mutates: bool,
-    pub(in crate::api) handler: Handler,
-}
-
-impl Route {
-    /// What it takes, for the parser.
-    pub(in crate::api) fn shape<'c>(&self, captures: &'c Captures<'_>) -> Shape<'c> {
-        Shape {
-            names: self.params,
-            refused: self.refused(),
-            strict: self.strict(),
-            captured: captures.names,
-        }
-    }
-
-    /// Parameters that Vault or `OpenBao` have there and that change what is done. Ignored, they
-    /// would silently not do what was asked.
-    fn refused(&self) -> &'static [&'static str] {
-        match self.label {
-            "encrypt" | "decrypt" | "datakey-plaintext" | "datakey-wrapped" => &["padding_scheme"],
-            "rewrap" => &[
-                "padding_scheme",
-                "decrypt_padding_scheme",
-                "encrypt_padding_scheme",
-            ],
-            "create" => &[
-                "parameter_set",
-                "hybrid_key_type_pqc",
-                "hybrid_key_type_ec",
-                "external_key_ref",
-            ],
-            "rotate" => &["external_key_ref"],
-            // Here the hash is `algorithm`; who gives it the name that it has elsewhere means it.
-            "hmac" | "hash" => &["hash_algorithm"],
-            "verify" => &["cmac", "mac_length"],
-            _ => &[],
-        }
-    }
-
-    /// Where an unknown parameter can't be warned of, since the answer is empty; and where none of
-    /// Vault's clients could send one.
-    fn strict(&self) -> bool {
-        matches!(
-            self.label,
-            "import" | "delete" | "jwt" | "rotate-master" | "login" | "revoke-self"
-        )
-    }
-
-    /// Whether a request that can't be audited is refused. What shows that the audit log can't be
-    /// written must be answered just then.
-    pub(in crate::api) fn needs_audit(&self) -> bool {
-        self.audited && !matches!(self.operation, Some(O::Metrics | O::StatusPage))
-    }
+/// Where an unknown parameter can't be warned of, since the answer is empty; and where none of
+/// Vault's clients could send one.
+fn strict(route: &Route) -> bool {
+    matches!(
+        route.label,
+        "import" | "delete" | "jwt" | "rotate-master" | "login" | "revoke-self"
+    )
 }
 
 /// `route!(Verb "path" label, Some(Operation) …)` keeps each row on few lines.
 macro_rules! route {
     ($verb:ident $path:literal, $label:literal, $operation:expr, $limit:ident, $audited:literal, $mutates:literal, [$($param:expr),*], $handler:path) => {
-        Route {
-            verb: Verb::$verb,
+        $crate::api::pipeline::route::Route {
+            verb: $crate::api::pipeline::route::Verb::$verb,
             path: $path,
-            parts: parts($path),
+            parts: $crate::api::pipeline::route::parts($path),
             operation: $operation,
             label: $label,
             params: &[$($param),*],
-            limit: Limit::$limit,
+            limit: $crate::api::pipeline::route::Limit::$limit,
             audited: $audited,
             mutates: $mutates,
-            handler: |call| Box::pin($handler(call)),
+            handler: |ask| {
+                Box::pin(async move {
+                    let mut call = $crate::api::vault::call::Call::begin(ask).await?;
+                    $handler(&mut call).await
+                })
+            },
         }
     };
 }
 
-/// A path's beginning without captures, and the rest.
-const fn parts(path: &'static str) -> (&'static str, &'static str) {
-    let mut literal = 0;
-    while literal < path.len() && path.as_bytes()[literal] != b'{' {
-        literal += 1;
-    }
-    path.split_at(literal)
-}
+pub(in crate::api) use route;
 
 use Operation as O;
 
 /// Transit, below a mount.
 #[rustfmt::skip]
-pub static TRANSIT: &[Route] = &[
+pub(in crate::api) static TRANSIT: &[Route] = &[
     //     verb   path                            label               operation                   limit  audited mutates
     route!(Update "encrypt/{name}",               "encrypt",           Some(O::Encrypt),           Data,  true,  false, ["plaintext", "context", "nonce", "key_version", "associated_data", "type", "convergent_encryption", "partial_failure_response_code", BATCH], cipher::encrypt),
     route!(Update "decrypt/{name}",               "decrypt",           Some(O::Decrypt),           Data,  true,  false, ["ciphertext", "context", "nonce", "associated_data", "partial_failure_response_code", BATCH], cipher::decrypt),
@@ -193,7 +127,7 @@ pub static TRANSIT: &[Route] = &[
 
 /// The system's own, below `/v1/`.
 #[rustfmt::skip]
-pub static SYSTEM: &[Route] = &[
+pub(in crate::api) static SYSTEM: &[Route] = &[
     route!(Update "auth/token/renew-self",        "renew-self",        None,                       Small, true,  false, ["increment"], auth::renew_self),
     route!(Read   "auth/token/lookup-self",       "lookup-self",       None,                       Small, true,  false, ["token"], auth::lookup_self),
     route!(Update "auth/token/lookup-self",       "lookup-self",       None,                       Small, true,  false, ["token"], auth::lookup_self),
@@ -217,40 +151,13 @@ pub static SYSTEM: &[Route] = &[
     route!(Read   "openapi.json",                 "openapi",           None,                       Small, false, false, [], sys::openapi),
 ];
 
-/// The status page's path in [`ROOT`].
-pub(in crate::api) const STATUS_PAGE: &str = "ui/";
-
-/// Outside of `/v1/`.
-#[rustfmt::skip]
-pub static ROOT: &[Route] = &[
-    route!(Read   ".well-known/jwks.json",        "jwks",              None,                       Small, false, false, [], jwks::jwks),
-    route!(Read   "ui/",                          "status-page",       Some(O::StatusPage),        Small, true,  false, [], ui::page),
-    route!(Read   "ui/style.css",                 "status-page",       None,                       Small, false, false, [], ui::style),
-];
-
 /// Not a path: the creation that an `encrypt` of an unknown key is, for the audit log.
 #[rustfmt::skip]
 pub(in crate::api) static UPSERT: Route =
     route!(Update "",                             "create",            Some(O::Create),            Small, true,  true,  [], keys::create);
 
-/// Not a path either: what is not there, for the metrics; and for the audit log, where a browser was made to ask for it.
-#[rustfmt::skip]
-pub(in crate::api) static NOWHERE: Route =
-    route!(Read   "",                             "none",              None,                       Small, false, false, [], unsupported::export);
-
-/// Values that a path gave.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Captures<'a> {
-    /// The key.
-    pub name: Option<&'a str>,
-    /// The other ones, in the path's order.
-    pub others: [Option<&'a str>; 2],
-    /// The names of those that a parameter of the body may not replace.
-    pub names: &'static [&'static str],
-}
-
 /// What a path leads to.
-pub enum Target<'a> {
+pub(in crate::api) enum Target<'a> {
     /// A route.
     Route(&'static Route, Captures<'a>),
     /// A known path with another method; these are allowed.
@@ -262,7 +169,7 @@ pub enum Target<'a> {
 }
 
 /// The method's meaning. `Err`: 405, Vault knows no such method.
-pub fn verb(method: &Method, list: bool) -> Option<Verb> {
+pub(in crate::api) fn verb(method: &Method, list: bool) -> Option<Verb> {
     match *method {
         Method::GET if list => Some(Verb::List),
         Method::GET => Some(Verb::Read),
@@ -274,15 +181,9 @@ pub fn verb(method: &Method, list: bool) -> Option<Verb> {
     }
 }
 
-/// The path with its percent signs decoded, without `/v1/`; one of [`ROOT`] as it stands, with its
-/// slash. `None`: neither, or not UTF-8.
-pub fn decode_path(path: &str) -> Option<Cow<'_, str>> {
-    if let Some(below) = path.strip_prefix('/')
-        && ROOT.iter().any(|route| route.path == below)
-    {
-        return Some(Cow::Borrowed(path));
-    }
-    let rest = path.strip_prefix("/v1/")?;
+/// The path with its percent signs decoded, without `/v1/`. `None`: not below that, or not UTF-8.
+pub(in crate::api) fn decode_path(path: &str) -> Option<Cow<'_, str>> {
+    let rest = path.strip_prefix(ROOT)?;
     percent_encoding::percent_decode_str(rest)
         .decode_utf8()
         .ok()
@@ -315,9 +216,9 @@ const TRANSIT_WORDS: &[&str] = &[
 
 /// Finds the route of a decoded path. `mounts` empty: whatever stands before a known path is its
 /// mount, and the shortest such mount wins, unless it is called as something of Transit's.
-pub fn resolve<'a>(path: &'a str, verb: Verb, mounts: &[String]) -> Target<'a> {
-    if let Some(below) = path.strip_prefix('/') {
-        return lookup(ROOT, below, verb).unwrap_or(Target::NoMount);
+pub(in crate::api) fn resolve<'a>(path: &'a str, verb: Verb, mounts: &[String]) -> Target<'a> {
+    if path.starts_with('/') {
+        return Target::NoMount;
     }
     let first = path.split('/').next().unwrap_or_default();
     if matches!(first, "sys" | "auth" | "openapi.json") {
@@ -374,16 +275,7 @@ fn lookup<'a>(table: &'static [Route], path: &'a str, verb: Verb) -> Option<Targ
     if let Some(route) = same_path().find(|route| route.verb == verb) {
         return Some(Target::Route(route, captures));
     }
-    let methods: Vec<&str> = same_path()
-        .map(|route| match route.verb {
-            Verb::Read => "GET",
-            Verb::List => "LIST, GET",
-            Verb::Update => "POST, PUT",
-            Verb::Delete => "DELETE",
-            Verb::Head => "HEAD",
-        })
-        .collect();
-    Some(Target::WrongMethod(methods.join(", ")))
+    Some(Target::WrongMethod(allow(same_path())))
 }
 
 /// The captures, if the path has the route's shape.

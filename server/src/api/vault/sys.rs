@@ -9,11 +9,13 @@ use strongroom_core::keyring::{KeyHealth, Scheduled, Verdict};
 use strongroom_core::tls::ClientCertificate;
 use strongroom_hsm::HsmState;
 
+use super::OPENAPI;
 use super::body::word;
+use super::call::Call;
 use super::error::ApiError;
 use super::rotation;
-use crate::api::answer::Answer;
-use crate::api::{App, Call, OPENAPI};
+use crate::api::App;
+use crate::api::pipeline::answer::Answer;
 
 /// What stands for Vault's version: this program's, marked as its own.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "+strongroom");
@@ -163,9 +165,9 @@ pub(in crate::api) async fn metrics(call: &mut Call<'_>) -> Result<Answer, ApiEr
     }
     let text = call
         .app
-        .gate
+        .admission
         .metrics
-        .render(call.app, call.app.gate.in_flight());
+        .render(call.app, call.app.admission.in_flight());
     Ok(Answer::raw(
         200,
         "application/openmetrics-text; version=1.0.0; charset=utf-8",

@@ -12,7 +12,8 @@ use super::super::wire::{
     BASE64, Base64Error, PREFIX, WireError, decode_base64, parse_ciphertext, parse_hmac,
 };
 use super::base64::as_go;
-use crate::api::answer::{Envelope, RequestId};
+use crate::api::pipeline::answer::RequestId;
+use crate::api::vault::envelope::Envelope;
 use ::base64::Engine as _;
 
 /// `vault:v<version>:<base64>`: what is accepted is what a plain reading of the format gives, and

@@ -1,7 +1,7 @@
 //! The hash algorithms by Vault's names.
 
-use crate::api::Call;
 use crate::api::vault::body::word;
+use crate::api::vault::call::Call;
 use crate::api::vault::error::ApiError;
 use strongroom_core::keyring::Algorithm;
 

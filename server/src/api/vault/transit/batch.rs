@@ -4,8 +4,9 @@ use std::borrow::Cow;
 
 use strongroom_core::keyring::KeyringError;
 
-use crate::api::answer::{Answer, Envelope};
+use crate::api::pipeline::answer::Answer;
 use crate::api::vault::body::{Item, Params};
+use crate::api::vault::envelope::Envelope;
 use crate::api::vault::error::{ApiError, Doing, is_outage, item_text};
 
 /// An item's error, as text.

@@ -9,11 +9,15 @@ use super::batch::{
     ItemError, Sorted, batch_status, count, in_order, partial_failure, references, write_batch,
 };
 use super::{close, decode_optional, key_type, only, refuse_nonce, wanted_version};
-use crate::api::answer::{Answer, Envelope, room};
+use crate::api::pipeline::answer::Answer;
+use crate::api::pipeline::change;
+use crate::api::pipeline::token::Presented;
 use crate::api::vault::body::{Item, Text};
+use crate::api::vault::call::Call;
+use crate::api::vault::envelope::{Envelope, room};
 use crate::api::vault::error::{ApiError, Doing};
+use crate::api::vault::routes::UPSERT;
 use crate::api::vault::wire::{self, WireError};
-use crate::api::{Call, Presented, create_on_encrypt};
 
 /// `encrypt/:name`.
 pub(in crate::api) async fn encrypt(call: &mut Call<'_>) -> Result<Answer, ApiError> {
@@ -299,7 +303,15 @@ async fn prepare(call: &Call<'_>, derived: bool) -> Result<(), ApiError> {
             "convergent encryption requires derivation to be enabled, so context is required",
         ));
     }
-    create_on_encrypt(call, options).await
+    let name = call.name.to_owned();
+    // A change of its own, with its own lines in the audit log before the encryption's.
+    change::beside(&call.request, &UPSERT, |client| async move {
+        match client.app.keyring.create(&name, options).await {
+            Ok(_) => Ok(Answer::no_content()),
+            Err(error) => Err(ApiError::from_keyring(error, Doing::Create, &name)),
+        }
+    })
+    .await
 }
 
 fn encrypt_item(

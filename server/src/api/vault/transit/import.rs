@@ -7,9 +7,9 @@ use strongroom_core::keyring::{ImportOptions, KeyType};
 use strongroom_hsm::OaepHash;
 
 use super::{answer, create_options};
-use crate::api::Call;
-use crate::api::answer::Answer;
+use crate::api::pipeline::answer::Answer;
 use crate::api::vault::body::word;
+use crate::api::vault::call::Call;
 use crate::api::vault::error::{ApiError, Doing};
 use crate::api::vault::wire;
 

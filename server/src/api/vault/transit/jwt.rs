@@ -10,9 +10,9 @@ use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
 use super::answer;
-use crate::api::Call;
-use crate::api::answer::Answer;
+use crate::api::pipeline::answer::Answer;
 use crate::api::vault::body::word;
+use crate::api::vault::call::Call;
 use crate::api::vault::error::{ApiError, Doing};
 
 /// `jwt/:name`.

@@ -6,8 +6,8 @@ use serde::Serialize;
 use strongroom_core::keyring::{ConfigChange, KeyInfo, KeyType, Residency, VersionInfo};
 
 use super::{answer, check_period, create_options, decode_optional, refuse_exports};
-use crate::api::Call;
-use crate::api::answer::Answer;
+use crate::api::pipeline::answer::Answer;
+use crate::api::vault::call::Call;
 use crate::api::vault::error::{ApiError, Doing};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

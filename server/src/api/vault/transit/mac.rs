@@ -3,8 +3,9 @@
 use super::algorithm::{algorithm, hash, invalid_hash};
 use super::batch::{ItemError, Sorted, count, in_order, references, refuse_empty, write_batch};
 use super::{NO_CONTEXT, Valid, answer, close, made_by, only, valid_answer};
-use crate::api::Call;
-use crate::api::answer::{Answer, Envelope, room};
+use crate::api::pipeline::answer::Answer;
+use crate::api::vault::call::Call;
+use crate::api::vault::envelope::{Envelope, room};
 use crate::api::vault::error::{ApiError, Doing};
 use crate::api::vault::wire::{self, WireError};
 use strongroom_core::keyring::{HmacInput, HmacTag};

@@ -19,8 +19,9 @@ use serde::Serialize;
 use super::body::{Item, Params, word};
 use super::error::{ApiError, Doing};
 use super::wire;
-use crate::api::Call;
-use crate::api::answer::{Answer, Envelope};
+use crate::api::pipeline::answer::Answer;
+use crate::api::vault::call::Call;
+use crate::api::vault::envelope::Envelope;
 use batch::{ItemError, count, references, write_batch};
 use strongroom_hsm::SigningKind;
 

@@ -2,9 +2,10 @@
 
 use super::algorithm::algorithm;
 use super::close;
-use crate::api::Call;
-use crate::api::answer::{Answer, Envelope, room};
+use crate::api::pipeline::answer::Answer;
 use crate::api::vault::body::word;
+use crate::api::vault::call::Call;
+use crate::api::vault::envelope::{Envelope, room};
 use crate::api::vault::error::{ApiError, Doing};
 use crate::api::vault::wire;
 use strongroom_core::keyring::RandomSource;

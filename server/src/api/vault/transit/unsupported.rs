@@ -1,8 +1,8 @@
 //! What Vault's Transit does and this appliance doesn't: each says so in Vault's words, where Vault
 //! has them.
 
-use crate::api::Call;
-use crate::api::answer::Answer;
+use crate::api::pipeline::answer::Answer;
+use crate::api::vault::call::Call;
 use crate::api::vault::error::ApiError;
 
 /// `export` of anything but public keys: no key leaves in plaintext.

@@ -2,9 +2,9 @@
 
 use super::batch::refuse_empty;
 use super::{mac, sign};
-use crate::api::Call;
-use crate::api::answer::Answer;
+use crate::api::pipeline::answer::Answer;
 use crate::api::vault::body::Item;
+use crate::api::vault::call::Call;
 use crate::api::vault::error::ApiError;
 
 /// `verify/:name[/:algorithm]`.

@@ -1,0 +1,135 @@
+//! Who may ask: the certificate, where a browser was made to ask, the token, the policy, headers
+//! that change a request's meaning, and whether the audit log can be written.
+
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::http::request::Parts;
+use strongroom_core::audit::AuditError;
+use strongroom_core::policy::Decision;
+use strongroom_core::seldom::seldom;
+use strongroom_core::tls::Peer;
+
+use super::audit::{AuditGuard, unaudited};
+use super::dialect::{Dialect, MAX_HEADERS, OwnHeaders};
+use super::error::{ApiError, Refusal};
+use super::origin::{self, Said};
+use super::route::{Route, Verb};
+use super::token::Presented;
+use crate::api::App;
+
+/// Headers that would make a request another one if they were understood. `If-None-Match` asks
+/// nothing of what only reads.
+static NOT_UNDERSTOOD: [HeaderName; 6] = [
+    header::IF_MATCH,
+    header::IF_UNMODIFIED_SINCE,
+    header::CONTENT_RANGE,
+    HeaderName::from_static("x-http-method-override"),
+    HeaderName::from_static("x-http-method"),
+    HeaderName::from_static("x-method-override"),
+];
+
+/// The token, if one was sent.
+pub(super) fn admit(
+    dialect: &dyn Dialect,
+    head: &Parts,
+    key: Option<&str>,
+    guard: &mut AuditGuard<'_>,
+) -> Result<Option<Presented>, ApiError> {
+    let (app, peer, route) = (guard.app, guard.peer, guard.route);
+    let refuse = |refusal| dialect.refuse(refusal);
+    still_good(app, peer).map_err(refuse)?;
+    let (said, own) = once(&head.headers, dialect.headers()).map_err(refuse)?;
+    said.check(head, route)
+        .inspect_err(|_| guard.audited = true)
+        .map_err(refuse)?;
+    let token = dialect.token(app, peer, &own)?;
+    guard.token = token.as_ref().map(|token| token.info.id.clone());
+    if let Some(operation) = route.operation {
+        match app.policy.load().decide(&peer.identity, operation, key) {
+            Decision::Allowed => {}
+            Decision::AllowedWithToken if token.as_ref().is_some_and(Presented::counts) => {}
+            Decision::AllowedWithToken => return Err(refuse(Refusal::TokenMissing)),
+            Decision::Denied => return Err(refuse(Refusal::Policy)),
+        }
+    }
+    // Asked after the policy: who is denied learns nothing of what the appliance supports.
+    dialect.check_headers(&own)?;
+    refuse_other_requests(&head.headers, route).map_err(refuse)?;
+    recordable(app, peer, route).map_err(refuse)?;
+    Ok(token)
+}
+
+/// Whether the client's certificate is as good as when it connected.
+pub(super) fn still_good(app: &App, peer: &Peer) -> Result<(), Refusal> {
+    app.tls
+        .still_valid(peer)
+        .map_err(|why| Refusal::Certificate(why.to_string()))
+}
+
+/// What a browser says, and the dialect's own headers. In one pass: a request has few headers, and
+/// mostly none of these. Of two values one would be ignored.
+fn once<'h>(
+    headers: &'h HeaderMap,
+    own: &'static [&'static HeaderName],
+) -> Result<(Said<'h>, OwnHeaders<'h>), Refusal> {
+    let names = [
+        &origin::SITE,
+        &origin::MODE,
+        &origin::DEST,
+        &header::ORIGIN,
+        &header::REFERER,
+        &header::CONTENT_TYPE,
+    ];
+    let mut values: [Option<&HeaderValue>; 6] = [None; 6];
+    let mut owns: OwnHeaders<'h> = [None; MAX_HEADERS];
+    for (name, value) in headers {
+        let all = names.iter().zip(&mut values);
+        let all = all.chain(own.iter().zip(&mut owns));
+        for (known, only) in all.filter(|(known, _)| **known == name) {
+            if only.replace(value).is_some() {
+                return Err(Refusal::HeaderTwice((*known).clone()));
+            }
+        }
+    }
+    let [site, mode, dest, origin, referer, _] = values;
+    let said = Said {
+        site,
+        mode,
+        dest,
+        origin,
+        referer,
+    };
+    Ok((said, owns))
+}
+
+/// Refuses what would make this request another one: a method for the one that was sent, a
+/// condition, a part, a body that is coded.
+fn refuse_other_requests(headers: &HeaderMap, route: &Route) -> Result<(), Refusal> {
+    for (name, value) in headers {
+        let plain = |none: &[u8]| value.is_empty() || value.as_bytes().eq_ignore_ascii_case(none);
+        if NOT_UNDERSTOOD.contains(name)
+            || *name == header::IF_NONE_MATCH && matches!(route.verb, Verb::Update | Verb::Delete)
+            || *name == header::CONTENT_ENCODING && !plain(b"identity")
+            || *name == header::TRANSFER_ENCODING && !plain(b"chunked")
+        {
+            return Err(Refusal::Header(name.clone()));
+        }
+    }
+    Ok(())
+}
+
+/// Whether what becomes of the request can be recorded.
+fn recordable(app: &App, peer: &Peer, route: &Route) -> Result<(), Refusal> {
+    let writable: Result<(), AuditError> = if !route.needs_audit() {
+        Ok(())
+    } else if route.operation.is_none() {
+        // Of these there are only counts when the disc is nearly full: they take no share.
+        app.audit.check()
+    } else {
+        app.audit.admit(peer.identity.as_str())
+    };
+    writable.map_err(|error| {
+        seldom!(1, error, %error, "refusing requests: they can't be audited");
+        app.admission.metrics.audit_failures.inc();
+        unaudited(&error)
+    })
+}
