@@ -8,11 +8,11 @@ use cryptoki::object::ObjectHandle;
 use crate::config::HsmConfig;
 use crate::error::HsmError;
 use crate::fault::Fault;
-use crate::line::{Access, Line, Watch};
 use crate::module::{Library, Module};
 use crate::selector::Wanted;
 use crate::session_key;
 use crate::types::{KeyUsage, MasterKind};
+use crate::watched::{Access, Watch, WatchedSession};
 
 const IV: [u8; 12] = [7; 12];
 
@@ -24,7 +24,7 @@ pub struct RawDecryption {
 }
 
 struct Work {
-    line: Line,
+    watched: WatchedSession,
     key: ObjectHandle,
     ciphertext: Vec<u8>,
     plaintext: Vec<u8>,
@@ -70,7 +70,7 @@ impl RawDecryption {
 
     /// Closes the session.
     pub fn stop(self) {
-        self.work.line.close();
+        self.work.watched.close();
         self.module.release(false);
     }
 }
@@ -83,16 +83,22 @@ impl Work {
         len: usize,
     ) -> Result<Self, Fault> {
         let found = wanted.find(&library.raw)?;
-        let line = Line::open(library, found.slot, Arc::new(Watch::default()))?;
-        Access::new(config.pin.clone()).login(&line)?;
-        let key = session_key::generate(&line, KeyUsage::Aead, MasterKind::Hsm)?;
+        let watched = WatchedSession::open(library, found.slot, Arc::new(Watch::default()))?;
+        Access::new(config.pin.clone()).login(&watched)?;
+        let key = session_key::generate(&watched, KeyUsage::Aead, MasterKind::Hsm)?;
         let plaintext = vec![1; len];
         let mut ciphertext = Vec::new();
-        line.raw()
-            .gcm_encrypt(line.session(), key, &IV, &[], &plaintext, &mut ciphertext)?;
+        watched.raw().gcm_encrypt(
+            watched.session(),
+            key,
+            &IV,
+            &[],
+            &plaintext,
+            &mut ciphertext,
+        )?;
         let output = Vec::with_capacity(ciphertext.len());
         Ok(Self {
-            line,
+            watched,
             key,
             ciphertext,
             plaintext,
@@ -102,8 +108,8 @@ impl Work {
 
     fn decrypt(&mut self) -> Result<(), Fault> {
         self.output.clear();
-        self.line.raw().gcm_decrypt(
-            self.line.session(),
+        self.watched.raw().gcm_decrypt(
+            self.watched.session(),
             self.key,
             &IV,
             &[],

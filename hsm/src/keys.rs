@@ -16,9 +16,9 @@ use sha2::{Digest, Sha256};
 use crate::config::KeyShape;
 use crate::error::HsmError;
 use crate::fault::Fault;
-use crate::line::Line;
 use crate::template::{AUDIT, F4, OPTIONAL, REQUIRED, ROTATED, Rule, STORE, Value, WRAPPING, When};
 use crate::types::MasterKind;
+use crate::watched::WatchedSession;
 use generation::{Generations, Numbered};
 
 /// The appliance's keys: handles are those of one login.
@@ -40,13 +40,13 @@ pub(crate) struct Pair {
 
 impl Keys {
     /// Finds every key and checks every attribute. The first deviation is an [`HsmError::KeyPolicy`].
-    pub(crate) fn check(line: &Line, shape: KeyShape) -> Result<Self, Fault> {
-        refuse_wrap_and_decrypt(line)?;
+    pub(crate) fn check(watched: &WatchedSession, shape: KeyShape) -> Result<Self, Fault> {
+        refuse_wrap_and_decrypt(watched)?;
         Ok(Self {
-            generations: Generations::check(line, shape)?,
-            wrapping: rsa_pair(line, (&WRAPPING).into(), shape)?,
-            audit: ec_pair(line, (&AUDIT).into(), shape)?,
-            store: private_key(line, (&STORE).into(), shape)?,
+            generations: Generations::check(watched, shape)?,
+            wrapping: rsa_pair(watched, (&WRAPPING).into(), shape)?,
+            audit: ec_pair(watched, (&AUDIT).into(), shape)?,
+            store: private_key(watched, (&STORE).into(), shape)?,
         })
     }
 
@@ -76,13 +76,13 @@ impl Pair {
 }
 
 /// The name of the first key that is on the token already, of whatever generation.
-pub(crate) fn existing(line: &Line) -> Result<Option<String>, Fault> {
+pub(crate) fn existing(watched: &WatchedSession) -> Result<Option<String>, Fault> {
     let first = REQUIRED.into_iter().map(Numbered::from);
-    let later = generation::numbers(line)?
+    let later = generation::numbers(watched)?
         .into_iter()
         .flat_map(|generation| ROTATED.map(|spec| Numbered { spec, generation }));
     for key in first.chain(later) {
-        if key.halves(line)? != (false, false) {
+        if key.halves(watched)? != (false, false) {
             return Ok(Some(key.name()));
         }
     }
@@ -100,8 +100,11 @@ fn rsa_der(modulus: &[u8], exponent: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// `SubjectPublicKeyInfo`, DER, of any public key object, if it is an RSA or P-256 key.
-pub(crate) fn spki(line: &Line, public: ObjectHandle) -> Result<Option<Vec<u8>>, Fault> {
-    let attribute = |name| line.raw().attribute(line.session(), public, name);
+pub(crate) fn spki(
+    watched: &WatchedSession,
+    public: ObjectHandle,
+) -> Result<Option<Vec<u8>>, Fault> {
+    let attribute = |name| watched.raw().attribute(watched.session(), public, name);
     let modulus = attribute(CKA_MODULUS)?;
     let exponent = attribute(CKA_PUBLIC_EXPONENT)?;
     if let (Some(modulus), Some(exponent)) = (modulus, exponent) {
@@ -113,22 +116,26 @@ pub(crate) fn spki(line: &Line, public: ObjectHandle) -> Result<Option<Vec<u8>>,
 /// `SubjectPublicKeyInfo`, DER, of an RSA private key by its modulus. The exponent is the one that every key of the appliance has: a token need not
 /// tell it of a private key.
 pub(crate) fn rsa_spki_of_private(
-    line: &Line,
+    watched: &WatchedSession,
     private: ObjectHandle,
 ) -> Result<Option<Vec<u8>>, Fault> {
-    let modulus = line
+    let modulus = watched
         .raw()
-        .attribute(line.session(), private, CKA_MODULUS)?
+        .attribute(watched.session(), private, CKA_MODULUS)?
         .filter(|modulus| !modulus.is_empty());
     Ok(modulus.and_then(|modulus| rsa_der(&modulus, F4)))
 }
 
 /// DER of an RSA public key object.
-fn rsa_spki(line: &Line, key: Numbered<'_>, public: ObjectHandle) -> Result<Vec<u8>, Fault> {
+fn rsa_spki(
+    watched: &WatchedSession,
+    key: Numbered<'_>,
+    public: ObjectHandle,
+) -> Result<Vec<u8>, Fault> {
     let name = key.public_name();
-    let modulus = demand(line, public, &name, CKA_MODULUS, "CKA_MODULUS")?;
+    let modulus = demand(watched, public, &name, CKA_MODULUS, "CKA_MODULUS")?;
     let exponent = demand(
-        line,
+        watched,
         public,
         &name,
         CKA_PUBLIC_EXPONENT,
@@ -138,27 +145,27 @@ fn rsa_spki(line: &Line, key: Numbered<'_>, public: ObjectHandle) -> Result<Vec<
         .ok_or_else(|| policy(&name, "CKA_MODULUS", "and its exponent make no RSA key").into())
 }
 
-fn rsa_pair(line: &Line, key: Numbered<'_>, shape: KeyShape) -> Result<Pair, Fault> {
-    let private = private_key(line, key, shape)?;
-    let public = public_key(line, key, shape)?;
+fn rsa_pair(watched: &WatchedSession, key: Numbered<'_>, shape: KeyShape) -> Result<Pair, Fault> {
+    let private = private_key(watched, key, shape)?;
+    let public = public_key(watched, key, shape)?;
     let name = key.public_name();
-    let modulus = demand(line, public, &name, CKA_MODULUS, "CKA_MODULUS")?;
+    let modulus = demand(watched, public, &name, CKA_MODULUS, "CKA_MODULUS")?;
     // A public key swapped for somebody else's would wrap our keys for them.
-    if demand(line, private, &key.name(), CKA_MODULUS, "CKA_MODULUS")? != modulus {
+    if demand(watched, private, &key.name(), CKA_MODULUS, "CKA_MODULUS")? != modulus {
         return Err(policy(&name, "CKA_MODULUS", "is not that of the private key").into());
     }
     Ok(Pair {
         public,
         private,
-        spki: rsa_spki(line, key, public)?,
+        spki: rsa_spki(watched, key, public)?,
     })
 }
 
-fn ec_pair(line: &Line, key: Numbered<'_>, shape: KeyShape) -> Result<Pair, Fault> {
-    let private = private_key(line, key, shape)?;
-    let public = public_key(line, key, shape)?;
+fn ec_pair(watched: &WatchedSession, key: Numbered<'_>, shape: KeyShape) -> Result<Pair, Fault> {
+    let private = private_key(watched, key, shape)?;
+    let public = public_key(watched, key, shape)?;
     let name = key.public_name();
-    let point = demand(line, public, &name, CKA_EC_POINT, "CKA_EC_POINT")?;
+    let point = demand(watched, public, &name, CKA_EC_POINT, "CKA_EC_POINT")?;
     // That it belongs to the private key is for the self-test to see, which verifies a signature with it.
     let spki =
         ec_der(&point).ok_or_else(|| policy(&name, "CKA_EC_POINT", "is no point of P-256"))?;
@@ -181,28 +188,36 @@ fn ec_der(point: &[u8]) -> Option<Vec<u8>> {
     Some(key.to_public_key_der().ok()?.into_vec())
 }
 
-fn private_key(line: &Line, key: Numbered<'_>, shape: KeyShape) -> Result<ObjectHandle, Fault> {
+fn private_key(
+    watched: &WatchedSession,
+    key: Numbered<'_>,
+    shape: KeyShape,
+) -> Result<ObjectHandle, Fault> {
     let name = key.name();
-    let object = only(line, &key.label(), key.spec.private_class(), &name)?;
-    check(line, object, &name, &key.private_rules(shape))?;
+    let object = only(watched, &key.label(), key.spec.private_class(), &name)?;
+    check(watched, object, &name, &key.private_rules(shape))?;
     Ok(object)
 }
 
-fn public_key(line: &Line, key: Numbered<'_>, shape: KeyShape) -> Result<ObjectHandle, Fault> {
+fn public_key(
+    watched: &WatchedSession,
+    key: Numbered<'_>,
+    shape: KeyShape,
+) -> Result<ObjectHandle, Fault> {
     let name = key.public_name();
-    let object = only(line, &key.label(), CKO_PUBLIC_KEY, &name)?;
-    check(line, object, &name, &key.public_rules(shape))?;
+    let object = only(watched, &key.label(), CKO_PUBLIC_KEY, &name)?;
+    check(watched, object, &name, &key.public_rules(shape))?;
     Ok(object)
 }
 
 /// The one object of that class and label.
 pub(crate) fn only(
-    line: &Line,
+    watched: &WatchedSession,
     label: &str,
     class: CK_ULONG,
     name: &str,
 ) -> Result<ObjectHandle, Fault> {
-    match line.find(class, label)?.as_slice() {
+    match watched.find(class, label)?.as_slice() {
         [key] => Ok(*key),
         [] => Err(HsmError::Missing {
             name: name.to_owned(),
@@ -223,16 +238,16 @@ pub(crate) fn only(
 
 /// The halves of the appliance's keys that are not there; of an optional key only if the other half is. Of keys of several generations one
 /// whole one is enough.
-pub(crate) fn missing(line: &Line) -> Result<Vec<String>, Fault> {
+pub(crate) fn missing(watched: &WatchedSession) -> Result<Vec<String>, Fault> {
     let mut names = Vec::new();
-    let mut numbers = generation::numbers(line)?;
+    let mut numbers = generation::numbers(watched)?;
     numbers.insert(1);
     for spec in REQUIRED.into_iter().chain(OPTIONAL) {
         let rotated = ROTATED.iter().any(|other| other.label == spec.label);
         let mut halves = Vec::new();
         for generation in numbers.iter().copied().filter(|n| rotated || *n == 1) {
             let key = Numbered { spec, generation };
-            halves.push((key, key.halves(line)?));
+            halves.push((key, key.halves(watched)?));
         }
         let whole = |(private, public): (bool, bool)| private && (public || spec.public.is_none());
         let optional = OPTIONAL.iter().any(|other| other.label == spec.label);
@@ -260,17 +275,19 @@ pub(crate) fn missing(line: &Line) -> Result<Vec<String>, Fault> {
 }
 
 pub(crate) fn check(
-    line: &Line,
+    watched: &WatchedSession,
     key: ObjectHandle,
     name: &str,
     rules: &[Rule],
 ) -> Result<(), Fault> {
     for rule in rules {
         if let Value::Template(inner) = rule.value {
-            check_template(line, key, name, rule, inner)?;
+            check_template(watched, key, name, rule, inner)?;
             continue;
         }
-        let value = line.raw().attribute(line.session(), key, rule.attribute)?;
+        let value = watched
+            .raw()
+            .attribute(watched.session(), key, rule.attribute)?;
         admit(rule, value.as_deref(), name)?;
     }
     Ok(())
@@ -278,7 +295,7 @@ pub(crate) fn check(
 
 /// As [`check`], in one call: for keys that are looked at each time they come into a session. Rules of small attributes only.
 pub(crate) fn check_small(
-    line: &Line,
+    watched: &WatchedSession,
     key: ObjectHandle,
     name: &str,
     rules: &[Rule],
@@ -289,7 +306,7 @@ pub(crate) fn check_small(
         .filter(|rule| rule.asked(with_optional))
         .collect();
     let names: Vec<_> = rules.iter().map(|rule| rule.attribute).collect();
-    let values = line.raw().attributes(line.session(), key, &names)?;
+    let values = watched.raw().attributes(watched.session(), key, &names)?;
     for (rule, value) in rules.into_iter().zip(values) {
         admit(rule, value.as_deref(), name)?;
     }
@@ -311,15 +328,15 @@ fn admit(rule: &Rule, value: Option<&[u8]>, name: &str) -> Result<(), Fault> {
 
 /// The key's template must hold at least those of the inner rules that are demanded.
 fn check_template(
-    line: &Line,
+    watched: &WatchedSession,
     key: ObjectHandle,
     name: &str,
     rule: &Rule,
     inner: &[Rule],
 ) -> Result<(), Fault> {
-    let found = line
+    let found = watched
         .raw()
-        .unwrap_template(line.session(), key)?
+        .unwrap_template(watched.session(), key)?
         .unwrap_or_default();
     for wanted in inner.iter().filter(|rule| rule.when == When::Always) {
         let mut values = found
@@ -338,23 +355,23 @@ fn check_template(
 /// No object may both wrap and decrypt: with such a key whoever has the PIN wraps another key out and decrypts it (Clulow 2003).
 ///
 /// `SoftHSM` makes each key with all rights and takes them away one by one, and shows it meanwhile, another process's too. So only what stays is refused.
-fn refuse_wrap_and_decrypt(line: &Line) -> Result<(), Fault> {
+fn refuse_wrap_and_decrypt(watched: &WatchedSession) -> Result<(), Fault> {
     const LOOKS: u32 = 10;
     const PAUSE: Duration = Duration::from_millis(100);
     let both = [Attribute::Wrap(true), Attribute::Decrypt(true)];
-    let mut found = line.find_objects(&both)?;
+    let mut found = watched.find_objects(&both)?;
     for _ in 0..LOOKS {
         if found.is_empty() {
             return Ok(());
         }
         thread::sleep(PAUSE);
-        let still = line.find_objects(&both)?;
+        let still = watched.find_objects(&both)?;
         found.retain(|object| still.contains(object));
     }
     let Some(object) = found.into_iter().next() else {
         return Ok(());
     };
-    let label = line.told(object, CKA_LABEL)?.unwrap_or_default();
+    let label = watched.told(object, CKA_LABEL)?.unwrap_or_default();
     Err(policy(
         &format!("key labelled {:?}", String::from_utf8_lossy(&label)),
         "CKA_WRAP",
@@ -364,15 +381,15 @@ fn refuse_wrap_and_decrypt(line: &Line) -> Result<(), Fault> {
 }
 
 fn demand(
-    line: &Line,
+    watched: &WatchedSession,
     key: ObjectHandle,
     name: &str,
     attribute: CK_ATTRIBUTE_TYPE,
     attribute_name: &str,
 ) -> Result<Vec<u8>, Fault> {
-    let mut value = line
+    let mut value = watched
         .raw()
-        .attribute(line.session(), key, attribute)?
+        .attribute(watched.session(), key, attribute)?
         .ok_or_else(|| policy(name, attribute_name, "can't be read"))?;
     // Big numbers: some tokens put a zero in front.
     if attribute != CKA_EC_POINT {

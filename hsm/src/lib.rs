@@ -19,7 +19,6 @@ mod ffi;
 #[doc(hidden)]
 pub mod fuzzing;
 mod keys;
-mod line;
 mod module;
 mod operations;
 mod pin;
@@ -32,6 +31,7 @@ mod session_key;
 mod template;
 mod trial;
 mod types;
+mod watched;
 
 pub use ceremony::SlotState;
 pub use config::{HsmConfig, KeyShape, PinSource, TokenSelector};
@@ -51,15 +51,15 @@ use zeroize::Zeroizing;
 
 use crate::fault::Fault;
 use crate::operations::Conn;
-use crate::pool::{Pool, Together};
+use crate::pool::{Coalescer, Pool};
 
 /// A handle to the token: cheap to clone, usable from any thread.
 #[derive(Clone)]
 pub struct Hsm {
     pool: Arc<Pool>,
-    encryptions: Arc<Together<GcmItem, Vec<u8>>>,
-    decryptions: Arc<Together<GcmItem, Zeroizing<Vec<u8>>>>,
-    signatures: Arc<Together<SignItem, Vec<u8>>>,
+    encryptions: Arc<Coalescer<GcmItem, Vec<u8>>>,
+    decryptions: Arc<Coalescer<GcmItem, Zeroizing<Vec<u8>>>>,
+    signatures: Arc<Coalescer<SignItem, Vec<u8>>>,
     /// One writer at a time: two would take the same sequence number.
     register_writer: Arc<tokio::sync::Mutex<()>>,
     registers: Arc<register::Seen>,
@@ -76,9 +76,9 @@ impl Hsm {
         let pool = Arc::new(Pool::start(config)?);
         Ok(Self {
             pool,
-            encryptions: Arc::new(Together::new(Conn::encrypt, sessions)),
-            decryptions: Arc::new(Together::new(Conn::decrypt, sessions)),
-            signatures: Arc::new(Together::new(Conn::sign_items, sessions)),
+            encryptions: Arc::new(Coalescer::new(Conn::encrypt, sessions)),
+            decryptions: Arc::new(Coalescer::new(Conn::decrypt, sessions)),
+            signatures: Arc::new(Coalescer::new(Conn::sign_items, sessions)),
             register_writer: Arc::default(),
             registers: Arc::default(),
         })
@@ -242,13 +242,13 @@ impl Hsm {
     /// The value of the epoch data object (empty right after provisioning).
     pub async fn read_epoch(&self) -> Result<Vec<u8>, HsmError> {
         self.pool
-            .submit(|conn| Register::StoreEpoch.must_read(&conn.line))
+            .submit(|conn| Register::StoreEpoch.must_read(&conn.watched))
             .await
     }
 
     /// Replaces the value of the epoch data object; durable when this returns.
     pub async fn write_epoch(&self, value: Vec<u8>) -> Result<(), HsmError> {
-        self.write_alone(move |conn| Register::StoreEpoch.must_write(&conn.line, &value))
+        self.write_alone(move |conn| Register::StoreEpoch.must_write(&conn.watched, &value))
             .await
     }
 
@@ -256,7 +256,7 @@ impl Hsm {
     pub async fn read_register(&self, register: Register) -> Result<Option<Vec<u8>>, HsmError> {
         let seen = Arc::clone(&self.registers);
         self.pool
-            .submit(move |conn| seen.read(register, &conn.line))
+            .submit(move |conn| seen.read(register, &conn.watched))
             .await
     }
 
@@ -264,7 +264,7 @@ impl Hsm {
     /// [`Hsm::write_epoch`].
     pub async fn write_register(&self, register: Register, value: Vec<u8>) -> Result<(), HsmError> {
         let seen = Arc::clone(&self.registers);
-        self.write_alone(move |conn| seen.write(register, &conn.line, &value))
+        self.write_alone(move |conn| seen.write(register, &conn.watched, &value))
             .await
     }
 

@@ -19,17 +19,17 @@ use crate::error::HsmError;
 use crate::fault::{Fault, Reach};
 use crate::ffi::{TAG_LEN, writable};
 use crate::keys::Keys;
-use crate::line::Line;
 use crate::selftest::Abilities;
 use crate::session_key;
 use crate::types::{GcmItem, HashAlgorithm, KeyUsage, MacItem, MasterGeneration, WrappedKey};
+use crate::watched::WatchedSession;
 
 /// More random bytes than this come in several calls.
 const RANDOM_CHUNK: usize = 64 * 1024;
 
 /// A logged-in session whose keys have been checked.
 pub(crate) struct Conn {
-    pub(crate) line: Line,
+    pub(crate) watched: WatchedSession,
     keys: Keys,
     abilities: Arc<Abilities>,
     /// What is demanded of the keys.
@@ -52,16 +52,16 @@ type Result<T> = std::result::Result<T, Fault>;
 impl Conn {
     /// `line` is logged in. `capacity`: KEKs to keep.
     pub(crate) fn new(
-        line: Line,
+        watched: WatchedSession,
         keys: Keys,
         abilities: Arc<Abilities>,
         shape: KeyShape,
         capacity: usize,
     ) -> Result<Self> {
-        let canary = Canary::new(&line)?;
+        let canary = Canary::new(&watched)?;
         let capacity = NonZeroUsize::new(capacity).unwrap_or(NonZeroUsize::MIN);
         Ok(Self {
-            line,
+            watched,
             keys,
             abilities,
             shape,
@@ -76,7 +76,7 @@ impl Conn {
         if fault.reach() != Reach::Unclear {
             return fault;
         }
-        match self.canary.sing(&self.line) {
+        match self.canary.sing(&self.watched) {
             Ok(()) => Fault::Own(fault.into_error()),
             Err(_) => HsmError::Unavailable(fault.to_string()).into(),
         }
@@ -84,7 +84,7 @@ impl Conn {
 
     /// One small round trip through the token.
     pub(crate) fn probe(&self) -> Result<()> {
-        self.canary.sing(&self.line)
+        self.canary.sing(&self.watched)
     }
 
     pub(crate) fn encrypt(
@@ -126,14 +126,14 @@ impl Conn {
     pub(crate) fn random(&self, len: usize) -> Result<Zeroizing<Vec<u8>>> {
         let mut bytes = Zeroizing::new(vec![0; len]);
         for chunk in bytes.chunks_mut(RANDOM_CHUNK) {
-            self.line.session().generate_random_slice(chunk)?;
+            self.watched.session().generate_random_slice(chunk)?;
         }
         Ok(bytes)
     }
 
     pub(crate) fn sign(&self, digest: &[u8; 32]) -> Result<[u8; 64]> {
         let signature = self
-            .line
+            .watched
             .sign(&Mechanism::Ecdsa, self.keys.audit.private, digest)?;
         signature.try_into().map_err(|_| {
             HsmError::Pkcs11 {
@@ -159,14 +159,14 @@ impl Conn {
 
     /// Looks for the keys anew: a ceremony may have made others.
     pub(crate) fn refresh_keys(&mut self) -> Result<Vec<MasterGeneration>> {
-        self.keys = Keys::check(&self.line, self.shape)?;
+        self.keys = Keys::check(&self.watched, self.shape)?;
         Ok(self.generations())
     }
 
     /// Looks for the keys anew, and has new KEKs wrapped by the generation that is in force in `known`. `false`: that one is not to be seen, or
     /// not in force yet; the keys are those of before.
     pub(crate) fn follow(&mut self, known: &[MasterGeneration]) -> Result<bool> {
-        let mut keys = Keys::check(&self.line, self.shape)?;
+        let mut keys = Keys::check(&self.watched, self.shape)?;
         let follows = keys.generations.follow(known);
         if follows {
             self.keys = keys;
@@ -260,7 +260,7 @@ impl Conn {
 
     fn destroy_quietly(&self, handle: ObjectHandle) -> Result<()> {
         match self
-            .line
+            .watched
             .session()
             .destroy_object(handle)
             .map_err(Fault::from)
@@ -279,9 +279,9 @@ impl Conn {
         data: &[u8],
     ) -> Result<Vec<u8>> {
         let mut output = Vec::new();
-        self.line
+        self.watched
             .raw()
-            .gcm_encrypt(self.line.session(), key, iv, aad, data, &mut output)?;
+            .gcm_encrypt(self.watched.session(), key, iv, aad, data, &mut output)?;
         if output.len() == data.len() + TAG_LEN {
             Ok(output)
         } else {
@@ -300,11 +300,14 @@ impl Conn {
             return Err(HsmError::Authentication.into());
         };
         let mut output = Zeroizing::new(Vec::new());
-        match self
-            .line
-            .raw()
-            .gcm_decrypt(self.line.session(), key, iv, aad, data, &mut output)
-        {
+        match self.watched.raw().gcm_decrypt(
+            self.watched.session(),
+            key,
+            iv,
+            aad,
+            data,
+            &mut output,
+        ) {
             Ok(()) if output.len() == length => Ok(output),
             Ok(()) => Err(odd_length("C_Decrypt")),
             Err(error) => Err(self.decryption_failed(error.into())),
@@ -344,7 +347,7 @@ impl Conn {
         hash: HashAlgorithm,
         data: &[u8],
     ) -> Result<Zeroizing<Vec<u8>>> {
-        Ok(Zeroizing::new(self.line.sign(
+        Ok(Zeroizing::new(self.watched.sign(
             &session_key::hmac(hash),
             key,
             data,
@@ -353,11 +356,11 @@ impl Conn {
 }
 
 impl Canary {
-    fn new(line: &Line) -> Result<Self> {
-        let key = session_key::canary(line)?;
+    fn new(watched: &WatchedSession) -> Result<Self> {
+        let key = session_key::canary(watched)?;
         let mut ciphertext = Vec::new();
-        line.raw().gcm_encrypt(
-            line.session(),
+        watched.raw().gcm_encrypt(
+            watched.session(),
             key,
             &[0; 12],
             &[],
@@ -367,10 +370,10 @@ impl Canary {
         Ok(Self { key, ciphertext })
     }
 
-    fn sing(&self, line: &Line) -> Result<()> {
+    fn sing(&self, watched: &WatchedSession) -> Result<()> {
         let mut plaintext = Vec::new();
-        line.raw().gcm_decrypt(
-            line.session(),
+        watched.raw().gcm_decrypt(
+            watched.session(),
             self.key,
             &[0; 12],
             &[],

@@ -9,13 +9,13 @@ use crate::error::HsmError;
 use crate::fault::Fault;
 use crate::keys::generation::Numbered;
 use crate::keys::{self, Keys};
-use crate::line::{Access, Line, Watch};
 use crate::module::Module;
 use crate::register::Register;
 use crate::selector::Wanted;
 use crate::selftest;
 use crate::template::{MEMORY_MASTER, REQUIRED, TRANSFER};
 use crate::trial::{self, Places, Trial, kek, kept, transfer};
+use crate::watched::{Access, Watch, WatchedSession};
 
 /// Keys that an appliance may have or not; what is made at its birth can't be added later.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,44 +74,44 @@ fn on_token(
 ) -> Result<Provisioned, Fault> {
     let library = module.library();
     let found = wanted.find(&library.raw)?;
-    let line = Line::open(library, found.slot, Arc::new(Watch::default()))?;
+    let watched = WatchedSession::open(library, found.slot, Arc::new(Watch::default()))?;
     let result = Access::new(config.pin.clone())
-        .login(&line)
-        .and_then(|()| make_all(&line, config.shape, optional, progress));
-    line.close();
+        .login(&watched)
+        .and_then(|()| make_all(&watched, config.shape, optional, progress));
+    watched.close();
     result
 }
 
 fn make_all(
-    line: &Line,
+    watched: &WatchedSession,
     shape: KeyShape,
     optional: OptionalKeys,
     progress: &mut dyn FnMut(&str),
 ) -> Result<Provisioned, Fault> {
-    if let Some(name) = keys::existing(line)? {
+    if let Some(name) = keys::existing(watched)? {
         return Err(HsmError::KeyExists(name).into());
     }
     // What an earlier appliance left there would be held against the new one's store and log.
     for register in [Register::StoreEpoch, Register::AuditEnd] {
-        if register.exists(line)? {
+        if register.exists(watched)? {
             return Err(HsmError::KeyExists(register.name().to_owned()).into());
         }
     }
-    or_nothing(line, |made| {
-        make_each(line, shape, optional, progress, made)
+    or_nothing(watched, |made| {
+        make_each(watched, shape, optional, progress, made)
     })
 }
 
 /// Destroys what `body` has made if it fails: a half-made set would make the next attempt say that keys exist.
 pub(crate) fn or_nothing<T>(
-    line: &Line,
+    watched: &WatchedSession,
     body: impl FnOnce(&mut Vec<ObjectHandle>) -> Result<T, Fault>,
 ) -> Result<T, Fault> {
     let mut made = Vec::new();
     let result = body(&mut made);
     if result.is_err() {
         for object in made {
-            if let Err(error) = line.session().destroy_object(object) {
+            if let Err(error) = watched.session().destroy_object(object) {
                 tracing::warn!(%error, "an object of the failed key generation is left on the token");
             }
         }
@@ -120,7 +120,7 @@ pub(crate) fn or_nothing<T>(
 }
 
 fn make_each(
-    line: &Line,
+    watched: &WatchedSession,
     shape: KeyShape,
     optional: OptionalKeys,
     progress: &mut dyn FnMut(&str),
@@ -129,44 +129,44 @@ fn make_each(
     let memory_master = optional.memory_master.then_some(&MEMORY_MASTER);
     for spec in REQUIRED.into_iter().chain(memory_master) {
         progress(spec.making);
-        made.extend(make(line, spec.into(), shape)?);
+        made.extend(make(watched, spec.into(), shape)?);
     }
     let transfer = if optional.transfer {
         progress(TRANSFER.making);
-        make_transfer(line, shape, made)?
+        make_transfer(watched, shape, made)?
     } else {
         TransferKey::NotAsked
     };
     progress(Register::StoreEpoch.name());
-    made.push(Register::StoreEpoch.create(line)?);
+    made.push(Register::StoreEpoch.create(watched)?);
     // What the token made of the templates, not what they asked for.
     progress("check of all attributes");
-    let keys = Keys::check(line, shape)?;
+    let keys = Keys::check(watched, shape)?;
     progress("trial of what must be refused");
-    let hash = selftest::preferred_oaep(line)?;
+    let hash = selftest::preferred_oaep(watched)?;
     let master = &keys.generations.current().master;
-    Trial::with(line, hash, Places::Session, |trial| {
+    Trial::with(watched, hash, Places::Session, |trial| {
         kek::check(trial, master)
     })?;
     // Of what goes under trusted keys only the transfer key was tried when it was made.
     if shape == KeyShape::Fixed {
-        Trial::with(line, hash, Places::Session, |trial| {
+        Trial::with(watched, hash, Places::Session, |trial| {
             kept::check(trial, &keys)
         })?;
     } else {
-        trial::at_start(line, &keys, shape, hash, Places::Token)?;
+        trial::at_start(watched, &keys, shape, hash, Places::Token)?;
     }
     Ok(Provisioned { transfer })
 }
 
 /// The transfer key, unless the token does not make one, or one that does not keep what it unwraps.
 fn make_transfer(
-    line: &Line,
+    watched: &WatchedSession,
     shape: KeyShape,
     made: &mut Vec<ObjectHandle>,
 ) -> Result<TransferKey, Fault> {
     let key = Numbered::from(&TRANSFER);
-    let objects = match make(line, key, shape) {
+    let objects = match make(watched, key, shape) {
         Ok(objects) => objects,
         Err(fault) if fault.refuses_template() => {
             return Ok(TransferKey::Unsupported(format!(
@@ -175,7 +175,7 @@ fn make_transfer(
         }
         Err(fault) => return Err(fault),
     };
-    let verdict = transfer::check_as_user(line, key, Places::Token);
+    let verdict = transfer::check_as_user(watched, key, Places::Token);
     let reason = match verdict {
         Ok(None) => {
             made.extend(objects);
@@ -188,14 +188,14 @@ fn make_transfer(
         }
     };
     for object in objects {
-        line.session().destroy_object(object)?;
+        watched.session().destroy_object(object)?;
     }
     Ok(TransferKey::Unsupported(reason))
 }
 
 /// Makes a key as its template says, and without those attributes that a token need not know if it refuses them.
 pub(crate) fn make(
-    line: &Line,
+    watched: &WatchedSession,
     key: Numbered<'_>,
     shape: KeyShape,
 ) -> Result<Vec<ObjectHandle>, Fault> {
@@ -204,16 +204,16 @@ pub(crate) fn make(
         let private = private.iter().filter(|rule| rule.asked(with_optional));
         if key.spec.public.is_some() {
             let public = public.iter().filter(|rule| rule.asked(with_optional));
-            let (public, private) = line.raw().generate_key_pair(
-                line.session(),
+            let (public, private) = watched.raw().generate_key_pair(
+                watched.session(),
                 key.spec.mechanism,
                 public,
                 private,
             )?;
             Ok(vec![public, private])
         } else {
-            Ok(vec![line.raw().generate_key(
-                line.session(),
+            Ok(vec![watched.raw().generate_key(
+                watched.session(),
                 key.spec.mechanism,
                 private,
             )?])

@@ -12,7 +12,7 @@ use cryptoki_sys::{CKA_VALUE, CKO_DATA};
 
 use crate::error::HsmError;
 use crate::fault::Fault;
-use crate::line::Line;
+use crate::watched::WatchedSession;
 
 /// One of the values that a token keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,56 +48,67 @@ impl Register {
     }
 
     /// The value with the highest sequence number, without that number; `None` if there is no object.
-    pub(crate) fn read(self, line: &Line) -> Result<Option<Vec<u8>>, Fault> {
-        let latest = self.all(line)?.into_iter().max_by_key(|one| one.sequence);
+    pub(crate) fn read(self, watched: &WatchedSession) -> Result<Option<Vec<u8>>, Fault> {
+        let latest = self
+            .all(watched)?
+            .into_iter()
+            .max_by_key(|one| one.sequence);
         Ok(latest.map(|one| one.value))
     }
 
     /// As [`Register::read`], of one that was made with the keys.
-    pub(crate) fn must_read(self, line: &Line) -> Result<Vec<u8>, Fault> {
-        Ok(self.read(line)?.ok_or_else(|| self.missing())?)
+    pub(crate) fn must_read(self, watched: &WatchedSession) -> Result<Vec<u8>, Fault> {
+        Ok(self.read(watched)?.ok_or_else(|| self.missing())?)
     }
 
     /// Makes the value the current one, and the object if there is none; durable when this returns, as far as the token is.
-    pub(crate) fn write(self, line: &Line, value: &[u8]) -> Result<(), Fault> {
-        self.replace(line, self.all(line)?, value)
+    pub(crate) fn write(self, watched: &WatchedSession, value: &[u8]) -> Result<(), Fault> {
+        self.replace(watched, self.all(watched)?, value)
     }
 
     /// As [`Register::write`], of one that was made with the keys: a token that lost it has lost what it said.
-    pub(crate) fn must_write(self, line: &Line, value: &[u8]) -> Result<(), Fault> {
-        let old = self.all(line)?;
+    pub(crate) fn must_write(self, watched: &WatchedSession, value: &[u8]) -> Result<(), Fault> {
+        let old = self.all(watched)?;
         if old.is_empty() {
             return Err(self.missing().into());
         }
-        self.replace(line, old, value)
+        self.replace(watched, old, value)
     }
 
-    fn replace(self, line: &Line, old: Vec<Stored>, value: &[u8]) -> Result<(), Fault> {
+    fn replace(
+        self,
+        watched: &WatchedSession,
+        old: Vec<Stored>,
+        value: &[u8],
+    ) -> Result<(), Fault> {
         let last = old.iter().map(|one| one.sequence).max().unwrap_or_default();
         let sequence = last
             .checked_add(1)
             .ok_or_else(|| self.broken("CKA_VALUE", "has reached the last sequence number"))?;
-        self.make(line, sequence, value)?;
+        self.make(watched, sequence, value)?;
         for one in old {
-            line.session().destroy_object(one.handle)?;
+            watched.session().destroy_object(one.handle)?;
         }
         Ok(())
     }
 
     /// The first, empty value.
-    pub(crate) fn create(self, line: &Line) -> Result<ObjectHandle, Fault> {
-        self.make(line, 1, &[])
+    pub(crate) fn create(self, watched: &WatchedSession) -> Result<ObjectHandle, Fault> {
+        self.make(watched, 1, &[])
     }
 
-    pub(crate) fn exists(self, line: &Line) -> Result<bool, Fault> {
-        Ok(!line.find(CKO_DATA, self.label())?.is_empty())
+    pub(crate) fn exists(self, watched: &WatchedSession) -> Result<bool, Fault> {
+        Ok(!watched.find(CKO_DATA, self.label())?.is_empty())
     }
 
-    fn all(self, line: &Line) -> Result<Vec<Stored>, Fault> {
-        line.find(CKO_DATA, self.label())?
+    fn all(self, watched: &WatchedSession) -> Result<Vec<Stored>, Fault> {
+        watched
+            .find(CKO_DATA, self.label())?
             .into_iter()
             .map(|handle| {
-                let bytes = line.raw().attribute(line.session(), handle, CKA_VALUE)?;
+                let bytes = watched
+                    .raw()
+                    .attribute(watched.session(), handle, CKA_VALUE)?;
                 let (sequence, value) = bytes
                     .as_deref()
                     .and_then(<[u8]>::split_first_chunk)
@@ -111,10 +122,15 @@ impl Register {
             .collect()
     }
 
-    fn make(self, line: &Line, sequence: u64, value: &[u8]) -> Result<ObjectHandle, Fault> {
+    fn make(
+        self,
+        watched: &WatchedSession,
+        sequence: u64,
+        value: &[u8],
+    ) -> Result<ObjectHandle, Fault> {
         let mut bytes = sequence.to_be_bytes().to_vec();
         bytes.extend_from_slice(value);
-        Ok(line.session().create_object(&[
+        Ok(watched.session().create_object(&[
             Attribute::Class(ObjectClass::DATA),
             Attribute::Label(self.label().into()),
             Attribute::Application(self.label().into()),
@@ -148,33 +164,42 @@ pub(crate) struct Seen(Mutex<BTreeSet<Register>>);
 
 impl Seen {
     /// As [`Register::read`]; [`HsmError::Missing`] of one that was there, and of any on a token that shows nothing.
-    pub(crate) fn read(&self, register: Register, line: &Line) -> Result<Option<Vec<u8>>, Fault> {
-        let value = register.read(line)?;
+    pub(crate) fn read(
+        &self,
+        register: Register,
+        watched: &WatchedSession,
+    ) -> Result<Option<Vec<u8>>, Fault> {
+        let value = register.read(watched)?;
         if value.is_some() {
             self.saw(register);
         } else {
-            self.may_be_absent(register, line)?;
+            self.may_be_absent(register, watched)?;
         }
         Ok(value)
     }
 
     /// As [`Register::write`], and never beside one that is not to be seen.
-    pub(crate) fn write(&self, register: Register, line: &Line, value: &[u8]) -> Result<(), Fault> {
-        let old = register.all(line)?;
+    pub(crate) fn write(
+        &self,
+        register: Register,
+        watched: &WatchedSession,
+        value: &[u8],
+    ) -> Result<(), Fault> {
+        let old = register.all(watched)?;
         if old.is_empty() {
-            self.may_be_absent(register, line)?;
+            self.may_be_absent(register, watched)?;
         }
-        register.replace(line, old, value)?;
+        register.replace(watched, old, value)?;
         self.saw(register);
         Ok(())
     }
 
     /// The store's epoch is on each token of an appliance: one that does not show it shows no register.
-    fn may_be_absent(&self, register: Register, line: &Line) -> Result<(), Fault> {
+    fn may_be_absent(&self, register: Register, watched: &WatchedSession) -> Result<(), Fault> {
         if self.lock().contains(&register) {
             return Err(register.missing().into());
         }
-        Register::StoreEpoch.must_read(line).map(drop)
+        Register::StoreEpoch.must_read(watched).map(drop)
     }
 
     fn saw(&self, register: Register) {

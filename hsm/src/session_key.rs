@@ -10,12 +10,12 @@ use cryptoki_sys::{CK_MECHANISM_TYPE, CKM_AES_KEY_GEN, CKM_GENERIC_SECRET_KEY_GE
 use crate::fault::Fault;
 use crate::ffi::Wrapping;
 use crate::keys;
-use crate::line::Line;
 use crate::template::{
     EPHEMERAL, KEK_AEAD, KEK_MAC, NEW_AEAD, NEW_MAC, Rule, TARGET_AEAD, TARGET_MAC,
     TRANSFER_UNWRAP_TEMPLATE,
 };
 use crate::types::{HashAlgorithm, KeyUsage, MasterKind, OaepHash};
+use crate::watched::WatchedSession;
 
 type Result<T> = std::result::Result<T, Fault>;
 
@@ -53,25 +53,30 @@ pub(crate) fn hmac(hash: HashAlgorithm) -> Mechanism<'static> {
 }
 
 /// A new key that can be wrapped out: the only extractable object there ever is, and only until it has been wrapped.
-pub(crate) fn generate(line: &Line, usage: KeyUsage, master: MasterKind) -> Result<ObjectHandle> {
+pub(crate) fn generate(
+    watched: &WatchedSession,
+    usage: KeyUsage,
+    master: MasterKind,
+) -> Result<ObjectHandle> {
     let mechanism = match usage {
         KeyUsage::Aead => CKM_AES_KEY_GEN,
         KeyUsage::Mac => CKM_GENERIC_SECRET_KEY_GEN,
     };
     let length = Rule::length(generated_len(usage, master));
     let rules = new_rules(usage).iter().filter(|rule| rule.asked(false));
-    let key = line
-        .raw()
-        .generate_key(line.session(), mechanism, once(&length).chain(rules))?;
-    checked(line, key, "new key", new_rules(usage), false)
+    let key =
+        watched
+            .raw()
+            .generate_key(watched.session(), mechanism, once(&length).chain(rules))?;
+    checked(watched, key, "new key", new_rules(usage), false)
 }
 
 /// The canary's key: never wrapped, never given a caller's data.
-pub(crate) fn canary(line: &Line) -> Result<ObjectHandle> {
+pub(crate) fn canary(watched: &WatchedSession) -> Result<ObjectHandle> {
     let mut template = common(KeyUsage::Aead, false);
     template.push(Attribute::ValueLen(value_len(LEN)));
     template.push(Attribute::Modifiable(false));
-    Ok(line
+    Ok(watched
         .session()
         .generate_key(&Mechanism::AesKeyGen, &template)?)
 }
@@ -79,7 +84,7 @@ pub(crate) fn canary(line: &Line) -> Result<ObjectHandle> {
 /// A KEK from its wrapped form, as strict as the master key's unwrap template demands, and held against the table before anybody uses it.
 /// `narrow`: the token takes `CKA_ALLOWED_MECHANISMS` and `CKA_COPYABLE` on session keys.
 pub(crate) fn unwrap(
-    line: &Line,
+    watched: &WatchedSession,
     hash: OaepHash,
     master: ObjectHandle,
     blob: &[u8],
@@ -87,14 +92,14 @@ pub(crate) fn unwrap(
     narrow: bool,
 ) -> Result<ObjectHandle> {
     let rules = kek_rules(usage);
-    let key = line.raw().unwrap_key(
-        line.session(),
+    let key = watched.raw().unwrap_key(
+        watched.session(),
         Wrapping::Oaep(hash),
         master,
         blob,
         rules.iter().filter(|rule| rule.asked(narrow)),
     )?;
-    checked(line, key, KEK, rules, narrow)
+    checked(watched, key, KEK, rules, narrow)
 }
 
 /// What a KEK must be.
@@ -114,16 +119,16 @@ fn new_rules(usage: KeyUsage) -> &'static [Rule] {
 
 /// The key, if it is what its table says; else it is destroyed.
 fn checked(
-    line: &Line,
+    watched: &WatchedSession,
     key: ObjectHandle,
     name: &str,
     rules: &[Rule],
     with_optional: bool,
 ) -> Result<ObjectHandle> {
-    match keys::check_small(line, key, name, rules, with_optional) {
+    match keys::check_small(watched, key, name, rules, with_optional) {
         Ok(()) => Ok(key),
         Err(fault) => {
-            if let Err(error) = line.session().destroy_object(key) {
+            if let Err(error) = watched.session().destroy_object(key) {
                 tracing::warn!(%error, "a session key that is not acceptable could not be destroyed");
             }
             Err(fault)
@@ -133,21 +138,21 @@ fn checked(
 
 /// A KEK out of its transfer blob: good for nothing but to be wrapped by a trusted key.
 pub(crate) fn unwrap_to_move(
-    line: &Line,
+    watched: &WatchedSession,
     hash: OaepHash,
     transfer: ObjectHandle,
     blob: &[u8],
     usage: KeyUsage,
 ) -> Result<ObjectHandle> {
     let rules = to_move(usage);
-    let key = line.raw().unwrap_key(
-        line.session(),
+    let key = watched.raw().unwrap_key(
+        watched.session(),
         Wrapping::Oaep(hash),
         transfer,
         blob,
         rules.iter(),
     )?;
-    checked(line, key, "key from the transfer key", &rules, true)
+    checked(watched, key, "key from the transfer key", &rules, true)
 }
 
 /// What the transfer key's unwrap template wants repeated in the call, and what kind of key it is.
@@ -163,7 +168,7 @@ pub(crate) fn to_move(usage: KeyUsage) -> Vec<Rule> {
 
 /// A key whose bytes the host has, to compare with, or, if `extractable`, to wrap.
 pub(crate) fn create(
-    line: &Line,
+    watched: &WatchedSession,
     usage: KeyUsage,
     value: &[u8],
     extractable: bool,
@@ -171,7 +176,7 @@ pub(crate) fn create(
     let mut template = common(usage, extractable);
     template.push(Attribute::Value(value.to_vec()));
     template.push(Attribute::Modifiable(false));
-    let result = line.session().create_object(&template);
+    let result = watched.session().create_object(&template);
     for attribute in &mut template {
         if let Attribute::Value(value) = attribute {
             zeroize::Zeroize::zeroize(value);
@@ -182,24 +187,24 @@ pub(crate) fn create(
 
 /// BYOK's first step: the AES key that unwraps the target.
 pub(crate) fn unwrap_ephemeral(
-    line: &Line,
+    watched: &WatchedSession,
     hash: OaepHash,
     wrapping_key: ObjectHandle,
     blob: &[u8],
 ) -> Result<ObjectHandle> {
-    let key = line.raw().unwrap_key(
-        line.session(),
+    let key = watched.raw().unwrap_key(
+        watched.session(),
         Wrapping::Oaep(hash),
         wrapping_key,
         blob,
         EPHEMERAL.iter(),
     )?;
-    checked(line, key, "AES key of an import", EPHEMERAL, true)
+    checked(watched, key, "AES key of an import", EPHEMERAL, true)
 }
 
 /// BYOK's second step: the target, extractable so that the master key can wrap it.
 pub(crate) fn unwrap_target(
-    line: &Line,
+    watched: &WatchedSession,
     kwp: CK_MECHANISM_TYPE,
     ephemeral: ObjectHandle,
     wrapped: &[u8],
@@ -209,14 +214,14 @@ pub(crate) fn unwrap_target(
         KeyUsage::Aead => TARGET_AEAD,
         KeyUsage::Mac => TARGET_MAC,
     };
-    let key = line.raw().unwrap_key(
-        line.session(),
+    let key = watched.raw().unwrap_key(
+        watched.session(),
         Wrapping::Plain(kwp),
         ephemeral,
         wrapped,
         rules.iter(),
     )?;
-    checked(line, key, "imported key", rules, true)
+    checked(watched, key, "imported key", rules, true)
 }
 
 fn common(usage: KeyUsage, extractable: bool) -> Vec<Attribute> {

@@ -9,12 +9,12 @@ use super::token::{init_token, log_in, on_token, with_module};
 use crate::config::HsmConfig;
 use crate::error::HsmError;
 use crate::fault::{Fault, Reach};
-use crate::line::{Access, Line, Watch};
 use crate::pin;
 use crate::pin::SecretPin;
 use crate::register::Register;
 use crate::selector::{Found, Wanted};
 use crate::types::TokenIdentity;
+use crate::watched::{Access, Watch, WatchedSession};
 
 /// The evidence that a token was emptied.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,17 +44,17 @@ pub struct DestroyedObject {
 }
 
 pub(super) fn discard_unused_keys(config: &HsmConfig) -> Result<Vec<String>, HsmError> {
-    on_token(&config.module, &config.token, |line, _| {
-        Access::new(config.pin.clone()).login(line)?;
+    on_token(&config.module, &config.token, |watched, _| {
+        Access::new(config.pin.clone()).login(watched)?;
         // An epoch object that can't be read is an error here: it may be a store's.
-        let epoch = Register::StoreEpoch.read(line)?;
+        let epoch = Register::StoreEpoch.read(watched)?;
         if epoch.is_some_and(|value| !value.is_empty()) {
             let problem = "the epoch object has a value, so a store was born with them";
             return Err(HsmError::KeysInUse(problem.to_owned()).into());
         }
         let ours = |object: &TokenObject| object.is_ours();
         // The epoch object comes after the keys in the list: while keys are left, it goes on saying that nothing depends on them.
-        let gone = destroy_all(line, ours)?;
+        let gone = destroy_all(watched, ours)?;
         Ok(gone.into_iter().map(|object| object.name).collect())
     })
 }
@@ -64,10 +64,10 @@ pub(super) fn destroy(config: &HsmConfig, so_pin: &SecretPin) -> Result<Destroye
     with_module(&config.module, |module| {
         let library = module.library();
         let found = wanted.find(&library.raw)?;
-        let line = Line::open(library, found.slot, Arc::new(Watch::default()))?;
-        let result = empty(&line, &found, config, so_pin);
+        let watched = WatchedSession::open(library, found.slot, Arc::new(Watch::default()))?;
+        let result = empty(&watched, &found, config, so_pin);
         // C_InitToken wants no session.
-        line.close();
+        watched.close();
         let objects = result?;
         let before = found.identity;
         let state = init_token(module, found.slot.id(), &before.label, so_pin)?;
@@ -83,27 +83,32 @@ pub(super) fn destroy(config: &HsmConfig, so_pin: &SecretPin) -> Result<Destroye
 
 /// Both PINs are tried before anything is destroyed: a wrong one must not leave half a token.
 fn empty(
-    line: &Line,
+    watched: &WatchedSession,
     found: &Found,
     config: &HsmConfig,
     so_pin: &SecretPin,
 ) -> Result<Vec<DestroyedObject>, Fault> {
-    log_in(line, UserType::So, so_pin, &found.info)?;
-    line.session().logout()?;
+    log_in(watched, UserType::So, so_pin, &found.info)?;
+    watched.session().logout()?;
     if found.info.user_pin_initialized() {
-        log_in(line, UserType::User, &pin::read(&config.pin)?, &found.info)?;
+        log_in(
+            watched,
+            UserType::User,
+            &pin::read(&config.pin)?,
+            &found.info,
+        )?;
     }
-    destroy_all(line, |_| true)
+    destroy_all(watched, |_| true)
 }
 
 /// Destroys what is `wanted` and looks whether it is gone.
 pub(super) fn destroy_all(
-    line: &Line,
+    watched: &WatchedSession,
     wanted: impl Fn(&TokenObject) -> bool,
 ) -> Result<Vec<DestroyedObject>, Fault> {
-    let objects: Vec<_> = objects::all(line)?.into_iter().filter(&wanted).collect();
+    let objects: Vec<_> = objects::all(watched)?.into_iter().filter(&wanted).collect();
     for object in &objects {
-        if let Err(error) = line.session().destroy_object(object.handle) {
+        if let Err(error) = watched.session().destroy_object(object.handle) {
             // One that the token keeps (CKA_DESTROYABLE=false, say) does not save the others; whether it is gone is seen below.
             let fault = Fault::from(error);
             if !matches!(fault.reach(), Reach::Item | Reach::Unclear) {
@@ -112,7 +117,7 @@ pub(super) fn destroy_all(
             tracing::warn!(%fault, label = object.label, "an object was not destroyed as it should be");
         }
     }
-    let left: Vec<_> = objects::all(line)?
+    let left: Vec<_> = objects::all(watched)?
         .iter()
         .filter(|object| wanted(object))
         .map(|object| {

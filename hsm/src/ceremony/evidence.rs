@@ -9,11 +9,11 @@ use crate::config::{HsmConfig, KeyShape};
 use crate::error::HsmError;
 use crate::fault::Fault;
 use crate::keys::{self, Keys};
-use crate::line::{Access, Line};
 use crate::register::Register;
 use crate::selector::Found;
 use crate::selftest;
 use crate::types::{Profile, TokenIdentity};
+use crate::watched::{Access, WatchedSession};
 
 /// A token's description of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,24 +77,24 @@ pub struct ObjectEvidence {
 }
 
 pub(super) fn evidence(config: &HsmConfig) -> Result<Evidence, HsmError> {
-    on_token(&config.module, &config.token, |line, found| {
-        Access::new(config.pin.clone()).login(line)?;
-        objects::steadily(|| collect(line, found, config.shape))
+    on_token(&config.module, &config.token, |watched, found| {
+        Access::new(config.pin.clone()).login(watched)?;
+        objects::steadily(|| collect(watched, found, config.shape))
     })
 }
 
-fn collect(line: &Line, found: &Found, shape: KeyShape) -> Result<Evidence, Fault> {
-    let offered = line.mechanisms()?;
-    let objects = objects::all(line)?;
+fn collect(watched: &WatchedSession, found: &Found, shape: KeyShape) -> Result<Evidence, Fault> {
+    let offered = watched.mechanisms()?;
+    let objects = objects::all(watched)?;
     // At once, as a running server replaces its epoch object with each change of the store: what follows takes longer.
     let told = objects
         .iter()
-        .map(|object| tell(line, object))
+        .map(|object| tell(watched, object))
         .collect::<Result<_, Fault>>()?;
-    let (keys, checked) = key_set(line, &objects, shape)?;
+    let (keys, checked) = key_set(watched, &objects, shape)?;
     // With good keys the self-tests show that they work, not only what they say of themselves.
     let profile = checked
-        .map(|keys| selftest::run(line, &keys, &offered))
+        .map(|keys| selftest::run(watched, &keys, &offered))
         .transpose()?
         .map(|abilities| abilities.profile);
     let mut mechanisms: Vec<_> = offered.iter().map(|m| text::mechanism(*m)).collect();
@@ -110,18 +110,18 @@ fn collect(line: &Line, found: &Found, shape: KeyShape) -> Result<Evidence, Faul
     })
 }
 
-fn tell(line: &Line, object: &TokenObject) -> Result<ObjectEvidence, Fault> {
+fn tell(watched: &WatchedSession, object: &TokenObject) -> Result<ObjectEvidence, Fault> {
     Ok(ObjectEvidence {
         name: object.name.clone(),
         label: object.label.clone(),
         class: object.class_name(),
         spki: match object.class {
-            CKO_PUBLIC_KEY => keys::spki(line, object.handle)?,
-            CKO_PRIVATE_KEY => keys::rsa_spki_of_private(line, object.handle)?,
+            CKO_PUBLIC_KEY => keys::spki(watched, object.handle)?,
+            CKO_PRIVATE_KEY => keys::rsa_spki_of_private(watched, object.handle)?,
             _ => None,
         },
         attributes: if object.has_class() {
-            text::attributes(line, object.handle)?
+            text::attributes(watched, object.handle)?
         } else {
             Vec::new()
         },
@@ -130,15 +130,15 @@ fn tell(line: &Line, object: &TokenObject) -> Result<ObjectEvidence, Fault> {
 
 /// The state of the keys, and the keys where they are good.
 fn key_set(
-    line: &Line,
+    watched: &WatchedSession,
     objects: &[TokenObject],
     shape: KeyShape,
 ) -> Result<(KeySet, Option<Keys>), Fault> {
     if !objects.iter().any(TokenObject::is_ours) {
         return Ok((KeySet::None, None));
     }
-    let mut missing = keys::missing(line)?;
-    let epoch = Register::StoreEpoch.read(line)?;
+    let mut missing = keys::missing(watched)?;
+    let epoch = Register::StoreEpoch.read(watched)?;
     let in_use = epoch.as_ref().is_some_and(|value| !value.is_empty());
     if epoch.is_none() {
         missing.push(Register::StoreEpoch.name().to_owned());
@@ -146,7 +146,7 @@ fn key_set(
     if !missing.is_empty() {
         return Ok((KeySet::Incomplete { missing, in_use }, None));
     }
-    match Keys::check(line, shape) {
+    match Keys::check(watched, shape) {
         Ok(_) if !in_use && objects.iter().any(TokenObject::is_half_made) => {
             let problem = "an object whose making was cut off is on the token".to_owned();
             Ok((KeySet::Unacceptable { problem, in_use }, None))

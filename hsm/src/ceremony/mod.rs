@@ -202,9 +202,9 @@ pub fn read_register(
     config: &HsmConfig,
     register: crate::Register,
 ) -> Result<Option<Vec<u8>>, HsmError> {
-    token::on_token(&config.module, &config.token, |line, _| {
-        crate::line::Access::new(config.pin.clone()).login(line)?;
-        objects::steadily(|| register.read(line))
+    token::on_token(&config.module, &config.token, |watched, _| {
+        crate::watched::Access::new(config.pin.clone()).login(watched)?;
+        objects::steadily(|| register.read(watched))
     })
 }
 

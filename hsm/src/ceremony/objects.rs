@@ -6,9 +6,9 @@ use cryptoki_sys::{CK_ULONG, CKA_CLASS, CKA_LABEL, CKO_DATA, CKO_PUBLIC_KEY};
 use super::text;
 use crate::fault::{Fault, Reach};
 use crate::keys::generation::{Numbered, parse};
-use crate::line::Line;
 use crate::register::Register;
 use crate::template::{KeySpec, OPTIONAL, REQUIRED};
+use crate::watched::WatchedSession;
 
 /// What an object that nobody here made is called.
 const FOREIGN: &str = "not of the appliance";
@@ -66,17 +66,17 @@ pub(super) fn steadily<T>(mut body: impl FnMut() -> Result<T, Fault>) -> Result<
 }
 
 /// All that this login may see: the appliance's keys in the order of their making, then the registers, the epoch object last, then the rest.
-pub(super) fn all(line: &Line) -> Result<Vec<TokenObject>, Fault> {
-    steadily(|| list(line))
+pub(super) fn all(watched: &WatchedSession) -> Result<Vec<TokenObject>, Fault> {
+    steadily(|| list(watched))
 }
 
-fn list(line: &Line) -> Result<Vec<TokenObject>, Fault> {
+fn list(watched: &WatchedSession) -> Result<Vec<TokenObject>, Fault> {
     let mut objects = Vec::new();
-    for handle in line.find_objects(&[])? {
-        let object = describe(line, handle)?;
-        let on_token = line.is_on_token(handle)?;
+    for handle in watched.find_objects(&[])? {
+        let object = describe(watched, handle)?;
+        let on_token = watched.is_on_token(handle)?;
         // Nobody else being here, a nameless object that calls itself a session object is one that was left on the token.
-        if on_token || (object.is_half_made() && line.library().has_one_user()) {
+        if on_token || (object.is_half_made() && watched.library().has_one_user()) {
             objects.push(object);
         }
     }
@@ -91,13 +91,13 @@ fn list(line: &Line) -> Result<Vec<TokenObject>, Fault> {
     Ok(objects)
 }
 
-fn describe(line: &Line, handle: ObjectHandle) -> Result<TokenObject, Fault> {
-    let attribute = |name| line.told(handle, name);
+fn describe(watched: &WatchedSession, handle: ObjectHandle) -> Result<TokenObject, Fault> {
+    let attribute = |name| watched.told(handle, name);
     let class = attribute(CKA_CLASS)?
         .and_then(|bytes| bytes.try_into().ok())
         .map_or(CK_ULONG::MAX, CK_ULONG::from_ne_bytes);
     let label = String::from_utf8_lossy(&attribute(CKA_LABEL)?.unwrap_or_default()).into_owned();
-    let (rank, name) = if line.is_nameless(handle)? {
+    let (rank, name) = if watched.is_nameless(handle)? {
         (usize::MAX - 2, HALF_MADE.to_owned())
     } else {
         identify(class, &label)

@@ -11,7 +11,6 @@ use crate::error::HsmError;
 use crate::fault::Fault;
 use crate::keys::Keys;
 use crate::keys::generation::{Generation, Numbered, numbers, parse};
-use crate::line::{Access, Line};
 use crate::pin::SecretPin;
 use crate::provision::{make, or_nothing};
 use crate::selector::Found;
@@ -19,6 +18,7 @@ use crate::selftest;
 use crate::template::{MASTER, MEMORY_MASTER, TRANSFER};
 use crate::trial::{Places, Trial, kek, transfer};
 use crate::types::MasterGeneration;
+use crate::watched::{Access, WatchedSession};
 
 /// A newer generation than the one in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,10 +45,10 @@ pub struct RotationState {
 }
 
 pub(super) fn state(config: &HsmConfig) -> Result<RotationState, HsmError> {
-    as_user(config, |line| {
-        let keys = Keys::check(line, config.shape)?;
+    as_user(config, |watched| {
+        let keys = Keys::check(watched, config.shape)?;
         let generations = keys.generations.describe();
-        let half_made = numbers(line)?
+        let half_made = numbers(watched)?
             .into_iter()
             .filter(|number| generations.iter().all(|known| known.number != *number))
             .collect();
@@ -65,8 +65,8 @@ pub(super) fn make_successor(
     config: &HsmConfig,
     progress: &mut dyn FnMut(&str),
 ) -> Result<Successor, HsmError> {
-    as_user(config, |line| {
-        let keys = Keys::check(line, config.shape)?;
+    as_user(config, |watched| {
+        let keys = Keys::check(watched, config.shape)?;
         let current = keys.generations.current();
         if current.transfer.is_none() {
             return Err(HsmError::NotMovable(
@@ -75,7 +75,7 @@ pub(super) fn make_successor(
             )
             .into());
         }
-        let there = numbers(line)?;
+        let there = numbers(watched)?;
         if let Some(other) = there.iter().find(|number| **number != current.number) {
             return Err(HsmError::KeyExists(format!(
                 "master key of generation {other} beside the one in force ({}): a rotation was begun and not ended",
@@ -94,29 +94,29 @@ pub(super) fn make_successor(
         let specs = [&MASTER, &TRANSFER]
             .into_iter()
             .chain(current.memory_master.is_some().then_some(&MEMORY_MASTER));
-        or_nothing(line, |made| {
+        or_nothing(watched, |made| {
             for spec in specs {
                 let key = Numbered {
                     spec,
                     generation: number,
                 };
                 progress(&format!("{}, generation {number}", spec.making));
-                made.extend(make(line, key, shape)?);
+                made.extend(make(watched, key, shape)?);
             }
             progress("trying the transfer key");
             let key = Numbered {
                 spec: &TRANSFER,
                 generation: number,
             };
-            if let Some(reason) = transfer::check_as_user(line, key, Places::Session)? {
+            if let Some(reason) = transfer::check_as_user(watched, key, Places::Session)? {
                 return Err(HsmError::Unsupported(format!("a transfer key: {reason}")).into());
             }
             progress("check of all attributes");
-            let keys = Keys::check(line, config.shape)?;
+            let keys = Keys::check(watched, config.shape)?;
             let made = keys.generations.newest();
             if let Some(generation) = made {
-                let hash = selftest::preferred_oaep(line)?;
-                Trial::with(line, hash, Places::Session, |trial| {
+                let hash = selftest::preferred_oaep(watched)?;
+                Trial::with(watched, hash, Places::Session, |trial| {
                     kek::check(trial, &generation.master)
                 })?;
             }
@@ -133,8 +133,8 @@ pub(super) fn make_successor(
 }
 
 pub(super) fn discard_successor(config: &HsmConfig) -> Result<Vec<DestroyedObject>, HsmError> {
-    as_user(config, |line| {
-        let in_force = Keys::check(line, config.shape)?
+    as_user(config, |watched| {
+        let in_force = Keys::check(watched, config.shape)?
             .generations
             .current()
             .number;
@@ -142,7 +142,7 @@ pub(super) fn discard_successor(config: &HsmConfig) -> Result<Vec<DestroyedObjec
             object.is_half_made()
                 || parse(&object.label).is_some_and(|(key, _)| key.generation > in_force)
         };
-        destroy_all(line, newer)
+        destroy_all(watched, newer)
     })
 }
 
@@ -151,8 +151,8 @@ pub(super) fn trust_successor(
     so_pin: &SecretPin,
     successor: &Successor,
 ) -> Result<(), HsmError> {
-    on_token(&config.module, &config.token, |line, found| {
-        log_in(line, UserType::So, so_pin, &found.info)?;
+    on_token(&config.module, &config.token, |watched, found| {
+        log_in(watched, UserType::So, so_pin, &found.info)?;
         for (spec, spki) in [
             (&MASTER, &successor.master),
             (&TRANSFER, &successor.transfer),
@@ -162,12 +162,12 @@ pub(super) fn trust_successor(
                 generation: successor.number,
             };
             // The numbers that the room has compared, not those that the token shows now.
-            transfer::mark(line, key, spki)?;
+            transfer::mark(watched, key, spki)?;
         }
-        line.session().logout()?;
+        watched.session().logout()?;
         // The token's answer as the appliance will see it.
-        Access::new(config.pin.clone()).login(line)?;
-        let keys = Keys::check(line, config.shape)?;
+        Access::new(config.pin.clone()).login(watched)?;
+        let keys = Keys::check(watched, config.shape)?;
         let current = keys.generations.current();
         if current.number == successor.number && current.trusted.is_some() {
             Ok(())
@@ -182,12 +182,17 @@ pub(super) fn trust_successor(
 }
 
 pub(super) fn retire(config: &HsmConfig) -> Result<Vec<DestroyedObject>, HsmError> {
-    as_user(config, |line| {
-        let keys = Keys::check(line, config.shape)?;
+    as_user(config, |watched| {
+        let keys = Keys::check(watched, config.shape)?;
         let current = keys.generations.current();
         let in_force = current.number;
-        let older = numbers(line)?.into_iter().any(|number| number < in_force);
-        if let Some(newer) = numbers(line)?.into_iter().find(|number| *number > in_force) {
+        let older = numbers(watched)?
+            .into_iter()
+            .any(|number| number < in_force);
+        if let Some(newer) = numbers(watched)?
+            .into_iter()
+            .find(|number| *number > in_force)
+        {
             return Err(HsmError::Rotation(format!(
                 "generation {newer} of the master key is on the token and is not in force: nothing was destroyed"
             ))
@@ -199,11 +204,11 @@ pub(super) fn retire(config: &HsmConfig) -> Result<Vec<DestroyedObject>, HsmErro
             ))
             .into());
         }
-        let mut gone = destroy_all(line, |object| {
+        let mut gone = destroy_all(watched, |object| {
             parse(&object.label).is_some_and(|(key, _)| key.generation < in_force)
         })?;
         // Last: as long as they are there, the newer generation is in force whatever is left of the older.
-        gone.extend(destroy_all(line, |object| {
+        gone.extend(destroy_all(watched, |object| {
             object.class == CKO_PUBLIC_KEY
                 && parse(&object.label).is_some_and(|(_, trusted)| trusted)
         })?);
@@ -218,29 +223,29 @@ pub(super) fn try_transfer(
     so_pin: &SecretPin,
     user_pin: &SecretPin,
 ) -> Result<(), HsmError> {
-    on_token(module, selector, |line, found| {
-        let as_user = || log_in(line, UserType::User, user_pin, &found.info);
+    on_token(module, selector, |watched, found| {
+        let as_user = || log_in(watched, UserType::User, user_pin, &found.info);
         let transfer = Numbered::from(&TRANSFER);
         as_user()?;
-        if let Some(reason) = transfer::check_as_user(line, transfer, Places::Session)? {
+        if let Some(reason) = transfer::check_as_user(watched, transfer, Places::Session)? {
             return Err(unfit(&reason));
         }
-        let throwaway = transfer::Throwaway::new(line, transfer)?;
-        let (master, spki) = transfer::first_master(line)?;
-        line.session().logout()?;
+        let throwaway = transfer::Throwaway::new(watched, transfer)?;
+        let (master, spki) = transfer::first_master(watched)?;
+        watched.session().logout()?;
 
-        log_in(line, UserType::So, so_pin, &found.info)?;
-        transfer::mark(line, master, &spki)?;
-        line.session().logout()?;
+        log_in(watched, UserType::So, so_pin, &found.info)?;
+        transfer::mark(watched, master, &spki)?;
+        watched.session().logout()?;
 
         as_user()?;
-        let mark = line.find(CKO_PUBLIC_KEY, &master.trusted_label())?;
+        let mark = watched.find(CKO_PUBLIC_KEY, &master.trusted_label())?;
         let verdict = match mark.as_slice() {
-            [mark] => throwaway.move_to(line, transfer, *mark, master),
+            [mark] => throwaway.move_to(watched, transfer, *mark, master),
             _ => Ok(Some("a key that was marked as trusted is gone".to_owned())),
         };
         for mark in mark {
-            line.session().destroy_object(mark)?;
+            watched.session().destroy_object(mark)?;
         }
         match verdict? {
             None => Ok(()),
@@ -267,10 +272,10 @@ fn successor(generation: &Generation) -> Option<Successor> {
 
 fn as_user<T>(
     config: &HsmConfig,
-    body: impl FnOnce(&Line) -> Result<T, Fault>,
+    body: impl FnOnce(&WatchedSession) -> Result<T, Fault>,
 ) -> Result<T, HsmError> {
-    on_token(&config.module, &config.token, |line, _: &Found| {
-        Access::new(config.pin.clone()).login(line)?;
-        body(line)
+    on_token(&config.module, &config.token, |watched, _: &Found| {
+        Access::new(config.pin.clone()).login(watched)?;
+        body(watched)
     })
 }

@@ -15,8 +15,8 @@ use cryptoki_sys::{
 };
 
 use crate::fault::Fault;
-use crate::line::Line;
 use crate::template::{P256_OID, hex};
+use crate::watched::WatchedSession;
 
 /// How an attribute's bytes are read.
 #[derive(Clone, Copy)]
@@ -54,16 +54,19 @@ const ASKED: &[(CK_ATTRIBUTE_TYPE, &str, Kind)] = attributes! {
 
 /// Every attribute that the object has of those that are asked, sorted by name.
 pub(super) fn attributes(
-    line: &Line,
+    watched: &WatchedSession,
     object: ObjectHandle,
 ) -> Result<Vec<(String, String)>, Fault> {
     let mut all = Vec::new();
     for (attribute, name, kind) in ASKED {
-        if let Some(bytes) = line.raw().attribute(line.session(), object, *attribute)? {
+        if let Some(bytes) = watched
+            .raw()
+            .attribute(watched.session(), object, *attribute)?
+        {
             all.push(((*name).to_owned(), value(*kind, &bytes)));
         }
     }
-    if let Some(template) = line.raw().unwrap_template(line.session(), object)? {
+    if let Some(template) = watched.raw().unwrap_template(watched.session(), object)? {
         let mut inner: Vec<_> = template
             .iter()
             .map(|(attribute, bytes)| inner_value(*attribute, bytes))

@@ -14,11 +14,11 @@ use crate::config::{PinSource, TokenSelector};
 use crate::error::HsmError;
 use crate::fault::{Fault, code_name};
 use crate::ffi::Raw;
-use crate::line::{Access, Line, Watch};
 use crate::module::Module;
 use crate::pin::SecretPin;
 use crate::selector::{Found, Wanted};
 use crate::types::TokenIdentity;
+use crate::watched::{Access, Watch, WatchedSession};
 
 /// `CK_TOKEN_INFO.label` has room for this many bytes.
 const LABEL_LIMIT: usize = 32;
@@ -100,13 +100,14 @@ pub(super) fn set_user_pin(
     so_pin: &SecretPin,
     user_pin: &SecretPin,
 ) -> Result<(), HsmError> {
-    on_token(module, selector, |line, found| {
+    on_token(module, selector, |watched, found| {
         check_length(&found.info, user_pin)?;
-        log_in(line, UserType::So, so_pin, &found.info)?;
-        line.session()
+        log_in(watched, UserType::So, so_pin, &found.info)?;
+        watched
+            .session()
             .init_pin(user_pin.text()?)
             .map_err(|error| pin_fault(error, "user PIN"))?;
-        line.session().logout()?;
+        watched.session().logout()?;
         Ok(())
     })
 }
@@ -117,10 +118,10 @@ pub(super) fn check_pins(
     so_pin: &SecretPin,
     user_pin: &SecretPin,
 ) -> Result<(), HsmError> {
-    on_token(module, selector, |line, found| {
+    on_token(module, selector, |watched, found| {
         for (user, pin) in [(UserType::So, so_pin), (UserType::User, user_pin)] {
-            log_in(line, user, pin, &found.info)?;
-            line.session().logout()?;
+            log_in(watched, user, pin, &found.info)?;
+            watched.session().logout()?;
         }
         Ok(())
     })
@@ -132,11 +133,11 @@ pub(super) fn random(
     user_pin: &SecretPin,
     len: usize,
 ) -> Result<Zeroizing<Vec<u8>>, HsmError> {
-    on_token(module, selector, |line, _| {
-        Access::new(PinSource::Given(user_pin.clone())).login(line)?;
+    on_token(module, selector, |watched, _| {
+        Access::new(PinSource::Given(user_pin.clone())).login(watched)?;
         let mut bytes = Zeroizing::new(vec![0; len]);
         for chunk in bytes.chunks_mut(RANDOM_CHUNK) {
-            line.session().generate_random_slice(chunk)?;
+            watched.session().generate_random_slice(chunk)?;
         }
         Ok(bytes)
     })
@@ -157,22 +158,22 @@ pub(super) fn with_module<T>(
 pub(super) fn on_token<T>(
     module: &Path,
     selector: &TokenSelector,
-    body: impl FnOnce(&Line, &Found) -> Result<T, Fault>,
+    body: impl FnOnce(&WatchedSession, &Found) -> Result<T, Fault>,
 ) -> Result<T, HsmError> {
     let wanted = Wanted::new(selector)?;
     with_module(module, |module| {
         let library = module.library();
         let found = wanted.find(&library.raw)?;
-        let line = Line::open(library, found.slot, Arc::new(Watch::default()))?;
-        let result = body(&line, &found);
-        line.close();
+        let watched = WatchedSession::open(library, found.slot, Arc::new(Watch::default()))?;
+        let result = body(&watched, &found);
+        watched.close();
         result
     })
 }
 
 /// Tries the PIN once, truly: a login that somebody else made says nothing about it.
 pub(super) fn log_in(
-    line: &Line,
+    watched: &WatchedSession,
     user: UserType,
     pin: &SecretPin,
     info: &TokenInfo,
@@ -184,7 +185,8 @@ pub(super) fn log_in(
     if locked {
         return Err(HsmError::Pin(format!("{whose}: {flag}")).into());
     }
-    line.session()
+    watched
+        .session()
         .login(user, pin.expose())
         .map_err(|error| pin_fault(error, whose))
 }

@@ -20,7 +20,6 @@ use crate::fault::Fault;
 use crate::ffi::{Wrapping, writable};
 use crate::keys::generation::{Numbered, parse};
 use crate::keys::{Keys, Pair};
-use crate::line::{Access, Line};
 use crate::pin::SecretPin;
 use crate::provision;
 use crate::register::Register;
@@ -28,6 +27,7 @@ use crate::selftest::{self, Abilities};
 use crate::session_key;
 use crate::template::{AUDIT, MASTER, MEMORY_MASTER, OPTIONAL, Rule, STORE, TRANSFER, WRAPPING};
 use crate::types::{KeyUsage, MasterKind};
+use crate::watched::{Access, WatchedSession};
 
 /// Bytes of AES-256.
 const LEN: usize = 32;
@@ -40,25 +40,25 @@ pub(super) fn export(
     so_pin: &SecretPin,
     transport: &[u8; LEN],
 ) -> Result<(Vec<MovedKey>, Trial, Epoch), HsmError> {
-    on_token(&config.module, &config.token, |line, found| {
-        log_in(line, UserType::So, so_pin, &found.info)?;
-        let trusted = make_trusted(line, transport);
-        line.session().logout()?;
+    on_token(&config.module, &config.token, |watched, found| {
+        log_in(watched, UserType::So, so_pin, &found.info)?;
+        let trusted = make_trusted(watched, transport);
+        watched.session().logout()?;
         let trusted = trusted?;
         let result = Access::new(config.pin.clone())
-            .login(line)
-            .and_then(|()| wrap_all(line, config.shape, trusted));
+            .login(watched)
+            .and_then(|()| wrap_all(watched, config.shape, trusted));
         // Whatever came of it: it must not outlive this.
-        let gone = line.session().destroy_object(trusted);
+        let gone = watched.session().destroy_object(trusted);
         let result = result?;
         gone?;
         Ok(result)
     })
 }
 
-fn make_trusted(line: &Line, transport: &[u8; LEN]) -> Result<ObjectHandle, Fault> {
+fn make_trusted(watched: &WatchedSession, transport: &[u8; LEN]) -> Result<ObjectHandle, Fault> {
     create(
-        line,
+        watched,
         transport,
         &[
             // The security officer makes no private objects. As a session object it is on no disc, and in no other process.
@@ -83,7 +83,11 @@ fn make_trusted(line: &Line, transport: &[u8; LEN]) -> Result<ObjectHandle, Faul
     })
 }
 
-fn create(line: &Line, value: &[u8; LEN], more: &[Attribute]) -> Result<ObjectHandle, Fault> {
+fn create(
+    watched: &WatchedSession,
+    value: &[u8; LEN],
+    more: &[Attribute],
+) -> Result<ObjectHandle, Fault> {
     let mut template = vec![
         Attribute::Class(ObjectClass::SECRET_KEY),
         Attribute::KeyType(KeyType::AES),
@@ -98,7 +102,7 @@ fn create(line: &Line, value: &[u8; LEN], more: &[Attribute]) -> Result<ObjectHa
         Attribute::Value(value.to_vec()),
     ];
     template.extend_from_slice(more);
-    let result = line.session().create_object(&template);
+    let result = watched.session().create_object(&template);
     for attribute in &mut template {
         if let Attribute::Value(value) = attribute {
             value.zeroize();
@@ -108,16 +112,16 @@ fn create(line: &Line, value: &[u8; LEN], more: &[Attribute]) -> Result<ObjectHa
 }
 
 fn wrap_all(
-    line: &Line,
+    watched: &WatchedSession,
     shape: KeyShape,
     trusted: ObjectHandle,
 ) -> Result<(Vec<MovedKey>, Trial, Epoch), Fault> {
-    let keys = Keys::check(line, shape)?;
+    let keys = Keys::check(watched, shape)?;
     if shape == KeyShape::Fixed {
         return Err(fixed().into());
     }
-    let offered = line.mechanisms()?;
-    let abilities = selftest::run(line, &keys, &offered)?;
+    let offered = watched.mechanisms()?;
+    let abilities = selftest::run(watched, &keys, &offered)?;
     let kwp = abilities.kwp.ok_or_else(no_kwp)?;
     if keys.generations.describe().len() > 1 {
         return Err(HsmError::Rotation(
@@ -144,14 +148,17 @@ fn wrap_all(
     for (label, private, spki) in pairs.into_iter().flatten() {
         moved.push(MovedKey {
             label,
-            wrapped: line
-                .raw()
-                .wrap_key(line.session(), Wrapping::Plain(kwp), trusted, private)?,
+            wrapped: watched.raw().wrap_key(
+                watched.session(),
+                Wrapping::Plain(kwp),
+                trusted,
+                private,
+            )?,
             spki,
         });
     }
-    let trial = Trial::new(line, &keys, &abilities)?;
-    let value = Register::StoreEpoch.must_read(line)?;
+    let trial = Trial::new(watched, &keys, &abilities)?;
+    let value = Register::StoreEpoch.must_read(watched)?;
     Ok((moved, trial, Epoch(value)))
 }
 
@@ -169,20 +176,26 @@ fn no_kwp() -> HsmError {
 
 impl Trial {
     /// A KEK that the master key wraps, with its answer, and a text that the store key sealed.
-    fn new(line: &Line, keys: &Keys, abilities: &Abilities) -> Result<Self, Fault> {
-        let session = line.session();
-        let kek = session_key::generate(line, KeyUsage::Aead, MasterKind::Hsm)?;
+    fn new(watched: &WatchedSession, keys: &Keys, abilities: &Abilities) -> Result<Self, Fault> {
+        let session = watched.session();
+        let kek = session_key::generate(watched, KeyUsage::Aead, MasterKind::Hsm)?;
         let result = (|| {
             let master = keys.master(MasterKind::Hsm)?;
-            let wrapped = line.wrap_key(abilities.profile.oaep, master.public, kek)?;
+            let wrapped = watched.wrap_key(abilities.profile.oaep, master.public, kek)?;
             let mut answer = Vec::new();
-            line.raw()
-                .gcm_encrypt(session, kek, &[0; 12], &[], &writable(KNOWN), &mut answer)?;
+            watched.raw().gcm_encrypt(
+                session,
+                kek,
+                &[0; 12],
+                &[],
+                &writable(KNOWN),
+                &mut answer,
+            )?;
             // At random, as the store's own are: the store key must see no nonce twice.
             let mut iv = [0; 12];
             session.generate_random_slice(&mut iv)?;
             let mut sealed = Vec::new();
-            line.raw().gcm_encrypt(
+            watched.raw().gcm_encrypt(
                 session,
                 keys.store,
                 &iv,
@@ -202,15 +215,15 @@ impl Trial {
         result
     }
 
-    fn check(&self, line: &Line, keys: &Keys) -> Result<(), Fault> {
+    fn check(&self, watched: &WatchedSession, keys: &Keys) -> Result<(), Fault> {
         let fails = |what: &str| {
             HsmError::SelfTest(format!(
                 "{what} on the new token does not open what the old one sealed: the backup is of other keys, or was altered"
             ))
         };
-        let session = line.session();
+        let session = watched.session();
         let kek = session_key::unwrap(
-            line,
+            watched,
             self.oaep,
             keys.master(MasterKind::Hsm)?.private,
             &self.wrapped,
@@ -220,7 +233,8 @@ impl Trial {
         .map_err(|_| fails("the master key"))?;
         let mut answer = Vec::new();
         let encrypted =
-            line.raw()
+            watched
+                .raw()
                 .gcm_encrypt(session, kek, &[0; 12], &[], &writable(KNOWN), &mut answer);
         session.destroy_object(kek)?;
         encrypted?;
@@ -228,7 +242,7 @@ impl Trial {
             return Err(fails("the master key").into());
         }
         let mut opened = zeroize::Zeroizing::new(Vec::new());
-        let result = line.raw().gcm_decrypt(
+        let result = watched.raw().gcm_decrypt(
             session,
             keys.store,
             &self.iv,
@@ -252,17 +266,17 @@ pub(super) fn import(
     epoch: &Epoch,
     progress: &mut dyn FnMut(&str),
 ) -> Result<(), HsmError> {
-    on_token(&config.module, &config.token, |line, _| {
-        Access::new(config.pin.clone()).login(line)?;
-        if let Some(name) = crate::keys::existing(line)? {
+    on_token(&config.module, &config.token, |watched, _| {
+        Access::new(config.pin.clone()).login(watched)?;
+        if let Some(name) = crate::keys::existing(watched)? {
             return Err(HsmError::KeyExists(name).into());
         }
-        if Register::StoreEpoch.exists(line)? {
+        if Register::StoreEpoch.exists(watched)? {
             return Err(HsmError::KeyExists(Register::StoreEpoch.label().to_owned()).into());
         }
-        let offered = line.mechanisms()?;
+        let offered = watched.mechanisms()?;
         let unwrapping = create(
-            line,
+            watched,
             transport,
             &[
                 Attribute::Private(true),
@@ -270,34 +284,34 @@ pub(super) fn import(
                 Attribute::Unwrap(true),
             ],
         )?;
-        let result = unwrap_all(line, &offered, unwrapping, moved, progress);
-        let gone = line.session().destroy_object(unwrapping);
+        let result = unwrap_all(watched, &offered, unwrapping, moved, progress);
+        let gone = watched.session().destroy_object(unwrapping);
         result?;
         gone?;
         for spec in [&WRAPPING, &AUDIT] {
             progress(spec.making);
-            provision::make(line, spec.into(), KeyShape::Moved)?;
+            provision::make(watched, spec.into(), KeyShape::Moved)?;
         }
         progress("check of all attributes, and a trial");
-        let keys = Keys::check(line, KeyShape::Moved)?;
-        trial.check(line, &keys)?;
+        let keys = Keys::check(watched, KeyShape::Moved)?;
+        trial.check(watched, &keys)?;
         // Last, as where keys are made: while it is missing or empty, nothing depends on them.
-        Register::StoreEpoch.create(line)?;
+        Register::StoreEpoch.create(watched)?;
         if !epoch.0.is_empty() {
-            Register::StoreEpoch.write(line, &epoch.0)?;
+            Register::StoreEpoch.write(watched, &epoch.0)?;
         }
         Ok(())
     })
 }
 
 fn unwrap_all(
-    line: &Line,
+    watched: &WatchedSession,
     offered: &[CK_MECHANISM_TYPE],
     unwrapping: ObjectHandle,
     moved: &[MovedKey],
     progress: &mut dyn FnMut(&str),
 ) -> Result<(), Fault> {
-    let kwp = selftest::kwp(line, offered)?.ok_or_else(no_kwp)?;
+    let kwp = selftest::kwp(watched, offered)?.ok_or_else(no_kwp)?;
     // The label tells the generation too, which the keys of a token that was rotated before have.
     let named = |label: &str| match parse(label) {
         Some((key, false)) => Some(key),
@@ -317,15 +331,15 @@ fn unwrap_all(
         };
         progress(&name.name());
         if let Some(spki) = &key.spki {
-            public(line, name, spki)?;
+            public(watched, name, spki)?;
         }
-        unwrap_one(line, kwp, unwrapping, name, &key.wrapped)?;
+        unwrap_one(watched, kwp, unwrapping, name, &key.wrapped)?;
     }
     Ok(())
 }
 
 fn unwrap_one(
-    line: &Line,
+    watched: &WatchedSession,
     kwp: CK_MECHANISM_TYPE,
     unwrapping: ObjectHandle,
     key: Numbered<'_>,
@@ -333,8 +347,8 @@ fn unwrap_one(
 ) -> Result<ObjectHandle, Fault> {
     let rules = key.private_rules(KeyShape::Moved);
     let asked: Vec<&Rule> = rules.iter().filter(|rule| rule.asked(true)).collect();
-    Ok(line.raw().unwrap_key(
-        line.session(),
+    Ok(watched.raw().unwrap_key(
+        watched.session(),
         Wrapping::Plain(kwp),
         unwrapping,
         wrapped,
@@ -343,7 +357,11 @@ fn unwrap_one(
 }
 
 /// The public half as an object, from its numbers.
-fn public(line: &Line, name: Numbered<'_>, spki: &[u8]) -> Result<ObjectHandle, Fault> {
+fn public(
+    watched: &WatchedSession,
+    name: Numbered<'_>,
+    spki: &[u8],
+) -> Result<ObjectHandle, Fault> {
     let key = rsa::PublicKey::from_public_key_der(spki).map_err(|_| {
         HsmError::Config(format!(
             "the backup's public half of the {} is no RSA key",
@@ -370,5 +388,5 @@ fn public(line: &Line, name: Numbered<'_>, spki: &[u8]) -> Result<ObjectHandle, 
         // Last: SoftHSM lets nothing be set after it.
         Attribute::Modifiable(false),
     ];
-    Ok(line.session().create_object(&template)?)
+    Ok(watched.session().create_object(&template)?)
 }

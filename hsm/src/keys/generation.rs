@@ -21,9 +21,9 @@ use super::{Pair, check, demand, only, policy, rsa_pair};
 use crate::config::KeyShape;
 use crate::error::HsmError;
 use crate::fault::Fault;
-use crate::line::Line;
 use crate::template::{KeySpec, MASTER, MEMORY_MASTER, ROTATED, Rule, TRANSFER, TRUSTED, Value};
 use crate::types::{MasterGeneration, MasterKind};
+use crate::watched::WatchedSession;
 
 /// The end of a mark's label.
 const MARK: &str = "-trusted";
@@ -87,11 +87,11 @@ impl Numbered<'_> {
     }
 
     /// Whether each half is there: (private, public).
-    pub(crate) fn halves(&self, line: &Line) -> Result<(bool, bool), Fault> {
+    pub(crate) fn halves(&self, watched: &WatchedSession) -> Result<(bool, bool), Fault> {
         let label = self.label();
         Ok((
-            !line.find(self.spec.private_class(), &label)?.is_empty(),
-            !line.find(CKO_PUBLIC_KEY, &label)?.is_empty(),
+            !watched.find(self.spec.private_class(), &label)?.is_empty(),
+            !watched.find(CKO_PUBLIC_KEY, &label)?.is_empty(),
         ))
     }
 }
@@ -142,16 +142,16 @@ pub(crate) struct Generations {
 
 impl Generations {
     /// Finds and checks them.
-    pub(super) fn check(line: &Line, shape: KeyShape) -> Result<Self, Fault> {
-        let marks = Marks::find(line)?;
-        let numbers = numbers(line)?;
+    pub(super) fn check(watched: &WatchedSession, shape: KeyShape) -> Result<Self, Fault> {
+        let marks = Marks::find(watched)?;
+        let numbers = numbers(watched)?;
         let mut whole = Vec::new();
         for number in &numbers {
             let master = Numbered {
                 spec: &MASTER,
                 generation: *number,
             };
-            if master.halves(line)? == (true, true) {
+            if master.halves(watched)? == (true, true) {
                 whole.push(*number);
             } else if numbers.len() > 1 {
                 tracing::warn!(
@@ -165,12 +165,12 @@ impl Generations {
         let in_force = whole
             .iter()
             .rev()
-            .find(|number| marks.is_marked(line, **number))
+            .find(|number| marks.is_marked(watched, **number))
             .copied()
             .unwrap_or(oldest);
         let mut all = Vec::new();
         for number in whole.iter().copied().filter(|number| *number != in_force) {
-            match Generation::load(line, number, shape, false, &marks) {
+            match Generation::load(watched, number, shape, false, &marks) {
                 Ok(generation) => all.push(generation),
                 // Not yet in force: whatever it is, it does not keep the older from serving.
                 Err(Fault::Own(
@@ -181,7 +181,7 @@ impl Generations {
                 Err(fault) => return Err(fault),
             }
         }
-        all.push(Generation::load(line, in_force, shape, true, &marks)?);
+        all.push(Generation::load(watched, in_force, shape, true, &marks)?);
         all.sort_by_key(|generation| generation.number);
         let current = all
             .iter()
@@ -256,7 +256,7 @@ impl Generations {
 impl Generation {
     /// `strict`: it is in force, so no half of an optional key may be missing.
     fn load(
-        line: &Line,
+        watched: &WatchedSession,
         number: u32,
         shape: KeyShape,
         strict: bool,
@@ -266,8 +266,8 @@ impl Generation {
             spec,
             generation: number,
         };
-        let pair = |spec| rsa_pair(line, key(spec), own_shape(line, key(spec), shape)?);
-        let optional = |spec: &'static KeySpec| match key(spec).halves(line)? {
+        let pair = |spec| rsa_pair(watched, key(spec), own_shape(watched, key(spec), shape)?);
+        let optional = |spec: &'static KeySpec| match key(spec).halves(watched)? {
             (false, false) => Ok(None),
             (true, true) => pair(spec).map(Some),
             _ if strict => pair(spec).map(Some),
@@ -276,7 +276,7 @@ impl Generation {
         let master = pair(&MASTER)?;
         let transfer = optional(&TRANSFER)?;
         let memory_master = optional(&MEMORY_MASTER)?;
-        let mark = |spec, pair: &Pair| marks.of(line, key(spec), pair);
+        let mark = |spec, pair: &Pair| marks.of(watched, key(spec), pair);
         let trusted = match &transfer {
             Some(transfer) => mark(&MASTER, &master)?
                 .zip(mark(&TRANSFER, transfer)?)
@@ -312,7 +312,7 @@ fn as_known(found: &[MasterGeneration], known: &[MasterGeneration]) -> Option<us
 struct Marks(BTreeMap<String, Vec<ObjectHandle>>);
 
 impl Marks {
-    fn find(line: &Line) -> Result<Self, Fault> {
+    fn find(watched: &WatchedSession) -> Result<Self, Fault> {
         // A backup's transport key is one too, but a session object, for the seconds of its use.
         let trusted = [
             Attribute::Token(true),
@@ -320,18 +320,21 @@ impl Marks {
             Attribute::Wrap(true),
         ];
         let mut marks: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for object in line.find_objects(&trusted)? {
-            marks.entry(label(line, object)?).or_default().push(object);
+        for object in watched.find_objects(&trusted)? {
+            marks
+                .entry(label(watched, object)?)
+                .or_default()
+                .push(object);
         }
         Ok(Self(marks))
     }
 
     /// Whether a generation's master and transfer key both have marks that may be theirs.
-    fn is_marked(&self, line: &Line, generation: u32) -> bool {
+    fn is_marked(&self, watched: &WatchedSession, generation: u32) -> bool {
         let marked = |spec| {
             let key = Numbered { spec, generation };
             self.0.contains_key(&key.trusted_label())
-                && key.halves(line).is_ok_and(|found| found == (true, true))
+                && key.halves(watched).is_ok_and(|found| found == (true, true))
         };
         marked(&MASTER) && marked(&TRANSFER)
     }
@@ -339,7 +342,7 @@ impl Marks {
     /// The mark of that key, checked: only the security officer can have made it, and it must be of the same numbers.
     fn of(
         &self,
-        line: &Line,
+        watched: &WatchedSession,
         key: Numbered<'_>,
         pair: &Pair,
     ) -> Result<Option<ObjectHandle>, Fault> {
@@ -348,16 +351,16 @@ impl Marks {
             return Ok(None);
         }
         let name = key.trusted_name();
-        let mark = only(line, &label, CKO_PUBLIC_KEY, &name)?;
-        check(line, mark, &name, &trusted_rules(key))?;
+        let mark = only(watched, &label, CKO_PUBLIC_KEY, &name)?;
+        check(watched, mark, &name, &trusted_rules(key))?;
         for (attribute, attribute_name) in [
             (CKA_MODULUS, "CKA_MODULUS"),
             (CKA_PUBLIC_EXPONENT, "CKA_PUBLIC_EXPONENT"),
         ] {
-            let is = demand(line, mark, &name, attribute, attribute_name)?;
+            let is = demand(watched, mark, &name, attribute, attribute_name)?;
             if is
                 != demand(
-                    line,
+                    watched,
                     pair.public,
                     &key.public_name(),
                     attribute,
@@ -401,15 +404,21 @@ impl Marks {
 }
 
 /// On a token whose keys came by a backup those that a later rotation made are its own.
-fn own_shape(line: &Line, key: Numbered<'_>, shape: KeyShape) -> Result<KeyShape, Fault> {
+fn own_shape(
+    watched: &WatchedSession,
+    key: Numbered<'_>,
+    shape: KeyShape,
+) -> Result<KeyShape, Fault> {
     if shape != KeyShape::Moved {
         return Ok(shape);
     }
-    let private = line.find(key.spec.private_class(), &key.label())?;
+    let private = watched.find(key.spec.private_class(), &key.label())?;
     let [private] = private.as_slice() else {
         return Ok(shape);
     };
-    let local = line.raw().attribute(line.session(), *private, CKA_LOCAL)?;
+    let local = watched
+        .raw()
+        .attribute(watched.session(), *private, CKA_LOCAL)?;
     Ok(match local.as_deref() {
         None | Some([0]) => KeyShape::Moved,
         Some(_) => KeyShape::Movable,
@@ -431,12 +440,12 @@ pub(crate) fn trusted_rules(key: Numbered<'_>) -> Vec<Rule> {
 }
 
 /// The generations of which anything but a mark is on the token.
-pub(crate) fn numbers(line: &Line) -> Result<BTreeSet<u32>, Fault> {
+pub(crate) fn numbers(watched: &WatchedSession) -> Result<BTreeSet<u32>, Fault> {
     let mut numbers = BTreeSet::new();
     for class in [CKO_PRIVATE_KEY, CKO_PUBLIC_KEY] {
         let template = [Attribute::Class(class.try_into()?), Attribute::Token(true)];
-        for object in line.find_objects(&template)? {
-            if let Some((key, false)) = parse(&label(line, object)?) {
+        for object in watched.find_objects(&template)? {
+            if let Some((key, false)) = parse(&label(watched, object)?) {
                 numbers.insert(key.generation);
             }
         }
@@ -444,8 +453,10 @@ pub(crate) fn numbers(line: &Line) -> Result<BTreeSet<u32>, Fault> {
     Ok(numbers)
 }
 
-fn label(line: &Line, object: ObjectHandle) -> Result<String, Fault> {
-    let bytes = line.raw().attribute(line.session(), object, CKA_LABEL)?;
+fn label(watched: &WatchedSession, object: ObjectHandle) -> Result<String, Fault> {
+    let bytes = watched
+        .raw()
+        .attribute(watched.session(), object, CKA_LABEL)?;
     Ok(String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned())
 }
 

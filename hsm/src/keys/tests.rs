@@ -8,10 +8,10 @@ use strongroom_softhsm::Throwaway;
 
 use super::*;
 use crate::config::{PinSource, TokenSelector};
-use crate::line::{Access, Watch};
 use crate::module::Module;
 use crate::selector::Wanted;
 use crate::template::{KeySpec, MASTER, MEMORY_MASTER, TRANSFER};
+use crate::watched::{Access, Watch};
 
 static TOO_MANY: Value = Value::Mechanisms(&[CKM_RSA_PKCS_OAEP, CKM_RSA_PKCS]);
 
@@ -23,7 +23,7 @@ static EXTRACTABLE: &[Rule] = &[Rule {
 }];
 
 /// Runs `body` on a session with an empty token.
-fn on_token(body: impl FnOnce(&Line)) {
+fn on_token(body: impl FnOnce(&WatchedSession)) {
     // SoftHSM sees a new token only when it is initialized.
     static TURN: Mutex<()> = Mutex::new(());
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -31,12 +31,13 @@ fn on_token(body: impl FnOnce(&Line)) {
     let module = Module::acquire(token.module()).unwrap();
     let wanted = Wanted::new(&TokenSelector::Label(token.label().to_owned())).unwrap();
     let found = wanted.find(&module.library().raw).unwrap();
-    let line = Line::open(module.library(), found.slot, Arc::new(Watch::default())).unwrap();
+    let watched =
+        WatchedSession::open(module.library(), found.slot, Arc::new(Watch::default())).unwrap();
     Access::new(PinSource::File(token.pin_file()))
-        .login(&line)
+        .login(&watched)
         .unwrap();
-    body(&line);
-    line.close();
+    body(&watched);
+    watched.close();
     module.release(false);
 }
 
@@ -61,14 +62,14 @@ fn broken(rules: &[Rule], attribute: CK_ATTRIBUTE_TYPE, value: Option<&Value>) -
 
 /// Makes the key, checks it, destroys it: the attribute that was named, or none if all was well. Answers the token's refusal to make it.
 fn verdict(
-    line: &Line,
+    watched: &WatchedSession,
     spec: &KeySpec,
     public: &[Rule],
     private: &[Rule],
 ) -> Result<Option<String>, Fault> {
     let made = if spec.public.is_some() {
-        let pair = line.raw().generate_key_pair(
-            line.session(),
+        let pair = watched.raw().generate_key_pair(
+            watched.session(),
             spec.mechanism,
             public.iter(),
             private.iter(),
@@ -76,19 +77,20 @@ fn verdict(
         vec![pair.0, pair.1]
     } else {
         vec![
-            line.raw()
-                .generate_key(line.session(), spec.mechanism, private.iter())?,
+            watched
+                .raw()
+                .generate_key(watched.session(), spec.mechanism, private.iter())?,
         ]
     };
-    let result = private_key(line, spec.into(), KeyShape::Fixed).and_then(|_| {
+    let result = private_key(watched, spec.into(), KeyShape::Fixed).and_then(|_| {
         if spec.public.is_some() {
-            public_key(line, spec.into(), KeyShape::Fixed).map(|_| ())
+            public_key(watched, spec.into(), KeyShape::Fixed).map(|_| ())
         } else {
             Ok(())
         }
     });
     for object in made {
-        line.session().destroy_object(object)?;
+        watched.session().destroy_object(object)?;
     }
     match result {
         Ok(()) => Ok(None),
@@ -107,7 +109,7 @@ fn flipped(value: &Value) -> Option<Value> {
 
 #[test]
 fn each_broken_rule_is_named() {
-    on_token(|line| {
+    on_token(|watched| {
         let mut named = 0;
         // The BYOK wrapping key's rules come from the same macro as the master key's.
         for spec in [&MASTER, &TRANSFER, &MEMORY_MASTER, &STORE, &AUDIT] {
@@ -115,7 +117,7 @@ fn each_broken_rule_is_named() {
             let whole = |rules: &[Rule]| broken(rules, 0, Some(&Value::Bool(true)));
             // The control: as it should be, but for the modulus.
             let size = public.iter().any(|rule| rule.attribute == CKA_MODULUS_BITS);
-            let good = verdict(line, spec, &whole(public), &whole(private)).unwrap();
+            let good = verdict(watched, spec, &whole(public), &whole(private)).unwrap();
             assert_eq!(
                 good.as_deref(),
                 size.then_some("CKA_MODULUS_BITS"),
@@ -133,14 +135,14 @@ fn each_broken_rule_is_named() {
                 let in_public = !private.iter().any(|other| std::ptr::eq(other, rule));
                 let made = if in_public {
                     verdict(
-                        line,
+                        watched,
                         spec,
                         &broken(public, rule.attribute, Some(&value)),
                         &whole(private),
                     )
                 } else {
                     verdict(
-                        line,
+                        watched,
                         spec,
                         &whole(public),
                         &broken(private, rule.attribute, Some(&value)),
@@ -171,7 +173,7 @@ fn an_unwrap_template_that_is_missing_or_weaker_is_named() {
         &["CKA_WRAP"],
         &["CKA_UNWRAP"],
     ];
-    on_token(|line| {
+    on_token(|watched| {
         let spec = &MASTER;
         let public = broken(spec.public.unwrap(), 0, None);
         for missing in WEAKER {
@@ -186,7 +188,7 @@ fn an_unwrap_template_that_is_missing_or_weaker_is_named() {
             // All of it absent stands first in the list above.
             let template = (!missing.is_empty()).then(|| Value::Template(template.leak()));
             let private = broken(spec.private, CKA_UNWRAP_TEMPLATE, template.as_ref());
-            let found = verdict(line, spec, &public, &private).unwrap();
+            let found = verdict(watched, spec, &public, &private).unwrap();
             assert_eq!(
                 found.as_deref(),
                 Some("CKA_UNWRAP_TEMPLATE"),
@@ -199,7 +201,7 @@ fn an_unwrap_template_that_is_missing_or_weaker_is_named() {
             CKA_UNWRAP_TEMPLATE,
             Some(&Value::Template(EXTRACTABLE)),
         );
-        let found = verdict(line, spec, &public, &private).unwrap();
+        let found = verdict(watched, spec, &public, &private).unwrap();
         assert_eq!(found.as_deref(), Some("CKA_UNWRAP_TEMPLATE"));
     });
 }

@@ -22,9 +22,9 @@ impl Conn {
         usage: KeyUsage,
         master: MasterKind,
     ) -> Result<WrappedKey> {
-        let original = session_key::generate(&self.line, usage, master)?;
+        let original = session_key::generate(&self.watched, usage, master)?;
         let result = self.wrap_and_compare(original, usage, master);
-        let destroyed = self.line.session().destroy_object(original);
+        let destroyed = self.watched.session().destroy_object(original);
         let wrapped = result?;
         destroyed?;
         Ok(wrapped)
@@ -50,21 +50,22 @@ impl Conn {
             return Err(wrong_length(session_key::LEN));
         }
         let ephemeral = session_key::unwrap_ephemeral(
-            &self.line,
+            &self.watched,
             oaep,
             self.keys.wrapping.private,
             encrypted_aes_key,
         )
         .map_err(|fault| self.unwrapping_failed(fault))?;
-        let target = session_key::unwrap_target(&self.line, kwp, ephemeral, wrapped_target, usage)
-            .map_err(|fault| self.unwrapping_failed(fault));
-        let destroyed = self.line.session().destroy_object(ephemeral);
+        let target =
+            session_key::unwrap_target(&self.watched, kwp, ephemeral, wrapped_target, usage)
+                .map_err(|fault| self.unwrapping_failed(fault));
+        let destroyed = self.watched.session().destroy_object(ephemeral);
         let target = target?;
         let result = destroyed
             .map_err(Fault::from)
             .and_then(|()| self.check_length(target, usage))
             .and_then(|()| self.wrap_and_compare(target, usage, master));
-        let destroyed = self.line.session().destroy_object(target);
+        let destroyed = self.watched.session().destroy_object(target);
         let wrapped = result?;
         destroyed?;
         Ok(wrapped)
@@ -80,7 +81,7 @@ impl Conn {
         }
         let master = self.master_of(key)?;
         let bytes = self
-            .line
+            .watched
             .decrypt(&session_key::oaep(key.oaep), master.private, &key.blob)
             .map(Zeroizing::new)
             .map_err(|error| self.unwrapping_failed(error.into()))?;
@@ -100,7 +101,7 @@ impl Conn {
         }
         let master = self.master_of(key)?;
         let handle = session_key::unwrap(
-            &self.line,
+            &self.watched,
             key.oaep,
             master.private,
             &key.blob,
@@ -140,9 +141,9 @@ impl Conn {
     /// `SoftHSM` says 0 of any unwrapped key: then the length is left to the self-comparison and, for imports, to the wrapped form.
     fn check_length(&self, key: ObjectHandle, usage: KeyUsage) -> Result<()> {
         let length = self
-            .line
+            .watched
             .raw()
-            .attribute(self.line.session(), key, CKA_VALUE_LEN)?
+            .attribute(self.watched.session(), key, CKA_VALUE_LEN)?
             .and_then(|bytes| bytes.try_into().ok())
             .map_or(0, cryptoki_sys::CK_ULONG::from_ne_bytes);
         let generated = session_key::generated_len(usage, MasterKind::Hsm);
@@ -160,13 +161,13 @@ impl Conn {
         kind: MasterKind,
     ) -> Result<WrappedKey> {
         let mut id = [0; 16];
-        self.line.session().generate_random_slice(&mut id)?;
+        self.watched.session().generate_random_slice(&mut id)?;
         let wrapped = self.wrap(original, id, usage, kind)?;
         let copy = match kind {
             MasterKind::Hsm => self.unwrap(&wrapped)?,
             MasterKind::Memory => {
                 let bytes = self.unwrap_to_memory(&wrapped)?;
-                session_key::create(&self.line, usage, &bytes, false)?
+                session_key::create(&self.watched, usage, &bytes, false)?
             }
         };
         let same = self.same(original, copy, usage);
@@ -191,7 +192,7 @@ impl Conn {
         kind: MasterKind,
     ) -> Result<WrappedKey> {
         let oaep = self.abilities.profile.oaep;
-        let wrap = |by: &Pair| self.line.wrap_key(oaep, by.public, key);
+        let wrap = |by: &Pair| self.watched.wrap_key(oaep, by.public, key);
         let master = self.keys.master(kind)?;
         let transfer = match (kind, &self.keys.generations.current().transfer) {
             (MasterKind::Hsm, Some(transfer)) => Some(TransferBlob {

@@ -76,7 +76,7 @@ impl Conn {
             self.signing.pop(id);
             for handle in self.find_signing_key(id)? {
                 match self
-                    .line
+                    .watched
                     .session()
                     .destroy_object(handle)
                     .map_err(Fault::from)
@@ -98,11 +98,11 @@ impl Conn {
             Attribute::Label(LABEL.as_bytes().to_vec()),
         ];
         let mut ids = Vec::new();
-        for handle in self.line.find_objects(&template)? {
+        for handle in self.watched.find_objects(&template)? {
             let id = self
-                .line
+                .watched
                 .raw()
-                .attribute(self.line.session(), handle, CKA_ID)?;
+                .attribute(self.watched.session(), handle, CKA_ID)?;
             // One whose id is none of ours is not ours to count.
             ids.extend(id.and_then(|id| <[u8; 16]>::try_from(id).ok()));
         }
@@ -113,8 +113,8 @@ impl Conn {
         let spec = spec(kind);
         let attempt = |with_optional: bool| {
             let private = spec.private.iter().filter(|rule| rule.asked(with_optional));
-            Ok(self.line.raw().generate_key_pair_with_id(
-                self.line.session(),
+            Ok(self.watched.raw().generate_key_pair_with_id(
+                self.watched.session(),
                 spec.mechanism,
                 spec.public.iter(),
                 private,
@@ -135,15 +135,15 @@ impl Conn {
         private: ObjectHandle,
     ) -> Result<SigningKey> {
         let spec = spec(kind);
-        keys::check(&self.line, private, spec.name, spec.private)?;
+        keys::check(&self.watched, private, spec.name, spec.private)?;
         let spki = match kind {
             SigningKind::Ed25519 => self
-                .line
+                .watched
                 .raw()
-                .attribute(self.line.session(), public, CKA_EC_POINT)?
+                .attribute(self.watched.session(), public, CKA_EC_POINT)?
                 .as_deref()
                 .and_then(ed25519_spki),
-            SigningKind::EcdsaP256 | SigningKind::Rsa4096 => keys::spki(&self.line, public)?,
+            SigningKind::EcdsaP256 | SigningKind::Rsa4096 => keys::spki(&self.watched, public)?,
         };
         let spki = spki.ok_or_else(|| {
             HsmError::InvalidKey(format!(
@@ -164,7 +164,7 @@ impl Conn {
             Attribute::Label(LABEL.as_bytes().to_vec()),
             Attribute::Id(id.to_vec()),
         ];
-        Ok(self.line.find_objects(&template)?)
+        Ok(self.watched.find_objects(&template)?)
     }
 
     fn signing_key(&mut self, key: &SigningKey) -> Result<ObjectHandle> {
@@ -184,21 +184,21 @@ impl Conn {
             }
         };
         // An error of this key alone: the appliance's other keys are none the worse for it.
-        keys::check(&self.line, handle, name, spec(key.kind).private).map_err(
-            |fault| match fault {
+        keys::check(&self.watched, handle, name, spec(key.kind).private).map_err(|fault| {
+            match fault {
                 Fault::Own(error @ HsmError::KeyPolicy { .. }) => {
                     HsmError::InvalidKey(error.to_string()).into()
                 }
                 other => other,
-            },
-        )?;
+            }
+        })?;
         self.signing.push(key.id, handle);
         Ok(handle)
     }
 
     fn sign_one(&self, handle: ObjectHandle, item: &SignItem) -> Result<Vec<u8>> {
         let mechanism = mechanism(item)?;
-        Ok(self.line.sign(&mechanism, handle, &item.data)?)
+        Ok(self.watched.sign(&mechanism, handle, &item.data)?)
     }
 }
 

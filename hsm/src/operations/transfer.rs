@@ -33,7 +33,7 @@ impl Conn {
     fn move_inside(&mut self, key: &WrappedKey, trusted: Trusted) -> Result<WrappedKey> {
         let moved = self.unwrap_to_move(key)?;
         let wrapped = self.wrap_moved(key, moved, trusted);
-        let destroyed = self.line.session().destroy_object(moved);
+        let destroyed = self.watched.session().destroy_object(moved);
         let wrapped = wrapped?;
         destroyed?;
         // What callers use now, from the old blob or made before it: the new one must be the same key.
@@ -66,7 +66,7 @@ impl Conn {
             .into());
         };
         session_key::unwrap_to_move(
-            &self.line,
+            &self.watched,
             key.oaep,
             transfer.private,
             &blob.blob,
@@ -85,7 +85,7 @@ impl Conn {
         let to: &Generation = self.keys.generations.current();
         let oaep = self.abilities.profile.oaep;
         let wrap = |by: ObjectHandle| {
-            let wrapped = self.line.wrap_key(oaep, by, moved);
+            let wrapped = self.watched.wrap_key(oaep, by, moved);
             wrapped.map_err(|error| match Fault::from(error) {
                 Fault::Token(RvError::KeyNotWrappable, _) => HsmError::Rotation(
                     "the token wraps no KEK by the new master key: its public half is not marked as trusted".to_owned(),
@@ -114,11 +114,11 @@ impl Conn {
     fn move_through_memory(&mut self, key: &WrappedKey) -> Result<WrappedKey> {
         let bytes = self.unwrap_to_memory(key)?;
         // As an AES key, whatever it is used for: the bytes are wrapped, not the type.
-        let object = session_key::create(&self.line, KeyUsage::Aead, &bytes, true)?;
+        let object = session_key::create(&self.watched, KeyUsage::Aead, &bytes, true)?;
         let oaep = self.abilities.profile.oaep;
         let wrap = || -> Result<WrappedKey> {
             let master = self.keys.master(MasterKind::Memory)?;
-            let blob = self.line.wrap_key(oaep, master.public, object)?;
+            let blob = self.watched.wrap_key(oaep, master.public, object)?;
             Ok(WrappedKey {
                 master_fingerprint: master.fingerprint(),
                 oaep,

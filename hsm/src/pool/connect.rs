@@ -9,11 +9,11 @@ use super::{Facts, Shared};
 use crate::error::HsmError;
 use crate::fault::Fault;
 use crate::keys::Keys;
-use crate::line::{Line, Watch};
 use crate::module::{Library, Module};
 use crate::operations::Conn;
 use crate::selftest;
 use crate::trial;
+use crate::watched::{Watch, WatchedSession};
 
 /// How often a session looks for what another has found, and the pause after each.
 const LOOKS: u32 = 10;
@@ -49,12 +49,12 @@ pub(super) fn connect(
             "the token says that one PIN attempt is left: somebody has tried a wrong PIN"
         );
     }
-    let line = Line::open(library, found.slot, Arc::clone(watch))?;
-    let result = log_in_and_test(shared, &line, known);
+    let watched = WatchedSession::open(library, found.slot, Arc::clone(watch))?;
+    let result = log_in_and_test(shared, &watched, known);
     let (keys, abilities) = match result {
         Ok(done) => done,
         Err(fault) => {
-            line.close();
+            watched.close();
             return Err(fault);
         }
     };
@@ -70,7 +70,7 @@ pub(super) fn connect(
         })
     };
     let conn = Conn::new(
-        line,
+        watched,
         keys,
         abilities,
         shared.config.shape,
@@ -92,21 +92,21 @@ pub(super) fn open_another(
     facts: &Facts,
     watch: &Arc<Watch>,
 ) -> Result<Conn, Fault> {
-    let line = Line::open(Arc::clone(library), slot, Arc::clone(watch))?;
+    let watched = WatchedSession::open(Arc::clone(library), slot, Arc::clone(watch))?;
     let keys = shared
         .access
-        .login(&line)
-        .and_then(|()| keys_of_others(shared, &line, facts));
+        .login(&watched)
+        .and_then(|()| keys_of_others(shared, &watched, facts));
     match keys {
         Ok(keys) => Conn::new(
-            line,
+            watched,
             keys,
             Arc::clone(&facts.abilities),
             shared.config.shape,
             shared.config.session_keys,
         ),
         Err(fault) => {
-            line.close();
+            watched.close();
             Err(fault)
         }
     }
@@ -114,18 +114,18 @@ pub(super) fn open_another(
 
 fn log_in_and_test(
     shared: &Shared,
-    line: &Line,
+    watched: &WatchedSession,
     known: Option<&Arc<Facts>>,
 ) -> Result<(Keys, Arc<selftest::Abilities>), Fault> {
-    shared.access.login(line)?;
-    let keys = check_keys(shared, line, known.map(AsRef::as_ref))?;
+    shared.access.login(watched)?;
+    let keys = check_keys(shared, watched, known.map(AsRef::as_ref))?;
     let abilities = if let Some(facts) = known {
-        selftest::run_short(line, &keys, &facts.abilities)?;
+        selftest::run_short(watched, &keys, &facts.abilities)?;
         Arc::clone(&facts.abilities)
     } else {
-        let abilities = selftest::run(line, &keys, &line.mechanisms()?)?;
+        let abilities = selftest::run(watched, &keys, &watched.mechanisms()?)?;
         trial::at_start(
-            line,
+            watched,
             &keys,
             shared.config.shape,
             abilities.profile.oaep,
@@ -136,8 +136,12 @@ fn log_in_and_test(
     Ok((keys, abilities))
 }
 
-fn check_keys(shared: &Shared, line: &Line, known: Option<&Facts>) -> Result<Keys, Fault> {
-    let keys = Keys::check(line, shared.config.shape)?;
+fn check_keys(
+    shared: &Shared,
+    watched: &WatchedSession,
+    known: Option<&Facts>,
+) -> Result<Keys, Fault> {
+    let keys = Keys::check(watched, shared.config.shape)?;
     if let Some(facts) = known {
         facts.learn(keys.generations.describe())?;
     }
@@ -145,9 +149,9 @@ fn check_keys(shared: &Shared, line: &Line, known: Option<&Facts>) -> Result<Key
 }
 
 /// As the sessions that are open already know them.
-fn keys_of_others(shared: &Shared, line: &Line, facts: &Facts) -> Result<Keys, Fault> {
+fn keys_of_others(shared: &Shared, watched: &WatchedSession, facts: &Facts) -> Result<Keys, Fault> {
     look_again(|| {
-        let mut keys = Keys::check(line, shared.config.shape)?;
+        let mut keys = Keys::check(watched, shared.config.shape)?;
         facts.recognize(&keys.generations.describe())?;
         let follows = keys.generations.follow(&facts.generations());
         Ok(follows.then_some(keys))

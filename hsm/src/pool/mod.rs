@@ -11,10 +11,10 @@
 //! callers are refused at once; a new connection gets a new queue and new workers. When the module is to be started anew the new queue comes
 //! first: the old workers empty theirs and end, and callers wait in the new one.
 
+mod coalescer;
 mod connect;
 mod job;
 mod supervisor;
-mod together;
 mod worker;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -28,14 +28,14 @@ use tokio::sync::oneshot;
 use crate::config::HsmConfig;
 use crate::error::HsmError;
 use crate::fault::Fault;
-use crate::line::Access;
 use crate::operations::Conn;
 use crate::selector::Wanted;
 use crate::selftest::Abilities;
 use crate::types::{HsmState, MasterGeneration, TokenIdentity};
+use crate::watched::Access;
 
+pub(crate) use coalescer::Coalescer;
 pub(crate) use job::Job;
-pub(crate) use together::Together;
 
 /// What a connection learned about the token, for callers.
 pub(crate) struct Facts {

@@ -8,14 +8,14 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use cryptoki::slot::Slot;
 
 use super::connect::{Connected, connect};
-use super::worker::{Post, Worker};
+use super::worker::{Worker, WorkerSlot};
 use super::{Event, Facts, Gate, Inside, Job, Pool, Shared};
 use crate::error::HsmError;
 use crate::fault::Fault;
-use crate::line::Watch;
 use crate::module::Module;
 use crate::operations::Conn;
 use crate::types::HsmState;
+use crate::watched::Watch;
 
 /// Wait after the first failed attempt to connect; doubled after each further one ...
 const FIRST_WAIT: Duration = Duration::from_millis(50);
@@ -46,7 +46,7 @@ pub(super) fn start(shared: &Arc<Shared>) -> Result<Started, HsmError> {
         first: Some(first),
         connection: 0,
         queue: None,
-        posts: Vec::new(),
+        worker_slots: Vec::new(),
         hung: Vec::new(),
         attempt: None,
         attempts: 0,
@@ -79,7 +79,7 @@ struct Supervisor {
     connection: u64,
     /// A view of the current connection's queue: for new workers, and to empty it when the connection is lost.
     queue: Option<Receiver<Job>>,
-    posts: Vec<Watched>,
+    worker_slots: Vec<Watched>,
     hung: Vec<Weak<Watch>>,
     attempt: Option<Watched>,
     attempts: u64,
@@ -118,7 +118,7 @@ impl Retry {
 
 /// A thread and when it was last seen to move.
 struct Watched {
-    post: Arc<Post>,
+    worker_slot: Arc<WorkerSlot>,
     connection: u64,
     /// Calls at that time; none while idle.
     seen: Option<(u64, Instant)>,
@@ -197,8 +197,8 @@ impl Supervisor {
     }
 
     fn go_on_restarting(&mut self) {
-        let mut posts = self.posts.iter();
-        if posts.any(|post| post.connection != self.connection) {
+        let mut worker_slots = self.worker_slots.iter();
+        if worker_slots.any(|worker_slot| worker_slot.connection != self.connection) {
             return;
         }
         if let Some(queue) = self.restarting.take() {
@@ -217,8 +217,8 @@ impl Supervisor {
         }
         self.attempts += 1;
         let number = self.attempts;
-        let post = Post::opening();
-        let watch = Arc::clone(&post.watch);
+        let worker_slot = WorkerSlot::opening();
+        let watch = Arc::clone(&worker_slot.watch);
         let inside = Inside::new(&self.shared);
         let shared = Arc::clone(&self.shared);
         let module = self.module.clone();
@@ -228,7 +228,7 @@ impl Supervisor {
             let result = attempt(&shared, module, facts.as_ref(), &watch, restart);
             if watch.is_abandoned() {
                 if let Ok(connected) = result {
-                    connected.conn.line.close();
+                    connected.conn.watched.close();
                 }
             } else {
                 let _ = events.send(Event::Attempt {
@@ -241,7 +241,7 @@ impl Supervisor {
         match thread {
             Ok(_) => {
                 self.attempt = Some(Watched {
-                    post,
+                    worker_slot,
                     connection: 0,
                     seen: None,
                 });
@@ -325,9 +325,9 @@ impl Supervisor {
         else {
             return Ok(());
         };
-        let post = conn
-            .as_ref()
-            .map_or_else(Post::opening, |conn| Post::of(conn.line.watch()));
+        let worker_slot = conn.as_ref().map_or_else(WorkerSlot::opening, |conn| {
+            WorkerSlot::of(conn.watched.watch())
+        });
         let worker = Worker {
             shared: Arc::clone(&self.shared),
             library: module.library(),
@@ -336,12 +336,12 @@ impl Supervisor {
             queue: queue.clone(),
             events: self.events.clone(),
             connection: self.connection,
-            post: Arc::clone(&post),
+            worker_slot: Arc::clone(&worker_slot),
             inside: Inside::new(&self.shared),
         };
         spawn("hsm-worker", move || worker.run(conn))?;
-        self.posts.push(Watched {
-            post,
+        self.worker_slots.push(Watched {
+            worker_slot,
             connection: self.connection,
             seen: None,
         });
@@ -359,8 +359,8 @@ impl Supervisor {
             return;
         }
         if let Some(attempt) = self.attempt.take() {
-            attempt.post.abandon(HsmError::Deadline(deadline));
-            self.hung.push(Arc::downgrade(&attempt.post.watch));
+            attempt.worker_slot.abandon(HsmError::Deadline(deadline));
+            self.hung.push(Arc::downgrade(&attempt.worker_slot.watch));
         }
         if let Some(first) = self.first.take() {
             self.retry = None;
@@ -373,16 +373,18 @@ impl Supervisor {
     /// Gives up workers that hang and puts others in their place.
     fn watch_workers(&mut self) {
         let deadline = self.shared.config.call_deadline;
-        // Nobody but this list holds the post of a thread that has ended.
-        self.posts
-            .retain(|watched| Arc::strong_count(&watched.post) > 1);
+        // Nobody but this list holds the slot of a thread that has ended.
+        self.worker_slots
+            .retain(|watched| Arc::strong_count(&watched.worker_slot) > 1);
         let mut replace = Vec::new();
         let hung = &mut self.hung;
-        self.posts.retain_mut(|watched| {
-            if !watched.hangs(deadline) || !watched.post.abandon(HsmError::Deadline(deadline)) {
+        self.worker_slots.retain_mut(|watched| {
+            if !watched.hangs(deadline)
+                || !watched.worker_slot.abandon(HsmError::Deadline(deadline))
+            {
                 return true;
             }
-            hung.push(Arc::downgrade(&watched.post.watch));
+            hung.push(Arc::downgrade(&watched.worker_slot.watch));
             replace.push(watched.connection);
             false
         });
@@ -395,7 +397,7 @@ impl Supervisor {
         }
         tracing::warn!(calls = lost, ?deadline, "calls to the HSM hang");
         let others = self
-            .posts
+            .worker_slots
             .iter()
             .any(|watched| watched.connection == self.connection);
         self.hung.retain(|watch| watch.strong_count() > 0);
@@ -485,7 +487,7 @@ impl Supervisor {
 
 impl Watched {
     fn hangs(&mut self, deadline: Duration) -> bool {
-        match (self.post.busy(), self.seen) {
+        match (self.worker_slot.busy(), self.seen) {
             (None, _) => {
                 self.seen = None;
                 false

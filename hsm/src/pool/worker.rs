@@ -11,13 +11,13 @@ use super::job::{Answer, Job};
 use super::{Event, Facts, Inside, Shared};
 use crate::error::HsmError;
 use crate::fault::{Fault, Reach};
-use crate::line::Watch;
 use crate::module::Library;
 use crate::operations::Conn;
+use crate::watched::Watch;
 
 /// What a worker and its supervisor share.
 #[derive(Default)]
-pub(super) struct Post {
+pub(super) struct WorkerSlot {
     pub(super) watch: Arc<Watch>,
     current: Mutex<Work>,
 }
@@ -34,8 +34,8 @@ enum Work {
     Job(Arc<dyn Answer>),
 }
 
-impl Post {
-    /// A worker's post, watched from before its first call on.
+impl WorkerSlot {
+    /// A worker's slot, watched from before its first call on.
     pub(super) fn opening() -> Arc<Self> {
         Arc::new(Self {
             watch: Arc::default(),
@@ -43,7 +43,7 @@ impl Post {
         })
     }
 
-    /// The post of a worker whose session is open already.
+    /// The slot of a worker whose session is open already.
     pub(super) fn of(watch: &Arc<Watch>) -> Arc<Self> {
         Arc::new(Self {
             watch: Arc::clone(watch),
@@ -90,7 +90,7 @@ pub(super) struct Worker {
     pub(super) queue: Receiver<Job>,
     pub(super) events: Sender<Event>,
     pub(super) connection: u64,
-    pub(super) post: Arc<Post>,
+    pub(super) worker_slot: Arc<WorkerSlot>,
     /// Counted before the thread starts, so that nobody thinks the module empty in between.
     pub(super) inside: Inside,
 }
@@ -103,16 +103,16 @@ impl Worker {
             None => match self.open() {
                 Ok(conn) => conn,
                 Err(fault) => {
-                    if !self.post.watch.is_abandoned() {
+                    if !self.worker_slot.watch.is_abandoned() {
                         self.could_not_open(fault);
                     }
-                    self.post.end();
+                    self.worker_slot.end();
                     return;
                 }
             },
         };
         if let Some(conn) = self.work(conn) {
-            conn.line.close();
+            conn.watched.close();
         }
         // Until here the thread counted as inside the module.
         drop(self.inside);
@@ -120,7 +120,7 @@ impl Worker {
 
     /// The session, if it is still good at the end.
     fn work(&mut self, mut conn: Conn) -> Option<Conn> {
-        if !self.post.end() {
+        if !self.worker_slot.end() {
             // It hung while opening and came back too late; another has its place.
             return Some(conn);
         }
@@ -130,7 +130,7 @@ impl Worker {
             if !job.answer.is_wanted() {
                 continue;
             }
-            self.post.begin(Arc::clone(&job.answer));
+            self.worker_slot.begin(Arc::clone(&job.answer));
             let (seen, ids) = self.shared.forgotten.since(forgotten);
             forgotten = seen;
             let asked = self.shared.refreshes.load(Ordering::Acquire);
@@ -146,7 +146,7 @@ impl Worker {
                 .or_else(|fault| self.reopen(&mut conn, &fault))
                 .and_then(|()| self.attempt(&mut conn, &mut job));
             refreshes = asked;
-            if !self.post.end() {
+            if !self.worker_slot.end() {
                 // The caller has been told already, and another thread has taken over.
                 return matches!(outcome, Ok(())).then_some(conn);
             }
@@ -182,7 +182,7 @@ impl Worker {
             &self.library,
             self.slot,
             &self.facts,
-            &self.post.watch,
+            &self.worker_slot.watch,
         )
     }
 

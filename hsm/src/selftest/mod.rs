@@ -19,11 +19,11 @@ use crate::error::HsmError;
 use crate::fault::Fault;
 use crate::ffi::{Wrapping, writable};
 use crate::keys::Keys;
-use crate::line::Line;
 use crate::session_key;
 use crate::template::{self, KWP_TEST_TARGET};
 use crate::trial::{Places, Trial, kek};
 use crate::types::{HashAlgorithm, KeyUsage, MasterKind, OaepHash, Profile, SigningKind};
+use crate::watched::WatchedSession;
 
 /// What the token was found able to do.
 #[derive(Clone, Debug)]
@@ -47,7 +47,11 @@ const REQUIRED: [(CK_MECHANISM_TYPE, &str); 6] = [
 ];
 
 /// Tests everything and chooses the profile. `mechanisms`: the token's list.
-pub(crate) fn run(line: &Line, keys: &Keys, mechanisms: &[CK_MECHANISM_TYPE]) -> Result<Abilities> {
+pub(crate) fn run(
+    watched: &WatchedSession,
+    keys: &Keys,
+    mechanisms: &[CK_MECHANISM_TYPE],
+) -> Result<Abilities> {
     let offered = |wanted: CK_MECHANISM_TYPE| mechanisms.contains(&wanted);
     let missing: Vec<_> = REQUIRED
         .iter()
@@ -57,8 +61,8 @@ pub(crate) fn run(line: &Line, keys: &Keys, mechanisms: &[CK_MECHANISM_TYPE]) ->
     if !missing.is_empty() {
         return Err(HsmError::Unsupported(missing.join(", ")).into());
     }
-    random(line)?;
-    gcm(line)?;
+    random(watched)?;
+    gcm(watched)?;
     let mut hmac = Vec::new();
     for (hash, mechanism) in [
         (HashAlgorithm::Sha224, CKM_SHA224_HMAC),
@@ -66,20 +70,20 @@ pub(crate) fn run(line: &Line, keys: &Keys, mechanisms: &[CK_MECHANISM_TYPE]) ->
         (HashAlgorithm::Sha384, CKM_SHA384_HMAC),
         (HashAlgorithm::Sha512, CKM_SHA512_HMAC),
     ] {
-        if offered(mechanism) && hmac_answer(line, hash)? {
+        if offered(mechanism) && hmac_answer(watched, hash)? {
             hmac.push(hash);
         }
     }
-    let oaep_accepted = oaep(line)?;
+    let oaep_accepted = oaep(watched)?;
     let preferred = best(&oaep_accepted);
-    let kwp = kwp(line, mechanisms)?;
+    let kwp = kwp(watched, mechanisms)?;
     let mut signing = SigningKind::ALL.to_vec();
     signing.retain(|kind| {
         let mut needed = template::signing::spec(*kind).signs_with.iter();
         needed.all(|(mechanism, _)| offered(*mechanism))
     });
-    ecdsa(line, keys)?;
-    let narrow_session_keys = master(line, keys, preferred)?;
+    ecdsa(watched, keys)?;
+    let narrow_session_keys = master(watched, keys, preferred)?;
     Ok(Abilities {
         profile: Profile {
             oaep: preferred,
@@ -96,8 +100,8 @@ pub(crate) fn run(line: &Line, keys: &Keys, mechanisms: &[CK_MECHANISM_TYPE]) ->
 }
 
 /// The OAEP hash that new keys are wrapped with.
-pub(crate) fn preferred_oaep(line: &Line) -> Result<OaepHash> {
-    Ok(best(&oaep(line)?))
+pub(crate) fn preferred_oaep(watched: &WatchedSession) -> Result<OaepHash> {
+    Ok(best(&oaep(watched)?))
 }
 
 fn best(accepted: &[OaepHash]) -> OaepHash {
@@ -109,18 +113,22 @@ fn best(accepted: &[OaepHash]) -> OaepHash {
 }
 
 /// After a reconnection: the mechanisms of the hot path and the keys themselves.
-pub(crate) fn run_short(line: &Line, keys: &Keys, abilities: &Abilities) -> Result<()> {
-    random(line)?;
-    gcm(line)?;
-    ecdsa(line, keys)?;
-    master(line, keys, abilities.profile.oaep)?;
+pub(crate) fn run_short(
+    watched: &WatchedSession,
+    keys: &Keys,
+    abilities: &Abilities,
+) -> Result<()> {
+    random(watched)?;
+    gcm(watched)?;
+    ecdsa(watched, keys)?;
+    master(watched, keys, abilities.profile.oaep)?;
     Ok(())
 }
 
-fn random(line: &Line) -> Result<()> {
+fn random(watched: &WatchedSession) -> Result<()> {
     let mut outputs = [[0_u8; 32]; 2];
     for output in &mut outputs {
-        line.session().generate_random_slice(output)?;
+        watched.session().generate_random_slice(output)?;
     }
     let [first, second] = outputs;
     demand(
@@ -129,10 +137,10 @@ fn random(line: &Line) -> Result<()> {
     )
 }
 
-fn gcm(line: &Line) -> Result<()> {
+fn gcm(watched: &WatchedSession) -> Result<()> {
     const NAME: &str = "AES-GCM";
     let key = import(
-        line,
+        watched,
         NAME,
         &[
             Attribute::Class(ObjectClass::SECRET_KEY),
@@ -146,7 +154,7 @@ fn gcm(line: &Line) -> Result<()> {
             Attribute::Value(vectors::GCM_KEY.to_vec()),
         ],
     )?;
-    let (session, raw) = (line.session(), line.raw());
+    let (session, raw) = (watched.session(), watched.raw());
     // Copies of what is in read-only memory, here as below: a module that writes where it should only read must not end the process.
     let (iv, aad) = (&vectors::GCM_IV, &writable(&vectors::GCM_AAD));
     let (mut ciphertext, mut plaintext) = (Vec::new(), Vec::new());
@@ -159,7 +167,7 @@ fn gcm(line: &Line) -> Result<()> {
         &mut ciphertext,
     )?;
     raw.gcm_decrypt(
-        line.session(),
+        watched.session(),
         key,
         iv,
         aad,
@@ -175,14 +183,14 @@ fn gcm(line: &Line) -> Result<()> {
     altered[0] ^= 1;
     let mut output = Vec::new();
     let accepted = raw
-        .gcm_decrypt(line.session(), key, iv, aad, &altered, &mut output)
+        .gcm_decrypt(watched.session(), key, iv, aad, &altered, &mut output)
         .is_ok();
-    line.session().destroy_object(key)?;
+    watched.session().destroy_object(key)?;
     demand(!accepted, NAME)
 }
 
 /// `false` if the token lists the mechanism but won't do it.
-fn hmac_answer(line: &Line, hash: HashAlgorithm) -> Result<bool> {
+fn hmac_answer(watched: &WatchedSession, hash: HashAlgorithm) -> Result<bool> {
     let (name, expected): (&str, &[u8]) = match hash {
         HashAlgorithm::Sha224 => ("HMAC-SHA-224", &vectors::HMAC_SHA224),
         HashAlgorithm::Sha256 => ("HMAC-SHA-256", &vectors::HMAC_SHA256),
@@ -190,7 +198,7 @@ fn hmac_answer(line: &Line, hash: HashAlgorithm) -> Result<bool> {
         HashAlgorithm::Sha512 => ("HMAC-SHA-512", &vectors::HMAC_SHA512),
     };
     let key = import(
-        line,
+        watched,
         name,
         &[
             Attribute::Class(ObjectClass::SECRET_KEY),
@@ -199,21 +207,21 @@ fn hmac_answer(line: &Line, hash: HashAlgorithm) -> Result<bool> {
             Attribute::Value(vectors::HMAC_KEY.to_vec()),
         ],
     )?;
-    let answer = line.sign(
+    let answer = watched.sign(
         &session_key::hmac(hash),
         key,
         &writable(vectors::HMAC_MESSAGE),
     );
-    line.session().destroy_object(key)?;
+    watched.session().destroy_object(key)?;
     demand(answer? == expected, name)?;
     // The keys of this product are shorter than the vector's; some tokens refuse keys shorter than the hash.
-    let key = session_key::generate(line, KeyUsage::Mac, MasterKind::Hsm)?;
-    let answer = line.sign(
+    let key = session_key::generate(watched, KeyUsage::Mac, MasterKind::Hsm)?;
+    let answer = watched.sign(
         &session_key::hmac(hash),
         key,
         &writable(vectors::HMAC_MESSAGE),
     );
-    line.session().destroy_object(key)?;
+    watched.session().destroy_object(key)?;
     match answer.map_err(Fault::from) {
         Ok(_) => Ok(true),
         Err(Fault::Token(RvError::KeySizeRange, _)) if hash != HashAlgorithm::Sha256 => Ok(false),
@@ -222,10 +230,10 @@ fn hmac_answer(line: &Line, hash: HashAlgorithm) -> Result<bool> {
 }
 
 /// The OAEP hashes that truly work: the mechanism list does not tell.
-fn oaep(line: &Line) -> Result<Vec<OaepHash>> {
+fn oaep(watched: &WatchedSession) -> Result<Vec<OaepHash>> {
     const NAME: &str = "RSA-OAEP";
     let key = import(
-        line,
+        watched,
         NAME,
         &[
             Attribute::Class(ObjectClass::PRIVATE_KEY),
@@ -246,7 +254,7 @@ fn oaep(line: &Line) -> Result<Vec<OaepHash>> {
         (OaepHash::Sha1, &vectors::OAEP_SHA1),
         (OaepHash::Sha256, &vectors::OAEP_SHA256),
     ] {
-        match line
+        match watched
             .decrypt(&session_key::oaep(hash), key, &writable(ciphertext))
             .map_err(Fault::from)
         {
@@ -262,7 +270,7 @@ fn oaep(line: &Line) -> Result<Vec<OaepHash>> {
             Err(fault) => return Err(fault),
         }
     }
-    line.session().destroy_object(key)?;
+    watched.session().destroy_object(key)?;
     if accepted.is_empty() {
         return Err(HsmError::Unsupported("RSA-OAEP with SHA-256 or SHA-1".to_owned()).into());
     }
@@ -271,11 +279,11 @@ fn oaep(line: &Line) -> Result<Vec<OaepHash>> {
 
 /// The key wrap mechanism that is RFC 5649 here, if there is one.
 pub(crate) fn kwp(
-    line: &Line,
+    watched: &WatchedSession,
     mechanisms: &[CK_MECHANISM_TYPE],
 ) -> Result<Option<CK_MECHANISM_TYPE>> {
     for mechanism in [CKM_AES_KEY_WRAP_KWP, CKM_AES_KEY_WRAP_PAD] {
-        if mechanisms.contains(&mechanism) && kwp_is_rfc5649(line, mechanism)? {
+        if mechanisms.contains(&mechanism) && kwp_is_rfc5649(watched, mechanism)? {
             return Ok(Some(mechanism));
         }
     }
@@ -283,9 +291,9 @@ pub(crate) fn kwp(
 }
 
 /// Whether a key wrap mechanism is that of RFC 5649: `CKM_AES_KEY_WRAP_PAD` is not, in some tokens.
-fn kwp_is_rfc5649(line: &Line, mechanism: CK_MECHANISM_TYPE) -> Result<bool> {
+fn kwp_is_rfc5649(watched: &WatchedSession, mechanism: CK_MECHANISM_TYPE) -> Result<bool> {
     let key = import(
-        line,
+        watched,
         "AES key wrap",
         &[
             Attribute::Class(ObjectClass::SECRET_KEY),
@@ -294,14 +302,14 @@ fn kwp_is_rfc5649(line: &Line, mechanism: CK_MECHANISM_TYPE) -> Result<bool> {
             Attribute::Value(vectors::KWP_KEY.to_vec()),
         ],
     )?;
-    let unwrapped = line.raw().unwrap_key(
-        line.session(),
+    let unwrapped = watched.raw().unwrap_key(
+        watched.session(),
         Wrapping::Plain(mechanism),
         key,
         &writable(&vectors::KWP_WRAPPED),
         KWP_TEST_TARGET.iter(),
     );
-    line.session().destroy_object(key)?;
+    watched.session().destroy_object(key)?;
     let target = match unwrapped.map_err(Fault::from) {
         Ok(target) => target,
         Err(fault @ Fault::Token(..)) if fault.reach() == crate::fault::Reach::Device => {
@@ -312,15 +320,17 @@ fn kwp_is_rfc5649(line: &Line, mechanism: CK_MECHANISM_TYPE) -> Result<bool> {
             return Ok(false);
         }
     };
-    let value = line.raw().attribute(line.session(), target, CKA_VALUE)?;
-    line.session().destroy_object(target)?;
+    let value = watched
+        .raw()
+        .attribute(watched.session(), target, CKA_VALUE)?;
+    watched.session().destroy_object(target)?;
     Ok(value.as_deref() == Some(&vectors::KWP_PLAINTEXT[..]))
 }
 
 /// Pairwise: the token signs, this program verifies.
-fn ecdsa(line: &Line, keys: &Keys) -> Result<()> {
+fn ecdsa(watched: &WatchedSession, keys: &Keys) -> Result<()> {
     let digest = Sha256::digest(b"Strongroom power-on self-test");
-    let signature = line.sign(&Mechanism::Ecdsa, keys.audit.private, &digest)?;
+    let signature = watched.sign(&Mechanism::Ecdsa, keys.audit.private, &digest)?;
     let good = VerifyingKey::from_public_key_der(&keys.audit.spki)
         .ok()
         .zip(Signature::from_slice(&signature).ok())
@@ -330,9 +340,9 @@ fn ecdsa(line: &Line, keys: &Keys) -> Result<()> {
 
 /// Pairwise: a key wrapped by each master key's public half comes back through its private half; and what comes back stays on the token.
 /// Answers whether session keys may carry `CKA_ALLOWED_MECHANISMS`.
-fn master(line: &Line, keys: &Keys, hash: OaepHash) -> Result<bool> {
+fn master(watched: &WatchedSession, keys: &Keys, hash: OaepHash) -> Result<bool> {
     let mut narrow = true;
-    Trial::with(line, hash, Places::Session, |trial| {
+    Trial::with(watched, hash, Places::Session, |trial| {
         for generation in keys.generations.all() {
             narrow &= kek::check(trial, &generation.master)?;
         }
@@ -341,14 +351,15 @@ fn master(line: &Line, keys: &Keys, hash: OaepHash) -> Result<bool> {
 }
 
 /// A test key as a session object. A token that takes no keys from outside can't be tested this way: that is an error, not a silent skip.
-fn import(line: &Line, name: &str, attributes: &[Attribute]) -> Result<ObjectHandle> {
+fn import(watched: &WatchedSession, name: &str, attributes: &[Attribute]) -> Result<ObjectHandle> {
     let mut template = vec![
         Attribute::Token(false),
         Attribute::Private(true),
         Attribute::Sensitive(false),
     ];
     template.extend_from_slice(attributes);
-    line.session()
+    watched
+        .session()
         .create_object(&template)
         .map_err(|error| match Fault::from(error) {
             Fault::Token(

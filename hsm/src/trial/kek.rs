@@ -22,16 +22,16 @@ use crate::types::{KeyUsage, MasterKind};
 /// With a KEK that protects nothing. What is wrong is an [`HsmError::KeyPolicy`]; else whether the token takes narrow session keys, see
 /// [`session_key::unwrap`].
 pub(crate) fn check(trial: &Trial<'_>, master: &Pair) -> Result<bool> {
-    let line = trial.line;
-    let original = session_key::generate(line, KeyUsage::Aead, MasterKind::Hsm)?;
-    let blob = line.raw().wrap_key(
-        line.session(),
+    let watched = trial.watched;
+    let original = session_key::generate(watched, KeyUsage::Aead, MasterKind::Hsm)?;
+    let blob = watched.raw().wrap_key(
+        watched.session(),
         Wrapping::Oaep(trial.hash),
         master.public,
         original,
     );
-    let expected = answer(line, original);
-    line.session().destroy_object(original)?;
+    let expected = answer(watched, original);
+    watched.session().destroy_object(original)?;
     let expected = expected?;
     let mut kek = Kek {
         trial,
@@ -48,12 +48,12 @@ pub(crate) fn check(trial: &Trial<'_>, master: &Pair) -> Result<bool> {
             unwrapped => unwrapped?,
         };
         let result = kek.stays(unwrapped, usage).and_then(|()| match usage {
-            KeyUsage::Aead if answer(line, unwrapped)? != expected => {
+            KeyUsage::Aead if answer(watched, unwrapped)? != expected => {
                 Err(HsmError::SelfTest("wrapping with the master key".to_owned()).into())
             }
             _ => Ok(()),
         });
-        line.session().destroy_object(unwrapped)?;
+        watched.session().destroy_object(unwrapped)?;
         result?;
     }
     for rule in MASTER_UNWRAP_TEMPLATE {
@@ -100,7 +100,7 @@ impl Kek<'_> {
     /// As the appliance does it.
     fn unwrap(&self, usage: KeyUsage) -> Result<ObjectHandle> {
         session_key::unwrap(
-            self.trial.line,
+            self.trial.watched,
             self.trial.hash,
             self.master.private,
             &self.blob,
@@ -250,9 +250,9 @@ impl Kek<'_> {
 
     /// The KEK by a template of one's own.
     fn given<'a>(&self, template: impl Iterator<Item = &'a Rule>) -> Result<Option<ObjectHandle>> {
-        let line = self.trial.line;
-        self.trial.given(line.raw().unwrap_key(
-            line.session(),
+        let watched = self.trial.watched;
+        self.trial.given(watched.raw().unwrap_key(
+            watched.session(),
             Wrapping::Oaep(self.trial.hash),
             self.master.private,
             &self.blob,

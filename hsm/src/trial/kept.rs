@@ -140,9 +140,9 @@ impl Kept<'_> {
     }
 
     fn tells_nothing(&self, key: ObjectHandle) -> Result<()> {
-        let line = self.trial.line;
+        let watched = self.trial.watched;
         for (attribute, name) in SECRETS {
-            let value = line.raw().attribute(line.session(), key, attribute)?;
+            let value = watched.raw().attribute(watched.session(), key, attribute)?;
             if value.is_some_and(|value| !value.is_empty()) {
                 return Err(self.wrong(name, "is told to whoever has the user PIN"));
             }
@@ -154,8 +154,12 @@ impl Kept<'_> {
     fn is_not_set(&self, looser: &Rule, tighter: &Rule) -> Result<()> {
         let trial = self.trial;
         let set = |rule| {
-            let line = trial.line;
-            trial.given(line.raw().set_attribute(line.session(), self.key, rule))
+            let watched = trial.watched;
+            trial.given(
+                watched
+                    .raw()
+                    .set_attribute(watched.session(), self.key, rule),
+            )
         };
         if set(tighter)?.is_none() || set(looser)?.is_none() || self.is(self.key, tighter)? {
             return Ok(());
@@ -173,9 +177,11 @@ impl Kept<'_> {
     }
 
     fn is_not_copied(&self, looser: &Rule) -> Result<()> {
-        let (trial, line) = (self.trial, self.trial.line);
+        let (trial, watched) = (self.trial, self.trial.watched);
         let template = [&ON_TOKEN[0], looser].into_iter();
-        let copy = line.raw().copy_object(line.session(), self.key, template);
+        let copy = watched
+            .raw()
+            .copy_object(watched.session(), self.key, template);
         let Some(copy) = trial.given(copy)? else {
             return Ok(());
         };
@@ -197,13 +203,13 @@ impl Kept<'_> {
 
     /// Whether a copy has as much in an attribute that is a list.
     fn has_the_same(&self, copy: ObjectHandle, attribute: CK_ATTRIBUTE_TYPE) -> Result<bool> {
-        let line = self.trial.line;
+        let watched = self.trial.watched;
         let list = |key| -> Result<_> {
             Ok(if attribute == cryptoki_sys::CKA_UNWRAP_TEMPLATE {
-                let template = line.raw().unwrap_template(line.session(), key)?;
+                let template = watched.raw().unwrap_template(watched.session(), key)?;
                 template.map(|all| all.into_iter().flat_map(|(_, value)| value).collect())
             } else {
-                line.raw().attribute(line.session(), key, attribute)?
+                watched.raw().attribute(watched.session(), key, attribute)?
             })
         };
         let own: Option<Vec<u8>> = list(self.key)?;
@@ -316,20 +322,21 @@ impl Kept<'_> {
     }
 
     fn decrypts(&self, mechanism: &Mechanism<'_>, blob: &[u8]) -> Result<bool> {
-        let decrypted = self.trial.line.decrypt(mechanism, self.key, blob);
+        let decrypted = self.trial.watched.decrypt(mechanism, self.key, blob);
         Ok(self.trial.given(decrypted)?.is_some())
     }
 
     /// A signature without padding is a decryption.
     fn signs_nothing(&self, blob: &[u8]) -> Result<()> {
-        let (trial, line) = (self.trial, self.trial.line);
-        let signed = line.sign(&Mechanism::RsaX509, self.key, blob);
+        let (trial, watched) = (self.trial, self.trial.watched);
+        let signed = watched.sign(&Mechanism::RsaX509, self.key, blob);
         if trial.given(signed)?.is_some() {
             return Err(self.wrong("CKA_SIGN", "is false, and yet it signs"));
         }
-        let signed = line
-            .raw()
-            .sign_recover(line.session(), &Mechanism::RsaX509, self.key, blob);
+        let signed =
+            watched
+                .raw()
+                .sign_recover(watched.session(), &Mechanism::RsaX509, self.key, blob);
         match trial.given(signed)? {
             Some(_) => Err(self.wrong("CKA_SIGN_RECOVER", "is false, and yet it signs")),
             None => Ok(()),
@@ -349,9 +356,9 @@ impl Kept<'_> {
         blob: &[u8],
         call: &[Rule],
     ) -> Result<Option<ObjectHandle>> {
-        let line = self.trial.line;
-        self.trial.given(line.raw().unwrap_key(
-            line.session(),
+        let watched = self.trial.watched;
+        self.trial.given(watched.raw().unwrap_key(
+            watched.session(),
             wrapping,
             self.key,
             blob,

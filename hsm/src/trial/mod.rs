@@ -30,17 +30,17 @@ use crate::error::HsmError;
 use crate::fault::{Fault, Reach, Verdict};
 use crate::ffi::{Wrapping, writable};
 use crate::keys::{self, Keys};
-use crate::line::Line;
 use crate::session_key;
 use crate::template::{ON_TOKEN, Rule};
 use crate::types::OaepHash;
+use crate::watched::WatchedSession;
 use own::Own;
 
 type Result<T> = std::result::Result<T, Fault>;
 
 /// What is tried of the keys at each start, beside [`kek`]. What is wrong is an [`HsmError::Trial`], or an [`HsmError::KeyPolicy`] of one of the keys.
 pub(crate) fn at_start(
-    line: &Line,
+    watched: &WatchedSession,
     keys: &Keys,
     shape: KeyShape,
     hash: OaepHash,
@@ -52,7 +52,7 @@ pub(crate) fn at_start(
         .iter()
         .filter_map(|generation| generation.transfer.as_ref())
         .collect();
-    Trial::with(line, hash, places, |trial| {
+    Trial::with(watched, hash, places, |trial| {
         kept::check(trial, keys)?;
         if transfers.is_empty() && shape == KeyShape::Fixed {
             return Ok(());
@@ -100,7 +100,7 @@ pub(crate) enum Places {
 
 /// A session in which something is tried: its own, so that whatever the token leaves behind where it refuses to make an object ends with it.
 pub(crate) struct Trial<'a> {
-    line: &'a Line,
+    watched: &'a WatchedSession,
     places: Places,
     /// The token's mechanisms.
     offered: Vec<CK_MECHANISM_TYPE>,
@@ -111,12 +111,12 @@ pub(crate) struct Trial<'a> {
 impl<'a> Trial<'a> {
     /// Runs `body`; what it needs is destroyed afterwards, whatever came of it.
     pub(crate) fn with<T>(
-        line: &Line,
+        watched: &WatchedSession,
         hash: OaepHash,
         places: Places,
         body: impl FnOnce(&Trial<'_>) -> Result<T>,
     ) -> Result<T> {
-        let own = line.another()?;
+        let own = watched.another()?;
         let before = match places {
             Places::Session => Vec::new(),
             Places::Token => own.find_objects(&[])?,
@@ -131,15 +131,15 @@ impl<'a> Trial<'a> {
     }
 
     fn within<T>(
-        line: &'a Line,
+        watched: &'a WatchedSession,
         hash: OaepHash,
         places: Places,
         body: impl FnOnce(&Self) -> Result<T>,
     ) -> Result<T> {
         let mut trial = Self {
-            line,
+            watched,
             places,
-            offered: line.mechanisms()?,
+            offered: watched.mechanisms()?,
             hash,
             own: Own::default(),
         };
@@ -164,14 +164,14 @@ impl<'a> Trial<'a> {
 
     /// That the token makes a key and uses it.
     fn works(&self) -> Result<()> {
-        let key = session_key::canary(self.line)?;
-        let used = answer(self.line, key);
-        self.line.session().destroy_object(key)?;
+        let key = session_key::canary(self.watched)?;
+        let used = answer(self.watched, key);
+        self.watched.session().destroy_object(key)?;
         used.map(drop)
     }
 
     fn destroy(&self, object: ObjectHandle) -> std::result::Result<(), Error> {
-        self.line.session().destroy_object(object)
+        self.watched.session().destroy_object(object)
     }
 
     /// Where a key may be made, as rules of a template.
@@ -230,9 +230,9 @@ impl<'a> Trial<'a> {
 
     fn wraps(&self, wrapping: Wrapping, by: ObjectHandle, key: ObjectHandle) -> Result<bool> {
         let wrapped = self
-            .line
+            .watched
             .raw()
-            .wrap_key(self.line.session(), wrapping, by, key);
+            .wrap_key(self.watched.session(), wrapping, by, key);
         Ok(self.given(wrapped)?.is_some())
     }
 
@@ -246,20 +246,20 @@ impl<'a> Trial<'a> {
         with_optional: bool,
         attributes: &[CK_ATTRIBUTE_TYPE],
     ) -> Result<()> {
-        let line = self.line;
-        let check = |key| keys::check_small(line, key, name, rules, with_optional);
+        let watched = self.watched;
+        let check = |key| keys::check_small(watched, key, name, rules, with_optional);
         let weaker = rules
             .iter()
             .filter(|rule| attributes.contains(&rule.attribute))
             .filter_map(Rule::opposite);
         for rule in weaker {
-            let set = line.raw().set_attribute(line.session(), key, &rule);
+            let set = watched.raw().set_attribute(watched.session(), key, &rule);
             if self.given(set)?.is_some() {
                 check(key)?;
             }
-            let copy = line
+            let copy = watched
                 .raw()
-                .copy_object(line.session(), key, std::iter::once(&rule));
+                .copy_object(watched.session(), key, std::iter::once(&rule));
             if let Some(copy) = self.given(copy)? {
                 let result = check(copy).and_then(|()| self.tells_nothing(copy, name));
                 self.destroy(copy)?;
@@ -271,8 +271,8 @@ impl<'a> Trial<'a> {
 
     /// That a key does not tell its value to whoever has the user PIN.
     fn tells_nothing(&self, key: ObjectHandle, name: &str) -> Result<()> {
-        let line = self.line;
-        let value = line.raw().attribute(line.session(), key, CKA_VALUE)?;
+        let watched = self.watched;
+        let value = watched.raw().attribute(watched.session(), key, CKA_VALUE)?;
         if value.is_some_and(|value| !value.is_empty()) {
             let problem = "is told to whoever has the user PIN";
             return Err(keys::policy(name, "CKA_VALUE", problem).into());
@@ -282,10 +282,10 @@ impl<'a> Trial<'a> {
 
     /// One attribute that is yes or no; `None` if it is not told.
     fn told(&self, object: ObjectHandle, attribute: &Rule) -> Result<Option<bool>> {
-        let value = self
-            .line
-            .raw()
-            .attribute(self.line.session(), object, attribute.attribute)?;
+        let value =
+            self.watched
+                .raw()
+                .attribute(self.watched.session(), object, attribute.attribute)?;
         Ok(match value.as_deref() {
             Some([byte]) => Some(*byte != 0),
             _ => None,
@@ -298,17 +298,21 @@ const NAMING: Duration = Duration::from_secs(1);
 
 /// Destroys what `SoftHSM` left where it refused to make an object on the token: what was not there before and has neither name nor
 /// `CKA_TOKEN`. Whatever has either, somebody else made meanwhile: the trial destroys what it was given by its handle.
-fn sweep(line: &Line, before: &[ObjectHandle]) -> Result<()> {
-    let mut left = line.find_objects(&[])?;
+fn sweep(watched: &WatchedSession, before: &[ObjectHandle]) -> Result<()> {
+    let mut left = watched.find_objects(&[])?;
     left.retain(|object| !before.contains(object));
-    let left = leftovers(line, left)?;
+    let left = leftovers(watched, left)?;
     if left.is_empty() {
         return Ok(());
     }
     // SoftHSM writes each object so first, another process's too, and then what it is to be.
     thread::sleep(NAMING);
-    for object in leftovers(line, left)? {
-        match line.session().destroy_object(object).map_err(Fault::from) {
+    for object in leftovers(watched, left)? {
+        match watched
+            .session()
+            .destroy_object(object)
+            .map_err(Fault::from)
+        {
             Err(fault) if fault.reach() != Reach::Object => return Err(fault),
             _ => {}
         }
@@ -317,12 +321,12 @@ fn sweep(line: &Line, before: &[ObjectHandle]) -> Result<()> {
 }
 
 /// Those of them that are still there, and nothing whole.
-fn leftovers(line: &Line, objects: Vec<ObjectHandle>) -> Result<Vec<ObjectHandle>> {
+fn leftovers(watched: &WatchedSession, objects: Vec<ObjectHandle>) -> Result<Vec<ObjectHandle>> {
     let mut left = Vec::new();
     for object in objects {
-        let whole = line
+        let whole = watched
             .is_nameless(object)
-            .and_then(|nameless| Ok(!nameless || line.is_on_token(object)?));
+            .and_then(|nameless| Ok(!nameless || watched.is_on_token(object)?));
         match whole {
             Ok(false) => left.push(object),
             Ok(true) => {}
@@ -334,10 +338,10 @@ fn leftovers(line: &Line, objects: Vec<ObjectHandle>) -> Result<Vec<ObjectHandle
 }
 
 /// What a key makes of a fixed input.
-fn answer(line: &Line, key: ObjectHandle) -> Result<Vec<u8>> {
+fn answer(watched: &WatchedSession, key: ObjectHandle) -> Result<Vec<u8>> {
     let mut output = Vec::new();
-    line.raw().gcm_encrypt(
-        line.session(),
+    watched.raw().gcm_encrypt(
+        watched.session(),
         key,
         &[0; 12],
         &[],

@@ -97,9 +97,13 @@ impl Own {
     fn fill(&mut self, trial: &Trial<'_>) -> Result<()> {
         let length = Rule::length(session_key::LEN);
         let generate = |mechanism, rules: &[Rule]| {
-            let line = trial.line;
+            let watched = trial.watched;
             let template = once(&length).chain(rules);
-            trial.given(line.raw().generate_key(line.session(), mechanism, template))
+            trial.given(
+                watched
+                    .raw()
+                    .generate_key(watched.session(), mechanism, template),
+            )
         };
         self.aes = generate(CKM_AES_KEY_GEN, OWN_AES)?;
         self.aes_wraps = USUAL
@@ -125,9 +129,9 @@ impl Own {
         if ways.is_empty() {
             return Ok(());
         }
-        let line = trial.line;
-        let pair = line.raw().generate_key_pair(
-            line.session(),
+        let watched = trial.watched;
+        let pair = watched.raw().generate_key_pair(
+            watched.session(),
             CKM_EC_KEY_PAIR_GEN,
             OWN_EC.iter(),
             OWN_EC_PRIVATE.iter(),
@@ -168,7 +172,7 @@ fn that_wrap(trial: &Trial<'_>, ways: &[Way]) -> Result<Vec<Wrapping>> {
             continue;
         }
         // One that says nothing of a mechanism is not believed to be without it.
-        let info = trial.line.mechanism_info(*mechanism)?;
+        let info = trial.watched.mechanism_info(*mechanism)?;
         if info.is_none_or(|info| info.flags & CKF_WRAP != 0) {
             wrap.push(*wrapping);
         }
@@ -182,8 +186,12 @@ fn other(
     mechanism: CK_MECHANISM_TYPE,
     kind: CK_KEY_TYPE,
 ) -> Result<Option<ObjectHandle>> {
-    let line = trial.line;
+    let watched = trial.watched;
     let kind = Rule::key_type(kind);
     let template = once(&kind).chain(OWN_OTHER);
-    trial.given(line.raw().generate_key(line.session(), mechanism, template))
+    trial.given(
+        watched
+            .raw()
+            .generate_key(watched.session(), mechanism, template),
+    )
 }

@@ -207,7 +207,7 @@ pub(super) fn joined(trial: &Trial<'_>, key: ObjectHandle) -> Result<Option<&'st
 
 /// Bytes of the shortest key that the token says the mechanism makes, if that is shorter than a whole one.
 fn shortest(trial: &Trial<'_>, mechanism: CK_MECHANISM_TYPE) -> Result<Option<usize>> {
-    let info = trial.line.mechanism_info(mechanism)?;
+    let info = trial.watched.mechanism_info(mechanism)?;
     let told = info.map_or(0, |info| info.ulMinKeySize);
     let whole = session_key::LEN as CK_ULONG;
     // Some count bits.
@@ -225,11 +225,11 @@ fn derives(
     base: ObjectHandle,
     asked: Asked,
 ) -> Result<bool> {
-    let line = trial.line;
+    let watched = trial.watched;
     let template = asked.template();
-    let part = line
+    let part = watched
         .raw()
-        .derive_key(line.session(), mechanism, given, base, template.iter());
+        .derive_key(watched.session(), mechanism, given, base, template.iter());
     let Some(part) = trial.given(part)? else {
         return Ok(false);
     };
@@ -239,8 +239,8 @@ fn derives(
 }
 
 fn tells(trial: &Trial<'_>, part: ObjectHandle, asked: Asked) -> Result<bool> {
-    let line = trial.line;
-    let attribute = |name| line.raw().attribute(line.session(), part, name);
+    let watched = trial.watched;
+    let attribute = |name| watched.raw().attribute(watched.session(), part, name);
     let guessed = match asked {
         // A token that takes the length and ignores it gives a whole key, which tells as little as the base; one that does not say is not believed.
         Asked::Short(_) => {
@@ -260,15 +260,17 @@ pub(super) fn says_whole(trial: &Trial<'_>, kind: Kind, part: ObjectHandle) -> R
     if kind.length.is_none() {
         return Ok(!works_as_des(trial, part)?);
     }
-    let line = trial.line;
-    let told = line.raw().attribute(line.session(), part, CKA_VALUE_LEN)?;
+    let watched = trial.watched;
+    let told = watched
+        .raw()
+        .attribute(watched.session(), part, CKA_VALUE_LEN)?;
     let whole = Rule::length(session_key::LEN);
     Ok(told.is_some_and(|told| whole.admits(&told)))
 }
 
 /// Whether it is as long as its type says. `SoftHSM` takes a key of another length, and does nothing with it.
 fn works_as_des(trial: &Trial<'_>, key: ObjectHandle) -> Result<bool> {
-    let line = trial.line;
+    let watched = trial.watched;
     let data = writable(&[0; 16]);
     for mechanism in [
         Mechanism::DesEcb,
@@ -276,7 +278,9 @@ fn works_as_des(trial: &Trial<'_>, key: ObjectHandle) -> Result<bool> {
         Mechanism::Des3Ecb,
         Mechanism::Des3Cbc([0; 8]),
     ] {
-        let used = line.raw().encrypt(line.session(), &mechanism, key, &data);
+        let used = watched
+            .raw()
+            .encrypt(watched.session(), &mechanism, key, &data);
         if trial.given(used)?.is_some() {
             return Ok(true);
         }
@@ -288,9 +292,10 @@ fn works_as_des(trial: &Trial<'_>, key: ObjectHandle) -> Result<bool> {
         Wrapping::ShortIv(CKM_DES3_CBC),
     ] {
         let rules = by_type(CKK_GENERIC_SECRET).instead(PART);
-        let unwrapped = line
-            .raw()
-            .unwrap_key(line.session(), wrapping, key, &data, rules.iter());
+        let unwrapped =
+            watched
+                .raw()
+                .unwrap_key(watched.session(), wrapping, key, &data, rules.iter());
         if let Some(unwrapped) = trial.given(unwrapped)? {
             trial.destroy(unwrapped)?;
             return Ok(true);
@@ -309,14 +314,14 @@ pub(super) fn is_whole(
     if kind.length.is_none() {
         return Ok(!works_as_des(trial, part)?);
     }
-    let line = trial.line;
+    let watched = trial.watched;
     let data = writable(&[0; 16]);
     let made = |key| match kind.usage() {
         KeyUsage::Mac => {
             let mac = session_key::hmac(HashAlgorithm::Sha256);
-            Ok(line.sign(&mac, key, &data)?)
+            Ok(watched.sign(&mac, key, &data)?)
         }
-        KeyUsage::Aead => answer(line, key),
+        KeyUsage::Aead => answer(watched, key),
     };
     let key = whole(kind.usage())?;
     let wanted = made(key);

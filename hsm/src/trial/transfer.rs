@@ -19,9 +19,9 @@ use crate::fault::{Fault, Verdict};
 use crate::ffi::{Wrapping, writable};
 use crate::keys;
 use crate::keys::generation::{Numbered, trusted_rules};
-use crate::line::Line;
 use crate::template::{AS_DATA, MASTER, Rule};
 use crate::types::{KeyUsage, MasterKind, OaepHash};
+use crate::watched::WatchedSession;
 use crate::{selftest, session_key};
 
 /// Rules at a template's beginning that say what kind of key it is: class and type.
@@ -49,38 +49,38 @@ pub(crate) struct Throwaway {
 
 impl Throwaway {
     /// Made, wrapped by the transfer key, and destroyed.
-    pub(crate) fn new(line: &Line, transfer: Numbered<'_>) -> Result<Self> {
-        let hash = selftest::preferred_oaep(line)?;
-        Self::wrapped(line, hash, one(line, CKO_PUBLIC_KEY, transfer)?)
+    pub(crate) fn new(watched: &WatchedSession, transfer: Numbered<'_>) -> Result<Self> {
+        let hash = selftest::preferred_oaep(watched)?;
+        Self::wrapped(watched, hash, one(watched, CKO_PUBLIC_KEY, transfer)?)
     }
 
-    fn wrapped(line: &Line, hash: OaepHash, public: ObjectHandle) -> Result<Self> {
-        let original = session_key::generate(line, KeyUsage::Aead, MasterKind::Hsm)?;
+    fn wrapped(watched: &WatchedSession, hash: OaepHash, public: ObjectHandle) -> Result<Self> {
+        let original = session_key::generate(watched, KeyUsage::Aead, MasterKind::Hsm)?;
         let made = || -> Result<Self> {
             Ok(Self {
                 hash,
-                by_transfer: line.raw().wrap_key(
-                    line.session(),
+                by_transfer: watched.raw().wrap_key(
+                    watched.session(),
                     Wrapping::Oaep(hash),
                     public,
                     original,
                 )?,
-                answer: answer(line, original)?,
+                answer: answer(watched, original)?,
             })
         };
         let made = made();
-        line.session().destroy_object(original)?;
+        watched.session().destroy_object(original)?;
         made
     }
 
     fn unwrap<'a>(
         &self,
-        line: &Line,
+        watched: &WatchedSession,
         transfer: ObjectHandle,
         template: impl Iterator<Item = &'a Rule>,
     ) -> std::result::Result<ObjectHandle, Error> {
-        line.raw().unwrap_key(
-            line.session(),
+        watched.raw().unwrap_key(
+            watched.session(),
             Wrapping::Oaep(self.hash),
             transfer,
             &self.by_transfer,
@@ -91,20 +91,21 @@ impl Throwaway {
     /// As a rotation does it: out of the transfer key, under the trusted key, and out of the master key again. `None`: all well.
     pub(crate) fn move_to(
         &self,
-        line: &Line,
+        watched: &WatchedSession,
         transfer: Numbered<'_>,
         trusted: ObjectHandle,
         master: Numbered<'_>,
     ) -> Result<Option<String>> {
-        let transfer = one(line, CKO_PRIVATE_KEY, transfer)?;
-        let master = one(line, CKO_PRIVATE_KEY, master)?;
+        let transfer = one(watched, CKO_PRIVATE_KEY, transfer)?;
+        let master = one(watched, CKO_PRIVATE_KEY, master)?;
         let usage = KeyUsage::Aead;
         let moved =
-            session_key::unwrap_to_move(line, self.hash, transfer, &self.by_transfer, usage)?;
+            session_key::unwrap_to_move(watched, self.hash, transfer, &self.by_transfer, usage)?;
         let wrapped =
-            line.raw()
-                .wrap_key(line.session(), Wrapping::Oaep(self.hash), trusted, moved);
-        line.session().destroy_object(moved)?;
+            watched
+                .raw()
+                .wrap_key(watched.session(), Wrapping::Oaep(self.hash), trusted, moved);
+        watched.session().destroy_object(moved)?;
         let wrapped = match wrapped.map_err(Fault::from) {
             Ok(wrapped) => wrapped,
             Err(fault) if fault.verdict() != Verdict::Failed => {
@@ -114,23 +115,23 @@ impl Throwaway {
             }
             Err(fault) => return Err(fault),
         };
-        let kek = session_key::unwrap(line, self.hash, master, &wrapped, usage, false)?;
-        let same = answer(line, kek)? == self.answer;
-        line.session().destroy_object(kek)?;
+        let kek = session_key::unwrap(watched, self.hash, master, &wrapped, usage, false)?;
+        let same = answer(watched, kek)? == self.answer;
+        watched.session().destroy_object(kek)?;
         Ok((!same).then(|| "a key that was moved is another key afterwards".to_owned()))
     }
 }
 
 /// Why the token is not fit for a transfer key, as far as the user's PIN can tell; `None`: it is. The pair is on the token.
 pub(crate) fn check_as_user(
-    line: &Line,
+    watched: &WatchedSession,
     transfer: Numbered<'_>,
     places: Places,
 ) -> Result<Option<String>> {
-    let hash = selftest::preferred_oaep(line)?;
-    let public = one(line, CKO_PUBLIC_KEY, transfer)?;
-    let private = one(line, CKO_PRIVATE_KEY, transfer)?;
-    Trial::with(line, hash, places, |trial| {
+    let hash = selftest::preferred_oaep(watched)?;
+    let public = one(watched, CKO_PUBLIC_KEY, transfer)?;
+    let private = one(watched, CKO_PRIVATE_KEY, transfer)?;
+    Trial::with(watched, hash, places, |trial| {
         match check(trial, public, private)? {
             Some(reason) => Ok(Some(reason)),
             None => Ok(trusted::way(trial, public)?.map(trusted::by)),
@@ -144,11 +145,11 @@ pub(crate) fn check(
     public: ObjectHandle,
     private: ObjectHandle,
 ) -> Result<Option<String>> {
-    let line = trial.line;
-    let throwaway = Throwaway::wrapped(line, trial.hash, public)?;
+    let watched = trial.watched;
+    let throwaway = Throwaway::wrapped(watched, trial.hash, public)?;
     for usage in [KeyUsage::Aead, KeyUsage::Mac] {
         let template = session_key::to_move(usage);
-        let unwrap = |rules: &[Rule]| trial.given(throwaway.unwrap(line, private, rules.iter()));
+        let unwrap = |rules: &[Rule]| trial.given(throwaway.unwrap(watched, private, rules.iter()));
         let forced = template.get(KIND..).unwrap_or_default();
         if let Some(attribute) = forced::otherwise(trial, &template, KIND, forced, unwrap)? {
             return Ok(Some(format!(
@@ -163,7 +164,7 @@ pub(crate) fn check(
     }
     let template = session_key::to_move(KeyUsage::Aead);
     let moved = match throwaway
-        .unwrap(line, private, template.iter())
+        .unwrap(watched, private, template.iter())
         .map_err(Fault::from)
     {
         Ok(moved) => moved,
@@ -175,7 +176,7 @@ pub(crate) fn check(
         Err(fault) => return Err(fault),
     };
     let leak = leak(trial, moved, public, &template);
-    line.session().destroy_object(moved)?;
+    watched.session().destroy_object(moved)?;
     leak
 }
 
@@ -185,10 +186,10 @@ fn shortened(
     throwaway: &Throwaway,
     private: ObjectHandle,
 ) -> Result<Option<&'static str>> {
-    let line = trial.line;
+    let watched = trial.watched;
     for kind in parts::SHORTER {
         let template = kind.instead(&session_key::to_move(kind.usage()));
-        let unwrapped = throwaway.unwrap(line, private, template.iter());
+        let unwrapped = throwaway.unwrap(watched, private, template.iter());
         let Some(part) = trial.given(unwrapped)? else {
             continue;
         };
@@ -199,7 +200,7 @@ fn shortened(
         }
     }
     // What is no key has no attributes to be forced.
-    let data = throwaway.unwrap(line, private, AS_DATA.iter());
+    let data = throwaway.unwrap(watched, private, AS_DATA.iter());
     let Some(data) = trial.given(data)? else {
         return Ok(None);
     };
@@ -218,9 +219,9 @@ fn leak(
     public: ObjectHandle,
     template: &[Rule],
 ) -> Result<Option<String>> {
-    let line = trial.line;
+    let watched = trial.watched;
     let said = |what: &str| Ok(Some(format!("a key from the transfer key {what}")));
-    let strict = keys::check_small(line, moved, NAME, template, true)
+    let strict = keys::check_small(watched, moved, NAME, template, true)
         .and_then(|()| trial.tells_nothing(moved, NAME))
         .and_then(|()| trial.keeps(moved, NAME, template, true, WEAKER));
     match strict {
@@ -231,8 +232,8 @@ fn leak(
         Err(fault) => return Err(fault),
     }
     let mut output = Vec::new();
-    let used = line.raw().gcm_encrypt(
-        line.session(),
+    let used = watched.raw().gcm_encrypt(
+        watched.session(),
         moved,
         &[0; 12],
         &[],
@@ -257,7 +258,11 @@ fn leak(
 /// Imports a public key as the security officer, marked as trusted; the mark that is there already if it is of the same numbers.
 ///
 /// `SoftHSM` lets `CKA_TRUSTED` be given at an object's creation only; PKCS#11 means it to be set afterwards. Both are tried.
-pub(crate) fn mark(line: &Line, key: Numbered<'_>, spki: &[u8]) -> Result<ObjectHandle> {
+pub(crate) fn mark(
+    watched: &WatchedSession,
+    key: Numbered<'_>,
+    spki: &[u8],
+) -> Result<ObjectHandle> {
     let unfit =
         |problem: String| HsmError::Unsupported(format!("marking a key as trusted: {problem}"));
     let numbers = rsa::PublicKey::from_public_key_der(spki).map_err(|error| {
@@ -265,9 +270,9 @@ pub(crate) fn mark(line: &Line, key: Numbered<'_>, spki: &[u8]) -> Result<Object
     })?;
     let label = key.trusted_label();
     let name = key.trusted_name();
-    if let [there] = line.find(CKO_PUBLIC_KEY, &label)?.as_slice() {
-        if keys::spki(line, *there)?.as_deref() == Some(spki)
-            && keys::check(line, *there, &name, &trusted_rules(key)).is_ok()
+    if let [there] = watched.find(CKO_PUBLIC_KEY, &label)?.as_slice() {
+        if keys::spki(watched, *there)?.as_deref() == Some(spki)
+            && keys::check(watched, *there, &name, &trusted_rules(key)).is_ok()
         {
             return Ok(*there);
         }
@@ -286,33 +291,37 @@ pub(crate) fn mark(line: &Line, key: Numbered<'_>, spki: &[u8]) -> Result<Object
     // Last: SoftHSM lets nothing be set after CKA_MODIFIABLE.
     let fixed = [Attribute::Copyable(false), Attribute::Modifiable(false)];
     let at_once = [&plain[..], std::slice::from_ref(&trusted), &fixed].concat();
-    let made = match line.session().create_object(&at_once).map_err(Fault::from) {
+    let made = match watched
+        .session()
+        .create_object(&at_once)
+        .map_err(Fault::from)
+    {
         Ok(made) => made,
         Err(fault) if fault.verdict() != Verdict::Failed => {
-            let made = line.session().create_object(&plain).map_err(|error| {
+            let made = watched.session().create_object(&plain).map_err(|error| {
                 unfit(format!("the import was refused ({})", Fault::from(error)))
             })?;
             for attribute in std::iter::once(trusted).chain(fixed) {
                 // What came of it is seen below.
-                let _ = line.session().update_attributes(made, &[attribute]);
+                let _ = watched.session().update_attributes(made, &[attribute]);
             }
             made
         }
         Err(fault) => return Err(fault),
     };
-    match keys::check(line, made, &name, &trusted_rules(key)) {
+    match keys::check(watched, made, &name, &trusted_rules(key)) {
         Ok(()) => Ok(made),
         Err(fault) => {
-            line.session().destroy_object(made)?;
+            watched.session().destroy_object(made)?;
             Err(unfit(fault.to_string()).into())
         }
     }
 }
 
 /// The public half of the first generation of the master key, for a try.
-pub(crate) fn first_master(line: &Line) -> Result<(Numbered<'static>, Vec<u8>)> {
+pub(crate) fn first_master(watched: &WatchedSession) -> Result<(Numbered<'static>, Vec<u8>)> {
     let key = Numbered::from(&MASTER);
-    let spki = keys::spki(line, one(line, CKO_PUBLIC_KEY, key)?)?;
+    let spki = keys::spki(watched, one(watched, CKO_PUBLIC_KEY, key)?)?;
     let spki = spki
         .ok_or_else(|| HsmError::Unsupported("telling the numbers of a public key".to_owned()))?;
     Ok((key, spki))
@@ -333,6 +342,10 @@ fn public_template(modulus: Vec<u8>, exponent: Vec<u8>) -> Vec<Attribute> {
     ]
 }
 
-fn one(line: &Line, class: cryptoki_sys::CK_ULONG, key: Numbered<'_>) -> Result<ObjectHandle> {
-    keys::only(line, &key.label(), class, &key.name())
+fn one(
+    watched: &WatchedSession,
+    class: cryptoki_sys::CK_ULONG,
+    key: Numbered<'_>,
+) -> Result<ObjectHandle> {
+    keys::only(watched, &key.label(), class, &key.name())
 }

@@ -76,8 +76,8 @@ const WEAKER: &[CK_ATTRIBUTE_TYPE] = &[CKA_WRAP_WITH_TRUSTED, CKA_SENSITIVE, CKA
 
 fn guarded(trial: &Trial<'_>) -> Result<ObjectHandle> {
     let length = Rule::length(session_key::LEN);
-    Ok(trial.line.raw().generate_key(
-        trial.line.session(),
+    Ok(trial.watched.raw().generate_key(
+        trial.watched.session(),
         CKM_AES_KEY_GEN,
         once(&length).chain(GUARDED),
     )?)
@@ -113,7 +113,7 @@ impl Marks<'_> {
     }
 
     fn by_setting(&self, public: ObjectHandle) -> Result<bool> {
-        let (raw, session) = (self.trial.line.raw(), || self.trial.line.session());
+        let (raw, session) = (self.trial.watched.raw(), || self.trial.watched.session());
         for key in once(public).chain(self.trial.own.aes) {
             let set = raw.set_attribute(session(), key, TRUSTED_MARK);
             if self.trial.given(set)?.is_some() && self.counts(key)? {
@@ -138,7 +138,7 @@ impl Marks<'_> {
     fn by_copying(&self, public: ObjectHandle) -> Result<bool> {
         for key in once(public).chain(self.trial.own.aes) {
             for place in self.trial.places() {
-                let (raw, session) = (self.trial.line.raw(), self.trial.line.session());
+                let (raw, session) = (self.trial.watched.raw(), self.trial.watched.session());
                 let template = [place, TRUSTED_MARK].into_iter();
                 if self.marked(raw.copy_object(session, key, template))? {
                     return Ok(true);
@@ -150,7 +150,7 @@ impl Marks<'_> {
 
     fn by_importing(&self, public: ObjectHandle) -> Result<bool> {
         for place in self.trial.places() {
-            let (raw, session) = (self.trial.line.raw(), self.trial.line.session());
+            let (raw, session) = (self.trial.watched.raw(), self.trial.watched.session());
             let template = once(place).chain(CLAIMED_AES_IMPORT);
             if self.marked(raw.create_object(session, template))? {
                 return Ok(true);
@@ -168,8 +168,8 @@ impl Marks<'_> {
 
     /// The numbers of a public key as a key of one's own.
     fn imported(&self, public: ObjectHandle, marked: bool) -> Result<Option<ObjectHandle>> {
-        let line = self.trial.line;
-        let number = |name| line.raw().attribute(line.session(), public, name);
+        let watched = self.trial.watched;
+        let number = |name| watched.raw().attribute(watched.session(), public, name);
         let (Some(modulus), Some(exponent)) = (number(CKA_MODULUS)?, number(CKA_PUBLIC_EXPONENT)?)
         else {
             return Ok(None);
@@ -185,13 +185,13 @@ impl Marks<'_> {
         if marked {
             template.push(Attribute::Trusted(true));
         }
-        self.trial.given(line.session().create_object(&template))
+        self.trial.given(watched.session().create_object(&template))
     }
 
     fn by_generating(&self) -> Result<bool> {
         let length = Rule::length(session_key::LEN);
         for place in self.trial.places() {
-            let (raw, session) = (self.trial.line.raw(), self.trial.line.session());
+            let (raw, session) = (self.trial.watched.raw(), self.trial.watched.session());
             let template = [place, &length].into_iter().chain(CLAIMED_AES);
             if self.marked(raw.generate_key(session, CKM_AES_KEY_GEN, template))? {
                 return Ok(true);
@@ -202,13 +202,13 @@ impl Marks<'_> {
 
     fn by_generating_pairs(&self) -> Result<bool> {
         // The shortest, since each start waits for it.
-        let bits = Rule::modulus_bits(self.trial.line.shortest_rsa()?);
+        let bits = Rule::modulus_bits(self.trial.watched.shortest_rsa()?);
         for (mechanism, public, length) in [
             (CKM_EC_KEY_PAIR_GEN, CLAIMED_EC, None),
             (CKM_RSA_PKCS_KEY_PAIR_GEN, CLAIMED_RSA, Some(&bits)),
         ] {
             for place in self.trial.places() {
-                let (raw, session) = (self.trial.line.raw(), self.trial.line.session());
+                let (raw, session) = (self.trial.watched.raw(), self.trial.watched.session());
                 let pair = raw.generate_key_pair(
                     session,
                     mechanism,
@@ -235,15 +235,17 @@ impl Marks<'_> {
         let Some(own) = self.trial.own.aes else {
             return Ok(false);
         };
-        let line = self.trial.line;
+        let watched = self.trial.watched;
         for wrapping in self.trial.own.aes_wraps.iter().copied() {
-            let wrapped = line.raw().wrap_key(line.session(), wrapping, own, own);
+            let wrapped = watched
+                .raw()
+                .wrap_key(watched.session(), wrapping, own, own);
             let Some(wrapped) = self.trial.given(wrapped)? else {
                 continue;
             };
             for place in self.trial.places() {
-                let unwrapped = line.raw().unwrap_key(
-                    line.session(),
+                let unwrapped = watched.raw().unwrap_key(
+                    watched.session(),
                     wrapping,
                     own,
                     &wrapped,
@@ -280,7 +282,7 @@ impl Marks<'_> {
             (CKM_SHA384_KEY_DERIVATION, Derivation::Nothing),
             (CKM_SHA512_KEY_DERIVATION, Derivation::Nothing),
         ];
-        let line = self.trial.line;
+        let watched = self.trial.watched;
         let plain = PLAIN
             .into_iter()
             .chain(once((CKM_CONCATENATE_BASE_AND_KEY, Derivation::Key(base))));
@@ -294,8 +296,9 @@ impl Marks<'_> {
             for place in self.trial.places() {
                 let template = [place, &length].into_iter().chain(CLAIMED_AES);
                 let derived =
-                    line.raw()
-                        .derive_key(line.session(), mechanism, given, base, template);
+                    watched
+                        .raw()
+                        .derive_key(watched.session(), mechanism, given, base, template);
                 if self.marked(derived)? {
                     return Ok(true);
                 }
@@ -315,7 +318,7 @@ impl Marks<'_> {
                 continue;
             }
             for on_token in [false, true].into_iter().take(self.trial.places().len()) {
-                let derived = line.session().derive_key(
+                let derived = watched.session().derive_key(
                     &mechanism,
                     base,
                     &[

@@ -22,10 +22,10 @@ use zeroize::Zeroizing;
 use crate::config::{PinSource, TokenSelector};
 use crate::error::HsmError;
 use crate::fault::{Fault, Reach};
-use crate::line::{Access, Line, Watch};
 use crate::module::Module;
 use crate::selector::Wanted;
 use crate::types::TokenIdentity;
+use crate::watched::{Access, Watch, WatchedSession};
 use pair::{BOTH, Found, Purpose, find_keys, make_pair};
 
 /// The public halves, and how to find the private ones again.
@@ -51,7 +51,7 @@ pub struct ParticipantToken {
 /// A session and the module under it; both end with it.
 struct Connection {
     module: Module,
-    line: Option<Line>,
+    watched: Option<WatchedSession>,
 }
 
 impl ParticipantToken {
@@ -65,20 +65,20 @@ impl ParticipantToken {
     ) -> Result<Self, HsmError> {
         let attempt = || {
             let (connection, token) = connect(module, selector, pin)?;
-            let line = connection.line()?;
+            let watched = connection.watched()?;
             let mut id = vec![0; 16];
-            line.session().generate_random_slice(&mut id)?;
+            watched.session().generate_random_slice(&mut id)?;
             let mut made = Vec::new();
             let result = BOTH
                 .into_iter()
                 .try_for_each(|purpose| {
-                    make_pair(line, purpose, &id, name).map(|pair| made.extend(pair))
+                    make_pair(watched, purpose, &id, name).map(|pair| made.extend(pair))
                 })
-                .and_then(|()| find_keys(line, &id))
-                .and_then(|found| try_keys(line, &found).map(|()| found));
+                .and_then(|()| find_keys(watched, &id))
+                .and_then(|found| try_keys(watched, &found).map(|()| found));
             if result.is_err() {
                 for object in made {
-                    if let Err(error) = line.session().destroy_object(object) {
+                    if let Err(error) = watched.session().destroy_object(object) {
                         tracing::warn!(%error, "a key that can't be used is left on the token");
                     }
                 }
@@ -98,7 +98,7 @@ impl ParticipantToken {
     ) -> Result<Self, HsmError> {
         let attempt = || {
             let (connection, token) = connect(module, selector, pin)?;
-            let found = find_keys(connection.line()?, id)?;
+            let found = find_keys(connection.watched()?, id)?;
             Ok(Self::new(connection, token, found))
         };
         attempt().map_err(Fault::into_error)
@@ -117,8 +117,8 @@ impl ParticipantToken {
     /// ECDSA over a SHA-256 digest: r || s.
     pub fn sign_digest(&self, digest: &[u8; 32]) -> Result<[u8; 64], HsmError> {
         self.connection
-            .line()
-            .and_then(|line| sign(line, self.signing, digest))
+            .watched()
+            .and_then(|watched| sign(watched, self.signing, digest))
             .map_err(Fault::into_error)
     }
 
@@ -128,8 +128,8 @@ impl ParticipantToken {
         let peer = PublicKey::from_sec1_bytes(peer)
             .map_err(|_| HsmError::InvalidKey("the peer's is no point of P-256".to_owned()))?;
         self.connection
-            .line()
-            .and_then(|line| agree(line, self.agreement, &peer))
+            .watched()
+            .and_then(|watched| agree(watched, self.agreement, &peer))
             .map_err(Fault::into_error)
     }
 
@@ -145,9 +145,9 @@ impl ParticipantToken {
 }
 
 impl Connection {
-    fn line(&self) -> Result<&Line, Fault> {
+    fn watched(&self) -> Result<&WatchedSession, Fault> {
         // Only `drop` takes it.
-        self.line
+        self.watched
             .as_ref()
             .ok_or_else(|| HsmError::Unavailable("the session is closed".to_owned()).into())
     }
@@ -155,8 +155,8 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        if let Some(line) = self.line.take() {
-            line.close();
+        if let Some(watched) = self.watched.take() {
+            watched.close();
         }
         self.module.release(false);
     }
@@ -170,7 +170,7 @@ fn connect(
     let wanted = Wanted::new(selector)?;
     let mut connection = Connection {
         module: Module::acquire(module)?,
-        line: None,
+        watched: None,
     };
     let library = connection.module.library();
     let found = wanted.find(&library.raw)?;
@@ -186,18 +186,18 @@ fn connect(
     if found.info.user_pin_locked() {
         return Err(HsmError::Pin("CKF_USER_PIN_LOCKED".to_owned()).into());
     }
-    let line = Line::open(library, found.slot, Arc::new(Watch::default()))?;
-    let login = Access::new(pin.clone()).login(&line);
-    connection.line = Some(line);
+    let watched = WatchedSession::open(library, found.slot, Arc::new(Watch::default()))?;
+    let login = Access::new(pin.clone()).login(&watched);
+    connection.watched = Some(watched);
     login?;
     Ok((connection, found.identity))
 }
 
 /// Pairwise: each private key belongs to the public key that others will use.
-fn try_keys(line: &Line, found: &Found) -> Result<(), Fault> {
+fn try_keys(watched: &WatchedSession, found: &Found) -> Result<(), Fault> {
     let failed = |purpose: Purpose| Fault::from(HsmError::SelfTest(purpose.name().to_owned()));
     let digest: [u8; 32] = Sha256::digest(b"Strongroom participant's key").into();
-    let signature = sign(line, found.signing, &digest)?;
+    let signature = sign(watched, found.signing, &digest)?;
     let good = VerifyingKey::from_public_key_der(&found.keys.signing)
         .ok()
         .zip(Signature::from_slice(&signature).ok())
@@ -207,12 +207,12 @@ fn try_keys(line: &Line, found: &Found) -> Result<(), Fault> {
     }
     // Both ways around with a key of a moment.
     let mut bytes = Zeroizing::new([0; 32]);
-    line.session().generate_random_slice(&mut *bytes)?;
+    watched.session().generate_random_slice(&mut *bytes)?;
     let own = PublicKey::from_public_key_der(&found.keys.agreement)
         .map_err(|_| failed(Purpose::Agreement))?;
     let ours = p256::SecretKey::from_slice(&*bytes).map_err(|_| failed(Purpose::Agreement))?;
     let expected = (own.to_projective() * *ours.to_nonzero_scalar()).to_affine();
-    let answer = agree(line, found.agreement, &ours.public_key())?;
+    let answer = agree(watched, found.agreement, &ours.public_key())?;
     let same = expected
         .to_sec1_point(false)
         .x()
@@ -224,29 +224,33 @@ fn try_keys(line: &Line, found: &Found) -> Result<(), Fault> {
     }
 }
 
-fn sign(line: &Line, key: ObjectHandle, digest: &[u8; 32]) -> Result<[u8; 64], Fault> {
-    let signature = line.sign(&Mechanism::Ecdsa, key, digest)?;
+fn sign(watched: &WatchedSession, key: ObjectHandle, digest: &[u8; 32]) -> Result<[u8; 64], Fault> {
+    let signature = watched.sign(&Mechanism::Ecdsa, key, digest)?;
     signature
         .try_into()
         .map_err(|_| odd("C_Sign", "a signature that is not 64 bytes long"))
 }
 
-fn agree(line: &Line, key: ObjectHandle, peer: &PublicKey) -> Result<Zeroizing<[u8; 32]>, Fault> {
+fn agree(
+    watched: &WatchedSession,
+    key: ObjectHandle,
+    peer: &PublicKey,
+) -> Result<Zeroizing<[u8; 32]>, Fault> {
     let point = peer.to_sec1_point(false);
-    let secret = match derive(line, key, point.as_bytes()) {
+    let secret = match derive(watched, key, point.as_bytes()) {
         // PKCS#11 wants every token to take the bare point, but some want it as CKA_EC_POINT is: in an OCTET STRING.
         Err(fault @ Fault::Token(..)) if matches!(fault.reach(), Reach::Item | Reach::Unclear) => {
             let mut wrapped = vec![0x04, 0x41];
             wrapped.extend_from_slice(point.as_bytes());
-            derive(line, key, &wrapped).map_err(|_| fault)?
+            derive(watched, key, &wrapped).map_err(|_| fault)?
         }
         other => other?,
     };
-    let value = line
+    let value = watched
         .raw()
-        .attribute(line.session(), secret, CKA_VALUE)
+        .attribute(watched.session(), secret, CKA_VALUE)
         .map(|value| value.map(Zeroizing::new));
-    line.session().destroy_object(secret)?;
+    watched.session().destroy_object(secret)?;
     let value = value?.ok_or_else(|| {
         HsmError::Unsupported("giving out a secret of CKM_ECDH1_DERIVE".to_owned())
     })?;
@@ -262,9 +266,13 @@ fn coordinate(value: &[u8]) -> Option<Zeroizing<[u8; 32]>> {
 }
 
 /// The shared secret as a session object that tells its value.
-fn derive(line: &Line, key: ObjectHandle, point: &[u8]) -> Result<ObjectHandle, Fault> {
+fn derive(
+    watched: &WatchedSession,
+    key: ObjectHandle,
+    point: &[u8],
+) -> Result<ObjectHandle, Fault> {
     let mechanism = Mechanism::Ecdh1Derive(Ecdh1DeriveParams::new(EcKdf::null(), point));
-    Ok(line.session().derive_key(
+    Ok(watched.session().derive_key(
         &mechanism,
         key,
         &[

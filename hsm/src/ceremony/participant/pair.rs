@@ -12,8 +12,8 @@ use super::ParticipantKeys;
 use crate::error::HsmError;
 use crate::fault::Fault;
 use crate::keys;
-use crate::line::Line;
 use crate::template::P256_OID;
+use crate::watched::WatchedSession;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
@@ -63,7 +63,7 @@ impl Purpose {
 
 /// (public, private).
 pub(super) fn make_pair(
-    line: &Line,
+    watched: &WatchedSession,
     purpose: Purpose,
     id: &[u8],
     name: &str,
@@ -103,7 +103,8 @@ pub(super) fn make_pair(
         Attribute::Modifiable(false),
     ]);
     let attempt = |private: &[Attribute]| {
-        line.session()
+        watched
+            .session()
             .generate_key_pair(&Mechanism::EccKeyPairGen, &public, private)
             .map_err(Fault::from)
     };
@@ -120,9 +121,9 @@ pub(super) fn make_pair(
     Ok([public, private])
 }
 
-pub(super) fn find_keys(line: &Line, id: &[u8]) -> Result<Found, Fault> {
-    let (signing, signing_public) = find_pair(line, Purpose::Signing, id)?;
-    let (agreement, agreement_public) = find_pair(line, Purpose::Agreement, id)?;
+pub(super) fn find_keys(watched: &WatchedSession, id: &[u8]) -> Result<Found, Fault> {
+    let (signing, signing_public) = find_pair(watched, Purpose::Signing, id)?;
+    let (agreement, agreement_public) = find_pair(watched, Purpose::Agreement, id)?;
     Ok(Found {
         keys: ParticipantKeys {
             id: id.to_vec(),
@@ -135,7 +136,11 @@ pub(super) fn find_keys(line: &Line, id: &[u8]) -> Result<Found, Fault> {
 }
 
 /// The private key, and the public one's `SubjectPublicKeyInfo`.
-fn find_pair(line: &Line, purpose: Purpose, id: &[u8]) -> Result<(ObjectHandle, Vec<u8>), Fault> {
+fn find_pair(
+    watched: &WatchedSession,
+    purpose: Purpose,
+    id: &[u8],
+) -> Result<(ObjectHandle, Vec<u8>), Fault> {
     let policy = |attribute: &str, problem: &str| HsmError::KeyPolicy {
         key: purpose.name().to_owned(),
         attribute: attribute.to_owned(),
@@ -150,7 +155,7 @@ fn find_pair(line: &Line, purpose: Purpose, id: &[u8]) -> Result<(ObjectHandle, 
             Attribute::Id(id.to_vec()),
             use_of,
         ];
-        match line.find_objects(&template)?.as_slice() {
+        match watched.find_objects(&template)?.as_slice() {
             [object] => Ok(*object),
             found => Err(policy(
                 "CKA_ID",
@@ -174,7 +179,9 @@ fn find_pair(line: &Line, purpose: Purpose, id: &[u8]) -> Result<(ObjectHandle, 
         )
     };
     for (attribute, name, wanted) in purpose.rules() {
-        let value = line.raw().attribute(line.session(), private, attribute)?;
+        let value = watched
+            .raw()
+            .attribute(watched.session(), private, attribute)?;
         let good = match value.as_deref() {
             Some([byte]) => (*byte != 0) == wanted,
             // An attribute that the token does not know is not set.
@@ -184,7 +191,7 @@ fn find_pair(line: &Line, purpose: Purpose, id: &[u8]) -> Result<(ObjectHandle, 
             return Err(policy(name, &format!("is not {wanted}")).into());
         }
     }
-    let spki =
-        keys::spki(line, public)?.ok_or_else(|| policy("CKA_EC_POINT", "is no point of P-256"))?;
+    let spki = keys::spki(watched, public)?
+        .ok_or_else(|| policy("CKA_EC_POINT", "is no point of P-256"))?;
     Ok((private, spki))
 }

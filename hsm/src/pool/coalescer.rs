@@ -21,7 +21,7 @@ const CALLERS: usize = 64;
 type Operation<I, T> = fn(&mut Conn, &[I]) -> Result<Vec<Result<T, HsmError>>, Fault>;
 
 /// Where callers of one operation meet.
-pub(crate) struct Together<I, T> {
+pub(crate) struct Coalescer<I, T> {
     operation: Operation<I, T>,
     /// Jobs that a crowd is shared out to: one for each session of the token.
     sessions: usize,
@@ -34,7 +34,7 @@ struct Caller<I, T> {
     answer: oneshot::Sender<Batch<T>>,
 }
 
-impl<I: Send + 'static, T: Send + 'static> Together<I, T> {
+impl<I: Send + 'static, T: Send + 'static> Coalescer<I, T> {
     pub(crate) fn new(operation: Operation<I, T>, sessions: usize) -> Self {
         Self {
             operation,

@@ -50,14 +50,14 @@ impl Watch {
 }
 
 /// A read/write session.
-pub(crate) struct Line {
+pub(crate) struct WatchedSession {
     library: Arc<Library>,
     session: Session,
     slot: Slot,
     watch: Arc<Watch>,
 }
 
-impl Line {
+impl WatchedSession {
     pub(crate) fn open(
         library: Arc<Library>,
         slot: Slot,
@@ -89,7 +89,7 @@ impl Line {
         &self.session
     }
 
-    /// The calls that cryptoki lacks, for one call with [`Line::session`].
+    /// The calls that cryptoki lacks, for one call with [`WatchedSession::session`].
     pub(crate) fn raw(&self) -> &Raw {
         &self.library.raw
     }
@@ -234,17 +234,17 @@ impl Access {
     }
 
     /// Logs the process in, unless it is. A refused PIN is remembered: `C_Login` is never called again.
-    pub(crate) fn login(&self, line: &Line) -> Result<(), Fault> {
+    pub(crate) fn login(&self, watched: &WatchedSession) -> Result<(), Fault> {
         // Held over the call, so that of several threads only one tries a PIN that may be wrong.
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(error) = &*refused {
             return Err(error.clone().into());
         }
-        if line.session().is_users()? {
+        if watched.session().is_users()? {
             return Ok(());
         }
         let pin = pin::read(&self.pin)?;
-        let fault = match line.session().login(UserType::User, pin.expose()) {
+        let fault = match watched.session().login(UserType::User, pin.expose()) {
             Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => return Ok(()),
             Err(error) => Fault::from(error),
         };
