@@ -4,6 +4,8 @@
 
 mod common;
 
+use std::fmt::Write as _;
+
 use common::rig::{Rig, blank, in_child_on, provision_all, token};
 use strongroom_hsm::{Hsm, HsmConfig, HsmError, KeyShape, OptionalKeys};
 
@@ -391,9 +393,11 @@ fn a_token_that_does_not_force_the_byok_keys_template_is_refused() {
                         ("CKA_DECRYPT", "false"),
                     ] {
                         let value = if one == attribute { other } else { right };
-                        commands += &format!(
-                            "where key={WRAPPING} {silent} claim C_UnwrapKey {one} {value}\n"
-                        );
+                        writeln!(
+                            commands,
+                            "where key={WRAPPING} {silent} claim C_UnwrapKey {one} {value}"
+                        )
+                        .unwrap();
                     }
                     rig.refused(&commands, &[name(WRAPPING), attribute]);
                 }
@@ -526,28 +530,30 @@ fn no_key_is_put_behind_another() {
     });
 }
 
+/// What the transfer key's unwrap template says.
+const TRANSFER_FORCES: [&str; 14] = [
+    "CKA_TOKEN",
+    "CKA_PRIVATE",
+    "CKA_SENSITIVE",
+    "CKA_EXTRACTABLE",
+    "CKA_WRAP_WITH_TRUSTED",
+    "CKA_ENCRYPT",
+    "CKA_DECRYPT",
+    "CKA_SIGN",
+    "CKA_VERIFY",
+    "CKA_WRAP",
+    "CKA_UNWRAP",
+    "CKA_DERIVE",
+    "CKA_COPYABLE",
+    "CKA_MODIFIABLE",
+];
+
 #[test]
 fn what_comes_out_of_the_transfer_key_is_good_for_nothing() {
     in_child(
         "what_comes_out_of_the_transfer_key_is_good_for_nothing",
         async |rig| {
-            let forced = [
-                "CKA_TOKEN",
-                "CKA_PRIVATE",
-                "CKA_SENSITIVE",
-                "CKA_EXTRACTABLE",
-                "CKA_WRAP_WITH_TRUSTED",
-                "CKA_ENCRYPT",
-                "CKA_DECRYPT",
-                "CKA_SIGN",
-                "CKA_VERIFY",
-                "CKA_WRAP",
-                "CKA_UNWRAP",
-                "CKA_DERIVE",
-                "CKA_COPYABLE",
-                "CKA_MODIFIABLE",
-            ];
-            for attribute in forced {
+            for attribute in TRANSFER_FORCES {
                 rig.refused(
                     &format!(
                         "where key={TRANSFER} CKA_KEY_TYPE=:31 accept C_UnwrapKey {attribute}"
