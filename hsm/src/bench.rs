@@ -16,7 +16,8 @@ use crate::watched::{Access, Watch, WatchedSession};
 
 const IV: [u8; 12] = [7; 12];
 
-/// One session with a session key that decrypts one ciphertext again and again: `C_DecryptInit` and `C_Decrypt`, AES-256-GCM.
+/// One session with a session key that decrypts one ciphertext again and again: `C_DecryptInit` and
+/// `C_Decrypt`, AES-256-GCM.
 pub struct RawDecryption {
     work: Work,
     /// The library stays loaded for as long as this is.

@@ -26,16 +26,19 @@ pub struct HsmConfig {
     pub shape: KeyShape,
 }
 
-/// Whether the keys that a second token needs (master keys, store key) may ever be moved to one. Decided at their birth, for good.
+/// Whether the keys that a second token needs (master keys, store key) may ever be moved to one.
+/// Decided at their birth, for good.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum KeyShape {
     /// They never leave the token: `CKA_EXTRACTABLE=false`.
     #[default]
     Fixed,
-    /// They were made here, and can be wrapped by a key that the security officer made `CKA_TRUSTED`, and by no other:
-    /// `CKA_EXTRACTABLE=true` with `CKA_WRAP_WITH_TRUSTED=true`.
+    /// They were made here, and can be wrapped by a key that the security officer made
+    /// `CKA_TRUSTED`, and by no other: `CKA_EXTRACTABLE=true` with
+    /// `CKA_WRAP_WITH_TRUSTED=true`.
     Movable,
-    /// The same, but they came from another token by a backup, so that this one did not make them: `CKA_LOCAL=false`.
+    /// The same, but they came from another token by a backup, so that this one did not make them:
+    /// `CKA_LOCAL=false`.
     Moved,
 }
 
@@ -57,6 +60,7 @@ pub enum PinSource {
     File(PathBuf),
     /// `$CREDENTIALS_DIRECTORY/NAME`, as systemd's `LoadCredential=` makes it.
     Credential(String),
-    /// In memory already: a PIN that the custodians' shares have just made, which never was in a file.
+    /// In memory already: a PIN that the custodians' shares have just made, which never was in a
+    /// file.
     Given(SecretPin),
 }

@@ -36,7 +36,8 @@ pub(crate) enum Reach {
 pub(crate) enum Verdict {
     /// The token won't do that.
     Refused,
-    /// So some tokens say no, and others that they are not well: a token that does what it should has refused.
+    /// So some tokens say no, and others that they are not well: a token that does what it should
+    /// has refused.
     Unclear,
     /// The token did not get as far as refusing.
     Failed,
@@ -55,7 +56,8 @@ impl Fault {
     pub(crate) fn reach(&self) -> Reach {
         match self {
             Self::Own(HsmError::Pin(_)) => Reach::Pin,
-            // They were there when the connection was made: the token is away, or another is in its place.
+            // They were there when the connection was made: the token is away, or another is in its
+            // place.
             Self::Own(HsmError::Unavailable(_) | HsmError::Missing { .. }) => Reach::Device,
             Self::Own(_) => Reach::Item,
             Self::Token(code, function) => reach(*code, *function),
@@ -93,7 +95,8 @@ impl Fault {
         }
     }
 
-    /// Whether the token won't have an attribute of the template: the call may be tried without those that are optional.
+    /// Whether the token won't have an attribute of the template: the call may be tried without
+    /// those that are optional.
     pub(crate) fn refuses_template(&self) -> bool {
         matches!(
             self.code(),

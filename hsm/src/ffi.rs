@@ -1,8 +1,9 @@
 //! Every call into the PKCS#11 module, straight through `cryptoki-sys` and one function list.
 //!
-//! cryptoki lends its types. Its calls can't be used: it knows no attribute whose value is a template (`CKA_UNWRAP_TEMPLATE`), calls the module once more
-//! to ask for each output's length, believes what a module claims of lengths and numbers, and has a function list of its own that it shows to nobody.
-//! This is the only file, with `ffi/session.rs`, that holds `unsafe`.
+//! cryptoki lends its types. Its calls can't be used: it knows no attribute whose value is a
+//! template (`CKA_UNWRAP_TEMPLATE`), calls the module once more to ask for each output's length,
+//! believes what a module claims of lengths and numbers, and has a function list of its own that it
+//! shows to nobody. This is the only file, with `ffi/session.rs`, that holds `unsafe`.
 
 #![allow(unsafe_code)]
 
@@ -120,22 +121,26 @@ mod session;
 pub(crate) use session::Session;
 
 impl Raw {
-    /// Loads the library and fetches its function list: once, since some modules make another for each that asks.
+    /// Loads the library and fetches its function list: once, since some modules make another for
+    /// each that asks.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        // SAFETY: loading runs the library's initializers. It is the module that the operator chose, and trusts with the keys.
+        // SAFETY: loading runs the library's initializers. It is the module that the operator
+        // chose, and trusts with the keys.
         let library = unsafe { cryptoki_sys::Pkcs11::new(path) }.map_err(Error::LibraryLoading)?;
         let Ok(get_function_list) = library.C_GetFunctionList.as_ref() else {
             return Err(Error::MissingSymbol("C_GetFunctionList"));
         };
         let mut list = ptr::null_mut();
-        // SAFETY: the symbol has the type that PKCS#11 gives it, and `list` is valid for one pointer.
+        // SAFETY: the symbol has the type that PKCS#11 gives it, and `list` is valid for one
+        // pointer.
         let rv = unsafe { get_function_list(&raw mut list) };
         checked(rv, Function::GetFunctionList)?;
         if list.is_null() {
             return Err(Error::NullFunctionPointer);
         }
         Ok(Self {
-            // SAFETY: on success the module stored a pointer to its list, which lives as long as the library.
+            // SAFETY: on success the module stored a pointer to its list, which lives as long as
+            // the library.
             list: unsafe { *list },
             _library: library,
         })
@@ -249,7 +254,8 @@ impl Raw {
         let mut mechanism = parameters.mechanism(wrapping);
         let mut wrapped = vec![0; ATTRIBUTE_LIMIT];
         let mut length = CK_ULONG::try_from(wrapped.len())?;
-        // SAFETY: as in `unwrap_key`; `wrapped` has room for `length` bytes, and the module writes no more.
+        // SAFETY: as in `unwrap_key`; `wrapped` has room for `length` bytes, and the module writes
+        // no more.
         unsafe {
             call!(
                 self,
@@ -280,7 +286,8 @@ impl Raw {
         let mut mechanism = parameters.mechanism(wrapping);
         let length = CK_ULONG::try_from(wrapped.len())?;
         let mut key = 0;
-        // SAFETY: as in `generate_key_pair`; the mechanism points into `parameters` or nowhere; the module does not write to `wrapped`.
+        // SAFETY: as in `generate_key_pair`; the mechanism points into `parameters` or nowhere; the
+        // module does not write to `wrapped`.
         unsafe {
             call!(
                 self,
@@ -337,7 +344,8 @@ impl Raw {
         }
         let mut template = Template::new(rules);
         let mut key = 0;
-        // SAFETY: as in `generate_key_pair`; the mechanism points to `string` or `number`, which outlive the call.
+        // SAFETY: as in `generate_key_pair`; the mechanism points to `string` or `number`, which
+        // outlive the call.
         unsafe {
             call!(
                 self,
@@ -387,7 +395,8 @@ impl Raw {
         loop {
             let mut some: [CK_OBJECT_HANDLE; FIND_ROOM] = [0; FIND_ROOM];
             let mut count = 0;
-            // SAFETY: `some` has room for as many handles as the call says, and the module writes no more.
+            // SAFETY: `some` has room for as many handles as the call says, and the module writes
+            // no more.
             unsafe {
                 call!(
                     self,
@@ -480,7 +489,8 @@ impl Raw {
         Ok(output)
     }
 
-    /// `C_Decrypt` in one part and one call, by a mechanism whose output is no longer than its input.
+    /// `C_Decrypt` in one part and one call, by a mechanism whose output is no longer than its
+    /// input.
     pub(crate) fn decrypt(
         &self,
         session: &Session,
@@ -502,9 +512,11 @@ impl Raw {
         Ok(std::mem::take(&mut *output))
     }
 
-    /// An operation begun and carried out in one part: `output` is as long as there is room, and afterwards as long as the answer.
+    /// An operation begun and carried out in one part: `output` is as long as there is room, and
+    /// afterwards as long as the answer.
     ///
-    /// A failure of either call can be told by the error's `Function`. What the mechanism points to is borrowed by its maker for as long.
+    /// A failure of either call can be told by the error's `Function`. What the mechanism points to
+    /// is borrowed by its maker for as long.
     #[allow(clippy::too_many_arguments)]
     fn in_one_part(
         session: &Session,
@@ -520,8 +532,9 @@ impl Raw {
         };
         let mut length = CK_ULONG::try_from(output.len())?;
         let data_length = CK_ULONG::try_from(data.len())?;
-        // SAFETY: what the mechanism points to belongs to this function's caller, and outlives both calls as `data` and `output` do; `length` is the
-        // room in `output`. PKCS#11 takes inputs as `*mut` but does not write to them.
+        // SAFETY: what the mechanism points to belongs to this function's caller, and outlives both
+        // calls as `data` and `output` do; `length` is the room in `output`. PKCS#11 takes
+        // inputs as `*mut` but does not write to them.
         unsafe {
             checked(begin(session.handle(), mechanism, key.handle()), begin_name)?;
             checked(
@@ -685,7 +698,8 @@ impl Raw {
         object: ObjectHandle,
         attribute: CK_ATTRIBUTE_TYPE,
     ) -> Result<Option<Vec<u8>>> {
-        // With room for it at once: that saves a call, and p11-kit 0.25 can't answer for the length of CKA_ALLOWED_MECHANISMS alone.
+        // With room for it at once: that saves a call, and p11-kit 0.25 can't answer for the length
+        // of CKA_ALLOWED_MECHANISMS alone.
         let mut value = vec![0_u8; LIKELY_ROOM];
         let mut query = empty_attribute(attribute);
         query.pValue = value.as_mut_ptr().cast();
@@ -728,8 +742,9 @@ impl Raw {
         if length == 0 {
             return Ok(Some(Vec::new()));
         }
-        // Asked a second time with null pointers inside, the module tells each attribute's type and length ...
-        // The types are the module's to set; Kryoptic takes any but this one for a question after that attribute.
+        // Asked a second time with null pointers inside, the module tells each attribute's type and
+        // length ... The types are the module's to set; Kryoptic takes any but this one for
+        // a question after that attribute.
         let mut inner = vec![empty_attribute(CK_UNAVAILABLE_INFORMATION); length / SIZE];
         query.pValue = inner.as_mut_ptr().cast();
         if !self.get_attributes(session, object, std::slice::from_mut(&mut query))? {
@@ -760,8 +775,8 @@ impl Raw {
             .map(Some)
     }
 
-    /// AES-GCM encryption in one `C_Encrypt`: appends ciphertext || tag to `output`, which must be empty. [`Error::NotSupported`] if the token used an
-    /// IV of its own.
+    /// AES-GCM encryption in one `C_Encrypt`: appends ciphertext || tag to `output`, which must be
+    /// empty. [`Error::NotSupported`] if the token used an IV of its own.
     pub(crate) fn gcm_encrypt(
         &self,
         session: &Session,
@@ -772,7 +787,8 @@ impl Raw {
         output: &mut Vec<u8>,
     ) -> Result<()> {
         output.resize(data.len() + TAG_LEN, 0);
-        // A place of its own: FIPS tokens write an IV of theirs there (AWS CloudHSM), whatever was in it.
+        // A place of its own: FIPS tokens write an IV of theirs there (AWS CloudHSM), whatever was
+        // in it.
         let mut place = *iv;
         let mut parameters = gcm_parameters(&mut place, aad)?;
         let encrypted = Self::in_one_part(
@@ -792,9 +808,11 @@ impl Raw {
         encrypted
     }
 
-    /// AES-GCM decryption in one `C_Decrypt`; `data` is ciphertext || tag, the plaintext goes to `output`, which must be empty.
+    /// AES-GCM decryption in one `C_Decrypt`; `data` is ciphertext || tag, the plaintext goes to
+    /// `output`, which must be empty.
     ///
-    /// A failure of `C_DecryptInit` and one of `C_Decrypt` can be told apart by the error's `Function`.
+    /// A failure of `C_DecryptInit` and one of `C_Decrypt` can be told apart by the error's
+    /// `Function`.
     pub(crate) fn gcm_decrypt(
         &self,
         session: &Session,
@@ -827,7 +845,8 @@ impl Raw {
         attributes: &mut [CK_ATTRIBUTE],
     ) -> Result<bool> {
         let count = CK_ULONG::try_from(attributes.len())?;
-        // SAFETY: each attribute's pointer is null or valid for the length beside it; the caller keeps the buffers alive.
+        // SAFETY: each attribute's pointer is null or valid for the length beside it; the caller
+        // keeps the buffers alive.
         let answer = unsafe {
             call!(
                 self,
@@ -852,9 +871,11 @@ impl Raw {
 /// A `CK_ATTRIBUTE` array built from rules, with the nested arrays it points to.
 struct Template {
     attributes: Vec<CK_ATTRIBUTE>,
-    // Never touched again, but `attributes` points into them; moving a `Template` does not move their heap memory.
+    // Never touched again, but `attributes` points into them; moving a `Template` does not move
+    // their heap memory.
     _nested: Vec<Template>,
-    // Copies of the values, in words so that each is aligned: a table is in read-only memory, where a module that writes must not be let.
+    // Copies of the values, in words so that each is aligned: a table is in read-only memory,
+    // where a module that writes must not be let.
     _values: Vec<Vec<CK_ULONG>>,
 }
 
@@ -896,7 +917,8 @@ impl Template {
                 CK_ATTRIBUTE {
                     type_: rule.attribute,
                     pValue: pointer,
-                    // A template written in this program's source fits: usize and CK_ULONG have the same width on every Unix.
+                    // A template written in this program's source fits: usize and CK_ULONG have the
+                    // same width on every Unix.
                     ulValueLen: length as CK_ULONG,
                 }
             })
@@ -917,8 +939,9 @@ impl Template {
     }
 }
 
-/// A copy of a constant as an input. PKCS#11 takes inputs as `*mut` too and says that modules don't write to them; a caller's data are on the heap, where one
-/// that did would do no harm, but constants are in read-only memory, where it would end the process.
+/// A copy of a constant as an input. PKCS#11 takes inputs as `*mut` too and says that modules don't
+/// write to them; a caller's data are on the heap, where one that did would do no harm, but
+/// constants are in read-only memory, where it would end the process.
 pub(crate) fn writable(constant: &[u8]) -> Vec<u8> {
     constant.to_vec()
 }
@@ -1125,7 +1148,8 @@ fn truncate(output: &mut Vec<u8>, length: CK_ULONG) -> Result<()> {
     Ok(())
 }
 
-/// The value without what the module did not fill; `None` if it claims more than there was room for.
+/// The value without what the module did not fill; `None` if it claims more than there was room
+/// for.
 fn shortened<T>(mut value: Vec<T>, length: CK_ULONG) -> Option<Vec<T>> {
     let length = usize::try_from(length)
         .ok()

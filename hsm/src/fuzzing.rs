@@ -1,5 +1,5 @@
-//! What the fuzz targets call, one function for each parser of what the configuration or the token says; not there in an
-//! ordinary build. The short form of each is run by `cargo test`.
+//! What the fuzz targets call, one function for each parser of what the configuration or the token
+//! says; not there in an ordinary build. The short form of each is run by `cargo test`.
 
 pub use crate::keys::fuzz::{ec_point, key_attribute, rsa_numbers};
 pub use crate::selector::fuzz::token_uri;

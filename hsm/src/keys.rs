@@ -39,7 +39,8 @@ pub(crate) struct Pair {
 }
 
 impl Keys {
-    /// Finds every key and checks every attribute. The first deviation is an [`HsmError::KeyPolicy`].
+    /// Finds every key and checks every attribute. The first deviation is an
+    /// [`HsmError::KeyPolicy`].
     pub(crate) fn check(watched: &WatchedSession, shape: KeyShape) -> Result<Self, Fault> {
         refuse_wrap_and_decrypt(watched)?;
         Ok(Self {
@@ -113,8 +114,8 @@ pub(crate) fn spki(
     Ok(attribute(CKA_EC_POINT)?.as_deref().and_then(ec_der))
 }
 
-/// `SubjectPublicKeyInfo`, DER, of an RSA private key by its modulus. The exponent is the one that every key of the appliance has: a token need not
-/// tell it of a private key.
+/// `SubjectPublicKeyInfo`, DER, of an RSA private key by its modulus. The exponent is the one that
+/// every key of the appliance has: a token need not tell it of a private key.
 pub(crate) fn rsa_spki_of_private(
     watched: &WatchedSession,
     private: ObjectHandle,
@@ -166,7 +167,8 @@ fn ec_pair(watched: &WatchedSession, key: Numbered<'_>, shape: KeyShape) -> Resu
     let public = public_key(watched, key, shape)?;
     let name = key.public_name();
     let point = demand(watched, public, &name, CKA_EC_POINT, "CKA_EC_POINT")?;
-    // That it belongs to the private key is for the self-test to see, which verifies a signature with it.
+    // That it belongs to the private key is for the self-test to see, which verifies a signature
+    // with it.
     let spki =
         ec_der(&point).ok_or_else(|| policy(&name, "CKA_EC_POINT", "is no point of P-256"))?;
     Ok(Pair {
@@ -176,7 +178,8 @@ fn ec_pair(watched: &WatchedSession, key: Numbered<'_>, shape: KeyShape) -> Resu
     })
 }
 
-/// `SubjectPublicKeyInfo` of a P-256 point: a DER OCTET STRING by the standard; some tokens give the point bare.
+/// `SubjectPublicKeyInfo` of a P-256 point: a DER OCTET STRING by the standard; some tokens give
+/// the point bare.
 fn ec_der(point: &[u8]) -> Option<Vec<u8>> {
     // By length alone: a bare point may begin with the same two bytes.
     let point = if point.len() == 2 + 65 {
@@ -236,8 +239,8 @@ pub(crate) fn only(
     }
 }
 
-/// The halves of the appliance's keys that are not there; of an optional key only if the other half is. Of keys of several generations one
-/// whole one is enough.
+/// The halves of the appliance's keys that are not there; of an optional key only if the other half
+/// is. Of keys of several generations one whole one is enough.
 pub(crate) fn missing(watched: &WatchedSession) -> Result<Vec<String>, Fault> {
     let mut names = Vec::new();
     let mut numbers = generation::numbers(watched)?;
@@ -293,7 +296,8 @@ pub(crate) fn check(
     Ok(())
 }
 
-/// As [`check`], in one call: for keys that are looked at each time they come into a session. Rules of small attributes only.
+/// As [`check`], in one call: for keys that are looked at each time they come into a session. Rules
+/// of small attributes only.
 pub(crate) fn check_small(
     watched: &WatchedSession,
     key: ObjectHandle,
@@ -352,9 +356,11 @@ fn check_template(
     Ok(())
 }
 
-/// No object may both wrap and decrypt: with such a key whoever has the PIN wraps another key out and decrypts it (Clulow 2003).
+/// No object may both wrap and decrypt: with such a key whoever has the PIN wraps another key out
+/// and decrypts it (Clulow 2003).
 ///
-/// `SoftHSM` makes each key with all rights and takes them away one by one, and shows it meanwhile, another process's too. So only what stays is refused.
+/// `SoftHSM` makes each key with all rights and takes them away one by one, and shows it meanwhile,
+/// another process's too. So only what stays is refused.
 fn refuse_wrap_and_decrypt(watched: &WatchedSession) -> Result<(), Fault> {
     const LOOKS: u32 = 10;
     const PAUSE: Duration = Duration::from_millis(100);

@@ -1,13 +1,14 @@
 //! PKCS#11 as Strongroom needs it.
 //!
-//! This crate turns a PKCS#11 token into the few operations of the appliance: it makes and checks the
-//! keys, unwraps key-encryption keys (KEKs) into session objects, runs AES-GCM, HMAC, ECDSA and RSA-OAEP
-//! in the token, and comes back by itself when the token does. It knows nothing of HTTP or of the store.
+//! This crate turns a PKCS#11 token into the few operations of the appliance: it makes and checks
+//! the keys, unwraps key-encryption keys (KEKs) into session objects, runs AES-GCM, HMAC, ECDSA and
+//! RSA-OAEP in the token, and comes back by itself when the token does. It knows nothing of HTTP or
+//! of the store.
 //!
-//! A caller holds an [`Hsm`], a cheap handle to a pool of operating-system threads, each with its own
-//! PKCS#11 session, behind a bounded queue. A [`WrappedKey`] is all that a caller keeps of a KEK; each
-//! thread unwraps it once, on first use, into a non-extractable session object, and does so again after
-//! a reconnection, so callers never see handles.
+//! A caller holds an [`Hsm`], a cheap handle to a pool of operating-system threads, each with its
+//! own PKCS#11 session, behind a bounded queue. A [`WrappedKey`] is all that a caller keeps of a
+//! KEK; each thread unwraps it once, on first use, into a non-extractable session object, and does
+//! so again after a reconnection, so callers never see handles.
 
 pub mod bench;
 pub mod ceremony;
@@ -84,8 +85,9 @@ impl Hsm {
         })
     }
 
-    /// Makes the appliance's keys and the epoch object on an empty token. `progress` is told what is
-    /// being made ("RSA-4096 master key", ...). Fails with [`HsmError::KeyExists`] if one is there.
+    /// Makes the appliance's keys and the epoch object on an empty token. `progress` is told what
+    /// is being made ("RSA-4096 master key", ...). Fails with [`HsmError::KeyExists`] if one is
+    /// there.
     pub fn provision(
         config: &HsmConfig,
         optional: OptionalKeys,
@@ -109,21 +111,23 @@ impl Hsm {
         self.pool.facts().generations()
     }
 
-    /// Looks for the keys anew, after a ceremony made or marked others; no request waits for it. Keys that are not acceptable are an error, and
-    /// those that were in use stay so.
+    /// Looks for the keys anew, after a ceremony made or marked others; no request waits for it.
+    /// Keys that are not acceptable are an error, and those that were in use stay so.
     pub async fn refresh_keys(&self) -> Result<Vec<MasterGeneration>, HsmError> {
         self.pool.refresh_keys().await
     }
 
-    /// Starts the PKCS#11 module anew (`C_Finalize`, `C_Initialize`), as some show only then what another process has made. No request is lost:
-    /// those that were made before are finished, later ones wait. Every KEK is unwrapped again when it is next used. Not started anew is a module
-    /// that somebody else in this process uses too, or in which a call hangs.
+    /// Starts the PKCS#11 module anew (`C_Finalize`, `C_Initialize`), as some show only then what
+    /// another process has made. No request is lost: those that were made before are finished,
+    /// later ones wait. Every KEK is unwrapped again when it is next used. Not started anew is a
+    /// module that somebody else in this process uses too, or in which a call hangs.
     pub async fn restart_module(&self) {
         self.pool.restart_module().await;
     }
 
-    /// Wraps a KEK by the master key in force; `None` if it is so already. The key itself, its id and its session objects stay the same.
-    /// [`HsmError::NotMovable`] says which key can't be moved and why, [`HsmError::Rotation`] that the token is not ready for it.
+    /// Wraps a KEK by the master key in force; `None` if it is so already. The key itself, its id
+    /// and its session objects stay the same. [`HsmError::NotMovable`] says which key can't be
+    /// moved and why, [`HsmError::Rotation`] that the token is not ready for it.
     pub async fn rewrap(&self, key: Arc<WrappedKey>) -> Result<Option<WrappedKey>, HsmError> {
         self.pool.submit(move |conn| conn.rewrap(&key)).await
     }
@@ -145,13 +149,14 @@ impl Hsm {
             .await
     }
 
-    /// AES-256-GCM encryption in the token: each answer is ciphertext || 16-byte tag, in the items' order.
+    /// AES-256-GCM encryption in the token: each answer is ciphertext || 16-byte tag, in the items'
+    /// order.
     pub async fn encrypt(&self, items: Vec<GcmItem>) -> Batch<Vec<u8>> {
         self.encryptions.submit(&self.pool, items).await
     }
 
-    /// AES-256-GCM decryption in the token; `GcmItem::data` is ciphertext || tag. An item that does not
-    /// authenticate answers [`HsmError::Authentication`].
+    /// AES-256-GCM decryption in the token; `GcmItem::data` is ciphertext || tag. An item that does
+    /// not authenticate answers [`HsmError::Authentication`].
     pub async fn decrypt(&self, items: Vec<GcmItem>) -> Batch<Zeroizing<Vec<u8>>> {
         self.decryptions.submit(&self.pool, items).await
     }
@@ -166,7 +171,8 @@ impl Hsm {
         self.pool.submit(move |conn| conn.random(len)).await
     }
 
-    /// Decrypts a [`MasterKind::Memory`] key into host memory (32 bytes). The only way a KEK's bytes leave the token.
+    /// Decrypts a [`MasterKind::Memory`] key into host memory (32 bytes). The only way a KEK's
+    /// bytes leave the token.
     pub async fn unwrap_to_memory(
         &self,
         key: Arc<WrappedKey>,
@@ -181,8 +187,9 @@ impl Hsm {
         self.pool.submit(move |conn| conn.sign(&digest)).await
     }
 
-    /// Makes a signing key pair on the token: the private half is a token object that signs, is sensitive and never extractable, and
-    /// has this `CKA_ID`. [`HsmError::Unsupported`] names the mechanisms where the token can't. RSA-4096 takes seconds.
+    /// Makes a signing key pair on the token: the private half is a token object that signs, is
+    /// sensitive and never extractable, and has this `CKA_ID`. [`HsmError::Unsupported`] names
+    /// the mechanisms where the token can't. RSA-4096 takes seconds.
     pub async fn generate_signing_key(
         &self,
         kind: SigningKind,
@@ -215,7 +222,8 @@ impl Hsm {
         self.pool.facts().signing_public_key.clone()
     }
 
-    /// Encrypts and authenticates a store record with the store key (AES-256-GCM): ciphertext || tag.
+    /// Encrypts and authenticates a store record with the store key (AES-256-GCM): ciphertext ||
+    /// tag.
     pub async fn store_seal(
         &self,
         iv: [u8; 12],
@@ -260,15 +268,16 @@ impl Hsm {
             .await
     }
 
-    /// Replaces a register's value, and makes it where it is not there yet; durable when this returns. For [`Register::StoreEpoch`] there is
-    /// [`Hsm::write_epoch`].
+    /// Replaces a register's value, and makes it where it is not there yet; durable when this
+    /// returns. For [`Register::StoreEpoch`] there is [`Hsm::write_epoch`].
     pub async fn write_register(&self, register: Register, value: Vec<u8>) -> Result<(), HsmError> {
         let seen = Arc::clone(&self.registers);
         self.write_alone(move |conn| seen.write(register, &conn.watched, &value))
             .await
     }
 
-    /// One write after the other, also if the caller of the one before is gone: its job is carried out all the same, and must not come later.
+    /// One write after the other, also if the caller of the one before is gone: its job is carried
+    /// out all the same, and must not come later.
     async fn write_alone(
         &self,
         mut write: impl FnMut(&mut Conn) -> Result<(), Fault> + Send + 'static,
@@ -293,9 +302,10 @@ impl Hsm {
         self.pool.facts().wrapping_public_key.clone()
     }
 
-    /// BYOK: unwraps, in the token, an AES-256 key by RSA-OAEP with the wrapping key and with it the target key
-    /// by AES-KWP (RFC 5649), and wraps the target under the master key. [`HsmError::Unsupported`]
-    /// names the mechanism where the token can't; [`HsmError::Authentication`] if either does not unwrap.
+    /// BYOK: unwraps, in the token, an AES-256 key by RSA-OAEP with the wrapping key and with it
+    /// the target key by AES-KWP (RFC 5649), and wraps the target under the master key.
+    /// [`HsmError::Unsupported`] names the mechanism where the token can't;
+    /// [`HsmError::Authentication`] if either does not unwrap.
     pub async fn import_key(
         &self,
         oaep: OaepHash,

@@ -1,7 +1,8 @@
-//! The loaded PKCS#11 library: one per file and process, shared by every [`crate::Hsm`] that uses it.
+//! The loaded PKCS#11 library: one per file and process, shared by every [`crate::Hsm`] that uses
+//! it.
 //!
-//! `C_Initialize` and `C_Finalize` concern the whole process, so they are counted here. A library is never unmapped: a thread
-//! may still hang inside it.
+//! `C_Initialize` and `C_Finalize` concern the whole process, so they are counted here. A library
+//! is never unmapped: a thread may still hang inside it.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -50,8 +51,8 @@ impl Module {
         Arc::clone(&self.library)
     }
 
-    /// `C_Finalize` and `C_Initialize`, which some modules need to find a token again. No thread may be inside
-    /// the module. Does nothing while somebody else in this process uses it.
+    /// `C_Finalize` and `C_Initialize`, which some modules need to find a token again. No thread
+    /// may be inside the module. Does nothing while somebody else in this process uses it.
     pub(crate) fn restart(&self) -> Result<(), Fault> {
         let mut count = self.library.count();
         if count.users > 1 || !count.ours {
@@ -62,7 +63,8 @@ impl Module {
         Ok(())
     }
 
-    /// Gives the share back; the last one finalizes the library, unless `in_use` says that a thread still hangs in it.
+    /// Gives the share back; the last one finalizes the library, unless `in_use` says that a thread
+    /// still hangs in it.
     pub(crate) fn release(&self, in_use: bool) {
         let mut count = self.library.count();
         count.users = count.users.saturating_sub(1);
@@ -111,7 +113,8 @@ fn library(path: &Path) -> Result<Arc<Library>, Fault> {
     Ok(library)
 }
 
-/// A module that does not start says no more than `CKR_GENERAL_ERROR`; nearly always it can't read what belongs to it.
+/// A module that does not start says no more than `CKR_GENERAL_ERROR`; nearly always it can't read
+/// what belongs to it.
 fn did_not_start(path: &Path, fault: &Fault) -> Fault {
     let place = |name| {
         std::env::var(name).map_or_else(|_| "not set".to_owned(), |value| format!("{value:?}"))

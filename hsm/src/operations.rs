@@ -1,4 +1,5 @@
-//! What the token does for callers, on one session: `Conn` is that session with its keys and its unwrapped KEKs.
+//! What the token does for callers, on one session: `Conn` is that session with its keys and its
+//! unwrapped KEKs.
 
 mod kek;
 mod signing;
@@ -36,7 +37,8 @@ pub(crate) struct Conn {
     shape: KeyShape,
     /// Unwrapped KEKs: session objects, which die with the session.
     cache: LruCache<[u8; 16], ObjectHandle>,
-    /// Signing keys that were found and checked: token objects, which stay when they fall out of here.
+    /// Signing keys that were found and checked: token objects, which stay when they fall out of
+    /// here.
     signing: LruCache<[u8; 16], ObjectHandle>,
     canary: Canary,
 }
@@ -71,7 +73,8 @@ impl Conn {
         })
     }
 
-    /// Decides what an unclear failure was: the device's, if the canary fails too, else the operation's own.
+    /// Decides what an unclear failure was: the device's, if the canary fails too, else the
+    /// operation's own.
     pub(crate) fn settle(&self, fault: Fault) -> Fault {
         if fault.reach() != Reach::Unclear {
             return fault;
@@ -163,8 +166,9 @@ impl Conn {
         Ok(self.generations())
     }
 
-    /// Looks for the keys anew, and has new KEKs wrapped by the generation that is in force in `known`. `false`: that one is not to be seen, or
-    /// not in force yet; the keys are those of before.
+    /// Looks for the keys anew, and has new KEKs wrapped by the generation that is in force in
+    /// `known`. `false`: that one is not to be seen, or not in force yet; the keys are those of
+    /// before.
     pub(crate) fn follow(&mut self, known: &[MasterGeneration]) -> Result<bool> {
         let mut keys = Keys::check(&self.watched, self.shape)?;
         let follows = keys.generations.follow(known);
@@ -195,7 +199,8 @@ impl Conn {
         Ok(())
     }
 
-    /// Runs a batch; a fault of one item stays with it, a fault of the session or device ends the batch.
+    /// Runs a batch; a fault of one item stays with it, a fault of the session or device ends the
+    /// batch.
     fn each<I, T>(
         &mut self,
         items: &[I],
@@ -217,7 +222,8 @@ impl Conn {
         Ok(results)
     }
 
-    /// Runs an operation with the unwrapped key; if the token has forgotten the object, unwraps it once more.
+    /// Runs an operation with the unwrapped key; if the token has forgotten the object, unwraps it
+    /// once more.
     fn with_kek<T>(
         &mut self,
         key: &WrappedKey,
@@ -314,7 +320,8 @@ impl Conn {
         }
     }
 
-    /// A tag that does not fit has a code of its own in each token; `SoftHSM`'s is `CKR_GENERAL_ERROR`, which could mean anything.
+    /// A tag that does not fit has a code of its own in each token; `SoftHSM`'s is
+    /// `CKR_GENERAL_ERROR`, which could mean anything.
     fn decryption_failed(&self, fault: Fault) -> Fault {
         match fault {
             Fault::Token(

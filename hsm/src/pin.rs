@@ -98,7 +98,8 @@ fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, HsmError> {
     }
     let file = File::open(path).map_err(unreadable)?;
     let metadata = file.metadata().map_err(unreadable)?;
-    // A group may read (systemd's credentials are 0440 in places), nobody else may, and only the owner may write.
+    // A group may read (systemd's credentials are 0440 in places), nobody else may, and only the
+    // owner may write.
     if metadata.permissions().mode() & 0o027 != 0 {
         return Err(HsmError::Config(format!(
             "the PIN file {0} is open to others (mode {1:04o}): run `chmod 0400 {0}`",

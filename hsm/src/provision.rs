@@ -102,7 +102,8 @@ fn make_all(
     })
 }
 
-/// Destroys what `body` has made if it fails: a half-made set would make the next attempt say that keys exist.
+/// Destroys what `body` has made if it fails: a half-made set would make the next attempt say that
+/// keys exist.
 pub(crate) fn or_nothing<T>(
     watched: &WatchedSession,
     body: impl FnOnce(&mut Vec<ObjectHandle>) -> Result<T, Fault>,
@@ -193,7 +194,8 @@ fn make_transfer(
     Ok(TransferKey::Unsupported(reason))
 }
 
-/// Makes a key as its template says, and without those attributes that a token need not know if it refuses them.
+/// Makes a key as its template says, and without those attributes that a token need not know if it
+/// refuses them.
 pub(crate) fn make(
     watched: &WatchedSession,
     key: Numbered<'_>,

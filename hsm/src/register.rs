@@ -1,8 +1,9 @@
-//! Registers: small values on the token, each a data object. They tell what lies outside of it (store, audit log, transcripts) and is
-//! rolled back or cut off from what is current.
+//! Registers: small values on the token, each a data object. They tell what lies outside of it
+//! (store, audit log, transcripts) and is rolled back or cut off from what is current.
 //!
-//! A token need not let `CKA_VALUE` be set (`SoftHSM` does not), so a new object is made before the old one is destroyed. Each value begins
-//! with a sequence number, 8 bytes big-endian; of two objects, after a crash between the two steps, the higher number counts.
+//! A token need not let `CKA_VALUE` be set (`SoftHSM` does not), so a new object is made before the
+//! old one is destroyed. Each value begins with a sequence number, 8 bytes big-endian; of two
+//! objects, after a crash between the two steps, the higher number counts.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
@@ -17,7 +18,8 @@ use crate::watched::WatchedSession;
 /// One of the values that a token keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Register {
-    /// What the store must be: made with the keys, empty until a store is born. While it is empty nothing depends on the keys.
+    /// What the store must be: made with the keys, empty until a store is born. While it is empty
+    /// nothing depends on the keys.
     StoreEpoch,
     /// How far the audit log had come.
     AuditEnd,
@@ -47,7 +49,8 @@ impl Register {
         }
     }
 
-    /// The value with the highest sequence number, without that number; `None` if there is no object.
+    /// The value with the highest sequence number, without that number; `None` if there is no
+    /// object.
     pub(crate) fn read(self, watched: &WatchedSession) -> Result<Option<Vec<u8>>, Fault> {
         let latest = self
             .all(watched)?
@@ -61,12 +64,14 @@ impl Register {
         Ok(self.read(watched)?.ok_or_else(|| self.missing())?)
     }
 
-    /// Makes the value the current one, and the object if there is none; durable when this returns, as far as the token is.
+    /// Makes the value the current one, and the object if there is none; durable when this returns,
+    /// as far as the token is.
     pub(crate) fn write(self, watched: &WatchedSession, value: &[u8]) -> Result<(), Fault> {
         self.replace(watched, self.all(watched)?, value)
     }
 
-    /// As [`Register::write`], of one that was made with the keys: a token that lost it has lost what it said.
+    /// As [`Register::write`], of one that was made with the keys: a token that lost it has lost
+    /// what it said.
     pub(crate) fn must_write(self, watched: &WatchedSession, value: &[u8]) -> Result<(), Fault> {
         let old = self.all(watched)?;
         if old.is_empty() {
@@ -157,13 +162,14 @@ impl Register {
     }
 }
 
-/// The registers that were on the token. One that was there and is not to be seen is away, not gone: making it anew would begin its sequence at
-/// 1, beside the true one.
+/// The registers that were on the token. One that was there and is not to be seen is away, not
+/// gone: making it anew would begin its sequence at 1, beside the true one.
 #[derive(Default)]
 pub(crate) struct Seen(Mutex<BTreeSet<Register>>);
 
 impl Seen {
-    /// As [`Register::read`]; [`HsmError::Missing`] of one that was there, and of any on a token that shows nothing.
+    /// As [`Register::read`]; [`HsmError::Missing`] of one that was there, and of any on a token
+    /// that shows nothing.
     pub(crate) fn read(
         &self,
         register: Register,
@@ -194,7 +200,8 @@ impl Seen {
         Ok(())
     }
 
-    /// The store's epoch is on each token of an appliance: one that does not show it shows no register.
+    /// The store's epoch is on each token of an appliance: one that does not show it shows no
+    /// register.
     fn may_be_absent(&self, register: Register, watched: &WatchedSession) -> Result<(), Fault> {
         if self.lock().contains(&register) {
             return Err(register.missing().into());

@@ -129,7 +129,8 @@ fn from_uri(uri: &str) -> Result<Wanted, HsmError> {
     let rest = uri
         .strip_prefix("pkcs11:")
         .ok_or_else(|| refused("it must begin with \"pkcs11:\""))?;
-    // Wherever it stands: behind the wrong separator it would be a part of a value, which messages repeat.
+    // Wherever it stands: behind the wrong separator it would be a part of a value, which messages
+    // repeat.
     if let Some(name) = ["pin-value", "pin-source"]
         .into_iter()
         .find(|name| rest.contains(name))

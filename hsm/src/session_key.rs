@@ -25,8 +25,8 @@ pub(crate) const KEK: &str = "key that the master key unwrapped";
 /// Bytes of a key that comes in by BYOK or is used in host memory.
 pub(crate) const LEN: usize = 32;
 
-/// Bytes of a generated key. An HMAC key in the token is as long as the longest hash: some tokens (`SoftHSM`) refuse a
-/// key shorter than the hash, and one key serves them all.
+/// Bytes of a generated key. An HMAC key in the token is as long as the longest hash: some tokens
+/// (`SoftHSM`) refuse a key shorter than the hash, and one key serves them all.
 pub(crate) const fn generated_len(usage: KeyUsage, master: MasterKind) -> usize {
     match (usage, master) {
         (KeyUsage::Mac, MasterKind::Hsm) => 64,
@@ -52,7 +52,8 @@ pub(crate) fn hmac(hash: HashAlgorithm) -> Mechanism<'static> {
     }
 }
 
-/// A new key that can be wrapped out: the only extractable object there ever is, and only until it has been wrapped.
+/// A new key that can be wrapped out: the only extractable object there ever is, and only until it
+/// has been wrapped.
 pub(crate) fn generate(
     watched: &WatchedSession,
     usage: KeyUsage,
@@ -81,8 +82,9 @@ pub(crate) fn canary(watched: &WatchedSession) -> Result<ObjectHandle> {
         .generate_key(&Mechanism::AesKeyGen, &template)?)
 }
 
-/// A KEK from its wrapped form, as strict as the master key's unwrap template demands, and held against the table before anybody uses it.
-/// `narrow`: the token takes `CKA_ALLOWED_MECHANISMS` and `CKA_COPYABLE` on session keys.
+/// A KEK from its wrapped form, as strict as the master key's unwrap template demands, and held
+/// against the table before anybody uses it. `narrow`: the token takes `CKA_ALLOWED_MECHANISMS` and
+/// `CKA_COPYABLE` on session keys.
 pub(crate) fn unwrap(
     watched: &WatchedSession,
     hash: OaepHash,

@@ -1,6 +1,8 @@
-//! Every object of the appliance as data: what provisioning asks the token for, and what each start demands of it.
+//! Every object of the appliance as data: what provisioning asks the token for, and what each start
+//! demands of it.
 //!
-//! One table serves both, so that a check can't forget an attribute which provisioning sets. See PKCS#11 3.1, sections 4.4 to 4.10.
+//! One table serves both, so that a check can't forget an attribute which provisioning sets. See
+//! PKCS#11 3.1, sections 4.4 to 4.10.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -118,7 +120,8 @@ impl KeySpec {
             }
         }
         if shape == KeyShape::Moved {
-            // Not to be told where a key is unwrapped, and SoftHSM then says 0: that it is the same key, the trial shows.
+            // Not to be told where a key is unwrapped, and SoftHSM then says 0: that it is the same
+            // key, the trial shows.
             rules.retain(|rule| rule.attribute != CKA_VALUE_LEN);
         }
         rules.push(rule!(Always CKA_WRAP_WITH_TRUSTED = YES));
@@ -178,7 +181,8 @@ impl Rule {
         }
     }
 
-    /// Whether an attribute's bytes, as the token gave them, satisfy the rule. Templates are compared elsewhere.
+    /// Whether an attribute's bytes, as the token gave them, satisfy the rule. Templates are
+    /// compared elsewhere.
     pub(crate) fn admits(&self, bytes: &[u8]) -> bool {
         match &self.value {
             // CK_TRUE is 1, but "not zero" counts as true in C.
@@ -229,10 +233,11 @@ pub(crate) const F4: &[u8] = &[1, 0, 1];
 /// DER of the object identifier prime256v1 (1.2.840.10045.3.1.7).
 pub(crate) const P256_OID: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
 
-/// What the master key forces on every key it unwraps. A call must repeat these (`SoftHSM`) or leave them out.
+/// What the master key forces on every key it unwraps. A call must repeat these (`SoftHSM`) or
+/// leave them out.
 ///
-/// Master keys of earlier builds do not force `CKA_DERIVE`, so it is asked for and not demanded: whether it matters on a token, the trial finds
-/// out (`trial/parts.rs`).
+/// Master keys of earlier builds do not force `CKA_DERIVE`, so it is asked for and not demanded:
+/// whether it matters on a token, the trial finds out (`trial/parts.rs`).
 pub(crate) const MASTER_UNWRAP_TEMPLATE: &[Rule] = rules! {
     Always CKA_EXTRACTABLE = NO;
     Always CKA_SENSITIVE = YES;
@@ -241,10 +246,12 @@ pub(crate) const MASTER_UNWRAP_TEMPLATE: &[Rule] = rules! {
     IfKnown CKA_DERIVE = NO;
 };
 
-/// What the transfer key forces on what it unwraps: it comes out under a trusted key, and is good for nothing else. Each must be repeated
-/// in the call, so the same table is the template of the call.
+/// What the transfer key forces on what it unwraps: it comes out under a trusted key, and is good
+/// for nothing else. Each must be repeated in the call, so the same table is the template of the
+/// call.
 ///
-/// `CKA_COPYABLE` and `CKA_MODIFIABLE` are not ornament: without them `SoftHSM` lets the user set `CKA_DERIVE`, and copy with `CKA_ENCRYPT`.
+/// `CKA_COPYABLE` and `CKA_MODIFIABLE` are not ornament: without them `SoftHSM` lets the user set
+/// `CKA_DERIVE`, and copy with `CKA_ENCRYPT`.
 pub(crate) const TRANSFER_UNWRAP_TEMPLATE: &[Rule] = rules! {
     Always CKA_TOKEN = NO;
     Always CKA_PRIVATE = YES;
@@ -262,7 +269,8 @@ pub(crate) const TRANSFER_UNWRAP_TEMPLATE: &[Rule] = rules! {
     Always CKA_MODIFIABLE = NO;
 };
 
-/// What the BYOK wrapping key forces on the ephemeral AES key: it may unwrap the target and nothing else.
+/// What the BYOK wrapping key forces on the ephemeral AES key: it may unwrap the target and nothing
+/// else.
 pub(crate) const WRAPPING_UNWRAP_TEMPLATE: &[Rule] = rules! {
     Always CKA_EXTRACTABLE = NO;
     Always CKA_SENSITIVE = YES;
@@ -336,8 +344,8 @@ pub(crate) const MASTER: KeySpec = KeySpec {
     ),
 };
 
-/// Unwraps KEKs on their way from one master key to the next: they come out extractable, but only under keys that the security officer has
-/// marked as trusted.
+/// Unwraps KEKs on their way from one master key to the next: they come out extractable, but only
+/// under keys that the security officer has marked as trusted.
 pub(crate) const TRANSFER: KeySpec = KeySpec {
     name: "transfer key",
     making: "RSA-4096 transfer key",
@@ -350,8 +358,8 @@ pub(crate) const TRANSFER: KeySpec = KeySpec {
     ),
 };
 
-/// What the security officer imports of a new master or transfer key: its public numbers, marked as trusted. Label, identifier and numbers
-/// are compared elsewhere.
+/// What the security officer imports of a new master or transfer key: its public numbers, marked as
+/// trusted. Label, identifier and numbers are compared elsewhere.
 pub(crate) const TRUSTED: &[Rule] = rules! {
     Always CKA_CLASS = Value::Ulong(CKO_PUBLIC_KEY);
     Always CKA_KEY_TYPE = Value::Ulong(CKK_RSA);
@@ -377,7 +385,8 @@ pub(crate) const MEMORY_MASTER: KeySpec = KeySpec {
     private: rsa_private!(b"strongroom-memory-master", unwrap: NO, decrypt: YES),
 };
 
-/// Unwraps the ephemeral AES key of an imported key (BYOK). Its public half is for others, never for the token.
+/// Unwraps the ephemeral AES key of an imported key (BYOK). Its public half is for others, never
+/// for the token.
 pub(crate) const WRAPPING: KeySpec = KeySpec {
     name: "BYOK wrapping key",
     making: "RSA-4096 wrapping key for imports",
@@ -501,7 +510,8 @@ const HMAC_ONLY: &[CK_MECHANISM_TYPE] = &[
     CKM_SHA512_HMAC,
 ];
 
-/// A KEK that the master key has unwrapped, for AES-GCM: what the call asks for, and what each must be before it is used.
+/// A KEK that the master key has unwrapped, for AES-GCM: what the call asks for, and what each must
+/// be before it is used.
 pub(crate) const KEK_AEAD: &[Rule] =
     data_key!(CKK_AES, aead: YES, mac: NO, extractable: NO, mechanisms: GCM_ONLY);
 
@@ -509,8 +519,9 @@ pub(crate) const KEK_AEAD: &[Rule] =
 pub(crate) const KEK_MAC: &[Rule] =
     data_key!(CKK_GENERIC_SECRET, aead: NO, mac: YES, extractable: NO, mechanisms: HMAC_ONLY);
 
-/// A new key until it has been wrapped: the only extractable object there ever is, for milliseconds. Without the optional attributes, so that
-/// its comparison with the KEK says something of both.
+/// A new key until it has been wrapped: the only extractable object there ever is, for
+/// milliseconds. Without the optional attributes, so that its comparison with the KEK says
+/// something of both.
 pub(crate) const NEW_AEAD: &[Rule] =
     data_key!(CKK_AES, aead: YES, mac: NO, extractable: YES, mechanisms: GCM_ONLY);
 
@@ -532,7 +543,8 @@ pub(crate) const EPHEMERAL: &[Rule] = rules! {
     Always CKA_DECRYPT = NO;
 };
 
-/// What anybody with the user PIN may make for a trial: an AES key that wraps, unwraps and derives, and comes out itself.
+/// What anybody with the user PIN may make for a trial: an AES key that wraps, unwraps and derives,
+/// and comes out itself.
 pub(crate) const OWN_AES: &[Rule] = rules! {
     Always CKA_CLASS = Value::Ulong(CKO_SECRET_KEY);
     Always CKA_KEY_TYPE = Value::Ulong(CKK_AES);
@@ -589,7 +601,8 @@ pub(crate) const AS_DATA: &[Rule] = rules! {
     Always CKA_PRIVATE = YES;
 };
 
-/// A key that wraps and is marked as trusted, which the security officer alone must be able to make: no more than that takes.
+/// A key that wraps and is marked as trusted, which the security officer alone must be able to
+/// make: no more than that takes.
 macro_rules! claimed {
     ($($rest:ident = $value:expr;)+) => {
         rules! { $(Always $rest = $value;)+ Always CKA_WRAP = YES; Always CKA_TRUSTED = YES; }
@@ -623,7 +636,8 @@ pub(crate) const CLAIMED_EC: &[Rule] = claimed! {
     CKA_EC_PARAMS = Value::Bytes(Cow::Borrowed(P256_OID));
 };
 
-/// A key out of another, but for its type and length; of whatever type, it can be used so that tries show when it is found.
+/// A key out of another, but for its type and length; of whatever type, it can be used so that
+/// tries show when it is found.
 pub(crate) const PART: &[Rule] = rules! {
     Always CKA_CLASS = Value::Ulong(CKO_SECRET_KEY);
     Always CKA_TOKEN = NO;
@@ -694,7 +708,8 @@ pub(crate) const GUARDED: &[Rule] = rules! {
     Always CKA_MODIFIABLE = NO;
 };
 
-/// An imported AES key between its unwrapping and its wrapping under the master key: a session object of milliseconds.
+/// An imported AES key between its unwrapping and its wrapping under the master key: a session
+/// object of milliseconds.
 pub(crate) const TARGET_AEAD: &[Rule] = rules! {
     Always CKA_CLASS = Value::Ulong(CKO_SECRET_KEY);
     Always CKA_KEY_TYPE = Value::Ulong(CKK_AES);
@@ -721,7 +736,8 @@ pub(crate) const TARGET_MAC: &[Rule] = rules! {
     Always CKA_SIGN = YES;
 };
 
-/// What the self-test of RFC 5649 unwraps a public test vector into: readable, to compare its bytes.
+/// What the self-test of RFC 5649 unwraps a public test vector into: readable, to compare its
+/// bytes.
 pub(crate) const KWP_TEST_TARGET: &[Rule] = rules! {
     Always CKA_CLASS = Value::Ulong(CKO_SECRET_KEY);
     Always CKA_KEY_TYPE = Value::Ulong(CKK_GENERIC_SECRET);
@@ -733,13 +749,15 @@ pub(crate) const KWP_TEST_TARGET: &[Rule] = rules! {
 
 pub(crate) mod signing;
 
-/// The keys that every appliance has, in the order of their making; those of [`OPTIONAL`] come on request.
+/// The keys that every appliance has, in the order of their making; those of [`OPTIONAL`] come on
+/// request.
 pub(crate) const REQUIRED: [&KeySpec; 4] = [&MASTER, &STORE, &AUDIT, &WRAPPING];
 
 /// The keys that an appliance may have.
 pub(crate) const OPTIONAL: [&KeySpec; 2] = [&TRANSFER, &MEMORY_MASTER];
 
-/// The keys that are replaced by a rotation, in the order of their making: each generation has a master key, and the others as the first had.
+/// The keys that are replaced by a rotation, in the order of their making: each generation has a
+/// master key, and the others as the first had.
 pub(crate) const ROTATED: [&KeySpec; 3] = [&MASTER, &TRANSFER, &MEMORY_MASTER];
 
 /// Lower-case hexadecimal.

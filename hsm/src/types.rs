@@ -53,14 +53,15 @@ pub struct WrappedKey {
     pub usage: KeyUsage,
     /// The master key that wraps it.
     pub master: MasterKind,
-    /// First 16 bytes of SHA-256 over the master's `SubjectPublicKeyInfo`: tells masters apart after a rotation.
+    /// First 16 bytes of SHA-256 over the master's `SubjectPublicKeyInfo`: tells masters apart
+    /// after a rotation.
     pub master_fingerprint: [u8; 16],
     /// The OAEP hash it was wrapped with.
     pub oaep: OaepHash,
     /// RSA-OAEP ciphertext, 512 bytes for RSA-4096.
     pub blob: Vec<u8>,
-    /// The same key wrapped by the transfer key, through which it can be moved to another master key. `None`: it was made without, or it is
-    /// of [`MasterKind::Memory`], which needs none.
+    /// The same key wrapped by the transfer key, through which it can be moved to another master
+    /// key. `None`: it was made without, or it is of [`MasterKind::Memory`], which needs none.
     pub transfer: Option<TransferBlob>,
 }
 
@@ -78,7 +79,8 @@ pub struct TransferBlob {
 pub struct MasterGeneration {
     /// From 1.
     pub number: u32,
-    /// SHA-256 of the master key's `SubjectPublicKeyInfo`; a [`WrappedKey::master_fingerprint`] is its first half.
+    /// SHA-256 of the master key's `SubjectPublicKeyInfo`; a [`WrappedKey::master_fingerprint`] is
+    /// its first half.
     pub master: [u8; 32],
     /// The same of the memory master key, if there is one.
     pub memory_master: Option<[u8; 32]>,
@@ -203,7 +205,8 @@ pub struct SignItem {
     pub data: Zeroizing<Vec<u8>>,
 }
 
-/// What the token's mechanism list allowed; chosen once at start, printed, recorded in wrapped keys.
+/// What the token's mechanism list allowed; chosen once at start, printed, recorded in wrapped
+/// keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Profile {
     /// For wrapping new keys: SHA-256 where the token offers it, else SHA-1.
@@ -245,7 +248,8 @@ pub enum HsmState {
         /// Why, for the operator.
         reason: String,
     },
-    /// Stopped for good (wrong PIN, a key whose attributes changed): a restart by a person is needed.
+    /// Stopped for good (wrong PIN, a key whose attributes changed): a restart by a person is
+    /// needed.
     Stopped {
         /// Why, for the operator.
         reason: String,

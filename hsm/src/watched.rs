@@ -64,7 +64,8 @@ impl WatchedSession {
         watch: Arc<Watch>,
     ) -> Result<Self, Fault> {
         watch.tick();
-        // Closed by `close` only: a handle that the token has forgotten may by now be somebody else's.
+        // Closed by `close` only: a handle that the token has forgotten may by now be somebody
+        // else's.
         let session = library.raw.open_session(slot)?;
         Ok(Self {
             library,
@@ -118,12 +119,14 @@ impl WatchedSession {
         }
     }
 
-    /// Bits of the shortest RSA key that the token says it makes, if that is shorter than what today's tokens make.
+    /// Bits of the shortest RSA key that the token says it makes, if that is shorter than what
+    /// today's tokens make.
     pub(crate) fn shortest_rsa(&self) -> Result<CK_ULONG, Fault> {
         const USUAL: CK_ULONG = 2048;
         let info = self.mechanism_info(CKM_RSA_PKCS_KEY_PAIR_GEN)?;
         let told = info.map_or(USUAL, |info| info.ulMinKeySize);
-        // Below this nobody makes keys, whatever a token says of itself; and one that says nothing may make the usual ones only.
+        // Below this nobody makes keys, whatever a token says of itself; and one that says nothing
+        // may make the usual ones only.
         Ok(match told {
             0 => USUAL,
             told => told.clamp(1024, USUAL),
@@ -152,7 +155,8 @@ impl WatchedSession {
         self.raw().find_objects(self.session(), template)
     }
 
-    /// An attribute; `None` also of an object that was cut off before it had as much as a class, of which `SoftHSM` tells nothing.
+    /// An attribute; `None` also of an object that was cut off before it had as much as a class, of
+    /// which `SoftHSM` tells nothing.
     pub(crate) fn told(
         &self,
         object: ObjectHandle,
@@ -233,7 +237,8 @@ impl Access {
         }
     }
 
-    /// Logs the process in, unless it is. A refused PIN is remembered: `C_Login` is never called again.
+    /// Logs the process in, unless it is. A refused PIN is remembered: `C_Login` is never called
+    /// again.
     pub(crate) fn login(&self, watched: &WatchedSession) -> Result<(), Fault> {
         // Held over the call, so that of several threads only one tries a PIN that may be wrong.
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);

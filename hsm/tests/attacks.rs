@@ -1,6 +1,8 @@
-//! The PKCS#11 attack list, by somebody who has the user PIN and the module, against the token that [`Hsm::provision`] makes.
+//! The PKCS#11 attack list, by somebody who has the user PIN and the module, against the token that
+//! [`Hsm::provision`] makes.
 //!
-//! Clulow, "On the Security of PKCS #11" (2003); Bortolozzo et al., "Attacking and Fixing PKCS#11 Security Tokens" (CCS 2010).
+//! Clulow, "On the Security of PKCS #11" (2003); Bortolozzo et al., "Attacking and Fixing PKCS#11
+//! Security Tokens" (CCS 2010).
 #![allow(
     clippy::await_holding_lock,
     reason = "the turn lasts for the whole test"
@@ -217,7 +219,8 @@ fn control_the_legitimate_unwrap_succeeds() {
         attacker.session.decrypt(&gcm, kek, &sealed).unwrap(),
         b"data"
     );
-    // And the attacker's own key does wrap a key that may be wrapped: the refusals below are not its fault.
+    // And the attacker's own key does wrap a key that may be wrapped: the refusals below are not
+    // its fault.
     let own = attacker.own_wrapping_key();
     let extractable = attacker
         .session

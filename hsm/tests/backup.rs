@@ -1,4 +1,5 @@
-//! Keys that were born movable: what they are worth to somebody who has the user PIN, and how they come to another token.
+//! Keys that were born movable: what they are worth to somebody who has the user PIN, and how they
+//! come to another token.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
@@ -343,7 +344,8 @@ fn an_extractable_key_without_its_guard_stops_the_start() {
     let _turn = turn();
     let token = Token::with_keys(KeyShape::Movable, false);
     {
-        // As somebody with the PIN might put it in the store key's place: extractable, and no trusted key needed.
+        // As somebody with the PIN might put it in the store key's place: extractable, and no
+        // trusted key needed.
         let thief = Thief::new(&token);
         let store = thief.find(ObjectClass::SECRET_KEY, "strongroom-store");
         thief.session.destroy_object(store).unwrap();

@@ -1,5 +1,5 @@
-//! A token's life, step by step, on a real SoftHSM2: initialization, PINs, keys, evidence, destruction, and every state that a
-//! power cut may leave it in.
+//! A token's life, step by step, on a real SoftHSM2: initialization, PINs, keys, evidence,
+//! destruction, and every state that a power cut may leave it in.
 #![allow(
     clippy::await_holding_lock,
     reason = "the turn lasts for the whole test"
@@ -108,7 +108,8 @@ impl Birth {
         ceremony::discard_unused_keys(&self.config()).unwrap()
     }
 
-    /// Runs `ceremony::make_keys` in a process that dies without a word when it is about to begin `step`.
+    /// Runs `ceremony::make_keys` in a process that dies without a word when it is about to begin
+    /// `step`.
     fn make_keys_and_lose_power_at(&self, step: &str) {
         let pin_file = self.folder.path().join("pin");
         if !pin_file.exists() {
@@ -198,7 +199,8 @@ fn a_blank_token_becomes_one_with_two_pins() {
     assert_eq!(made.condition(), TokenCondition::NoUserPin);
     assert!(!made.token.serial.is_empty());
     assert_eq!(birth.state(), Some(made.clone()));
-    // Neither it nor a second one of the same label: a ceremony that was cut off here goes on with the first.
+    // Neither it nor a second one of the same label: a ceremony that was cut off here goes on with
+    // the first.
     for slot in [made.slot, birth.blank().slot] {
         match initialize(slot, &birth.label).unwrap_err() {
             HsmError::TokenInitialized { label, serial } => {
@@ -344,14 +346,16 @@ fn half_of_the_keys_are_seen_and_discarded() {
     });
     let discarded = birth.discard();
     assert_eq!(discarded.len(), 4, "{discarded:?}");
-    // What SoftHSM leaves of a key whose making was cut off: no name, and it may both wrap and decrypt.
+    // What SoftHSM leaves of a key whose making was cut off: no name, and it may both wrap and
+    // decrypt.
     birth.make_nameless_key();
     assert!(matches!(
         birth.evidence().keys,
         KeySet::Incomplete { missing, in_use: false } if missing.len() == 8
     ));
     assert_eq!(birth.discard(), ["half-made object"]);
-    // And of one that was cut off before that: a file that tells nothing. SoftHSM says CKR_FUNCTION_FAILED of destroying it, having done so.
+    // And of one that was cut off before that: a file that tells nothing. SoftHSM says
+    // CKR_FUNCTION_FAILED of destroying it, having done so.
     let nothing = birth.token_file().with_file_name("cut-off.object");
     fs::write(&nothing, 1_u64.to_be_bytes()).unwrap();
     let evidence = birth.evidence();
@@ -603,7 +607,8 @@ fn keys_that_nothing_depends_on_are_discarded_whole() {
 }
 
 impl Birth {
-    /// Sets `CKF_SO_PIN_LOCKED` in the token's file, as it is between the first and the last write of `C_InitToken`.
+    /// Sets `CKF_SO_PIN_LOCKED` in the token's file, as it is between the first and the last write
+    /// of `C_InitToken`.
     fn lock_so_pin(&self) {
         let flags = |flags: u64| flags.to_be_bytes();
         let file = self.token_file();
@@ -616,7 +621,8 @@ impl Birth {
         fs::write(&file, bytes).unwrap();
     }
 
-    /// A key as `SoftHSM` leaves it when its making is cut off: without a name, and calling itself a session object.
+    /// A key as `SoftHSM` leaves it when its making is cut off: without a name, and calling itself
+    /// a session object.
     fn make_nameless_key(&self) {
         let before = self.object_files();
         self.with_session(|session| {

@@ -98,7 +98,8 @@ fn points_with_odd_bytes_agree_too() {
     let token = Throwaway::in_process().unwrap();
     let participant = make(&token, "Ada");
     let own = PublicKey::from_public_key_der(&participant.keys().agreement).unwrap();
-    // A shared coordinate that begins with a zero, and points that look like an OCTET STRING of another length.
+    // A shared coordinate that begins with a zero, and points that look like an OCTET STRING of
+    // another length.
     let (mut leading_zero, mut like_der) = (0, 0);
     while leading_zero == 0 || like_der == 0 {
         let peer = random_key();
@@ -284,7 +285,8 @@ fn a_refused_pin_leaves_nothing_open() {
         matches!(&error, HsmError::Pin(code) if code == "CKR_PIN_INCORRECT"),
         "{error}"
     );
-    // A session that was left open would keep the module from being left, and from seeing this new token.
+    // A session that was left open would keep the module from being left, and from seeing this new
+    // token.
     let other = Throwaway::in_process().unwrap();
     let seen = ceremony::slots(token.module()).unwrap();
     assert!(
@@ -293,7 +295,8 @@ fn a_refused_pin_leaves_nothing_open() {
     );
 }
 
-/// Beside the product's own session, if there is one: its login is everybody's, and the module stays initialized.
+/// Beside the product's own session, if there is one: its login is everybody's, and the module
+/// stays initialized.
 fn with_session(token: &Throwaway, body: impl FnOnce(&Session)) {
     let library = Pkcs11::new(token.module()).unwrap();
     let ours = match library.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)) {

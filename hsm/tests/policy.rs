@@ -1,5 +1,5 @@
-//! A start refuses a token, a PIN or a selection that is not as it must be, and says what is wrong. Each single rule of the
-//! templates is broken in `src/keys/tests.rs`; these are whole starts.
+//! A start refuses a token, a PIN or a selection that is not as it must be, and says what is wrong.
+//! Each single rule of the templates is broken in `src/keys/tests.rs`; these are whole starts.
 #![allow(
     clippy::await_holding_lock,
     reason = "the turn lasts for the whole test"
@@ -349,7 +349,8 @@ fn store_key() -> Vec<Attribute> {
     ]
 }
 
-/// A master key pair that is right but for what `extra` adds and for the missing unwrap template, which is checked after the rest.
+/// A master key pair that is right but for what `extra` adds and for the missing unwrap template,
+/// which is checked after the rest.
 fn make_master(session: &Session, extra: &[Attribute]) {
     let both = [
         Attribute::Token(true),

@@ -1,4 +1,5 @@
-//! The pool's rate against a bare loop on the same token. Ratios travel between machines, absolute numbers do not.
+//! The pool's rate against a bare loop on the same token. Ratios travel between machines, absolute
+//! numbers do not.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![allow(clippy::await_holding_lock, reason = "the only test here")]
 

@@ -1,7 +1,9 @@
-//! How the pool comes back after each loss, on a real token behind a module that fails on command (tests/pkcs11-fault).
+//! How the pool comes back after each loss, on a real token behind a module that fails on command
+//! (tests/pkcs11-fault).
 //!
-//! That module and `SoftHSM` are configured by the environment, which a process can't safely change for itself: each test runs its body in a
-//! child process, which is this program with the test's name. The token is made once; provisioning takes seconds.
+//! That module and `SoftHSM` are configured by the environment, which a process can't safely change
+//! for itself: each test runs its body in a child process, which is this program with the test's
+//! name. The token is made once; provisioning takes seconds.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
@@ -136,7 +138,8 @@ fn a_hung_call_is_given_up_and_its_late_answer_dropped() {
             assert!(matches!(error, HsmError::Deadline(_)), "{error}");
             let waited = asked.elapsed();
             assert!(waited >= DEADLINE && waited < 2 * DEADLINE, "{waited:?}");
-            // Every new session's canary would hang too: it does not come back by itself while the calls hang.
+            // Every new session's canary would hang too: it does not come back by itself while the
+            // calls hang.
             tokio::time::sleep(Duration::from_millis(300)).await;
             assert!(matches!(rig.hsm.state(), HsmState::Reconnecting { .. }));
             rig.control("");
@@ -338,7 +341,8 @@ fn a_start_that_hangs_ends() {
         let error = Hsm::start(config).err().unwrap();
         assert!(matches!(error, HsmError::Deadline(_)), "{error}");
         assert!(asked.elapsed() < 3 * DEADLINE);
-        // It stays hung: let go, it would be in the module while that is unloaded at the process's end.
+        // It stays hung: let go, it would be in the module while that is unloaded at the process's
+        // end.
     });
 }
 

@@ -1,5 +1,5 @@
-//! Another master key, on a real SoftHSM2: made and marked by another process while this one uses the token, and what a start makes of every
-//! state that a power cut may leave.
+//! Another master key, on a real SoftHSM2: made and marked by another process while this one uses
+//! the token, and what a start makes of every state that a power cut may leave.
 #![allow(
     clippy::await_holding_lock,
     reason = "the turn lasts for the whole test"
@@ -260,7 +260,8 @@ async fn keys_move_to_another_master_key_and_the_old_one_dies() {
     let old = Keys::new(&hsm).await;
     assert!(hsm.rewrap(Arc::clone(&old.aead)).await.unwrap().is_none());
 
-    // The successor is made while the token is in use, and is not in force before the security officer says so.
+    // The successor is made while the token is in use, and is not in force before the security
+    // officer says so.
     rig.elsewhere("make");
     let found = hsm.refresh_keys().await.unwrap();
     assert_eq!(found, hsm.generations());
@@ -276,7 +277,8 @@ async fn keys_move_to_another_master_key_and_the_old_one_dies() {
     assert_eq!(between.aead.master_fingerprint, found[0].master[..16]);
 
     rig.elsewhere("trust");
-    // Nobody has told this process yet: it goes on as before, also the session that looks for the keys only now.
+    // Nobody has told this process yet: it goes on as before, also the session that looks for the
+    // keys only now.
     let unaware = Keys::new(&hsm).await;
     for key in [&unaware.aead, &unaware.mac] {
         assert_eq!(key.master_fingerprint, found[0].master[..16]);
@@ -413,8 +415,9 @@ async fn keys_move_to_another_master_key_and_the_old_one_dies() {
     );
 }
 
-/// `SoftHSM` takes its own next change for all that has changed: what another process has made since it last looked stays unseen for good. And
-/// other modules show nothing of other processes before they are started anew (nShield's, as it is delivered).
+/// `SoftHSM` takes its own next change for all that has changed: what another process has made
+/// since it last looked stays unseen for good. And other modules show nothing of other processes
+/// before they are started anew (nShield's, as it is delivered).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_module_has_missed_it_shows_when_started_anew_and_no_request_is_lost() {
     let _turn = turn();

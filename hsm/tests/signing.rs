@@ -1,4 +1,5 @@
-//! Signing keys on a real `SoftHSM` token: what they sign verifies, they survive a restart, and they are gone when destroyed.
+//! Signing keys on a real `SoftHSM` token: what they sign verifies, they survive a restart, and
+//! they are gone when destroyed.
 #![allow(
     clippy::await_holding_lock,
     reason = "the turn lasts for the whole test"

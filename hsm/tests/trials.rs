@@ -1,4 +1,5 @@
-//! What a token must refuse: each refusal taken away from a real one, by a module in front of it (tests/pkcs11-fault), must be seen.
+//! What a token must refuse: each refusal taken away from a real one, by a module in front of it
+//! (tests/pkcs11-fault), must be seen.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
@@ -171,7 +172,8 @@ fn imports() {
         while !folder.join(ENOUGH).exists() {
             let value = format!("{MADE} {number}");
             let mut template = vec![
-                // A key would for a moment be SoftHSM's default one, which no token of the appliance may have.
+                // A key would for a moment be SoftHSM's default one, which no token of the
+                // appliance may have.
                 Attribute::Class(ObjectClass::DATA),
                 Attribute::Token(true),
                 Attribute::Value(value.clone().into_bytes()),

@@ -1,8 +1,10 @@
-//! A throwaway SoftHSM2 token, for tests and the demo. Not for production: SoftHSM keeps keys in files.
+//! A throwaway SoftHSM2 token, for tests and the demo. Not for production: SoftHSM keeps keys in
+//! files.
 //!
-//! [`Throwaway::new`] makes a folder with a configuration, an initialized token and a PIN file, with random PINs, and
-//! removes it all when dropped. SoftHSM reads its configuration's path from `SOFTHSM2_CONF` in the environment of the process that
-//! loads it, so a child process gets [`Throwaway::env`]; a test that loads the module itself sees the shared folder that
+//! [`Throwaway::new`] makes a folder with a configuration, an initialized token and a PIN file,
+//! with random PINs, and removes it all when dropped. SoftHSM reads its configuration's path from
+//! `SOFTHSM2_CONF` in the environment of the process that loads it, so a child process gets
+//! [`Throwaway::env`]; a test that loads the module itself sees the shared folder that
 //! `.cargo/config.toml` names, and gets its token from [`Throwaway::in_process`].
 
 use std::fs::{self, OpenOptions, Permissions};
@@ -67,7 +69,8 @@ pub struct Throwaway {
 }
 
 impl Throwaway {
-    /// A token in a folder of its own, for child processes that are started with [`Throwaway::env`].
+    /// A token in a folder of its own, for child processes that are started with
+    /// [`Throwaway::env`].
     ///
     /// # Errors
     /// If SoftHSM2 is not installed or can't make a token.
@@ -78,9 +81,11 @@ impl Throwaway {
         Self::with_configuration(folder, configuration)
     }
 
-    /// A token in the folder that this process's own `SOFTHSM2_CONF` names, for tests that load the module themselves.
+    /// A token in the folder that this process's own `SOFTHSM2_CONF` names, for tests that load the
+    /// module themselves.
     ///
-    /// The configuration is made if it is not there. The token itself stays in that folder (SoftHSM can't delete one while it is loaded).
+    /// The configuration is made if it is not there. The token itself stays in that folder (SoftHSM
+    /// can't delete one while it is loaded).
     ///
     /// # Errors
     /// As [`Throwaway::new`], and if the variable is not set.
@@ -140,7 +145,8 @@ impl Throwaway {
     }
 }
 
-/// A configuration in that folder whose one slot holds an uninitialized token, for whoever initializes it himself; the file's path.
+/// A configuration in that folder whose one slot holds an uninitialized token, for whoever
+/// initializes it himself; the file's path.
 ///
 /// Both are left as they are if they are there. They stay: the folder is the caller's.
 ///
@@ -225,7 +231,8 @@ fn write_private(path: &Path, bytes: &[u8]) -> Result<(), SoftHsmError> {
     file.write_all(bytes).map_err(io)
 }
 
-/// Runs `softhsm2-util` in a process of its own, so that this one does not load the module before its own time.
+/// Runs `softhsm2-util` in a process of its own, so that this one does not load the module before
+/// its own time.
 ///
 /// The PINs of a throwaway token may stand in argv: they are random and die with it.
 fn init_token(configuration: &Path, label: &str, pin: &str) -> Result<(), SoftHsmError> {

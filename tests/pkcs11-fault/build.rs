@@ -1,4 +1,5 @@
-//! Marks the module as one that `dlclose(3)` leaves in memory: a thread that hangs in it, on command, would otherwise wake up in unmapped code.
+//! Marks the module as one that `dlclose(3)` leaves in memory: a thread that hangs in it, on
+//! command, would otherwise wake up in unmapped code.
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");

@@ -21,14 +21,16 @@ use crate::watched::{Access, Watch, WatchedSession};
 pub struct Destroyed {
     /// The token before.
     pub before: TokenIdentity,
-    /// Whether objects that only the user may see are in the list: `false` if the token had no user PIN, and so no such objects,
-    /// or a power cut had come after its `C_InitToken`.
+    /// Whether objects that only the user may see are in the list: `false` if the token had no
+    /// user PIN, and so no such objects, or a power cut had come after its `C_InitToken`.
     pub as_user: bool,
     /// Each object, in the order of its destruction.
     pub objects: Vec<DestroyedObject>,
-    /// Objects that were found afterwards, before `C_InitToken`: always 0, as anything else is an error.
+    /// Objects that were found afterwards, before `C_InitToken`: always 0, as anything else is an
+    /// error.
     pub left: usize,
-    /// The token after `C_InitToken`: the same label, no user PIN. A new serial number only where the token makes one.
+    /// The token after `C_InitToken`: the same label, no user PIN. A new serial number only where
+    /// the token makes one.
     pub after: TokenIdentity,
 }
 
@@ -53,7 +55,8 @@ pub(super) fn discard_unused_keys(config: &HsmConfig) -> Result<Vec<String>, Hsm
             return Err(HsmError::KeysInUse(problem.to_owned()).into());
         }
         let ours = |object: &TokenObject| object.is_ours();
-        // The epoch object comes after the keys in the list: while keys are left, it goes on saying that nothing depends on them.
+        // The epoch object comes after the keys in the list: while keys are left, it goes on saying
+        // that nothing depends on them.
         let gone = destroy_all(watched, ours)?;
         Ok(gone.into_iter().map(|object| object.name).collect())
     })
@@ -109,7 +112,8 @@ pub(super) fn destroy_all(
     let objects: Vec<_> = objects::all(watched)?.into_iter().filter(&wanted).collect();
     for object in &objects {
         if let Err(error) = watched.session().destroy_object(object.handle) {
-            // One that the token keeps (CKA_DESTROYABLE=false, say) does not save the others; whether it is gone is seen below.
+            // One that the token keeps (CKA_DESTROYABLE=false, say) does not save the others;
+            // whether it is gone is seen below.
             let fault = Fault::from(error);
             if !matches!(fault.reach(), Reach::Item | Reach::Unclear) {
                 return Err(fault);

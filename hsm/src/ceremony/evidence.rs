@@ -24,7 +24,8 @@ pub struct Evidence {
     pub hardware_version: String,
     /// `CK_TOKEN_INFO.firmwareVersion`.
     pub firmware_version: String,
-    /// The mechanism list, sorted: `CKM_AES_GCM`, ..., without mechanisms that PKCS#11 3.x has no name for.
+    /// The mechanism list, sorted: `CKM_AES_GCM`, ..., without mechanisms that PKCS#11 3.x has no
+    /// name for.
     pub mechanisms: Vec<String>,
     /// What the self-tests found the token able to do; only with a complete set of keys.
     pub profile: Option<Profile>,
@@ -39,7 +40,8 @@ pub struct Evidence {
 pub enum KeySet {
     /// No object of the appliance: [`super::make_keys`] is next.
     None,
-    /// Some are missing, or all and there is only a half-made object: [`super::discard_unused_keys`] clears the rest.
+    /// Some are missing, or all and there is only a half-made object:
+    /// [`super::discard_unused_keys`] clears the rest.
     Incomplete {
         /// Names of those that are missing, the epoch object among them.
         missing: Vec<String>,
@@ -62,15 +64,15 @@ pub enum KeySet {
 /// One object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectEvidence {
-    /// For people: "master key", "public half of the master key"; "half-made object" for one without label and identifier; "not of the
-    /// appliance" for anything else.
+    /// For people: "master key", "public half of the master key"; "half-made object" for one
+    /// without label and identifier; "not of the appliance" for anything else.
     pub name: String,
     /// `CKA_LABEL`.
     pub label: String,
     /// `CKO_PRIVATE_KEY`, ...
     pub class: String,
-    /// `SubjectPublicKeyInfo`, DER, of an RSA or P-256 public key, and of an RSA private key whose modulus the token tells: the two halves of a
-    /// pair must have the same.
+    /// `SubjectPublicKeyInfo`, DER, of an RSA or P-256 public key, and of an RSA private key whose
+    /// modulus the token tells: the two halves of a pair must have the same.
     pub spki: Option<Vec<u8>>,
     /// (`CKA_…`, value as text), sorted by name. Never a secret.
     pub attributes: Vec<(String, String)>,
@@ -86,7 +88,8 @@ pub(super) fn evidence(config: &HsmConfig) -> Result<Evidence, HsmError> {
 fn collect(watched: &WatchedSession, found: &Found, shape: KeyShape) -> Result<Evidence, Fault> {
     let offered = watched.mechanisms()?;
     let objects = objects::all(watched)?;
-    // At once, as a running server replaces its epoch object with each change of the store: what follows takes longer.
+    // At once, as a running server replaces its epoch object with each change of the store: what
+    // follows takes longer.
     let told = objects
         .iter()
         .map(|object| tell(watched, object))

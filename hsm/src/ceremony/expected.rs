@@ -1,5 +1,5 @@
-//! What evidence must say of the appliance's objects: the tables that provisioning and each start use, as text and without a token, for whoever
-//! judges a transcript years later.
+//! What evidence must say of the appliance's objects: the tables that provisioning and each start
+//! use, as text and without a token, for whoever judges a transcript years later.
 
 use cryptoki_sys::{CK_MECHANISM_TYPE, CK_ULONG, CKO_PRIVATE_KEY, CKO_PUBLIC_KEY};
 
@@ -63,7 +63,8 @@ pub enum ExpectedValue {
 const UNAVAILABLE: &str = "unavailable";
 
 impl ExpectedKey {
-    /// Every key of an appliance with these choices, when the keys that a rotation replaces are of that generation.
+    /// Every key of an appliance with these choices, when the keys that a rotation replaces are of
+    /// that generation.
     pub fn all(optional: OptionalKeys, generation: u32) -> Vec<Self> {
         let chosen = [
             (&TRANSFER, optional.transfer),
@@ -163,7 +164,8 @@ impl ExpectedObject {
                 problems.push(format!("{name} is told twice"));
             }
         }
-        // In no table, since no template of ours asks for it: whoever made such a key can have every KEK wrapped by it.
+        // In no table, since no template of ours asks for it: whoever made such a key can have
+        // every KEK wrapped by it.
         if attributes
             .iter()
             .any(|(name, value)| name == "CKA_TRUSTED" && value != "false")

@@ -12,8 +12,9 @@ use crate::watched::WatchedSession;
 
 /// What an object that nobody here made is called.
 const FOREIGN: &str = "not of the appliance";
-/// What is left of an object whose making was cut off: `SoftHSM` writes it to the token with defaults first (a key that may both wrap and
-/// decrypt, and even `CKA_TOKEN=false`), and gives it its name and attributes afterwards.
+/// What is left of an object whose making was cut off: `SoftHSM` writes it to the token with
+/// defaults first (a key that may both wrap and decrypt, and even `CKA_TOKEN=false`), and gives it
+/// its name and attributes afterwards.
 const HALF_MADE: &str = "half-made object";
 /// How every label of the appliance's objects begins.
 const PREFIX: &str = "strongroom-";
@@ -54,7 +55,8 @@ impl TokenObject {
 /// How often a listing is begun anew.
 const LISTINGS: usize = 50;
 
-/// Begins anew when an object went in the middle: a running server replaces its epoch object with each change of the store.
+/// Begins anew when an object went in the middle: a running server replaces its epoch object with
+/// each change of the store.
 pub(super) fn steadily<T>(mut body: impl FnMut() -> Result<T, Fault>) -> Result<T, Fault> {
     for _ in 1..LISTINGS {
         match body() {
@@ -65,7 +67,8 @@ pub(super) fn steadily<T>(mut body: impl FnMut() -> Result<T, Fault>) -> Result<
     body()
 }
 
-/// All that this login may see: the appliance's keys in the order of their making, then the registers, the epoch object last, then the rest.
+/// All that this login may see: the appliance's keys in the order of their making, then the
+/// registers, the epoch object last, then the rest.
 pub(super) fn all(watched: &WatchedSession) -> Result<Vec<TokenObject>, Fault> {
     steadily(|| list(watched))
 }
@@ -75,7 +78,8 @@ fn list(watched: &WatchedSession) -> Result<Vec<TokenObject>, Fault> {
     for handle in watched.find_objects(&[])? {
         let object = describe(watched, handle)?;
         let on_token = watched.is_on_token(handle)?;
-        // Nobody else being here, a nameless object that calls itself a session object is one that was left on the token.
+        // Nobody else being here, a nameless object that calls itself a session object is one that
+        // was left on the token.
         if on_token || (object.is_half_made() && watched.library().has_one_user()) {
             objects.push(object);
         }

@@ -207,7 +207,8 @@ pub(super) fn retire(config: &HsmConfig) -> Result<Vec<DestroyedObject>, HsmErro
         let mut gone = destroy_all(watched, |object| {
             parse(&object.label).is_some_and(|(key, _)| key.generation < in_force)
         })?;
-        // Last: as long as they are there, the newer generation is in force whatever is left of the older.
+        // Last: as long as they are there, the newer generation is in force whatever is left of the
+        // older.
         gone.extend(destroy_all(watched, |object| {
             object.class == CKO_PUBLIC_KEY
                 && parse(&object.label).is_some_and(|(_, trusted)| trusted)
@@ -216,7 +217,8 @@ pub(super) fn retire(config: &HsmConfig) -> Result<Vec<DestroyedObject>, HsmErro
     })
 }
 
-/// Makes a mark for the master key that is there, moves a throwaway KEK by it, and removes it again.
+/// Makes a mark for the master key that is there, moves a throwaway KEK by it, and removes it
+/// again.
 pub(super) fn try_transfer(
     module: &std::path::Path,
     selector: &TokenSelector,

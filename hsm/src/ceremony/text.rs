@@ -37,7 +37,8 @@ macro_rules! attributes {
     ($($kind:ident: $($name:ident)+;)+) => { &[$($(($name, stringify!($name), Kind::$kind)),+),+] };
 }
 
-/// What is asked of every object: nothing that could be a secret. Moduli and points are in the `SubjectPublicKeyInfo`.
+/// What is asked of every object: nothing that could be a secret. Moduli and points are in the
+/// `SubjectPublicKeyInfo`.
 const ASKED: &[(CK_ATTRIBUTE_TYPE, &str, Kind)] = attributes! {
     Bool: CKA_TOKEN CKA_PRIVATE CKA_SENSITIVE CKA_EXTRACTABLE CKA_ALWAYS_SENSITIVE CKA_NEVER_EXTRACTABLE CKA_LOCAL
         CKA_ENCRYPT CKA_DECRYPT CKA_SIGN CKA_SIGN_RECOVER CKA_VERIFY CKA_VERIFY_RECOVER CKA_WRAP CKA_UNWRAP CKA_DERIVE

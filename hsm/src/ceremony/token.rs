@@ -46,7 +46,8 @@ pub(super) fn initialize(
             ))
             .into());
         };
-        // A second token of the same label could not be told from the first by it: after a power cut it is the first that goes on.
+        // A second token of the same label could not be told from the first by it: after a power
+        // cut it is the first that goes on.
         let same_label = all
             .iter()
             .find(|other| other.initialized && other.token.label == label);
@@ -64,7 +65,8 @@ pub(super) fn initialize(
     })
 }
 
-/// `C_InitToken`, whatever is on the token. Its slot may be another afterwards, so it is found by its serial number.
+/// `C_InitToken`, whatever is on the token. Its slot may be another afterwards, so it is found by
+/// its serial number.
 pub(super) fn init_token(
     module: &Module,
     slot: u64,

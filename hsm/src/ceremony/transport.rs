@@ -1,8 +1,10 @@
-//! Keys that were born movable, from one token to another of the same kind under a transport key that the custodians share.
+//! Keys that were born movable, from one token to another of the same kind under a transport key
+//! that the custodians share.
 //!
-//! The transport key is never an object on a token's disc: it is a session object for the seconds of its use. On the token that gives, the security
-//! officer makes it, since only he can set `CKA_TRUSTED`, and only a trusted key wraps what has `CKA_WRAP_WITH_TRUSTED`; it can wrap, and nothing
-//! else. On the token that takes it can unwrap, and nothing else.
+//! The transport key is never an object on a token's disc: it is a session object for the seconds
+//! of its use. On the token that gives, the security officer makes it, since only he can set
+//! `CKA_TRUSTED`, and only a trusted key wraps what has `CKA_WRAP_WITH_TRUSTED`; it can wrap, and
+//! nothing else. On the token that takes it can unwrap, and nothing else.
 
 use cryptoki::error::RvError;
 use cryptoki::object::{Attribute, KeyType, ObjectClass, ObjectHandle};

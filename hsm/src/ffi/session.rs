@@ -1,5 +1,6 @@
-//! What cryptoki has too, through the same function list as all else: some modules give out another list each time they are asked (p11-kit-proxy), and
-//! sessions and handles of one are nothing to the other.
+//! What cryptoki has too, through the same function list as all else: some modules give out another
+//! list each time they are asked (p11-kit-proxy), and sessions and handles of one are nothing to
+//! the other.
 
 use std::ffi::c_void;
 use std::ptr;
@@ -112,7 +113,8 @@ impl Raw {
                 &raw mut info
             )
         }?;
-        // Nobody asks for the token's time, and one that is odd (opencryptoki 3.8) would make the whole unreadable.
+        // Nobody asks for the token's time, and one that is odd (opencryptoki 3.8) would make the
+        // whole unreadable.
         info.flags &= !CKF_CLOCK_ON_TOKEN;
         TokenInfo::try_from(info)
     }

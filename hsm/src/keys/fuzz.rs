@@ -13,7 +13,8 @@ use rsa::traits::PublicKeyParts as _;
 use super::{ec_der, is, rsa_der};
 use crate::template::{OPTIONAL, REQUIRED, Rule, Value};
 
-/// A point is read whether it is bare or in its OCTET STRING, as the same key; what is read is the point that was given.
+/// A point is read whether it is bare or in its OCTET STRING, as the same key; what is read is the
+/// point that was given.
 pub fn ec_point(data: &[u8]) {
     if let Some(der) = ec_der(data) {
         assert!(

@@ -1,6 +1,7 @@
 //! Generations of the keys that a rotation replaces: which there are, and which is in force.
 //!
-//! Nothing but the objects on the token says where a rotation stands, so a start after a power cut knows it too:
+//! Nothing but the objects on the token says where a rotation stands, so a start after a power cut
+//! knows it too:
 //!
 //! | on the token | in force |
 //! |---|---|
@@ -8,7 +9,8 @@
 //! | an older one, and a newer one that is not marked as trusted | the older: a rotation was begun |
 //! | an older one, and a newer one whose public keys the security officer has imported as trusted | the newer; the older still unwraps |
 //!
-//! The marks are there only as long as the rotation lasts. Outside of one no trusted key is on the token, and the transfer key is of no use.
+//! The marks are there only as long as the rotation lasts. Outside of one no trusted key is on the
+//! token, and the transfer key is of no use.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -202,8 +204,9 @@ impl Generations {
         &self.all[self.current]
     }
 
-    /// Puts the generation in force that is so in `known`, what another session of this process has found, so that all wrap alike; a newer one's
-    /// turn comes when the process is told of it. `false` if it is not here, or here not in force yet.
+    /// Puts the generation in force that is so in `known`, what another session of this process has
+    /// found, so that all wrap alike; a newer one's turn comes when the process is told of it.
+    /// `false` if it is not here, or here not in force yet.
     pub(crate) fn follow(&mut self, known: &[MasterGeneration]) -> bool {
         let index = as_known(&self.describe(), known);
         self.current = index.unwrap_or(self.current);
@@ -300,7 +303,8 @@ impl Generation {
     }
 }
 
-/// Which of `found` is in force in `known`. `None`: it is not there, or one before it is in force, so that what was found is older than `known`.
+/// Which of `found` is in force in `known`. `None`: it is not there, or one before it is in force,
+/// so that what was found is older than `known`.
 fn as_known(found: &[MasterGeneration], known: &[MasterGeneration]) -> Option<usize> {
     let wanted = known.iter().find(|one| one.in_force)?;
     let index = found.iter().position(|one| one.same_keys(wanted))?;
@@ -339,7 +343,8 @@ impl Marks {
         marked(&MASTER) && marked(&TRANSFER)
     }
 
-    /// The mark of that key, checked: only the security officer can have made it, and it must be of the same numbers.
+    /// The mark of that key, checked: only the security officer can have made it, and it must be of
+    /// the same numbers.
     fn of(
         &self,
         watched: &WatchedSession,
@@ -381,7 +386,8 @@ impl Marks {
             .flat_map(|trusted| [trusted.master, trusted.transfer])
             .collect();
         for (label, objects) in &self.0 {
-            // One mark of two, while the other is still to come: it was compared with its key when that was loaded.
+            // One mark of two, while the other is still to come: it was compared with its key when
+            // that was loaded.
             let half = objects.len() == 1
                 && parse(label).is_some_and(|(key, trusted)| {
                     trusted

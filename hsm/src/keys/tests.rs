@@ -41,7 +41,8 @@ fn on_token(body: impl FnOnce(&WatchedSession)) {
     module.release(false);
 }
 
-/// The rules, with the value of one replaced, and small RSA keys: their size is the last thing that is checked.
+/// The rules, with the value of one replaced, and small RSA keys: their size is the last thing that
+/// is checked.
 fn broken(rules: &[Rule], attribute: CK_ATTRIBUTE_TYPE, value: Option<&Value>) -> Vec<Rule> {
     rules
         .iter()
@@ -60,7 +61,8 @@ fn broken(rules: &[Rule], attribute: CK_ATTRIBUTE_TYPE, value: Option<&Value>) -
         .collect()
 }
 
-/// Makes the key, checks it, destroys it: the attribute that was named, or none if all was well. Answers the token's refusal to make it.
+/// Makes the key, checks it, destroys it: the attribute that was named, or none if all was well.
+/// Answers the token's refusal to make it.
 fn verdict(
     watched: &WatchedSession,
     spec: &KeySpec,

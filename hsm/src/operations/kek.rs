@@ -16,7 +16,8 @@ use crate::template::hex;
 use crate::types::{HashAlgorithm, KeyUsage, MasterKind, OaepHash, TransferBlob, WrappedKey};
 
 impl Conn {
-    /// Makes a KEK, wraps it and destroys the extractable original; the caller gets it only after it has been unwrapped and compared.
+    /// Makes a KEK, wraps it and destroys the extractable original; the caller gets it only after
+    /// it has been unwrapped and compared.
     pub(crate) fn generate_key(
         &mut self,
         usage: KeyUsage,
@@ -109,7 +110,8 @@ impl Conn {
             self.abilities.narrow_session_keys,
         )
         .map_err(|fault| self.unwrapping_failed(fault))?;
-        // RSA wrapping has no authenticity: whatever was wrapped, only a key of the right length is used.
+        // RSA wrapping has no authenticity: whatever was wrapped, only a key of the right length is
+        // used.
         if let Err(fault) = self.check_length(handle, key.usage) {
             self.destroy_quietly(handle)?;
             return Err(fault);
@@ -138,7 +140,8 @@ impl Conn {
             })
     }
 
-    /// `SoftHSM` says 0 of any unwrapped key: then the length is left to the self-comparison and, for imports, to the wrapped form.
+    /// `SoftHSM` says 0 of any unwrapped key: then the length is left to the self-comparison and,
+    /// for imports, to the wrapped form.
     fn check_length(&self, key: ObjectHandle, usage: KeyUsage) -> Result<()> {
         let length = self
             .watched
@@ -183,7 +186,8 @@ impl Conn {
         Ok(wrapped)
     }
 
-    /// Wraps a new key by the master key in force, and by the transfer key of its generation where there is one.
+    /// Wraps a new key by the master key in force, and by the transfer key of its generation where
+    /// there is one.
     fn wrap(
         &self,
         key: ObjectHandle,

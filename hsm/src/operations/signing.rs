@@ -1,4 +1,5 @@
-//! Signing keys: made on the token, found again by their id, held against their table in each session before their first use, destroyed.
+//! Signing keys: made on the token, found again by their id, held against their table in each
+//! session before their first use, destroyed.
 
 use cryptoki::mechanism::eddsa::{EddsaParams, EddsaSignatureScheme};
 use cryptoki::mechanism::rsa::{PkcsMgfType, PkcsPssParams};
@@ -19,7 +20,8 @@ const ED25519_SPKI: [u8; 12] = [
 ];
 
 impl Conn {
-    /// Makes a key pair with this id. Whatever fails, no private key is left behind unless the token can't be reached.
+    /// Makes a key pair with this id. Whatever fails, no private key is left behind unless the
+    /// token can't be reached.
     pub(crate) fn generate_signing_key(
         &mut self,
         kind: SigningKind,

@@ -1,4 +1,5 @@
-//! A KEK's way from one master key to the next: out of its transfer blob, under the new keys, without leaving the token.
+//! A KEK's way from one master key to the next: out of its transfer blob, under the new keys,
+//! without leaving the token.
 
 use cryptoki::error::RvError;
 use cryptoki::object::ObjectHandle;
@@ -36,7 +37,8 @@ impl Conn {
         let destroyed = self.watched.session().destroy_object(moved);
         let wrapped = wrapped?;
         destroyed?;
-        // What callers use now, from the old blob or made before it: the new one must be the same key.
+        // What callers use now, from the old blob or made before it: the new one must be the same
+        // key.
         let old = self.kek(key)?;
         let new = self.unwrap(&wrapped)?;
         let same = self.same(old, new, key.usage);
@@ -75,7 +77,8 @@ impl Conn {
         .map_err(|fault| self.unwrapping_failed(fault))
     }
 
-    /// Under the new master and the new transfer key, both by the public halves that the security officer has marked.
+    /// Under the new master and the new transfer key, both by the public halves that the security
+    /// officer has marked.
     fn wrap_moved(
         &self,
         key: &WrappedKey,
@@ -110,7 +113,8 @@ impl Conn {
         })
     }
 
-    /// The memory master decrypts into the host anyway; so the key goes through the host, for the length of a call.
+    /// The memory master decrypts into the host anyway; so the key goes through the host, for the
+    /// length of a call.
     fn move_through_memory(&mut self, key: &WrappedKey) -> Result<WrappedKey> {
         let bytes = self.unwrap_to_memory(key)?;
         // As an AES key, whatever it is used for: the bytes are wrapped, not the type.

@@ -1,5 +1,5 @@
-//! Small batches that come together go to the token as one job: under load, handing a job to another thread and back costs more than a
-//! short PKCS#11 call.
+//! Small batches that come together go to the token as one job: under load, handing a job to
+//! another thread and back costs more than a short PKCS#11 call.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

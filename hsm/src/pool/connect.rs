@@ -159,7 +159,8 @@ fn keys_of_others(shared: &Shared, watched: &WatchedSession, facts: &Facts) -> R
     .ok_or_else(unseen)
 }
 
-/// Looks until there is something, but not for ever: a module may show new objects to one session before it shows them to the next.
+/// Looks until there is something, but not for ever: a module may show new objects to one session
+/// before it shows them to the next.
 pub(super) fn look_again<T>(
     mut look: impl FnMut() -> Result<Option<T>, Fault>,
 ) -> Result<Option<T>, Fault> {

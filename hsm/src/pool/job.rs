@@ -17,7 +17,8 @@ pub(crate) struct Job {
 
 type Run = Box<dyn FnMut(&mut Conn) -> Result<(), Fault> + Send>;
 
-/// A caller who waits. Whoever answers first is heard: a result that comes after the watchdog's error is dropped.
+/// A caller who waits. Whoever answers first is heard: a result that comes after the watchdog's
+/// error is dropped.
 pub(crate) trait Answer: Send + Sync {
     /// Answers with an error, unless an answer was given before.
     fn refuse(&self, error: HsmError);
@@ -60,7 +61,8 @@ impl Job {
         }
     }
 
-    /// Runs it and answers. A fault that reaches beyond the job is returned, and the caller still waits.
+    /// Runs it and answers. A fault that reaches beyond the job is returned, and the caller still
+    /// waits.
     pub(crate) fn run(&mut self, conn: &mut Conn) -> Result<(), Fault> {
         (self.run)(conn)
     }

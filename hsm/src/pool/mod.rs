@@ -1,4 +1,5 @@
-//! The threads behind [`crate::Hsm`]: workers, each with a session, and a supervisor who watches them and brings the token back.
+//! The threads behind [`crate::Hsm`]: workers, each with a session, and a supervisor who watches
+//! them and brings the token back.
 //!
 //! ```text
 //! caller ──try_send──▶ bounded queue ──▶ worker 1..N ──▶ PKCS#11
@@ -7,9 +8,10 @@
 //!                                        supervisor: closes the gate, reconnects, opens it
 //! ```
 //!
-//! Each connection has a queue and workers of its own. When the token is lost the queue is closed, so workers end by themselves, and
-//! callers are refused at once; a new connection gets a new queue and new workers. When the module is to be started anew the new queue comes
-//! first: the old workers empty theirs and end, and callers wait in the new one.
+//! Each connection has a queue and workers of its own. When the token is lost the queue is closed,
+//! so workers end by themselves, and callers are refused at once; a new connection gets a new queue
+//! and new workers. When the module is to be started anew the new queue comes first: the old
+//! workers empty theirs and end, and callers wait in the new one.
 
 mod coalescer;
 mod connect;
@@ -118,7 +120,8 @@ enum Event {
         number: u64,
         result: Result<Box<connect::Connected>, Fault>,
     },
-    /// The module is to be started anew; `begun` is told when whatever is queued from then on comes after that.
+    /// The module is to be started anew; `begun` is told when whatever is queued from then on comes
+    /// after that.
     Restart { begun: oneshot::Sender<()> },
     /// The last handle was dropped.
     Stop,
@@ -207,8 +210,8 @@ impl Pool {
         self.submit(|conn| conn.probe()).await
     }
 
-    /// Every worker looks for the keys anew: one at once, each other before its next job. Keys that are not acceptable are the caller's
-    /// error, and the workers go on with those they have.
+    /// Every worker looks for the keys anew: one at once, each other before its next job. Keys that
+    /// are not acceptable are the caller's error, and the workers go on with those they have.
     pub(crate) async fn refresh_keys(&self) -> Result<Vec<MasterGeneration>, HsmError> {
         let found = self.submit(Conn::refresh_keys).await?;
         self.facts.learn(found.clone())?;
@@ -235,7 +238,8 @@ impl Drop for Pool {
             .unwrap_or_else(PoisonError::into_inner)
             .take();
         if let Some(supervisor) = supervisor {
-            // Bounded: the supervisor itself makes no PKCS#11 call but C_Finalize, and that only with no thread inside.
+            // Bounded: the supervisor itself makes no PKCS#11 call but C_Finalize, and that only
+            // with no thread inside.
             let _ = supervisor.join();
         }
     }
@@ -289,7 +293,8 @@ impl Forgotten {
         self.count.store(ids.len(), Ordering::Release);
     }
 
-    /// Those that came after the first `seen`, and their new number. 16 bytes for each key that was ever deleted: it is not worth a bound.
+    /// Those that came after the first `seen`, and their new number. 16 bytes for each key that was
+    /// ever deleted: it is not worth a bound.
     fn since(&self, seen: usize) -> (usize, Vec<[u8; 16]>) {
         if self.count.load(Ordering::Acquire) == seen {
             return (seen, Vec::new());

@@ -77,7 +77,8 @@ struct Supervisor {
     first: Option<Sender<Result<Arc<Facts>, HsmError>>>,
     /// Counts connections; the workers of an older one are on their way out.
     connection: u64,
-    /// A view of the current connection's queue: for new workers, and to empty it when the connection is lost.
+    /// A view of the current connection's queue: for new workers, and to empty it when the
+    /// connection is lost.
     queue: Option<Receiver<Job>>,
     worker_slots: Vec<Watched>,
     hung: Vec<Weak<Watch>>,
@@ -85,7 +86,8 @@ struct Supervisor {
     attempts: u64,
     /// When to try to connect; none while connected or stopped.
     retry: Option<Retry>,
-    /// The workers are waited for, so that the module can be started anew: the queue that they are to empty.
+    /// The workers are waited for, so that the module can be started anew: the queue that they are
+    /// to empty.
     restarting: Option<Receiver<Job>>,
     lost_at: Option<Instant>,
     logged: Option<Instant>,
@@ -135,7 +137,8 @@ impl Supervisor {
                 }
                 Ok(Event::Fatal(error)) => self.stop_for_good(&error),
                 Ok(Event::Attempt { number, result }) => {
-                    // A late answer of an attempt that was given up is dropped, its session with it.
+                    // A late answer of an attempt that was given up is dropped, its session with
+                    // it.
                     if number == self.attempts && self.attempt.take().is_some() {
                         self.attempted(result);
                     }
@@ -180,12 +183,13 @@ impl Supervisor {
         if self.attempt.is_some() || Instant::now() < retry.at {
             return;
         }
-        // The first attempt after a loss is made at once and gently; if it fails, the module is started anew where possible.
+        // The first attempt after a loss is made at once and gently; if it fails, the module is
+        // started anew where possible.
         self.begin_attempt(retry.failures > 0);
     }
 
-    /// Has the module started anew with no job lost: the workers that there are finish what is queued and end; what comes now waits for the
-    /// next ones.
+    /// Has the module started anew with no job lost: the workers that there are finish what is
+    /// queued and end; what comes now waits for the next ones.
     fn restart(&mut self) {
         if self.queue.is_none() || self.restarting.is_some() || self.attempt.is_some() {
             // It is being connected anyway.
@@ -202,7 +206,8 @@ impl Supervisor {
             return;
         }
         if let Some(queue) = self.restarting.take() {
-            // With the last worker in a hung call, or out of its session, nobody is left to empty it.
+            // With the last worker in a hung call, or out of its session, nobody is left to empty
+            // it.
             refuse_queued(&queue, &Pool::lost());
             self.begin_attempt(true);
         }
@@ -457,7 +462,8 @@ impl Supervisor {
         self.retry = None;
     }
 
-    /// Lets no more jobs in and refuses those that wait. Workers end when they find their queue closed.
+    /// Lets no more jobs in and refuses those that wait. Workers end when they find their queue
+    /// closed.
     fn close(&mut self, state: HsmState, reason: &str) {
         self.shared.set_gate(Gate::Closed(state));
         let error = HsmError::Unavailable(reason.to_owned());

@@ -59,7 +59,8 @@ impl WorkerSlot {
 
     /// Gives the thread up and tells its caller. `false` if it has just finished.
     pub(super) fn abandon(&self, error: HsmError) -> bool {
-        // The lock is the decision: either the worker has put its work down, or it finds itself abandoned when it wants to.
+        // The lock is the decision: either the worker has put its work down, or it finds itself
+        // abandoned when it wants to.
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         match std::mem::take(&mut *current) {
             Work::Idle => return false,
@@ -225,8 +226,9 @@ impl Worker {
     }
 }
 
-/// Takes over the keys that another session found. If they are not acceptable any more, the work goes on with those of before, unless these
-/// are of another generation: then new KEKs would be wrapped by a master key that is about to be destroyed.
+/// Takes over the keys that another session found. If they are not acceptable any more, the work
+/// goes on with those of before, unless these are of another generation: then new KEKs would be
+/// wrapped by a master key that is about to be destroyed.
 fn refresh(conn: &mut Conn, facts: &Facts) -> Result<(), Fault> {
     let known = facts.generations();
     let found = look_again(|| match conn.follow(&known) {

@@ -10,7 +10,8 @@ use std::str;
 use super::{Wanted, from_uri};
 use crate::types::TokenIdentity;
 
-/// A URI that is accepted means the same when written again, and no PIN that stands in one is used or repeated.
+/// A URI that is accepted means the same when written again, and no PIN that stands in one is used
+/// or repeated.
 pub fn token_uri(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else {
         return;

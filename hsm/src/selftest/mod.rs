@@ -1,4 +1,5 @@
-//! Power-on self-tests: a known answer for each mechanism in use, before any of them is trusted, and the profile that follows from them.
+//! Power-on self-tests: a known answer for each mechanism in use, before any of them is trusted,
+//! and the profile that follows from them.
 
 mod vectors;
 
@@ -147,15 +148,17 @@ fn gcm(watched: &WatchedSession) -> Result<()> {
             Attribute::KeyType(KeyType::AES),
             Attribute::Encrypt(true),
             Attribute::Decrypt(true),
-            // Said outright: a token may default to true, and then a test that hangs leaves a key behind, in a session that nobody can close,
-            // which the check of the next connection must refuse.
+            // Said outright: a token may default to true, and then a test that hangs leaves a key
+            // behind, in a session that nobody can close, which the check of the next
+            // connection must refuse.
             Attribute::Wrap(false),
             Attribute::Unwrap(false),
             Attribute::Value(vectors::GCM_KEY.to_vec()),
         ],
     )?;
     let (session, raw) = (watched.session(), watched.raw());
-    // Copies of what is in read-only memory, here as below: a module that writes where it should only read must not end the process.
+    // Copies of what is in read-only memory, here as below: a module that writes where it should
+    // only read must not end the process.
     let (iv, aad) = (&vectors::GCM_IV, &writable(&vectors::GCM_AAD));
     let (mut ciphertext, mut plaintext) = (Vec::new(), Vec::new());
     raw.gcm_encrypt(
@@ -214,7 +217,8 @@ fn hmac_answer(watched: &WatchedSession, hash: HashAlgorithm) -> Result<bool> {
     );
     watched.session().destroy_object(key)?;
     demand(answer? == expected, name)?;
-    // The keys of this product are shorter than the vector's; some tokens refuse keys shorter than the hash.
+    // The keys of this product are shorter than the vector's; some tokens refuse keys shorter than
+    // the hash.
     let key = session_key::generate(watched, KeyUsage::Mac, MasterKind::Hsm)?;
     let answer = watched.sign(
         &session_key::hmac(hash),
@@ -338,8 +342,9 @@ fn ecdsa(watched: &WatchedSession, keys: &Keys) -> Result<()> {
     demand(good, "ECDSA with the audit signing key")
 }
 
-/// Pairwise: a key wrapped by each master key's public half comes back through its private half; and what comes back stays on the token.
-/// Answers whether session keys may carry `CKA_ALLOWED_MECHANISMS`.
+/// Pairwise: a key wrapped by each master key's public half comes back through its private half;
+/// and what comes back stays on the token. Answers whether session keys may carry
+/// `CKA_ALLOWED_MECHANISMS`.
 fn master(watched: &WatchedSession, keys: &Keys, hash: OaepHash) -> Result<bool> {
     let mut narrow = true;
     Trial::with(watched, hash, Places::Session, |trial| {
@@ -350,7 +355,8 @@ fn master(watched: &WatchedSession, keys: &Keys, hash: OaepHash) -> Result<bool>
     })
 }
 
-/// A test key as a session object. A token that takes no keys from outside can't be tested this way: that is an error, not a silent skip.
+/// A test key as a session object. A token that takes no keys from outside can't be tested this
+/// way: that is an error, not a silent skip.
 fn import(watched: &WatchedSession, name: &str, attributes: &[Attribute]) -> Result<ObjectHandle> {
     let mut template = vec![
         Attribute::Token(false),

@@ -29,7 +29,8 @@ pub(super) const GCM_CIPHERTEXT: [u8; 76] = [
     0xc5, 0xf6, 0x1e, 0x63, 0x93, 0xba, 0x7a, 0x0a, 0xbc, 0xc9, 0xf6, 0x62, 0x76, 0xfc, 0x6e, 0xce,
     0x0f, 0x4e, 0x17, 0x68, 0xcd, 0xdf, 0x88, 0x53, 0xbb, 0x2d, 0x55, 0x1b,
 ];
-/// HMAC: RFC 4231, test case 6; its key is 131 times 0xaa, long enough for tokens that refuse keys shorter than the hash.
+/// HMAC: RFC 4231, test case 6; its key is 131 times 0xaa, long enough for tokens that refuse keys
+/// shorter than the hash.
 pub(super) const HMAC_KEY: [u8; 131] = [0xaa; 131];
 /// Its message.
 pub(super) const HMAC_MESSAGE: &[u8] = b"Test Using Larger Than Block-Size Key - Hash Key First";

@@ -1,7 +1,9 @@
-//! Signing keys that callers ask for: many on one token, told apart by `CKA_ID`, which is not in these tables because it differs in each.
+//! Signing keys that callers ask for: many on one token, told apart by `CKA_ID`, which is not in
+//! these tables because it differs in each.
 //!
-//! The private half is a token object that signs and does nothing else; it never leaves the token, not even wrapped. The public half is a
-//! session object of a moment: what is kept of it is in the caller's records.
+//! The private half is a token object that signs and does nothing else; it never leaves the token,
+//! not even wrapped. The public half is a session object of a moment: what is kept of it is in the
+//! caller's records.
 
 use cryptoki_sys::{
     CK_MECHANISM_TYPE, CKA_ALLOWED_MECHANISMS, CKA_ALWAYS_SENSITIVE, CKA_CLASS, CKA_COPYABLE,

@@ -1,6 +1,7 @@
 //! Whether a KEK that the master key unwrapped is as safe as the master key's unwrap template says.
 //!
-//! A token may store that template and ignore it (opencryptoki 3.27): then each KEK tells its value to whoever has the user PIN.
+//! A token may store that template and ignore it (opencryptoki 3.27): then each KEK tells its value
+//! to whoever has the user PIN.
 
 use std::iter::once;
 
@@ -19,8 +20,8 @@ use crate::session_key::{self, KEK, kek_rules};
 use crate::template::{AS_DATA, DERIVES, MASTER_UNWRAP_TEMPLATE, Rule, When};
 use crate::types::{KeyUsage, MasterKind};
 
-/// With a KEK that protects nothing. What is wrong is an [`HsmError::KeyPolicy`]; else whether the token takes narrow session keys, see
-/// [`session_key::unwrap`].
+/// With a KEK that protects nothing. What is wrong is an [`HsmError::KeyPolicy`]; else whether the
+/// token takes narrow session keys, see [`session_key::unwrap`].
 pub(crate) fn check(trial: &Trial<'_>, master: &Pair) -> Result<bool> {
     let watched = trial.watched;
     let original = session_key::generate(watched, KeyUsage::Aead, MasterKind::Hsm)?;
@@ -123,7 +124,8 @@ impl Kek<'_> {
         trial.keeps(kek, KEK, kek_rules(usage), self.narrow, WEAKER)
     }
 
-    /// That the unwrap template decides, whatever the call asks for: it is refused, or the key comes as the template says.
+    /// That the unwrap template decides, whatever the call asks for: it is refused, or the key
+    /// comes as the template says.
     fn comes_only_with(&self, rule: &Rule, usage: KeyUsage) -> Result<()> {
         let Some(opposite) = rule.opposite() else {
             return Ok(());
@@ -159,9 +161,11 @@ impl Kek<'_> {
         result
     }
 
-    /// That the unwrap template decides also of a call that says nothing: it is refused, or the key comes as the template says.
+    /// That the unwrap template decides also of a call that says nothing: it is refused, or the key
+    /// comes as the template says.
     fn comes_as_forced(&self) -> Result<()> {
-        // Class, type, and that it is no object on the token; SoftHSM forces nothing on a key that the call makes unmodifiable.
+        // Class, type, and that it is no object on the token; SoftHSM forces nothing on a key that
+        // the call makes unmodifiable.
         let silent = |kind| {
             let rules = kek_rules(KeyUsage::Mac).iter().take(3).cloned();
             let mut rules: Vec<_> = rules.collect();

@@ -1,8 +1,9 @@
-//! Whether the keys on the token are as good as their attributes say: not told, not wrapped, not weakened, not copied into weaker ones, and used for
-//! nothing that they are not for.
+//! Whether the keys on the token are as good as their attributes say: not told, not wrapped, not
+//! weakened, not copied into weaker ones, and used for nothing that they are not for.
 //!
-//! A master key that decrypts, signs without padding, or unwraps by PKCS #1 v1.5 gives each KEK to whoever has the user PIN and the KEK's wrapped
-//! form, whatever the attributes say; the last through the token's answers to chosen ciphertexts alone (Bardou and others 2012).
+//! A master key that decrypts, signs without padding, or unwraps by PKCS #1 v1.5 gives each KEK to
+//! whoever has the user PIN and the KEK's wrapped form, whatever the attributes say; the last
+//! through the token's answers to chosen ciphertexts alone (Bardou and others 2012).
 
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::ObjectHandle;
@@ -100,7 +101,8 @@ fn ephemeral(usage: KeyUsage) -> Vec<Rule> {
 /// Rules at a template's beginning that say what kind of key it is: class and type.
 const KIND: usize = 2;
 
-/// What anybody encrypts with the public half of a key, of a value that protects nothing. Made here: the token may refuse to.
+/// What anybody encrypts with the public half of a key, of a value that protects nothing. Made
+/// here: the token may refuse to.
 struct Blobs {
     oaep: Vec<u8>,
     pkcs1: Vec<u8>,
@@ -113,7 +115,8 @@ struct Kept<'a> {
 }
 
 impl Kept<'_> {
-    /// That it does not leave the token, nor become weaker. `public`: an RSA key that wraps, and is not trusted.
+    /// That it does not leave the token, nor become weaker. `public`: an RSA key that wraps, and is
+    /// not trusted.
     fn stays(&self, public: ObjectHandle) -> Result<()> {
         self.tells_nothing(self.key)?;
         if self.trial.own_wraps(self.key)? || self.trial.rsa_aes_wraps(public, self.key)? {
@@ -150,7 +153,8 @@ impl Kept<'_> {
         Ok(())
     }
 
-    /// That `CKA_MODIFIABLE` holds. First what changes nothing is set: only a token that takes that is asked for more, and it is set back.
+    /// That `CKA_MODIFIABLE` holds. First what changes nothing is set: only a token that takes that
+    /// is asked for more, and it is set back.
     fn is_not_set(&self, looser: &Rule, tighter: &Rule) -> Result<()> {
         let trial = self.trial;
         let set = |rule| {
@@ -233,7 +237,8 @@ impl Kept<'_> {
         Ok(made().ok_or_else(|| policy(self.name, "CKA_MODULUS", unfit))?)
     }
 
-    /// That a key which unwraps by RSA-OAEP does nothing else. `pair`: its own; `call`: a template by which it unwraps.
+    /// That a key which unwraps by RSA-OAEP does nothing else. `pair`: its own; `call`: a template
+    /// by which it unwraps.
     fn unwraps_only_oaep(&self, pair: &Pair, call: impl Fn(KeyUsage) -> Vec<Rule>) -> Result<()> {
         let blobs = self.blobs(pair)?;
         self.signs_nothing(&blobs.oaep)?;
@@ -284,8 +289,9 @@ impl Kept<'_> {
         Ok(())
     }
 
-    /// That the BYOK wrapping key's unwrap template decides, and that what it unwraps comes whole: who has a recorded import, and the AES key of it in
-    /// parts or with more rights, has the imported key.
+    /// That the BYOK wrapping key's unwrap template decides, and that what it unwraps comes whole:
+    /// who has a recorded import, and the AES key of it in parts or with more rights, has the
+    /// imported key.
     fn forces(&self, pair: &Pair) -> Result<()> {
         let trial = self.trial;
         let blobs = self.blobs(pair)?;

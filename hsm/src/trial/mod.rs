@@ -1,4 +1,5 @@
-//! What the token is trusted with, asked of it: each trial tries, as somebody who has the user PIN would, what the token must refuse.
+//! What the token is trusted with, asked of it: each trial tries, as somebody who has the user PIN
+//! would, what the token must refuse.
 //!
 //! | trial | when |
 //! |---|---|
@@ -38,7 +39,8 @@ use own::Own;
 
 type Result<T> = std::result::Result<T, Fault>;
 
-/// What is tried of the keys at each start, beside [`kek`]. What is wrong is an [`HsmError::Trial`], or an [`HsmError::KeyPolicy`] of one of the keys.
+/// What is tried of the keys at each start, beside [`kek`]. What is wrong is an
+/// [`HsmError::Trial`], or an [`HsmError::KeyPolicy`] of one of the keys.
 pub(crate) fn at_start(
     watched: &WatchedSession,
     keys: &Keys,
@@ -76,7 +78,8 @@ pub(crate) fn at_start(
     })
 }
 
-/// Why keys that go under trusted keys only are not safe here, by what wraps them. `public`: an RSA public key that wraps and is not trusted.
+/// Why keys that go under trusted keys only are not safe here, by what wraps them. `public`: an RSA
+/// public key that wraps and is not trusted.
 pub(crate) fn movable(trial: &Trial<'_>, public: ObjectHandle) -> Result<Option<String>> {
     trusted::is_ignored(trial, public)
 }
@@ -94,11 +97,13 @@ fn failed(what: &str, reason: String) -> Fault {
 pub(crate) enum Places {
     /// Session objects: nothing is written on the token.
     Session,
-    /// Objects on the token too. Only where the keys are made: `SoftHSM` leaves a thing without a name where it refuses to make one.
+    /// Objects on the token too. Only where the keys are made: `SoftHSM` leaves a thing without a
+    /// name where it refuses to make one.
     Token,
 }
 
-/// A session in which something is tried: its own, so that whatever the token leaves behind where it refuses to make an object ends with it.
+/// A session in which something is tried: its own, so that whatever the token leaves behind where
+/// it refuses to make an object ends with it.
 pub(crate) struct Trial<'a> {
     watched: &'a WatchedSession,
     places: Places,
@@ -236,8 +241,9 @@ impl<'a> Trial<'a> {
         Ok(self.given(wrapped)?.is_some())
     }
 
-    /// That none of these attributes of a key can be had otherwise, by setting or by a copy, and that no copy tells its value. What is taken and
-    /// ignored is no harm. What is wrong is an [`HsmError::KeyPolicy`].
+    /// That none of these attributes of a key can be had otherwise, by setting or by a copy, and
+    /// that no copy tells its value. What is taken and ignored is no harm. What is wrong is an
+    /// [`HsmError::KeyPolicy`].
     fn keeps(
         &self,
         key: ObjectHandle,
@@ -296,8 +302,9 @@ impl<'a> Trial<'a> {
 /// How long another process may take from an object's making to its name.
 const NAMING: Duration = Duration::from_secs(1);
 
-/// Destroys what `SoftHSM` left where it refused to make an object on the token: what was not there before and has neither name nor
-/// `CKA_TOKEN`. Whatever has either, somebody else made meanwhile: the trial destroys what it was given by its handle.
+/// Destroys what `SoftHSM` left where it refused to make an object on the token: what was not there
+/// before and has neither name nor `CKA_TOKEN`. Whatever has either, somebody else made meanwhile:
+/// the trial destroys what it was given by its handle.
 fn sweep(watched: &WatchedSession, before: &[ObjectHandle]) -> Result<()> {
     let mut left = watched.find_objects(&[])?;
     left.retain(|object| !before.contains(object));

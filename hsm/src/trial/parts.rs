@@ -1,11 +1,14 @@
 //! Whether a key that must not leave the token comes out of it in parts.
 //!
-//! By PKCS#11 what is derived from a sensitive key is sensitive too, but it may be as short as one byte, and that is found by 256 tries; byte by byte
-//! a whole key is known (Clulow 2003). So no mechanism that keeps the base key's bits may be used on a KEK, however well it keeps the rest; nor may a
-//! key be unwrapped as a shorter one. A token that refuses short keys may give longer parts, and those types whose length goes without saying.
+//! By PKCS#11 what is derived from a sensitive key is sensitive too, but it may be as short as one
+//! byte, and that is found by 256 tries; byte by byte a whole key is known (Clulow 2003). So no
+//! mechanism that keeps the base key's bits may be used on a KEK, however well it keeps the rest;
+//! nor may a key be unwrapped as a shorter one. A token that refuses short keys may give longer
+//! parts, and those types whose length goes without saying.
 //!
-//! What is encrypted or hashed (`CKM_AES_ECB_ENCRYPT_DATA`, `CKM_SHA256_KEY_DERIVATION`) keeps no bits of the base, and is not asked for: the first is
-//! no more than the key does for whoever has the user PIN, and of the second a random key is not found.
+//! What is encrypted or hashed (`CKM_AES_ECB_ENCRYPT_DATA`, `CKM_SHA256_KEY_DERIVATION`) keeps no
+//! bits of the base, and is not asked for: the first is no more than the key does for whoever has
+//! the user PIN, and of the second a random key is not found.
 
 use std::iter::once;
 
@@ -46,7 +49,8 @@ const fn by_type(key_type: CK_KEY_TYPE) -> Kind {
     }
 }
 
-/// Shorter than a key of [`session_key::LEN`] bytes. Each by itself is found by trying, or the next is by what is known of it.
+/// Shorter than a key of [`session_key::LEN`] bytes. Each by itself is found by trying, or the next
+/// is by what is known of it.
 pub(super) const SHORTER: [Kind; 10] = [
     secret(1),
     secret(2),
@@ -73,7 +77,8 @@ impl Kind {
 
     /// That template with this kind of key in place of the other.
     pub(super) fn instead(self, template: &[Rule]) -> Vec<Rule> {
-        // The class first, and the length before CKA_MODIFIABLE, after which SoftHSM lets nothing be set.
+        // The class first, and the length before CKA_MODIFIABLE, after which SoftHSM lets nothing
+        // be set.
         let (class, rest) = template.split_at(template.len().min(1));
         let rest = rest
             .iter()
@@ -129,7 +134,8 @@ impl Asked {
     }
 }
 
-/// The mechanism by which something can be derived from that key that tells of it; `None`: by none that keeps its bits.
+/// The mechanism by which something can be derived from that key that tells of it; `None`: by none
+/// that keeps its bits.
 pub(super) fn way(trial: &Trial<'_>, base: ObjectHandle) -> Result<Option<&'static str>> {
     let data = writable(&[0x5a; session_key::LEN]);
     let whole = Derivation::Data(&data);
@@ -190,8 +196,8 @@ pub(super) fn way(trial: &Trial<'_>, base: ObjectHandle) -> Result<Option<&'stat
     joined(trial, base)
 }
 
-/// The mechanism by which that key is put behind one of anybody's own. By PKCS#11 the base key alone needs `CKA_DERIVE`, and that is the other one
-/// (Kryoptic 1.5 does so).
+/// The mechanism by which that key is put behind one of anybody's own. By PKCS#11 the base key
+/// alone needs `CKA_DERIVE`, and that is the other one (Kryoptic 1.5 does so).
 pub(super) fn joined(trial: &Trial<'_>, key: ObjectHandle) -> Result<Option<&'static str>> {
     let mechanism = CKM_CONCATENATE_BASE_AND_KEY;
     let Some(own) = trial.own.secret.filter(|_| trial.offers(mechanism)) else {
@@ -205,7 +211,8 @@ pub(super) fn joined(trial: &Trial<'_>, key: ObjectHandle) -> Result<Option<&'st
     Ok(None)
 }
 
-/// Bytes of the shortest key that the token says the mechanism makes, if that is shorter than a whole one.
+/// Bytes of the shortest key that the token says the mechanism makes, if that is shorter than a
+/// whole one.
 fn shortest(trial: &Trial<'_>, mechanism: CK_MECHANISM_TYPE) -> Result<Option<usize>> {
     let info = trial.watched.mechanism_info(mechanism)?;
     let told = info.map_or(0, |info| info.ulMinKeySize);
@@ -242,7 +249,8 @@ fn tells(trial: &Trial<'_>, part: ObjectHandle, asked: Asked) -> Result<bool> {
     let watched = trial.watched;
     let attribute = |name| watched.raw().attribute(watched.session(), part, name);
     let guessed = match asked {
-        // A token that takes the length and ignores it gives a whole key, which tells as little as the base; one that does not say is not believed.
+        // A token that takes the length and ignores it gives a whole key, which tells as little as
+        // the base; one that does not say is not believed.
         Asked::Short(_) => {
             let whole = Rule::length(session_key::LEN);
             !attribute(CKA_VALUE_LEN)?.is_some_and(|length| whole.admits(&length))
@@ -255,7 +263,8 @@ fn tells(trial: &Trial<'_>, part: ObjectHandle, asked: Asked) -> Result<bool> {
         || trial.own_wraps(part)?)
 }
 
-/// Whether a key of that kind, which was unwrapped by a template without the rights by which it could be seen, is all of what was wrapped.
+/// Whether a key of that kind, which was unwrapped by a template without the rights by which it
+/// could be seen, is all of what was wrapped.
 pub(super) fn says_whole(trial: &Trial<'_>, kind: Kind, part: ObjectHandle) -> Result<bool> {
     if kind.length.is_none() {
         return Ok(!works_as_des(trial, part)?);
@@ -268,7 +277,8 @@ pub(super) fn says_whole(trial: &Trial<'_>, kind: Kind, part: ObjectHandle) -> R
     Ok(told.is_some_and(|told| whole.admits(&told)))
 }
 
-/// Whether it is as long as its type says. `SoftHSM` takes a key of another length, and does nothing with it.
+/// Whether it is as long as its type says. `SoftHSM` takes a key of another length, and does
+/// nothing with it.
 fn works_as_des(trial: &Trial<'_>, key: ObjectHandle) -> Result<bool> {
     let watched = trial.watched;
     let data = writable(&[0; 16]);
@@ -304,7 +314,8 @@ fn works_as_des(trial: &Trial<'_>, key: ObjectHandle) -> Result<bool> {
     Ok(false)
 }
 
-/// The same of one that can be used: a token that takes the kind and ignores it shows so that it does. `whole`: unwraps it as it is, for a use.
+/// The same of one that can be used: a token that takes the kind and ignores it shows so that it
+/// does. `whole`: unwraps it as it is, for a use.
 pub(super) fn is_whole(
     trial: &Trial<'_>,
     kind: Kind,

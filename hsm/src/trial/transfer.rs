@@ -1,8 +1,9 @@
-//! Whether a token is fit for a transfer key, found out by trying: with a throwaway KEK, by all that the user's PIN allows, and then by a
-//! move as a rotation makes it.
+//! Whether a token is fit for a transfer key, found out by trying: with a throwaway KEK, by all
+//! that the user's PIN allows, and then by a move as a rotation makes it.
 //!
-//! PKCS#11 says what `CKA_UNWRAP_TEMPLATE`, `CKA_WRAP_WITH_TRUSTED` and `CKA_TRUSTED` mean, but tokens differ, and one that ignored
-//! them would let whoever has the user's PIN take every KEK out. So each refusal is asked for.
+//! PKCS#11 says what `CKA_UNWRAP_TEMPLATE`, `CKA_WRAP_WITH_TRUSTED` and `CKA_TRUSTED` mean, but
+//! tokens differ, and one that ignored them would let whoever has the user's PIN take every KEK
+//! out. So each refusal is asked for.
 
 use cryptoki::error::Error;
 use cryptoki::object::{Attribute, KeyType, ObjectClass, ObjectHandle};
@@ -88,7 +89,8 @@ impl Throwaway {
         )
     }
 
-    /// As a rotation does it: out of the transfer key, under the trusted key, and out of the master key again. `None`: all well.
+    /// As a rotation does it: out of the transfer key, under the trusted key, and out of the master
+    /// key again. `None`: all well.
     pub(crate) fn move_to(
         &self,
         watched: &WatchedSession,
@@ -122,7 +124,8 @@ impl Throwaway {
     }
 }
 
-/// Why the token is not fit for a transfer key, as far as the user's PIN can tell; `None`: it is. The pair is on the token.
+/// Why the token is not fit for a transfer key, as far as the user's PIN can tell; `None`: it is.
+/// The pair is on the token.
 pub(crate) fn check_as_user(
     watched: &WatchedSession,
     transfer: Numbered<'_>,
@@ -255,9 +258,11 @@ fn leak(
     Ok(None)
 }
 
-/// Imports a public key as the security officer, marked as trusted; the mark that is there already if it is of the same numbers.
+/// Imports a public key as the security officer, marked as trusted; the mark that is there already
+/// if it is of the same numbers.
 ///
-/// `SoftHSM` lets `CKA_TRUSTED` be given at an object's creation only; PKCS#11 means it to be set afterwards. Both are tried.
+/// `SoftHSM` lets `CKA_TRUSTED` be given at an object's creation only; PKCS#11 means it to be set
+/// afterwards. Both are tried.
 pub(crate) fn mark(
     watched: &WatchedSession,
     key: Numbered<'_>,

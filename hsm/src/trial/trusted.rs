@@ -1,6 +1,8 @@
-//! Whether whoever has the user PIN can have a key that counts as trusted, by any of the ways in which PKCS#11 makes an object or changes one.
+//! Whether whoever has the user PIN can have a key that counts as trusted, by any of the ways in
+//! which PKCS#11 makes an object or changes one.
 //!
-//! What goes under trusted keys only (`CKA_WRAP_WITH_TRUSTED`) is as safe as that mark. Kryoptic 1.5.4 lets the user generate a key with it.
+//! What goes under trusted keys only (`CKA_WRAP_WITH_TRUSTED`) is as safe as that mark. Kryoptic
+//! 1.5.4 lets the user generate a key with it.
 
 use std::iter::once;
 
@@ -28,7 +30,8 @@ use crate::template::{
     CLAIMED_AES, CLAIMED_AES_IMPORT, CLAIMED_EC, CLAIMED_RSA, GUARDED, ON_TOKEN, Rule, TRUSTED_MARK,
 };
 
-/// The PKCS#11 function by which such a key is to be had; `None`: by none of them. `public`: an RSA public key on the token.
+/// The PKCS#11 function by which such a key is to be had; `None`: by none of them. `public`: an RSA
+/// public key on the token.
 pub(crate) fn way(trial: &Trial<'_>, public: ObjectHandle) -> Result<Option<&'static str>> {
     let guarded = guarded(trial)?;
     let marks = Marks { trial, guarded };
@@ -42,8 +45,8 @@ pub(crate) fn by(function: &str) -> String {
     format!("whoever has the user PIN can have a key marked as trusted, by {function}")
 }
 
-/// Whether a key that is to go under trusted keys only goes under another, or can be had without that; why. `public`: an RSA public key that wraps
-/// and is not trusted.
+/// Whether a key that is to go under trusted keys only goes under another, or can be had without
+/// that; why. `public`: an RSA public key that wraps and is not trusted.
 pub(crate) fn is_ignored(trial: &Trial<'_>, public: ObjectHandle) -> Result<Option<String>> {
     let guarded = guarded(trial)?;
     let ignored = trial.rsa_wraps(public, guarded).and_then(|by_rsa| {
@@ -350,8 +353,8 @@ impl Marks<'_> {
         counts
     }
 
-    /// Whether it is trusted: by its attribute, or by what it wraps. A token that takes the mark and ignores it does no harm; one that takes it and
-    /// does not tell it is not believed.
+    /// Whether it is trusted: by its attribute, or by what it wraps. A token that takes the mark
+    /// and ignores it does no harm; one that takes it and does not tell it is not believed.
     fn counts(&self, key: ObjectHandle) -> Result<bool> {
         if self.trial.told(key, TRUSTED_MARK)? != Some(false) {
             return Ok(true);

@@ -1,5 +1,6 @@
-//! Tests that run in a child process: this module's faults and `SoftHSM` are configured by the environment, which a process can't safely change for
-//! itself. The child is the same program, with the test's name.
+//! Tests that run in a child process: this module's faults and `SoftHSM` are configured by the
+//! environment, which a process can't safely change for itself. The child is the same program, with
+//! the test's name.
 #![allow(
     dead_code,
     clippy::unwrap_used,
@@ -55,7 +56,8 @@ pub(crate) fn folder() -> tempfile::TempDir {
 /// Runs the test in a child on a copy of the token, with a control file and a log of its own.
 pub(crate) fn run_on_copy(test: &str, token: &Throwaway) {
     let folder = folder();
-    // A copy for each test: SoftHSM rewrites the token's file at a login, and a process that starts just then sees no token.
+    // A copy for each test: SoftHSM rewrites the token's file at a login, and a process that starts
+    // just then sees no token.
     copy(&token.path().join("tokens"), &folder.path().join("tokens"));
     let configuration = folder.path().join("softhsm2.conf");
     let tokens = folder.path().join("tokens");

@@ -1,4 +1,5 @@
-//! A token with the appliance's keys, made once per test program: RSA-4096 generation takes seconds.
+//! A token with the appliance's keys, made once per test program: RSA-4096 generation takes
+//! seconds.
 #![allow(
     dead_code,
     clippy::unwrap_used,
@@ -19,7 +20,8 @@ use cryptoki::types::AuthPin;
 use strongroom_hsm::{Hsm, HsmConfig, OptionalKeys, PinSource, TokenSelector};
 use strongroom_softhsm::Throwaway;
 
-/// `SoftHSM` sees tokens made by other processes only when it is initialized: tests that make one take turns.
+/// `SoftHSM` sees tokens made by other processes only when it is initialized: tests that make one
+/// take turns.
 pub(crate) fn turn() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(PoisonError::into_inner)

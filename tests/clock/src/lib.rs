@@ -1,8 +1,10 @@
-//! Preloaded (`LD_PRELOAD`), it moves a program's time of day by as many seconds as the file that `STRONGROOM_CLOCK` names says: one signed number
-//! of 8 bytes in the machine's order, which may change while the program runs.
+//! Preloaded (`LD_PRELOAD`), it moves a program's time of day by as many seconds as the file that
+//! `STRONGROOM_CLOCK` names says: one signed number of 8 bytes in the machine's order, which may
+//! change while the program runs.
 //!
-//! It is not libfaketime, since that one asks for memory while it answers the first question for the time, which is jemalloc's own while it
-//! starts, and the two wait for each other for ever. This one never allocates. It is called before `main`, so it does without Rust's runtime too.
+//! It is not libfaketime, since that one asks for memory while it answers the first question for
+//! the time, which is jemalloc's own while it starts, and the two wait for each other for ever.
+//! This one never allocates. It is called before `main`, so it does without Rust's runtime too.
 
 #![allow(unsafe_code, reason = "it takes the place of a C function")]
 
@@ -42,12 +44,14 @@ fn offset() -> i64 {
         known = map().unwrap_or(ptr::from_ref(&NONE).cast_mut());
         OFFSET.store(known, Ordering::Release);
     }
-    // SAFETY: a static, or a mapping that is never removed and, at a page's beginning, aligned. It is only read.
+    // SAFETY: a static, or a mapping that is never removed and, at a page's beginning, aligned. It
+    // is only read.
     unsafe { &*known }.load(Ordering::Relaxed)
 }
 
 fn map() -> Option<*mut AtomicI64> {
-    // SAFETY: asked for before the program has threads that could change its environment; the rest are calls of the kernel with its own file.
+    // SAFETY: asked for before the program has threads that could change its environment; the rest
+    // are calls of the kernel with its own file.
     unsafe {
         let path = libc::getenv(VARIABLE);
         if path.is_null() {

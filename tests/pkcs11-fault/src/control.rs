@@ -31,8 +31,8 @@ impl Control {
     /// Reads the file's text.
     ///
     /// # Errors
-    /// The first line that is no command, and what is wrong with it. A typo must not pass for "no fault", or a test of a recovery would
-    /// pass without one.
+    /// The first line that is no command, and what is wrong with it. A typo must not pass for "no
+    /// fault", or a test of a recovery would pass without one.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let mut control = Self::default();
         for (index, line) in text.lines().enumerate() {
@@ -65,7 +65,8 @@ impl Control {
         })
     }
 
-    /// How long a call of `function` hangs, when it does; `Duration::MAX` is until the command is removed.
+    /// How long a call of `function` hangs, when it does; `Duration::MAX` is until the command is
+    /// removed.
     pub(crate) fn hang(&self, function: Function) -> Option<Duration> {
         self.rules.iter().find_map(|rule| match rule.action {
             Action::Hang(limit) if rule.matches(function) => Some(limit),
@@ -81,7 +82,8 @@ impl Control {
         })
     }
 
-    /// What a call of `function` returns instead of being forwarded. Takes one from the rule's count.
+    /// What a call of `function` returns instead of being forwarded. Takes one from the rule's
+    /// count.
     pub(crate) fn failure(&self, function: Function) -> Option<CK_RV> {
         self.rules.iter().find_map(|rule| match &rule.action {
             Action::Fail(value, left) if rule.matches(function) => left
@@ -102,7 +104,8 @@ impl Control {
         })
     }
 
-    /// Whether the token takes that attribute from anybody in a template of `function`, and, if so, whether it obeys.
+    /// Whether the token takes that attribute from anybody in a template of `function`, and, if so,
+    /// whether it obeys.
     pub(crate) fn takes(&self, function: Function, attribute: CK_ATTRIBUTE_TYPE) -> Option<bool> {
         self.rules.iter().find_map(|rule| match rule.action {
             Action::Take(taken, obeyed) if rule.matches(function) && taken == attribute => {

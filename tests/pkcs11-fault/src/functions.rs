@@ -1,7 +1,9 @@
-//! The C functions. Most are generated: what differs between them is the arguments and what they return while the token is absent.
+//! The C functions. Most are generated: what differs between them is the arguments and what they
+//! return while the token is absent.
 //!
-//! Only `C_GetFunctionList` is a symbol of the library; callers reach the others through its list. Were they symbols as well, the real
-//! module's own references to its `C_` functions could be bound to them.
+//! Only `C_GetFunctionList` is a symbol of the library; callers reach the others through its list.
+//! Were they symbols as well, the real module's own references to its `C_` functions could be bound
+//! to them.
 
 #![allow(non_snake_case, reason = "PKCS#11's names")]
 
@@ -25,7 +27,8 @@ pub(crate) unsafe extern "C" fn C_GetFunctionList(list: *mut *mut CK_FUNCTION_LI
         return CKR_ARGUMENTS_BAD;
     }
     log::line("C_GetFunctionList");
-    // SAFETY: not null, and the caller vouches for the rest. The list is never written to: PKCS#11 forbids it to callers.
+    // SAFETY: not null, and the caller vouches for the rest. The list is never written to: PKCS#11
+    // forbids it to callers.
     unsafe { list.write((&raw const FUNCTIONS).cast_mut()) };
     CKR_OK
 }
@@ -33,7 +36,8 @@ pub(crate) unsafe extern "C" fn C_GetFunctionList(list: *mut *mut CK_FUNCTION_LI
 unsafe extern "C" fn C_Initialize(args: *mut c_void) -> CK_RV {
     guard(|| {
         let outcome = inject::call(Function::C_Initialize, WhenAbsent::Forward, |real, _| {
-            // SAFETY: the caller's arguments, passed on unchanged to the same function of the real module.
+            // SAFETY: the caller's arguments, passed on unchanged to the same function of the real
+            // module.
             real.C_Initialize.map(|function| unsafe { function(args) })
         });
         if outcome.value == CKR_OK {
@@ -96,7 +100,8 @@ unsafe extern "C" fn C_GetSlotInfo(slot: CK_SLOT_ID, info: *mut CK_SLOT_INFO) ->
                     .C_GetSlotInfo
                     .map(|function| unsafe { function(slot, info) });
                 if control.token_absent && value == Some(CKR_OK) {
-                    // SAFETY: the real module has just filled in `info`, so it points to a CK_SLOT_INFO.
+                    // SAFETY: the real module has just filled in `info`, so it points to a
+                    // CK_SLOT_INFO.
                     unsafe { (*info).flags &= !CKF_TOKEN_PRESENT };
                 }
                 value
@@ -158,7 +163,8 @@ unsafe extern "C" fn C_CreateObject(
                     template,
                     count,
                 };
-                // SAFETY: the caller's arguments, the template but for what `Changed` changes; see there.
+                // SAFETY: the caller's arguments, the template but for what `Changed` changes; see
+                // there.
                 Some(unsafe {
                     changed.forward(object, |template, count| {
                         function(session, template, count, object)
@@ -200,7 +206,8 @@ unsafe extern "C" fn C_CopyObject(
                 if let Some(value) = unsafe { changed.copied(real, session, object, copy) } {
                     return Some(value);
                 }
-                // SAFETY: the caller's arguments, the template but for what `Changed` changes; see there.
+                // SAFETY: the caller's arguments, the template but for what `Changed` changes; see
+                // there.
                 Some(unsafe {
                     changed.forward(copy, |template, count| {
                         function(session, object, template, count, copy)
@@ -294,7 +301,8 @@ unsafe extern "C" fn C_GenerateKey(
                 if let Some(value) = unsafe { changed.made(real, session, mechanism, key) } {
                     return Some(value);
                 }
-                // SAFETY: the caller's arguments, the template but for what `Changed` changes; see there.
+                // SAFETY: the caller's arguments, the template but for what `Changed` changes; see
+                // there.
                 Some(unsafe {
                     changed.forward(key, |template, count| {
                         function(session, mechanism, template, count, key)
@@ -398,7 +406,8 @@ unsafe extern "C" fn C_UnwrapKey(
                 if let Some(value) = unsafe { changed.made(real, session, mechanism, key) } {
                     return Some(value);
                 }
-                // SAFETY: the caller's arguments, the template but for what `Changed` changes; see there.
+                // SAFETY: the caller's arguments, the template but for what `Changed` changes; see
+                // there.
                 Some(unsafe {
                     changed.forward(key, |template, count| {
                         function(
@@ -451,7 +460,8 @@ unsafe extern "C" fn C_DeriveKey(
                 if let Some(value) = unsafe { changed.made(real, session, mechanism, key) } {
                     return Some(value);
                 }
-                // SAFETY: the caller's arguments, the template but for what `Changed` changes; see there.
+                // SAFETY: the caller's arguments, the template but for what `Changed` changes; see
+                // there.
                 Some(unsafe {
                     changed.forward(key, |template, count| {
                         function(session, mechanism, base, template, count, key)

@@ -27,7 +27,8 @@ pub(crate) struct Outcome {
 
 /// Makes one call: waits, fails or forwards as the control file says at that moment.
 ///
-/// `forward` calls the real module's function, `None` when it has none; its second argument is what the file says.
+/// `forward` calls the real module's function, `None` when it has none; its second argument is what
+/// the file says.
 pub(crate) fn call(
     function: Function,
     when_absent: WhenAbsent,
@@ -91,7 +92,8 @@ pub(crate) fn call(
     }
 }
 
-/// The calls of each function since the last time, as `C_Decrypt=12 C_Sign=3`, and starts from zero.
+/// The calls of each function since the last time, as `C_Decrypt=12 C_Sign=3`, and starts from
+/// zero.
 pub(crate) fn take_counts() -> String {
     let calls = Function::ALL
         .iter()

@@ -1,11 +1,13 @@
-//! The log: one line an event, appended to the file that `PKCS11_FAULT_LOG` names: `seconds.milliseconds pid event`.
+//! The log: one line an event, appended to the file that `PKCS11_FAULT_LOG` names:
+//! `seconds.milliseconds pid event`.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Appends one line. Never fails: without a log file, or with a full disc, the event is lost, and a test that counts events fails.
+/// Appends one line. Never fails: without a log file, or with a full disc, the event is lost, and a
+/// test that counts events fails.
 pub(crate) fn line(event: &str) {
     static FILE: OnceLock<Option<File>> = OnceLock::new();
     let file = FILE.get_or_init(|| {

@@ -18,8 +18,8 @@ const SOFTHSM: [&str; 4] = [
     "/usr/local/lib/softhsm/libsofthsm2.so",
 ];
 
-/// The functions of the module that `PKCS11_FAULT_MODULE` names, or else of `SoftHSM`; loaded at the first call, never unloaded.
-/// `None` when it can't be loaded; the log says why.
+/// The functions of the module that `PKCS11_FAULT_MODULE` names, or else of `SoftHSM`; loaded at
+/// the first call, never unloaded. `None` when it can't be loaded; the log says why.
 pub(crate) fn functions() -> Option<&'static CK_FUNCTION_LIST> {
     static REAL: OnceLock<Option<CK_FUNCTION_LIST>> = OnceLock::new();
     REAL.get_or_init(|| {
@@ -30,8 +30,9 @@ pub(crate) fn functions() -> Option<&'static CK_FUNCTION_LIST> {
     .as_ref()
 }
 
-/// Closes every session that this process has with the real module, and with them their session objects and the login.
-/// Returns how many slots had their sessions closed; 0 when the module is not initialized.
+/// Closes every session that this process has with the real module, and with them their session
+/// objects and the login. Returns how many slots had their sessions closed; 0 when the module is
+/// not initialized.
 pub(crate) fn close_all_sessions() -> usize {
     let Some((real, slots)) = functions().and_then(|real| Some((real, slots(real)?))) else {
         return 0;
@@ -72,11 +73,13 @@ fn load() -> Result<CK_FUNCTION_LIST, String> {
                 .map(OsString::from)
         })
         .ok_or("no SoftHSM found; set PKCS11_FAULT_MODULE to a PKCS#11 module")?;
-    // SAFETY: loading runs the library's initializers. It is a PKCS#11 module that the tester chose, as trusted as the test itself.
+    // SAFETY: loading runs the library's initializers. It is a PKCS#11 module that the tester
+    // chose, as trusted as the test itself.
     let library = unsafe { Library::new(&path) }
         .map_err(|error| format!("can't load {}: {error}", Path::new(&path).display()))?;
     let mut list = ptr::null_mut();
-    // SAFETY: the type is the one that PKCS#11 gives to C_GetFunctionList, the one symbol that every module must have. It writes one pointer.
+    // SAFETY: the type is the one that PKCS#11 gives to C_GetFunctionList, the one symbol that
+    // every module must have. It writes one pointer.
     let value = unsafe {
         library
             .get::<GetFunctionList>(b"C_GetFunctionList\0")
@@ -90,6 +93,7 @@ fn load() -> Result<CK_FUNCTION_LIST, String> {
     }
     // The functions must outlive every caller, so the library stays loaded.
     std::mem::forget(library);
-    // SAFETY: the module returned CKR_OK, so `list` points to its list of functions, which is valid while it is loaded: for ever, see above.
+    // SAFETY: the module returned CKR_OK, so `list` points to its list of functions, which is valid
+    // while it is loaded: for ever, see above.
     Ok(unsafe { *list })
 }

@@ -1,5 +1,5 @@
-//! What real tokens do otherwise than they should, on one that does it right: attributes that are taken from anybody, and what objects then say of
-//! themselves.
+//! What real tokens do otherwise than they should, on one that does it right: attributes that are
+//! taken from anybody, and what objects then say of themselves.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -149,7 +149,8 @@ pub(crate) struct Changed<'a> {
 }
 
 impl Changed<'_> {
-    /// A key by the template, if the control file says that there be one in place of what was asked.
+    /// A key by the template, if the control file says that there be one in place of what was
+    /// asked.
     ///
     /// # Safety
     /// All must be a caller's, `made` a place for a handle.
@@ -215,7 +216,8 @@ impl Changed<'_> {
         })
     }
 
-    /// A copy of the object that says of itself what was asked, if the control file says that there be one.
+    /// A copy of the object that says of itself what was asked, if the control file says that there
+    /// be one.
     ///
     /// # Safety
     /// All must be a caller's, `made` a place for a handle.
@@ -253,10 +255,12 @@ impl Changed<'_> {
         Some(value)
     }
 
-    /// Forwards it as it is, and, if that is refused, without what the control file has taken from anybody.
+    /// Forwards it as it is, and, if that is refused, without what the control file has taken from
+    /// anybody.
     ///
     /// # Safety
-    /// Template and count must be a caller's, `made` a place for a handle that `forward` writes where it returns `CKR_OK`.
+    /// Template and count must be a caller's, `made` a place for a handle that `forward` writes
+    /// where it returns `CKR_OK`.
     pub(crate) unsafe fn forward(
         &self,
         made: *mut CK_OBJECT_HANDLE,
@@ -265,7 +269,8 @@ impl Changed<'_> {
         // SAFETY: the caller of this function vouches for both.
         let asked = unsafe { attributes(self.template, self.count) };
         for attribute in asked {
-            // SAFETY: a template's attributes point to as many bytes as they say; in a nested one they are attributes, which are written back too.
+            // SAFETY: a template's attributes point to as many bytes as they say; in a nested one
+            // they are attributes, which are written back too.
             unsafe { input(self.control, attribute.pValue, attribute.ulValueLen) };
         }
         let mut asked: Vec<_> = asked
@@ -641,8 +646,9 @@ pub(crate) unsafe fn mechanisms(
     let value = real(list, count);
     if value == CKR_OK {
         let offered: Vec<_> = control.offered().collect();
-        // SAFETY: the real module has just written the count, and as many mechanisms if there is a list; a caller that asked for the count with the
-        // same control file has room for those that are added.
+        // SAFETY: the real module has just written the count, and as many mechanisms if there is a
+        // list; a caller that asked for the count with the same control file has room for
+        // those that are added.
         unsafe {
             let told = usize::try_from(*count).unwrap_or_default();
             if !list.is_null() {

@@ -1,4 +1,5 @@
-//! When the control file is read, and what a new version of it does at once: sessions are lost, counting starts or stops.
+//! When the control file is read, and what a new version of it does at once: sessions are lost,
+//! counting starts or stops.
 
 use std::fs::{self, File, Metadata};
 use std::io::{ErrorKind, Read};
@@ -63,7 +64,8 @@ pub(crate) fn enter(version: &Version) -> Option<RwLockReadGuard<'static, ()>> {
     (WATCH.number.load(Ordering::SeqCst) == version.number).then_some(inside)
 }
 
-/// Keeps looking at the file, so that a loss that comes and goes between two calls is one all the same.
+/// Keeps looking at the file, so that a loss that comes and goes between two calls is one all the
+/// same.
 pub(crate) fn start() {
     let mut poller = lock(&WATCH.poller);
     if poller.is_none() && control_path().is_some() {
@@ -109,7 +111,8 @@ struct Seen {
     version: Version,
 }
 
-/// Tells one version of the file from the next. Each is a new file that replaces the old one, so the inode alone nearly does.
+/// Tells one version of the file from the next. Each is a new file that replaces the old one, so
+/// the inode alone nearly does.
 #[derive(PartialEq)]
 struct Identity([i128; 6]);
 
@@ -161,7 +164,8 @@ fn enact(was: &Version, now: &Version) {
     let (was_absent, absent) = (asks(was, |c| c.token_absent), asks(now, |c| c.token_absent));
     let forget = asks(now, |c| c.forget_sessions);
     {
-        // Waits until no call is inside the real module: SoftHSM must not lose a session that it works with.
+        // Waits until no call is inside the real module: SoftHSM must not lose a session that it
+        // works with.
         let _outside = WATCH.gate.write().unwrap_or_else(PoisonError::into_inner);
         if forget || (absent && !was_absent) {
             let slots = real::close_all_sessions();

@@ -1,7 +1,9 @@
-//! Each command of the control file, driven by the `cryptoki` crate on a throwaway `SoftHSM` token, and the recovery from it.
+//! Each command of the control file, driven by the `cryptoki` crate on a throwaway `SoftHSM` token,
+//! and the recovery from it.
 //!
-//! `SoftHSM` and the module take their settings from the environment, which a process can't safely change for itself, and a PKCS#11 module
-//! has one state per process: so each test runs its body in a child process of its own, which is this program with the test's name.
+//! `SoftHSM` and the module take their settings from the environment, which a process can't safely
+//! change for itself, and a PKCS#11 module has one state per process: so each test runs its body in
+//! a child process of its own, which is this program with the test's name.
 
 #![allow(
     clippy::unwrap_used,
@@ -168,7 +170,8 @@ fn sessions_are_lost_under_load_without_a_wrong_answer() {
                         lost += 1;
                         continue;
                     };
-                    // Another thread may have logged in: a login is the process's, not the session's.
+                    // Another thread may have logged in: a login is the process's, not the
+                    // session's.
                     let _ = session.login(UserType::User, Some(&pin(PIN)));
                     let Some(key) = find(&session, "kept").unwrap_or_default().first().copied()
                     else {
@@ -479,7 +482,8 @@ fn a_module_that_is_not_there_fails_to_initialize() {
 
 const TEXT: &[u8] = b"thirty-two bytes, a wrapped key.";
 
-/// A token in a folder of its own, reached through the fault module. The fields are what a test's body works with.
+/// A token in a folder of its own, reached through the fault module. The fields are what a test's
+/// body works with.
 struct Rig {
     folder: PathBuf,
     pkcs11: Pkcs11,
@@ -491,7 +495,8 @@ fn in_child(test: &str, body: impl FnOnce(&Rig)) {
     in_process(test, None, |folder| body(&Rig::new(folder)));
 }
 
-/// Runs `body` in a child process with an empty folder for tokens, and `real` as the module behind the fault module.
+/// Runs `body` in a child process with an empty folder for tokens, and `real` as the module behind
+/// the fault module.
 fn in_process(test: &str, real: Option<&str>, body: impl FnOnce(PathBuf)) {
     if let Some(folder) = std::env::var_os("PKCS11_FAULT_TEST_FOLDER") {
         thread::spawn(|| {

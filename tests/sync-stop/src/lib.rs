@@ -1,5 +1,6 @@
-//! Preloaded (`LD_PRELOAD`), it stops a program (SIGSTOP) whenever that has made a file durable in the folder that `STRONGROOM_SYNC_STOP` names, or
-//! the folder itself. Whoever started it sees the stop, looks at the files, and lets it go on or kills it: exactly there, however fast
+//! Preloaded (`LD_PRELOAD`), it stops a program (SIGSTOP) whenever that has made a file durable in
+//! the folder that `STRONGROOM_SYNC_STOP` names, or the folder itself. Whoever started it sees the
+//! stop, looks at the files, and lets it go on or kills it: exactly there, however fast
 //! the next file would have come.
 
 #![allow(unsafe_code, reason = "it takes the place of a C function")]
@@ -13,7 +14,8 @@ const VARIABLE: &str = "STRONGROOM_SYNC_STOP";
 /// `fsync(2)`, with the stop behind it.
 ///
 /// # Safety
-/// As the function of libc whose place it takes: none is asked for, since the kernel checks the descriptor.
+/// As the function of libc whose place it takes: none is asked for, since the kernel checks the
+/// descriptor.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fsync(descriptor: c_int) -> c_int {
     // SAFETY: the kernel checks the descriptor.
@@ -21,7 +23,8 @@ pub unsafe extern "C" fn fsync(descriptor: c_int) -> c_int {
         return -1;
     }
     if watched(descriptor) {
-        // SAFETY: it takes no memory. To this thread alone, and so it goes no further; to the process, another thread could be the first to notice.
+        // SAFETY: it takes no memory. To this thread alone, and so it goes no further; to the
+        // process, another thread could be the first to notice.
         unsafe { libc::raise(libc::SIGSTOP) };
     }
     0

@@ -1,6 +1,7 @@
 //! A participant's own token, a smart card say: a key pair that signs and one that agrees on keys.
 //!
-//! One purpose a key (SP 800-57 part 1, 5.2). The four objects are found again by their common `CKA_ID`.
+//! One purpose a key (SP 800-57 part 1, 5.2). The four objects are found again by their common
+//! `CKA_ID`.
 
 mod pair;
 
@@ -55,8 +56,8 @@ struct Connection {
 }
 
 impl ParticipantToken {
-    /// Makes a pair for each purpose on an initialized token and tries both. `name` goes into the labels, for people.
-    /// Pairs of other ceremonies on the same token stay as they are.
+    /// Makes a pair for each purpose on an initialized token and tries both. `name` goes into the
+    /// labels, for people. Pairs of other ceremonies on the same token stay as they are.
     pub fn make_keys(
         module: &Path,
         selector: &TokenSelector,
@@ -124,7 +125,8 @@ impl ParticipantToken {
 
     /// ECDH with a peer's public key, a SEC1 point: the shared x coordinate.
     pub fn agree(&self, peer: &[u8]) -> Result<Zeroizing<[u8; 32]>, HsmError> {
-        // Checked here, whatever the token checks: a point off the curve would tell of the private key.
+        // Checked here, whatever the token checks: a point off the curve would tell of the private
+        // key.
         let peer = PublicKey::from_sec1_bytes(peer)
             .map_err(|_| HsmError::InvalidKey("the peer's is no point of P-256".to_owned()))?;
         self.connection
@@ -238,7 +240,8 @@ fn agree(
 ) -> Result<Zeroizing<[u8; 32]>, Fault> {
     let point = peer.to_sec1_point(false);
     let secret = match derive(watched, key, point.as_bytes()) {
-        // PKCS#11 wants every token to take the bare point, but some want it as CKA_EC_POINT is: in an OCTET STRING.
+        // PKCS#11 wants every token to take the bare point, but some want it as CKA_EC_POINT is: in
+        // an OCTET STRING.
         Err(fault @ Fault::Token(..)) if matches!(fault.reach(), Reach::Item | Reach::Unclear) => {
             let mut wrapped = vec![0x04, 0x41];
             wrapped.extend_from_slice(point.as_bytes());
