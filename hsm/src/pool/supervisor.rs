@@ -341,7 +341,7 @@ impl Supervisor {
             queue: queue.clone(),
             events: self.events.clone(),
             connection: self.connection,
-            worker_slot: Arc::clone(&worker_slot),
+            state: Arc::clone(&worker_slot),
             inside: Inside::new(&self.shared),
         };
         spawn("hsm-worker", move || worker.run(conn))?;

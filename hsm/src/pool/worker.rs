@@ -91,7 +91,7 @@ pub(super) struct Worker {
     pub(super) queue: Receiver<Job>,
     pub(super) events: Sender<Event>,
     pub(super) connection: u64,
-    pub(super) worker_slot: Arc<WorkerSlot>,
+    pub(super) state: Arc<WorkerSlot>,
     /// Counted before the thread starts, so that nobody thinks the module empty in between.
     pub(super) inside: Inside,
 }
@@ -104,10 +104,10 @@ impl Worker {
             None => match self.open() {
                 Ok(conn) => conn,
                 Err(fault) => {
-                    if !self.worker_slot.watch.is_abandoned() {
+                    if !self.state.watch.is_abandoned() {
                         self.could_not_open(fault);
                     }
-                    self.worker_slot.end();
+                    self.state.end();
                     return;
                 }
             },
@@ -121,7 +121,7 @@ impl Worker {
 
     /// The session, if it is still good at the end.
     fn work(&mut self, mut conn: Conn) -> Option<Conn> {
-        if !self.worker_slot.end() {
+        if !self.state.end() {
             // It hung while opening and came back too late; another has its place.
             return Some(conn);
         }
@@ -131,7 +131,7 @@ impl Worker {
             if !job.answer.is_wanted() {
                 continue;
             }
-            self.worker_slot.begin(Arc::clone(&job.answer));
+            self.state.begin(Arc::clone(&job.answer));
             let (seen, ids) = self.shared.forgotten.since(forgotten);
             forgotten = seen;
             let asked = self.shared.refreshes.load(Ordering::Acquire);
@@ -147,7 +147,7 @@ impl Worker {
                 .or_else(|fault| self.reopen(&mut conn, &fault))
                 .and_then(|()| self.attempt(&mut conn, &mut job));
             refreshes = asked;
-            if !self.worker_slot.end() {
+            if !self.state.end() {
                 // The caller has been told already, and another thread has taken over.
                 return matches!(outcome, Ok(())).then_some(conn);
             }
@@ -183,7 +183,7 @@ impl Worker {
             &self.library,
             self.slot,
             &self.facts,
-            &self.worker_slot.watch,
+            &self.state.watch,
         )
     }
 
