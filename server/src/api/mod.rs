@@ -1,11 +1,12 @@
 //! HTTP: requests of several protocols, on one way. No cryptography in here.
 //!
-//! | module | what | may name |
-//! |---|---|---|
-//! | [`pipeline`] | the way of every request: place, route, certificate, policy, audit log, limits, body, outcome | no protocol, but in the list of dialects |
-//! | [`vault`] | Vault's dialect: Transit, and what Vault's clients ask besides | [`pipeline`] |
-//! | `ui`, `jwks` | the status page, and the public keys that tokens are checked with: `pages` is their dialect | [`pipeline`], [`vault`] |
-//! | `metrics`, [`recent`] | what is counted | |
+//! - [`pipeline`] is the way of every request: place, row, certificate, policy, audit log, limits,
+//!   body, outcome. It names no protocol, but in its list of dialects.
+//! - [`vault`] is Vault's dialect: Transit, and what Vault's clients ask besides. It names
+//!   [`pipeline`].
+//! - `ui` and `jwks` are the status page, and the public keys that JWTs are checked with; `pages`
+//!   makes dialects of them. They name both.
+//! - `metrics` and [`recent`] are what is counted.
 
 mod jwks;
 mod metrics;

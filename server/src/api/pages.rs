@@ -9,10 +9,10 @@ use hyper::http::request::Parts;
 use strongroom_core::tls::Peer;
 
 use super::App;
+use super::pipeline::credentials::Credentials;
 use super::pipeline::dialect::{Claim, Dialect, OwnHeaders};
 use super::pipeline::error::{ApiError, Refusal};
-use super::pipeline::route::{Captures, Found, Route, Source, allow};
-use super::pipeline::token::Presented;
+use super::pipeline::route::{Captures, Found, Route, allow};
 use super::vault::{VAULT, verb};
 
 /// Some pages.
@@ -61,21 +61,13 @@ impl Dialect for Pages {
         })
     }
 
-    fn token(
+    fn credentials(
         &self,
         app: &App,
         peer: &Peer,
         own: &OwnHeaders<'_>,
-    ) -> Result<Option<Presented>, ApiError> {
-        VAULT.token(app, peer, own)
-    }
-
-    fn check_headers(&self, own: &OwnHeaders<'_>) -> Result<(), ApiError> {
-        VAULT.check_headers(own)
-    }
-
-    fn source(&self, head: &Parts, route: &Route, body: &[u8]) -> Result<Source, ApiError> {
-        VAULT.source(head, route, body)
+    ) -> Result<Credentials, ApiError> {
+        VAULT.credentials(app, peer, own)
     }
 
     fn refuse(&self, refusal: Refusal) -> ApiError {

@@ -9,11 +9,11 @@ use strongroom_core::seldom::seldom;
 use strongroom_core::tls::Peer;
 
 use super::audit::{AuditGuard, unaudited};
+use super::credentials::{Credentials, Presented};
 use super::dialect::{Dialect, MAX_HEADERS, OwnHeaders};
 use super::error::{ApiError, Refusal};
 use super::origin::{self, Said};
 use super::route::{Route, Verb};
-use super::token::Presented;
 use crate::api::App;
 
 /// Headers that would make a request another one if they were understood. `If-None-Match` asks
@@ -41,7 +41,7 @@ pub(super) fn admit(
     said.check(head, route)
         .inspect_err(|_| guard.audited = true)
         .map_err(refuse)?;
-    let token = dialect.token(app, peer, &own)?;
+    let Credentials { token, refused } = dialect.credentials(app, peer, &own)?;
     guard.token = token.as_ref().map(|token| token.info.id.clone());
     if let Some(operation) = route.operation {
         match app.policy.load().decide(&peer.identity, operation, key) {
@@ -51,8 +51,9 @@ pub(super) fn admit(
             Decision::Denied => return Err(refuse(Refusal::Policy)),
         }
     }
-    // Asked after the policy: who is denied learns nothing of what the appliance supports.
-    dialect.check_headers(&own)?;
+    if let Some(error) = refused {
+        return Err(error);
+    }
     refuse_other_requests(&head.headers, route).map_err(refuse)?;
     recordable(app, peer, route).map_err(refuse)?;
     Ok(token)

@@ -9,10 +9,10 @@ use futures_util::FutureExt as _;
 use super::admission::{Change, InFlightPermit};
 use super::answer::{Answer, RequestId};
 use super::audit::AuditGuard;
+use super::credentials::Presented;
 use super::dialect::Dialect;
 use super::error::{ApiError, Refusal};
 use super::route::{Call, OwnedCaptures, Route, Source};
-use super::token::Presented;
 use super::{Admitted, carry_out, panicked};
 use crate::api::Client;
 

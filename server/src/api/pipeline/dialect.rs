@@ -13,9 +13,9 @@ use hyper::http::request::Parts;
 use strongroom_core::config::Config;
 use strongroom_core::tls::Peer;
 
+use super::credentials::Credentials;
 use super::error::{ApiError, Refusal};
-use super::route::{Found, Route, Source};
-use super::token::Presented;
+use super::route::Found;
 use crate::api::{App, jwks, ui, vault};
 
 /// The most headers of its own that a dialect may name.
@@ -39,7 +39,7 @@ pub(crate) trait Dialect: Sync {
     }
 
     /// Headers that may stand once in a request, [`MAX_HEADERS`] at most: handed to
-    /// [`Dialect::token`] and [`Dialect::check_headers`].
+    /// [`Dialect::credentials`].
     fn headers(&self) -> &'static [&'static HeaderName] {
         &[]
     }
@@ -57,23 +57,15 @@ pub(crate) trait Dialect: Sync {
         path: Option<&'p str>,
     ) -> Result<Found<'p>, ApiError>;
 
-    /// The API token that was sent, if it is a good one; `Err`: it is none.
-    fn token(
+    /// What its own headers say. `Err`: a token that is none.
+    fn credentials(
         &self,
         _app: &App,
         _peer: &Peer,
         _own: &OwnHeaders<'_>,
-    ) -> Result<Option<Presented>, ApiError> {
-        Ok(None)
+    ) -> Result<Credentials, ApiError> {
+        Ok(Credentials::default())
     }
-
-    /// Asked after the policy: whether a header wants what is not done here.
-    fn check_headers(&self, _own: &OwnHeaders<'_>) -> Result<(), ApiError> {
-        Ok(())
-    }
-
-    /// Where the parameters are.
-    fn source(&self, head: &Parts, route: &Route, body: &[u8]) -> Result<Source, ApiError>;
 
     /// Its words for what the pipeline refuses.
     fn refuse(&self, refusal: Refusal) -> ApiError {

@@ -19,11 +19,11 @@ pub(crate) mod answer;
 mod audit;
 mod body;
 pub(crate) mod change;
+pub(crate) mod credentials;
 pub(crate) mod dialect;
 pub(crate) mod error;
 pub(crate) mod origin;
 pub(crate) mod route;
-pub(crate) mod token;
 
 use std::borrow::Cow;
 use std::fmt::Display;
@@ -45,11 +45,11 @@ use super::{App, Client};
 use admission::{Change, InFlightPermit};
 use answer::{Answer, RequestId};
 use audit::AuditGuard;
+use credentials::Presented;
 use dialect::Dialect;
 use error::{ApiError, Refusal};
 use origin::Said;
 use route::{Ask, Captures, NOWHERE, Source};
-use token::Presented;
 
 /// Answers one request of one authenticated client. Never fails, never panics: what goes wrong is
 /// an answer.
@@ -124,8 +124,7 @@ where
     let limit = route.limit.bytes(client.endpoint.limits.max_body);
     let read = body::read_body(body, limit).await.map_err(refuse);
     let body = guard.refuse_on_error(read).await?;
-    let source = dialect.source(&head, route, &body);
-    let source = guard.refuse_on_error(source).await?;
+    let source = Source::of(&head);
     let known = head.headers.get(header::IF_NONE_MATCH);
     let known = known.and_then(|tags| tags.to_str().ok().map(str::to_owned));
     // Head and body are pieces of hyper's buffer. With both gone when the answer waits for the

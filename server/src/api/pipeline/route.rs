@@ -4,15 +4,17 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use hyper::header::{self, HeaderValue};
+use hyper::http::request::Parts;
 use strongroom_core::policy::Operation;
 use strongroom_core::tls::Peer;
 
 use super::Admitted;
 use super::answer::{Answer, RequestId};
 use super::audit::AuditGuard;
+use super::credentials::Presented;
 use super::dialect::Dialect;
 use super::error::ApiError;
-use super::token::Presented;
 use crate::api::{App, Client};
 
 /// What a method means.
@@ -178,11 +180,32 @@ pub(crate) struct Found<'p> {
     pub(crate) captures: Captures<'p>,
 }
 
-/// Where the parameters are.
-pub(crate) enum Source {
-    Query(String),
-    Form,
-    Json,
+/// What is kept of a request's head for whoever reads its parameters.
+pub(crate) struct Source {
+    /// Behind the path, as it came; empty if there is none.
+    pub(crate) query: String,
+    /// The body is called a form.
+    pub(crate) form: bool,
+}
+
+impl Source {
+    pub(super) fn of(head: &Parts) -> Self {
+        let content_type = head.headers.get(header::CONTENT_TYPE);
+        Self {
+            query: head.uri.query().unwrap_or_default().to_owned(),
+            form: is_called_form(content_type.map(HeaderValue::as_bytes)),
+        }
+    }
+}
+
+/// Whether a `Content-Type` says that a body is a form.
+pub(crate) fn is_called_form(content_type: Option<&[u8]>) -> bool {
+    let media_type = content_type
+        .and_then(|text| text.split(|&b| b == b';').next())
+        .unwrap_or_default();
+    media_type
+        .trim_ascii()
+        .eq_ignore_ascii_case(b"application/x-www-form-urlencoded")
 }
 
 /// A request that was admitted, not yet understood. A handler has no way to the keys before it has
@@ -204,7 +227,7 @@ impl<'c> Ask<'c, '_> {
         &self.admitted.captures
     }
 
-    /// Where the parameters are.
+    /// Of its head, for whoever reads its parameters.
     pub(crate) fn source(&self) -> &'c Source {
         self.admitted.source
     }

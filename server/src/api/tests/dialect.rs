@@ -17,7 +17,7 @@ use super::appliance::{Appliance, Who, b64, run};
 use crate::api::pipeline::answer::Answer;
 use crate::api::pipeline::dialect::{Claim, Dialect, Limits};
 use crate::api::pipeline::error::ApiError;
-use crate::api::pipeline::route::{Ask, Captures, Found, Limit, Route, Source, Verb, parts};
+use crate::api::pipeline::route::{Ask, Captures, Found, Limit, Route, Verb, parts};
 use crate::api::vault::VAULT;
 use crate::api::{App, Endpoint, handle};
 
@@ -112,10 +112,6 @@ impl Dialect for Toy {
             ..Captures::default()
         };
         Ok(Found { route, captures })
-    }
-
-    fn source(&self, _: &Parts, _: &Route, _: &[u8]) -> Result<Source, ApiError> {
-        Ok(Source::Json)
     }
 
     fn respond(&self, error: ApiError) -> Response<Full<Bytes>> {

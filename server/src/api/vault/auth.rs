@@ -20,7 +20,7 @@ use zeroize::Zeroizing;
 use super::call::Call;
 use super::error::ApiError;
 use crate::api::pipeline::answer::Answer;
-use crate::api::pipeline::token::Presented;
+use crate::api::pipeline::credentials::Presented;
 use crate::api::vault::envelope::Envelope;
 
 /// What a login's token begins with.

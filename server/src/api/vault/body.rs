@@ -184,15 +184,10 @@ impl Scalar<'_> {
     }
 }
 
-/// Whether a body is a form: by its media type, unless it looks like JSON, as Vault has it. curl's
-/// `-d` calls everything a form.
-pub(in crate::api) fn is_form(content_type: Option<&[u8]>, body: &[u8]) -> bool {
-    let media_type = content_type
-        .and_then(|text| text.split(|&b| b == b';').next())
-        .unwrap_or_default();
-    media_type
-        .trim_ascii()
-        .eq_ignore_ascii_case(b"application/x-www-form-urlencoded")
+/// Whether a body is a form: if it is called one, unless it looks like JSON, as Vault has it.
+/// curl's `-d` calls everything a form.
+pub(in crate::api) fn is_form(called: bool, body: &[u8]) -> bool {
+    called
         && !matches!(without_blanks(body).first(), None | Some(b'{' | b'['))
         && !says_nothing(body)
 }
@@ -1011,6 +1006,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Scalar<'a> {
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
+    use crate::api::pipeline::route::is_called_form;
     use proptest::prelude::*;
 
     const NAMES: &[&str] = &[
@@ -1414,7 +1410,8 @@ mod tests {
             (Some("Application/JSON"), "a=b", false),
             (None, "a=b", false),
         ] {
-            let found = is_form(content_type.map(str::as_bytes), body.as_bytes());
+            let called = is_called_form(content_type.map(str::as_bytes));
+            let found = is_form(called, body.as_bytes());
             assert_eq!(found, expected, "{content_type:?} {body}");
         }
         for (body, nothing) in [

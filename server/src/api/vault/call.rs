@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use strongroom_core::tls::Peer;
 
-use super::body::Params;
+use super::body::{Params, is_form, says_nothing};
 use super::error::ApiError;
 use super::routes;
 use crate::api::App;
 use crate::api::pipeline::answer::RequestId;
-use crate::api::pipeline::route::{self, Ask, Source};
-use crate::api::pipeline::token::Presented;
+use crate::api::pipeline::credentials::Presented;
+use crate::api::pipeline::route::{self, Ask, Verb};
 
 /// What a handler is given.
 pub(in crate::api) struct Call<'a> {
@@ -30,12 +30,7 @@ pub(in crate::api) struct Call<'a> {
 impl<'a> Call<'a> {
     /// Reads the parameters; then the request begins.
     pub(in crate::api) async fn begin(ask: Ask<'a, '_>) -> Result<Self, ApiError> {
-        let shape = routes::shape(ask.route(), ask.captures());
-        let params = match ask.source() {
-            Source::Query(query) => Params::from_query(shape, query.as_bytes()),
-            Source::Form => Params::from_form(shape, ask.body()),
-            Source::Json => Params::from_json(shape, ask.body()),
-        }?;
+        let params = read(&ask)?;
         let request = ask.begin().await?;
         Ok(Self {
             request,
@@ -47,5 +42,33 @@ impl<'a> Call<'a> {
             params,
             token: request.token,
         })
+    }
+}
+
+/// POST and PUT have their parameters in the body, the others in the query. What stands in the
+/// other place would be ignored, so it is refused.
+fn read<'a>(ask: &Ask<'a, '_>) -> Result<Params<'a>, ApiError> {
+    let (verb, source, body) = (ask.route().verb, ask.source(), ask.body());
+    let shape = routes::shape(ask.route(), ask.captures());
+    if verb != Verb::Update {
+        if !says_nothing(body) {
+            return Err(ApiError::bad_request(
+                "this method takes no body: parameters of GET and LIST are in the query",
+            ));
+        }
+        if verb == Verb::Delete && !source.query.is_empty() {
+            return Err(ApiError::bad_request("DELETE takes no parameters"));
+        }
+        return Params::from_query(shape, source.query.as_bytes());
+    }
+    if !source.query.is_empty() {
+        return Err(ApiError::bad_request(
+            "parameters of POST and PUT are in the body: take them out of the query",
+        ));
+    }
+    if is_form(source.form, body) {
+        Params::from_form(shape, body)
+    } else {
+        Params::from_json(shape, body)
     }
 }

@@ -9,8 +9,8 @@ use super::dialect::{ROOT, VAULT, shown};
 use super::error::ApiError;
 use super::routes::{self, Target, Verb};
 use crate::api::pipeline::answer::Answer;
+use crate::api::pipeline::credentials::Presented;
 use crate::api::pipeline::dialect::Dialect as _;
-use crate::api::pipeline::token::Presented;
 use crate::api::vault::envelope::Envelope;
 
 /// The most paths of one question.

@@ -16,10 +16,10 @@ use super::error::{ApiError, PERMISSION_DENIED};
 use super::routes::{self, Target};
 use super::{auth, body};
 use crate::api::App;
+use crate::api::pipeline::credentials::{Credentials, Presented};
 use crate::api::pipeline::dialect::{Claim, Dialect, OwnHeaders};
 use crate::api::pipeline::error::Refusal;
-use crate::api::pipeline::route::{Found, Route, Source, Verb};
-use crate::api::pipeline::token::Presented;
+use crate::api::pipeline::route::{Found, Verb};
 
 /// What all its paths begin with.
 pub(super) const ROOT: &str = "/v1/";
@@ -86,39 +86,18 @@ impl Dialect for Vault {
         }
     }
 
-    fn token(
+    fn credentials(
         &self,
         app: &App,
         peer: &Peer,
         own: &OwnHeaders<'_>,
-    ) -> Result<Option<Presented>, ApiError> {
-        let [token, authorization, ..] = *own;
-        let Some(text) = presented_token(token, authorization)? else {
-            return Ok(None);
-        };
-        let known = app.tokens.load().check(text, &peer.identity);
-        let login = known.is_none();
-        let info = known
-            .or_else(|| auth::presented_login(text, peer, &app.logins))
-            .ok_or_else(|| {
-                ApiError::bad_token("the token is unknown or bound to another certificate")
-            })?;
-        Ok(Some(Presented {
-            login,
-            info,
-            text: Zeroizing::new(text.to_owned()),
-        }))
-    }
-
-    fn check_headers(&self, own: &OwnHeaders<'_>) -> Result<(), ApiError> {
-        let [_, _, namespace, wrap_ttl] = *own;
-        refuse_headers(namespace, wrap_ttl)
-    }
-
-    /// POST and PUT have them in the body, the others in the query. What stands in the other place
-    /// would be ignored, so it is refused.
-    fn source(&self, head: &Parts, route: &Route, body: &[u8]) -> Result<Source, ApiError> {
-        source(head, route.verb, body)
+    ) -> Result<Credentials, ApiError> {
+        let [token, authorization, namespace, wrap_ttl] = *own;
+        let text = presented_token(token, authorization)?;
+        Ok(Credentials {
+            token: text.map(|text| known(app, peer, text)).transpose()?,
+            refused: refuse_headers(namespace, wrap_ttl).err(),
+        })
     }
 
     fn refuse(&self, refusal: Refusal) -> ApiError {
@@ -227,6 +206,22 @@ fn presented_token<'h>(
     }
 }
 
+/// Who is known by a token.
+fn known(app: &App, peer: &Peer, text: &str) -> Result<Presented, ApiError> {
+    let known = app.tokens.load().check(text, &peer.identity);
+    let login = known.is_none();
+    let info = known
+        .or_else(|| auth::presented_login(text, peer, &app.logins))
+        .ok_or_else(|| {
+            ApiError::bad_token("the token is unknown or bound to another certificate")
+        })?;
+    Ok(Presented {
+        login,
+        info,
+        text: Zeroizing::new(text.to_owned()),
+    })
+}
+
 /// The token of `Authorization`, whose scheme may be in any case (RFC 9110, 11.1). What is no
 /// bearer token is none of ours, and not ignored.
 fn bearer(credentials: &str) -> &str {
@@ -261,32 +256,4 @@ fn refuse_headers(
         ));
     }
     Ok(())
-}
-
-fn source(head: &Parts, verb: Verb, body: &[u8]) -> Result<Source, ApiError> {
-    let query = head.uri.query().unwrap_or_default();
-    if verb != Verb::Update {
-        if !body::says_nothing(body) {
-            return Err(ApiError::bad_request(
-                "this method takes no body: parameters of GET and LIST are in the query",
-            ));
-        }
-        if verb == Verb::Delete && !query.is_empty() {
-            return Err(ApiError::bad_request("DELETE takes no parameters"));
-        }
-        return Ok(Source::Query(query.to_owned()));
-    }
-    if !query.is_empty() {
-        return Err(ApiError::bad_request(
-            "parameters of POST and PUT are in the body: take them out of the query",
-        ));
-    }
-    let content_type = head.headers.get(header::CONTENT_TYPE);
-    Ok(
-        if body::is_form(content_type.map(HeaderValue::as_bytes), body) {
-            Source::Form
-        } else {
-            Source::Json
-        },
-    )
 }

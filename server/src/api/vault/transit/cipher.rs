@@ -11,7 +11,7 @@ use super::batch::{
 use super::{close, decode_optional, key_type, only, refuse_nonce, wanted_version};
 use crate::api::pipeline::answer::Answer;
 use crate::api::pipeline::change;
-use crate::api::pipeline::token::Presented;
+use crate::api::pipeline::credentials::Presented;
 use crate::api::vault::body::{Item, Text};
 use crate::api::vault::call::Call;
 use crate::api::vault::envelope::{Envelope, room};

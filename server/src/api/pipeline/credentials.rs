@@ -1,7 +1,19 @@
-//! The API token that came with a request.
+//! What came with a request in its dialect's own headers: an API token, if any.
 
 use strongroom_core::tokens::TokenInfo;
 use zeroize::Zeroizing;
+
+use super::error::ApiError;
+
+/// What a dialect's own headers say.
+#[derive(Default)]
+pub(crate) struct Credentials {
+    /// A good token.
+    pub(crate) token: Option<Presented>,
+    /// Why a header wants what is not done here. Told after the policy was asked: who is denied
+    /// learns nothing of what the appliance supports.
+    pub(crate) refused: Option<ApiError>,
+}
 
 /// A good token, and its text for `lookup-self`.
 pub(crate) struct Presented {
