@@ -20,7 +20,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// Moves keys when it is told to, and tells how far it is.
 #[derive(Debug, Default)]
-pub struct Rotation {
+pub struct MasterRotation {
     wake: Notify,
     state: Mutex<State>,
 }
@@ -36,7 +36,7 @@ pub struct State {
     pub failed: BTreeMap<(String, u32), String>,
 }
 
-impl Rotation {
+impl MasterRotation {
     /// What it is doing.
     pub fn state(&self) -> State {
         self.locked(|state| state.clone())

@@ -27,7 +27,7 @@ use strongroom_core::audit::Audit;
 use strongroom_core::config::Config;
 use strongroom_core::keyring::Keyring;
 use strongroom_core::policy::Policy;
-use strongroom_core::rotation::Rotation;
+use strongroom_core::rotation::MasterRotation;
 use strongroom_core::store::Store;
 use strongroom_core::tls::{Peer, Tls};
 use strongroom_core::tokens::Tokens;
@@ -67,7 +67,7 @@ pub struct App {
     /// The requests in flight, and what was counted.
     pub admission: Admission,
     /// The move of the keys to another master key.
-    pub rotation: Rotation,
+    pub rotation: MasterRotation,
 }
 
 /// Whose requests those of one connection are.

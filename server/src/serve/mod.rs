@@ -33,7 +33,7 @@ use strongroom_core::causes::causes;
 use strongroom_core::config::{Config, ConfigError};
 use strongroom_core::keyring::{Keyring, KeyringError};
 use strongroom_core::policy::{Policy, PolicyError};
-use strongroom_core::rotation::Rotation;
+use strongroom_core::rotation::MasterRotation;
 use strongroom_core::store::{Store, StoreError};
 use strongroom_core::tls::{Tls, TlsError};
 use strongroom_core::tokens::{Tokens, TokensError};
@@ -309,7 +309,7 @@ fn start(
             hardening: report,
             logins: Logins::default(),
             admission: Admission::default(),
-            rotation: Rotation::default(),
+            rotation: MasterRotation::default(),
         }))
     })
 }

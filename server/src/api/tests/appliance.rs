@@ -22,7 +22,7 @@ use strongroom_core::audit::Audit;
 use strongroom_core::config::Config;
 use strongroom_core::keyring::Keyring;
 use strongroom_core::policy::Policy;
-use strongroom_core::rotation::Rotation;
+use strongroom_core::rotation::MasterRotation;
 use strongroom_core::store::Store;
 use strongroom_core::tls::{Peer, Tls};
 use strongroom_core::tokens::Tokens;
@@ -244,7 +244,7 @@ impl Appliance {
             started: Instant::now(),
             hardening: Report::default(),
             config,
-            rotation: Rotation::default(),
+            rotation: MasterRotation::default(),
         };
         Self {
             app: Arc::new(app),
