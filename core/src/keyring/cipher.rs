@@ -7,9 +7,9 @@ use strongroom_hsm::{GcmItem, Hsm, HsmError};
 use zeroize::Zeroizing;
 
 use super::derive::{Derived, PseudorandomKeys, Want, convergent_nonce, derive, wrong_usage};
-use super::key::{Key, Version, invalid};
+use super::key::{Key, Version};
 use super::memory::HostKey;
-use super::{KeyringError, Residency};
+use super::{KeyringError, Refusal, Residency};
 
 const NONCE: usize = 12;
 const TAG: usize = 16;
@@ -91,7 +91,7 @@ pub(super) async fn decrypt(
     let mut answers = Vec::with_capacity(jobs.len());
     for short in jobs.extract_if(.., |job| job.data.len() < NONCE + TAG) {
         let error = match short.data.len() {
-            0..NONCE => invalid("invalid ciphertext length"),
+            0..NONCE => Refusal::CiphertextTooShort.into(),
             _ => KeyringError::Decrypt,
         };
         answers.push((short.index, Err(error)));
@@ -195,7 +195,7 @@ fn encrypt_here(
     let (_, body) = out.split_at_mut(NONCE);
     let tag = cipher
         .encrypt_inout_detached(&Nonce::from(nonce), aad, body.into())
-        .map_err(|_| invalid("the plaintext is too long for AES-GCM"))?;
+        .map_err(|_| Refusal::PlaintextTooLong)?;
     out.extend_from_slice(&tag);
     Ok(out)
 }

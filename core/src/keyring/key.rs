@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 use super::counter::UseCounter;
 use super::memory::MemorySlot;
 use super::schedule::{self, Verdict};
-use super::{Kdf, KeyInfo, KeyType, KeyringError, Residency, VersionInfo};
+use super::{Kdf, KeyInfo, KeyType, KeyringError, Purpose, Refusal, Residency, VersionInfo};
 use crate::json::Document;
 use crate::store::{Change, RecordId, RecordKind, StoreError};
 
@@ -121,19 +121,15 @@ impl Key {
     }
 
     /// The version to encrypt with; `None` and 0 ask for the latest.
-    pub(super) fn encrypting(&self, asked: Option<u32>) -> Result<Arc<Version>, KeyringError> {
+    pub(super) fn encrypting(&self, asked: Option<u32>) -> Result<Arc<Version>, Refusal> {
         let settings = &self.settings;
         let number = match asked.unwrap_or(0) {
             0 => settings.latest_version,
             number if number > settings.latest_version => {
-                return Err(invalid(
-                    "requested version for encryption is higher than the latest key version",
-                ));
+                return Err(self.too_new(Purpose::Encrypt));
             }
             number if number < settings.min_encryption_version => {
-                return Err(invalid(
-                    "requested version for encryption is less than the minimum encryption key version",
-                ));
+                return Err(Refusal::VersionTooOld(Purpose::Encrypt));
             }
             number => number,
         };
@@ -141,33 +137,28 @@ impl Key {
     }
 
     /// The version to decrypt with; 0 means 1, as in the first of Vault's ciphertexts.
-    pub(super) fn decrypting(&self, asked: u32) -> Result<Arc<Version>, KeyringError> {
+    pub(super) fn decrypting(&self, asked: u32) -> Result<Arc<Version>, Refusal> {
         let number = asked.max(1);
         if number > self.settings.latest_version {
-            Err(KeyringError::VersionTooNew)
+            Err(self.too_new(Purpose::Decrypt))
         } else if number < self.settings.min_decryption_version {
-            Err(KeyringError::VersionTooOld)
+            Err(Refusal::VersionTooOld(Purpose::Decrypt))
         } else {
             self.unarchived(number)
         }
     }
 
     /// The version to make an HMAC with; `None` and 0 ask for the latest.
-    pub(super) fn authenticating(&self, asked: Option<u32>) -> Result<Arc<Version>, KeyringError> {
+    pub(super) fn authenticating(&self, asked: Option<u32>) -> Result<Arc<Version>, Refusal> {
         let settings = &self.settings;
         let number = match asked.unwrap_or(0) {
             0 => settings.latest_version,
             number if number == settings.latest_version => number,
             number if number < settings.min_encryption_version => {
-                return Err(invalid(
-                    "cannot generate HMAC: version is too old (disallowed by policy)",
-                ));
+                return Err(Refusal::VersionTooOld(Purpose::Hmac));
             }
             number if number > settings.latest_version => {
-                return Err(KeyringError::Invalid(format!(
-                    "key version does not exist; latest key version is {}",
-                    settings.latest_version
-                )));
+                return Err(self.too_new(Purpose::Hmac));
             }
             number => number,
         };
@@ -175,13 +166,11 @@ impl Key {
     }
 
     /// The version to check an HMAC with.
-    pub(super) fn verifying(&self, asked: u32) -> Result<Arc<Version>, KeyringError> {
+    pub(super) fn verifying(&self, asked: u32) -> Result<Arc<Version>, Refusal> {
         if asked > self.settings.latest_version {
-            Err(invalid("invalid HMAC: version is too new"))
+            Err(self.too_new(Purpose::VerifyHmac))
         } else if asked < self.settings.min_decryption_version {
-            Err(invalid(
-                "cannot verify HMAC: version is too old (disallowed by policy)",
-            ))
+            Err(Refusal::VersionTooOld(Purpose::VerifyHmac))
         } else {
             self.unarchived(asked)
         }
@@ -189,14 +178,10 @@ impl Key {
 
     /// A derived key needs a context. Vault's others ignore one: who believes a ciphertext to be
     /// bound to it would not find out.
-    pub(super) fn check_context(&self, context: &[u8]) -> Result<(), KeyringError> {
+    pub(super) fn check_context(&self, context: &[u8]) -> Result<(), Refusal> {
         match (self.settings.derived, context.is_empty()) {
-            (true, true) => Err(invalid(
-                "missing 'context' for key derivation; the key was created using a derived key, which means additional, per-request information must be included in order to perform operations with the key",
-            )),
-            (false, false) => Err(invalid(
-                "the key is not derived: it takes no context; leave it out, or bind the ciphertext to associated_data",
-            )),
+            (true, true) => Err(Refusal::ContextMissing),
+            (false, false) => Err(Refusal::ContextUnwanted),
             _ => Ok(()),
         }
     }
@@ -228,12 +213,19 @@ impl Key {
         }
     }
 
-    fn unarchived(&self, number: u32) -> Result<Arc<Version>, KeyringError> {
+    fn too_new(&self, purpose: Purpose) -> Refusal {
+        Refusal::VersionTooNew {
+            purpose,
+            latest: self.settings.latest_version,
+        }
+    }
+
+    fn unarchived(&self, number: u32) -> Result<Arc<Version>, Refusal> {
         self.versions
             .get(&number)
             .filter(|_| number >= self.settings.min_decryption_version)
             .cloned()
-            .ok_or_else(|| invalid("no such key version"))
+            .ok_or(Refusal::NoSuchVersion)
     }
 
     /// The change that writes the settings.
@@ -368,18 +360,12 @@ pub fn is_key_name(name: &str) -> bool {
 }
 
 /// [`is_key_name`], as an error.
-pub(super) fn check_name(name: &str) -> Result<(), KeyringError> {
+pub(super) fn check_name(name: &str) -> Result<(), Refusal> {
     if is_key_name(name) {
         Ok(())
     } else {
-        Err(KeyringError::Invalid(format!(
-            "a key's name is 1 to {MAX_NAME} letters, digits, '_', '-' and '.', and does not begin or end with '-' or '.'"
-        )))
+        Err(Refusal::BadName)
     }
-}
-
-pub(super) fn invalid(text: &str) -> KeyringError {
-    KeyringError::Invalid(text.to_owned())
 }
 
 /// The format of a `KeyVersion` record that is written; the first one had no number and no transfer

@@ -9,9 +9,11 @@ use arc_swap::ArcSwap;
 use strongroom_hsm::{HsmError, KeyUsage, MasterKind, OaepHash, WrappedKey};
 
 use super::counter::UseCounter;
-use super::key::{Key, Settings, Version, Wrapped, check_name, id, invalid, put_counter};
+use super::key::{Key, Settings, Version, Wrapped, check_name, id, put_counter};
 use super::memory::MemorySlot;
-use super::{ConfigChange, CreateOptions, ImportOptions, Inner, Kdf, KeyringError, Residency};
+use super::{
+    ConfigChange, CreateOptions, ImportOptions, Inner, Kdf, KeyringError, Refusal, Residency,
+};
 use crate::seldom::seldom;
 use crate::store::{Change, RecordKind};
 
@@ -33,9 +35,7 @@ impl Inner {
             return Ok(false);
         }
         if options.convergent && !options.derived {
-            return Err(invalid(
-                "convergent encryption requires derivation to be enabled",
-            ));
+            return Err(Refusal::ConvergentNotDerived.into());
         }
         let settings = self.settings(&options, false, false)?;
         let version = self.generate(&settings, 1).await?;
@@ -53,14 +53,10 @@ impl Inner {
         check_name(name)?;
         check_auto_rotate(options.create.auto_rotate_period)?;
         if !options.create.auto_rotate_period.is_zero() && !options.allow_rotation {
-            return Err(invalid(
-                "allow_rotation must be set to true if auto-rotation is enabled",
-            ));
+            return Err(Refusal::PeriodWithoutRotation.into());
         }
         if options.create.convergent {
-            return Err(invalid(
-                "import cannot be used on keys with convergent encryption enabled",
-            ));
+            return Err(Refusal::ImportConvergent.into());
         }
         let _turn = self.writer.lock().await;
         if self.is_taken(name) {
@@ -78,15 +74,9 @@ impl Inner {
         oaep: OaepHash,
     ) -> Result<u32, KeyringError> {
         let _turn = self.writer.lock().await;
-        let key = self.find(name).ok_or_else(|| {
-            KeyringError::Invalid(format!(
-                "no key found with name {name}; to import a new key, use the import/ endpoint"
-            ))
-        })?;
+        let key = self.find(name).ok_or(KeyringError::NotFound)?;
         if !key.settings.imported {
-            return Err(invalid(
-                "the import_version endpoint can only be used with an imported key",
-            ));
+            return Err(Refusal::NotImported.into());
         }
         self.check_residency(key.settings.residency)?;
         let number = next_version(&key.settings)?;
@@ -103,16 +93,14 @@ impl Inner {
         expected: Option<u32>,
     ) -> Result<u32, KeyringError> {
         let _turn = self.writer.lock().await;
-        let key = self.find(name).ok_or_else(|| invalid("key not found"))?;
+        let key = self.find(name).ok_or(KeyringError::NotFound)?;
         let latest = key.settings.latest_version;
         if expected.is_some_and(|expected| expected != latest) {
             return Ok(latest);
         }
         let change = async {
             if !key.may_rotate() {
-                return Err(KeyringError::Invalid(format!(
-                    "imported key {name} does not allow rotation within Vault"
-                )));
+                return Err(Refusal::RotationNotAllowed(name.to_owned()).into());
             }
             self.check_residency(key.settings.residency)?;
             let number = next_version(&key.settings)?;
@@ -133,9 +121,7 @@ impl Inner {
         change: ConfigChange,
     ) -> Result<Arc<Key>, KeyringError> {
         let _turn = self.writer.lock().await;
-        let key = self.find(name).ok_or_else(|| {
-            KeyringError::Invalid(format!("no existing key named {name} could be found"))
-        })?;
+        let key = self.find(name).ok_or(KeyringError::NotFound)?;
         let settings = configured(&key.settings, &change)?;
         if settings == key.settings {
             return Ok(key);
@@ -151,7 +137,7 @@ impl Inner {
 
     pub(super) async fn trim(&self, name: &str, min: u32) -> Result<(), KeyringError> {
         let _turn = self.writer.lock().await;
-        let key = self.find(name).ok_or_else(|| invalid("invalid key name"))?;
+        let key = self.find(name).ok_or(KeyringError::NotFound)?;
         check_trim(&key.settings, min)?;
         let mut changed = Key::clone(&key);
         changed.settings.min_available_version = min;
@@ -167,13 +153,9 @@ impl Inner {
 
     pub(super) async fn delete(&self, name: &str) -> Result<(), KeyringError> {
         let _turn = self.writer.lock().await;
-        let refused =
-            |why: &str| KeyringError::Invalid(format!("error deleting policy {name}: {why}"));
-        let key = self
-            .find(name)
-            .ok_or_else(|| refused("could not delete key; not found"))?;
+        let key = self.find(name).ok_or(KeyringError::NotFound)?;
         if !key.settings.deletion_allowed {
-            return Err(refused("deletion is not allowed for this key"));
+            return Err(Refusal::DeletionNotAllowed(name.to_owned()).into());
         }
         let mut changes = vec![Change::Delete(id(RecordKind::Key, name, 0))];
         let versions = key.versions.keys();
@@ -199,7 +181,7 @@ impl Inner {
             .get(&version.number)
             .is_some_and(|current| Arc::ptr_eq(current, version))
         {
-            return Err(invalid("no such key version"));
+            return Err(Refusal::NoSuchVersion.into());
         }
         if version.counter.is_reserved(total) {
             return Ok(());
@@ -257,22 +239,16 @@ impl Inner {
         let (rsa, target) = ciphertext
             .split_at_checked(IMPORT_RSA)
             .filter(|(_, target)| !target.is_empty())
-            .ok_or_else(|| invalid("provided ciphertext is too short"))?;
+            .ok_or(Refusal::ImportTooShort)?;
         let (usage, master) = (settings.usage(), settings.master());
         let imported = self
             .hsm
             .import_key(oaep, rsa.to_vec(), target.to_vec(), usage, master)
             .await;
         let kek = imported.map_err(|error| match error {
-            HsmError::Authentication => invalid(
-                "crypto/rsa: decryption error: the ciphertext must be RSA-OAEP(AES-256 key) by the wrapping key, then AES-KWP(256-bit key)",
-            ),
-            HsmError::InvalidKey(why) => {
-                KeyringError::Invalid(format!("error importing key: {why}"))
-            }
-            HsmError::Unsupported(what) => KeyringError::Invalid(format!(
-                "this token can't import that: it does not support {what}"
-            )),
+            HsmError::Authentication => Refusal::ImportUnwrap.into(),
+            HsmError::InvalidKey(why) => Refusal::ImportUnusable(why).into(),
+            HsmError::Unsupported(what) => Refusal::ImportUnsupported(what).into(),
             other => KeyringError::Hsm(other),
         })?;
         self.version(number, kek).await
@@ -371,34 +347,28 @@ impl Inner {
         if residency == Residency::Hsm {
             Ok(())
         } else if self.options.fips {
-            Err(invalid(
-                "memory residency is refused in FIPS mode: use residency hsm",
-            ))
+            Err(Refusal::MemoryInFips.into())
         } else if !self.hsm.profile().memory_master {
-            Err(invalid(
-                "memory residency needs a second master key, which this token does not hold: make the token with `strongroom init --memory-master`, or use residency hsm",
-            ))
+            Err(Refusal::NoMemoryMaster.into())
         } else {
             Ok(())
         }
     }
 }
 
-pub(super) fn check_auto_rotate(period: Duration) -> Result<(), KeyringError> {
+pub(super) fn check_auto_rotate(period: Duration) -> Result<(), Refusal> {
     if period.is_zero() || period >= MIN_AUTO_ROTATE {
         Ok(())
     } else {
-        Err(invalid(
-            "auto rotate period must be 0 to disable or at least an hour",
-        ))
+        Err(Refusal::PeriodTooShort)
     }
 }
 
-pub(super) fn next_version(settings: &Settings) -> Result<u32, KeyringError> {
+pub(super) fn next_version(settings: &Settings) -> Result<u32, Refusal> {
     settings
         .latest_version
         .checked_add(1)
-        .ok_or_else(|| invalid("this key has had 2^32-1 versions"))
+        .ok_or(Refusal::NoNumberLeft)
 }
 
 fn delete_version(name: &str, number: u32) -> [Change; 2] {
@@ -406,34 +376,28 @@ fn delete_version(name: &str, number: u32) -> [Change; 2] {
         .map(|kind| Change::Delete(id(kind, name, number)))
 }
 
-/// Vault's rules and words of `keys/:name/config`.
-pub(super) fn configured(
-    current: &Settings,
-    change: &ConfigChange,
-) -> Result<Settings, KeyringError> {
+/// The settings after the change; the rules of versions are Vault's.
+pub(super) fn configured(current: &Settings, change: &ConfigChange) -> Result<Settings, Refusal> {
     let mut new = current.clone();
     let latest = current.latest_version;
     if let Some(min) = change.min_decryption_version {
         if min > latest {
-            return Err(KeyringError::Invalid(format!(
-                "cannot set min decryption version of {min}, latest key version is {latest}"
-            )));
+            return Err(Refusal::MinDecryptionAboveLatest { asked: min, latest });
         }
         new.min_decryption_version = min.max(1);
     }
     if let Some(min) = change.min_encryption_version {
         if min > latest {
-            return Err(KeyringError::Invalid(format!(
-                "cannot set min encryption version of {min}, latest key version is {latest}"
-            )));
+            return Err(Refusal::MinEncryptionAboveLatest { asked: min, latest });
         }
         new.min_encryption_version = min;
     }
     let (encryption, decryption) = (new.min_encryption_version, new.min_decryption_version);
     if encryption > 0 && encryption < decryption {
-        return Err(KeyringError::Invalid(format!(
-            "cannot set min encryption/decryption values; min encryption version of {encryption} must be greater than or equal to min decryption version of {decryption}"
-        )));
+        return Err(Refusal::EncryptsBelowDecryption {
+            encryption,
+            decryption,
+        });
     }
     if let Some(allowed) = change.deletion_allowed {
         new.deletion_allowed = allowed;
@@ -441,39 +405,32 @@ pub(super) fn configured(
     if let Some(period) = change.auto_rotate_period {
         check_auto_rotate(period)?;
         if !period.is_zero() && current.imported && !current.allow_rotation {
-            return Err(invalid(
-                "allow_rotation must be set to true if auto-rotation is enabled",
-            ));
+            return Err(Refusal::PeriodWithoutRotation);
         }
         new.auto_rotate_period = period.as_secs();
     }
     if new.min_available_version > encryption {
-        return Err(invalid(
-            "min encryption version should not be less than min available version",
-        ));
+        return Err(Refusal::MinEncryptionDestroyed);
     }
     if new.min_available_version > decryption {
-        return Err(invalid(
-            "min decryption version should not be less then min available version",
-        ));
+        return Err(Refusal::MinDecryptionDestroyed);
     }
     Ok(new)
 }
 
-/// Vault's rules and words of `keys/:name/trim`.
-pub(super) fn check_trim(settings: &Settings, min: u32) -> Result<(), KeyringError> {
-    let why = if min < settings.min_available_version {
-        "minimum available version cannot be decremented"
+/// Whether the versions below `min` may be destroyed; the rules are Vault's.
+pub(super) fn check_trim(settings: &Settings, min: u32) -> Result<(), Refusal> {
+    if min < settings.min_available_version {
+        Err(Refusal::TrimBackwards)
     } else if settings.min_encryption_version == 0 {
-        "minimum available version cannot be set when minimum encryption version is not set"
+        Err(Refusal::TrimWithoutMinEncryption)
     } else if min > settings.min_encryption_version {
-        "minimum available version cannot be greater than minmum encryption version"
+        Err(Refusal::TrimEncrypting)
     } else if min > settings.min_decryption_version {
-        "minimum available version cannot be greater than minimum decryption version"
+        Err(Refusal::TrimDecrypting)
     } else if min == 0 {
-        "minimum available version should be positive"
+        Err(Refusal::TrimZero)
     } else {
-        return Ok(());
-    };
-    Err(invalid(why))
+        Ok(())
+    }
 }

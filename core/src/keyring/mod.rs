@@ -7,6 +7,7 @@
 mod cipher;
 mod counter;
 mod derive;
+mod error;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzz;
 mod key;
@@ -18,6 +19,7 @@ mod schedule;
 mod signing;
 mod types;
 
+pub use error::{KeyringError, Purpose, Refusal};
 pub use key::{MAX_NAME, is_key_name};
 pub use moving::{Moved, Standing};
 pub use schedule::{SKIPPED_AFTER, Verdict};
@@ -27,8 +29,8 @@ pub use signing::{
 };
 pub use types::{
     Algorithm, Ciphertext, ConfigChange, CreateOptions, DataKey, DecryptItem, EncryptItem,
-    HmacInput, HmacTag, ImportOptions, JwtOptions, Kdf, KeyInfo, KeyType, KeyringError, PublicInfo,
-    RandomSource, Residency, VersionInfo,
+    HmacInput, HmacTag, ImportOptions, JwtOptions, Kdf, KeyInfo, KeyType, PublicInfo, RandomSource,
+    Residency, VersionInfo,
 };
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -48,7 +50,7 @@ use crate::causes::causes;
 use crate::store::Store;
 use cipher::{Answers, Job};
 use counter::Take;
-use key::{Key, Version, invalid};
+use key::{Key, Version};
 use signing::{Keeper, NamedKey};
 
 /// Settings of the keyring as a whole.
@@ -150,7 +152,7 @@ impl Keyring {
     /// Vault does.
     ///
     /// # Errors
-    /// [`KeyringError::Invalid`] for a name or options that can't be; [`KeyringError::Hsm`],
+    /// [`KeyringError::Refused`] for a name or options that can't be; [`KeyringError::Hsm`],
     /// [`KeyringError::Store`].
     pub async fn create(&self, name: &str, options: CreateOptions) -> Result<bool, KeyringError> {
         let (inner, name) = self.owned(name);
@@ -167,7 +169,7 @@ impl Keyring {
     /// AES-KWP(target)).
     ///
     /// # Errors
-    /// [`KeyringError::Exists`]; [`KeyringError::Invalid`] if it does not unwrap to a 256-bit key,
+    /// [`KeyringError::Exists`]; [`KeyringError::Refused`] if it does not unwrap to a 256-bit key,
     /// or the token can't.
     pub async fn import(
         &self,
@@ -184,7 +186,7 @@ impl Keyring {
     /// BYOK: adds a version to an imported key; returns it.
     ///
     /// # Errors
-    /// As [`Keyring::import`], and [`KeyringError::Invalid`] if the key is not an imported one.
+    /// As [`Keyring::import`], and [`KeyringError::Refused`] if the key is not an imported one.
     pub async fn import_version(
         &self,
         name: &str,
@@ -238,7 +240,7 @@ impl Keyring {
     /// Adds a version and makes it the latest; returns it.
     ///
     /// # Errors
-    /// [`KeyringError::Invalid`] if there is no such key or it was imported without
+    /// [`KeyringError::NotFound`]; [`KeyringError::Refused`] if it was imported without
     /// `allow_rotation`.
     pub async fn rotate(&self, name: &str) -> Result<u32, KeyringError> {
         let (inner, name) = self.owned(name);
@@ -248,7 +250,7 @@ impl Keyring {
     /// Changes settings, all or none.
     ///
     /// # Errors
-    /// [`KeyringError::Invalid`] with Vault's words.
+    /// [`KeyringError::Refused`]; [`KeyringError::NotFound`].
     pub async fn configure(
         &self,
         name: &str,
@@ -267,7 +269,7 @@ impl Keyring {
     /// Destroys the versions below `min_available_version`.
     ///
     /// # Errors
-    /// [`KeyringError::Invalid`] with Vault's words.
+    /// [`KeyringError::Refused`]; [`KeyringError::NotFound`].
     pub async fn trim(&self, name: &str, min_available_version: u32) -> Result<(), KeyringError> {
         let (inner, name) = self.owned(name);
         detached(async move {
@@ -282,7 +284,7 @@ impl Keyring {
     /// Destroys a key, if its `deletion_allowed` is set.
     ///
     /// # Errors
-    /// [`KeyringError::Invalid`] with Vault's words.
+    /// [`KeyringError::Refused`]; [`KeyringError::NotFound`].
     pub async fn delete(&self, name: &str) -> Result<(), KeyringError> {
         let (inner, name) = self.owned(name);
         detached(async move {
@@ -360,7 +362,7 @@ impl Keyring {
     /// plaintext is not used.
     ///
     /// # Errors
-    /// [`KeyringError::Invalid`] for another length; else as [`Keyring::encrypt`].
+    /// [`KeyringError::Refused`] for another length; else as [`Keyring::encrypt`].
     pub async fn data_key(
         &self,
         name: &str,
@@ -371,7 +373,7 @@ impl Keyring {
             128 => 16,
             256 => 32,
             512 => 64,
-            _ => return Err(invalid("invalid bit length")),
+            _ => return Err(Refusal::DataKeyLength.into()),
         };
         let plaintext = kernel_random(length)?;
         let item = EncryptItem {
@@ -393,7 +395,7 @@ impl Keyring {
     /// HMAC of each input with the version's HMAC key, in the token.
     ///
     /// # Errors
-    /// [`KeyringError::Invalid`] for a version or hash that can't be; [`KeyringError::NotFound`],
+    /// [`KeyringError::Refused`] for a version or hash that can't be; [`KeyringError::NotFound`],
     /// [`KeyringError::Hsm`].
     pub async fn hmac(
         &self,
@@ -420,7 +422,7 @@ impl Keyring {
     /// Whether each tag is the HMAC of its input; constant-time.
     ///
     /// # Errors
-    /// [`KeyringError::Invalid`] per item for a version that can't be; for the whole as
+    /// [`KeyringError::Refused`] per item for a version that can't be; for the whole as
     /// [`Keyring::hmac`].
     pub async fn verify_hmac(
         &self,
@@ -439,7 +441,7 @@ impl Keyring {
                     items.push(mac_item(&version, hash, input));
                     expected.push((index, tag.tag));
                 }
-                Err(error) => results.push((index, Err(error))),
+                Err(refusal) => results.push((index, Err(refusal.into()))),
             }
         }
         if !items.is_empty() {
@@ -637,7 +639,11 @@ impl Inner {
         let mut versions = Vec::with_capacity(items.len());
         let mut jobs = Vec::with_capacity(items.len());
         for (index, (item, version)) in items.into_iter().zip(plan.versions).enumerate() {
-            match version.and_then(|version| key.check_context(&item.context).map(|()| version)) {
+            let checked = version.and_then(|version| {
+                key.check_context(&item.context)?;
+                Ok(version)
+            });
+            match checked {
                 Ok(version) => {
                     versions.push((index, version.number));
                     jobs.push(Job {
@@ -681,7 +687,7 @@ impl Inner {
                     aad: item.associated_data,
                     data: Zeroizing::new(item.ciphertext.bytes),
                 }),
-                Err(error) => refused.push((index, Err(error))),
+                Err(refusal) => refused.push((index, Err(refusal.into()))),
             }
         }
         if jobs.is_empty() {
@@ -696,7 +702,7 @@ impl Inner {
     async fn plan(&self, key: &Arc<Key>, items: &[EncryptItem]) -> Result<Plan, KeyringError> {
         let mut versions: Vec<_> = items
             .iter()
-            .map(|item| key.encrypting(item.key_version))
+            .map(|item| Ok(key.encrypting(item.key_version)?))
             .collect();
         // Convergent nonces aren't random: equal ones belong to equal plaintexts.
         if key.settings.convergent {
@@ -768,11 +774,7 @@ impl Inner {
             _ => None,
         };
         hash.filter(|hash| self.hsm.profile().hmac.contains(hash))
-            .ok_or_else(|| {
-                invalid(
-                    "unsupported algorithm: this token makes no HMAC with that hash; use sha2-256",
-                )
-            })
+            .ok_or_else(|| Refusal::HmacHash.into())
     }
 }
 

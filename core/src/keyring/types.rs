@@ -4,12 +4,10 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha224, Sha256, Sha384, Sha512};
 use sha3::{Sha3_224, Sha3_256, Sha3_384, Sha3_512};
-use strongroom_hsm::{HsmError, SigningKind};
+use strongroom_hsm::SigningKind;
 use zeroize::Zeroizing;
 
-use crate::audit::AuditError;
 use crate::lifecycle::Limits;
-use crate::store::StoreError;
 
 /// Where a key is used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -274,67 +272,4 @@ pub enum RandomSource {
     Seal,
     /// Both, `XORed`.
     All,
-}
-
-/// What can go wrong with keys; the API maps each to Vault's status and words.
-#[derive(Debug, thiserror::Error)]
-pub enum KeyringError {
-    /// No such key.
-    #[error("encryption key not found")]
-    NotFound,
-    /// `import` of a name that exists.
-    #[error(
-        "the import path cannot be used with an existing key; use import-version to rotate an existing imported key"
-    )]
-    Exists(String),
-    /// The request can't be met as it stands; the message says why and what to do.
-    #[error("{0}")]
-    Invalid(String),
-    /// The version is below `min_decryption_version`.
-    #[error("ciphertext or signature version is disallowed by policy (too old)")]
-    VersionTooOld,
-    /// The version does not exist.
-    #[error("invalid ciphertext: version is too new")]
-    VersionTooNew,
-    /// Does not authenticate: altered, or another key, context or associated data.
-    #[error("cipher: message authentication failed")]
-    Decrypt,
-    /// 2^32 random-nonce encryptions are reached (NIST SP 800-38D) and automatic rotation is off.
-    #[error(
-        "this key version has made as many encryptions as are safe with random nonces (2^32, NIST SP 800-38D): rotate the key"
-    )]
-    Exhausted,
-    /// How many encryptions the version has made is not known, since its store was accepted from
-    /// elsewhere.
-    #[error(
-        "this key version encrypts no more: its store was restored or accepted after a rollback, so that its number of encryptions with random nonces is not known (NIST SP 800-38D); use the latest version, or, if that is it, rotate the key, or import a new version of a key that may not be rotated"
-    )]
-    Fenced,
-    /// A key is wrapped by a master key that is not on the token.
-    #[error(
-        "version {version} of the key {name:?} is wrapped by the master key {wanted}, but the token holds {here}: the store is from before a \
-         rotation of the master key, which destroyed that one, or from another token. Restore a backup of the store that was made after the rotation"
-    )]
-    OtherMaster {
-        /// The key.
-        name: String,
-        /// Its version.
-        version: u32,
-        /// The master key's fingerprint, hexadecimal.
-        wanted: String,
-        /// Those of the token's.
-        here: String,
-    },
-    /// The operating system refused random bytes, locked memory, or a task.
-    #[error("{0}")]
-    System(String),
-    /// The token.
-    #[error(transparent)]
-    Hsm(#[from] HsmError),
-    /// The store.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The change can't be recorded, so it was not begun.
-    #[error(transparent)]
-    Audit(#[from] AuditError),
 }

@@ -18,11 +18,11 @@ use zeroize::Zeroizing;
 
 use super::record::{Settings, debris, debris_id, put_debris};
 use super::{Marshaling, NamedKey, RsaScheme, SaltLength, SignOptions, Version};
-use crate::keyring::key::{self, check_name, id, invalid};
+use crate::keyring::key::{self, check_name, id};
 use crate::keyring::manage::{check_auto_rotate, check_trim, configured, next_version};
 use crate::keyring::schedule::{self, Verdict};
 use crate::keyring::{
-    ConfigChange, CreateOptions, Inner, Kdf, KeyType, KeyringError, Residency, Scheduled,
+    ConfigChange, CreateOptions, Inner, Kdf, KeyType, KeyringError, Refusal, Residency, Scheduled,
 };
 use crate::seldom::seldom;
 use crate::store::{Change, RecordKind};
@@ -37,15 +37,10 @@ impl Inner {
         check_name(name)?;
         check_auto_rotate(options.auto_rotate_period)?;
         if options.derived || options.convergent {
-            return Err(KeyringError::Invalid(format!(
-                "key derivation and convergent encryption are not supported for keys of type {}",
-                kind.name()
-            )));
+            return Err(Refusal::NoDerivation(kind).into());
         }
         if options.residency == Some(Residency::Memory) {
-            return Err(invalid(
-                "a signing key never leaves the token: use residency hsm, or leave it out",
-            ));
+            return Err(Refusal::SigningInMemory.into());
         }
         let _turn = self.writer.lock().await;
         if self.is_taken(name) {
@@ -67,9 +62,7 @@ impl Inner {
         expected: Option<u32>,
     ) -> Result<u32, KeyringError> {
         let _turn = self.writer.lock().await;
-        let key = self
-            .find_signing(name)
-            .ok_or_else(|| invalid("key not found"))?;
+        let key = self.find_signing(name).ok_or(KeyringError::NotFound)?;
         let latest = key.settings.latest_version;
         if expected.is_some_and(|expected| expected != latest) {
             return Ok(latest);
@@ -89,9 +82,7 @@ impl Inner {
         change: &ConfigChange,
     ) -> Result<(), KeyringError> {
         let _turn = self.writer.lock().await;
-        let key = self.find_signing(name).ok_or_else(|| {
-            KeyringError::Invalid(format!("no existing key named {name} could be found"))
-        })?;
+        let key = self.find_signing(name).ok_or(KeyringError::NotFound)?;
         let signing = key.settings.signing_version;
         let least = change
             .min_decryption_version
@@ -99,9 +90,11 @@ impl Inner {
         if let Some(least) =
             least.filter(|least| *least > signing && *least <= key.settings.latest_version)
         {
-            return Err(KeyringError::Invalid(format!(
-                "cannot set a minimum version of {least}: version {signing} signs, until version {least} has been published long enough"
-            )));
+            return Err(Refusal::MinAboveSigning {
+                asked: least,
+                signing,
+            }
+            .into());
         }
         let new = configured(&key.vault_settings(), change)?;
         let mut changed = NamedKey::clone(&key);
@@ -121,15 +114,11 @@ impl Inner {
         min: u32,
     ) -> Result<(), KeyringError> {
         let _turn = self.writer.lock().await;
-        let key = self
-            .find_signing(name)
-            .ok_or_else(|| invalid("invalid key name"))?;
+        let key = self.find_signing(name).ok_or(KeyringError::NotFound)?;
         check_trim(&key.vault_settings(), min)?;
         let published = key.settings.published_version;
         if min > published {
-            return Err(KeyringError::Invalid(format!(
-                "minimum available version cannot be greater than {published}: tokens that this version signed may still be valid"
-            )));
+            return Err(Refusal::TrimPublished(published).into());
         }
         let mut changed = NamedKey::clone(&key);
         changed.settings.min_available_version = min;
@@ -149,13 +138,9 @@ impl Inner {
         name: &str,
     ) -> Result<(), KeyringError> {
         let _turn = self.writer.lock().await;
-        let refused =
-            |why: &str| KeyringError::Invalid(format!("error deleting policy {name}: {why}"));
-        let key = self
-            .find_signing(name)
-            .ok_or_else(|| refused("could not delete key; not found"))?;
+        let key = self.find_signing(name).ok_or(KeyringError::NotFound)?;
         if !key.settings.deletion_allowed {
-            return Err(refused("deletion is not allowed for this key"));
+            return Err(Refusal::DeletionNotAllowed(name.to_owned()).into());
         }
         let mut changes = vec![Change::Delete(id(RecordKind::SigningKey, name, 0))];
         changes.extend(
@@ -180,7 +165,7 @@ impl Inner {
         let mut changed = NamedKey::clone(&key);
         if !(changed.settings.signing_version..=changed.settings.latest_version).contains(&version)
         {
-            return Err(invalid("no such key version"));
+            return Err(Refusal::NoSuchVersion.into());
         }
         changed.settings.signing_version = version;
         let change = self.put_signing(changed, Vec::new());
@@ -196,7 +181,7 @@ impl Inner {
         if !(changed.settings.published_version..=changed.settings.signing_version)
             .contains(&version)
         {
-            return Err(invalid("no such key version"));
+            return Err(Refusal::NoSuchVersion.into());
         }
         changed.settings.published_version = version;
         let change = self.put_signing(changed, Vec::new());
@@ -289,10 +274,7 @@ impl Inner {
             KeyringError::System(format!("no random bytes from the kernel: {error}"))
         })?;
         if !self.hsm.profile().signing.contains(&kind) {
-            return Err(KeyringError::Invalid(format!(
-                "this token makes no {} keys: its mechanism list lacks what they need; use another type, or another token",
-                kind.name()
-            )));
+            return Err(Refusal::KindUnsupported(kind).into());
         }
         self.commit(vec![put_debris(&id)], || ()).await?;
         let key = self.hsm.generate_signing_key(kind, id).await?;

@@ -23,9 +23,10 @@ use std::time::Duration;
 use strongroom_hsm::{Digest, Hsm, HsmError, SignItem, Signature, SigningKey, SigningKind};
 use zeroize::Zeroizing;
 
-use super::key::invalid;
 use super::types::PublicInfo;
-use super::{Algorithm, KeyInfo, KeyType, Keyring, KeyringError, PerItem, VersionInfo};
+use super::{
+    Algorithm, KeyInfo, KeyType, Keyring, KeyringError, PerItem, Purpose, Refusal, VersionInfo,
+};
 use crate::lifecycle::Versions;
 use public::{PublicKey, digest, digest_info};
 use record::Settings;
@@ -129,7 +130,7 @@ impl Keyring {
     /// now.
     ///
     /// # Errors
-    /// [`KeyringError::Invalid`] with Vault's words for a key, version or option that can't be;
+    /// [`KeyringError::Refused`] for a key, version or option that can't be;
     /// [`KeyringError::NotFound`], [`KeyringError::Hsm`].
     pub async fn sign(
         &self,
@@ -138,7 +139,7 @@ impl Keyring {
         options: &SignOptions,
         inputs: Vec<Zeroizing<Vec<u8>>>,
     ) -> PerItem<MadeSignature> {
-        let key = self.inner.signing_key(name, "signing")?;
+        let key = self.inner.signing_key(name, Purpose::Sign)?;
         let version = key.signing(version)?;
         make_signatures(&self.inner.hsm, &version, options, inputs).await
     }
@@ -154,7 +155,7 @@ impl Keyring {
         options: &SignOptions,
         inputs: &[(Zeroizing<Vec<u8>>, MadeSignature)],
     ) -> PerItem<bool> {
-        let key = self.inner.signing_key(name, "verification")?;
+        let key = self.inner.signing_key(name, Purpose::VerifySignature)?;
         let check = |(input, made): &(Zeroizing<Vec<u8>>, MadeSignature)| {
             let version = key.verifying(made.version)?;
             version.public.verify(*options, input, &made.bytes)
@@ -165,9 +166,9 @@ impl Keyring {
     /// The version that signs tokens now, and what their header says of it.
     ///
     /// # Errors
-    /// [`KeyringError::NotFound`], [`KeyringError::Invalid`] for a key that does not sign.
+    /// [`KeyringError::NotFound`], [`KeyringError::Refused`] for a key that does not sign.
     pub fn jwt_signer(&self, name: &str) -> Result<JwtSigner, KeyringError> {
-        let version = self.inner.signing_key(name, "signing")?.signing(None)?;
+        let version = self.inner.signing_key(name, Purpose::Sign)?.signing(None)?;
         Ok(JwtSigner {
             version: version.number,
             algorithm: version.public.jose_algorithm(),
@@ -188,7 +189,7 @@ impl Keyring {
     ) -> Result<Vec<u8>, KeyringError> {
         let version = self
             .inner
-            .signing_key(name, "signing")?
+            .signing_key(name, Purpose::Sign)?
             .unarchived(signer.version)?;
         let options = SignOptions {
             rsa: RsaScheme::Pss(SaltLength::Hash),
@@ -220,16 +221,17 @@ impl Keyring {
 }
 
 impl super::Inner {
-    /// A signing key; `operation` is for the words that refuse another sort of key.
-    fn signing_key(&self, name: &str, operation: &str) -> Result<Arc<NamedKey>, KeyringError> {
+    /// A signing key, asked for that purpose.
+    fn signing_key(&self, name: &str, purpose: Purpose) -> Result<Arc<NamedKey>, KeyringError> {
         if let Some(key) = self.signing.load().get(name) {
             return Ok(Arc::clone(key));
         }
         if self.find(name).is_some() {
-            return Err(KeyringError::Invalid(format!(
-                "key type {} does not support {operation}",
-                KeyType::Aes256Gcm96.as_str()
-            )));
+            return Err(Refusal::WrongType {
+                key_type: KeyType::Aes256Gcm96,
+                purpose,
+            }
+            .into());
         }
         Err(KeyringError::NotFound)
     }
@@ -238,10 +240,7 @@ impl super::Inner {
     pub(super) fn refuse_signing_key(&self, name: &str) -> Option<KeyringError> {
         let keys = self.signing.load();
         let key = keys.get(name)?;
-        Some(KeyringError::Invalid(format!(
-            "key type {} does not support this operation: it signs and verifies; make an aes256-gcm96 key",
-            key.settings.kind().name()
-        )))
+        Some(Refusal::OnlySigns(key.settings.kind()).into())
     }
 }
 
@@ -295,40 +294,45 @@ impl NamedKey {
     }
 
     /// The version to sign with; `None` and 0 ask for the one that signs now.
-    fn signing(&self, asked: Option<u32>) -> Result<Arc<Version>, KeyringError> {
+    fn signing(&self, asked: Option<u32>) -> Result<Arc<Version>, Refusal> {
         let settings = &self.settings;
         match asked.unwrap_or(0) {
             0 => self.unarchived(settings.signing_version),
-            number if number > settings.latest_version => Err(invalid(
-                "requested version for signing is higher than the latest key version",
-            )),
-            number if number > settings.signing_version => Err(KeyringError::Invalid(format!(
-                "version {number} is published and does not sign yet, so that whoever keeps the public keys has it first; version {} signs",
-                settings.signing_version
-            ))),
-            number if number < settings.min_encryption_version => Err(invalid(
-                "requested version for signing is less than the minimum encryption key version",
-            )),
+            number if number > settings.latest_version => Err(self.too_new(Purpose::Sign)),
+            number if number > settings.signing_version => Err(Refusal::VersionNotSigning {
+                asked: number,
+                signing: settings.signing_version,
+            }),
+            number if number < settings.min_encryption_version => {
+                Err(Refusal::VersionTooOld(Purpose::Sign))
+            }
             number => self.unarchived(number),
         }
     }
 
-    fn verifying(&self, asked: u32) -> Result<Arc<Version>, KeyringError> {
+    fn verifying(&self, asked: u32) -> Result<Arc<Version>, Refusal> {
         if asked > self.settings.latest_version {
-            Err(invalid("invalid signature: version is too new"))
+            Err(self.too_new(Purpose::VerifySignature))
         } else if asked < self.settings.min_decryption_version {
-            Err(KeyringError::VersionTooOld)
+            Err(Refusal::VersionTooOld(Purpose::VerifySignature))
         } else {
             self.unarchived(asked)
         }
     }
 
-    fn unarchived(&self, number: u32) -> Result<Arc<Version>, KeyringError> {
+    fn too_new(&self, purpose: Purpose) -> Refusal {
+        Refusal::VersionTooNew {
+            purpose,
+            latest: self.settings.latest_version,
+        }
+    }
+
+    fn unarchived(&self, number: u32) -> Result<Arc<Version>, Refusal> {
         self.versions
             .get(&number)
             .filter(|_| number >= self.settings.min_decryption_version)
             .cloned()
-            .ok_or_else(|| invalid("no such key version"))
+            .ok_or(Refusal::NoSuchVersion)
     }
 }
 
@@ -347,7 +351,7 @@ async fn make_signatures(
                 places.push(index);
                 items.push(item);
             }
-            Err(error) => results.push((index, Err(error))),
+            Err(refusal) => results.push((index, Err(refusal.into()))),
         }
     }
     if !items.is_empty() {
@@ -367,7 +371,7 @@ fn sign_item(
     version: &Version,
     options: SignOptions,
     input: Zeroizing<Vec<u8>>,
-) -> Result<SignItem, KeyringError> {
+) -> Result<SignItem, Refusal> {
     let (signature, data) = match version.key.kind {
         SigningKind::Ed25519 => {
             public::refuse_prehashed(options)?;
@@ -389,7 +393,7 @@ fn sign_item(
                     Algorithm::Sha2_256 => Digest::Sha256,
                     Algorithm::Sha2_384 => Digest::Sha384,
                     Algorithm::Sha2_512 => Digest::Sha512,
-                    _ => return Err(public::no_sha3()),
+                    _ => return Err(Refusal::HashForRsa),
                 };
                 let signature = Signature::Pss {
                     digest: digest_name,
@@ -407,16 +411,14 @@ fn sign_item(
 }
 
 /// RFC 8017, 9.1.1: hash, salt and two bytes fit into the encoded message.
-fn salt_bytes(salt: SaltLength, hash: usize) -> Result<u16, KeyringError> {
+fn salt_bytes(salt: SaltLength, hash: usize) -> Result<u16, Refusal> {
     let most = u16::try_from(RSA_BYTES - hash - 2).unwrap_or(0);
     match salt {
         SaltLength::Auto => Ok(most),
         // No hash is longer than 64 bytes.
         SaltLength::Hash => Ok(u16::try_from(hash).unwrap_or(most)),
         SaltLength::Bytes(bytes) if bytes <= most => Ok(bytes),
-        SaltLength::Bytes(bytes) => Err(KeyringError::Invalid(format!(
-            "salt_length {bytes} is too long: at most {most} bytes with this hash"
-        ))),
+        SaltLength::Bytes(bytes) => Err(Refusal::SaltTooLong { asked: bytes, most }),
     }
 }
 

@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha224, Sha256, Sha384, Sha512};
 use strongroom_hsm::{SigningKey, SigningKind};
 use zeroize::Zeroizing;
 
-use super::{Algorithm, KeyringError, Marshaling, RsaScheme, SaltLength, SignOptions, invalid};
+use super::{Algorithm, KeyringError, Marshaling, Refusal, RsaScheme, SaltLength, SignOptions};
 
 /// `SubjectPublicKeyInfo` of an Ed25519 key, up to the 32 bytes of the key itself (RFC 8410).
 const ED25519_SPKI: [u8; 12] = [
@@ -104,7 +104,7 @@ impl PublicKey {
                         Algorithm::Sha2_256 => verify_pss::<Sha256>(key, salt, &digest, signature),
                         Algorithm::Sha2_384 => verify_pss::<Sha384>(key, salt, &digest, signature),
                         Algorithm::Sha2_512 => verify_pss::<Sha512>(key, salt, &digest, signature),
-                        _ => Err(no_sha3()),
+                        _ => Err(Refusal::HashForRsa.into()),
                     }
                 }
             },
@@ -207,10 +207,8 @@ where
 pub(super) fn digest(
     options: SignOptions,
     input: &[u8],
-) -> Result<(Algorithm, Zeroizing<Vec<u8>>), KeyringError> {
-    let hash = options.hash.ok_or_else(|| {
-        invalid("hash_algorithm=none requires both prehashed=true and signature_algorithm=pkcs1v15")
-    })?;
+) -> Result<(Algorithm, Zeroizing<Vec<u8>>), Refusal> {
+    let hash = options.hash.ok_or(Refusal::HashMissing)?;
     if !options.prehashed {
         return Ok((hash, hash.digest(input).into()));
     }
@@ -218,10 +216,10 @@ pub(super) fn digest(
     if input.len() == wanted {
         Ok((hash, Zeroizing::new(input.to_vec())))
     } else {
-        Err(KeyringError::Invalid(format!(
-            "the prehashed input is {} bytes long, but this hash_algorithm makes {wanted}",
-            input.len()
-        )))
+        Err(Refusal::DigestLength {
+            given: input.len(),
+            wanted,
+        })
     }
 }
 
@@ -229,15 +227,13 @@ pub(super) fn digest(
 pub(super) fn digest_info(
     options: SignOptions,
     input: &[u8],
-) -> Result<Zeroizing<Vec<u8>>, KeyringError> {
+) -> Result<Zeroizing<Vec<u8>>, Refusal> {
     if options.hash.is_none() {
         // RFC 8017, 9.2: eleven bytes of padding at least.
         return if options.prehashed && input.len() <= super::RSA_BYTES - 11 {
             Ok(Zeroizing::new(input.to_vec()))
         } else {
-            Err(invalid(
-                "hash_algorithm=none requires both prehashed=true and signature_algorithm=pkcs1v15, and an input of at most 501 bytes",
-            ))
+            Err(Refusal::DigestInfo)
         };
     }
     let (hash, digest) = digest(options, input)?;
@@ -246,7 +242,7 @@ pub(super) fn digest_info(
         Algorithm::Sha2_384 => (48, 2),
         Algorithm::Sha2_512 => (64, 3),
         Algorithm::Sha2_224 => (28, 4),
-        _ => return Err(no_sha3()),
+        _ => return Err(Refusal::HashForRsa),
     };
     let mut info = vec![0x30, 17 + length, 0x30, 0x0d];
     info.extend_from_slice(&SHA2_OID);
@@ -256,16 +252,10 @@ pub(super) fn digest_info(
 }
 
 /// Ed25519 hashes its message itself; Ed25519ph, which takes a digest, is another scheme.
-pub(super) fn refuse_prehashed(options: SignOptions) -> Result<(), KeyringError> {
+pub(super) fn refuse_prehashed(options: SignOptions) -> Result<(), Refusal> {
     if options.prehashed {
-        Err(invalid(
-            "prehashed is not supported with ed25519 keys: send the message itself",
-        ))
+        Err(Refusal::DigestForEd25519)
     } else {
         Ok(())
     }
-}
-
-pub(super) fn no_sha3() -> KeyringError {
-    invalid("unsupported hash algorithm for RSA: use sha2-256, sha2-384, sha2-512 or sha2-224")
 }

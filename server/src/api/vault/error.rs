@@ -1,5 +1,6 @@
 //! What goes wrong, as the client sees it: Vault's statuses and Vault's shape, `{"errors":[…]}`.
-//! The only place where the errors of the layers below become HTTP.
+//! The only place where the errors of the layers below become HTTP; `words.rs` has the words for
+//! those of the keyring.
 
 use std::borrow::Cow;
 
@@ -8,6 +9,8 @@ use strongroom_core::seldom::seldom;
 use strongroom_core::store::StoreError;
 use strongroom_hsm::HsmError;
 
+
+use super::words;
 pub(in crate::api) use crate::api::pipeline::error::ApiError;
 
 /// Vault's words for a policy that says no.
@@ -70,26 +73,9 @@ impl ApiError {
 
     fn keyrings(error: KeyringError, doing: Doing, name: &str) -> Self {
         match error {
-            KeyringError::NotFound => match doing {
-                Doing::Read => Self::empty(404),
-                Doing::Configure => {
-                    Self::bad_request(format!("no existing key named {name} could be found"))
-                }
-                Doing::Rotate => Self::bad_request("key not found"),
-                Doing::Trim => Self::bad_request("invalid key name"),
-                Doing::Delete => Self::bad_request(format!(
-                    "error deleting policy {name}: could not delete key; not found"
-                )),
-                Doing::Import => Self::bad_request(format!(
-                    "no key found with name {name}; to import a new key, use the import/ endpoint"
-                )),
-                Doing::Sign => Self::bad_request("signing key not found"),
-                Doing::VerifySignature => Self::bad_request("signature verification key not found"),
-                _ => Self::bad_request("encryption key not found"),
-            },
-            KeyringError::Exists(_) => Self::bad_request(
-                "the import path cannot be used with an existing key; use import-version to rotate an existing imported key",
-            ),
+            KeyringError::NotFound => {
+                words::not_found(doing, name).map_or_else(|| Self::empty(404), Self::bad_request)
+            }
             // In force, but not acknowledged: the client may ask again.
             KeyringError::Store(error) if error.is_applied() => {
                 Self::unavailable(error.to_string())
@@ -101,13 +87,10 @@ impl ApiError {
             }
             error if is_outage(&error) => Self::unavailable(error.to_string()),
             // The request's own mistake: the client can mend it.
-            error => Self::bad_request(item_text(error, doing)),
+            error => Self::bad_request(words::of_item(&error)),
         }
     }
 }
-
-/// Go's words for a GCM tag that doesn't fit.
-const AUTHENTICATION: &str = "cipher: message authentication failed";
 
 /// Whether an item's error is the appliance's state, so that the batch as a whole is answered 503.
 pub(in crate::api) fn is_outage(error: &KeyringError) -> bool {
@@ -117,36 +100,5 @@ pub(in crate::api) fn is_outage(error: &KeyringError) -> bool {
         }
         KeyringError::Store(_) | KeyringError::System(_) | KeyringError::Audit(_) => true,
         _ => false,
-    }
-}
-
-/// The words for one item's error.
-pub(in crate::api) fn item_text(error: KeyringError, doing: Doing) -> Cow<'static, str> {
-    match (error, doing) {
-        (KeyringError::VersionTooOld, Doing::Encrypt) => {
-            "requested version for encryption is less than the minimum encryption key version".into()
-        }
-        (KeyringError::VersionTooNew, Doing::Encrypt) => {
-            "requested version for encryption is higher than the latest key version".into()
-        }
-        (KeyringError::VersionTooOld, Doing::Hmac) => {
-            "cannot generate HMAC: version is too old (disallowed by policy)".into()
-        }
-        (KeyringError::VersionTooOld, Doing::VerifyHmac) => {
-            "cannot verify HMAC: version is too old (disallowed by policy)".into()
-        }
-        (KeyringError::VersionTooNew, Doing::Hmac) => {
-            "key version does not exist: it is higher than the latest key version".into()
-        }
-        (KeyringError::VersionTooNew, Doing::VerifyHmac) => {
-            "invalid HMAC: version is too new".into()
-        }
-        (KeyringError::Decrypt | KeyringError::Hsm(HsmError::Authentication), Doing::Import) => {
-            "the wrapped key can't be unwrapped: it must be RSA-OAEP(wrapping key, 32-byte AES key) followed by AES-KWP(that AES key, the key), with the same hash_function for OAEP and MGF1".into()
-        }
-        (KeyringError::Decrypt | KeyringError::Hsm(HsmError::Authentication), _) => {
-            AUTHENTICATION.into()
-        }
-        (error, _) => error.to_string().into(),
     }
 }

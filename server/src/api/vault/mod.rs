@@ -18,6 +18,7 @@ pub(super) mod routes;
 mod sys;
 mod transit;
 pub mod wire;
+mod words;
 
 pub use auth::Logins;
 pub(super) use dialect::{VAULT, verb};

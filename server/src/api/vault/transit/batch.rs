@@ -7,7 +7,8 @@ use strongroom_core::keyring::KeyringError;
 use crate::api::pipeline::answer::Answer;
 use crate::api::vault::body::{Item, Params};
 use crate::api::vault::envelope::Envelope;
-use crate::api::vault::error::{ApiError, Doing, is_outage, item_text};
+use crate::api::vault::error::{ApiError, Doing, is_outage};
+use crate::api::vault::words;
 
 /// An item's error, as text.
 pub(super) type ItemError = Cow<'static, str>;
@@ -58,7 +59,7 @@ pub(super) fn in_order<R>(
                 Some(Err(error)) if is_outage(&error) => {
                     return Err(ApiError::from_keyring(error, doing, name));
                 }
-                Some(Err(error)) => Err(item_text(error, doing)),
+                Some(Err(error)) => Err(words::of_item(&error)),
                 None => return Err(ApiError::unavailable("the keyring lost a result")),
             },
         });

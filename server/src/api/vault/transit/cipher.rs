@@ -18,6 +18,7 @@ use crate::api::vault::envelope::{Envelope, room};
 use crate::api::vault::error::{ApiError, Doing};
 use crate::api::vault::routes::UPSERT;
 use crate::api::vault::wire::{self, WireError};
+use crate::api::vault::words;
 
 /// `encrypt/:name`.
 pub(in crate::api) async fn encrypt(call: &mut Call<'_>) -> Result<Answer, ApiError> {
@@ -111,7 +112,7 @@ async fn datakey(call: &mut Call<'_>, with_plaintext: bool) -> Result<Answer, Ap
         Some(128) => 128,
         None | Some(256) => 256,
         Some(512) => 512,
-        Some(_) => return Err(ApiError::bad_request("invalid bit length")),
+        Some(_) => return Err(ApiError::bad_request(words::DATA_KEY_LENGTH)),
     };
     refuse_nonce(call.params.is_set("nonce")).map_err(ApiError::of_item)?;
     let template = EncryptItem {
@@ -351,9 +352,7 @@ fn decrypt_item(
 
 fn ciphertext_error(error: WireError) -> ItemError {
     match error {
-        WireError::TooOld => {
-            "ciphertext or signature version is disallowed by policy (too old)".into()
-        }
+        WireError::TooOld => words::DECRYPTION_TOO_OLD.into(),
         error => format!("invalid ciphertext: {error}").into(),
     }
 }

@@ -11,7 +11,7 @@ use crate::api::pipeline::answer::Answer;
 use crate::api::vault::body::word;
 use crate::api::vault::call::Call;
 use crate::api::vault::error::{ApiError, Doing};
-use crate::api::vault::wire;
+use crate::api::vault::{wire, words};
 
 /// `GET wrapping_key`.
 pub(in crate::api) async fn wrapping_key(call: &mut Call<'_>) -> Result<Answer, ApiError> {
@@ -41,9 +41,7 @@ pub(in crate::api) async fn import(call: &mut Call<'_>) -> Result<Answer, ApiErr
         ));
     }
     if !options.create.auto_rotate_period.is_zero() && !options.allow_rotation {
-        return Err(ApiError::bad_request(
-            "allow_rotation must be set to true if auto-rotation is enabled",
-        ));
+        return Err(ApiError::bad_request(words::PERIOD_WITHOUT_ROTATION));
     }
     let (ciphertext, hash) = wrapped(call)?;
     let imported = call

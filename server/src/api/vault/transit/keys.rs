@@ -9,6 +9,7 @@ use super::{answer, check_period, create_options, decode_optional, refuse_export
 use crate::api::pipeline::answer::Answer;
 use crate::api::vault::call::Call;
 use crate::api::vault::error::{ApiError, Doing};
+use crate::api::vault::words;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use strongroom_hsm::SigningKind;
@@ -23,9 +24,7 @@ pub(in crate::api) async fn create(call: &mut Call<'_>) -> Result<Answer, ApiErr
     let mut options = create_options(&call.params, derived, default_period)?;
     options.convergent = call.params.flag("convergent_encryption")?.unwrap_or(false);
     if options.convergent && !derived {
-        return Err(ApiError::bad_request(
-            "convergent encryption requires derivation to be enabled",
-        ));
+        return Err(ApiError::bad_request(words::CONVERGENT_NOT_DERIVED));
     }
     if call.params.int("key_size")?.unwrap_or(0) != 0 {
         return Err(ApiError::bad_request(format!(
@@ -160,7 +159,7 @@ pub(in crate::api) async fn rotate(call: &mut Call<'_>) -> Result<Answer, ApiErr
 /// `POST keys/:name/trim`.
 pub(in crate::api) async fn trim(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     if !call.app.keyring.exists(call.name) {
-        return Err(ApiError::bad_request("invalid key name"));
+        return Err(ApiError::bad_request(words::TRIM_NO_KEY));
     }
     let wanted = call
         .params

@@ -18,7 +18,7 @@ use serde::Serialize;
 
 use super::body::{Item, Params, word};
 use super::error::{ApiError, Doing};
-use super::wire;
+use super::{wire, words};
 use crate::api::pipeline::answer::Answer;
 use crate::api::vault::call::Call;
 use crate::api::vault::envelope::Envelope;
@@ -70,9 +70,9 @@ fn wanted_version(version: i64) -> Result<Option<u32>, ItemError> {
     match version {
         0 => Ok(None),
         v if v < 0 => Err("requested version for encryption is negative".into()),
-        v => u32::try_from(v).map(Some).map_err(|_| {
-            "requested version for encryption is higher than the latest key version".into()
-        }),
+        v => u32::try_from(v)
+            .map(Some)
+            .map_err(|_| words::ENCRYPTION_TOO_NEW.into()),
     }
 }
 
@@ -201,9 +201,7 @@ fn check_period(period: Duration) -> Result<(), ApiError> {
     if period.is_zero() || period >= Duration::from_hours(1) {
         return Ok(());
     }
-    Err(ApiError::bad_request(
-        "auto rotate period must be 0 to disable or at least an hour",
-    ))
+    Err(ApiError::bad_request(words::PERIOD_TOO_SHORT))
 }
 
 /// Base64 of a parameter that may be missing.
