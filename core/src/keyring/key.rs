@@ -14,8 +14,12 @@ use zeroize::Zeroizing;
 
 use super::counter::UseCounter;
 use super::memory::MemorySlot;
+use super::named::{Leftovers, Removal};
+use super::rules::Rules;
 use super::schedule::{self, Verdict};
-use super::{Kdf, KeyInfo, KeyType, KeyringError, Purpose, Refusal, Residency, VersionInfo};
+use super::{
+    Kdf, KeyInfo, KeyType, KeyringError, Purpose, Refusal, Residency, Scheduled, VersionInfo,
+};
 use crate::json::Document;
 use crate::store::{Change, RecordId, RecordKind, StoreError};
 
@@ -49,6 +53,31 @@ impl Settings {
             KeyUsage::Mac
         } else {
             KeyUsage::Aead
+        }
+    }
+
+    pub(super) fn rules(&self) -> Rules {
+        Rules {
+            may_rotate: !self.imported || self.allow_rotation,
+            deletion_allowed: self.deletion_allowed,
+            auto_rotate_period: self.auto_rotate_period,
+            min_available_version: self.min_available_version,
+            min_decryption_version: self.min_decryption_version,
+            min_encryption_version: self.min_encryption_version,
+            latest_version: self.latest_version,
+        }
+    }
+
+    /// With other rules; whether the key may be rotated stays as it is.
+    fn with(&self, rules: Rules) -> Self {
+        Self {
+            deletion_allowed: rules.deletion_allowed,
+            auto_rotate_period: rules.auto_rotate_period,
+            min_available_version: rules.min_available_version,
+            min_decryption_version: rules.min_decryption_version,
+            min_encryption_version: rules.min_encryption_version,
+            latest_version: rules.latest_version,
+            ..self.clone()
         }
     }
 
@@ -188,11 +217,11 @@ impl Key {
 
     /// Whether versions may be added that are made in the token.
     pub(super) fn may_rotate(&self) -> bool {
-        !self.settings.imported || self.settings.allow_rotation
+        self.settings.rules().may_rotate
     }
 
     /// What the schedule says of it.
-    pub(super) fn verdict(&self, now: i64) -> Verdict {
+    fn verdict(&self, now: i64) -> Verdict {
         let settings = &self.settings;
         let latest = settings.latest_version;
         match self.versions.get(&latest) {
@@ -213,6 +242,51 @@ impl Key {
         }
     }
 
+    /// When it is rotated by itself.
+    pub(super) fn scheduled(&self, now: i64) -> Scheduled {
+        Scheduled {
+            name: self.name.clone(),
+            latest: self.settings.latest_version,
+            verdict: self.verdict(now),
+            waiting: false,
+        }
+    }
+
+    /// The key with other rules.
+    pub(super) fn with(&self, rules: Rules) -> Self {
+        Self {
+            settings: self.settings.with(rules),
+            ..self.clone()
+        }
+    }
+
+    /// The key with these rules, without the versions that they say are destroyed.
+    pub(super) fn trimmed(&self, rules: Rules) -> (Self, Removal) {
+        let mut trimmed = self.with(rules);
+        let kept = trimmed.versions.split_off(&rules.min_available_version);
+        let gone = std::mem::replace(&mut trimmed.versions, kept);
+        (trimmed, self.removal(gone.values()))
+    }
+
+    /// What destroying these versions takes.
+    pub(super) fn removal<'v>(&self, versions: impl Iterator<Item = &'v Arc<Version>>) -> Removal {
+        let (mut changes, mut ids) = (Vec::new(), Vec::new());
+        for version in versions {
+            let kinds = [RecordKind::KeyVersion, RecordKind::UseCounter];
+            changes.extend(kinds.map(|kind| Change::Delete(id(kind, &self.name, version.number))));
+            ids.extend([version.kek().id, version.mac().id]);
+        }
+        Removal {
+            changes,
+            leftovers: Leftovers::SessionObjects(ids),
+        }
+    }
+
+    /// Where the settings are in the store.
+    pub(super) fn place(&self) -> RecordId {
+        id(RecordKind::Key, &self.name, 0)
+    }
+
     fn too_new(&self, purpose: Purpose) -> Refusal {
         Refusal::VersionTooNew {
             purpose,
@@ -230,10 +304,7 @@ impl Key {
 
     /// The change that writes the settings.
     pub(super) fn put(&self) -> Result<Change, KeyringError> {
-        Ok(Change::Put(
-            id(RecordKind::Key, &self.name, 0),
-            json(&self.settings)?,
-        ))
+        Ok(Change::Put(self.place(), json(&self.settings)?))
     }
 }
 

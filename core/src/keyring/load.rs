@@ -5,7 +5,7 @@
 //! A start and `strongroom store status` both come through here, so that they can't judge
 //! differently.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,8 +14,9 @@ use strongroom_hsm::{KeyUsage, MasterKind, WrappedKey};
 use zeroize::Zeroizing;
 
 use super::key::{Key, Settings, Version, check_name, id, inconsistent, read_settings};
-use super::manage::check_auto_rotate;
-use super::signing::{self, NamedKey};
+use super::named::{Keys, NamedKey};
+use super::rules::{Rules, check_auto_rotate};
+use super::signing;
 use super::{Kdf, KeyringError};
 use crate::store::{RecordId, RecordKind, Store};
 
@@ -23,23 +24,18 @@ use crate::store::{RecordId, RecordKind, Store};
 const BLOB: usize = 512;
 
 /// Every key there is.
-pub(super) struct Loaded {
-    pub(super) keys: HashMap<String, Arc<Key>>,
-    pub(super) signing: HashMap<String, Arc<NamedKey>>,
-}
-
-pub(super) async fn load(store: &Store) -> Result<Loaded, KeyringError> {
+pub(super) async fn load(store: &Store) -> Result<Keys, KeyringError> {
     let mut records = Records::read(store).await?;
-    let keys = load_keys(&mut records)?;
-    let signing = signing::load(&mut records)?;
-    if let Some(name) = signing.keys().filter(|name| keys.contains_key(*name)).min() {
-        return Err(inconsistent(
-            &id(RecordKind::SigningKey, name, 0),
-            "has the name of another key",
-        ));
+    let mut keys = load_keys(&mut records)?;
+    // Sorted by their names: the first that is another's is the one that is told.
+    for key in signing::load(&mut records)? {
+        if keys.contains_key(&key.name) {
+            return Err(inconsistent(&key.place(), "has the name of another key"));
+        }
+        keys.insert(key.name.clone(), NamedKey::Signing(Arc::new(key)));
     }
     match records.0.keys().next() {
-        None => Ok(Loaded { keys, signing }),
+        None => Ok(keys),
         Some(place) => Err(inconsistent(
             place,
             "belongs to no key, or to no version that its key has",
@@ -77,8 +73,8 @@ impl Records {
     }
 }
 
-fn load_keys(records: &mut Records) -> Result<HashMap<String, Arc<Key>>, KeyringError> {
-    let mut keys = HashMap::new();
+fn load_keys(records: &mut Records) -> Result<Keys, KeyringError> {
+    let mut keys = Keys::new();
     let mut ids = HashSet::new();
     for name in records.names(RecordKind::Key) {
         let place = id(RecordKind::Key, &name, 0);
@@ -87,7 +83,7 @@ fn load_keys(records: &mut Records) -> Result<HashMap<String, Arc<Key>>, Keyring
             return Err(inconsistent(&place, problem));
         }
         let mut versions = BTreeMap::new();
-        for number in numbers(&place, &settings)? {
+        for number in numbers(&place, &settings.rules())? {
             let place = id(RecordKind::KeyVersion, &name, number);
             let record = records.take(&place)?;
             let counter = records.take(&id(RecordKind::UseCounter, &name, number))?;
@@ -105,30 +101,30 @@ fn load_keys(records: &mut Records) -> Result<HashMap<String, Arc<Key>>, Keyring
             settings,
             versions,
         };
-        keys.insert(name, Arc::new(key));
+        keys.insert(name, NamedKey::Encryption(Arc::new(key)));
     }
     Ok(keys)
 }
 
-/// The versions that a key with these settings has, after the numbers were found to be possible.
+/// The versions that a key with these rules has, after the numbers were found to be possible.
 ///
 /// # Errors
-/// Naming `place`, which the settings are of, if its name, numbers or period can't be.
+/// Naming `place`, which the rules are of, if its name, numbers or period can't be.
 pub(super) fn numbers(
     place: &RecordId,
-    settings: &Settings,
+    rules: &Rules,
 ) -> Result<RangeInclusive<u32>, KeyringError> {
-    let Settings {
+    let Rules {
         min_available_version: available,
         min_decryption_version: decryption,
         min_encryption_version: encryption,
         latest_version: latest,
         ..
-    } = *settings;
+    } = *rules;
     if check_name(&place.name).is_err() {
         return Err(inconsistent(place, "has a name that no key can have"));
     }
-    if check_auto_rotate(Duration::from_secs(settings.auto_rotate_period)).is_err() {
+    if check_auto_rotate(Duration::from_secs(rules.auto_rotate_period)).is_err() {
         return Err(inconsistent(place, "has a rotation period that can't be"));
     }
     let encryption_fits = match encryption {

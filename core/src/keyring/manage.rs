@@ -1,28 +1,27 @@
-//! Changes of keys: made under one lock, durable before they are in force, and run to their end
-//! even if the caller goes away.
+//! What is done to keys, each under the lock of [`Inner::change`]; and how keys that encrypt are
+//! made.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use strongroom_hsm::{HsmError, KeyUsage, MasterKind, OaepHash, WrappedKey};
 
 use super::counter::UseCounter;
-use super::key::{Key, Settings, Version, Wrapped, check_name, id, put_counter};
+use super::key::{Key, Settings, Version, Wrapped, check_name, put_counter};
 use super::memory::MemorySlot;
+use super::named::NamedKey;
+use super::rules::check_auto_rotate;
 use super::{
-    ConfigChange, CreateOptions, ImportOptions, Inner, Kdf, KeyringError, Refusal, Residency,
+    ConfigChange, CreateOptions, ImportOptions, Inner, Kdf, KeyInfo, KeyType, KeyringError,
+    Refusal, Residency, signing,
 };
-use crate::seldom::seldom;
-use crate::store::{Change, RecordKind};
 
-/// Vault's shortest.
-const MIN_AUTO_ROTATE: Duration = Duration::from_hours(1);
 /// The RSA-4096 part of an import's ciphertext, bytes.
 const IMPORT_RSA: usize = 512;
 
 impl Inner {
+    /// `false`: there is a key of that name, which is left as it is.
     pub(super) async fn create(
         &self,
         name: &str,
@@ -30,16 +29,16 @@ impl Inner {
     ) -> Result<bool, KeyringError> {
         check_name(name)?;
         check_auto_rotate(options.auto_rotate_period)?;
-        let _turn = self.writer.lock().await;
-        if self.is_taken(name) {
+        if let KeyType::Signing(kind) = options.key_type {
+            signing::check_options(kind, &options)?;
+        }
+        if self.exists(name) {
             return Ok(false);
         }
-        if options.convergent && !options.derived {
-            return Err(Refusal::ConvergentNotDerived.into());
+        match options.key_type {
+            KeyType::Aes256Gcm96 => self.create_encryption_key(name, &options).await?,
+            KeyType::Signing(kind) => self.create_signing_key(name, kind, &options).await?,
         }
-        let settings = self.settings(&options, false, false)?;
-        let version = self.generate(&settings, 1).await?;
-        self.add(name, settings, version).await?;
         Ok(true)
     }
 
@@ -58,8 +57,7 @@ impl Inner {
         if options.create.convergent {
             return Err(Refusal::ImportConvergent.into());
         }
-        let _turn = self.writer.lock().await;
-        if self.is_taken(name) {
+        if self.exists(name) {
             return Err(KeyringError::Exists(name.to_owned()));
         }
         let settings = self.settings(&options.create, true, options.allow_rotation)?;
@@ -73,17 +71,18 @@ impl Inner {
         ciphertext: &[u8],
         oaep: OaepHash,
     ) -> Result<u32, KeyringError> {
-        let _turn = self.writer.lock().await;
-        let key = self.find(name).ok_or(KeyringError::NotFound)?;
+        let key = self.find(name);
+        let key = key.as_ref().and_then(NamedKey::encryption);
+        let key = key.ok_or(KeyringError::NotFound)?;
         if !key.settings.imported {
             return Err(Refusal::NotImported.into());
         }
         self.check_residency(key.settings.residency)?;
-        let number = next_version(&key.settings)?;
+        let number = key.settings.rules().next_version()?;
         let version = self
             .unwrap_import(&key.settings, number, ciphertext, oaep)
             .await?;
-        self.append(&key, version, true).await
+        self.append(key, version, true).await
     }
 
     /// `expected`: rotate only if this is still the latest version.
@@ -92,20 +91,16 @@ impl Inner {
         name: &str,
         expected: Option<u32>,
     ) -> Result<u32, KeyringError> {
-        let _turn = self.writer.lock().await;
         let key = self.find(name).ok_or(KeyringError::NotFound)?;
-        let latest = key.settings.latest_version;
+        let latest = key.rules().latest_version;
         if expected.is_some_and(|expected| expected != latest) {
             return Ok(latest);
         }
         let change = async {
-            if !key.may_rotate() {
-                return Err(Refusal::RotationNotAllowed(name.to_owned()).into());
+            match &key {
+                NamedKey::Encryption(key) => self.append_generated(key).await,
+                NamedKey::Signing(key) => self.append_signing(key).await,
             }
-            self.check_residency(key.settings.residency)?;
-            let number = next_version(&key.settings)?;
-            let version = self.generate(&key.settings, number).await?;
-            self.append(&key, version, false).await
         };
         // What a request asked for, it records itself.
         if expected.is_none() {
@@ -118,50 +113,33 @@ impl Inner {
     pub(super) async fn configure(
         &self,
         name: &str,
-        change: ConfigChange,
-    ) -> Result<Arc<Key>, KeyringError> {
-        let _turn = self.writer.lock().await;
+        change: &ConfigChange,
+    ) -> Result<KeyInfo, KeyringError> {
         let key = self.find(name).ok_or(KeyringError::NotFound)?;
-        let settings = configured(&key.settings, &change)?;
-        if settings == key.settings {
-            return Ok(key);
+        let changed = key.configured(change)?;
+        if changed.rules() != key.rules() {
+            self.put(changed.clone(), Vec::new()).await?;
         }
-        let changed = Arc::new(Key {
-            settings,
-            ..Key::clone(&key)
-        });
-        self.commit(vec![changed.put()?], || self.publish(Arc::clone(&changed)))
-            .await?;
-        Ok(changed)
+        Ok(changed.info())
     }
 
     pub(super) async fn trim(&self, name: &str, min: u32) -> Result<(), KeyringError> {
-        let _turn = self.writer.lock().await;
         let key = self.find(name).ok_or(KeyringError::NotFound)?;
-        check_trim(&key.settings, min)?;
-        let mut changed = Key::clone(&key);
-        changed.settings.min_available_version = min;
-        let kept = changed.versions.split_off(&min);
-        let gone = std::mem::replace(&mut changed.versions, kept);
-        let mut changes = vec![changed.put()?];
-        changes.extend(gone.keys().flat_map(|number| delete_version(name, *number)));
-        self.commit(changes, || self.publish(Arc::new(changed)))
-            .await?;
-        self.forget(&gone).await;
+        let (changed, removal) = key.trimmed(min)?;
+        self.put(changed, removal.changes).await?;
+        self.clear(removal.leftovers).await;
         Ok(())
     }
 
     pub(super) async fn delete(&self, name: &str) -> Result<(), KeyringError> {
-        let _turn = self.writer.lock().await;
         let key = self.find(name).ok_or(KeyringError::NotFound)?;
-        if !key.settings.deletion_allowed {
+        if !key.rules().deletion_allowed {
             return Err(Refusal::DeletionNotAllowed(name.to_owned()).into());
         }
-        let mut changes = vec![Change::Delete(id(RecordKind::Key, name, 0))];
-        let versions = key.versions.keys();
-        changes.extend(versions.flat_map(|number| delete_version(name, *number)));
-        self.commit(changes, || self.unpublish(name)).await?;
-        self.forget(&key.versions).await;
+        let removal = key.removal();
+        self.commit(removal.changes, || self.unpublish(name))
+            .await?;
+        self.clear(removal.leftovers).await;
         Ok(())
     }
 
@@ -172,11 +150,12 @@ impl Inner {
         version: &Arc<Version>,
         total: u64,
     ) -> Result<(), KeyringError> {
-        let _turn = self.writer.lock().await;
         // Only of a version that still is: a reservation must not bring back the record of a
         // deleted key.
-        let current = self.find(name).ok_or(KeyringError::NotFound)?;
+        let current = self.find(name);
+        let current = current.as_ref().and_then(NamedKey::encryption);
         if !current
+            .ok_or(KeyringError::NotFound)?
             .versions
             .get(&version.number)
             .is_some_and(|current| Arc::ptr_eq(current, version))
@@ -189,6 +168,30 @@ impl Inner {
         let change = put_counter(name, version.number, total);
         self.commit(vec![change], || version.counter.reserved(total))
             .await
+    }
+
+    async fn create_encryption_key(
+        &self,
+        name: &str,
+        options: &CreateOptions,
+    ) -> Result<(), KeyringError> {
+        if options.convergent && !options.derived {
+            return Err(Refusal::ConvergentNotDerived.into());
+        }
+        let settings = self.settings(options, false, false)?;
+        let version = self.generate(&settings, 1).await?;
+        self.add(name, settings, version).await
+    }
+
+    /// One version more, made in the token.
+    async fn append_generated(&self, key: &Key) -> Result<u32, KeyringError> {
+        if !key.may_rotate() {
+            return Err(Refusal::RotationNotAllowed(key.name.clone()).into());
+        }
+        self.check_residency(key.settings.residency)?;
+        let number = key.settings.rules().next_version()?;
+        let version = self.generate(&key.settings, number).await?;
+        self.append(key, version, false).await
     }
 
     fn settings(
@@ -298,49 +301,17 @@ impl Inner {
         changed.settings.latest_version = number;
         changed.settings.imported = imported;
         let changes = vec![
-            changed.put()?,
             version.put(&key.name)?,
             put_counter(&key.name, number, self.first_reservation()),
         ];
         changed.versions.insert(number, Arc::new(version));
-        self.commit(changes, || self.publish(Arc::new(changed)))
+        self.put(NamedKey::Encryption(Arc::new(changed)), changes)
             .await?;
         Ok(number)
     }
 
     fn first_reservation(&self) -> u64 {
         self.options.counter_block.min(self.options.nonce_limit)
-    }
-
-    /// Commits, and puts the change in force when the disc has it: also if the token could not be
-    /// told of it, because a restart would bring it into force in any case.
-    pub(super) async fn commit(
-        &self,
-        changes: Vec<Change>,
-        apply: impl FnOnce(),
-    ) -> Result<(), KeyringError> {
-        let outcome = self.store.commit(changes).await;
-        if outcome
-            .as_ref()
-            .err()
-            .is_none_or(super::super::store::StoreError::is_applied)
-        {
-            apply();
-        }
-        outcome?;
-        Ok(())
-    }
-
-    /// Drops what the token holds of these versions; if it can't be reached its session objects are
-    /// gone with the session.
-    async fn forget(&self, versions: &BTreeMap<u32, Arc<Version>>) {
-        let ids = versions
-            .values()
-            .flat_map(|version| [version.kek().id, version.mac().id])
-            .collect();
-        if let Err(error) = self.hsm.forget(ids).await {
-            seldom!(1, warn, %error, "the session objects of destroyed keys stay until they are the least used");
-        }
     }
 
     pub(super) fn check_residency(&self, residency: Residency) -> Result<(), KeyringError> {
@@ -353,84 +324,5 @@ impl Inner {
         } else {
             Ok(())
         }
-    }
-}
-
-pub(super) fn check_auto_rotate(period: Duration) -> Result<(), Refusal> {
-    if period.is_zero() || period >= MIN_AUTO_ROTATE {
-        Ok(())
-    } else {
-        Err(Refusal::PeriodTooShort)
-    }
-}
-
-pub(super) fn next_version(settings: &Settings) -> Result<u32, Refusal> {
-    settings
-        .latest_version
-        .checked_add(1)
-        .ok_or(Refusal::NoNumberLeft)
-}
-
-fn delete_version(name: &str, number: u32) -> [Change; 2] {
-    [RecordKind::KeyVersion, RecordKind::UseCounter]
-        .map(|kind| Change::Delete(id(kind, name, number)))
-}
-
-/// The settings after the change; the rules of versions are Vault's.
-pub(super) fn configured(current: &Settings, change: &ConfigChange) -> Result<Settings, Refusal> {
-    let mut new = current.clone();
-    let latest = current.latest_version;
-    if let Some(min) = change.min_decryption_version {
-        if min > latest {
-            return Err(Refusal::MinDecryptionAboveLatest { asked: min, latest });
-        }
-        new.min_decryption_version = min.max(1);
-    }
-    if let Some(min) = change.min_encryption_version {
-        if min > latest {
-            return Err(Refusal::MinEncryptionAboveLatest { asked: min, latest });
-        }
-        new.min_encryption_version = min;
-    }
-    let (encryption, decryption) = (new.min_encryption_version, new.min_decryption_version);
-    if encryption > 0 && encryption < decryption {
-        return Err(Refusal::EncryptsBelowDecryption {
-            encryption,
-            decryption,
-        });
-    }
-    if let Some(allowed) = change.deletion_allowed {
-        new.deletion_allowed = allowed;
-    }
-    if let Some(period) = change.auto_rotate_period {
-        check_auto_rotate(period)?;
-        if !period.is_zero() && current.imported && !current.allow_rotation {
-            return Err(Refusal::PeriodWithoutRotation);
-        }
-        new.auto_rotate_period = period.as_secs();
-    }
-    if new.min_available_version > encryption {
-        return Err(Refusal::MinEncryptionDestroyed);
-    }
-    if new.min_available_version > decryption {
-        return Err(Refusal::MinDecryptionDestroyed);
-    }
-    Ok(new)
-}
-
-/// Whether the versions below `min` may be destroyed; the rules are Vault's.
-pub(super) fn check_trim(settings: &Settings, min: u32) -> Result<(), Refusal> {
-    if min < settings.min_available_version {
-        Err(Refusal::TrimBackwards)
-    } else if settings.min_encryption_version == 0 {
-        Err(Refusal::TrimWithoutMinEncryption)
-    } else if min > settings.min_encryption_version {
-        Err(Refusal::TrimEncrypting)
-    } else if min > settings.min_decryption_version {
-        Err(Refusal::TrimDecrypting)
-    } else if min == 0 {
-        Err(Refusal::TrimZero)
-    } else {
-        Ok(())
     }
 }

@@ -4,6 +4,7 @@
 //! A request takes a snapshot of its key without waiting for anybody; changes replace the snapshot
 //! after they are durable.
 
+mod change;
 mod cipher;
 mod counter;
 mod derive;
@@ -15,6 +16,8 @@ mod load;
 mod manage;
 mod memory;
 mod moving;
+mod named;
+mod rules;
 mod schedule;
 mod signing;
 mod types;
@@ -33,25 +36,25 @@ pub use types::{
     Residency, VersionInfo,
 };
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use strongroom_hsm::{HashAlgorithm, Hsm, HsmError, HsmState, MacItem, OaepHash};
+use strongroom_hsm::{HashAlgorithm, Hsm, MacItem, OaepHash};
 use subtle::ConstantTimeEq;
 use tokio::sync::Mutex;
 use zeroize::Zeroizing;
 
-use crate::audit::{Audit, Entry};
-use crate::causes::causes;
+use crate::audit::Audit;
 use crate::store::Store;
 use cipher::{Answers, Job};
 use counter::Take;
 use key::{Key, Version};
-use signing::{Keeper, NamedKey};
+use named::{Keys, NamedKey};
+use signing::Keeper;
 
 /// Settings of the keyring as a whole.
 #[derive(Clone, Debug)]
@@ -98,11 +101,9 @@ struct Inner {
     hsm: Hsm,
     options: KeyringOptions,
     /// Replaced as a whole by a change.
-    keys: ArcSwap<HashMap<String, Arc<Key>>>,
-    /// The signing keys, likewise; names are shared with `keys`.
-    signing: ArcSwap<HashMap<String, Arc<NamedKey>>>,
+    keys: ArcSwap<Keys>,
     keeper: Keeper,
-    /// Held for the length of a change.
+    /// Held for the length of a change, by [`Inner::change`].
     writer: Mutex<()>,
     /// Seconds since 1970, UTC.
     clock: fn() -> i64,
@@ -124,7 +125,7 @@ impl Keyring {
         hsm: Hsm,
         options: KeyringOptions,
     ) -> Result<Self, KeyringError> {
-        let load::Loaded { keys, signing } = load::load(&store).await?;
+        let keys = load::load(&store).await?;
         moving::check(&hsm, &keys)?;
         Ok(Self {
             inner: Arc::new(Inner {
@@ -132,7 +133,6 @@ impl Keyring {
                 hsm,
                 options,
                 keys: ArcSwap::from_pointee(keys),
-                signing: ArcSwap::from_pointee(signing),
                 keeper: Keeper::new(),
                 writer: Mutex::new(()),
                 clock: unix_seconds,
@@ -155,12 +155,8 @@ impl Keyring {
     /// [`KeyringError::Refused`] for a name or options that can't be; [`KeyringError::Hsm`],
     /// [`KeyringError::Store`].
     pub async fn create(&self, name: &str, options: CreateOptions) -> Result<bool, KeyringError> {
-        let (inner, name) = self.owned(name);
-        detached(async move {
-            match options.key_type {
-                KeyType::Aes256Gcm96 => inner.create(&name, options).await,
-                KeyType::Signing(kind) => inner.create_signing_key(&name, kind, &options).await,
-            }
+        self.change(name, |inner, name| async move {
+            inner.create(&name, options).await
         })
         .await
     }
@@ -178,9 +174,11 @@ impl Keyring {
         oaep: OaepHash,
         options: ImportOptions,
     ) -> Result<(), KeyringError> {
-        let (inner, name) = self.owned(name);
         let ciphertext = ciphertext.to_vec();
-        detached(async move { inner.import(&name, &ciphertext, oaep, options).await }).await
+        self.change(name, move |inner, name| async move {
+            inner.import(&name, &ciphertext, oaep, options).await
+        })
+        .await
     }
 
     /// BYOK: adds a version to an imported key; returns it.
@@ -193,9 +191,11 @@ impl Keyring {
         ciphertext: &[u8],
         oaep: OaepHash,
     ) -> Result<u32, KeyringError> {
-        let (inner, name) = self.owned(name);
         let ciphertext = ciphertext.to_vec();
-        detached(async move { inner.import_version(&name, &ciphertext, oaep).await }).await
+        self.change(name, move |inner, name| async move {
+            inner.import_version(&name, &ciphertext, oaep).await
+        })
+        .await
     }
 
     /// The BYOK wrapping key's public half, PEM (`SubjectPublicKeyInfo`, RFC 7468).
@@ -205,12 +205,8 @@ impl Keyring {
 
     /// How many keys and versions of keys there are.
     pub fn size(&self) -> (usize, usize) {
-        let (keys, signing) = (self.inner.keys.load(), self.inner.signing.load());
-        let versions = keys.values().map(|key| key.versions.len()).sum::<usize>();
-        (
-            keys.len() + signing.len(),
-            versions + signing.values().map(|key| key.count()).sum::<usize>(),
-        )
+        let keys = self.inner.keys.load();
+        (keys.len(), keys.values().map(NamedKey::count).sum())
     }
 
     /// A key's settings and versions.
@@ -218,21 +214,18 @@ impl Keyring {
     /// # Errors
     /// [`KeyringError::NotFound`].
     pub fn read(&self, name: &str) -> Result<KeyInfo, KeyringError> {
-        if let Some(key) = self.inner.find_signing(name) {
-            return Ok(key.info());
-        }
-        Ok(self.inner.key(name)?.info())
+        let key = self.inner.find(name).ok_or(KeyringError::NotFound)?;
+        Ok(key.info())
     }
 
     /// Whether a key of that name exists.
     pub fn exists(&self, name: &str) -> bool {
-        self.inner.is_taken(name)
+        self.inner.exists(name)
     }
 
     /// Every key's name, sorted.
     pub fn list(&self) -> Vec<String> {
         let mut names: Vec<_> = self.inner.keys.load().keys().cloned().collect();
-        names.extend(self.inner.signing.load().keys().cloned());
         names.sort_unstable();
         names
     }
@@ -243,8 +236,10 @@ impl Keyring {
     /// [`KeyringError::NotFound`]; [`KeyringError::Refused`] if it was imported without
     /// `allow_rotation`.
     pub async fn rotate(&self, name: &str) -> Result<u32, KeyringError> {
-        let (inner, name) = self.owned(name);
-        detached(async move { inner.rotate_any(&name, None).await }).await
+        self.change(name, |inner, name| async move {
+            inner.rotate(&name, None).await
+        })
+        .await
     }
 
     /// Changes settings, all or none.
@@ -256,14 +251,10 @@ impl Keyring {
         name: &str,
         change: ConfigChange,
     ) -> Result<KeyInfo, KeyringError> {
-        let (inner, name) = self.owned(name);
-        if inner.find_signing(&name).is_some() {
-            let changed = name.clone();
-            detached(async move { inner.configure_signing_key(&changed, &change).await }).await?;
-            return self.read(&name);
-        }
-        let key = detached(async move { inner.configure(&name, change).await }).await?;
-        Ok(key.info())
+        self.change(name, move |inner, name| async move {
+            inner.configure(&name, &change).await
+        })
+        .await
     }
 
     /// Destroys the versions below `min_available_version`.
@@ -271,11 +262,7 @@ impl Keyring {
     /// # Errors
     /// [`KeyringError::Refused`]; [`KeyringError::NotFound`].
     pub async fn trim(&self, name: &str, min_available_version: u32) -> Result<(), KeyringError> {
-        let (inner, name) = self.owned(name);
-        detached(async move {
-            if inner.find_signing(&name).is_some() {
-                return inner.trim_signing_key(&name, min_available_version).await;
-            }
+        self.change(name, move |inner, name| async move {
             inner.trim(&name, min_available_version).await
         })
         .await
@@ -286,14 +273,8 @@ impl Keyring {
     /// # Errors
     /// [`KeyringError::Refused`]; [`KeyringError::NotFound`].
     pub async fn delete(&self, name: &str) -> Result<(), KeyringError> {
-        let (inner, name) = self.owned(name);
-        detached(async move {
-            if inner.find_signing(&name).is_some() {
-                return inner.delete_signing_key(&name).await;
-            }
-            inner.delete(&name).await
-        })
-        .await
+        self.change(name, |inner, name| async move { inner.delete(&name).await })
+            .await
     }
 
     /// Encrypts with each item's version, else the latest.
@@ -491,10 +472,11 @@ impl Keyring {
             if !matches!(verdict, Verdict::Due(_)) || waiting {
                 continue;
             }
-            let (inner, owned) = self.owned(&name);
             // Only if `latest` is still the latest: somebody may have rotated it meanwhile.
-            let outcome =
-                detached(async move { inner.rotate_any(&owned, Some(latest)).await }).await;
+            let rotation = self.change(&name, move |inner, name| async move {
+                inner.rotate(&name, Some(latest)).await
+            });
+            let outcome = rotation.await;
             rotated.push((name, outcome));
         }
         rotated
@@ -504,17 +486,7 @@ impl Keyring {
     pub fn schedule(&self) -> Vec<Scheduled> {
         let now = (self.inner.clock)();
         let keys = self.inner.keys.load_full();
-        let mut scheduled: Vec<_> = keys
-            .values()
-            .map(|key| Scheduled {
-                name: key.name.clone(),
-                latest: key.settings.latest_version,
-                verdict: key.verdict(now),
-                waiting: false,
-            })
-            .collect();
-        let keys = self.inner.signing.load_full();
-        scheduled.extend(keys.values().map(|key| key.scheduled(now)));
+        let mut scheduled: Vec<_> = keys.values().map(|key| key.scheduled(now)).collect();
         scheduled.retain(|key| key.verdict != Verdict::Never);
         scheduled.sort_by(|a, b| a.name.cmp(&b.name));
         scheduled
@@ -522,104 +494,23 @@ impl Keyring {
 
     /// Drops `memory` keys idle for too long. Called by a timer.
     pub fn drop_idle(&self) {
-        for key in self.inner.keys.load().values() {
+        for key in self
+            .inner
+            .keys
+            .load()
+            .values()
+            .filter_map(NamedKey::encryption)
+        {
             for version in key.versions.values() {
                 version.memory.drop_idle(self.inner.options.memory_idle);
             }
         }
     }
-
-    fn owned(&self, name: &str) -> (Arc<Inner>, String) {
-        (Arc::clone(&self.inner), name.to_owned())
-    }
 }
 
 impl Inner {
-    /// Carries out a change that no request asked for: its intent is in the audit log before, its
-    /// outcome after. Without a log, or while the token is away, it is not begun; the latter is
-    /// only counted, however often it is tried.
-    async fn recorded<T>(
-        &self,
-        (operation, name, version): (&str, &str, u32),
-        why: &str,
-        change: impl Future<Output = Result<T, KeyringError>>,
-    ) -> Result<T, KeyringError> {
-        let audit = self.audit.get().ok_or_else(|| {
-            KeyringError::System(
-                "a change that no request asked for is not begun without an audit log".to_owned(),
-            )
-        })?;
-        let mut entry = Entry {
-            operation,
-            key: name,
-            key_version: version,
-            reason: why,
-            ..Entry::default()
-        };
-        let outcome = match self.hsm.state() {
-            HsmState::Ready => {
-                entry.intent = audit.begin(&entry).await?;
-                change.await
-            }
-            HsmState::Reconnecting { reason } | HsmState::Stopped { reason } => {
-                Err(HsmError::Unavailable(reason).into())
-            }
-        };
-        let reason = outcome
-            .as_ref()
-            .err()
-            .map(|e| causes(e))
-            .unwrap_or_default();
-        entry.outcome = if outcome.is_ok() { "ok" } else { "error" };
-        if outcome.is_err() {
-            entry.reason = &reason;
-        }
-        if let Err(error) = audit.record_or_count_now(&entry) {
-            let error = causes(&error);
-            tracing::error!(
-                operation,
-                key = name,
-                error,
-                "a change's outcome is not in the audit log yet"
-            );
-        }
-        outcome
-    }
-
-    async fn rotate_any(&self, name: &str, expected: Option<u32>) -> Result<u32, KeyringError> {
-        if self.find_signing(name).is_some() {
-            return self.rotate_signing_key(name, expected).await;
-        }
-        self.rotate(name, expected).await
-    }
-
-    /// Whether a key of any sort has that name.
-    fn is_taken(&self, name: &str) -> bool {
-        self.find(name).is_some() || self.find_signing(name).is_some()
-    }
-
-    fn find(&self, name: &str) -> Option<Arc<Key>> {
-        self.keys.load().get(name).cloned()
-    }
-
-    fn key(&self, name: &str) -> Result<Arc<Key>, KeyringError> {
-        self.find(name).ok_or_else(|| {
-            self.refuse_signing_key(name)
-                .unwrap_or(KeyringError::NotFound)
-        })
-    }
-
-    /// Puts a key's new state in force; the writer's lock is held.
-    fn publish(&self, key: Arc<Key>) {
-        let mut keys = HashMap::clone(&self.keys.load());
-        keys.insert(key.name.clone(), key);
-        self.keys.store(Arc::new(keys));
-    }
-
-    fn unpublish(&self, name: &str) {
-        let mut keys = HashMap::clone(&self.keys.load());
-        keys.remove(name);
-        self.keys.store(Arc::new(keys));
+    fn exists(&self, name: &str) -> bool {
+        self.keys.load().contains_key(name)
     }
 
     async fn encrypt(self: &Arc<Self>, name: &str, items: Vec<EncryptItem>) -> PerItem<Ciphertext> {
@@ -629,9 +520,9 @@ impl Inner {
         // rotation made.
         let mut plan = self.plan(&key, &items).await?;
         if plan.rotate {
-            let inner = Arc::clone(self);
             let (name, latest) = (name.to_owned(), key.settings.latest_version);
-            detached(async move { inner.rotate(&name, Some(latest)).await }).await?;
+            self.change(move |inner| async move { inner.rotate(&name, Some(latest)).await })
+                .await?;
             key = self.key(&key.name)?;
             plan = self.plan(&key, &items).await?;
         }
@@ -699,7 +590,11 @@ impl Inner {
     }
 
     /// Chooses each item's version and counts its use.
-    async fn plan(&self, key: &Arc<Key>, items: &[EncryptItem]) -> Result<Plan, KeyringError> {
+    async fn plan(
+        self: &Arc<Self>,
+        key: &Arc<Key>,
+        items: &[EncryptItem],
+    ) -> Result<Plan, KeyringError> {
         let mut versions: Vec<_> = items
             .iter()
             .map(|item| Ok(key.encrypting(item.key_version)?))
@@ -746,7 +641,7 @@ impl Inner {
 
     /// Whether `count` more encryptions may be made.
     async fn count(
-        &self,
+        self: &Arc<Self>,
         key: &Key,
         version: &Arc<Version>,
         count: u64,
@@ -760,7 +655,13 @@ impl Inner {
             match version.counter.take(count, nonce_limit, counter_block) {
                 Take::Taken => return Ok(true),
                 Take::Exhausted => return Ok(false),
-                Take::Reserve(total) => self.reserve(&key.name, version, total).await?,
+                Take::Reserve(total) => {
+                    let (name, version) = (key.name.clone(), Arc::clone(version));
+                    self.change(
+                        move |inner| async move { inner.reserve(&name, &version, total).await },
+                    )
+                    .await?;
+                }
             }
         }
     }
@@ -797,16 +698,6 @@ struct Plan {
     versions: Vec<Result<Arc<Version>, KeyringError>>,
     /// The latest version is exhausted, is asked for, and may be rotated.
     rotate: bool,
-}
-
-/// Runs a change to its end even if the request that asked for it is gone: one that stopped in the
-/// middle would leave memory behind the store.
-async fn detached<T: Send + 'static>(
-    change: impl Future<Output = Result<T, KeyringError>> + Send + 'static,
-) -> Result<T, KeyringError> {
-    tokio::spawn(change)
-        .await
-        .map_err(|error| KeyringError::System(format!("a change was cut off: {error}")))?
 }
 
 fn in_order<T>(mut results: Answers<T>) -> Vec<Result<T, KeyringError>> {

@@ -4,13 +4,13 @@
 //! work leaves each version under one master key or the other, both of which are on the token. What
 //! is moved already is left alone: the work is simply begun again.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use strongroom_hsm::{Hsm, MasterGeneration, MasterKind, WrappedKey};
 use tokio::sync::MutexGuard;
 
-use super::key::{Key, Wrapped};
+use super::key::Wrapped;
+use super::named::{Keys, NamedKey};
 use super::{Inner, Keyring, KeyringError};
 
 /// Where the keys stand against the master key in force.
@@ -57,7 +57,13 @@ impl Keyring {
     pub fn standing(&self) -> Standing {
         let masters = Masters::of(&self.inner.hsm.generations());
         let mut standing = Standing::default();
-        for key in self.inner.keys.load().values() {
+        for key in self
+            .inner
+            .keys
+            .load()
+            .values()
+            .filter_map(NamedKey::encryption)
+        {
             for version in key.versions.values() {
                 standing.versions += 1;
                 let wrapped = version.wrapped.load();
@@ -78,7 +84,13 @@ impl Keyring {
     pub fn to_move(&self) -> Vec<(String, u32)> {
         let masters = Masters::of(&self.inner.hsm.generations());
         let mut left = Vec::new();
-        for key in self.inner.keys.load().values() {
+        for key in self
+            .inner
+            .keys
+            .load()
+            .values()
+            .filter_map(NamedKey::encryption)
+        {
             for version in key.versions.values() {
                 let wrapped = version.wrapped.load();
                 let both = [&wrapped.kek, &wrapped.mac];
@@ -99,19 +111,19 @@ impl Keyring {
     /// [`KeyringError::Hsm`], with [`strongroom_hsm::HsmError::NotMovable`] for a version that
     /// can't be; [`KeyringError::Store`].
     pub async fn move_version(&self, name: &str, version: u32) -> Result<Moved, KeyringError> {
-        let (inner, name) = self.owned(name);
-        super::detached(async move { inner.move_version(&name, version).await }).await
+        self.change(name, move |inner, name| async move {
+            inner.move_version(&name, version).await
+        })
+        .await
     }
 }
 
 impl Inner {
     async fn move_version(&self, name: &str, number: u32) -> Result<Moved, KeyringError> {
         // Nobody trims or deletes the version meanwhile: that must not bring its record back.
-        let _turn = self.writer.lock().await;
-        let Some(version) = self
-            .find(name)
-            .and_then(|key| key.versions.get(&number).cloned())
-        else {
+        let key = self.find(name);
+        let key = key.as_ref().and_then(NamedKey::encryption);
+        let Some(version) = key.and_then(|key| key.versions.get(&number)) else {
             return Ok(Moved::Before);
         };
         let kek = self.hsm.rewrap(version.kek()).await?;
@@ -133,9 +145,9 @@ impl Inner {
 
 /// Refuses a store whose keys no master key of the token unwraps: better at the start than at the
 /// first request that needs them.
-pub(super) fn check(hsm: &Hsm, keys: &HashMap<String, Arc<Key>>) -> Result<(), KeyringError> {
+pub(super) fn check(hsm: &Hsm, keys: &Keys) -> Result<(), KeyringError> {
     let masters = Masters::of(&hsm.generations());
-    let mut sorted: Vec<_> = keys.values().collect();
+    let mut sorted: Vec<_> = keys.values().filter_map(NamedKey::encryption).collect();
     sorted.sort_by(|a, b| a.name.cmp(&b.name));
     for key in sorted {
         for version in key.versions.values() {

@@ -7,6 +7,7 @@
     clippy::too_many_lines
 )]
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Instant;
 
-use strongroom_hsm::{HsmConfig, PinSource, SigningKind, TokenSelector};
+use strongroom_hsm::{HsmConfig, HsmState, PinSource, SigningKind, TokenSelector};
 use strongroom_softhsm::Throwaway;
 
 use super::tests::{Site, seal};

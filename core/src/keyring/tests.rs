@@ -1,7 +1,7 @@
 //! Tests of the keyring on a real token.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use tokio::sync::MutexGuard;
 

@@ -9,7 +9,8 @@ use strongroom_hsm::{HsmError, HsmState};
 
 use super::record::read_settings;
 use crate::keyring::key::id;
-use crate::keyring::{Inner, Keyring, KeyringError, detached};
+use crate::keyring::named::NamedKey;
+use crate::keyring::{Inner, Keyring, KeyringError};
 use crate::lifecycle::{Due, Event, Lifecycle, State, Versions};
 use crate::store::RecordKind;
 
@@ -139,7 +140,7 @@ impl Keyring {
         for name in names {
             let due = inner.keeper.with(|machines| machines.get(&name)?.due());
             let Some(due) = due else { continue };
-            match inner.clone().carry_out(&name, due).await {
+            match inner.carry_out(&name, due).await {
                 Ok(event) => transitions.extend(inner.tell(&name, event, "")),
                 Err(error) => {
                     transitions.extend(inner.tell(&name, Event::Lost, &error.to_string()));
@@ -147,8 +148,8 @@ impl Keyring {
             }
         }
         if matches!(event, Event::Confirmed) {
-            let inner = Arc::clone(inner);
-            match detached(async move { inner.sweep_in_turn().await }).await {
+            let swept = inner.change(|inner| async move { inner.sweep().await });
+            match swept.await {
                 Ok(0) => {}
                 Ok(swept) => tracing::info!(
                     swept,
@@ -189,11 +190,12 @@ impl Inner {
     /// Machines for the published keys that there are, and for no others; what was done to a key by
     /// request is told to its machine.
     fn meet(&self) {
-        let (keys, now) = (self.signing.load(), self.keeper.now());
+        let (keys, now) = (self.keys.load(), self.keeper.now());
+        let signing = |name: &String| keys.get(name).and_then(NamedKey::signing);
         self.keeper.with(|machines| {
-            machines.retain(|name, _| keys.contains_key(name));
+            machines.retain(|name, _| signing(name).is_some());
             for name in &self.options.jwt.keys {
-                let Some(key) = keys.get(name) else { continue };
+                let Some(key) = signing(name) else { continue };
                 let versions = key.versions();
                 let machine = machines
                     .entry(name.clone())
@@ -273,17 +275,17 @@ impl Inner {
         Ok(Some(()))
     }
 
-    async fn carry_out(self: Arc<Self>, name: &str, due: Due) -> Result<Event, KeyringError> {
+    async fn carry_out(self: &Arc<Self>, name: &str, due: Due) -> Result<Event, KeyringError> {
         let name = name.to_owned();
-        detached(async move {
+        self.change(move |inner| async move {
             match due {
                 Due::Activate(version) => {
-                    self.activate(&name, version).await?;
+                    inner.activate(&name, version).await?;
                     tracing::info!(key = name, version, "a new version signs");
                     Ok(Event::Activated(version))
                 }
                 Due::Retire(version) => {
-                    self.retire(&name, version).await?;
+                    inner.retire(&name, version).await?;
                     tracing::info!(
                         key = name,
                         version,

@@ -10,22 +10,36 @@
 //! Whatever stops it in between, what is debris is destroyed at the next start, or as soon as the
 //! token is there; what is a version is on the token.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use strongroom_hsm::{HsmError, SigningKind};
 use zeroize::Zeroizing;
 
 use super::record::{Settings, debris, debris_id, put_debris};
-use super::{Marshaling, NamedKey, RsaScheme, SaltLength, SignOptions, Version};
-use crate::keyring::key::{self, check_name, id};
-use crate::keyring::manage::{check_auto_rotate, check_trim, configured, next_version};
+use super::{Marshaling, RsaScheme, SaltLength, SignOptions, SignatureKey, Version};
+use crate::keyring::key::id;
+use crate::keyring::named::{Leftovers, NamedKey, Removal};
+use crate::keyring::rules::Rules;
 use crate::keyring::schedule::{self, Verdict};
 use crate::keyring::{
-    ConfigChange, CreateOptions, Inner, Kdf, KeyType, KeyringError, Refusal, Residency, Scheduled,
+    ConfigChange, CreateOptions, Inner, KeyType, KeyringError, Refusal, Residency, Scheduled,
 };
-use crate::seldom::seldom;
 use crate::store::{Change, RecordKind};
+
+/// Whether a key of that kind can be made with these options.
+pub(in crate::keyring) fn check_options(
+    kind: SigningKind,
+    options: &CreateOptions,
+) -> Result<(), Refusal> {
+    if options.derived || options.convergent {
+        Err(Refusal::NoDerivation(kind))
+    } else if options.residency == Some(Residency::Memory) {
+        Err(Refusal::SigningInMemory)
+    } else {
+        Ok(())
+    }
+}
 
 impl Inner {
     pub(in crate::keyring) async fn create_signing_key(
@@ -33,158 +47,41 @@ impl Inner {
         name: &str,
         kind: SigningKind,
         options: &CreateOptions,
-    ) -> Result<bool, KeyringError> {
-        check_name(name)?;
-        check_auto_rotate(options.auto_rotate_period)?;
-        if options.derived || options.convergent {
-            return Err(Refusal::NoDerivation(kind).into());
-        }
-        if options.residency == Some(Residency::Memory) {
-            return Err(Refusal::SigningInMemory.into());
-        }
-        let _turn = self.writer.lock().await;
-        if self.is_taken(name) {
-            return Ok(false);
-        }
-        let empty = NamedKey {
+    ) -> Result<(), KeyringError> {
+        let empty = SignatureKey {
             name: name.to_owned(),
             settings: Settings::new(kind, options.auto_rotate_period.as_secs()),
             versions: BTreeMap::new(),
         };
         self.append_signing(&empty).await?;
-        Ok(true)
-    }
-
-    /// `expected`: rotate only if this is still the latest version.
-    pub(in crate::keyring) async fn rotate_signing_key(
-        &self,
-        name: &str,
-        expected: Option<u32>,
-    ) -> Result<u32, KeyringError> {
-        let _turn = self.writer.lock().await;
-        let key = self.find_signing(name).ok_or(KeyringError::NotFound)?;
-        let latest = key.settings.latest_version;
-        if expected.is_some_and(|expected| expected != latest) {
-            return Ok(latest);
-        }
-        let change = self.append_signing(&key);
-        // What a request asked for, it records itself.
-        if expected.is_none() {
-            return change.await;
-        }
-        let next = latest.saturating_add(1);
-        self.recorded(("auto-rotate", name, next), "", change).await
-    }
-
-    pub(in crate::keyring) async fn configure_signing_key(
-        &self,
-        name: &str,
-        change: &ConfigChange,
-    ) -> Result<(), KeyringError> {
-        let _turn = self.writer.lock().await;
-        let key = self.find_signing(name).ok_or(KeyringError::NotFound)?;
-        let signing = key.settings.signing_version;
-        let least = change
-            .min_decryption_version
-            .max(change.min_encryption_version);
-        if let Some(least) =
-            least.filter(|least| *least > signing && *least <= key.settings.latest_version)
-        {
-            return Err(Refusal::MinAboveSigning {
-                asked: least,
-                signing,
-            }
-            .into());
-        }
-        let new = configured(&key.vault_settings(), change)?;
-        let mut changed = NamedKey::clone(&key);
-        changed.settings.min_decryption_version = new.min_decryption_version;
-        changed.settings.min_encryption_version = new.min_encryption_version;
-        changed.settings.deletion_allowed = new.deletion_allowed;
-        changed.settings.auto_rotate_period = new.auto_rotate_period;
-        if changed.settings == key.settings {
-            return Ok(());
-        }
-        self.put_signing(changed, Vec::new()).await
-    }
-
-    pub(in crate::keyring) async fn trim_signing_key(
-        &self,
-        name: &str,
-        min: u32,
-    ) -> Result<(), KeyringError> {
-        let _turn = self.writer.lock().await;
-        let key = self.find_signing(name).ok_or(KeyringError::NotFound)?;
-        check_trim(&key.vault_settings(), min)?;
-        let published = key.settings.published_version;
-        if min > published {
-            return Err(Refusal::TrimPublished(published).into());
-        }
-        let mut changed = NamedKey::clone(&key);
-        changed.settings.min_available_version = min;
-        let kept = changed.versions.split_off(&min);
-        let gone = std::mem::replace(&mut changed.versions, kept);
-        let changes = gone
-            .values()
-            .flat_map(|version| version.delete(name))
-            .collect();
-        self.put_signing(changed, changes).await?;
-        self.sweep_quietly().await;
-        Ok(())
-    }
-
-    pub(in crate::keyring) async fn delete_signing_key(
-        &self,
-        name: &str,
-    ) -> Result<(), KeyringError> {
-        let _turn = self.writer.lock().await;
-        let key = self.find_signing(name).ok_or(KeyringError::NotFound)?;
-        if !key.settings.deletion_allowed {
-            return Err(Refusal::DeletionNotAllowed(name.to_owned()).into());
-        }
-        let mut changes = vec![Change::Delete(id(RecordKind::SigningKey, name, 0))];
-        changes.extend(
-            key.versions
-                .values()
-                .flat_map(|version| version.delete(name)),
-        );
-        self.commit(changes, || {
-            let mut keys = HashMap::clone(&self.signing.load());
-            keys.remove(name);
-            self.signing.store(Arc::new(keys));
-        })
-        .await?;
-        self.sweep_quietly().await;
         Ok(())
     }
 
     /// From now on this version signs.
     pub(super) async fn activate(&self, name: &str, version: u32) -> Result<(), KeyringError> {
-        let _turn = self.writer.lock().await;
         let key = self.find_signing(name).ok_or(KeyringError::NotFound)?;
-        let mut changed = NamedKey::clone(&key);
+        let mut changed = SignatureKey::clone(&key);
         if !(changed.settings.signing_version..=changed.settings.latest_version).contains(&version)
         {
             return Err(Refusal::NoSuchVersion.into());
         }
         changed.settings.signing_version = version;
-        let change = self.put_signing(changed, Vec::new());
+        let change = self.put(NamedKey::Signing(Arc::new(changed)), Vec::new());
         self.recorded(("key-sign", name, version), "it signs from now on", change)
             .await
     }
 
     /// From now on the versions below are not in the set of public keys.
     pub(super) async fn retire(&self, name: &str, version: u32) -> Result<(), KeyringError> {
-        let _turn = self.writer.lock().await;
         let key = self.find_signing(name).ok_or(KeyringError::NotFound)?;
-        let mut changed = NamedKey::clone(&key);
+        let mut changed = SignatureKey::clone(&key);
         if !(changed.settings.published_version..=changed.settings.signing_version)
             .contains(&version)
         {
             return Err(Refusal::NoSuchVersion.into());
         }
         changed.settings.published_version = version;
-        let change = self.put_signing(changed, Vec::new());
+        let change = self.put(NamedKey::Signing(Arc::new(changed)), Vec::new());
         let why = "the versions below it are not published any more";
         self.recorded(("key-retire", name, version), why, change)
             .await
@@ -209,22 +106,6 @@ impl Inner {
         Ok(swept)
     }
 
-    /// The same under the writer's lock, for the timer.
-    pub(super) async fn sweep_in_turn(&self) -> Result<usize, KeyringError> {
-        let _turn = self.writer.lock().await;
-        self.sweep().await
-    }
-
-    async fn sweep_quietly(&self) {
-        if let Err(error) = self.sweep().await {
-            seldom!(1, warn, %error, "private keys that were destroyed in the store are destroyed on the token as soon as it answers");
-        }
-    }
-
-    pub(in crate::keyring) fn find_signing(&self, name: &str) -> Option<Arc<NamedKey>> {
-        self.signing.load().get(name).cloned()
-    }
-
     /// Whether verifiers get the key's public halves from the published set.
     pub(super) fn is_published(&self, name: &str) -> bool {
         self.options.jwt.keys.iter().any(|key| key == name)
@@ -233,13 +114,12 @@ impl Inner {
     /// One version more. A key that is not in the published set signs with it at once, as Vault
     /// does; so does one whose private key was lost with its token, since nothing else can sign
     /// for it.
-    async fn append_signing(&self, key: &NamedKey) -> Result<u32, KeyringError> {
-        let number = key
-            .settings
-            .latest_version
-            .checked_add(1)
-            .map_or_else(|| next_version(&key.vault_settings()), Ok)?;
-        let version = self.generate_signing(key.settings.kind(), number).await?;
+    pub(in crate::keyring) async fn append_signing(
+        &self,
+        key: &SignatureKey,
+    ) -> Result<u32, KeyringError> {
+        let number = key.rules().next_version()?;
+        let version = self.generate_signing(key.kind(), number).await?;
         let mut changed = key.clone();
         changed.settings.latest_version = number;
         if number == 1 || !self.is_published(&key.name) {
@@ -253,12 +133,13 @@ impl Inner {
             Change::Delete(debris(&version.key.id)),
         ];
         changed.versions.insert(number, Arc::new(version));
-        self.put_signing(changed, changes).await?;
+        self.put(NamedKey::Signing(Arc::new(changed)), changes)
+            .await?;
         Ok(number)
     }
 
     /// Whether the token lacks the private key of the version that signs.
-    async fn cannot_sign(&self, key: &NamedKey) -> Result<bool, KeyringError> {
+    async fn cannot_sign(&self, key: &SignatureKey) -> Result<bool, KeyringError> {
         let on_token = self.hsm.signing_keys().await?;
         let signs = key.versions.get(&key.settings.signing_version);
         Ok(signs.is_none_or(|version| !on_token.contains(&version.key.id)))
@@ -311,39 +192,73 @@ impl Inner {
             Err(wrong())
         }
     }
-
-    async fn put_signing(
-        &self,
-        key: NamedKey,
-        mut changes: Vec<Change>,
-    ) -> Result<(), KeyringError> {
-        changes.push(key.put()?);
-        self.commit(changes, || {
-            let mut keys = HashMap::clone(&self.signing.load());
-            keys.insert(key.name.clone(), Arc::new(key));
-            self.signing.store(Arc::new(keys));
-        })
-        .await
-    }
 }
 
-impl NamedKey {
-    /// The settings that Vault's rules look at.
-    pub(super) fn vault_settings(&self) -> key::Settings {
+impl SignatureKey {
+    pub(in crate::keyring) fn rules(&self) -> Rules {
         let settings = &self.settings;
-        key::Settings {
-            residency: Residency::Hsm,
-            derived: false,
-            convergent: false,
-            kdf: Kdf::default(),
-            imported: false,
-            allow_rotation: false,
+        Rules {
+            may_rotate: true,
             deletion_allowed: settings.deletion_allowed,
             auto_rotate_period: settings.auto_rotate_period,
             min_available_version: settings.min_available_version,
             min_decryption_version: settings.min_decryption_version,
             min_encryption_version: settings.min_encryption_version,
             latest_version: settings.latest_version,
+        }
+    }
+
+    /// The key with other rules.
+    pub(in crate::keyring) fn with(&self, rules: Rules) -> Self {
+        let mut changed = self.clone();
+        let settings = &mut changed.settings;
+        settings.deletion_allowed = rules.deletion_allowed;
+        settings.auto_rotate_period = rules.auto_rotate_period;
+        settings.min_available_version = rules.min_available_version;
+        settings.min_decryption_version = rules.min_decryption_version;
+        settings.min_encryption_version = rules.min_encryption_version;
+        settings.latest_version = rules.latest_version;
+        changed
+    }
+
+    /// The version that signs must stay one that may.
+    pub(in crate::keyring) fn check_minimum(&self, change: &ConfigChange) -> Result<(), Refusal> {
+        let signing = self.settings.signing_version;
+        let least = change
+            .min_decryption_version
+            .max(change.min_encryption_version);
+        match least {
+            Some(asked) if asked > signing && asked <= self.settings.latest_version => {
+                Err(Refusal::MinAboveSigning { asked, signing })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The key with these rules, without the versions that they say are destroyed.
+    pub(in crate::keyring) fn trimmed(&self, rules: Rules) -> Result<(Self, Removal), Refusal> {
+        let published = self.settings.published_version;
+        if rules.min_available_version > published {
+            return Err(Refusal::TrimPublished(published));
+        }
+        let mut trimmed = self.with(rules);
+        let kept = trimmed.versions.split_off(&rules.min_available_version);
+        let gone = std::mem::replace(&mut trimmed.versions, kept);
+        Ok((trimmed, self.removal(&gone)))
+    }
+
+    /// What destroying every version takes.
+    pub(in crate::keyring) fn removal_of_all(&self) -> Removal {
+        self.removal(&self.versions)
+    }
+
+    fn removal(&self, versions: &BTreeMap<u32, Arc<Version>>) -> Removal {
+        Removal {
+            changes: versions
+                .values()
+                .flat_map(|version| version.delete(&self.name))
+                .collect(),
+            leftovers: Leftovers::PrivateKeys,
         }
     }
 

@@ -13,6 +13,7 @@ mod tests;
 
 pub(super) use keeper::Keeper;
 pub use keeper::{KeyHealth, Transition};
+pub(super) use make::check_options;
 pub use public::Jwk;
 pub(super) use record::load;
 
@@ -23,6 +24,7 @@ use std::time::Duration;
 use strongroom_hsm::{Digest, Hsm, HsmError, SignItem, Signature, SigningKey, SigningKind};
 use zeroize::Zeroizing;
 
+use super::named::NamedKey;
 use super::types::PublicInfo;
 use super::{
     Algorithm, KeyInfo, KeyType, Keyring, KeyringError, PerItem, Purpose, Refusal, VersionInfo,
@@ -110,8 +112,8 @@ pub struct JwtSigner {
 
 /// A named signing key at one moment; a change makes a new one that shares the versions.
 #[derive(Clone)]
-pub(super) struct NamedKey {
-    name: String,
+pub(super) struct SignatureKey {
+    pub(super) name: String,
     settings: Settings,
     versions: BTreeMap<u32, Arc<Version>>,
 }
@@ -207,8 +209,8 @@ impl Keyring {
     /// about to, or has signed a token that may still be valid. Keys that are not there are
     /// left out.
     pub fn jwks(&self, names: &[String]) -> Vec<Jwk> {
-        let keys = self.inner.signing.load();
-        let keys = names.iter().filter_map(|name| keys.get(name));
+        let keys = self.inner.keys.load();
+        let keys = names.iter().filter_map(|name| keys.get(name)?.signing());
         let published = keys.flat_map(|key| {
             let first = key
                 .settings
@@ -222,29 +224,24 @@ impl Keyring {
 
 impl super::Inner {
     /// A signing key, asked for that purpose.
-    fn signing_key(&self, name: &str, purpose: Purpose) -> Result<Arc<NamedKey>, KeyringError> {
-        if let Some(key) = self.signing.load().get(name) {
-            return Ok(Arc::clone(key));
-        }
-        if self.find(name).is_some() {
-            return Err(Refusal::WrongType {
+    fn signing_key(&self, name: &str, purpose: Purpose) -> Result<Arc<SignatureKey>, KeyringError> {
+        match self.keys.load().get(name) {
+            Some(NamedKey::Signing(key)) => Ok(Arc::clone(key)),
+            Some(NamedKey::Encryption(_)) => Err(Refusal::WrongType {
                 key_type: KeyType::Aes256Gcm96,
                 purpose,
             }
-            .into());
+            .into()),
+            None => Err(KeyringError::NotFound),
         }
-        Err(KeyringError::NotFound)
-    }
-
-    /// The refusal of an operation that a key of that name does not do, if it is a signing key.
-    pub(super) fn refuse_signing_key(&self, name: &str) -> Option<KeyringError> {
-        let keys = self.signing.load();
-        let key = keys.get(name)?;
-        Some(Refusal::OnlySigns(key.settings.kind()).into())
     }
 }
 
-impl NamedKey {
+impl SignatureKey {
+    pub(super) fn kind(&self) -> SigningKind {
+        self.settings.kind()
+    }
+
     /// How many versions it has.
     pub(super) fn count(&self) -> usize {
         self.versions.len()

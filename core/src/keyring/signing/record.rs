@@ -1,7 +1,7 @@
 //! What the store holds of signing keys: settings, versions, and the ids of private keys that are
 //! to be destroyed.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -11,7 +11,7 @@ use strongroom_hsm::{SigningKey, SigningKind};
 use zeroize::Zeroizing;
 
 use super::public::PublicKey;
-use super::{NamedKey, Version};
+use super::{SignatureKey, Version};
 use crate::keyring::KeyringError;
 use crate::keyring::key::{id, inconsistent, json, read_json, unreadable};
 use crate::keyring::load::{Records, numbers};
@@ -83,13 +83,15 @@ struct VersionRecord {
     spki: String,
 }
 
-impl NamedKey {
+impl SignatureKey {
+    /// Where the settings are in the store.
+    pub(in crate::keyring) fn place(&self) -> RecordId {
+        id(RecordKind::SigningKey, &self.name, 0)
+    }
+
     /// The change that writes the settings.
-    pub(super) fn put(&self) -> Result<Change, KeyringError> {
-        Ok(Change::Put(
-            id(RecordKind::SigningKey, &self.name, 0),
-            json(&self.settings)?,
-        ))
+    pub(in crate::keyring) fn put(&self) -> Result<Change, KeyringError> {
+        Ok(Change::Put(self.place(), json(&self.settings)?))
     }
 }
 
@@ -152,11 +154,9 @@ fn problem(settings: &Settings) -> Option<String> {
     })
 }
 
-/// Every signing key of the store.
-pub(in crate::keyring) fn load(
-    records: &mut Records,
-) -> Result<HashMap<String, Arc<NamedKey>>, KeyringError> {
-    let mut keys = HashMap::new();
+/// Every signing key of the store, by name.
+pub(in crate::keyring) fn load(records: &mut Records) -> Result<Vec<SignatureKey>, KeyringError> {
+    let mut keys = Vec::new();
     let mut ids = HashSet::new();
     for name in records.names(RecordKind::SigningKey) {
         let place = id(RecordKind::SigningKey, &name, 0);
@@ -164,12 +164,12 @@ pub(in crate::keyring) fn load(
         if let Some(problem) = problem(&settings) {
             return Err(inconsistent(&place, problem));
         }
-        let mut key = NamedKey {
+        let mut key = SignatureKey {
             name: name.clone(),
             settings,
             versions: BTreeMap::new(),
         };
-        for number in numbers(&place, &key.vault_settings())? {
+        for number in numbers(&place, &key.rules())? {
             let place = id(RecordKind::SigningVersion, &name, number);
             let record = records.take(&place)?;
             let version = Version::read(&name, number, key.settings.kind(), &record)?;
@@ -178,7 +178,7 @@ pub(in crate::keyring) fn load(
             }
             key.versions.insert(number, Arc::new(version));
         }
-        keys.insert(name, Arc::new(key));
+        keys.push(key);
     }
     for name in records.names(RecordKind::SigningDebris) {
         let place = id(RecordKind::SigningDebris, &name, 0);
