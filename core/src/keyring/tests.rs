@@ -4,6 +4,7 @@
 use std::collections::{HashMap, HashSet};
 
 use tokio::sync::MutexGuard;
+use zeroize::Zeroizing;
 
 use super::*;
 use crate::audit::AuditOptions;

@@ -360,7 +360,7 @@ async fn make_signatures(
             (index, made)
         }));
     }
-    Ok(super::in_order(results))
+    Ok(super::encrypt::in_order(results))
 }
 
 /// What the token is to sign.

@@ -9,7 +9,6 @@ use strongroom_core::seldom::seldom;
 use strongroom_core::store::StoreError;
 use strongroom_hsm::HsmError;
 
-
 use super::words;
 pub(in crate::api) use crate::api::pipeline::error::ApiError;
 
