@@ -60,7 +60,7 @@ pub(super) struct Acceptor {
 
 impl Acceptor {
     pub(super) fn new(app: Arc<App>, listener: TcpListener, endpoint: Arc<Endpoint>) -> Self {
-        let slots = Arc::new(Semaphore::new(endpoint.limits.max_connections));
+        let slots = Arc::new(Semaphore::new(endpoint.limits.connections));
         Self {
             app,
             endpoint,

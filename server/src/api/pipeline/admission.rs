@@ -87,7 +87,7 @@ pub(super) struct InFlightPermit(Arc<Client>);
 impl InFlightPermit {
     /// `None`: all are taken.
     pub(super) fn take(client: &Arc<Client>) -> Option<Self> {
-        let most = client.endpoint.limits.max_requests;
+        let most = client.endpoint.limits.requests;
         // Counted before it is known whether there is room, and given back if there is none.
         let permit = Self(Arc::clone(client));
         let before = client

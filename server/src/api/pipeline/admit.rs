@@ -63,7 +63,7 @@ pub(super) fn admit(
 pub(super) fn still_good(app: &App, peer: &Peer) -> Result<(), Refusal> {
     app.tls
         .still_valid(peer)
-        .map_err(|why| Refusal::Certificate(why.to_string()))
+        .map_err(|why| Refusal::Certificate(why.clone()))
 }
 
 /// What a browser says, and the dialect's own headers. In one pass: a request has few headers, and

@@ -119,21 +119,21 @@ pub struct Endpoint {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     /// Connections.
-    pub(crate) max_connections: usize,
+    pub(crate) connections: usize,
     /// Requests in flight, those of other listeners counted in: with a lower number a listener
     /// leaves room to the others.
-    pub(crate) max_requests: usize,
+    pub(crate) requests: usize,
     /// Bytes of one body.
-    pub(crate) max_body: usize,
+    pub(crate) body: usize,
 }
 
 impl Limits {
     /// As configured for `listen`.
     pub(crate) fn configured(config: &Config) -> Self {
         Self {
-            max_connections: config.max_connections,
-            max_requests: config.max_requests,
-            max_body: config.max_body,
+            connections: config.max_connections,
+            requests: config.max_requests,
+            body: config.max_body,
         }
     }
 }

@@ -121,7 +121,7 @@ where
     let mut guard = AuditGuard::begin(client, dialect, id, route, key, begun);
     let admitted = admit::admit(dialect, &head, captures.name, &mut guard);
     let token = guard.refuse_on_error(admitted).await?;
-    let limit = route.limit.bytes(client.endpoint.limits.max_body);
+    let limit = route.limit.bytes(client.endpoint.limits.body);
     let read = body::read_body(body, limit).await.map_err(refuse);
     let body = guard.refuse_on_error(read).await?;
     let source = Source::of(&head);

@@ -83,6 +83,7 @@ pub(super) fn of_item(error: &KeyringError) -> Cow<'static, str> {
     }
 }
 
+#[allow(clippy::too_many_lines, reason = "a table of sentences")]
 fn of_refusal(refusal: &Refusal) -> Cow<'static, str> {
     match refusal {
         // Making and importing keys.
