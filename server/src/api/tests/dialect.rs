@@ -122,6 +122,7 @@ impl Dialect for Toy {
 }
 
 static BOTH: [&dyn Dialect; 2] = [&VAULT, &TOY];
+static TWICE: [&dyn Dialect; 2] = [&TOY, &TOY];
 static ALONE: [&dyn Dialect; 1] = [&TOY];
 
 /// Both on one endpoint, Vault's dialect for the rest.
@@ -154,6 +155,7 @@ fn send(
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "one story")]
 fn another_dialect_goes_the_whole_way() {
     let a = Appliance::new();
     let ask = |who, path: &str, headers: &[(&str, &str)], body: &str| {
@@ -369,7 +371,6 @@ fn no_mount_hides_another_dialects_paths() {
                 .all(|why| why.contains(mount.trim_matches('/')))
         );
     }
-    static TWICE: [&dyn Dialect; 2] = [&TOY, &TOY];
     let twice = Endpoint::new(&TWICE, &TOY, Limits::configured(&config));
     assert_eq!(twice.contradictions(&config).len(), 1);
 }
@@ -380,8 +381,8 @@ fn a_listener_has_its_own_dialects_and_limits() {
     a.key("app-small", &Value::Null);
     let alone = |max_body, max_requests| {
         let limits = Limits {
-            max_body,
-            max_requests,
+            body: max_body,
+            requests: max_requests,
             ..Limits::configured(&a.app.config)
         };
         Endpoint::new(&ALONE, &TOY, limits)
