@@ -2,7 +2,7 @@
 
 //!
 //! `dialect` is what the pipeline asks; `routes` the table; `call` what a handler is given; `body`
-//! reads parameters, `envelope` writes answers, `error` has Vault's words.
+//! reads parameters, `request` makes types of them, `envelope` writes answers, `error` has Vault's words.
 
 mod auth;
 pub(super) mod body;
@@ -13,6 +13,7 @@ pub(super) mod envelope;
 pub(super) mod error;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzz;
+mod request;
 mod rotation;
 pub(super) mod routes;
 mod sys;

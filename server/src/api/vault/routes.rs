@@ -58,13 +58,16 @@ fn strict(route: &Route) -> bool {
 /// `route!(Verb "path" label, Some(Operation) …)` keeps each row on few lines.
 macro_rules! route {
     ($verb:ident $path:literal, $label:literal, $operation:expr, $limit:ident, $audited:literal, $mutates:literal, [$($param:expr),*], $handler:path) => {
+        route!($verb $path, $label, $operation, $limit, $audited, $mutates, &[$($param),*], $handler)
+    };
+    ($verb:ident $path:literal, $label:literal, $operation:expr, $limit:ident, $audited:literal, $mutates:literal, $params:expr, $handler:path) => {
         $crate::api::pipeline::route::Route {
             verb: $crate::api::pipeline::route::Verb::$verb,
             path: $path,
             parts: $crate::api::pipeline::route::parts($path),
             operation: $operation,
             label: $label,
-            params: &[$($param),*],
+            params: $params,
             limit: $crate::api::pipeline::route::Limit::$limit,
             audited: $audited,
             mutates: $mutates,
@@ -101,11 +104,11 @@ pub(in crate::api) static TRANSIT: &[Route] = &[
     route!(Update "keys/{name}/import",           "import",            Some(O::Import),            Small, true,  true,  ["ciphertext", "hash_function", "type", "derived", "allow_rotation", "exportable", "allow_plaintext_backup", "auto_rotate_period", "context", "public_key", "residency"], import::import),
     route!(Update "keys/{name}/import_version",   "import",            Some(O::Import),            Small, true,  true,  ["ciphertext", "hash_function", "public_key", "version"], import::import_version),
     route!(Read   "wrapping_key",                 "wrapping-key",      Some(O::WrappingKey),       Small, true,  false, [], import::wrapping_key),
-    route!(Update "random",                       "random",            Some(O::Random),            Small, true,  false, ["bytes", "format", "source"], random::random),
-    route!(Update "random/{urlbytes}",            "random",            Some(O::Random),            Small, true,  false, ["bytes", "format", "source"], random::random),
-    route!(Update "random/{source}/{urlbytes}",   "random",            Some(O::Random),            Small, true,  false, ["bytes", "format"], random::random),
-    route!(Update "hash",                         "hash",              Some(O::Hash),              Data,  true,  false, ["input", "algorithm", "format"], random::hash),
-    route!(Update "hash/{urlalgorithm}",          "hash",              Some(O::Hash),              Data,  true,  false, ["input", "algorithm", "format"], random::hash),
+    route!(Update "random",                       "random",            Some(O::Random),            Small, true,  false, random::Random::PARAMS, random::random),
+    route!(Update "random/{urlbytes}",            "random",            Some(O::Random),            Small, true,  false, random::Random::PARAMS, random::random),
+    route!(Update "random/{source}/{urlbytes}",   "random",            Some(O::Random),            Small, true,  false, random::RandomFrom::PARAMS, random::random_from),
+    route!(Update "hash",                         "hash",              Some(O::Hash),              Data,  true,  false, random::Hash::PARAMS, random::hash),
+    route!(Update "hash/{urlalgorithm}",          "hash",              Some(O::Hash),              Data,  true,  false, random::Hash::PARAMS, random::hash),
     route!(Update "hmac/{name}",                  "hmac",              Some(O::Hmac),              Data,  true,  false, ["input", "algorithm", "key_version", BATCH], mac::hmac),
     route!(Update "hmac/{name}/{urlalgorithm}",   "hmac",              Some(O::Hmac),              Data,  true,  false, ["input", "algorithm", "key_version", BATCH], mac::hmac),
     route!(Update "verify/{name}",                "verify",            Some(O::Verify),            Data,  true,  false, ["input", "hmac", "signature", "algorithm", "hash_algorithm", "signature_algorithm", "marshaling_algorithm", "prehashed", "salt_length", "context", BATCH], verify::verify),

@@ -7,14 +7,23 @@ use strongroom_core::keyring::Algorithm;
 
 /// From the path, else the body, else SHA-256.
 pub(super) fn algorithm(call: &mut Call<'_>) -> Result<Algorithm, ApiError> {
-    let [from_path, _] = call.captures;
     let from_body = call.params.text("algorithm")?;
-    let algorithm = named_algorithm(from_path.or(from_body.as_deref()).unwrap_or_default())?;
-    let differs = from_body.is_some_and(|name| from_path.is_some_and(|path| path != name));
+    let (algorithm, differs) = of_path_or_body(call.captures, from_body.as_deref())?;
     if differs {
         call.params.replaced_by_path("algorithm");
     }
     Ok(algorithm)
+}
+
+/// And whether the body says another one than the path, which counts.
+pub(super) fn of_path_or_body(
+    captures: [Option<&str>; 2],
+    body: Option<&str>,
+) -> Result<(Algorithm, bool), ApiError> {
+    let [path, _] = captures;
+    let algorithm = named_algorithm(path.or(body).unwrap_or_default())?;
+    let differs = body.is_some_and(|name| path.is_some_and(|path| path != name));
+    Ok((algorithm, differs))
 }
 
 /// By Vault's name; empty: SHA-256.

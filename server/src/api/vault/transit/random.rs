@@ -1,113 +1,172 @@
 //! `random` and `hash`: what needs no key.
 
-use super::algorithm::algorithm;
+use std::borrow::Cow;
+
+use super::algorithm::of_path_or_body;
 use super::close;
 use crate::api::pipeline::answer::Answer;
 use crate::api::vault::body::word;
 use crate::api::vault::call::Call;
 use crate::api::vault::envelope::{Envelope, room};
 use crate::api::vault::error::{ApiError, Doing};
+use crate::api::vault::request::request;
 use crate::api::vault::wire;
 use strongroom_core::keyring::RandomSource;
 
 /// The most bytes of one answer.
 const MAX_RANDOM: i64 = 128 * 1024;
 
-/// `random[/:source][/:bytes]`.
+request! {
+    /// `random`, `random/:bytes`.
+    Random<'p> {
+        bytes: Option<i64>,
+        format: Option<Cow<'p, str>>,
+        source: Option<Cow<'p, str>>,
+    }
+}
+
+request! {
+    /// `random/:source/:bytes`: the source is the path's alone; the parser warns of another.
+    RandomFrom<'p> {
+        bytes: Option<i64>,
+        format: Option<Cow<'p, str>>,
+    }
+}
+
+request! {
+    /// `hash[/:algorithm]`.
+    Hash<'p> {
+        input: Option<Cow<'p, str>>,
+        algorithm: Option<Cow<'p, str>>,
+        format: Option<Cow<'p, str>>,
+    }
+}
+
+/// `random`, `random/:bytes`.
 pub(in crate::api) async fn random(call: &mut Call<'_>) -> Result<Answer, ApiError> {
-    let (source, bytes) = match call.captures {
-        [Some(source), Some(bytes)] => (Some(source), Some(bytes)),
-        [Some(source @ ("platform" | "seal" | "all")), None] => (Some(source), None),
-        [bytes, _] => (None, bytes),
+    let draw = Draw::of(call.captures, &Random::read(&call.params)?)?;
+    draw.answer(call).await
+}
+
+/// `random/:source/:bytes`.
+pub(in crate::api) async fn random_from(call: &mut Call<'_>) -> Result<Answer, ApiError> {
+    let RandomFrom { bytes, format } = RandomFrom::read(&call.params)?;
+    let asked = Random {
+        bytes,
+        format,
+        source: None,
     };
-    let len = match bytes {
-        None => call.params.int("bytes")?.unwrap_or(32),
-        Some(text) => text.parse().map_err(|_| {
-            ApiError::bad_request(format!(
-                "error parsing url-set byte count: strconv.Atoi: parsing {:?}: invalid syntax",
-                word(text)
-            ))
-            .because("the byte count in the path is no number")
-        })?,
-    };
-    if bytes.is_some() && call.params.int("bytes")?.is_some_and(|said| said != len) {
-        call.params.replaced_by_path("bytes");
-    }
-    if len < 1 {
-        return Err(ApiError::bad_request("\"bytes\" cannot be less than 1"));
-    }
-    if len > MAX_RANDOM {
-        return Err(ApiError::bad_request(format!(
-            "\"bytes\" should be less than {MAX_RANDOM}"
-        )));
-    }
-    let hex = format_is_hex(call, "base64", |other| {
-        format!(
-            "unsupported encoding format {:?}; must be \"hex\" or \"base64\"",
-            word(other)
-        )
-    })?;
-    // The path wins.
-    let from_body = match call.captures {
-        // This route takes it from the path alone; the parser warns of another.
-        [Some(_), Some(_)] => None,
-        _ => call.params.text("source")?,
-    };
-    let said = from_body.as_deref().filter(|said| !said.is_empty());
-    let differs = source.is_some() && said.is_some() && said != source;
-    let source = match source.or(said) {
-        None | Some("" | "platform") => RandomSource::Platform,
-        Some("seal") => RandomSource::Seal,
-        Some("all") => RandomSource::All,
-        Some(other) => {
-            return Err(ApiError::bad_request(format!(
-                "unsupported entropy source {:?}; must be \"platform\" or \"seal\", or \"all\"",
-                word(other)
-            ))
-            .because("unsupported entropy source"));
+    let draw = Draw::of(call.captures, &asked)?;
+    draw.answer(call).await
+}
+
+/// What is drawn, and which parameters the path replaced.
+struct Draw {
+    len: usize,
+    source: RandomSource,
+    hex: bool,
+    bytes_replaced: bool,
+    source_replaced: bool,
+}
+
+impl Draw {
+    fn of(captures: [Option<&str>; 2], asked: &Random<'_>) -> Result<Self, ApiError> {
+        let (source, bytes) = match captures {
+            [Some(source), Some(bytes)] => (Some(source), Some(bytes)),
+            [Some(source @ ("platform" | "seal" | "all")), None] => (Some(source), None),
+            [bytes, _] => (None, bytes),
+        };
+        let len = match bytes {
+            None => asked.bytes.unwrap_or(32),
+            Some(text) => text.parse().map_err(|_| {
+                ApiError::bad_request(format!(
+                    "error parsing url-set byte count: strconv.Atoi: parsing {:?}: invalid syntax",
+                    word(text)
+                ))
+                .because("the byte count in the path is no number")
+            })?,
+        };
+        if len < 1 {
+            return Err(ApiError::bad_request("\"bytes\" cannot be less than 1"));
         }
-    };
-    if differs {
-        call.params.replaced_by_path("source");
+        if len > MAX_RANDOM {
+            return Err(ApiError::bad_request(format!(
+                "\"bytes\" should be less than {MAX_RANDOM}"
+            )));
+        }
+        let hex = is_hex(asked.format.as_deref(), "base64", |other| {
+            format!(
+                "unsupported encoding format {:?}; must be \"hex\" or \"base64\"",
+                word(other)
+            )
+        })?;
+        // The path wins.
+        let said = asked.source.as_deref().filter(|said| !said.is_empty());
+        Ok(Self {
+            // Between 1 and MAX_RANDOM.
+            len: usize::try_from(len).unwrap_or(1),
+            source: random_source(source.or(said))?,
+            hex,
+            bytes_replaced: bytes.is_some() && asked.bytes.is_some_and(|said| said != len),
+            source_replaced: source.is_some() && said.is_some() && said != source,
+        })
     }
-    // Between 1 and MAX_RANDOM.
-    let len = usize::try_from(len).unwrap_or(1);
-    let bytes = call.app.keyring.random(len, source).await;
-    let bytes = bytes.map_err(|e| ApiError::from_keyring(e, Doing::Random, ""))?;
-    Ok(encoded(call, "random_bytes", &bytes, hex))
+
+    async fn answer(self, call: &mut Call<'_>) -> Result<Answer, ApiError> {
+        if self.bytes_replaced {
+            call.params.replaced_by_path("bytes");
+        }
+        if self.source_replaced {
+            call.params.replaced_by_path("source");
+        }
+        let bytes = call.app.keyring.random(self.len, self.source).await;
+        let bytes = bytes.map_err(|e| ApiError::from_keyring(e, Doing::Random, ""))?;
+        Ok(encoded(call, "random_bytes", &bytes, self.hex))
+    }
+}
+
+fn random_source(name: Option<&str>) -> Result<RandomSource, ApiError> {
+    match name {
+        None | Some("" | "platform") => Ok(RandomSource::Platform),
+        Some("seal") => Ok(RandomSource::Seal),
+        Some("all") => Ok(RandomSource::All),
+        Some(other) => Err(ApiError::bad_request(format!(
+            "unsupported entropy source {:?}; must be \"platform\" or \"seal\", or \"all\"",
+            word(other)
+        ))
+        .because("unsupported entropy source")),
+    }
 }
 
 /// `hash[/:algorithm]`.
 pub(in crate::api) async fn hash(call: &mut Call<'_>) -> Result<Answer, ApiError> {
-    let algorithm = algorithm(call)?;
-    let hex = format_is_hex(call, "hex", |other| {
+    let asked = Hash::read(&call.params)?;
+    let (algorithm, replaced) = of_path_or_body(call.captures, asked.algorithm.as_deref())?;
+    let hex = is_hex(asked.format.as_deref(), "hex", |other| {
         format!(
             "unsupported encoding format {}; must be \"hex\" or \"base64\"",
             word(other)
         )
     })?;
-    let input = call
-        .params
-        .text("input")?
+    let input = asked
+        .input
         .ok_or_else(|| ApiError::bad_request("input missing"))?;
     let input = wire::decode_base64(&input).map_err(|e| {
         ApiError::bad_request(format!("unable to decode input as base64: {e}")).in_own_words()
     })?;
     let sum = algorithm.digest(&input);
+    if replaced {
+        call.params.replaced_by_path("algorithm");
+    }
     Ok(encoded(call, "sum", &sum, hex))
 }
 
-fn format_is_hex(
-    call: &Call<'_>,
-    default: &'static str,
+fn is_hex(
+    format: Option<&str>,
+    default: &str,
     unsupported: impl Fn(&str) -> String,
 ) -> Result<bool, ApiError> {
-    let format = call.params.text("format")?;
-    match format
-        .as_deref()
-        .filter(|f| !f.is_empty())
-        .unwrap_or(default)
-    {
+    match format.filter(|f| !f.is_empty()).unwrap_or(default) {
         "hex" => Ok(true),
         "base64" => Ok(false),
         other => {
