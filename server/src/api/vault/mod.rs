@@ -2,7 +2,8 @@
 
 //!
 //! `dialect` is what the pipeline asks; `routes` the table; `call` what a handler is given; `body`
-//! reads parameters, `request` makes types of them, `envelope` writes answers, `error` has Vault's words.
+//! reads parameters, `request` makes types of them, `envelope` writes answers, `error` has Vault's
+//! words.
 
 mod auth;
 pub(super) mod body;
