@@ -33,8 +33,8 @@ impl Inner {
     /// Carries out a change, after the one that is under way, to its end even if whoever asked for
     /// it is gone: one that stopped in the middle would leave memory behind the store.
     ///
-    /// This is the keyring's part of "once begun, carried out". The API has a task around it for its
-    /// own part: that what was begun is also recorded, though the client is gone.
+    /// This is the keyring's part of "once begun, carried out". The API has a task around it for
+    /// its own part: that what was begun is also recorded, though the client is gone.
     pub(super) async fn change<T, F>(
         self: &Arc<Self>,
         work: impl FnOnce(Arc<Self>) -> F + Send + 'static,
