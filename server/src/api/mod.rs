@@ -1,9 +1,9 @@
 //! HTTP: requests of several protocols, on one way. No cryptography in here.
 //!
-//! - [`pipeline`] is the way of every request: place, row, certificate, policy, audit log, limits,
+//! - `pipeline` is the way of every request: place, row, certificate, policy, audit log, limits,
 //!   body, outcome. It names no protocol, but in its list of dialects.
 //! - [`vault`] is Vault's dialect: Transit, and what Vault's clients ask besides. It names
-//!   [`pipeline`].
+//!   `pipeline`.
 //! - `ui` and `jwks` are the status page, and the public keys that JWTs are checked with; `pages`
 //!   makes dialects of them. They name both.
 //! - `metrics` and [`recent`] are what is counted.
