@@ -509,6 +509,27 @@ fn no_part_of_a_key_is_derived() {
     });
 }
 
+/// The unwrap template says `CKA_DERIVE` = false, but not that it stays so.
+#[test]
+fn no_part_is_derived_from_a_kek_that_was_changed() {
+    in_child(
+        "no_part_is_derived_from_a_kek_that_was_changed",
+        async |rig| {
+            let mechanism = "CKM_EXTRACT_KEY_FROM_KEY";
+            for kind in [31, 16] {
+                // SoftHSM sets it, and copies with it.
+                rig.refused(
+                    &format!(
+                        "where key={MASTER} CKA_KEY_TYPE=:{kind} claim C_UnwrapKey CKA_LABEL 6b656b\n\
+                         where key=kek CKA_KEY_TYPE=:16 CKA_VALUE_LEN=:1 make C_DeriveKey {mechanism}"
+                    ),
+                    &["unwrapped", "CKA_DERIVE", "afterwards", mechanism],
+                );
+            }
+        },
+    );
+}
+
 /// Kryoptic 1.5 asks the base key alone for `CKA_DERIVE`.
 #[test]
 fn no_key_is_put_behind_another() {

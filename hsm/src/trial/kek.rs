@@ -17,7 +17,7 @@ use crate::error::HsmError;
 use crate::ffi::Wrapping;
 use crate::keys::{Pair, policy};
 use crate::session_key::{self, KEK, kek_rules};
-use crate::template::{AS_DATA, DERIVES, MASTER_UNWRAP_TEMPLATE, Rule, When};
+use crate::template::{AS_DATA, DERIVES, MASTER_UNWRAP_TEMPLATE, ON_TOKEN, Rule, When};
 use crate::types::{KeyUsage, MasterKind};
 
 /// With a KEK that protects nothing. What is wrong is an [`HsmError::KeyPolicy`]; else whether the
@@ -237,19 +237,52 @@ impl Kek<'_> {
                 .chain(MASTER_UNWRAP_TEMPLATE)
                 .filter(|rule| rule.attribute != DERIVES.attribute)
                 .chain(once(DERIVES));
-            let Some(base) = self.given(derives)? else {
-                continue;
-            };
-            let way = parts::way(trial, base);
-            trial.destroy(base)?;
-            if let Some(mechanism) = way? {
+            if let Some(base) = self.given(derives)? {
+                let way = parts::way(trial, base);
+                trial.destroy(base)?;
+                if let Some(mechanism) = way? {
+                    let problem = format!(
+                        "is what the call asks for, and a part of the key comes out by {mechanism} (a master key that is made anew forbids it)"
+                    );
+                    return Err(exposed("CKA_DERIVE", &problem).into());
+                }
+            }
+            if let Some(mechanism) = self.way_when_changed(usage)? {
                 let problem = format!(
-                    "is what the call asks for, and a part of the key comes out by {mechanism} (a master key that is made anew forbids it)"
+                    "can be set afterwards where the call leaves CKA_MODIFIABLE out, and a part of the key comes out by {mechanism}"
                 );
                 return Err(exposed("CKA_DERIVE", &problem).into());
             }
         }
         Ok(())
+    }
+
+    /// [`parts::way`] out of a KEK that is unwrapped as the template says, but may be changed and
+    /// copied, which the template does not forbid.
+    fn way_when_changed(&self, usage: KeyUsage) -> Result<Option<&'static str>> {
+        let (trial, watched) = (self.trial, self.trial.watched);
+        let as_forced = kek_rules(usage)
+            .iter()
+            .take(3)
+            .chain(MASTER_UNWRAP_TEMPLATE);
+        let Some(kek) = self.given(as_forced)? else {
+            return Ok(None);
+        };
+        let template = [&ON_TOKEN[0], DERIVES].into_iter();
+        let copy = watched.raw().copy_object(watched.session(), kek, template);
+        let copied = trial.given(copy).and_then(|copy| {
+            let Some(copy) = copy else { return Ok(None) };
+            let way = parts::way(trial, copy);
+            trial.destroy(copy)?;
+            way
+        });
+        let set = watched.raw().set_attribute(watched.session(), kek, DERIVES);
+        let changed = trial.given(set).and_then(|set| match set {
+            Some(()) => parts::way(trial, kek),
+            None => Ok(None),
+        });
+        trial.destroy(kek)?;
+        Ok(copied?.or(changed?))
     }
 
     /// The KEK by a template of one's own.
