@@ -99,6 +99,23 @@ fn too_large(limit: u64) -> io::Error {
 /// As of [`open`].
 pub fn open_itself(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     checked(&fs::symlink_metadata(path)?)?;
+    unfollowed(path, options)
+}
+
+/// As [`open_itself`], where a file that is not there is made, if the options say so.
+///
+/// # Errors
+/// As of [`open`].
+pub fn create_itself(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    match fs::symlink_metadata(path) {
+        Ok(seen) => checked(&seen)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    unfollowed(path, options)
+}
+
+fn unfollowed(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     let flags = OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW;
     still(options.custom_flags(flags.bits()).open(path)?)
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::sync::Barrier;
 use std::thread;
 
@@ -210,6 +211,27 @@ fn of_two_that_begin_at_once_one_does() {
         one.begin(Step::Opening, &[], &json!({})).unwrap();
         assert_eq!(lines(&folder).len(), 2);
     }
+}
+
+#[test]
+fn it_begins_in_a_file_of_its_own() {
+    let room = Room::new(1, 1);
+    let folder = tempfile::tempdir().unwrap();
+    let elsewhere = folder.path().join("elsewhere");
+    let aside = folder.path().join("transcript.jsonl.new");
+    fs::write(&elsewhere, "untouched").unwrap();
+    symlink(&elsewhere, &aside).unwrap();
+    assert!(create(&room, &folder).is_err());
+    assert_eq!(fs::read_to_string(&elsewhere).unwrap(), "untouched");
+    fs::remove_file(&aside).unwrap();
+
+    // What a kill left behind, or somebody made ready, is nobody else's to read.
+    fs::write(&aside, "left").unwrap();
+    fs::set_permissions(&aside, fs::Permissions::from_mode(0o666)).unwrap();
+    create(&room, &folder).unwrap();
+    let made = fs::metadata(folder.path().join("transcript.jsonl")).unwrap();
+    assert_eq!(made.permissions().mode() & 0o777, 0o600);
+    assert_eq!(lines(&folder).len(), 1);
 }
 
 #[test]

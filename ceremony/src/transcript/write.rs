@@ -1,8 +1,8 @@
 //! The writer: one line, one sync; and going on after a power cut.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use p256::ecdsa;
@@ -72,17 +72,16 @@ impl Transcript {
         let hash = sha256(&bytes);
         bytes.push(b'\n');
         let aside = dir.join(format!("{FILE}.new"));
-        let mut file = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(&aside)
-            .map_err(fail)?;
+        let mut options = OpenOptions::new();
+        options.append(true).create(true).mode(0o600);
+        let mut file = files::create_itself(&aside, &mut options).map_err(fail)?;
         // Locked before it gets its name: of two that begin at once, the second finds this file
         // locked, or the first one's transcript.
         lock_file(&file, &path)?;
         is_new()?;
-        file.set_len(0)
+        // One that a kill left there may have another mode.
+        file.set_permissions(Permissions::from_mode(0o600))
+            .and_then(|()| file.set_len(0))
             .and_then(|()| file.write_all(&bytes))
             .and_then(|()| file.sync_all())
             .and_then(|()| fs::rename(&aside, &path))
