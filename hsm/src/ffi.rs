@@ -434,17 +434,14 @@ impl Raw {
         key: ObjectHandle,
         data: &[u8],
     ) -> Result<Vec<u8>> {
-        let mut output = vec![0; LIKELY_ROOM];
-        Self::in_one_part(
+        Self::in_likely_room(
             session,
             (self.list.C_SignInit, Function::SignInit),
             (self.list.C_Sign, Function::Sign),
             &mut mechanism.into(),
             key,
             data,
-            &mut output,
-        )?;
-        Ok(output)
+        )
     }
 
     /// `C_SignRecover` in one call.
@@ -455,17 +452,14 @@ impl Raw {
         key: ObjectHandle,
         data: &[u8],
     ) -> Result<Vec<u8>> {
-        let mut output = vec![0; LIKELY_ROOM];
-        Self::in_one_part(
+        Self::in_likely_room(
             session,
             (self.list.C_SignRecoverInit, Function::SignRecoverInit),
             (self.list.C_SignRecover, Function::SignRecover),
             &mut mechanism.into(),
             key,
             data,
-            &mut output,
-        )?;
-        Ok(output)
+        )
     }
 
     /// `C_Encrypt` in one part and one call, by a mechanism whose output fits into [`LIKELY_ROOM`].
@@ -476,17 +470,14 @@ impl Raw {
         key: ObjectHandle,
         data: &[u8],
     ) -> Result<Vec<u8>> {
-        let mut output = vec![0; LIKELY_ROOM];
-        Self::in_one_part(
+        Self::in_likely_room(
             session,
             (self.list.C_EncryptInit, Function::EncryptInit),
             (self.list.C_Encrypt, Function::Encrypt),
             &mut mechanism.into(),
             key,
             data,
-            &mut output,
-        )?;
-        Ok(output)
+        )
     }
 
     /// `C_Decrypt` in one part and one call, by a mechanism whose output is no longer than its
@@ -510,6 +501,20 @@ impl Raw {
             &mut output,
         )?;
         Ok(std::mem::take(&mut *output))
+    }
+
+    /// As [`Raw::in_one_part`], for an answer that fits into [`LIKELY_ROOM`].
+    fn in_likely_room(
+        session: &Session,
+        begin: (Option<Begin>, Function),
+        carry_out: (Option<CarryOut>, Function),
+        mechanism: &mut CK_MECHANISM,
+        key: ObjectHandle,
+        data: &[u8],
+    ) -> Result<Vec<u8>> {
+        let mut output = vec![0; LIKELY_ROOM];
+        Self::in_one_part(session, begin, carry_out, mechanism, key, data, &mut output)?;
+        Ok(output)
     }
 
     /// An operation begun and carried out in one part: `output` is as long as there is room, and
