@@ -151,58 +151,47 @@ impl Key {
 
     /// The version to encrypt with; `None` and 0 ask for the latest.
     pub(super) fn encrypting(&self, asked: Option<u32>) -> Result<Arc<Version>, Refusal> {
-        let settings = &self.settings;
+        let rules = self.settings.rules();
         let number = match asked.unwrap_or(0) {
-            0 => settings.latest_version,
-            number if number > settings.latest_version => {
-                return Err(self.too_new(Purpose::Encrypt));
+            0 => rules.latest_version,
+            number if number > rules.latest_version => {
+                return Err(rules.too_new(Purpose::Encrypt));
             }
-            number if number < settings.min_encryption_version => {
+            number if number < rules.min_encryption_version => {
                 return Err(Refusal::VersionTooOld(Purpose::Encrypt));
             }
             number => number,
         };
-        self.unarchived(number)
+        rules.unarchived(&self.versions, number)
     }
 
     /// The version to decrypt with; 0 means 1, as in the first of Vault's ciphertexts.
     pub(super) fn decrypting(&self, asked: u32) -> Result<Arc<Version>, Refusal> {
-        let number = asked.max(1);
-        if number > self.settings.latest_version {
-            Err(self.too_new(Purpose::Decrypt))
-        } else if number < self.settings.min_decryption_version {
-            Err(Refusal::VersionTooOld(Purpose::Decrypt))
-        } else {
-            self.unarchived(number)
-        }
+        let rules = self.settings.rules();
+        rules.usable(&self.versions, asked.max(1), Purpose::Decrypt)
     }
 
     /// The version to make an HMAC with; `None` and 0 ask for the latest.
     pub(super) fn authenticating(&self, asked: Option<u32>) -> Result<Arc<Version>, Refusal> {
-        let settings = &self.settings;
+        let rules = self.settings.rules();
         let number = match asked.unwrap_or(0) {
-            0 => settings.latest_version,
-            number if number == settings.latest_version => number,
-            number if number < settings.min_encryption_version => {
+            0 => rules.latest_version,
+            number if number == rules.latest_version => number,
+            number if number < rules.min_encryption_version => {
                 return Err(Refusal::VersionTooOld(Purpose::Hmac));
             }
-            number if number > settings.latest_version => {
-                return Err(self.too_new(Purpose::Hmac));
+            number if number > rules.latest_version => {
+                return Err(rules.too_new(Purpose::Hmac));
             }
             number => number,
         };
-        self.unarchived(number)
+        rules.unarchived(&self.versions, number)
     }
 
     /// The version to check an HMAC with.
     pub(super) fn verifying(&self, asked: u32) -> Result<Arc<Version>, Refusal> {
-        if asked > self.settings.latest_version {
-            Err(self.too_new(Purpose::VerifyHmac))
-        } else if asked < self.settings.min_decryption_version {
-            Err(Refusal::VersionTooOld(Purpose::VerifyHmac))
-        } else {
-            self.unarchived(asked)
-        }
+        let rules = self.settings.rules();
+        rules.usable(&self.versions, asked, Purpose::VerifyHmac)
     }
 
     /// A derived key needs a context. Vault's others ignore one: who believes a ciphertext to be
@@ -285,21 +274,6 @@ impl Key {
     /// Where the settings are in the store.
     pub(super) fn place(&self) -> RecordId {
         id(RecordKind::Key, &self.name, 0)
-    }
-
-    fn too_new(&self, purpose: Purpose) -> Refusal {
-        Refusal::VersionTooNew {
-            purpose,
-            latest: self.settings.latest_version,
-        }
-    }
-
-    fn unarchived(&self, number: u32) -> Result<Arc<Version>, Refusal> {
-        self.versions
-            .get(&number)
-            .filter(|_| number >= self.settings.min_decryption_version)
-            .cloned()
-            .ok_or(Refusal::NoSuchVersion)
     }
 
     /// The change that writes the settings.

@@ -1,9 +1,11 @@
 //! What holds for the versions of any key, whatever it is for. The rules are Vault's, and good ones
 //! for any caller.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::{ConfigChange, Refusal};
+use super::{ConfigChange, Purpose, Refusal};
 
 /// Vault's shortest.
 const MIN_AUTO_ROTATE: Duration = Duration::from_hours(1);
@@ -85,6 +87,43 @@ impl Rules {
                 min_available_version: min,
                 ..*self
             })
+        }
+    }
+
+    /// The version to decrypt or verify with.
+    pub(super) fn usable<V>(
+        &self,
+        versions: &BTreeMap<u32, Arc<V>>,
+        asked: u32,
+        purpose: Purpose,
+    ) -> Result<Arc<V>, Refusal> {
+        if asked > self.latest_version {
+            Err(self.too_new(purpose))
+        } else if asked < self.min_decryption_version {
+            Err(Refusal::VersionTooOld(purpose))
+        } else {
+            self.unarchived(versions, asked)
+        }
+    }
+
+    /// The version of that number, if it is not out of use.
+    pub(super) fn unarchived<V>(
+        &self,
+        versions: &BTreeMap<u32, Arc<V>>,
+        number: u32,
+    ) -> Result<Arc<V>, Refusal> {
+        versions
+            .get(&number)
+            .filter(|_| number >= self.min_decryption_version)
+            .cloned()
+            .ok_or(Refusal::NoSuchVersion)
+    }
+
+    /// Why a version above the latest can't be used.
+    pub(super) fn too_new(&self, purpose: Purpose) -> Refusal {
+        Refusal::VersionTooNew {
+            purpose,
+            latest: self.latest_version,
         }
     }
 

@@ -295,7 +295,7 @@ impl SignatureKey {
         let settings = &self.settings;
         match asked.unwrap_or(0) {
             0 => self.unarchived(settings.signing_version),
-            number if number > settings.latest_version => Err(self.too_new(Purpose::Sign)),
+            number if number > settings.latest_version => Err(self.rules().too_new(Purpose::Sign)),
             number if number > settings.signing_version => Err(Refusal::VersionNotSigning {
                 asked: number,
                 signing: settings.signing_version,
@@ -308,28 +308,13 @@ impl SignatureKey {
     }
 
     fn verifying(&self, asked: u32) -> Result<Arc<Version>, Refusal> {
-        if asked > self.settings.latest_version {
-            Err(self.too_new(Purpose::VerifySignature))
-        } else if asked < self.settings.min_decryption_version {
-            Err(Refusal::VersionTooOld(Purpose::VerifySignature))
-        } else {
-            self.unarchived(asked)
-        }
+        self.rules()
+            .usable(&self.versions, asked, Purpose::VerifySignature)
     }
 
-    fn too_new(&self, purpose: Purpose) -> Refusal {
-        Refusal::VersionTooNew {
-            purpose,
-            latest: self.settings.latest_version,
-        }
-    }
-
+    /// The version of that number, if it is not out of use.
     fn unarchived(&self, number: u32) -> Result<Arc<Version>, Refusal> {
-        self.versions
-            .get(&number)
-            .filter(|_| number >= self.settings.min_decryption_version)
-            .cloned()
-            .ok_or(Refusal::NoSuchVersion)
+        self.rules().unarchived(&self.versions, number)
     }
 }
 
