@@ -12,7 +12,7 @@ use super::{close, decode_optional, key_type, only, refuse_nonce, wanted_version
 use crate::api::pipeline::answer::Answer;
 use crate::api::pipeline::change;
 use crate::api::pipeline::credentials::Presented;
-use crate::api::vault::body::{Item, Text};
+use crate::api::vault::body::{Item, Params, Text};
 use crate::api::vault::call::Call;
 use crate::api::vault::envelope::{Envelope, room};
 use crate::api::vault::error::{ApiError, Doing};
@@ -50,16 +50,7 @@ pub(in crate::api) async fn decrypt(call: &mut Call<'_>) -> Result<Answer, ApiEr
     if let Some(items) = call.params.batch.take() {
         return Box::pin(decrypt_batch(call, items)).await;
     }
-    let ciphertext = call.params.text("ciphertext")?;
-    let context = call.params.text("context")?;
-    let associated_data = call.params.text("associated_data")?;
-    let item = decrypt_item(
-        ciphertext.as_deref(),
-        context.as_deref(),
-        associated_data.as_deref(),
-        call.params.is_set("nonce"),
-    )
-    .map_err(ApiError::of_item)?;
+    let item = asked_for(&call.params)?;
     let version = item.ciphertext.version;
     let results = call.app.keyring.decrypt(call.name, vec![item]).await;
     let plaintext = results
@@ -78,16 +69,7 @@ pub(in crate::api) async fn rewrap(call: &mut Call<'_>) -> Result<Answer, ApiErr
     if let Some(items) = call.params.batch.take() {
         return Box::pin(rewrap_batch(call, items)).await;
     }
-    let ciphertext = call.params.text("ciphertext")?;
-    let context = call.params.text("context")?;
-    let associated_data = call.params.text("associated_data")?;
-    let item = decrypt_item(
-        ciphertext.as_deref(),
-        context.as_deref(),
-        associated_data.as_deref(),
-        call.params.is_set("nonce"),
-    )
-    .map_err(ApiError::of_item)?;
+    let item = asked_for(&call.params)?;
     let target =
         wanted_version(call.params.int("key_version")?.unwrap_or(0)).map_err(ApiError::of_item)?;
     let results = call.app.keyring.rewrap(call.name, vec![item], target).await;
@@ -95,6 +77,17 @@ pub(in crate::api) async fn rewrap(call: &mut Call<'_>) -> Result<Answer, ApiErr
         .map_err(|e| ApiError::from_keyring(e, Doing::Decrypt, call.name))
         .and_then(|results| only(results, Doing::Decrypt, call.name))?;
     Ok(ciphertext_answer(call, &made))
+}
+
+/// The ciphertext of a request without a batch, and what it is bound to.
+fn asked_for(params: &Params<'_>) -> Result<DecryptItem, ApiError> {
+    decrypt_item(
+        params.text("ciphertext")?.as_deref(),
+        params.text("context")?.as_deref(),
+        params.text("associated_data")?.as_deref(),
+        params.is_set("nonce"),
+    )
+    .map_err(ApiError::of_item)
 }
 
 /// `datakey/plaintext/:name`.
