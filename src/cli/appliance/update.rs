@@ -3,10 +3,12 @@
 
 use std::cmp::Ordering;
 use std::fs;
-use std::io::Read as _;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
+
+use strongroom_core::files;
 
 use super::kernel_image::KernelImage;
 use super::medium::Medium;
@@ -127,20 +129,14 @@ fn attempt(running: &str) -> Result<Outcome, Failure> {
 }
 
 fn read(kernel: &Path) -> Result<Vec<u8>, Failure> {
-    let failed = |error| Failure::file(kernel, &error);
-    let file = fs::File::open(kernel).map_err(failed)?;
-    let length = file.metadata().map_err(failed)?.len().min(MOST);
-    let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
-    file.take(MOST + 1)
-        .read_to_end(&mut bytes)
-        .map_err(failed)?;
-    if bytes.len() as u64 > MOST {
-        return Err(refused(format!(
+    match files::read(kernel, MOST) {
+        Ok(mut bytes) => Ok(std::mem::take(&mut *bytes)),
+        Err(error) if error.kind() == ErrorKind::FileTooLarge => Err(refused(format!(
             "the kernel image has more than {} MiB",
             MOST >> 20
-        )));
+        ))),
+        Err(error) => Err(Failure::file(kernel, &error)),
     }
-    Ok(bytes)
 }
 
 /// What a medium holds; where it holds several versions, the newest.
@@ -160,7 +156,7 @@ impl Update {
                 .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
                 .collect::<std::io::Result<Vec<String>>>()
                 .map_err(|error| Failure::file(folder, &error))?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Failure::file(folder, &error)),
         };
         let version_of = |name: &str| Some(between(name, ".efi")?.to_owned());
