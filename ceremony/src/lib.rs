@@ -13,6 +13,7 @@
 //! format.
 
 pub mod backup;
+pub mod custody_state;
 mod error;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzz;
@@ -28,7 +29,6 @@ pub mod record;
 pub mod report;
 pub mod run;
 pub mod shares;
-pub mod standing;
 #[cfg(test)]
 mod testing;
 pub mod transcript;
@@ -39,12 +39,12 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub use custody_state::CustodyState;
 pub use error::CeremonyError;
 pub use kind::{Kind, Step};
 pub use participant::{Participant, ParticipantKey};
 pub use plan::{Plan, PlanSignature};
 pub use shares::{Recovery, Share};
-pub use standing::Standing;
 pub use transcript::{History, Opening, Transcript};
 pub use verify::{Anchors, Verified};
 

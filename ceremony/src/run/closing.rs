@@ -95,7 +95,7 @@ pub(super) fn seal(ceremony: &mut Ceremony<'_>) -> Result<(), RunError> {
 
 /// What the steps came to; what they did not touch is as it was before.
 fn summary(ceremony: &Ceremony<'_>) -> Result<Summary, RunError> {
-    let before = ceremony.standing.as_ref().map(|standing| &standing.summary);
+    let before = ceremony.custody.as_ref().map(|custody| &custody.summary);
     let token = outputs::<TokenOutputs>(ceremony, Step::Token)?.map(|outputs| outputs.token);
     let keys = outputs::<KeysOutputs>(ceremony, Step::Keys)?.map(|outputs| outputs.keys);
     let store = outputs::<StoreOutputs>(ceremony, Step::Store)?.map(|outputs| outputs.store_id);

@@ -45,9 +45,9 @@ pub(super) fn recover(ceremony: &mut Ceremony<'_>) -> Result<Pins, RunError> {
             .map(|record| record.commitments)
     } else {
         ceremony
-            .standing
+            .custody
             .as_ref()
-            .map(|standing| standing.shares.commitments.clone())
+            .map(|custody| custody.shares.commitments.clone())
     };
     let commitments =
         commitments.ok_or_else(|| RunError::refused("the transcript holds no shares yet"))?;

@@ -57,7 +57,7 @@ use self::site::Site;
 use super::encoding::{base64, hex, sha256};
 use super::record::{KeyRecord, TokenRecord};
 use super::shares::Deal;
-use super::{Kind, Mode, Participant, Plan, Role, Standing, Step, transcript, verify};
+use super::{CustodyState, Kind, Mode, Participant, Plan, Role, Step, transcript, verify};
 
 /// What is to be carried out, and where its record goes.
 #[derive(Clone, Debug)]
@@ -141,7 +141,7 @@ struct Ceremony<'a> {
     plan: Plan,
     mode: Mode,
     /// What it goes on from; none for a birth.
-    standing: Option<Standing>,
+    custody: Option<CustodyState>,
     folder: PathBuf,
     site: Site,
     paper: bool,
@@ -222,7 +222,7 @@ impl Ceremony<'_> {
     fn hold_against_the_rules(&mut self, outputs: &Value) -> Result<(), RunError> {
         let path = transcript::path(&self.folder);
         let lines = transcript::read(&path).map_err(|error| RunError::file(&path, error))?;
-        let problems = verify::foresee(&lines, self.step, outputs, self.standing.as_ref());
+        let problems = verify::foresee(&lines, self.step, outputs, self.custody.as_ref());
         if problems.is_empty() {
             return Ok(());
         }
@@ -350,7 +350,7 @@ impl Ceremony<'_> {
         self.journal
             .outputs(Step::Token)
             .and_then(|outputs| outputs["token"]["serial"].as_str())
-            .or_else(|| Some(self.standing.as_ref()?.summary.token.serial.as_str()))
+            .or_else(|| Some(self.custody.as_ref()?.summary.token.serial.as_str()))
             .ok_or_else(|| RunError::refused("the transcript names no token yet"))
     }
 
@@ -358,8 +358,8 @@ impl Ceremony<'_> {
     /// token beside it one that tells them apart.
     fn token_label(&self) -> String {
         let label = &self.plan.token.label;
-        let spares = match (self.kind, &self.standing) {
-            (Kind::AddToken, Some(standing)) => standing.spares.len(),
+        let spares = match (self.kind, &self.custody) {
+            (Kind::AddToken, Some(custody)) => custody.spares.len(),
             _ => return label.clone(),
         };
         let end = format!("-{}", spares + 2);
@@ -374,12 +374,12 @@ impl Ceremony<'_> {
     /// What the shares have in common that give the PINs back: those that this ceremony dealt, or
     /// else those in force before.
     fn deal(&self) -> Result<Deal, RunError> {
-        if self.journal.is_done(Step::Pins) || self.standing.is_none() {
+        if self.journal.is_done(Step::Pins) || self.custody.is_none() {
             return Ok(self.own_deal());
         }
-        self.standing
+        self.custody
             .as_ref()
-            .and_then(Standing::deal)
+            .and_then(CustodyState::deal)
             .ok_or_else(|| RunError::refused("the transcript before holds no shares"))
     }
 
@@ -416,9 +416,9 @@ impl Ceremony<'_> {
 
     /// What is demanded of the token's keys.
     fn shape(&self) -> KeyShape {
-        match (self.kind, &self.standing) {
+        match (self.kind, &self.custody) {
             (Kind::Restore, _) => KeyShape::Moved,
-            (_, Some(standing)) => standing.shape(),
+            (_, Some(custody)) => custody.shape(),
             (_, None) if self.plan.keys.backup => KeyShape::Movable,
             (_, None) => KeyShape::Fixed,
         }

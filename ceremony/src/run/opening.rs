@@ -69,7 +69,7 @@ pub(super) fn open<'a>(options: &Options, ui: &'a mut dyn Ui) -> Result<Ceremony
         runtime: runtime()?,
         plan,
         mode,
-        standing: None,
+        custody: None,
         folder,
         site,
         paper: options.paper,

@@ -54,16 +54,16 @@ pub(super) fn check(ceremony: &mut Ceremony<'_>) -> Result<Option<String>, RunEr
 }
 
 fn expected(ceremony: &Ceremony<'_>) -> Expected {
-    let Some(standing) = &ceremony.standing else {
+    let Some(custody) = &ceremony.custody else {
         return Expected::Nothing;
     };
     if ceremony.kind == Kind::Restore {
         return Expected::Nothing;
     }
-    if standing.is_spare {
-        return Expected::AnyBefore(standing.past.closings.iter().cloned().collect());
+    if custody.is_spare {
+        return Expected::AnyBefore(custody.past.closings.iter().cloned().collect());
     }
-    Expected::Before(standing.closing.clone())
+    Expected::Before(custody.closing.clone())
 }
 
 /// Writes this ceremony's closing into the token: from here on no other goes on from the one

@@ -177,8 +177,8 @@ fn choose(ceremony: &Ceremony<'_>, blank: &[SlotState]) -> Result<SlotState, Run
     // A token that had an appliance's keys before would be taken for the one that it was. SoftHSM
     // gives a new number at each initialisation.
     let known = |slot: &&SlotState| {
-        let standing = ceremony.standing.as_ref();
-        standing.is_some_and(|standing| standing.had_token(&slot.token.serial))
+        let custody = ceremony.custody.as_ref();
+        custody.is_some_and(|custody| custody.had_token(&slot.token.serial))
     };
     if let Some(old) = blank.iter().find(known) {
         return Err(RunError::refused(format!(

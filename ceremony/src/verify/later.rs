@@ -6,14 +6,14 @@ use std::collections::BTreeSet;
 use strongroom_hsm::ceremony::expected::ExpectedKey;
 use strongroom_hsm::{KeyShape, OptionalKeys};
 
+use super::super::custody_state::Past;
 use super::super::encoding::{base64, hex, unhex};
 use super::super::record::{
     CopyOutputs, DestroyOutputs, EvidenceOutputs, ExportOutputs, InventoryOutputs, KeyRecord,
     KeysOutputs, LaterOpeningOutputs, MoveOutputs, PinsRecord, PresentRecord, RestoreOutputs,
     RetireOutputs, SharesRecord, SuccessorOutputs, TokenOutputs,
 };
-use super::super::standing::Past;
-use super::super::{CeremonyId, Kind, Plan, Standing, Step};
+use super::super::{CeremonyId, CustodyState, Kind, Plan, Step};
 use super::chain::{Chain, Closed};
 use super::evidence::{self, Demands, is_own};
 use super::facts::{self, Problems};
@@ -273,7 +273,7 @@ fn is_rotated(label: &str) -> bool {
 }
 
 /// What does not fit between a transcript and the one that it goes on from.
-pub(super) fn link(chain: &Chain, before: &Standing) -> Problems {
+pub(super) fn link(chain: &Chain, before: &CustodyState) -> Problems {
     let mut problems = Vec::new();
     let (Some(kind), Some(plan)) = (chain.kind, &chain.plan) else {
         return problems;
@@ -328,7 +328,7 @@ pub(super) fn link(chain: &Chain, before: &Standing) -> Problems {
 }
 
 /// What the opening found, against what the transcript before left.
-fn opened(chain: &Chain, kind: Kind, before: &Standing) -> Problems {
+fn opened(chain: &Chain, kind: Kind, before: &CustodyState) -> Problems {
     let mut problems = Vec::new();
     if let Some((line, opening)) =
         facts::outputs::<LaterOpeningOutputs>(chain, Step::Opening, &mut Vec::new())
@@ -365,7 +365,7 @@ fn opened(chain: &Chain, kind: Kind, before: &Standing) -> Problems {
 }
 
 /// Which backup a restoration took, and whose keys are in it.
-fn restored(chain: &Chain, kind: Kind, before: &Standing) -> Problems {
+fn restored(chain: &Chain, kind: Kind, before: &CustodyState) -> Problems {
     let mut problems = Vec::new();
     if let Some((line, restored)) =
         facts::outputs::<RestoreOutputs>(chain, Step::Keys, &mut Vec::new())
@@ -405,7 +405,7 @@ fn restored(chain: &Chain, kind: Kind, before: &Standing) -> Problems {
 }
 
 /// How things stood before, if a spare has taken the token's place.
-fn spare_at_work(close: &Closed, before: &Standing) -> Option<Standing> {
+fn spare_at_work(close: &Closed, before: &CustodyState) -> Option<CustodyState> {
     let token = &close.fields.summary.token;
     let mut spares = before.spares.iter();
     let spare = spares.find(|spare| spare.token == *token && *token != before.summary.token)?;
@@ -421,7 +421,7 @@ fn peoples_keys(plan: &Plan) -> impl Iterator<Item = String> + '_ {
 
 /// What must be new is not what an earlier ceremony of the chain had: an old thing under a new name
 /// is no replacement.
-fn used_before(chain: &Chain, kind: Kind, before: &Standing) -> Problems {
+fn used_before(chain: &Chain, kind: Kind, before: &CustodyState) -> Problems {
     let mut problems = Vec::new();
     let past = &before.past;
     if chain.id.is_some_and(|id| past.ceremony_ids.contains(&id)) {
@@ -505,7 +505,7 @@ fn used_before(chain: &Chain, kind: Kind, before: &Standing) -> Problems {
 }
 
 /// The token knew the transcript before as its last one: no other ceremony has gone on from that.
-fn register(chain: &Chain, kind: Kind, before: &Standing) -> Problems {
+fn register(chain: &Chain, kind: Kind, before: &CustodyState) -> Problems {
     let step = match kind {
         Kind::Destroy => Step::Inventory,
         _ => Step::Closing,
@@ -531,7 +531,7 @@ fn register(chain: &Chain, kind: Kind, before: &Standing) -> Problems {
 
 /// What the token said of its objects in a ceremony that did not make all of them: which of them it
 /// made itself, those before tell.
-fn tokens_objects(chain: &Chain, plan: &Plan, before: &Standing) -> Problems {
+fn tokens_objects(chain: &Chain, plan: &Plan, before: &CustodyState) -> Problems {
     let mut nowhere = Vec::new();
     let (line, objects, keys) = match chain.kind {
         Some(Kind::RotateMaster) => {
@@ -594,7 +594,7 @@ fn may_change(kind: Kind) -> &'static [&'static str] {
     }
 }
 
-fn changed<'a>(kind: Kind, close: &'a Closed, before: &'a Standing) -> Vec<&'a str> {
+fn changed<'a>(kind: Kind, close: &'a Closed, before: &'a CustodyState) -> Vec<&'a str> {
     let (now, then) = (&close.fields.summary, &before.summary);
     let mut changed = Vec::new();
     if now.token != then.token {
@@ -674,7 +674,7 @@ pub(super) fn spare(chain: &Chain) -> Option<CopyOutputs> {
 }
 
 /// How things stand after a transcript that has no faults.
-pub(super) fn standing(chain: &Chain, sha256: &str) -> Option<Standing> {
+pub(super) fn custody(chain: &Chain, sha256: &str) -> Option<CustodyState> {
     let close = chain.close.as_ref()?;
     let id = chain.id?;
     let dealt = chain.outputs(Step::Pins).map(|outputs| {
@@ -693,7 +693,7 @@ pub(super) fn standing(chain: &Chain, sha256: &str) -> Option<Standing> {
             .ok()?
             .shares
     };
-    Some(Standing {
+    Some(CustodyState {
         past: Past::of(chain),
         closing: hex(&close.hash),
         is_spare: false,

@@ -9,7 +9,7 @@ mod steps;
 use super::encoding::{hex, sha256, unbase64};
 use super::record::Summary;
 use super::transcript::History;
-use super::{Kind, Mode, Plan, Standing, Step};
+use super::{CustodyState, Kind, Mode, Plan, Step};
 
 use chain::Chain;
 
@@ -71,7 +71,7 @@ pub struct Verified {
     /// What it goes on from, the latest first; empty for a birth.
     pub predecessors: Vec<Predecessor>,
     /// How things stand after it; none if it does not verify.
-    pub standing: Option<Standing>,
+    pub custody: Option<CustodyState>,
     /// Lines.
     pub lines: usize,
     /// SHA-256 of the whole file, hexadecimal.
@@ -109,7 +109,7 @@ impl Verified {
     fn finish(mut self) -> Self {
         self.problems.sort_by_key(|problem| problem.line);
         if !self.problems.is_empty() {
-            self.standing = None;
+            self.custody = None;
         }
         self
     }
@@ -159,11 +159,11 @@ pub fn verify(transcript: &[u8], anchors: &Anchors) -> Verified {
             }
         }
         if let Some(before) = before.take() {
-            if let Some(then) = &before.found.standing {
+            if let Some(then) = &before.found.custody {
                 for (line, what) in later::link(&this.chain, then) {
                     say(line, what);
                 }
-                if let Some(now) = &mut this.found.standing {
+                if let Some(now) = &mut this.found.custody {
                     now.goes_on_from(then);
                 }
             }
@@ -255,7 +255,7 @@ fn alone(transcript: &[u8], anchors: &Anchors) -> Alone {
             .collect(),
         sealed: chain.sealed,
         plan: chain.plan.clone(),
-        standing: later::standing(&chain, &hex(&sha256(transcript))),
+        custody: later::custody(&chain, &hex(&sha256(transcript))),
         ..found
     };
     Alone {
@@ -275,7 +275,7 @@ pub(super) fn foresee(
     lines: &[u8],
     step: Step,
     outputs: &serde_json::Value,
-    before: Option<&Standing>,
+    before: Option<&CustodyState>,
 ) -> Vec<String> {
     let mut chain = Chain::read(lines);
     chain.done.push(chain::DoneStep {

@@ -129,20 +129,20 @@ fn export(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
     ceremony.ui.working(Some("wrapping the keys"));
     let moved = hsm::export_keys(&config, &so_pin, &key);
     ceremony.ui.working(None);
-    let standing = super::opening::standing(ceremony)?;
+    let custody = super::opening::custody(ceremony)?;
     let about = About {
         mode: ceremony.mode,
         name: ceremony.plan.name.clone(),
         ceremony_id: ceremony.journal.ceremony_id().to_string(),
-        previous_sha256: standing.sha256.clone(),
-        token: standing.summary.token.clone(),
-        store_id: standing.summary.store_id.clone(),
-        audit_key: standing.audit_key.clone(),
+        previous_sha256: custody.sha256.clone(),
+        token: custody.summary.token.clone(),
+        store_id: custody.summary.store_id.clone(),
+        audit_key: custody.audit_key.clone(),
         threshold: ceremony.plan.threshold,
     };
     let content = Content::new(about, &moved?);
     for key in content.keys() {
-        if !standing.summary.keys.contains(&key) {
+        if !custody.summary.keys.contains(&key) {
             return Err(RunError::refused(format!(
                 "the token's {} is not the key that the previous transcript names",
                 key.label

@@ -134,7 +134,7 @@ fn consent(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
 /// The token: by its serial number, or by its label where it got a new number when it was
 /// initialised anew.
 fn token(ceremony: &Ceremony<'_>) -> Result<SlotState, RunError> {
-    let wanted = &super::opening::standing(ceremony)?.summary.token;
+    let wanted = &super::opening::custody(ceremony)?.summary.token;
     let slots = hsm::slots(&ceremony.site.module)?;
     let by = |fits: &dyn Fn(&SlotState) -> bool| -> Vec<SlotState> {
         slots.iter().filter(|slot| fits(slot)).cloned().collect()

@@ -4,7 +4,7 @@
 //! A later ceremony is carried out by the same machine as a birth: a list of `Act`s, of which
 //! `opening` is the first and `super::closing` (or an `Act` of its own) the last. Between them,
 //! `Ceremony::pins` has the custodians give the PINs back, `Ceremony::hsm_config` is the token at
-//! work, `Ceremony::standing` what the ceremony before left (plan, shares, token, keys, store).
+//! work, `Ceremony::custody` what the ceremony before left (plan, shares, token, keys, store).
 //! What a step `token`, `keys`, `store` or `pins` records takes the place of what was there before,
 //! in the summary and for the next ceremony; `verify/later.rs` says which kind may change what.
 //!
@@ -32,7 +32,7 @@ use super::site::Site;
 use super::ui::Ui;
 use super::{Act, Ceremony, Outcome, RunError, closing, custody, disk};
 use crate::{
-    Anchors, CeremonyId, Kind, Mode, Opening, Plan, PlanSignature, Standing, Step, transcript,
+    Anchors, CeremonyId, CustodyState, Kind, Mode, Opening, Plan, PlanSignature, Step, transcript,
     verify,
 };
 
@@ -187,7 +187,7 @@ pub fn rehearsal_folder(after: &Path) -> Result<Option<PathBuf>, RunError> {
 struct Before {
     /// All transcripts, oldest first; the last is its own.
     chain: Vec<Vec<u8>>,
-    standing: Standing,
+    custody: CustodyState,
 }
 
 impl Before {
@@ -200,7 +200,7 @@ impl Before {
             ..Anchors::default()
         };
         let verified = verify::verify(&own, &anchors);
-        let standing = verified.standing.ok_or_else(|| {
+        let custody = verified.custody.ok_or_else(|| {
             RunError::refused(format!(
                 "the transcript {} does not verify, so nothing can go on from it:{}",
                 path.display(),
@@ -211,26 +211,26 @@ impl Before {
             ))
         })?;
         chain.push(own);
-        if standing.kind == Kind::Destroy {
+        if custody.kind == Kind::Destroy {
             return Err(RunError::refused(format!(
                 "{} is of a ceremony that destroyed the keys: nothing can go on from it",
                 path.display()
             )));
         }
-        Ok(Self { chain, standing })
+        Ok(Self { chain, custody })
     }
 }
 
 fn open<'a>(options: &LaterOptions, ui: &'a mut dyn Ui) -> Result<Ceremony<'a>, RunError> {
     let before = Before::load(&options.after)?;
     let kind = options.task.kind();
-    let (plan, signatures) = plan(&options.task, &before.standing)?;
+    let (plan, signatures) = plan(&options.task, &before.custody)?;
     if matches!(kind, Kind::Backup | Kind::AddToken | Kind::Restore) && !plan.keys.backup {
         return Err(RunError::refused(
             "the plan decided at the keys' birth that there is no backup ([keys] backup = false): they can't leave their token, and nothing can change that now",
         ));
     }
-    let mode = before.standing.mode;
+    let mode = before.custody.mode;
     if options.rehearsal.is_some() != (mode == Mode::Rehearsal) {
         return Err(RunError::refused(
             "what follows a rehearsal is one too, and nothing else is",
@@ -245,7 +245,7 @@ fn open<'a>(options: &LaterOptions, ui: &'a mut dyn Ui) -> Result<Ceremony<'a>, 
         _ => None,
     };
     if let Some(backup) = &backup {
-        restore::check(backup, &before.chain, &before.standing)?;
+        restore::check(backup, &before.chain, &before.custody)?;
     }
     disk::make_folder(&options.folder)?;
     let (folder, after) = (canonical(&options.folder)?, canonical(&options.after)?);
@@ -261,7 +261,7 @@ fn open<'a>(options: &LaterOptions, ui: &'a mut dyn Ui) -> Result<Ceremony<'a>, 
     // The plan names the first one; what is initialised later is another.
     site.serial = None;
     let journal = if transcript::path(&folder).exists() {
-        resume(&folder, kind, &plan, &before.standing)?
+        resume(&folder, kind, &plan, &before.custody)?
     } else {
         follow(&after, &folder)?;
         copy(&before, &after, &folder)?;
@@ -271,7 +271,7 @@ fn open<'a>(options: &LaterOptions, ui: &'a mut dyn Ui) -> Result<Ceremony<'a>, 
             &Opening {
                 mode,
                 kind,
-                previous_sha256: Some(&before.standing.sha256),
+                previous_sha256: Some(&before.custody.sha256),
                 ceremony_id: CeremonyId::random()?,
                 plan: &plan,
                 signatures: &signatures,
@@ -280,14 +280,14 @@ fn open<'a>(options: &LaterOptions, ui: &'a mut dyn Ui) -> Result<Ceremony<'a>, 
             },
         )?
     };
-    let standing = at_work(&site, before.standing, &journal)?;
+    let custody = at_work(&site, before.custody, &journal)?;
     Ok(Ceremony {
         kind,
         acts: acts(kind),
         runtime: super::opening::runtime()?,
         plan,
         mode,
-        standing: Some(standing),
+        custody: Some(custody),
         folder,
         site,
         paper: options.paper,
@@ -306,9 +306,13 @@ fn open<'a>(options: &LaterOptions, ui: &'a mut dyn Ui) -> Result<Ceremony<'a>, 
 
 /// As things stand with the token that is there: the first, or where that is missing, the one of
 /// its spares that is in its place.
-fn at_work(site: &Site, standing: Standing, journal: &Journal) -> Result<Standing, RunError> {
-    if standing.spares.is_empty() {
-        return Ok(standing);
+fn at_work(
+    site: &Site,
+    custody: CustodyState,
+    journal: &Journal,
+) -> Result<CustodyState, RunError> {
+    if custody.spares.is_empty() {
+        return Ok(custody);
     }
     // Once a ceremony has begun with one, it goes on with that one.
     let begun = journal
@@ -321,19 +325,19 @@ fn at_work(site: &Site, standing: Standing, journal: &Journal) -> Result<Standin
             .map(|slot| slot.token.serial)
             .collect(),
     };
-    if serials.contains(&standing.summary.token.serial) {
-        return Ok(standing);
+    if serials.contains(&custody.summary.token.serial) {
+        return Ok(custody);
     }
-    let with = standing
+    let with = custody
         .spares
         .iter()
         .find(|spare| serials.contains(&spare.token.serial))
-        .and_then(|spare| standing.with(spare));
-    Ok(with.unwrap_or(standing))
+        .and_then(|spare| custody.with(spare));
+    Ok(with.unwrap_or(custody))
 }
 
 /// The plan in force, or the one that takes its place.
-fn plan(task: &Task, before: &Standing) -> Result<(Plan, Vec<PlanSignature>), RunError> {
+fn plan(task: &Task, before: &CustodyState) -> Result<(Plan, Vec<PlanSignature>), RunError> {
     let Task::ReplaceCustodian { plan: path } = task else {
         return Ok((before.plan.clone(), before.signatures.clone()));
     };
@@ -348,7 +352,12 @@ fn plan(task: &Task, before: &Standing) -> Result<(Plan, Vec<PlanSignature>), Ru
     }
 }
 
-fn resume(folder: &Path, kind: Kind, plan: &Plan, before: &Standing) -> Result<Journal, RunError> {
+fn resume(
+    folder: &Path,
+    kind: Kind,
+    plan: &Plan,
+    before: &CustodyState,
+) -> Result<Journal, RunError> {
     let (journal, history) = Journal::resume(folder)?;
     Journal::check_plan(&history.plan, plan)?;
     if history.kind != kind {
@@ -399,8 +408,8 @@ fn copy(before: &Before, after: &Path, folder: &Path) -> Result<(), RunError> {
         let path = folder.join(CHAIN).join(format!("{:04}.jsonl", number + 1));
         disk::write(&path, transcript, 0o600)?;
     }
-    let standing = &before.standing;
-    let dealt = standing.shares.ceremony_id == standing.ceremony_id.to_string();
+    let custody = &before.custody;
+    let dealt = custody.shares.ceremony_id == custody.ceremony_id.to_string();
     let from = after.join(if dealt {
         custody::DEALT
     } else {
@@ -408,7 +417,7 @@ fn copy(before: &Before, after: &Path, folder: &Path) -> Result<(), RunError> {
     });
     let to = folder.join(custody::PREVIOUS);
     disk::make_folder(&to)?;
-    for custodian in &standing.plan.custodians {
+    for custodian in &custody.plan.custodians {
         let name = custody::name(custodian);
         // One that is not there any more is asked for when it is needed; its custodian may have it
         // on paper.

@@ -22,8 +22,8 @@ pub(super) const ACT: Act = Act {
     ready: "Are these the transcript, the plan and the program that everyone expects?",
     needs_pins: false,
     inputs: |ceremony| {
-        let standing = standing(ceremony)?;
-        Ok(json!({"previous_sha256": standing.sha256, "plan": ceremony.plan.hash_hex()}))
+        let custody = custody(ceremony)?;
+        Ok(json!({"previous_sha256": custody.sha256, "plan": ceremony.plan.hash_hex()}))
     },
     recover: |_| {
         Ok(Found {
@@ -35,24 +35,24 @@ pub(super) const ACT: Act = Act {
 };
 
 /// What the ceremony before left.
-pub(super) fn standing<'a>(ceremony: &'a Ceremony<'_>) -> Result<&'a crate::Standing, RunError> {
+pub(super) fn custody<'a>(ceremony: &'a Ceremony<'_>) -> Result<&'a crate::CustodyState, RunError> {
     ceremony
-        .standing
+        .custody
         .as_ref()
         .ok_or_else(|| RunError::refused("there is no ceremony before this one"))
 }
 
 fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
-    let standing = standing(ceremony)?.clone();
+    let custody = custody(ceremony)?.clone();
     let binary = super::super::program_sha256()?;
     ceremony.ui.say(&format!(
         "Previous transcript ({}) SHA-256: {}",
-        standing.kind,
-        grouped(&standing.sha256)
+        custody.kind,
+        grouped(&custody.sha256)
     ))?;
     ceremony.ui.say(&format!(
         "Token at work: {}, serial number {}",
-        standing.summary.token.label, standing.summary.token.serial
+        custody.summary.token.label, custody.summary.token.serial
     ))?;
     ceremony.ui.say(&format!(
         "Plan SHA-256: {}",
@@ -80,9 +80,9 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
     enough(ceremony, &present)?;
     let outputs = LaterOpeningOutputs {
         present,
-        shares: standing.shares,
-        token_serial: standing.summary.token.serial,
-        previous_kind: standing.kind.name().to_owned(),
+        shares: custody.shares,
+        token_serial: custody.summary.token.serial,
+        previous_kind: custody.kind.name().to_owned(),
     };
     let mut outputs = serde_json::to_value(&outputs).map_err(RunError::json)?;
     outputs["binary_sha256"] = json!(binary);

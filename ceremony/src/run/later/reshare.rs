@@ -36,7 +36,7 @@ fn inputs(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
     let of = |custodians: &[Participant]| -> Vec<String> {
         custodians.iter().map(Participant::fingerprint).collect()
     };
-    let old = &super::opening::standing(ceremony)?.plan;
+    let old = &super::opening::custody(ceremony)?.plan;
     Ok(json!({
         "replaces": old.hash_hex(),
         "old_threshold": old.threshold,

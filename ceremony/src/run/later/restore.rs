@@ -21,7 +21,7 @@ use super::backup::{SHARES, WHAT, commitments, transport_key};
 use crate::backup::{self, About, Backup};
 use crate::record::{ExportOutputs, KeysOutputs, PinsRecord, RestoreOutputs, Summary};
 use crate::shares::{self, Deal};
-use crate::{CeremonyId, Plan, Standing, Step};
+use crate::{CeremonyId, CustodyState, Plan, Step};
 
 /// New PINs: the old token's may be known to whoever has it now. Before anything is made, the
 /// backup must prove that it is whole.
@@ -121,7 +121,7 @@ struct Source {
 impl Source {
     /// Reads it and checks all that can be seen without the custodians. `chain`: the transcripts
     /// that this ceremony goes on from.
-    fn load(folder: &Path, chain: &[Vec<u8>], standing: &Standing) -> Result<Self, RunError> {
+    fn load(folder: &Path, chain: &[Vec<u8>], custody: &CustodyState) -> Result<Self, RunError> {
         let path = folder.join(backup::FILE);
         let bytes =
             files::read(&path, backup::MAX).map_err(|error| RunError::file(&path, error))?;
@@ -168,7 +168,7 @@ impl Source {
         let summary: Summary = read(close["summary"].clone()).ok_or_else(unknown)?;
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let made = About {
-            mode: standing.mode,
+            mode: custody.mode,
             name: plan.name.clone(),
             ceremony_id: id.to_string(),
             previous_sha256: text(&open["previous_sha256"]),
@@ -179,7 +179,7 @@ impl Source {
         };
         file.content.check(&made, &export.keys)?;
         for key in file.content.keys() {
-            if !standing.summary.keys.contains(&key) {
+            if !custody.summary.keys.contains(&key) {
                 return Err(RunError::refused(format!(
                     "the backup's {} is not the key that the previous transcript names: take the newest backup",
                     key.label
@@ -195,7 +195,7 @@ impl Source {
             )));
         }
         Ok(Self {
-            deal: Deal::new(&plan, id, standing.mode),
+            deal: Deal::new(&plan, id, custody.mode),
             shares,
             folder: folder.to_owned(),
             sha256,
@@ -210,14 +210,18 @@ impl Source {
             .as_ref()
             .ok_or_else(|| RunError::refused("no backup was named"))?;
         let chain = super::super::chain::previous(&ceremony.folder)?;
-        Self::load(folder, &chain, super::opening::standing(ceremony)?)
+        Self::load(folder, &chain, super::opening::custody(ceremony)?)
     }
 }
 
 /// Reads the backup and holds it against the transcripts, before anything is made, on every run:
 /// what can't be restored is said at once.
-pub(super) fn check(folder: &Path, chain: &[Vec<u8>], standing: &Standing) -> Result<(), RunError> {
-    Source::load(folder, chain, standing).map(|_| ())
+pub(super) fn check(
+    folder: &Path,
+    chain: &[Vec<u8>],
+    custody: &CustodyState,
+) -> Result<(), RunError> {
+    Source::load(folder, chain, custody).map(|_| ())
 }
 
 /// Its two secrets: from memory, or by the custodians' shares. The file is authenticated by one of
@@ -288,7 +292,7 @@ pub(super) fn clear(config: &HsmConfig) -> Result<Found, RunError> {
 
 fn keys(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
     let source = Source::of(ceremony)?;
-    let standing = super::opening::standing(ceremony)?.clone();
+    let custody = super::opening::custody(ceremony)?.clone();
     let config = ceremony.hsm_config()?;
     if hsm::evidence(&config)?.keys != KeySet::InUse {
         let secrets = secrets(ceremony, &source)?;
@@ -314,7 +318,7 @@ fn keys(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
             .sha256
             .as_deref()
             .unwrap_or("a secret key, no public half");
-        let came = if standing.summary.keys.contains(key) {
+        let came = if custody.summary.keys.contains(key) {
             "as before"
         } else {
             "new"
@@ -324,7 +328,7 @@ fn keys(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
     let mut value = serde_json::to_value(&outputs).map_err(RunError::json)?;
     let restored = RestoreOutputs {
         backup_sha256: source.sha256,
-        old_audit_key: standing.audit_key,
+        old_audit_key: custody.audit_key,
         new_audit_key: base64(&new_audit_key),
     };
     let restored = serde_json::to_value(restored).map_err(RunError::json)?;
@@ -345,9 +349,9 @@ fn store(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
                 .to_owned(),
         });
     }
-    let standing = super::opening::standing(ceremony)?.clone();
+    let custody = super::opening::custody(ceremony)?.clone();
     let config = ceremony.hsm_config()?;
-    let aside = aside(&log, &sha256_hex(&standing.audit_key()));
+    let aside = aside(&log, &sha256_hex(&custody.audit_key()));
     let options = AuditOptions {
         path: log.clone(),
         checkpoint_lines: 1000,

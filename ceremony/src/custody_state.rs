@@ -29,7 +29,7 @@ pub(super) struct Past {
 
 /// How things stand after a ceremony whose transcript is valid.
 #[derive(Clone, Debug)]
-pub struct Standing {
+pub struct CustodyState {
     /// SHA-256 of its whole transcript, hexadecimal: what the next one names.
     pub sha256: String,
     /// Which ceremony.
@@ -76,7 +76,7 @@ impl Past {
     }
 }
 
-impl Standing {
+impl CustodyState {
     /// What the shares in force have in common.
     pub fn deal(&self) -> Option<Deal> {
         let id = CeremonyId::parse(&self.shares.ceremony_id)?;
