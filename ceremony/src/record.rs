@@ -81,6 +81,12 @@ pub struct PresentRecord {
     pub key: String,
 }
 
+/// Those who were there, of what a later ceremony's step `opening` records.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(crate) struct Roll {
+    pub(crate) present: Vec<PresentRecord>,
+}
+
 /// What a later ceremony's step `opening` records.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LaterOpeningOutputs {

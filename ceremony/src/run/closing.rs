@@ -4,15 +4,17 @@ use std::path::Path;
 
 use p256::pkcs8::DecodePublicKey as _;
 use p256::pkcs8::{EncodePublicKey as _, LineEnding};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use strongroom_hsm::Hsm;
 
+use super::outputs::Outputs;
 use super::{Act, Ceremony, Found, Outcome, RunError, custody, disk, handover, register};
+use crate::encoding::unbase64;
 use crate::record::{KeysOutputs, StoreOutputs, Summary, TokenOutputs};
 use crate::{Anchors, Kind, Mode, Step, report, transcript, verify};
 
 pub(super) const ACT: Act = Act {
-    step: Step::Closing,
     title: "Closing",
     what: "The transcript is summed up in its closing line. Everyone signs that line with his own key, and the token's audit key seals the whole.",
     why: "A signature says: I was there, and this is what happened. After the seal nothing can be added or changed.",
@@ -32,7 +34,10 @@ pub(super) const ACT: Act = Act {
         let config = ceremony.hsm_config()?;
         let key = ceremony.block_on(async move { Ok(Hsm::start(config)?.signing_public_key()) })?;
         let register = register::check(ceremony)?;
-        Ok(json!({"audit_key": super::base64(&key), "register": register}))
+        Ok(Outputs::Closing {
+            audit_key: super::base64(&key),
+            register,
+        })
     },
 };
 
@@ -40,8 +45,7 @@ pub(super) const ACT: Act = Act {
 pub(super) fn sign(ceremony: &mut Ceremony<'_>) -> Result<Outcome, RunError> {
     if ceremony.journal.is_closed() {
         if !ceremony.journal.is_ended() {
-            let acts = ceremony.acts;
-            ceremony.screen(acts.len(), &acts[acts.len() - 1])?;
+            ceremony.screen(Step::Closing)?;
         }
     } else {
         let (summary, audit_key) = (summary(ceremony)?, audit_key(ceremony)?);
@@ -61,7 +65,7 @@ pub(super) fn sign(ceremony: &mut Ceremony<'_>) -> Result<Outcome, RunError> {
 }
 
 fn signatures(ceremony: &mut Ceremony<'_>) -> Result<(), RunError> {
-    for (role, person) in ceremony.signers() {
+    for (role, person) in ceremony.signers()? {
         if ceremony.journal.has_signed(&person) {
             continue;
         }
@@ -96,37 +100,31 @@ pub(super) fn seal(ceremony: &mut Ceremony<'_>) -> Result<(), RunError> {
 /// What the steps came to; what they did not touch is as it was before.
 fn summary(ceremony: &Ceremony<'_>) -> Result<Summary, RunError> {
     let before = ceremony.custody.as_ref().map(|custody| &custody.summary);
-    let token = outputs::<TokenOutputs>(ceremony, Step::Token)?.map(|outputs| outputs.token);
-    let keys = outputs::<KeysOutputs>(ceremony, Step::Keys)?.map(|outputs| outputs.keys);
-    let store = outputs::<StoreOutputs>(ceremony, Step::Store)?.map(|outputs| outputs.store_id);
+    let journal = &ceremony.journal;
+    let token: Option<TokenOutputs> = journal.recorded(Step::Token)?;
+    let keys: Option<KeysOutputs> = journal.recorded(Step::Keys)?;
+    let store: Option<StoreOutputs> = journal.recorded(Step::Store)?;
     let lacks = |what| move || RunError::refused(format!("the transcript names no {what}"));
     Ok(Summary {
         token: token
+            .map(|outputs| outputs.token)
             .or_else(|| Some(before?.token.clone()))
             .ok_or_else(lacks("token"))?,
         keys: keys
+            .map(|outputs| outputs.keys)
             .or_else(|| Some(before?.keys.clone()))
             .ok_or_else(lacks("keys"))?,
         store_id: store
+            .map(|outputs| outputs.store_id)
             .or_else(|| Some(before?.store_id.clone()))
             .ok_or_else(lacks("store"))?,
     })
 }
 
-/// What a step came to, if its kind of ceremony has it.
-fn outputs<T: serde::de::DeserializeOwned>(
-    ceremony: &Ceremony<'_>,
-    step: Step,
-) -> Result<Option<T>, RunError> {
-    ceremony
-        .journal
-        .outputs(step)
-        .map(|outputs| {
-            serde_json::from_value(outputs.clone()).map_err(|_| {
-                RunError::refused(format!("the transcript lacks what the step {step} came to"))
-            })
-        })
-        .transpose()
+/// In what both of the steps that show it record.
+#[derive(Deserialize)]
+struct AuditKeyRecord {
+    audit_key: String,
 }
 
 /// The key that the token showed when the closing began, or before it was destroyed.
@@ -135,10 +133,9 @@ fn audit_key(ceremony: &Ceremony<'_>) -> Result<Vec<u8>, RunError> {
         Some(_) => Step::Inventory,
         None => Step::Closing,
     };
-    ceremony
-        .journal
-        .outputs(step)
-        .and_then(|outputs| super::super::encoding::unbase64(outputs["audit_key"].as_str()?))
+    let recorded: Option<AuditKeyRecord> = ceremony.journal.recorded(step)?;
+    recorded
+        .and_then(|recorded| unbase64(&recorded.audit_key))
         .ok_or_else(|| RunError::refused("the transcript lacks the audit key"))
 }
 

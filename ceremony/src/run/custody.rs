@@ -36,13 +36,8 @@ pub(super) fn recover(ceremony: &mut Ceremony<'_>) -> Result<Pins, RunError> {
     let deal = ceremony.deal()?;
     let own = deal.ceremony_id == ceremony.journal.ceremony_id();
     let commitments = if own {
-        ceremony.journal
-            .outputs(Step::Pins)
-            .and_then(|outputs| {
-                let known = serde_json::json!({"threshold": outputs["threshold"], "commitments": outputs["commitments"]});
-                serde_json::from_value::<PinsRecord>(known).ok()
-            })
-            .map(|record| record.commitments)
+        let record: Option<PinsRecord> = ceremony.journal.recorded(Step::Pins)?;
+        record.map(|record| record.commitments)
     } else {
         ceremony
             .custody

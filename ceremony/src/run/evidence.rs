@@ -2,14 +2,14 @@
 
 use serde_json::{Value, json};
 use strongroom_hsm::ceremony::{self as hsm, Evidence, KeySet};
-use strongroom_hsm::{Hsm, OaepHash, TokenSelector};
+use strongroom_hsm::{Hsm, TokenSelector};
 
+use super::outputs::{Entropy, Outputs, ProfileRecord};
 use super::{Act, Ceremony, Found, RunError, base64, self_test, token_record};
+use crate::Kind;
 use crate::record::{EvidenceOutputs, ObjectRecord};
-use crate::{Kind, Step};
 
 pub(super) const ACT: Act = Act {
-    step: Step::Evidence,
     title: "Evidence of the keys",
     what: "The token is asked for every attribute of every object on it, for its mechanisms, and for random bytes, which are tested; then it \
            goes through the appliance's own self-tests.",
@@ -30,7 +30,7 @@ pub(super) const ACT: Act = Act {
 
 const SAMPLES: usize = 1 << 16;
 
-fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
+fn run(ceremony: &mut Ceremony<'_>) -> Result<Outputs, RunError> {
     let config = ceremony.hsm_config()?;
     ceremony
         .ui
@@ -54,7 +54,7 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
         .ui
         .working(Some("testing the token's random numbers"));
     let pin = ceremony.pins()?.user;
-    let selector = TokenSelector::Serial(ceremony.token_serial()?.to_owned());
+    let selector = TokenSelector::Serial(ceremony.token_serial()?);
     let samples = hsm::random(&config.module, &selector, &pin, SAMPLES);
     ceremony.ui.working(None);
     self_test::healthy(&samples?, "token")?;
@@ -73,26 +73,19 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
         "{} mechanisms; random numbers and self-tests passed.",
         evidence.mechanisms.len()
     ))?;
-    let outputs = outputs(&evidence);
-    let mut value = serde_json::to_value(&outputs).map_err(RunError::json)?;
-    value["mechanisms"] = json!(evidence.mechanisms);
-    value["hardware_version"] = json!(evidence.hardware_version);
-    value["firmware_version"] = json!(evidence.firmware_version);
-    value["entropy"] = json!({"source": "token", "bytes": SAMPLES, "tests": super::entropy::TESTS});
-    value["profile"] = json!({
-        "oaep": match profile.oaep {
-            OaepHash::Sha1 => "sha1",
-            OaepHash::Sha256 => "sha256",
-        },
-        "aes_kwp": profile.aes_kwp,
-        "memory_master": profile.memory_master,
-        "transfer": profile.transfer,
-    });
-    value["self_tests"] = json!("passed");
-    Ok(value)
+    Ok(Outputs::Evidence {
+        record: record(&evidence),
+        mechanisms: evidence.mechanisms,
+        hardware_version: evidence.hardware_version,
+        firmware_version: evidence.firmware_version,
+        entropy: Entropy::of("token", SAMPLES),
+        profile: ProfileRecord::from(&profile),
+        self_tests: "passed",
+    })
 }
 
-pub(super) fn outputs(evidence: &Evidence) -> EvidenceOutputs {
+/// What a verification looks at.
+pub(super) fn record(evidence: &Evidence) -> EvidenceOutputs {
     EvidenceOutputs {
         token: token_record(&evidence.token),
         objects: evidence

@@ -7,19 +7,19 @@ use rcgen::{
     CertificateParams, DistinguishedName, DnType, KeyPair, PKCS_ECDSA_P256_SHA256,
     PublicKeyData as _,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 use strongroom_core::config::Config;
 use strongroom_core::files;
 use strongroom_core::tls::Tls;
 use zeroize::Zeroizing;
 
 use super::certificate::{self, Wanted};
+use super::outputs::Outputs;
 use super::ui::Question;
 use super::{Act, Ceremony, Found, RunError, disk, sha256_hex, throwaway};
-use crate::{Mode, Step};
+use crate::Mode;
 
 pub(super) const ACT: Act = Act {
-    step: Step::Identity,
     title: "The appliance's TLS identity",
     what: "A P-256 key for TLS is made on this machine and a certificate request comes out. Your CA signs it; the certificate goes in, and \
            with it the CA that client certificates must come from. Then the appliance's configuration is written.",
@@ -72,7 +72,7 @@ fn recover(ceremony: &mut Ceremony<'_>) -> Result<Found, RunError> {
     })
 }
 
-fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
+fn run(ceremony: &mut Ceremony<'_>) -> Result<Outputs, RunError> {
     disk::make_folder(&ceremony.site.tls_folder())?;
     let key = key(&ceremony.site.tls_key())?;
     let request = request(&key, &ceremony.site.names)?;
@@ -114,15 +114,15 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
         "{} is written; it denies everything until its policy says otherwise.",
         ceremony.site.configuration().display()
     ))?;
-    Ok(json!({
-        "spki": super::base64(&spki),
-        "spki_sha256": sha256_hex(&spki),
-        "request_sha256": sha256_hex(request.as_bytes()),
-        "certificate_sha256": sha256_hex(chain.as_bytes()),
-        "client_ca_sha256": sha256_hex(client_ca.as_bytes()),
-        "configuration_sha256": file_sha256(&ceremony.site.configuration())?,
-        "policy_sha256": file_sha256(&ceremony.site.policy())?,
-    }))
+    Ok(Outputs::Identity {
+        spki: super::base64(&spki),
+        spki_sha256: sha256_hex(&spki),
+        request_sha256: sha256_hex(request.as_bytes()),
+        certificate_sha256: sha256_hex(chain.as_bytes()),
+        client_ca_sha256: sha256_hex(client_ca.as_bytes()),
+        configuration_sha256: file_sha256(&ceremony.site.configuration())?,
+        policy_sha256: file_sha256(&ceremony.site.policy())?,
+    })
 }
 
 /// The key that is there, or a new one.
@@ -204,7 +204,7 @@ fn ask(
 fn configure(ceremony: &mut Ceremony<'_>) -> Result<Config, RunError> {
     let site = &ceremony.site;
     let path = site.configuration();
-    let text = site.toml(ceremony.token_serial()?, ceremony.shape(), false);
+    let text = site.toml(&ceremony.token_serial()?, ceremony.shape(), false);
     let config =
         Config::parse(&text, &path).map_err(|error| RunError::refused(error.to_string()))?;
     disk::write(&path, text.as_bytes(), 0o640)?;

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::RunError;
@@ -68,8 +69,14 @@ impl Journal {
             .map(|(_, inputs)| inputs)
     }
 
-    pub(super) fn outputs(&self, step: Step) -> Option<&Value> {
-        self.done.get(&step)
+    /// What a step came to, if it is done.
+    pub(super) fn recorded<T: DeserializeOwned>(&self, step: Step) -> Result<Option<T>, RunError> {
+        let outputs = self.done.get(&step);
+        outputs.map(T::deserialize).transpose().map_err(|_| {
+            RunError::refused(format!(
+                "the transcript lacks what the step {step} came to: keep it as it is, and look at it with `strongroom ceremony verify`"
+            ))
+        })
     }
 
     pub(super) fn is_closed(&self) -> bool {

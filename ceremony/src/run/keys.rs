@@ -4,12 +4,11 @@ use serde_json::{Value, json};
 use strongroom_hsm::ceremony::{self as hsm, KeySet};
 use strongroom_hsm::{HsmConfig, HsmError, OptionalKeys, TransferKey};
 
+use super::outputs::Outputs;
 use super::{Act, Ceremony, Found, RunError, key_records};
-use crate::Step;
 use crate::record::KeysOutputs;
 
 pub(super) const ACT: Act = Act {
-    step: Step::Keys,
     title: "Make the keys",
     what: "The token makes the master key (RSA-4096), the store key, the audit signing key, the key for imports and those that the plan asks for \
            besides, from its own generator. A transfer key is tried with a throwaway key. This takes some seconds to minutes.",
@@ -53,7 +52,7 @@ fn recover(ceremony: &mut Ceremony<'_>) -> Result<Found, RunError> {
     })
 }
 
-fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
+fn run(ceremony: &mut Ceremony<'_>) -> Result<Outputs, RunError> {
     let config = ceremony.hsm_config()?;
     if ceremony.plan.keys.backup {
         ceremony.ui.say(
@@ -79,13 +78,11 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
         try_transfer(ceremony, &config)?;
     }
     let evidence = hsm::evidence(&config)?;
-    let outputs = KeysOutputs {
+    let record = KeysOutputs {
         keys: key_records(&evidence),
     };
-    ceremony.say_keys(&outputs.keys)?;
-    let mut outputs = serde_json::to_value(&outputs).map_err(RunError::json)?;
-    outputs["made"] = json!(made);
-    Ok(outputs)
+    ceremony.say_keys(&record.keys)?;
+    Ok(Outputs::Keys { record, made })
 }
 
 /// The transfer key is tried as a rotation of the master key will use it, with the security

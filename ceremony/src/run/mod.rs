@@ -7,6 +7,7 @@
 //! in this process's memory only; after a restart, the first step that needs them asks the
 //! custodians for their shares.
 
+mod acts;
 mod answers;
 mod certificate;
 mod chain;
@@ -23,6 +24,7 @@ mod keys;
 mod known_answers;
 pub mod later;
 mod opening;
+mod outputs;
 mod pins;
 mod register;
 mod runtime_pin;
@@ -53,9 +55,10 @@ pub use terminal::Terminal;
 pub use ui::{Ui, UiError};
 
 use self::journal::Journal;
+use self::outputs::Outputs;
 use self::site::Site;
 use super::encoding::{base64, hex, sha256};
-use super::record::{KeyRecord, TokenRecord};
+use super::record::{KeyRecord, Roll, TokenOutputs, TokenRecord};
 use super::shares::Deal;
 use super::{CustodyState, Kind, Mode, Participant, Plan, Role, Step, transcript, verify};
 
@@ -94,13 +97,12 @@ struct Pins {
 
 /// What a step is, for the machine.
 struct Act {
-    step: Step,
     title: &'static str,
     what: &'static str,
     why: &'static str,
     who: fn(&Ceremony<'_>) -> String,
     /// For the transcript.
-    actors: fn(&Ceremony<'_>) -> Vec<Participant>,
+    actors: fn(&Ceremony<'_>) -> Result<Vec<Participant>, RunError>,
     /// What the room says yes to before anything happens.
     ready: &'static str,
     needs_pins: bool,
@@ -109,7 +111,7 @@ struct Act {
     /// After an interruption: looks at what is there, and clears what can't be continued.
     recover: fn(&mut Ceremony<'_>) -> Result<Found, RunError>,
     /// Does it; for the `done` line.
-    run: fn(&mut Ceremony<'_>) -> Result<Value, RunError>,
+    run: fn(&mut Ceremony<'_>) -> Result<Outputs, RunError>,
 }
 
 /// What a step found after an interruption.
@@ -118,26 +120,9 @@ struct Found {
     data: Value,
 }
 
-/// The steps of a birth, in order.
-static BIRTH: [Act; 11] = [
-    opening::ACT,
-    self_test::ACT,
-    pins::ACT,
-    token::ACT,
-    keys::ACT,
-    evidence::ACT,
-    store::ACT,
-    identity::ACT,
-    trial::ACT,
-    runtime_pin::ACT,
-    closing::ACT,
-];
-
 /// A ceremony under way.
 struct Ceremony<'a> {
     kind: Kind,
-    /// Its steps.
-    acts: &'static [Act],
     plan: Plan,
     mode: Mode,
     /// What it goes on from; none for a birth.
@@ -171,33 +156,32 @@ pub fn run(options: &Options, ui: &mut dyn Ui) -> Result<Outcome, RunError> {
 impl Ceremony<'_> {
     /// Every step that is not done yet, and the signatures.
     fn carry_on(&mut self) -> Result<Outcome, RunError> {
-        let acts = self.acts;
-        for (index, act) in acts.iter().enumerate() {
-            if self.kind.sealed_before() == Some(act.step) && !self.journal.is_sealed() {
+        for step in self.kind.steps() {
+            if self.kind.sealed_before() == Some(*step) && !self.journal.is_sealed() {
                 closing::seal(self)?;
             }
-            self.carry_out(index + 1, act)?;
+            self.carry_out(*step)?;
         }
         closing::sign(self)
     }
 
-    fn carry_out(&mut self, number: usize, act: &Act) -> Result<(), RunError> {
-        let name = act.step;
-        self.step = name;
-        if self.journal.is_done(name) {
+    fn carry_out(&mut self, step: Step) -> Result<(), RunError> {
+        self.step = step;
+        if self.journal.is_done(step) {
             return Ok(());
         }
-        let interrupted = self.journal.interrupted(name).is_some();
-        self.screen(number, act)?;
+        let act = acts::act(self.kind, step);
+        let interrupted = self.journal.interrupted(step).is_some();
+        self.screen(step)?;
         if interrupted {
             self.ui
                 .say("This step was interrupted before. It looks at what is there first.")?;
         }
         self.ui.confirm(act.ready)?;
         let inputs = (act.inputs)(self)?;
-        let actors = (act.actors)(self);
+        let actors = (act.actors)(self)?;
         let actors: Vec<&str> = actors.iter().map(Participant::name).collect();
-        self.journal.begin(name, &actors, inputs)?;
+        self.journal.begin(step, &actors, inputs)?;
         if act.needs_pins {
             self.check_token()?;
             self.pins()?;
@@ -208,11 +192,11 @@ impl Ceremony<'_> {
                 .say(&format!("After the interruption: {}.", found.text))?;
             self.note(&format!("interrupted; {}", found.text), &found.data)?;
         }
-        let outputs = (act.run)(self)?;
+        let outputs = serde_json::to_value((act.run)(self)?).map_err(RunError::json)?;
         self.hold_against_the_rules(&outputs)?;
-        self.journal.done(name, &actors, outputs)?;
+        self.journal.done(step, &actors, outputs)?;
         // After the last step the signatures follow on the same screen.
-        if number < self.acts.len() {
+        if self.kind.steps().last() != Some(&step) {
             self.ui.pause()?;
         }
         Ok(())
@@ -235,10 +219,12 @@ impl Ceremony<'_> {
         Err(RunError::Refused(problem))
     }
 
-    fn screen(&mut self, number: usize, act: &Act) -> Result<(), RunError> {
+    fn screen(&mut self, step: Step) -> Result<(), RunError> {
+        let (act, steps) = (acts::act(self.kind, step), self.kind.steps());
+        let before = steps.iter().take_while(|other| **other != step);
         let screen = ui::Screen {
-            number,
-            of: self.acts.len(),
+            number: before.count() + 1,
+            of: steps.len(),
             title: act.title,
             what: act.what,
             why: act.why,
@@ -324,33 +310,31 @@ impl Ceremony<'_> {
 
     /// Those who sign, in this order: at a birth everyone in the plan, later those whom step
     /// `opening` found present.
-    fn signers(&self) -> Vec<(Role, Participant)> {
-        let present = match self.kind {
+    fn signers(&self) -> Result<Vec<(Role, Participant)>, RunError> {
+        let present: Option<Roll> = match self.kind {
             Kind::Birth => None,
-            _ => Some(&self.journal.outputs(Step::Opening).unwrap_or(&Value::Null)["present"]),
+            _ => Some(self.journal.recorded(Step::Opening)?.unwrap_or_default()),
         };
         let is_there = |person: &Participant| {
-            present.is_none_or(|present| {
-                let fingerprint = person.fingerprint();
-                present
-                    .as_array()
-                    .is_some_and(|all| all.iter().any(|one| one["key"] == *fingerprint))
-            })
+            let fingerprint = person.fingerprint();
+            present
+                .as_ref()
+                .is_none_or(|roll| roll.present.iter().any(|one| one.key == fingerprint))
         };
-        self.plan
-            .participants()
+        let people = self.plan.participants();
+        Ok(people
             .filter(|(_, person)| is_there(person))
             .map(|(role, person)| (role, person.clone()))
-            .collect()
+            .collect())
     }
 
     /// The serial number of the token that is at work: the one that step `token` recorded, or else
     /// the one that was there before.
-    fn token_serial(&self) -> Result<&str, RunError> {
-        self.journal
-            .outputs(Step::Token)
-            .and_then(|outputs| outputs["token"]["serial"].as_str())
-            .or_else(|| Some(self.custody.as_ref()?.summary.token.serial.as_str()))
+    fn token_serial(&self) -> Result<String, RunError> {
+        let initialised: Option<TokenOutputs> = self.journal.recorded(Step::Token)?;
+        initialised
+            .map(|outputs| outputs.token.serial)
+            .or_else(|| Some(self.custody.as_ref()?.summary.token.serial.clone()))
             .ok_or_else(|| RunError::refused("the transcript names no token yet"))
     }
 
@@ -429,7 +413,7 @@ impl Ceremony<'_> {
         let pins = self.pins()?;
         Ok(HsmConfig {
             module: self.site.module.clone(),
-            token: TokenSelector::Serial(self.token_serial()?.to_owned()),
+            token: TokenSelector::Serial(self.token_serial()?),
             pin: PinSource::Given(pins.user),
             sessions: 1,
             queue: 64,
@@ -482,14 +466,12 @@ fn key_records(evidence: &Evidence) -> Vec<KeyRecord> {
 }
 
 /// Everyone who is there.
-fn everyone(ceremony: &Ceremony<'_>) -> Vec<Participant> {
-    ceremony
-        .signers()
-        .into_iter()
-        .map(|(_, person)| person)
-        .collect()
+fn everyone(ceremony: &Ceremony<'_>) -> Result<Vec<Participant>, RunError> {
+    let signers = ceremony.signers()?.into_iter();
+    Ok(signers.map(|(_, person)| person).collect())
 }
 
-fn security_officer(ceremony: &Ceremony<'_>) -> Vec<Participant> {
-    vec![ceremony.plan.security_officer.clone()]
+#[allow(clippy::unnecessary_wraps, reason = "other steps' can fail")]
+fn security_officer(ceremony: &Ceremony<'_>) -> Result<Vec<Participant>, RunError> {
+    Ok(vec![ceremony.plan.security_officer.clone()])
 }

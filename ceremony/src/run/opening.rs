@@ -7,13 +7,14 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::journal::Journal;
+use super::outputs::Outputs;
 use super::site::Site;
 use super::ui::Ui;
-use super::{Act, BIRTH, Ceremony, Found, Options, RunError, disk, hex, runtime_pin};
+use super::{Act, Ceremony, Found, Options, RunError, disk, hex, runtime_pin};
+use crate::record::PresentRecord;
 use crate::{CeremonyId, Kind, Mode, Opening, Plan, PlanSignature, Step, transcript};
 
 pub(super) const ACT: Act = Act {
-    step: Step::Opening,
     title: "Opening",
     what: "The plan's hash is read aloud and compared with everyone's copy. The plan's signatures and this program's hash were checked just now. \
            Then the roll is called.",
@@ -65,7 +66,6 @@ pub(super) fn open<'a>(options: &Options, ui: &'a mut dyn Ui) -> Result<Ceremony
     let journal = journal(&plan, &signatures, mode, &site, &folder, &binary)?;
     Ok(Ceremony {
         kind: Kind::Birth,
-        acts: &BIRTH,
         runtime: runtime()?,
         plan,
         mode,
@@ -141,7 +141,7 @@ fn journal(
     Journal::create(folder, &opening)
 }
 
-fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
+fn run(ceremony: &mut Ceremony<'_>) -> Result<Outputs, RunError> {
     ceremony.ui.say(&format!(
         "Plan SHA-256: {}",
         grouped(&ceremony.plan.hash_hex())
@@ -161,14 +161,18 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
             "{name}, {role}, key {}: here?",
             &fingerprint[..16]
         ))?;
-        present.push(json!({"name": name, "role": role, "key": fingerprint}));
+        present.push(PresentRecord {
+            name,
+            role: role.name().to_owned(),
+            key: fingerprint,
+        });
     }
-    Ok(json!({
-        "plan_sha256": ceremony.plan.hash_hex(),
-        "binary_sha256": ceremony.plan.software.binary_sha256,
-        "version": env!("CARGO_PKG_VERSION"),
-        "present": present,
-    }))
+    Ok(Outputs::Opening {
+        plan_sha256: ceremony.plan.hash_hex(),
+        binary_sha256: ceremony.plan.software.binary_sha256.clone(),
+        version: env!("CARGO_PKG_VERSION"),
+        present,
+    })
 }
 
 /// As it is read aloud: groups of eight.

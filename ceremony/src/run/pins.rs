@@ -2,16 +2,16 @@
 
 use std::fs;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
+use super::outputs::{DealtShare, Outputs};
 use super::{Act, Ceremony, Found, Pins, RunError, custody, disk, sha256_hex};
+use crate::Participant;
 use crate::page;
 use crate::record::PinsRecord;
 use crate::shares;
-use crate::{Participant, Step};
 
 pub(super) const ACT: Act = Act {
-    step: Step::Pins,
     title: "PINs and shares",
     what: "A security officer's PIN and a user PIN are drawn from the kernel's random numbers. Each is split, and each custodian's share of both is \
            encrypted to his key and written to the ceremony's folder, before any token knows a PIN.",
@@ -67,7 +67,7 @@ pub(super) fn remove(ceremony: &Ceremony<'_>, folder: &str) -> Result<Vec<String
     Ok(removed)
 }
 
-fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
+fn run(ceremony: &mut Ceremony<'_>) -> Result<Outputs, RunError> {
     let pins = shares::Pins::generate()?;
     let outputs = deal_out(ceremony, &pins, custody::DEALT)?;
     ceremony.pins = Some(Pins::from(pins));
@@ -80,12 +80,12 @@ pub(super) fn deal_out(
     ceremony: &mut Ceremony<'_>,
     pins: &shares::Pins,
     folder: &str,
-) -> Result<Value, RunError> {
+) -> Result<Outputs, RunError> {
     let deal = ceremony.own_deal();
     let (dealt, commitments) = shares::split(&deal, pins)?;
     let folder = ceremony.folder.join(folder);
     disk::make_folder(&folder)?;
-    let mut files = Vec::new();
+    let mut shares = Vec::new();
     for (share, custodian) in dealt.iter().zip(&deal.custodians) {
         let jwe = shares::seal(share, custodian)?;
         let path = folder.join(custody::name(custodian));
@@ -106,23 +106,25 @@ pub(super) fn deal_out(
                 page.display()
             ))
         ))?;
-        files.push(json!({
-            "custodian": custodian.name(),
-            "file": path.file_name().map(|name| name.to_string_lossy().into_owned()),
-            "sha256": sha256_hex(jwe.as_bytes()),
-            "paper": page.is_some(),
-        }));
+        shares.push(DealtShare {
+            custodian: custodian.name().to_owned(),
+            file: path
+                .file_name()
+                .map(|name| name.to_string_lossy().into_owned()),
+            sha256: sha256_hex(jwe.as_bytes()),
+            paper: page.is_some(),
+        });
     }
     if ceremony.paper {
         ceremony.ui.say(
             "Print each page on a printer without memory, give it to its custodian, and remove the file; a page is worth as much as the share.",
         )?;
     }
-    let record = PinsRecord {
-        threshold: deal.threshold,
-        commitments,
-    };
-    let mut outputs = serde_json::to_value(&record).map_err(RunError::json)?;
-    outputs["shares"] = json!(files);
-    Ok(outputs)
+    Ok(Outputs::Shares {
+        record: PinsRecord {
+            threshold: deal.threshold,
+            commitments,
+        },
+        shares,
+    })
 }

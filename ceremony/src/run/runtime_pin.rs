@@ -4,19 +4,19 @@ use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use serde_json::{Value, json};
+use serde_json::json;
 use strongroom_core::files;
 use zeroize::Zeroizing;
 
+use super::outputs::Outputs;
 use super::site::{CREDENTIAL, PinPlace, TLS_KEY_CREDENTIAL};
 use super::{Act, Ceremony, Found, RunError, disk, sha256_hex};
-use crate::{Mode, Step};
+use crate::Mode;
 
 /// No credential of a PIN is larger, bytes.
 const LARGEST: usize = 1 << 16;
 
 pub(super) const ACT: Act = Act {
-    step: Step::RuntimePin,
     title: "Seal the run-time PIN",
     what: "The user PIN is encrypted for this machine's service (systemd-creds, bound to the TPM where there is one), or written to a file \
            that only its owner may read, as the plan says.",
@@ -49,7 +49,7 @@ fn recover(ceremony: &mut Ceremony<'_>) -> Result<Found, RunError> {
     })
 }
 
-fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
+fn run(ceremony: &mut Ceremony<'_>) -> Result<Outputs, RunError> {
     let pin = ceremony.pins()?.user;
     let path = ceremony.site.pin_path();
     disk::make_folder(&ceremony.site.folder)?;
@@ -65,7 +65,12 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
             ceremony
                 .ui
                 .say(&format!("{} holds the PIN, mode 0400.", path.display()))?;
-            Ok(json!({"method": "file", "planned": planned, "file": path, "mode": "0400"}))
+            Ok(Outputs::PinFile {
+                method: "file",
+                planned,
+                file: path,
+                mode: "0400",
+            })
         }
         PinPlace::Credential => {
             let tpm2 = has_tpm2();
@@ -85,14 +90,16 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
                 path.display()
             ))?;
             seal_tls_key(ceremony, key)?;
-            Ok(json!({
-                "method": "systemd-creds",
-                "key": key,
-                "tpm2": tpm2,
-                "credential": CREDENTIAL,
-                "file": path,
-                "sha256": sha256_hex(&files::read(&path, LARGEST as u64).map_err(|error| RunError::file(&path, error))?),
-            }))
+            let written =
+                files::read(&path, LARGEST as u64).map_err(|error| RunError::file(&path, error))?;
+            Ok(Outputs::PinCredential {
+                method: "systemd-creds",
+                key,
+                tpm2,
+                credential: CREDENTIAL,
+                file: path,
+                sha256: sha256_hex(&written),
+            })
         }
     }
 }
@@ -117,7 +124,7 @@ fn seal_tls_key(ceremony: &mut Ceremony<'_>, key: &str) -> Result<(), RunError> 
     disk::write(&path, &sealed, 0o600)?;
     let text = ceremony
         .site
-        .toml(ceremony.token_serial()?, ceremony.shape(), true);
+        .toml(&ceremony.token_serial()?, ceremony.shape(), true);
     disk::write(&ceremony.site.configuration(), text.as_bytes(), 0o640)?;
     disk::remove(&plain).map_err(|error| RunError::file(&plain, error))?;
     ceremony.ui.say(&format!(

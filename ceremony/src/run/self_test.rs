@@ -3,11 +3,10 @@
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
+use super::outputs::{Entropy, Outputs};
 use super::{Act, Ceremony, Found, RunError, entropy, known_answers};
-use crate::Step;
 
 pub(super) const ACT: Act = Act {
-    step: Step::SelfTest,
     title: "Self-tests",
     what: "Known answers for each algorithm that this machine computes, and the health tests of NIST SP 800-90B on the kernel's random numbers, \
            which the PINs and their shares are made of. The token is tested later, once it has its PINs.",
@@ -28,7 +27,7 @@ pub(super) const ACT: Act = Act {
 
 const SAMPLES: usize = 1 << 16;
 
-fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
+fn run(ceremony: &mut Ceremony<'_>) -> Result<Outputs, RunError> {
     let passed = known_answers::check().map_err(|name| {
         RunError::refused(format!(
             "this machine computes {name} wrongly: it must not be used; take another one"
@@ -41,10 +40,10 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
         "{} known answers are right; {SAMPLES} random bytes of the kernel pass the repetition count test and the adaptive proportion test.",
         passed.len()
     ))?;
-    Ok(json!({
-        "known_answers": passed,
-        "entropy": {"source": "kernel", "bytes": SAMPLES, "tests": entropy::TESTS},
-    }))
+    Ok(Outputs::SelfTest {
+        known_answers: passed,
+        entropy: Entropy::of("kernel", SAMPLES),
+    })
 }
 
 /// Runs the health tests on what came from that source.

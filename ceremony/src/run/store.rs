@@ -10,11 +10,10 @@ use strongroom_core::owner::acting;
 use strongroom_core::store::{Store, StoreError, StoreStatus};
 use strongroom_hsm::Hsm;
 
+use super::outputs::Outputs;
 use super::{Act, Ceremony, Found, RunError, disk, hex};
-use crate::Step;
 
 pub(super) const ACT: Act = Act {
-    step: Step::Store,
     title: "Create the store",
     what: "An empty sealed store is made, and its epoch is written into the token; the audit log gets its first line, signed by the token.",
     why: "From here on the token knows its one true store, and refuses an altered or an older one.",
@@ -58,7 +57,7 @@ fn recover(ceremony: &mut Ceremony<'_>) -> Result<Found, RunError> {
     })
 }
 
-fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
+fn run(ceremony: &mut Ceremony<'_>) -> Result<Outputs, RunError> {
     let config = ceremony.hsm_config()?;
     let (path, audit) = (ceremony.site.store(), ceremony.site.audit_log());
     disk::make_folder(&ceremony.site.state)?;
@@ -116,11 +115,11 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
     ceremony
         .ui
         .say(&format!("The store {} is born.", hex(&store_id)))?;
-    Ok(json!({
-        "store_id": hex(&store_id),
-        "epoch": epoch,
-        "audit_log_header_sha256": first,
-    }))
+    Ok(Outputs::Store {
+        store_id: hex(&store_id),
+        epoch,
+        audit_log_header_sha256: first,
+    })
 }
 
 /// The hash of the audit log's header, which names the log for good.

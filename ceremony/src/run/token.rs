@@ -6,12 +6,11 @@ use serde_json::{Value, json};
 use strongroom_hsm::TokenSelector;
 use strongroom_hsm::ceremony::{self as hsm, SlotState, TokenCondition};
 
+use super::outputs::{Outputs, TokenFlags};
 use super::{Act, Ceremony, Found, RunError, token_record};
-use crate::Step;
 use crate::record::TokenOutputs;
 
 pub(super) const ACT: Act = Act {
-    step: Step::Token,
     title: "Initialise the token",
     what: "The token gets its label, its security officer's PIN and its user PIN, all from this machine's memory. \
            Nobody types or sees a PIN.",
@@ -116,7 +115,7 @@ fn recover(ceremony: &mut Ceremony<'_>) -> Result<Found, RunError> {
     Ok(Found { text, data })
 }
 
-fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
+fn run(ceremony: &mut Ceremony<'_>) -> Result<Outputs, RunError> {
     let survey = Survey::new(ceremony)?;
     let module = ceremony.site.module.clone();
     let pins = ceremony.pins()?;
@@ -159,17 +158,12 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
         "The token {} ({} {}) has its label {:?} and both PINs.",
         serial, state.token.manufacturer, state.token.model, state.token.label
     ))?;
-    let outputs = TokenOutputs {
-        token: token_record(&state.token),
-    };
-    let mut outputs = serde_json::to_value(&outputs).map_err(RunError::json)?;
-    outputs["flags"] = json!({
-        "initialized": state.initialized,
-        "user_pin_set": state.user_pin_set,
-        "user_pin_locked": state.user_pin_locked,
-        "so_pin_locked": state.so_pin_locked,
-    });
-    Ok(outputs)
+    Ok(Outputs::Token {
+        record: TokenOutputs {
+            token: token_record(&state.token),
+        },
+        flags: TokenFlags::from(&state),
+    })
 }
 
 /// The token that the plan names, or the only one that is not initialised.

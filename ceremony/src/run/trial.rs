@@ -6,11 +6,10 @@ use serde_json::{Value, json};
 use strongroom_hsm::{GcmItem, Hsm, HsmError, KeyUsage, MasterKind, WrappedKey};
 use zeroize::Zeroizing;
 
+use super::outputs::Outputs;
 use super::{Act, Ceremony, Found, RunError, hex};
-use crate::Step;
 
 pub(super) const ACT: Act = Act {
-    step: Step::Trial,
     title: "Try a seal and an unseal",
     what: "The token makes a key under the master key, seals a random value with it, unseals it, and must refuse the same ciphertext \
            with one bit changed. The key is then forgotten.",
@@ -31,7 +30,7 @@ pub(super) const ACT: Act = Act {
 
 const AAD: &[u8] = b"strongroom ceremony trial";
 
-fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
+fn run(ceremony: &mut Ceremony<'_>) -> Result<Outputs, RunError> {
     let config = ceremony.hsm_config()?;
     ceremony
         .ui
@@ -47,13 +46,13 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
     ceremony
         .ui
         .say("Sealed, unsealed, and the altered ciphertext was refused.")?;
-    Ok(json!({
-        "sealed": true,
-        "unsealed": true,
-        "altered_refused": true,
-        "kept": "nothing",
-        "master_fingerprint": hex(&fingerprint),
-    }))
+    Ok(Outputs::Trial {
+        sealed: true,
+        unsealed: true,
+        altered_refused: true,
+        kept: "nothing",
+        master_fingerprint: hex(&fingerprint),
+    })
 }
 
 async fn seal_and_unseal(hsm: &Hsm) -> Result<[u8; 16], RunError> {

@@ -8,10 +8,21 @@ use crate::config::KeyShape;
 use crate::keys::generation::Numbered;
 use crate::provision::OptionalKeys;
 use crate::template::{
-    AUDIT, KeySpec, MEMORY_MASTER, REQUIRED, ROTATED, Rule, TRANSFER, Value, When, signing,
+    AUDIT, KeySpec, MASTER, MEMORY_MASTER, REQUIRED, ROTATED, Rule, TRANSFER, Value, WRAPPING,
+    When, signing,
 };
 use crate::types::SigningKind;
 
+/// The label of the master key; a successor's ends in its generation, as all such do.
+pub const MASTER_LABEL: &str = MASTER.label;
+/// Of the transfer key.
+pub const TRANSFER_LABEL: &str = TRANSFER.label;
+/// Of the master key of `memory` residency.
+pub const MEMORY_MASTER_LABEL: &str = MEMORY_MASTER.label;
+/// Of the audit log's signing key.
+pub const AUDIT_LABEL: &str = AUDIT.label;
+/// Of the key for imports.
+pub const WRAPPING_LABEL: &str = WRAPPING.label;
 /// The label of every signing key: many on one token, none of a ceremony's.
 pub const SIGNING_LABEL: &str = signing::LABEL;
 

@@ -1,26 +1,25 @@
 //! A second token beside the first: the same keys, the same PINs, an audit key of its own. The
 //! transport key lives for one step, in memory.
 
-use serde_json::{Value, json};
+use serde_json::json;
 use strongroom_core::store::copied_epoch;
 use strongroom_hsm::ceremony::{self as hsm, KeySet};
 use strongroom_hsm::{Hsm, HsmConfig, KeyShape, TokenSelector};
 use zeroize::Zeroizing;
 
+use super::super::outputs::Outputs;
 use super::super::{Act, Ceremony, Found, RunError, base64, evidence, key_records, token};
 use crate::Step;
-use crate::record::CopyOutputs;
+use crate::record::{CopyOutputs, TokenOutputs};
 
-pub(super) const TOKEN: Act = Act {
-    step: Step::SecondToken,
+pub(in crate::run) const TOKEN: Act = Act {
     title: "Initialise the second token",
     what: "A second token gets a label of its own and the PINs of the first, which custodians give back. Nobody types or sees a PIN.",
     ready: "Is the second token in its place, beside the first, and no other that is not initialised?",
     ..token::ACT
 };
 
-pub(super) const COPY: Act = Act {
-    step: Step::Copy,
+pub(in crate::run) const COPY: Act = Act {
     title: "Copy the keys",
     what: "A transport key is drawn from the kernel's random numbers. The first token wraps each key that was born movable with it, as a trusted key for seconds; the \
            second unwraps them, tries them, and makes its own audit and import key. The transport key is forgotten; nothing is written to a disc.",
@@ -39,17 +38,17 @@ pub(super) const COPY: Act = Act {
     run,
 };
 
-fn second<'a>(ceremony: &'a Ceremony<'_>) -> Result<&'a str, RunError> {
-    ceremony
-        .journal
-        .outputs(Step::SecondToken)
-        .and_then(|outputs| outputs["token"]["serial"].as_str())
+/// The second token's serial number.
+fn second(ceremony: &Ceremony<'_>) -> Result<String, RunError> {
+    let recorded: Option<TokenOutputs> = ceremony.journal.recorded(Step::SecondToken)?;
+    recorded
+        .map(|outputs| outputs.token.serial)
         .ok_or_else(|| RunError::refused("the transcript names no second token yet"))
 }
 
 fn second_config(ceremony: &mut Ceremony<'_>) -> Result<HsmConfig, RunError> {
     Ok(HsmConfig {
-        token: TokenSelector::Serial(second(ceremony)?.to_owned()),
+        token: TokenSelector::Serial(second(ceremony)?),
         shape: KeyShape::Moved,
         ..ceremony.hsm_config()?
     })
@@ -60,7 +59,7 @@ fn recover(ceremony: &mut Ceremony<'_>) -> Result<Found, RunError> {
     super::restore::clear(&config)
 }
 
-fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
+fn run(ceremony: &mut Ceremony<'_>) -> Result<Outputs, RunError> {
     super::backup::left_behind(ceremony)?;
     let (from, to) = (ceremony.hsm_config()?, second_config(ceremony)?);
     if hsm::evidence(&to)?.keys != KeySet::InUse {
@@ -81,7 +80,7 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
     }
     let found = hsm::evidence(&to)?;
     let keys = key_records(&found);
-    let found = evidence::outputs(&found);
+    let found = evidence::record(&found);
     let audit_key = ceremony.block_on(async move { Ok(Hsm::start(to)?.signing_public_key()) })?;
     ceremony.ui.say(&format!(
         "The token {} ({:?}) holds {} keys. Keep it elsewhere; docs/ceremony.md says how it takes over.",
@@ -89,11 +88,10 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
         found.token.label,
         keys.len()
     ))?;
-    serde_json::to_value(CopyOutputs {
+    Ok(Outputs::Copy(CopyOutputs {
         token: found.token,
         keys,
         audit_key: base64(&audit_key),
         objects: found.objects,
-    })
-    .map_err(RunError::json)
+    }))
 }

@@ -1,12 +1,13 @@
 //! The keys that a second token needs come out, wrapped under a transport key that nobody but M
 //! custodians together have.
 
-use serde_json::{Value, json};
+use serde_json::json;
 use strongroom_hsm::Hsm;
 use strongroom_hsm::ceremony as hsm;
 use zeroize::Zeroizing;
 
 use super::super::custody::{self, Set};
+use super::super::outputs::Outputs;
 use super::super::{Act, Ceremony, Found, RunError, disk, pins, sha256_hex};
 use crate::backup::{self, About, Content};
 use crate::record::{ExportOutputs, PinsRecord};
@@ -17,8 +18,7 @@ pub(super) const SHARES: &str = "transport-shares";
 /// What people call the two secrets.
 pub(super) const WHAT: &str = "transport key and its companion";
 
-pub(super) const TRANSPORT: Act = Act {
-    step: Step::Transport,
+pub(in crate::run) const TRANSPORT: Act = Act {
     title: "The transport key",
     what: "An AES-256 transport key, and a second key that authenticates the backup's file, are drawn from the kernel's random numbers and split as the PINs \
            are: one share for each custodian, encrypted to his key.",
@@ -41,8 +41,7 @@ pub(super) const TRANSPORT: Act = Act {
     run: transport,
 };
 
-pub(super) const EXPORT: Act = Act {
-    step: Step::Export,
+pub(in crate::run) const EXPORT: Act = Act {
     title: "Wrap the keys",
     what: "The security officer's login makes the transport key a trusted, wrap-only object in the token, for seconds and in its memory only. With the user's login each \
            key that was born movable is wrapped by it; then it is destroyed, and the backup's file is written.",
@@ -67,7 +66,7 @@ pub(super) const EXPORT: Act = Act {
     run: export,
 };
 
-fn transport(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
+fn transport(ceremony: &mut Ceremony<'_>) -> Result<Outputs, RunError> {
     let key = || {
         let mut key = Zeroizing::new(vec![0; 32]);
         getrandom::fill(&mut key).map_err(|_| RunError::random())?;
@@ -89,8 +88,7 @@ fn secrets(ceremony: &mut Ceremony<'_>) -> Result<shares::Pins, RunError> {
     }
     let record: PinsRecord = ceremony
         .journal
-        .outputs(Step::Transport)
-        .and_then(commitments)
+        .recorded(Step::Transport)?
         .ok_or_else(|| RunError::refused("the transcript holds no shares of the transport key"))?;
     let set = Set {
         what: WHAT,
@@ -104,12 +102,6 @@ fn secrets(ceremony: &mut Ceremony<'_>) -> Result<shares::Pins, RunError> {
     Ok(secrets)
 }
 
-/// What a step that dealt shares recorded of them.
-pub(super) fn commitments(outputs: &Value) -> Option<PinsRecord> {
-    let known = json!({"threshold": outputs["threshold"], "commitments": outputs["commitments"]});
-    serde_json::from_value(known).ok()
-}
-
 /// The transport key as the token takes it.
 pub(super) fn transport_key(secrets: &shares::Pins) -> Result<Zeroizing<[u8; 32]>, RunError> {
     let mut key = Zeroizing::new([0; 32]);
@@ -120,7 +112,7 @@ pub(super) fn transport_key(secrets: &shares::Pins) -> Result<Zeroizing<[u8; 32]
     Ok(key)
 }
 
-fn export(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
+fn export(ceremony: &mut Ceremony<'_>) -> Result<Outputs, RunError> {
     let secrets = secrets(ceremony)?;
     let left_behind = left_behind(ceremony)?;
     let config = ceremony.hsm_config()?;
@@ -154,19 +146,20 @@ fn export(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
     disk::write(&path, &file, 0o600)?;
     // It is needed no more: it lives in the shares alone from here on.
     ceremony.transport = None;
-    let outputs = ExportOutputs {
+    let record = ExportOutputs {
         backup_sha256: sha256_hex(&file),
         keys: content.keys(),
     };
     ceremony.ui.say(&format!(
         "{} keys are in {}, SHA-256 {}. Keep copies of it elsewhere, with {SHARES}/, and apart from the store's.",
-        outputs.keys.len(),
+        record.keys.len(),
         path.display(),
-        outputs.backup_sha256
+        record.backup_sha256
     ))?;
-    let mut value = serde_json::to_value(outputs).map_err(RunError::json)?;
-    value["signing_keys_left_behind"] = json!(left_behind);
-    Ok(value)
+    Ok(Outputs::Export {
+        record,
+        signing_keys_left_behind: left_behind,
+    })
 }
 
 /// How many signing keys the token has, which nothing moves: said, and noted if there are any,

@@ -5,12 +5,11 @@ use serde_json::{Value, json};
 use strongroom_hsm::ceremony::{self as hsm, SlotState};
 use strongroom_hsm::{Hsm, HsmError, PinSource};
 
+use super::super::outputs::Outputs;
 use super::super::{Act, Ceremony, Found, RunError, base64, evidence, register, token_record};
-use crate::Step;
 use crate::record::{DestroyOutputs, InventoryOutputs};
 
-pub(super) const INVENTORY: Act = Act {
-    step: Step::Inventory,
+pub(in crate::run) const INVENTORY: Act = Act {
     title: "What will be destroyed",
     what: "The token lists every object on it. Each of them will be destroyed, and the token initialised anew.",
     why: "What is destroyed must be known before, and be the appliance's keys that the previous transcript names.",
@@ -28,8 +27,7 @@ pub(super) const INVENTORY: Act = Act {
     run: inventory,
 };
 
-pub(super) const CONSENT: Act = Act {
-    step: Step::Consent,
+pub(in crate::run) const CONSENT: Act = Act {
     title: "Consent",
     what: "The appliance's name is typed in full. Then the audit key seals the transcript so far: it does so for the last time.",
     why: "After the next step nothing that was sealed or encrypted under these keys can ever be opened again, by anybody.",
@@ -52,8 +50,7 @@ pub(super) const CONSENT: Act = Act {
     run: consent,
 };
 
-pub(super) const ACT: Act = Act {
-    step: Step::Destroy,
+pub(in crate::run) const ACT: Act = Act {
     title: "Destroy the keys",
     what: "Each object on the token is destroyed, the token is asked whether any is left, and it is initialised anew. \
            The user PIN is gone with it; the security officer's stays, in the shares.",
@@ -67,8 +64,7 @@ pub(super) const ACT: Act = Act {
     run: destroy,
 };
 
-pub(super) const CLOSING: Act = Act {
-    step: Step::Closing,
+pub(in crate::run) const CLOSING: Act = Act {
     title: "Closing",
     what: "The transcript is summed up in its closing line. Everyone who is here signs that line; there is no audit key any more to seal it.",
     why: "A signature says: I was there, and nothing was left on the token.",
@@ -83,15 +79,15 @@ pub(super) const CLOSING: Act = Act {
             data: Value::Null,
         })
     },
-    run: |_| Ok(json!({})),
+    run: |_| Ok(Outputs::Nothing {}),
 };
 
-fn inventory(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
+fn inventory(ceremony: &mut Ceremony<'_>) -> Result<Outputs, RunError> {
     let config = ceremony.hsm_config()?;
     ceremony.ui.working(Some("asking for the token's objects"));
     let found = hsm::evidence(&config);
     ceremony.ui.working(None);
-    let found = evidence::outputs(&found?);
+    let found = evidence::record(&found?);
     let config = ceremony.hsm_config()?;
     let audit_key =
         ceremony.block_on(async move { Ok(Hsm::start(config)?.signing_public_key()) })?;
@@ -107,17 +103,17 @@ fn inventory(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
         ceremony.site.store().display()
     ))?;
     let register = register::check(ceremony)?;
-    let mut outputs = serde_json::to_value(InventoryOutputs {
-        token: found.token,
-        objects: found.objects,
-        audit_key: base64(&audit_key),
+    Ok(Outputs::Inventory {
+        record: InventoryOutputs {
+            token: found.token,
+            objects: found.objects,
+            audit_key: base64(&audit_key),
+        },
+        register,
     })
-    .map_err(RunError::json)?;
-    outputs["register"] = json!(register);
-    Ok(outputs)
 }
 
-fn consent(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
+fn consent(ceremony: &mut Ceremony<'_>) -> Result<Outputs, RunError> {
     let name = ceremony.plan.name.clone();
     loop {
         let typed = ceremony.ui.typed(
@@ -125,7 +121,7 @@ fn consent(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
             &format!("Type the appliance's name, {name}, to have its keys destroyed."),
         )?;
         if typed == name {
-            return Ok(json!({"typed": typed}));
+            return Ok(Outputs::Consent { typed });
         }
         ceremony.refused(format!("that is not the appliance's name, {name}"))?;
     }
@@ -167,7 +163,7 @@ fn recover(ceremony: &mut Ceremony<'_>) -> Result<Found, RunError> {
     })
 }
 
-fn destroy(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
+fn destroy(ceremony: &mut Ceremony<'_>) -> Result<Outputs, RunError> {
     let state = token(ceremony)?;
     let pins = ceremony.pins()?;
     let mut config = ceremony.hsm_config()?;
@@ -190,17 +186,11 @@ fn destroy(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
         destroyed.objects.len(),
         destroyed.after.serial
     ))?;
-    let mut outputs =
-        serde_json::to_value(DestroyOutputs { left: Vec::new() }).map_err(RunError::json)?;
-    let objects: Vec<_> = destroyed
-        .objects
-        .iter()
-        .map(|object| json!({"name": object.name, "class": object.class, "label": object.label}))
-        .collect();
-    outputs["destroyed"] = json!(objects);
-    outputs["as_user"] = json!(destroyed.as_user);
-    outputs["token_after"] =
-        serde_json::to_value(token_record(&destroyed.after)).map_err(RunError::json)?;
-    outputs["reinitialised"] = json!(true);
-    Ok(outputs)
+    Ok(Outputs::Destroy {
+        record: DestroyOutputs { left: Vec::new() },
+        destroyed: destroyed.objects.into_iter().map(Into::into).collect(),
+        as_user: destroyed.as_user,
+        token_after: token_record(&destroyed.after),
+        reinitialised: true,
+    })
 }

@@ -1,24 +1,25 @@
 //! Ceremonies of an appliance that has its keys: each goes on from the one before, whose transcript
 //! its own names.
 //!
-//! A later ceremony is carried out by the same machine as a birth: a list of `Act`s, of which
-//! `opening` is the first and `super::closing` (or an `Act` of its own) the last. Between them,
+//! A later ceremony is carried out by the same machine as a birth: an `Act` for each step of its
+//! kind, of which `opening` is the first and `super::closing` (or one of its own) the last. Between them,
 //! `Ceremony::pins` has the custodians give the PINs back, `Ceremony::hsm_config` is the token at
 //! work, `Ceremony::custody` what the ceremony before left (plan, shares, token, keys, store).
 //! What a step `token`, `keys`, `store` or `pins` records takes the place of what was there before,
 //! in the summary and for the next ceremony; `verify/later.rs` says which kind may change what.
 //!
-//! To add a kind: a variant of `Kind` with its steps, a `Task`, a line in `acts`, and its facts in
-//! `verify/later.rs`.
+//! To add a kind: a variant of `Kind` with its steps, a `Task`, the lines in `super::acts` where a
+//! step is another than elsewhere, and its facts in `verify/later.rs`.
 
-mod add_token;
-mod backup;
-mod destroy;
-mod opening;
-mod reshare;
-mod restore;
-mod rotate;
+pub(super) mod add_token;
+pub(super) mod backup;
+pub(super) mod destroy;
+pub(super) mod opening;
+pub(super) mod reshare;
+pub(super) mod restore;
+pub(super) mod rotate;
 
+pub(super) use rotate::SealedBefore;
 pub use rotate::{Progress, RunningServer, Unmovable};
 
 use std::path::{Path, PathBuf};
@@ -30,7 +31,8 @@ use super::chain::{CHAIN, previous};
 use super::journal::Journal;
 use super::site::Site;
 use super::ui::Ui;
-use super::{Act, Ceremony, Outcome, RunError, closing, custody, disk};
+use super::{Ceremony, Outcome, RunError, custody, disk};
+use crate::record::LaterOpeningOutputs;
 use crate::{
     Anchors, CeremonyId, CustodyState, Kind, Mode, Opening, Plan, PlanSignature, Step, transcript,
     verify,
@@ -92,62 +94,6 @@ impl Task {
             Self::RotateMaster { .. } => Kind::RotateMaster,
             Self::Destroy => Kind::Destroy,
         }
-    }
-}
-
-static REPLACE_CUSTODIAN: [Act; 3] = [opening::ACT, reshare::ACT, closing::ACT];
-static BACKUP: [Act; 4] = [
-    opening::ACT,
-    backup::TRANSPORT,
-    backup::EXPORT,
-    closing::ACT,
-];
-static ADD_TOKEN: [Act; 4] = [
-    opening::ACT,
-    add_token::TOKEN,
-    add_token::COPY,
-    closing::ACT,
-];
-static RESTORE: [Act; 10] = [
-    opening::ACT,
-    restore::PINS,
-    restore::TOKEN,
-    restore::KEYS,
-    super::evidence::ACT,
-    restore::STORE,
-    restore::IDENTITY,
-    super::trial::ACT,
-    super::runtime_pin::ACT,
-    closing::ACT,
-];
-static ROTATE_MASTER: [Act; 9] = [
-    opening::ACT,
-    super::self_test::ACT,
-    rotate::SUCCESSOR,
-    rotate::TRUST,
-    rotate::MOVE,
-    rotate::RETIRE,
-    rotate::KEYS,
-    rotate::EVIDENCE,
-    closing::ACT,
-];
-static DESTROY: [Act; 5] = [
-    opening::ACT,
-    destroy::INVENTORY,
-    destroy::CONSENT,
-    destroy::ACT,
-    destroy::CLOSING,
-];
-
-fn acts(kind: Kind) -> &'static [Act] {
-    match kind {
-        Kind::Birth => &super::BIRTH,
-        Kind::ReplaceCustodian => &REPLACE_CUSTODIAN,
-        Kind::Backup => &BACKUP,
-        Kind::AddToken => &ADD_TOKEN,
-        Kind::Restore => &RESTORE,
-        Kind::RotateMaster => &ROTATE_MASTER,
-        Kind::Destroy => &DESTROY,
     }
 }
 
@@ -283,7 +229,6 @@ fn open<'a>(options: &LaterOptions, ui: &'a mut dyn Ui) -> Result<Ceremony<'a>, 
     let custody = at_work(&site, before.custody, &journal)?;
     Ok(Ceremony {
         kind,
-        acts: acts(kind),
         runtime: super::opening::runtime()?,
         plan,
         mode,
@@ -315,11 +260,9 @@ fn at_work(
         return Ok(custody);
     }
     // Once a ceremony has begun with one, it goes on with that one.
-    let begun = journal
-        .outputs(Step::Opening)
-        .and_then(|outputs| outputs["token_serial"].as_str().map(str::to_owned));
+    let begun: Option<LaterOpeningOutputs> = journal.recorded(Step::Opening)?;
     let serials: Vec<String> = match begun {
-        Some(serial) => vec![serial],
+        Some(opening) => vec![opening.token_serial],
         None => strongroom_hsm::ceremony::slots(&site.module)?
             .into_iter()
             .map(|slot| slot.token.serial)

@@ -2,12 +2,12 @@
 
 use serde_json::{Value, json};
 
+use super::super::outputs::Outputs;
 use super::super::{Act, Ceremony, Found, RunError, opening::grouped};
 use crate::record::{LaterOpeningOutputs, PresentRecord};
-use crate::{Kind, Role, Step};
+use crate::{Kind, Role};
 
-pub(super) const ACT: Act = Act {
-    step: Step::Opening,
+pub(in crate::run) const ACT: Act = Act {
     title: "Opening",
     what: "The hashes of the transcript that this ceremony goes on from, of the plan and of this program are read aloud and compared. \
            The transcripts so far were checked just now. Then the roll is called.",
@@ -42,7 +42,7 @@ pub(super) fn custody<'a>(ceremony: &'a Ceremony<'_>) -> Result<&'a crate::Custo
         .ok_or_else(|| RunError::refused("there is no ceremony before this one"))
 }
 
-fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
+fn run(ceremony: &mut Ceremony<'_>) -> Result<Outputs, RunError> {
     let custody = custody(ceremony)?.clone();
     let binary = super::super::program_sha256()?;
     ceremony.ui.say(&format!(
@@ -78,16 +78,16 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
         }
     }
     enough(ceremony, &present)?;
-    let outputs = LaterOpeningOutputs {
-        present,
-        shares: custody.shares,
-        token_serial: custody.summary.token.serial,
-        previous_kind: custody.kind.name().to_owned(),
-    };
-    let mut outputs = serde_json::to_value(&outputs).map_err(RunError::json)?;
-    outputs["binary_sha256"] = json!(binary);
-    outputs["version"] = json!(env!("CARGO_PKG_VERSION"));
-    Ok(outputs)
+    Ok(Outputs::LaterOpening {
+        record: LaterOpeningOutputs {
+            present,
+            shares: custody.shares,
+            token_serial: custody.summary.token.serial,
+            previous_kind: custody.kind.name().to_owned(),
+        },
+        binary_sha256: binary,
+        version: env!("CARGO_PKG_VERSION"),
+    })
 }
 
 fn enough(ceremony: &Ceremony<'_>, present: &[PresentRecord]) -> Result<(), RunError> {

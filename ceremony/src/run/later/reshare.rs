@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::super::{Act, Ceremony, Found, RunError, custody, pins, security_officer};
-use crate::{Participant, Step, shares};
+use super::super::outputs::Outputs;
+use super::super::{Act, Ceremony, Found, RunError, custody, pins};
+use crate::{Participant, shares};
 
-pub(super) const ACT: Act = Act {
-    step: Step::Pins,
+pub(in crate::run) const ACT: Act = Act {
     title: "Share the PINs anew",
     what: "Custodians of the old plan give the PINs back, the token is asked whether it takes them, and each custodian of the new plan gets a share \
            of the same PINs, from new random polynomials. No PIN is changed and none is shown.",
@@ -58,9 +58,9 @@ fn recover(ceremony: &mut Ceremony<'_>) -> Result<Found, RunError> {
     })
 }
 
-fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
+fn run(ceremony: &mut Ceremony<'_>) -> Result<Outputs, RunError> {
     let known = ceremony.pins()?;
-    let selector = strongroom_hsm::TokenSelector::Serial(ceremony.token_serial()?.to_owned());
+    let selector = strongroom_hsm::TokenSelector::Serial(ceremony.token_serial()?);
     ceremony
         .ui
         .working(Some("asking the token whether it takes the PINs"));
@@ -77,10 +77,9 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
         user: known.user.expose().to_vec().into(),
     };
     let outputs = pins::deal_out(ceremony, &same, custody::DEALT)?;
-    let officer = security_officer(ceremony);
     ceremony.ui.say(&format!(
         "Each new share is with its custodian. {}: have every old share destroyed, page and file: M of them would still give the PINs.",
-        officer.first().map_or("Security officer", Participant::name)
+        ceremony.plan.security_officer.name()
     ))?;
     Ok(outputs)
 }

@@ -13,11 +13,12 @@ use strongroom_hsm::ceremony::{self as hsm, KeySet};
 use strongroom_hsm::{Hsm, HsmConfig};
 
 use super::super::custody::{self, Set};
+use super::super::outputs::Outputs;
 use super::super::{
     Act, Ceremony, Found, RunError, base64, disk, hex, key_records, security_officer, sha256_hex,
     token,
 };
-use super::backup::{SHARES, WHAT, commitments, transport_key};
+use super::backup::{SHARES, WHAT, transport_key};
 use crate::backup::{self, About, Backup};
 use crate::record::{ExportOutputs, KeysOutputs, PinsRecord, RestoreOutputs, Summary};
 use crate::shares::{self, Deal};
@@ -25,7 +26,7 @@ use crate::{CeremonyId, CustodyState, Plan, Step};
 
 /// New PINs: the old token's may be known to whoever has it now. Before anything is made, the
 /// backup must prove that it is whole.
-pub(super) const PINS: Act = Act {
+pub(in crate::run) const PINS: Act = Act {
     title: "Open the backup, share new PINs",
     what: "Custodians of the backup give its two secrets back, and the file is authenticated with one of them: it is read and checked whole while nothing is made. Then \
            the new token gets PINs of its own: drawn from the kernel's random numbers, split, and each custodian's share encrypted to his key, before any token \
@@ -36,13 +37,12 @@ pub(super) const PINS: Act = Act {
 };
 
 /// As at a birth.
-pub(super) const TOKEN: Act = Act {
+pub(in crate::run) const TOKEN: Act = Act {
     ready: "Is a token of the same kind, not initialised, in its place, and is the old one taken out?",
     ..token::ACT
 };
 
-pub(super) const KEYS: Act = Act {
-    step: Step::Keys,
+pub(in crate::run) const KEYS: Act = Act {
     title: "Unwrap the keys",
     what: "The transport key, which custodians gave back, becomes an unwrap-only object in the token, for seconds; each key of the backup is unwrapped with the \
            attributes it was born with, tried against what the old token sealed, and the transport key is destroyed. Audit key and import key are new.",
@@ -64,8 +64,7 @@ pub(super) const KEYS: Act = Act {
     run: keys,
 };
 
-pub(super) const STORE: Act = Act {
-    step: Step::Store,
+pub(in crate::run) const STORE: Act = Act {
     title: "Bind the store",
     what: "The copy of the store is verified record by record with the store key, and bound to the new token with a new epoch. The old audit log is kept aside, \
            since its key stayed with the old token; a new one begins.",
@@ -89,8 +88,7 @@ pub(super) const STORE: Act = Act {
     run: store,
 };
 
-pub(super) const IDENTITY: Act = Act {
-    step: Step::Identity,
+pub(in crate::run) const IDENTITY: Act = Act {
     title: "The appliance's configuration",
     what: "The configuration is written for the new token. One that is there is kept beside it. Certificates and policy stay as they are.",
     why: "The appliance must find the new token, and demand of its keys what the plan decided.",
@@ -161,10 +159,7 @@ impl Source {
         }
         let (open, close) = line("open").zip(line("close")).ok_or_else(unknown)?;
         let plan = Plan::parse(open["plan"].as_str().ok_or_else(unknown)?)?;
-        let shares = done(Step::Transport)
-            .as_ref()
-            .and_then(commitments)
-            .ok_or_else(unknown)?;
+        let shares = done(Step::Transport).and_then(read).ok_or_else(unknown)?;
         let summary: Summary = read(close["summary"].clone()).ok_or_else(unknown)?;
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let made = About {
@@ -244,7 +239,7 @@ fn secrets(ceremony: &mut Ceremony<'_>, source: &Source) -> Result<shares::Pins,
     Ok(secrets)
 }
 
-fn pins(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
+fn pins(ceremony: &mut Ceremony<'_>) -> Result<Outputs, RunError> {
     let source = Source::of(ceremony)?;
     secrets(ceremony, &source)?;
     ceremony.ui.say(&format!(
@@ -290,7 +285,7 @@ pub(super) fn clear(config: &HsmConfig) -> Result<Found, RunError> {
     })
 }
 
-fn keys(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
+fn keys(ceremony: &mut Ceremony<'_>) -> Result<Outputs, RunError> {
     let source = Source::of(ceremony)?;
     let custody = super::opening::custody(ceremony)?.clone();
     let config = ceremony.hsm_config()?;
@@ -308,12 +303,12 @@ fn keys(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
     }
     ceremony.transport = None;
     let evidence = hsm::evidence(&config)?;
-    let outputs = KeysOutputs {
+    let record = KeysOutputs {
         keys: key_records(&evidence),
     };
     let new_audit_key =
         ceremony.block_on(async move { Ok(Hsm::start(config)?.signing_public_key()) })?;
-    for key in &outputs.keys {
+    for key in &record.keys {
         let hash = key
             .sha256
             .as_deref()
@@ -325,22 +320,20 @@ fn keys(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
         };
         ceremony.ui.say(&format!("{} ({came}): {hash}", key.name))?;
     }
-    let mut value = serde_json::to_value(&outputs).map_err(RunError::json)?;
-    let restored = RestoreOutputs {
-        backup_sha256: source.sha256,
-        old_audit_key: custody.audit_key,
-        new_audit_key: base64(&new_audit_key),
-    };
-    let restored = serde_json::to_value(restored).map_err(RunError::json)?;
-    for name in ["backup_sha256", "old_audit_key", "new_audit_key"] {
-        value[name] = restored[name].clone();
-    }
-    value["backup_ceremony"] = json!(source.file.content.ceremony_id);
-    value["backup_token"] = json!(source.file.content.token);
-    Ok(value)
+    let backup = source.file.content;
+    Ok(Outputs::RestoredKeys {
+        record,
+        restored: RestoreOutputs {
+            backup_sha256: source.sha256,
+            old_audit_key: custody.audit_key,
+            new_audit_key: base64(&new_audit_key),
+        },
+        backup_ceremony: backup.ceremony_id,
+        backup_token: backup.token,
+    })
 }
 
-fn store(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
+fn store(ceremony: &mut Ceremony<'_>) -> Result<Outputs, RunError> {
     let (path, log) = (ceremony.site.store(), ceremony.site.audit_log());
     if !path.exists() {
         return Err(RunError::Waiting {
@@ -406,13 +399,13 @@ fn store(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
         status.records,
         status.epoch
     ))?;
-    Ok(json!({
-        "store_id": hex(&status.store_id),
-        "records": status.records,
-        "backup_epoch": accepted.hsm_epoch,
-        "store_epoch": accepted.store_epoch,
-        "epoch": status.epoch,
-    }))
+    Ok(Outputs::RestoredStore {
+        store_id: hex(&status.store_id),
+        records: status.records,
+        backup_epoch: accepted.hsm_epoch,
+        store_epoch: accepted.store_epoch,
+        epoch: status.epoch,
+    })
 }
 
 fn aside(log: &Path, old_key: &str) -> PathBuf {
@@ -421,9 +414,9 @@ fn aside(log: &Path, old_key: &str) -> PathBuf {
     name.into()
 }
 
-fn configure(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
+fn configure(ceremony: &mut Ceremony<'_>) -> Result<Outputs, RunError> {
     let path = ceremony.site.configuration();
-    let serial = ceremony.token_serial()?.to_owned();
+    let serial = ceremony.token_serial()?;
     // Sealed by the first ceremony on this machine; on another one the plain key is put there by
     // hand.
     let tls_key_is_sealed =
@@ -465,8 +458,8 @@ fn configure(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
             file.display()
         ))?;
     }
-    Ok(json!({
-        "configuration_sha256": sha256_hex(text.as_bytes()),
-        "missing": missing,
-    }))
+    Ok(Outputs::RestoredIdentity {
+        configuration_sha256: sha256_hex(text.as_bytes()),
+        missing,
+    })
 }

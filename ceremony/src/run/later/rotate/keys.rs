@@ -4,12 +4,11 @@ use serde_json::{Value, json};
 use strongroom_hsm::ceremony::expected::SIGNING_LABEL;
 use strongroom_hsm::ceremony::{self as hsm, KeySet};
 
+use super::super::super::outputs::Outputs;
 use super::super::super::{Act, Ceremony, Found, RunError, evidence, key_records};
-use crate::Step;
 use crate::record::KeysOutputs;
 
-pub(in super::super) const KEYS: Act = Act {
-    step: Step::Keys,
+pub(in crate::run) const KEYS: Act = Act {
     title: "The keys from now on",
     what: "The token names every key that it holds now.",
     why: "The summary that everyone signs has these, and the next ceremony goes on from them.",
@@ -22,8 +21,7 @@ pub(in super::super) const KEYS: Act = Act {
     run: keys,
 };
 
-pub(in super::super) const EVIDENCE: Act = Act {
-    step: Step::Evidence,
+pub(in crate::run) const EVIDENCE: Act = Act {
     title: "Evidence of the keys",
     what: "The token is asked for every attribute of every object on it, and goes through the appliance's self-tests.",
     why: "The attributes show that the new keys can't be taken out or misused, and that nothing trusted was left.",
@@ -59,22 +57,23 @@ fn found(ceremony: &mut Ceremony<'_>) -> Result<hsm::Evidence, RunError> {
     )))
 }
 
-fn keys(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
-    let outputs = KeysOutputs {
+fn keys(ceremony: &mut Ceremony<'_>) -> Result<Outputs, RunError> {
+    let record = KeysOutputs {
         // Signing keys come and go while the appliance is at work: they are none of a ceremony's.
         keys: key_records(&found(ceremony)?)
             .into_iter()
             .filter(|key| key.label != SIGNING_LABEL)
             .collect(),
     };
-    ceremony.say_keys(&outputs.keys)?;
-    serde_json::to_value(&outputs).map_err(RunError::json)
+    ceremony.say_keys(&record.keys)?;
+    Ok(Outputs::RotatedKeys(record))
 }
 
-fn attributes(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
+fn attributes(ceremony: &mut Ceremony<'_>) -> Result<Outputs, RunError> {
     let found = found(ceremony)?;
     ceremony.say_objects(&found)?;
-    let mut outputs = serde_json::to_value(evidence::outputs(&found)).map_err(RunError::json)?;
-    outputs["self_tests"] = json!("passed");
-    Ok(outputs)
+    Ok(Outputs::RotatedEvidence {
+        record: evidence::record(&found),
+        self_tests: "passed",
+    })
 }

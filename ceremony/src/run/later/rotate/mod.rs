@@ -12,20 +12,22 @@ mod trial;
 
 use serde_json::{Value, json};
 use strongroom_hsm::Hsm;
+use strongroom_hsm::ceremony::expected::{MASTER_LABEL, MEMORY_MASTER_LABEL, TRANSFER_LABEL};
 use strongroom_hsm::ceremony::{self as hsm, Successor};
 
 use super::super::opening::grouped;
-use super::super::{Act, Ceremony, Found, RunError, evidence, security_officer, sha256_hex};
+use super::super::outputs::Outputs;
+use super::super::{Act, Ceremony, Found, RunError, evidence, sha256_hex};
+use crate::Step;
 use crate::encoding::unbase64;
 use crate::record::{KeyRecord, SuccessorOutputs};
-use crate::{Participant, Step};
 
-pub(super) use keys::{EVIDENCE, KEYS};
-pub(super) use moving::{MOVE, RETIRE};
+pub(in crate::run) use keys::{EVIDENCE, KEYS};
+pub(in crate::run) use moving::{MOVE, RETIRE};
 pub use server::{Progress, RunningServer, Unmovable};
+pub(in crate::run) use trial::SealedBefore;
 
-pub(super) const SUCCESSOR: Act = Act {
-    step: Step::Successor,
+pub(in crate::run) const SUCCESSOR: Act = Act {
     title: "Make the next master key",
     what: "The token makes the next generation of the master key and of the transfer key (RSA-4096), and of the memory master key where there is one, beside those \
            that are at work. Their fingerprints are written down by everyone. It takes some seconds to minutes.",
@@ -49,8 +51,7 @@ pub(super) const SUCCESSOR: Act = Act {
     run: make,
 };
 
-pub(super) const TRUST: Act = Act {
-    step: Step::Trust,
+pub(in crate::run) const TRUST: Act = Act {
     title: "Mark the next master key as trusted",
     what: "The fingerprints are shown once more and compared with what everyone wrote down. Then the security officer's login imports the public halves of the new \
            master and transfer key, marked as trusted (CKA_TRUSTED). From that moment the new master key is in force.",
@@ -84,7 +85,7 @@ pub(super) const TRUST: Act = Act {
     run: trust,
 };
 
-fn make(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
+fn make(ceremony: &mut Ceremony<'_>) -> Result<Outputs, RunError> {
     moving::check_movable(ceremony)?;
     let config = ceremony.hsm_config()?;
     let trial = {
@@ -97,12 +98,12 @@ fn make(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
     let made = made?;
     let state = hsm::evidence(&config)?;
     let ending = format!("-{}", made.number);
-    let objects: Vec<_> = evidence::outputs(&state)
+    let objects: Vec<_> = evidence::record(&state)
         .objects
         .into_iter()
         .filter(|object| object.label.ends_with(&ending))
         .collect();
-    let outputs = SuccessorOutputs {
+    let record = SuccessorOutputs {
         generation: made.number,
         keys: objects
             .iter()
@@ -118,12 +119,10 @@ fn make(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
     ceremony
         .ui
         .say("Everyone writes these down now: they are compared in the next step.")?;
-    let mut outputs = serde_json::to_value(&outputs).map_err(RunError::json)?;
-    outputs["trial"] = trial;
-    Ok(outputs)
+    Ok(Outputs::Successor { record, trial })
 }
 
-fn trust(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
+fn trust(ceremony: &mut Ceremony<'_>) -> Result<Outputs, RunError> {
     let successor = successor(ceremony)?;
     show(ceremony, &successor)?;
     ceremony
@@ -139,22 +138,19 @@ fn trust(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
         "Generation {} of the master key is in force.",
         successor.number
     ))?;
-    let officer = security_officer(ceremony);
-    Ok(json!({
-        "in_force": successor.number,
-        "marked_by": officer.first().map(Participant::name),
-    }))
+    Ok(Outputs::Trust {
+        in_force: successor.number,
+        marked_by: ceremony.plan.security_officer.name().to_owned(),
+    })
 }
 
 /// What step `successor` recorded: what people compared, whatever the token shows by now.
 fn successor(ceremony: &Ceremony<'_>) -> Result<Successor, RunError> {
     let lacks = || RunError::refused("the transcript names no new master key yet");
-    let outputs = ceremony
+    let recorded: SuccessorOutputs = ceremony
         .journal
-        .outputs(Step::Successor)
-        .cloned()
+        .recorded(Step::Successor)?
         .ok_or_else(lacks)?;
-    let recorded: SuccessorOutputs = serde_json::from_value(outputs).map_err(RunError::json)?;
     let spki = |base: &str| {
         let label = format!("{base}-{}", recorded.generation);
         let key = recorded.keys.iter().find(|key| key.label == label)?;
@@ -162,9 +158,9 @@ fn successor(ceremony: &Ceremony<'_>) -> Result<Successor, RunError> {
     };
     Ok(Successor {
         number: recorded.generation,
-        master: spki("strongroom-master").ok_or_else(lacks)?,
-        transfer: spki("strongroom-transfer").ok_or_else(lacks)?,
-        memory_master: spki("strongroom-memory-master"),
+        master: spki(MASTER_LABEL).ok_or_else(lacks)?,
+        transfer: spki(TRANSFER_LABEL).ok_or_else(lacks)?,
+        memory_master: spki(MEMORY_MASTER_LABEL),
     })
 }
 

@@ -12,17 +12,16 @@ use strongroom_core::store::Store;
 use strongroom_hsm::Hsm;
 use strongroom_hsm::ceremony as hsm;
 
+use super::super::super::outputs::Outputs;
 use super::super::super::{Act, Ceremony, Found, RunError, sha256_hex};
 use super::server::{Progress, RunningServer};
-use super::{successor, trial};
-use crate::Step;
+use super::{SealedBefore, successor, trial};
 use crate::record::{MoveOutputs, RetireOutputs};
 
 /// Between two questions to the server.
 const POLL: Duration = Duration::from_millis(500);
 
-pub(in super::super) const MOVE: Act = Act {
-    step: Step::Move,
+pub(in crate::run) const MOVE: Act = Act {
     title: "Move every key",
     what: "Each KEK is taken out of its transfer blob inside the token, wrapped by the new master and transfer key, unwrapped again and compared, and written to the \
            store, one after the other. A running server does it and goes on serving. Then a text that was sealed before this ceremony's new keys were made is opened.",
@@ -47,8 +46,7 @@ pub(in super::super) const MOVE: Act = Act {
     run: move_all,
 };
 
-pub(in super::super) const RETIRE: Act = Act {
-    step: Step::Retire,
+pub(in crate::run) const RETIRE: Act = Act {
     title: "Destroy the old master key",
     what: "Every key is counted once more. Then the old master key and transfer key are destroyed, and last the security officer's marks: outside of a rotation no \
            trusted key is on the token. A backup of the store from before this ceremony can't be used afterwards.",
@@ -92,17 +90,13 @@ pub(super) fn check_movable(ceremony: &mut Ceremony<'_>) -> Result<(), RunError>
     )))
 }
 
-fn move_all(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
+fn move_all(ceremony: &mut Ceremony<'_>) -> Result<Outputs, RunError> {
     let standing = match ceremony.server.clone() {
         Some(server) => by_server(ceremony, &*server)?,
         None => by_hand(ceremony)?,
     };
     let config = ceremony.hsm_config()?;
-    let sealed_before = ceremony
-        .journal
-        .outputs(Step::Successor)
-        .map(|outputs| outputs["trial"].clone())
-        .unwrap_or_default();
+    let sealed_before = SealedBefore::of(ceremony)?;
     ceremony.ui.working(Some("opening what was sealed before"));
     let opened =
         ceremony.block_on(async move { trial::check(&Hsm::start(config)?, &sealed_before).await });
@@ -112,18 +106,17 @@ fn move_all(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
         "{} of {} versions of keys are under the new master key, and what was sealed before opens.",
         standing.moved, standing.versions
     ))?;
-    let outputs = MoveOutputs {
-        versions: standing.versions as u64,
-        moved: standing.moved as u64,
-    };
-    let mut outputs = serde_json::to_value(&outputs).map_err(RunError::json)?;
-    outputs["by"] = json!(if ceremony.server.is_some() {
-        "server"
-    } else {
-        "ceremony"
-    });
-    outputs["trial"] = json!("opened");
-    Ok(outputs)
+    Ok(Outputs::Move {
+        record: MoveOutputs {
+            versions: standing.versions as u64,
+            moved: standing.moved as u64,
+        },
+        by: match ceremony.server {
+            Some(_) => "server",
+            None => "ceremony",
+        },
+        trial: "opened",
+    })
 }
 
 fn by_server(
@@ -217,7 +210,7 @@ fn incomplete(list: &[String]) -> RunError {
     ))
 }
 
-fn retire(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
+fn retire(ceremony: &mut Ceremony<'_>) -> Result<Outputs, RunError> {
     let master = sha256_hex(&successor(ceremony)?.master);
     let server = ceremony.server.clone();
     let complete = match &server {
@@ -250,15 +243,12 @@ fn retire(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
         // So that it knows no other any more; it serves either way.
         told(server.rotate_to(&master))?;
     }
-    let outputs = RetireOutputs {
-        generation: state.generations.first().map_or(0, |one| one.number),
-    };
-    let mut outputs = serde_json::to_value(&outputs).map_err(RunError::json)?;
-    outputs["destroyed"] = gone
-        .iter()
-        .map(|object| json!({"name": object.name, "class": object.class, "label": object.label}))
-        .collect();
-    Ok(outputs)
+    Ok(Outputs::Retire {
+        record: RetireOutputs {
+            generation: state.generations.first().map_or(0, |one| one.number),
+        },
+        destroyed: gone.into_iter().map(Into::into).collect(),
+    })
 }
 
 /// What the server answered, or what to do about it that it did not.

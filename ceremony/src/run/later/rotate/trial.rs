@@ -4,17 +4,18 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use strongroom_hsm::{GcmItem, Hsm, KeyUsage, MasterKind, OaepHash, TransferBlob, WrappedKey};
 
-use super::super::super::{RunError, base64};
+use super::super::super::{Ceremony, RunError, base64};
+use crate::Step;
 use crate::encoding::unbase64;
 
 /// What is encrypted.
 const TEXT: &[u8] = b"sealed under the old master key";
 
-#[derive(Serialize, Deserialize)]
-struct Trial {
+/// Its record in the transcript, in base64.
+#[derive(Debug, Serialize, Deserialize)]
+pub(in crate::run) struct SealedBefore {
     id: String,
     master: String,
     oaep: String,
@@ -25,7 +26,23 @@ struct Trial {
     ciphertext: String,
 }
 
-pub(super) async fn make(hsm: &Hsm) -> Result<Value, RunError> {
+impl SealedBefore {
+    /// What step `successor` recorded.
+    pub(super) fn of(ceremony: &Ceremony<'_>) -> Result<Self, RunError> {
+        #[derive(Deserialize)]
+        struct Recorded {
+            trial: SealedBefore,
+        }
+        let recorded: Option<Recorded> = ceremony.journal.recorded(Step::Successor)?;
+        recorded.map(|recorded| recorded.trial).ok_or_else(broken)
+    }
+}
+
+fn broken() -> RunError {
+    RunError::refused("the transcript holds no trial of the old master key")
+}
+
+pub(super) async fn make(hsm: &Hsm) -> Result<SealedBefore, RunError> {
     let key = hsm.generate_key(KeyUsage::Aead, MasterKind::Hsm).await?;
     let mut iv = [0; 12];
     getrandom::fill(&mut iv).map_err(|_| RunError::random())?;
@@ -41,7 +58,7 @@ pub(super) async fn make(hsm: &Hsm) -> Result<Value, RunError> {
              replaced by new ones, on a new token",
         ));
     };
-    let trial = Trial {
+    Ok(SealedBefore {
         id: base64(&key.id),
         master: base64(&key.master_fingerprint),
         oaep: match key.oaep {
@@ -53,14 +70,11 @@ pub(super) async fn make(hsm: &Hsm) -> Result<Value, RunError> {
         transfer_blob: base64(&transfer.blob),
         iv: base64(&iv),
         ciphertext: base64(&ciphertext),
-    };
-    serde_json::to_value(trial).map_err(RunError::json)
+    })
 }
 
 /// Moves it, and opens what it sealed before.
-pub(super) async fn check(hsm: &Hsm, trial: &Value) -> Result<(), RunError> {
-    let broken = || RunError::refused("the transcript holds no trial of the old master key");
-    let trial: Trial = serde_json::from_value(trial.clone()).map_err(|_| broken())?;
+pub(super) async fn check(hsm: &Hsm, trial: &SealedBefore) -> Result<(), RunError> {
     let bytes = |text: &str| unbase64(text).ok_or_else(broken);
     let key = WrappedKey {
         id: array(&bytes(&trial.id)?).ok_or_else(broken)?,
