@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use strongroom_core::json;
 
 use super::RunError;
 use crate::record::Summary;
@@ -72,7 +73,7 @@ impl Journal {
     /// What a step came to, if it is done.
     pub(super) fn recorded<T: DeserializeOwned>(&self, step: Step) -> Result<Option<T>, RunError> {
         let outputs = self.done.get(&step);
-        outputs.map(T::deserialize).transpose().map_err(|_| {
+        outputs.map(json::read).transpose().map_err(|_| {
             RunError::refused(format!(
                 "the transcript lacks what the step {step} came to: keep it as it is, and look at it with `strongroom ceremony verify`"
             ))

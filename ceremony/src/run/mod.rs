@@ -37,10 +37,10 @@ mod token;
 mod tree;
 mod trial;
 pub mod ui;
+mod work;
 
 use std::future::Future;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -57,6 +57,7 @@ pub use ui::{Ui, UiError};
 use self::journal::Journal;
 use self::outputs::Outputs;
 use self::site::Site;
+use self::work::Work;
 use super::encoding::{base64, hex, sha256};
 use super::record::{KeyRecord, Roll, TokenOutputs, TokenRecord};
 use super::shares::Deal;
@@ -135,13 +136,8 @@ struct Ceremony<'a> {
     /// Where it stands.
     step: Step,
     pins: Option<Pins>,
-    /// A backup's two secrets, while they are known: the transport key, and the key that
-    /// authenticates its file.
-    transport: Option<super::shares::Pins>,
-    /// Where a restoration's backup is.
-    backup: Option<PathBuf>,
-    /// The running server, which moves the keys of a rotation.
-    server: Option<Arc<dyn later::RunningServer>>,
+    /// What only its kind works with.
+    work: Work,
     runtime: tokio::runtime::Runtime,
 }
 

@@ -10,6 +10,7 @@ use super::journal::Journal;
 use super::outputs::Outputs;
 use super::site::Site;
 use super::ui::Ui;
+use super::work::Work;
 use super::{Act, Ceremony, Found, Options, RunError, disk, hex, runtime_pin};
 use crate::record::PresentRecord;
 use crate::{CeremonyId, Kind, Mode, Opening, Plan, PlanSignature, Step, transcript};
@@ -77,9 +78,7 @@ pub(super) fn open<'a>(options: &Options, ui: &'a mut dyn Ui) -> Result<Ceremony
         ui,
         step: Step::Opening,
         pins: None,
-        transport: None,
-        backup: None,
-        server: None,
+        work: Work::Plain,
     })
 }
 

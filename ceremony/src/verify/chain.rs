@@ -4,10 +4,13 @@ use p256::PublicKey;
 use p256::ecdsa::signature::hazmat::PrehashVerifier as _;
 use p256::ecdsa::{self, VerifyingKey};
 use p256::pkcs8::DecodePublicKey as _;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
+use strongroom_core::json;
 
 use super::super::encoding::{base64, hex, sha256, unbase64, unhex};
 use super::super::page::printable;
+use super::super::record::{InventoryOutputs, Roll};
 use super::super::transcript::{
     Begin, Body, Close, Done, FORMAT, Line, Note, Open, START, Seal, Signature, check_time,
     seal_digest, signing_digest,
@@ -134,20 +137,24 @@ impl Chain {
             .map(|done| &done.outputs)
     }
 
+    /// The same in its own type, if it is of that.
+    pub(super) fn recorded<T: DeserializeOwned>(&self, step: Step) -> Option<T> {
+        json::read(self.outputs(step)?).ok()
+    }
+
     /// Who signs, in this order: at a birth everyone in the plan, later those who were there.
     pub(super) fn signers(&self) -> Vec<(Role, &Participant)> {
         let later = self.kind.is_some_and(Kind::is_later);
-        let present = self
-            .outputs(Step::Opening)
-            .and_then(|outputs| outputs["present"].as_array());
+        let roll: Roll = match later {
+            true => self.recorded(Step::Opening).unwrap_or_default(),
+            false => Roll::default(),
+        };
         self.plan
             .iter()
             .flat_map(Plan::participants)
             .filter(|(_, person)| {
                 let fingerprint = person.fingerprint();
-                !later
-                    || present
-                        .is_some_and(|present| present.iter().any(|one| one["key"] == *fingerprint))
+                !later || roll.present.iter().any(|one| one.key == fingerprint)
             })
             .collect()
     }
@@ -472,9 +479,8 @@ impl Chain {
         if self.kind.and_then(Kind::sealed_before).is_none() {
             return Some(self.close.as_ref()?.fields.audit_key.clone());
         }
-        self.outputs(Step::Inventory)?["audit_key"]
-            .as_str()
-            .map(str::to_owned)
+        let inventory: InventoryOutputs = self.recorded(Step::Inventory)?;
+        Some(inventory.audit_key)
     }
 
     /// Something is wrong with the line at hand.

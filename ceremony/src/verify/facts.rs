@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde::de::DeserializeOwned;
 use strongroom_core::json;
 use strongroom_hsm::KeyShape;
+use strongroom_hsm::ceremony::expected::AUDIT_LABEL;
 
 use super::super::encoding::{unbase64, unhex};
 use super::super::record::{
@@ -14,9 +15,6 @@ use super::super::record::{
 use super::super::{Kind, Mode, Plan, Step};
 use super::chain::{Chain, Closed};
 use super::evidence::Demands;
-
-/// The label of the audit key.
-pub(super) const AUDIT: &str = "strongroom-audit";
 
 /// Line and what is wrong there.
 pub(super) type Problems = Vec<(usize, String)>;
@@ -194,7 +192,7 @@ fn summary_fits(close: &Closed, recorded: &Summary, problems: &mut Problems) {
         ));
     }
     let audit_key = close.audit_key_sha256();
-    let ours = summary.keys.iter().find(|key| key.label == AUDIT);
+    let ours = summary.keys.iter().find(|key| key.label == AUDIT_LABEL);
     if audit_key.is_none() || ours.is_none_or(|key| key.sha256 != audit_key) {
         problems.push((
             close.line,

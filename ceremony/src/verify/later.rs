@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use strongroom_hsm::ceremony::expected::ExpectedKey;
+use strongroom_hsm::ceremony::expected::{AUDIT_LABEL, ExpectedKey, WRAPPING_LABEL};
 use strongroom_hsm::{KeyShape, OptionalKeys};
 
 use super::super::custody_state::Past;
@@ -186,7 +186,7 @@ fn copy(chain: &Chain, problems: &mut Problems) {
 /// Whether that is the audit key among these.
 fn is_audit_key(spki: &str, keys: &[KeyRecord]) -> bool {
     keys.iter()
-        .any(|key| key.label == facts::AUDIT && key.spki.as_deref() == Some(spki))
+        .any(|key| key.label == AUDIT_LABEL && key.spki.as_deref() == Some(spki))
 }
 
 /// The keys that came by the backup are those that were there; the audit key is new, and both are
@@ -441,21 +441,15 @@ fn used_before(chain: &Chain, kind: Kind, before: &CustodyState) -> Problems {
             (Step::Token, Step::Keys, Step::Pins)
         }
     };
-    let initialised = chain.outputs(token).map(|outputs| &outputs["token"]);
-    if initialised
-        .and_then(|token| token["serial"].as_str())
-        .is_some_and(|serial| past.serials.contains(serial))
-    {
+    let initialised: Option<TokenOutputs> = chain.recorded(token);
+    if initialised.is_some_and(|outputs| past.serials.contains(&outputs.token.serial)) {
         problems.push((
             line(token),
             "the token is not another one: it has the serial number of one before it".into(),
         ));
     }
-    let made: Vec<KeyRecord> = chain
-        .outputs(keys)
-        .and_then(|outputs| serde_json::from_value(outputs["keys"].clone()).ok())
-        .unwrap_or_default();
-    for key in made {
+    let made: Option<KeysOutputs> = chain.recorded(keys);
+    for key in made.into_iter().flat_map(|outputs| outputs.keys) {
         let new = kind == Kind::RotateMaster || is_own(&key.label);
         if new
             && key.spki.is_some_and(|spki| {
@@ -585,12 +579,7 @@ fn may_change(kind: Kind) -> &'static [&'static str] {
         | Kind::AddToken
         | Kind::RotateMaster
         | Kind::Destroy => &[],
-        Kind::Restore => &[
-            "token",
-            "audit_key",
-            "strongroom-audit",
-            "strongroom-wrapping",
-        ],
+        Kind::Restore => &["token", "audit_key", AUDIT_LABEL, WRAPPING_LABEL],
     }
 }
 
@@ -670,28 +659,23 @@ impl Past {
 
 /// The second token that this ceremony added.
 pub(super) fn spare(chain: &Chain) -> Option<CopyOutputs> {
-    serde_json::from_value(chain.outputs(Step::Copy)?.clone()).ok()
+    chain.recorded(Step::Copy)
 }
 
 /// How things stand after a transcript that has no faults.
 pub(super) fn custody(chain: &Chain, sha256: &str) -> Option<CustodyState> {
     let close = chain.close.as_ref()?;
     let id = chain.id?;
-    let dealt = chain.outputs(Step::Pins).map(|outputs| {
-        let known = serde_json::json!({"threshold": outputs["threshold"], "commitments": outputs["commitments"]});
-        serde_json::from_value::<PinsRecord>(known).map(|pins| SharesRecord {
+    let shares = if chain.outputs(Step::Pins).is_some() {
+        let dealt: PinsRecord = chain.recorded(Step::Pins)?;
+        SharesRecord {
             ceremony_id: id.to_string(),
-            threshold: pins.threshold,
-            commitments: pins.commitments,
-        })
-    });
-    let shares = if let Some(shares) = dealt {
-        shares.ok()?
+            threshold: dealt.threshold,
+            commitments: dealt.commitments,
+        }
     } else {
-        let outputs = chain.outputs(Step::Opening)?.clone();
-        serde_json::from_value::<LaterOpeningOutputs>(outputs)
-            .ok()?
-            .shares
+        let opening: LaterOpeningOutputs = chain.recorded(Step::Opening)?;
+        opening.shares
     };
     Some(CustodyState {
         past: Past::of(chain),

@@ -2,6 +2,7 @@
 //! none, whoever signed it.
 
 use serde_json::{Value, json};
+use strongroom_hsm::ceremony::expected::MASTER_LABEL;
 
 use super::super::encoding::{hex, sha256, unbase64, unhex};
 use super::super::plan::PinMethod;
@@ -201,10 +202,9 @@ fn register(check: &mut Check<'_>, test: impl FnOnce(&Value) -> bool) {
 
 /// The label of the master key in force.
 fn master_label<'a>(labels: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    const MASTER: &str = "strongroom-master";
     let mut masters = labels.filter(|label| {
         label
-            .strip_prefix(MASTER)
+            .strip_prefix(MASTER_LABEL)
             .is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
     });
     masters.next()

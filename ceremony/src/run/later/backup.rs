@@ -77,13 +77,13 @@ fn transport(ceremony: &mut Ceremony<'_>) -> Result<Outputs, RunError> {
         user: key()?,
     };
     let outputs = pins::deal_out(ceremony, &secrets, SHARES)?;
-    ceremony.transport = Some(secrets);
+    *ceremony.work.secrets()? = Some(secrets);
     Ok(outputs)
 }
 
 /// Both secrets: from memory, or by the custodians' shares.
 fn secrets(ceremony: &mut Ceremony<'_>) -> Result<shares::Pins, RunError> {
-    if let Some(secrets) = &ceremony.transport {
+    if let Some(secrets) = ceremony.work.secrets()? {
         return Ok(secrets.clone());
     }
     let record: PinsRecord = ceremony
@@ -98,7 +98,7 @@ fn secrets(ceremony: &mut Ceremony<'_>) -> Result<shares::Pins, RunError> {
         restarted: true,
     };
     let secrets = custody::collect(ceremony, set)?;
-    ceremony.transport = Some(secrets.clone());
+    *ceremony.work.secrets()? = Some(secrets.clone());
     Ok(secrets)
 }
 
@@ -145,7 +145,7 @@ fn export(ceremony: &mut Ceremony<'_>) -> Result<Outputs, RunError> {
     let path = ceremony.folder.join(backup::FILE);
     disk::write(&path, &file, 0o600)?;
     // It is needed no more: it lives in the shares alone from here on.
-    ceremony.transport = None;
+    *ceremony.work.secrets()? = None;
     let record = ExportOutputs {
         backup_sha256: sha256_hex(&file),
         keys: content.keys(),

@@ -31,6 +31,7 @@ use super::chain::{CHAIN, previous};
 use super::journal::Journal;
 use super::site::Site;
 use super::ui::Ui;
+use super::work::Work;
 use super::{Ceremony, Outcome, RunError, custody, disk};
 use crate::record::LaterOpeningOutputs;
 use crate::{
@@ -240,12 +241,7 @@ fn open<'a>(options: &LaterOptions, ui: &'a mut dyn Ui) -> Result<Ceremony<'a>, 
         ui,
         step: Step::Opening,
         pins: None,
-        transport: None,
-        backup,
-        server: match &options.task {
-            Task::RotateMaster { server } => server.clone(),
-            _ => None,
-        },
+        work: Work::of(&options.task, backup),
     })
 }
 

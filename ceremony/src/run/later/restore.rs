@@ -200,10 +200,7 @@ impl Source {
     }
 
     fn of(ceremony: &Ceremony<'_>) -> Result<Self, RunError> {
-        let folder = ceremony
-            .backup
-            .as_ref()
-            .ok_or_else(|| RunError::refused("no backup was named"))?;
+        let folder = ceremony.work.backup()?;
         let chain = super::super::chain::previous(&ceremony.folder)?;
         Self::load(folder, &chain, super::opening::custody(ceremony)?)
     }
@@ -222,7 +219,7 @@ pub(super) fn check(
 /// Its two secrets: from memory, or by the custodians' shares. The file is authenticated by one of
 /// them.
 fn secrets(ceremony: &mut Ceremony<'_>, source: &Source) -> Result<shares::Pins, RunError> {
-    if let Some(secrets) = &ceremony.transport {
+    if let Some(secrets) = ceremony.work.secrets()? {
         return Ok(secrets.clone());
     }
     let set = Set {
@@ -235,7 +232,7 @@ fn secrets(ceremony: &mut Ceremony<'_>, source: &Source) -> Result<shares::Pins,
     let secrets = custody::collect(ceremony, set)?;
     source.file.authenticate(&secrets.user)?;
     transport_key(&secrets)?;
-    ceremony.transport = Some(secrets.clone());
+    *ceremony.work.secrets()? = Some(secrets.clone());
     Ok(secrets)
 }
 
@@ -301,7 +298,7 @@ fn keys(ceremony: &mut Ceremony<'_>) -> Result<Outputs, RunError> {
         ui.working(None);
         result?;
     }
-    ceremony.transport = None;
+    *ceremony.work.secrets()? = None;
     let evidence = hsm::evidence(&config)?;
     let record = KeysOutputs {
         keys: key_records(&evidence),

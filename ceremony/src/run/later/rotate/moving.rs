@@ -26,7 +26,7 @@ pub(in crate::run) const MOVE: Act = Act {
     what: "Each KEK is taken out of its transfer blob inside the token, wrapped by the new master and transfer key, unwrapped again and compared, and written to the \
            store, one after the other. A running server does it and goes on serving. Then a text that was sealed before this ceremony's new keys were made is opened.",
     why: "The old master key may only go when nothing needs it. Ciphertexts are not touched: the KEKs stay what they are.",
-    who: |ceremony| match &ceremony.server {
+    who: |ceremony| match ceremony.work.server() {
         Some(_) => "the running server; all watch its progress".to_owned(),
         None => "the machine, on the store of the stopped appliance; all watch".to_owned(),
     },
@@ -67,7 +67,7 @@ pub(in crate::run) const RETIRE: Act = Act {
 
 /// Before anything is made: keys that can't be moved would end the ceremony in its middle.
 pub(super) fn check_movable(ceremony: &mut Ceremony<'_>) -> Result<(), RunError> {
-    let unmovable: Vec<String> = if let Some(server) = &ceremony.server {
+    let unmovable: Vec<String> = if let Some(server) = ceremony.work.server() {
         let answer = told(server.progress())?;
         let places = answer.unmovable.into_iter();
         places
@@ -91,7 +91,7 @@ pub(super) fn check_movable(ceremony: &mut Ceremony<'_>) -> Result<(), RunError>
 }
 
 fn move_all(ceremony: &mut Ceremony<'_>) -> Result<Outputs, RunError> {
-    let standing = match ceremony.server.clone() {
+    let standing = match ceremony.work.server() {
         Some(server) => by_server(ceremony, &*server)?,
         None => by_hand(ceremony)?,
     };
@@ -111,7 +111,7 @@ fn move_all(ceremony: &mut Ceremony<'_>) -> Result<Outputs, RunError> {
             versions: standing.versions as u64,
             moved: standing.moved as u64,
         },
-        by: match ceremony.server {
+        by: match ceremony.work.server() {
             Some(_) => "server",
             None => "ceremony",
         },
@@ -212,7 +212,7 @@ fn incomplete(list: &[String]) -> RunError {
 
 fn retire(ceremony: &mut Ceremony<'_>) -> Result<Outputs, RunError> {
     let master = sha256_hex(&successor(ceremony)?.master);
-    let server = ceremony.server.clone();
+    let server = ceremony.work.server();
     let complete = match &server {
         // The server looks at the token too: this is the master key that it uses.
         Some(server) => told(server.rotate_to(&master))?.state == "complete",
