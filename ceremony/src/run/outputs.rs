@@ -267,3 +267,312 @@ impl From<hsm::DestroyedObject> for DestroyedObject {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::record::{KeyRecord, ObjectRecord, SharesRecord};
+    use crate::shares::Commitment;
+
+    fn token() -> TokenRecord {
+        TokenRecord {
+            label: "l".into(),
+            serial: "s".into(),
+            manufacturer: "m".into(),
+            model: "o".into(),
+        }
+    }
+
+    fn token_json() -> Value {
+        json!({"label": "l", "serial": "s", "manufacturer": "m", "model": "o"})
+    }
+
+    fn keys() -> Vec<KeyRecord> {
+        vec![KeyRecord::new("n", "l", None)]
+    }
+
+    fn keys_json() -> Value {
+        json!([{"name": "n", "label": "l", "spki": null, "sha256": null}])
+    }
+
+    fn objects() -> Vec<ObjectRecord> {
+        vec![ObjectRecord {
+            name: "n".into(),
+            label: "l".into(),
+            class: "c".into(),
+            spki: None,
+            attributes: vec![("CKA_X".into(), "true".into())],
+        }]
+    }
+
+    fn objects_json() -> Value {
+        json!([{"name": "n", "label": "l", "class": "c", "attributes": [["CKA_X", "true"]]}])
+    }
+
+    fn gone() -> Vec<DestroyedObject> {
+        vec![DestroyedObject {
+            name: "n".into(),
+            class: "c".into(),
+            label: "l".into(),
+        }]
+    }
+
+    fn gone_json() -> Value {
+        json!([{"name": "n", "class": "c", "label": "l"}])
+    }
+
+    fn commitments() -> Vec<Commitment> {
+        vec![Commitment {
+            index: 1,
+            custodian: "c".into(),
+            so: "a".into(),
+            user: "b".into(),
+        }]
+    }
+
+    fn commitments_json() -> Value {
+        json!([{"index": 1, "custodian": "c", "so": "a", "user": "b"}])
+    }
+
+    fn present() -> Vec<PresentRecord> {
+        vec![PresentRecord {
+            name: "n".into(),
+            role: "auditor".into(),
+            key: "k".into(),
+        }]
+    }
+
+    /// Old transcripts and new ones are of one format.
+    #[test]
+    fn each_step_records_what_transcripts_have_always_had() {
+        let entropy = json!({"source": "kernel", "bytes": 9, "tests": entropy::TESTS});
+        let keys_of = || KeysOutputs { keys: keys() };
+        let evidence = || EvidenceOutputs {
+            token: token(),
+            objects: objects(),
+        };
+        let cases = [
+            (
+                Outputs::Opening {
+                    plan_sha256: "p".into(),
+                    binary_sha256: "b".into(),
+                    version: "1",
+                    present: present(),
+                },
+                json!({
+                    "plan_sha256": "p", "binary_sha256": "b", "version": "1",
+                    "present": [{"name": "n", "role": "auditor", "key": "k"}],
+                }),
+            ),
+            (
+                Outputs::LaterOpening {
+                    record: LaterOpeningOutputs {
+                        present: present(),
+                        shares: SharesRecord {
+                            ceremony_id: "i".into(),
+                            threshold: 2,
+                            commitments: commitments(),
+                        },
+                        token_serial: "s".into(),
+                        previous_kind: "birth".into(),
+                    },
+                    binary_sha256: "b".into(),
+                    version: "1",
+                },
+                json!({
+                    "present": [{"name": "n", "role": "auditor", "key": "k"}],
+                    "shares": {
+                        "ceremony_id": "i", "threshold": 2, "commitments": commitments_json(),
+                    },
+                    "token_serial": "s", "previous_kind": "birth",
+                    "binary_sha256": "b", "version": "1",
+                }),
+            ),
+            (
+                Outputs::SelfTest {
+                    known_answers: vec!["a"],
+                    entropy: Entropy::of("kernel", 9),
+                },
+                json!({"known_answers": ["a"], "entropy": entropy}),
+            ),
+            (
+                Outputs::Shares {
+                    record: PinsRecord {
+                        threshold: 2,
+                        commitments: commitments(),
+                    },
+                    shares: vec![DealtShare {
+                        custodian: "c".into(),
+                        file: Some("f".into()),
+                        sha256: "h".into(),
+                        paper: true,
+                    }],
+                },
+                json!({
+                    "threshold": 2, "commitments": commitments_json(),
+                    "shares": [{"custodian": "c", "file": "f", "sha256": "h", "paper": true}],
+                }),
+            ),
+            (
+                Outputs::Token {
+                    record: TokenOutputs { token: token() },
+                    flags: TokenFlags {
+                        initialized: true,
+                        user_pin_set: true,
+                        user_pin_locked: false,
+                        so_pin_locked: false,
+                    },
+                },
+                json!({
+                    "token": token_json(),
+                    "flags": {
+                        "initialized": true, "user_pin_set": true,
+                        "user_pin_locked": false, "so_pin_locked": false,
+                    },
+                }),
+            ),
+            (
+                Outputs::Keys {
+                    record: keys_of(),
+                    made: vec!["m".into()],
+                },
+                json!({"keys": keys_json(), "made": ["m"]}),
+            ),
+            (
+                Outputs::RestoredKeys {
+                    record: keys_of(),
+                    restored: RestoreOutputs {
+                        backup_sha256: "h".into(),
+                        old_audit_key: "o".into(),
+                        new_audit_key: "n".into(),
+                    },
+                    backup_ceremony: "i".into(),
+                    backup_token: token(),
+                },
+                json!({
+                    "keys": keys_json(), "backup_sha256": "h", "old_audit_key": "o",
+                    "new_audit_key": "n", "backup_ceremony": "i", "backup_token": token_json(),
+                }),
+            ),
+            (
+                Outputs::RotatedKeys(keys_of()),
+                json!({"keys": keys_json()}),
+            ),
+            (
+                Outputs::Evidence {
+                    record: evidence(),
+                    mechanisms: vec!["CKM_X".into()],
+                    hardware_version: "1.0".into(),
+                    firmware_version: "2.0".into(),
+                    entropy: Entropy::of("kernel", 9),
+                    profile: ProfileRecord {
+                        oaep: "sha1",
+                        aes_kwp: true,
+                        memory_master: false,
+                        transfer: true,
+                    },
+                    self_tests: "passed",
+                },
+                json!({
+                    "token": token_json(), "objects": objects_json(), "mechanisms": ["CKM_X"],
+                    "hardware_version": "1.0", "firmware_version": "2.0", "entropy": entropy,
+                    "profile": {
+                        "oaep": "sha1", "aes_kwp": true, "memory_master": false, "transfer": true,
+                    },
+                    "self_tests": "passed",
+                }),
+            ),
+            (
+                Outputs::RotatedEvidence {
+                    record: evidence(),
+                    self_tests: "passed",
+                },
+                json!({
+                    "token": token_json(), "objects": objects_json(), "self_tests": "passed",
+                }),
+            ),
+            (
+                Outputs::Copy(CopyOutputs {
+                    token: token(),
+                    keys: keys(),
+                    audit_key: "a".into(),
+                    objects: objects(),
+                }),
+                json!({
+                    "token": token_json(), "keys": keys_json(), "audit_key": "a",
+                    "objects": objects_json(),
+                }),
+            ),
+            (
+                Outputs::Export {
+                    record: ExportOutputs {
+                        backup_sha256: "h".into(),
+                        keys: keys(),
+                    },
+                    signing_keys_left_behind: 0,
+                },
+                json!({
+                    "backup_sha256": "h", "keys": keys_json(), "signing_keys_left_behind": 0,
+                }),
+            ),
+            (
+                Outputs::Move {
+                    record: MoveOutputs {
+                        versions: 3,
+                        moved: 3,
+                    },
+                    by: "server",
+                    trial: "opened",
+                },
+                json!({"versions": 3, "moved": 3, "by": "server", "trial": "opened"}),
+            ),
+            (
+                Outputs::Retire {
+                    record: RetireOutputs { generation: 2 },
+                    destroyed: gone(),
+                },
+                json!({"generation": 2, "destroyed": gone_json()}),
+            ),
+            (
+                Outputs::Inventory {
+                    record: InventoryOutputs {
+                        token: token(),
+                        objects: objects(),
+                        audit_key: "a".into(),
+                    },
+                    register: None,
+                },
+                json!({
+                    "token": token_json(), "objects": objects_json(), "audit_key": "a",
+                    "register": null,
+                }),
+            ),
+            (
+                Outputs::Destroy {
+                    record: DestroyOutputs { left: Vec::new() },
+                    destroyed: gone(),
+                    as_user: true,
+                    token_after: token(),
+                    reinitialised: true,
+                },
+                json!({
+                    "left": [], "destroyed": gone_json(), "as_user": true,
+                    "token_after": token_json(), "reinitialised": true,
+                }),
+            ),
+            (
+                Outputs::Closing {
+                    audit_key: "a".into(),
+                    register: None,
+                },
+                json!({"audit_key": "a", "register": null}),
+            ),
+            (Outputs::Nothing {}, json!({})),
+        ];
+        for (outputs, wanted) in cases {
+            assert_eq!(serde_json::to_value(&outputs).ok(), Some(wanted));
+        }
+    }
+}
