@@ -1,7 +1,7 @@
 //! What a ceremony is held for, and which steps it has.
 //!
-//! A new kind is a variant here with its steps, a list of `Act`s in `run/later`, and what its steps
-//! record in `verify/later.rs`.
+//! A new kind is a variant here with its steps, their `Act`s (`run/acts.rs`, `run/later`), and what
+//! its steps record in `verify/later.rs`.
 
 use std::fmt;
 

@@ -6,7 +6,7 @@
 //! `Ceremony::pins` has the custodians give the PINs back, `Ceremony::hsm_config` is the token at
 //! work, `Ceremony::custody` what the ceremony before left (plan, shares, token, keys, store).
 //! What a step `token`, `keys`, `store` or `pins` records takes the place of what was there before,
-//! in the summary and for the next ceremony; `verify/later.rs` says which kind may change what.
+//! in the summary and for the next ceremony; `verify/link.rs` says which kind may change what.
 //!
 //! To add a kind: a variant of `Kind` with its steps, a `Task`, the lines in `super::acts` where a
 //! step is another than elsewhere, and its facts in `verify/later.rs`.

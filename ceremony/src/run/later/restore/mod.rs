@@ -1,5 +1,7 @@
 //! A backup's keys come into another token, which takes the place of the one that is lost.
 
+mod source;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -19,10 +21,10 @@ use super::super::{
     token,
 };
 use super::backup::{SHARES, WHAT, transport_key};
-use crate::backup::{self, About, Backup};
-use crate::record::{ExportOutputs, KeysOutputs, PinsRecord, RestoreOutputs, Summary};
-use crate::shares::{self, Deal};
-use crate::{CeremonyId, CustodyState, Plan, Step};
+use crate::record::{KeysOutputs, RestoreOutputs};
+use crate::{CustodyState, shares};
+
+use self::source::Source;
 
 /// New PINs: the old token's may be known to whoever has it now. Before anything is made, the
 /// backup must prove that it is whole.
@@ -106,106 +108,6 @@ pub(in crate::run) const IDENTITY: Act = Act {
     run: configure,
 };
 
-/// The backup, held against the transcript of the ceremony that made it.
-struct Source {
-    path: PathBuf,
-    folder: PathBuf,
-    sha256: String,
-    file: Backup,
-    deal: Deal,
-    shares: PinsRecord,
-}
-
-impl Source {
-    /// Reads it and checks all that can be seen without the custodians. `chain`: the transcripts
-    /// that this ceremony goes on from.
-    fn load(folder: &Path, chain: &[Vec<u8>], custody: &CustodyState) -> Result<Self, RunError> {
-        let path = folder.join(backup::FILE);
-        let bytes =
-            files::read(&path, backup::MAX).map_err(|error| RunError::file(&path, error))?;
-        let sha256 = sha256_hex(&bytes);
-        let file = Backup::parse(&bytes)?;
-        let unknown = || {
-            RunError::refused(format!(
-                "{} is of the ceremony {}, which is none of those that this one goes on from: take the backup that belongs to this appliance",
-                path.display(),
-                file.content.ceremony_id
-            ))
-        };
-        let id = CeremonyId::parse(&file.content.ceremony_id).ok_or_else(unknown)?;
-        // Verified when this ceremony was opened, each of them.
-        let transcript = chain
-            .iter()
-            .map(|bytes| lines(bytes))
-            .find(|lines| {
-                lines.first().is_some_and(|open| {
-                    open["kind"] == "backup" && open["ceremony_id"] == *file.content.ceremony_id
-                })
-            })
-            .ok_or_else(unknown)?;
-        let line = |kind: &str| transcript.iter().find(|line| line["type"] == kind);
-        let done = |step: Step| {
-            transcript
-                .iter()
-                .find(|line| line["type"] == "done" && line["step"] == step.name())
-                .map(|line| line["outputs"].clone())
-        };
-        let export: ExportOutputs = done(Step::Export).and_then(read).ok_or_else(unknown)?;
-        if export.backup_sha256 != sha256 {
-            return Err(RunError::refused(format!(
-                "{} is not the file that its ceremony's transcript names: it was altered; take another copy",
-                path.display()
-            )));
-        }
-        let (open, close) = line("open").zip(line("close")).ok_or_else(unknown)?;
-        let plan = Plan::parse(open["plan"].as_str().ok_or_else(unknown)?)?;
-        let shares = done(Step::Transport).and_then(read).ok_or_else(unknown)?;
-        let summary: Summary = read(close["summary"].clone()).ok_or_else(unknown)?;
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let made = About {
-            mode: custody.mode,
-            name: plan.name.clone(),
-            ceremony_id: id.to_string(),
-            previous_sha256: text(&open["previous_sha256"]),
-            token: summary.token,
-            store_id: summary.store_id,
-            audit_key: text(&close["audit_key"]),
-            threshold: plan.threshold,
-        };
-        file.content.check(&made, &export.keys)?;
-        for key in file.content.keys() {
-            if !custody.summary.keys.contains(&key) {
-                return Err(RunError::refused(format!(
-                    "the backup's {} is not the key that the previous transcript names: take the newest backup",
-                    key.label
-                )));
-            }
-        }
-        let (_, _, epoch) = file.content.moved()?;
-        if Store::id_in_epoch(&epoch.0).is_none_or(|id| hex(&id) != made.store_id) {
-            return Err(RunError::refused(format!(
-                "the epoch in {} is not one of the store {}: take another copy",
-                path.display(),
-                made.store_id
-            )));
-        }
-        Ok(Self {
-            deal: Deal::new(&plan, id, custody.mode),
-            shares,
-            folder: folder.to_owned(),
-            sha256,
-            file,
-            path,
-        })
-    }
-
-    fn of(ceremony: &Ceremony<'_>) -> Result<Self, RunError> {
-        let folder = ceremony.work.backup()?;
-        let chain = super::super::chain::previous(&ceremony.folder)?;
-        Self::load(folder, &chain, super::opening::custody(ceremony)?)
-    }
-}
-
 /// Reads the backup and holds it against the transcripts, before anything is made, on every run:
 /// what can't be restored is said at once.
 pub(super) fn check(
@@ -244,17 +146,6 @@ fn pins(ceremony: &mut Ceremony<'_>) -> Result<Outputs, RunError> {
         source.sha256
     ))?;
     (super::super::pins::ACT.run)(ceremony)
-}
-
-fn read<T: serde::de::DeserializeOwned>(value: Value) -> Option<T> {
-    serde_json::from_value(value).ok()
-}
-
-fn lines(transcript: &[u8]) -> Vec<Value> {
-    transcript
-        .split(|byte| *byte == b'\n')
-        .filter_map(|line| serde_json::from_slice(line).ok())
-        .collect()
 }
 
 /// What no store depends on yet is cleared. The epoch is written last: where it is there, all is.
