@@ -226,6 +226,13 @@ pub struct StoreOutputs {
     pub store_id: String,
 }
 
+/// Of the outputs of a birth's step `store`, what the audit log is held against.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct LogRecord {
+    /// SHA-256 of the log's first line, hexadecimal.
+    pub audit_log_header_sha256: String,
+}
+
 /// What a birth comes to: the `summary` of the `close` line, which everybody signs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -236,25 +236,18 @@ fn beginning(path: &Path, key: &[u8]) -> Result<[u8; 32], Failure> {
         )
         .next("give the transcript of the birth of the appliance whose log this is"));
     }
-    text.split(|byte| *byte == b'\n')
-        .filter_map(|line| serde_json::from_slice::<serde_json::Value>(line).ok())
-        .filter(|line| line["type"] == "done" && line["step"] == "store")
-        .find_map(|line| {
-            let hex = line["outputs"]["audit_log_header_sha256"].as_str()?;
-            let mut bytes = [0; 32];
-            base16ct::lower::decode(hex, &mut bytes).ok()?;
-            Some(bytes)
-        })
+    let mut first = [0; 32];
+    verified
+        .audit_log_header
+        .and_then(|hex| base16ct::lower::decode(hex, &mut first).ok().map(drop))
         .ok_or_else(|| {
-            Failure::new(
-                Exit::Usage,
-                format!(
-                    "{} is of a ceremony that began no audit log",
-                    path.display()
-                ),
-            )
-            .next("give the transcript of the birth")
-        })
+            let text = format!(
+                "{} is of a ceremony that began no audit log",
+                path.display()
+            );
+            Failure::new(Exit::Usage, text).next("give the transcript of the birth")
+        })?;
+    Ok(first)
 }
 
 fn read_key(path: &Path) -> Result<Vec<u8>, Failure> {

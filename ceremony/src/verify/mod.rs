@@ -1,13 +1,15 @@
 //! Checks a transcript without the HSM: years later, by a stranger.
 
+mod after;
 mod chain;
 pub(super) mod evidence;
 mod facts;
 mod later;
+mod link;
 mod steps;
 
 use super::encoding::{hex, sha256, unbase64};
-use super::record::Summary;
+use super::record::{LogRecord, Summary};
 use super::transcript::History;
 use super::{CustodyState, Kind, Mode, Plan, Step};
 
@@ -80,6 +82,8 @@ pub struct Verified {
     pub plan: Option<Plan>,
     /// The summary, if there is one.
     pub summary: Option<Summary>,
+    /// SHA-256 of the first line of the audit log that it began, hexadecimal.
+    pub audit_log_header: Option<String>,
     /// SHA-256 of its closing line, hexadecimal: what the token keeps of its last ceremony.
     pub closing: Option<String>,
     /// SHA-256 of the audit key's `SubjectPublicKeyInfo`, hexadecimal.
@@ -160,7 +164,7 @@ pub fn verify(transcript: &[u8], anchors: &Anchors) -> Verified {
         }
         if let Some(before) = before.take() {
             if let Some(then) = &before.found.custody {
-                for (line, what) in later::link(&this.chain, then) {
+                for (line, what) in link::problems(&this.chain, then) {
                     say(line, what);
                 }
                 if let Some(now) = &mut this.found.custody {
@@ -245,6 +249,9 @@ fn alone(transcript: &[u8], anchors: &Anchors) -> Alone {
         lines: chain.lines,
         sha256: hex(&sha256(transcript)),
         summary: close.map(|close| close.fields.summary.clone()),
+        audit_log_header: chain
+            .recorded(Step::Store)
+            .map(|record: LogRecord| record.audit_log_header_sha256),
         closing: close.map(|close| hex(&close.hash)),
         audit_key: audit_key.map(|spki| hex(&sha256(&spki))),
         signed: chain.signed.clone(),
@@ -255,7 +262,7 @@ fn alone(transcript: &[u8], anchors: &Anchors) -> Alone {
             .collect(),
         sealed: chain.sealed,
         plan: chain.plan.clone(),
-        custody: later::custody(&chain, &hex(&sha256(transcript))),
+        custody: after::custody(&chain, &hex(&sha256(transcript))),
         ..found
     };
     Alone {
@@ -283,7 +290,7 @@ pub(super) fn foresee(
         step,
         outputs: outputs.clone(),
     });
-    let links = before.map(|before| later::link(&chain, before));
+    let links = before.map(|before| link::problems(&chain, before));
     facts::problems(&chain)
         .into_iter()
         .chain(steps::problems(&chain))
