@@ -9,7 +9,7 @@ use super::super::record::{
 };
 use super::super::{CustodyState, Kind, Plan, Step};
 use super::chain::Chain;
-use super::facts::{self};
+use super::facts;
 use super::later::is_rotated;
 
 impl Past {

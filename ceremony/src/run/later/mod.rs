@@ -2,9 +2,10 @@
 //! its own names.
 //!
 //! A later ceremony is carried out by the same machine as a birth: an `Act` for each step of its
-//! kind, of which `opening` is the first and `super::closing` (or one of its own) the last. Between them,
-//! `Ceremony::pins` has the custodians give the PINs back, `Ceremony::hsm_config` is the token at
-//! work, `Ceremony::custody` what the ceremony before left (plan, shares, token, keys, store).
+//! kind, of which `opening` is the first and `super::closing` (or one of its own) the last. Between
+//! them, `Ceremony::pins` has the custodians give the PINs back, `Ceremony::hsm_config` is the
+//! token at work, `Ceremony::custody` what the ceremony before left (plan, shares, token, keys,
+//! store).
 //! What a step `token`, `keys`, `store` or `pins` records takes the place of what was there before,
 //! in the summary and for the next ceremony; `verify/link.rs` says which kind may change what.
 //!
