@@ -6,6 +6,7 @@
 //! May know: `strongroom-hsm`. Knows nothing of HTTP, of the ceremony, of the command line, and of
 //! PKCS#11; only `store` knows of sled. `tests/specification.rs` holds it to its `Cargo.toml`.
 
+pub mod atomic;
 pub mod audit;
 pub mod causes;
 mod clock;

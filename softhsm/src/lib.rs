@@ -13,7 +13,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use tempfile::TempDir;
+use tempfile::{Builder, TempDir};
 use zeroize::Zeroizing;
 
 /// The variable through which SoftHSM finds its configuration.
@@ -185,7 +185,7 @@ pub fn module_path() -> Result<PathBuf, SoftHsmError> {
 }
 
 fn private_folder() -> Result<TempDir, SoftHsmError> {
-    let folder = tempfile::Builder::new()
+    let folder = Builder::new()
         .prefix("strongroom-")
         .permissions(Permissions::from_mode(0o700))
         .tempdir()
@@ -206,15 +206,19 @@ fn write_configuration(path: &Path, tokens: &Path) -> Result<(), SoftHsmError> {
         tokens.display()
     );
     // Written aside and renamed: test processes that start at once must never see half a file.
-    let aside = path.with_extension(format!("{}.tmp", std::process::id()));
-    fs::write(&aside, text).map_err(|source| SoftHsmError::Io {
-        path: aside.clone(),
-        source,
-    })?;
-    fs::rename(&aside, path).map_err(|source| SoftHsmError::Io {
-        path: path.into(),
-        source,
-    })
+    let folder = path.parent().unwrap_or(Path::new("."));
+    Builder::new()
+        .permissions(Permissions::from_mode(0o644))
+        .tempfile_in(folder)
+        .and_then(|mut aside| {
+            aside.write_all(text.as_bytes())?;
+            Ok(aside.persist(path)?)
+        })
+        .map(drop)
+        .map_err(|source| SoftHsmError::Io {
+            path: path.into(),
+            source,
+        })
 }
 
 fn write_private(path: &Path, bytes: &[u8]) -> Result<(), SoftHsmError> {

@@ -1,11 +1,11 @@
 //! Input and output of commands: files, and `-` for standard input and output. Never a secret in
 //! argv.
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use strongroom_core::atomic::{self, Access};
 use strongroom_core::files as regular;
 use zeroize::Zeroizing;
 
@@ -58,24 +58,14 @@ pub(super) fn write_secret(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
         let mut stdout = io::stdout().lock();
         stdout.write_all(bytes).and_then(|()| stdout.flush())
     } else {
-        OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(path)
-            .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+        atomic::create(path, bytes, 0o600)
     };
     written.map_err(|error| Failure::file(path, &error))
 }
 
 /// Writes a file that must not be there yet, and that all may read.
 pub(super) fn write_new(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .open(path)
-        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
-        .map_err(|error| Failure::file(path, &error))
+    atomic::create(path, bytes, 0o666).map_err(|error| Failure::file(path, &error))
 }
 
 /// The whole of a file that may be as large as a store, but not without end.
@@ -94,74 +84,15 @@ pub(super) fn check_new(path: &Path) -> Result<(), Failure> {
     }
 }
 
-/// Writes a file that must not be there yet, for its owner only: the whole of it or none.
+/// Writes a file that must not be there yet, for its owner only.
 pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    let aside = aside(path);
-    let result = (|| {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&aside)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        // A link fails where a rename would replace.
-        fs::hard_link(&aside, path).or_else(|error| match error.kind() {
-            io::ErrorKind::AlreadyExists => Err(error),
-            // The file system has no links. An empty file holds the place until it is replaced.
-            _ => OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(path)
-                .and_then(|_| fs::rename(&aside, path)),
-        })?;
-        fs::File::open(parent(path))?.sync_all()
-    })();
-    // Gone already, if it was renamed.
-    let _ = fs::remove_file(&aside);
-    result.map_err(|error| Failure::file(path, &error))
+    atomic::create(path, bytes, 0o600).map_err(|error| Failure::file(path, &error))
 }
 
-/// Replaces a file in one step: aside, synced, renamed. Keeps the mode of the one that was there,
-/// else 0600.
+/// Puts new content in the place of a file at once; its owner and mode stay. One that was not there
+/// is this user's, 0600.
 pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    let fail = |error: &io::Error| Failure::file(path, error);
-    let aside = aside(path);
-    let result = (|| {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&aside)?;
-        if let Ok(old) = fs::metadata(path) {
-            file.set_permissions(old.permissions())?;
-        }
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&aside, path)?;
-        fs::File::open(parent(path))?.sync_all()
-    })();
-    result.map_err(|error| {
-        if error.kind() != io::ErrorKind::AlreadyExists {
-            // What is left of a failed write is of no use; the error is what counts.
-            let _ = fs::remove_file(&aside);
-        }
-        fail(&error)
-    })
-}
-
-fn parent(path: &Path) -> &Path {
-    match path.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    }
-}
-
-fn aside(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{}.tmp", std::process::id()));
-    name.into()
+    atomic::replace(path, bytes, Access::AsBefore).map_err(|error| Failure::file(path, &error))
 }
 
 #[cfg(test)]
@@ -192,19 +123,6 @@ mod tests {
         assert!(check_new(&path).is_err());
         assert!(write_whole(&path, b"two").is_err());
         assert_eq!(**read_large(&path).unwrap(), *b"one");
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn a_replaced_file_keeps_its_mode() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("list");
-        fs::write(&path, "old").unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-        replace(&path, b"new").unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"new");
-        let mode = fs::metadata(&path).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o640);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 }

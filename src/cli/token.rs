@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 use strongroom_core::files as regular;
 use strongroom_core::identity::Identity;
+use strongroom_core::owner::acting;
 use strongroom_core::tokens::Tokens;
 use zeroize::Zeroizing;
 
@@ -58,7 +59,8 @@ pub(super) fn run(args: &TokenArgs, format: Format) -> Result<(), Failure> {
         .identity
         .parse()
         .map_err(|error| Failure::caused(Exit::Usage, &error))?;
-    let mut text = match regular::read_to_string(&args.tokens, regular::MAX_LIST) {
+    let read = || regular::read_to_string(&args.tokens, regular::MAX_LIST);
+    let mut text = match acting(&args.tokens, read).flatten() {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => Zeroizing::default(),
         Err(error) => return Err(Failure::file(&args.tokens, &error)),
@@ -77,7 +79,10 @@ pub(super) fn run(args: &TokenArgs, format: Format) -> Result<(), Failure> {
         )
         .next("nothing was changed; choose another --id, or correct the file")
     })?;
-    files::replace(&args.tokens, text.as_bytes())?;
+    acting(&args.tokens, || {
+        files::replace(&args.tokens, text.as_bytes())
+    })
+    .map_err(|error| Failure::file(&args.tokens, &error))??;
     format.note(&format!(
         "added to {}; the token is shown this once:",
         args.tokens.display()

@@ -2,13 +2,13 @@
 //! common.
 
 use std::fmt::Write as _;
-use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use qrcode::render::svg;
 use qrcode::{EcLevel, QrCode};
+use strongroom_core::atomic::{self, Access};
 use zeroize::Zeroizing;
 
 use super::{CeremonyError, Mode, Participant, Share};
@@ -87,24 +87,8 @@ pub fn write(
     let fingerprint = custodian.fingerprint();
     let short = fingerprint.get(..8).unwrap_or(&fingerprint);
     let path = folder.join(format!("{name}-{short}.html"));
-    let aside = folder.join(format!("{name}-{short}.html.new"));
-    let fail = |error| CeremonyError::write(&path, error);
-    // What an interruption left behind may have any mode.
-    match fs::remove_file(&aside) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(fail(error)),
-        _ => {}
-    }
-    OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&aside)
-        .and_then(|mut file| {
-            file.write_all(page.as_bytes())
-                .and_then(|()| file.sync_all())
-        })
-        .and_then(|()| fs::rename(&aside, &path))
-        .map_err(fail)?;
+    atomic::replace(&path, page.as_bytes(), Access::Mode(0o600))
+        .map_err(|error| CeremonyError::write(&path, error))?;
     Ok(path)
 }
 

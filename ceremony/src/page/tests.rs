@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
 use super::super::shares::{Pins, split};

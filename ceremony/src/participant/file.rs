@@ -1,9 +1,7 @@
 //! The key file: two `ENCRYPTED PRIVATE KEY` blocks (PKCS #8, PBES2 with scrypt and AES-256-CBC),
 //! or a reference to a token; and its `.pub`.
 
-use std::fs::OpenOptions;
-use std::io::{ErrorKind, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use p256::ecdsa::SigningKey;
@@ -12,7 +10,7 @@ use p256::pkcs8::{DecodePrivateKey as _, EncodePublicKey as _, LineEnding};
 use p256::{PublicKey, SecretKey};
 use pkcs8::pkcs5::{pbes2, scrypt};
 use pkcs8::{EncodePrivateKey as _, PrivateKeyInfoRef};
-use strongroom_core::files;
+use strongroom_core::{atomic, files};
 use zeroize::Zeroizing;
 
 use super::token::Reference;
@@ -105,18 +103,8 @@ pub(super) fn write_new(
         (public.as_path(), 0o644, participant.to_toml()),
         (path, 0o600, private.to_owned()),
     ] {
-        let written = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(mode)
-            .open(path)
-            .and_then(|mut file| {
-                file.write_all(text.as_bytes())
-                    .and_then(|()| file.sync_all())
-            });
-        if let Err(error) = written {
-            return Err(CeremonyError::write(path, error));
-        }
+        atomic::create(path, text.as_bytes(), mode)
+            .map_err(|error| CeremonyError::write(path, error))?;
     }
     Ok(())
 }

@@ -15,8 +15,8 @@ use super::line::{Chain, Content, Head, LONGEST_LINE};
 use super::resume::{self, End, Found, Intended, Known, Refusal, Signer};
 use super::room::{self, Room};
 use super::{AuditError, Entry};
-use crate::lock;
 use crate::owner::acting;
+use crate::{atomic, lock};
 
 /// After a failure the file is tried again at most this often.
 const RETRY: Duration = Duration::from_millis(100);
@@ -836,13 +836,5 @@ fn open_file(
 
 /// The entry of a file in its folder, durable.
 fn sync_folder(path: &Path) -> io::Result<()> {
-    let folder = match path.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    };
-    match acting(folder, || File::open(folder)?.sync_all()).flatten() {
-        // A device's folder.
-        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
-        other => other,
-    }
+    acting(atomic::folder(path), || atomic::sync_folder(path)).flatten()
 }

@@ -7,10 +7,10 @@ use std::path::Path;
 use strongroom_hsm::PinSource;
 
 use super::{Config, ConfigError};
-use crate::files;
 use crate::policy::Policy;
 use crate::tls::Tls;
 use crate::tokens::Tokens;
+use crate::{atomic, files};
 
 impl Config {
     /// Reads every file that a start would read, but for the store, the token and the audit log
@@ -70,10 +70,7 @@ fn secret(path: &Path) -> Option<String> {
 /// The file or folder itself is made when it is first needed; the folder around it is the
 /// operator's.
 fn folder_of(setting: &str, path: &Path) -> Option<String> {
-    let folder = match path.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    };
+    let folder = atomic::folder(path);
     (!folder.is_dir()).then(|| {
         format!(
             "{setting}: the folder {} is not there: make it, and let the server's user write to it",

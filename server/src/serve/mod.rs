@@ -28,6 +28,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use strongroom_core::atomic::{self, Access};
 use strongroom_core::audit::{Audit, AuditError, Entry};
 use strongroom_core::causes::causes;
 use strongroom_core::config::{Config, ConfigError};
@@ -445,13 +446,13 @@ fn log_token(hsm: &Hsm) {
     );
 }
 
-/// Written aside and renamed: whoever waits for the file never reads half a line.
+/// At once: whoever waits for the file never reads half a line.
 fn write_address(path: &Path, address: SocketAddr) -> Result<(), ServeError> {
-    let aside = path.with_extension("tmp");
-    std::fs::write(&aside, format!("{address}\n"))
-        .and_then(|()| std::fs::rename(&aside, path))
-        .map_err(|source| ServeError::AddrFile {
+    let line = format!("{address}\n");
+    atomic::replace(path, line.as_bytes(), Access::Mode(0o644)).map_err(|source| {
+        ServeError::AddrFile {
             path: path.to_owned(),
             source,
-        })
+        }
+    })
 }

@@ -3,8 +3,9 @@
 
 use std::cmp::Ordering;
 use std::fs;
-use std::io::Write as _;
 use std::path::Path;
+
+use strongroom_core::atomic::{self, Access};
 
 use super::status::release;
 use crate::cli::exit::{Exit, Failure};
@@ -28,12 +29,8 @@ pub(super) fn raise() -> Result<(), Failure> {
     let own = release("MINIMUM_VERSION").unwrap_or_else(|| "0".to_owned());
     if compare(&own, &minimum()?) == Ordering::Greater {
         let path = Path::new(MINIMUM);
-        let failed = |error| Failure::file(path, &error);
-        let aside = path.with_extension("new");
-        let mut file = fs::File::create(&aside).map_err(failed)?;
-        file.write_all(own.as_bytes()).map_err(failed)?;
-        file.sync_all().map_err(failed)?;
-        fs::rename(&aside, path).map_err(failed)?;
+        atomic::replace(path, own.as_bytes(), Access::Mode(0o644))
+            .map_err(|error| Failure::file(path, &error))?;
         println!("strongroom: no version before {own} runs on this state from now on");
     }
     Ok(())

@@ -10,6 +10,7 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use strongroom_core::atomic::{self, Access};
 
 use super::Bound;
 use super::tally::Tally;
@@ -130,9 +131,8 @@ impl Partial {
         self.progress.lines += lines;
         self.progress.tally.add(tally);
         let journal = beside(&self.target, JOURNAL);
-        let aside = beside(&self.target, &format!("{JOURNAL}.tmp"));
-        fs::write(&aside, serde_json::to_vec(&self.progress)?)?;
-        fs::rename(&aside, &journal)
+        let progress = serde_json::to_vec(&self.progress)?;
+        atomic::replace(&journal, &progress, Access::Mode(0o600))
     }
 
     /// Puts the new text in the target's place, in one step.
@@ -140,11 +140,7 @@ impl Partial {
         self.file.sync_all()?;
         fs::rename(beside(&self.target, PARTIAL), &self.target)?;
         remove(&beside(&self.target, JOURNAL))?;
-        let folder = match self.target.parent() {
-            Some(folder) if folder != Path::new("") => folder,
-            _ => Path::new("."),
-        };
-        File::open(folder)?.sync_all()?;
+        atomic::sync_folder(&self.target)?;
         Ok(self.progress.tally)
     }
 

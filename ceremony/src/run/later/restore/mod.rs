@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use strongroom_core::atomic;
 use strongroom_core::audit::{Audit, AuditError, AuditOptions, Entry};
 use strongroom_core::files;
 use strongroom_core::owner::acting;
@@ -247,7 +248,7 @@ fn store(ceremony: &mut Ceremony<'_>) -> Result<Outputs, RunError> {
             Err(AuditError::Continue { .. }) if !aside.exists() => {
                 acting(&log, || {
                     fs::rename(&log, &aside)?;
-                    disk::sync_folder(&log)
+                    atomic::sync_folder(&log)
                 })
                 .flatten()
                 .map_err(|error| RunError::file(&log, error))?;
