@@ -136,16 +136,7 @@ pub(crate) mod encoding {
     use base64::Engine as _;
     use base64::prelude::BASE64_STANDARD;
     use sha2::{Digest as _, Sha256};
-
-    pub(crate) fn hex(bytes: &[u8]) -> String {
-        base16ct::lower::encode_string(bytes)
-    }
-
-    /// `N` bytes from lower-case hexadecimal digits.
-    pub(crate) fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
-        let mut bytes = [0; N];
-        (base16ct::lower::decode(text, &mut bytes).ok()?.len() == N).then_some(bytes)
-    }
+    pub(crate) use strongroom_core::hex::{decode as unhex, encode as hex};
 
     pub(crate) fn base64(bytes: &[u8]) -> String {
         BASE64_STANDARD.encode(bytes)

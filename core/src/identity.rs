@@ -14,6 +14,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::hex;
 use sha2::{Digest, Sha256};
 use x509_parser::asn1_rs::Any;
 use x509_parser::extensions::GeneralName;
@@ -179,10 +180,7 @@ impl Identity {
     }
 
     fn spki(der: &[u8]) -> Self {
-        Self(format!(
-            "spki:sha256:{}",
-            base16ct::lower::encode_string(&Sha256::digest(der))
-        ))
+        Self(format!("spki:sha256:{}", hex::encode(&Sha256::digest(der))))
     }
 }
 
@@ -296,9 +294,8 @@ fn check_spiffe(id: &str) -> Result<(), &'static str> {
 }
 
 /// One spelling only, as identities are compared as text.
-fn is_sha256(hex: &str) -> bool {
-    let mut digest = [0; 32];
-    hex.len() == 64 && base16ct::lower::decode(hex, &mut digest).is_ok()
+fn is_sha256(text: &str) -> bool {
+    hex::decode::<32>(text).is_some()
 }
 
 fn check_dns(name: &str) -> Result<(), &'static str> {
@@ -480,7 +477,7 @@ mod tests {
     fn without_names_it_is_the_public_key() {
         let (der, key) = certificate(vec![]);
         let digest = Sha256::digest(key.subject_public_key_info());
-        let expected = format!("spki:sha256:{}", base16ct::lower::encode_string(&digest));
+        let expected = format!("spki:sha256:{}", hex::encode(&digest));
         let found = Identity::from_certificate(&der).unwrap();
         assert_eq!(found.as_str(), expected);
         assert_eq!(expected.len(), "spki:sha256:".len() + 64);

@@ -15,6 +15,7 @@ pub mod files;
 #[cfg(any(fuzzing, test))]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod hex;
 pub mod identity;
 pub mod json;
 pub mod keyring;

@@ -16,6 +16,7 @@ use subtle::{ConditionallySelectable, ConstantTimeEq};
 use zeroize::Zeroizing;
 
 use crate::files;
+use crate::hex;
 use crate::identity::Identity;
 
 /// What a token begins with, so that secret scanners and people know one when they see it.
@@ -158,7 +159,7 @@ impl Tokens {
         let entry = toml::to_string(&NewFile {
             token: [NewEntry {
                 id: &id.0,
-                sha256: base16ct::lower::encode_string(&Sha256::digest(token.as_bytes())),
+                sha256: hex::encode(&Sha256::digest(token.as_bytes())),
                 identity: identity.as_str(),
                 created,
                 description,

@@ -5,8 +5,8 @@
 //! PKCS#11 3.1, sections 4.4 to 4.10.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
 
+use base16ct::lower::encode_string as hex;
 use cryptoki_sys::{
     CK_ATTRIBUTE_TYPE, CK_KEY_TYPE, CK_MECHANISM_TYPE, CK_ULONG, CKA_ALLOWED_MECHANISMS,
     CKA_ALWAYS_SENSITIVE, CKA_CLASS, CKA_COPYABLE, CKA_DECRYPT, CKA_DERIVE, CKA_EC_PARAMS,
@@ -759,15 +759,6 @@ pub(crate) const OPTIONAL: [&KeySpec; 2] = [&TRANSFER, &MEMORY_MASTER];
 /// The keys that are replaced by a rotation, in the order of their making: each generation has a
 /// master key, and the others as the first had.
 pub(crate) const ROTATED: [&KeySpec; 3] = [&MASTER, &TRANSFER, &MEMORY_MASTER];
-
-/// Lower-case hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a String can't fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
 
 fn mechanism_name(mechanism: CK_MECHANISM_TYPE) -> String {
     match mechanism {

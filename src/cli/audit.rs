@@ -11,6 +11,7 @@ use strongroom_ceremony::{Anchors, verify as transcript};
 use strongroom_core::audit::{Anchor, Audit, AuditError, Held, NoAnchor, Verification};
 use strongroom_core::config::Config;
 use strongroom_core::files as regular;
+use strongroom_core::hex;
 use strongroom_core::owner::acting;
 use strongroom_hsm::{Hsm, Register, ceremony};
 
@@ -236,18 +237,16 @@ fn beginning(path: &Path, key: &[u8]) -> Result<[u8; 32], Failure> {
         )
         .next("give the transcript of the birth of the appliance whose log this is"));
     }
-    let mut first = [0; 32];
     verified
         .audit_log_header
-        .and_then(|hex| base16ct::lower::decode(hex, &mut first).ok().map(drop))
+        .and_then(|text| hex::decode(&text))
         .ok_or_else(|| {
             let text = format!(
                 "{} is of a ceremony that began no audit log",
                 path.display()
             );
             Failure::new(Exit::Usage, text).next("give the transcript of the birth")
-        })?;
-    Ok(first)
+        })
 }
 
 fn read_key(path: &Path) -> Result<Vec<u8>, Failure> {

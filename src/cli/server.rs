@@ -4,11 +4,11 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use base16ct::lower::encode_string;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use strongroom_core::audit::{Audit, Entry};
 use strongroom_core::config::{Config, ConfigError};
+use strongroom_core::hex;
 use strongroom_core::store::{Store, StoreError};
 use strongroom_hsm::{Hsm, OptionalKeys, TransferKey};
 use strongroom_server::api::contradictions;
@@ -200,7 +200,7 @@ pub(super) fn init(args: &InitArgs, format: Format) -> Result<(), Failure> {
     format.either(
         &format!(
             "the appliance is ready: store {} at {}, {:.1} s",
-            encode_string(&status.store_id),
+            hex::encode(&status.store_id),
             config.store.display(),
             started.elapsed().as_secs_f64()
         ),
@@ -208,7 +208,7 @@ pub(super) fn init(args: &InitArgs, format: Format) -> Result<(), Failure> {
             "made": made,
             "transfer": provisioned.transfer == TransferKey::Made,
             "store": config.store,
-            "store_id": encode_string(&status.store_id),
+            "store_id": hex::encode(&status.store_id),
             "epoch": status.epoch,
         }),
     )

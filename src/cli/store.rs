@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use base16ct::lower::encode_string;
 use clap::{Args, Subcommand};
 use serde_json::json;
 use strongroom_core::config::Config;
+use strongroom_core::hex;
 use strongroom_core::keyring::Keyring;
 use strongroom_core::store::{AcceptedRollback, Import, Store, StoreError, StoreStatus};
 use strongroom_hsm::Hsm;
@@ -85,8 +85,8 @@ pub(super) fn run(args: &StoreArgs, format: Format) -> Result<(), Failure> {
         Action::Create { config } => {
             let status = create_store(&config.load_as_owner()?, "cli:store-create")?;
             format.either(
-                &format!("made store {}", encode_string(&status.store_id)),
-                &json!({"store_id": encode_string(&status.store_id), "epoch": status.epoch}),
+                &format!("made store {}", hex::encode(&status.store_id)),
+                &json!({"store_id": hex::encode(&status.store_id), "epoch": status.epoch}),
             )
         }
         Action::Export { config, file } => export(config, file, format),
@@ -114,7 +114,7 @@ fn status(config: &ConfigFile, format: Format) -> Result<(), Failure> {
     let (status, (keys, versions)) = block_on(async { verify(&config, hsm).await })?;
     format.result(&json!({
         "path": config.store,
-        "store_id": encode_string(&status.store_id),
+        "store_id": hex::encode(&status.store_id),
         "epoch": status.epoch,
         "records": status.records,
         "keys": keys,
@@ -155,13 +155,13 @@ fn export(config: &ConfigFile, file: &Path, format: Format) -> Result<(), Failur
     format.either(
         &format!(
             "exported store {}, epoch {}, {} records: {} bytes",
-            encode_string(&status.store_id),
+            hex::encode(&status.store_id),
             status.epoch,
             status.records,
             bytes.len()
         ),
         &json!({
-            "store_id": encode_string(&status.store_id),
+            "store_id": hex::encode(&status.store_id),
             "epoch": status.epoch,
             "records": status.records,
             "bytes": bytes.len(),
@@ -205,12 +205,9 @@ fn import(config: &ConfigFile, file: &Path, accept: bool, format: Format) -> Res
         let say = |(_, _, reason): &(_, _, String)| reason.clone();
         let (status, accepted, reason) = act.end(finished.map_err(Into::into), say).await?;
         format.either(
-            &format!(
-                "imported store {}: {reason}",
-                encode_string(&status.store_id)
-            ),
+            &format!("imported store {}: {reason}", hex::encode(&status.store_id)),
             &json!({
-                "store_id": encode_string(&status.store_id),
+                "store_id": hex::encode(&status.store_id),
                 "epoch": status.epoch,
                 "records": status.records,
                 "keys": keys,

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::line::unhex;
+use crate::hex;
 
 /// The first bytes of the register.
 const MAGIC: [u8; 4] = *b"SRae";
@@ -83,7 +83,7 @@ impl Anchor {
 /// As a person hands it on: log id, number, hash, and what was going on.
 impl fmt::Display for Anchor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let hex = base16ct::lower::encode_string;
+        let hex = hex::encode;
         let phase = match self.phase {
             Phase::Open => "open",
             Phase::Stopped => "stopped",
@@ -109,9 +109,9 @@ impl FromStr for Anchor {
         let mut next = || parts.next().ok_or(NoAnchor);
         let (log_id, seq, hash, phase) = (next()?, next()?, next()?, next()?);
         let anchor = Self {
-            log_id: unhex(log_id).ok_or(NoAnchor)?,
+            log_id: hex::decode(log_id).ok_or(NoAnchor)?,
             seq: seq.parse().map_err(|_| NoAnchor)?,
-            hash: unhex(hash).ok_or(NoAnchor)?,
+            hash: hex::decode(hash).ok_or(NoAnchor)?,
             phase: match phase {
                 "open" => Phase::Open,
                 "stopped" => Phase::Stopped,

@@ -15,6 +15,7 @@ use super::line::{Chain, Content, Head, LONGEST_LINE};
 use super::resume::{self, End, Found, Intended, Known, Refusal, Signer};
 use super::room::{self, Room};
 use super::{AuditError, Entry};
+use crate::hex;
 use crate::owner::acting;
 use crate::{atomic, lock};
 
@@ -189,7 +190,7 @@ impl LogFile {
                 problem: format!(
                     "there is no such file, but the token knows of line {} of the log {}",
                     anchor.seq,
-                    base16ct::lower::encode_string(&anchor.log_id)
+                    hex::encode(&anchor.log_id)
                 ),
             });
         }

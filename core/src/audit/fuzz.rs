@@ -75,7 +75,7 @@ fn signer(data: &[u8]) -> Option<Signer> {
     let first = data.split(|byte| *byte == b'\n').next();
     let named = first
         .and_then(Line::parse)
-        .and_then(|line| super::line::unhex(&line.signing_key?));
+        .and_then(|line| crate::hex::decode(&line.signing_key?));
     Some(Signer {
         fingerprint: named.unwrap_or([3; 32]),
         key: *SigningKey::from_slice(&[3; 32]).ok()?.verifying_key(),

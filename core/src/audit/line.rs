@@ -9,6 +9,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::Entry;
 use super::quota::Counts;
+use crate::hex;
 use crate::json::Document;
 
 /// The format that headers name.
@@ -268,7 +269,7 @@ impl Content {
     }
 
     fn hex(&mut self, name: &str, bytes: &[u8]) {
-        self.text(name, &base16ct::lower::encode_string(bytes), bound::OWN);
+        self.text(name, &hex::encode(bytes), bound::OWN);
     }
 
     /// As [`Content::text`].
@@ -354,12 +355,6 @@ impl Line {
     }
 
     pub(super) fn prev(&self) -> Option<[u8; 32]> {
-        unhex(&self.prev)
+        hex::decode(&self.prev)
     }
-}
-
-/// `N` bytes from lower-case hexadecimal digits.
-pub(super) fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
-    let mut bytes = [0; N];
-    (base16ct::lower::decode(text, &mut bytes).ok()?.len() == N).then_some(bytes)
 }

@@ -12,7 +12,8 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
 use super::anchor::{Anchor, OPEN, Phase};
-use super::line::{Chain, FORMAT, Head, LONGEST_LINE, Line, unhex};
+use super::line::{Chain, FORMAT, Head, LONGEST_LINE, Line};
+use crate::hex;
 use crate::json::Document;
 use crate::owner::acting;
 
@@ -152,7 +153,7 @@ pub(super) fn find(path: &Path, signer: &Signer, known: Known<'_>) -> Result<Opt
             Known::Anchor(anchor) => Err(Refusal::End(format!(
                 "the file holds no line, but the token knows of line {} of the log {}",
                 anchor.seq,
-                base16ct::lower::encode_string(&anchor.log_id)
+                hex::encode(&anchor.log_id)
             ))),
             _ => Ok(None),
         };
@@ -179,9 +180,9 @@ pub(super) fn find(path: &Path, signer: &Signer, known: Known<'_>) -> Result<Opt
             if anchor.log_id != log_id {
                 return Err(Refusal::End(format!(
                     "the file is of the log {}, but the token knows of line {} of the log {}",
-                    base16ct::lower::encode_string(&log_id),
+                    hex::encode(&log_id),
                     anchor.seq,
-                    base16ct::lower::encode_string(&anchor.log_id)
+                    hex::encode(&anchor.log_id)
                 )));
             }
             walk.found.anchor = anchor.seq;
@@ -248,7 +249,7 @@ fn check_header(header: &Line, signer: &Signer) -> Result<[u8; 16], Refusal> {
             header.format.unwrap_or_default()
         )));
     }
-    if header.signing_key.as_deref().and_then(unhex::<32>) != Some(signer.fingerprint) {
+    if header.signing_key.as_deref().and_then(hex::decode::<32>) != Some(signer.fingerprint) {
         return Err(Refusal::Foreign(
             "it was signed by another token's key".to_owned(),
         ));
@@ -256,7 +257,7 @@ fn check_header(header: &Line, signer: &Signer) -> Result<[u8; 16], Refusal> {
     header
         .log_id
         .as_deref()
-        .and_then(unhex)
+        .and_then(hex::decode)
         .ok_or_else(|| Refusal::Foreign("its header has no log id".to_owned()))
 }
 
@@ -456,7 +457,7 @@ impl<'a> Walk<'a> {
                 end,
             } = recovered;
             // What an earlier start accounted for ends where its `recovered` line begins.
-            let named = line.torn_sha256.as_deref().and_then(unhex::<32>);
+            let named = line.torn_sha256.as_deref().and_then(hex::decode::<32>);
             if line.torn_bytes != Some(start - self.length)
                 || named != Some(sha256(&mut *file, self.length, start)?)
             {
@@ -555,7 +556,7 @@ impl<'a> Walk<'a> {
         let head = Head {
             log_id: self.log_id,
             seq: line.signed_seq?,
-            hash: unhex(line.signed_hash.as_deref()?)?,
+            hash: hex::decode(line.signed_hash.as_deref()?)?,
         };
         let known = self.recent.iter().rev().find(|(seq, _)| *seq == head.seq);
         if known.is_some_and(|(_, hash)| *hash != head.hash) {

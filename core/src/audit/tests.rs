@@ -15,6 +15,7 @@ use tokio::sync::MutexGuard;
 
 use super::queue::Outcome;
 use super::*;
+use crate::hex;
 
 /// `/dev/full` is locked by whoever has it open as a log.
 static FULL: Mutex<()> = Mutex::new(());
@@ -152,7 +153,7 @@ fn decision(entry: &Entry<'_>) -> Content {
 fn a_list_is_no_line() {
     let problems = Log::problems_after(|lines| {
         let last = lines.last().unwrap();
-        let prev = base16ct::lower::encode_string(&Sha256::digest(last));
+        let prev = hex::encode(&Sha256::digest(last));
         lines.push(format!(
             r#"["decision",10,"{prev}",null,null,null,null,null,null,null]"#
         ));
@@ -241,7 +242,7 @@ fn the_last_line_changed_after_its_signature_is_found() {
     let problems = Log::problems_after(|lines| {
         lines[7] = lines[7].replace("key-6", "key-5");
         // The forger repairs the chain as far as it can be without the key.
-        let hash = base16ct::lower::encode_string(&Sha256::digest(lines[7].as_bytes()));
+        let hash = hex::encode(&Sha256::digest(lines[7].as_bytes()));
         let at = lines[8].find("\"prev\":\"").unwrap() + 8;
         lines[8].replace_range(at..at + 64, &hash);
     });

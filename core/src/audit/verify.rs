@@ -11,9 +11,10 @@ use p256::pkcs8::DecodePublicKey as _;
 use sha2::{Digest as _, Sha256};
 
 use super::anchor::{Anchor, Phase};
-use super::line::{FORMAT, Head, LONGEST_LINE, Line, START, unhex};
+use super::line::{FORMAT, Head, LONGEST_LINE, Line, START};
 use super::resume::{Lines, sha256};
 use super::{Audit, AuditError};
+use crate::hex;
 
 /// A checkpoint may name a line this far back: those that were written while the HSM signed, or was
 /// away.
@@ -186,7 +187,7 @@ impl<'a> Check<'a> {
             if may_be
                 && let Some(line) = Line::parse(raw.bytes).filter(|line| line.kind == "recovered")
             {
-                let sum = line.torn_sha256.as_deref().and_then(unhex::<32>);
+                let sum = line.torn_sha256.as_deref().and_then(hex::decode::<32>);
                 recovered.push((number, raw.start, line.torn_bytes, sum));
             }
         }
@@ -321,12 +322,12 @@ impl<'a> Check<'a> {
         if line.format != Some(FORMAT) {
             self.problem(place, &format!("the header is not of format {FORMAT}"));
         }
-        let id = line.log_id.as_deref().and_then(unhex::<16>);
+        let id = line.log_id.as_deref().and_then(hex::decode::<16>);
         if id.is_none() || self.log_id.is_some_and(|known| Some(known) != id) {
             self.problem(place, "the header is of another log");
         }
         self.log_id = self.log_id.or(id);
-        if line.signing_key.as_deref().and_then(unhex::<32>) != Some(self.fingerprint) {
+        if line.signing_key.as_deref().and_then(hex::decode::<32>) != Some(self.fingerprint) {
             self.problem(
                 place,
                 "the header names another signing key than the one given",
@@ -337,7 +338,7 @@ impl<'a> Check<'a> {
     fn checkpoint(&mut self, place: &str, line: &Line) {
         let signed = line
             .signed_seq
-            .zip(line.signed_hash.as_deref().and_then(unhex::<32>));
+            .zip(line.signed_hash.as_deref().and_then(hex::decode::<32>));
         let (Some((seq, hash)), Some(signature)) = (signed, line.signature.as_deref()) else {
             self.problem(place, "the checkpoint is not whole");
             return;

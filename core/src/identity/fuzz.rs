@@ -34,7 +34,7 @@ pub fn certificate(data: &[u8]) {
     let text = identity.as_str();
     if let Some(hash) = text.strip_prefix("spki:sha256:") {
         let key = Sha256::digest(parsed.subject_public_key_info());
-        assert_eq!(hash, base16ct::lower::encode_string(&key));
+        assert_eq!(hash, crate::hex::encode(&key));
     } else if let Some(name) = text.strip_prefix("dns:")
         && let Ok(name @ ServerName::DnsName(_)) = ServerName::try_from(name)
     {

@@ -224,10 +224,7 @@ mod tests {
     use super::*;
 
     fn bytes(hex: &str) -> Vec<u8> {
-        (0..hex.len())
-            .step_by(2)
-            .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap())
-            .collect()
+        base16ct::lower::decode_vec(hex).unwrap()
     }
 
     /// RFC 5869, A.1 and A.3: the first 42 bytes of output are T(1) || T(2)'s beginning.

@@ -12,6 +12,7 @@ use tokio::sync::MutexGuard;
 use super::key::Wrapped;
 use super::named::{Keys, NamedKey};
 use super::{Inner, Keyring, KeyringError};
+use crate::hex::encode as hex;
 
 /// Where the keys stand against the master key in force.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -227,8 +228,4 @@ fn half(sha256: [u8; 32]) -> [u8; 16] {
     let mut half = [0; 16];
     half.copy_from_slice(&sha256[..16]);
     half
-}
-
-fn hex(bytes: &[u8]) -> String {
-    base16ct::lower::encode_string(bytes)
 }

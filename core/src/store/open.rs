@@ -17,6 +17,7 @@ use super::{
     AcceptedRollback, Committer, Engine, FENCED, Inner, RecordId, RecordKind, Store, StoreError,
     View, as_owner, blocking, count_seal, open_record, seal_record,
 };
+use crate::hex::encode as hex;
 use crate::owner::acting;
 
 pub(super) async fn create(path: &Path, hsm: Hsm) -> Result<Store, StoreError> {
@@ -477,8 +478,4 @@ fn holds_remains(path: &Path) -> bool {
             .flatten()
             .any(|entry| role(&entry.file_name().to_string_lossy()) != Role::Other)
     })
-}
-
-fn hex(bytes: &[u8]) -> String {
-    base16ct::lower::encode_string(bytes)
 }

@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use base16ct::lower::encode_string as hex;
 use sha2::{Digest as _, Sha256};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use crate::hex::encode as hex;
 use crate::identity::{Identity, IdentityError};
 
 /// For so long the answer of a whole check is good, in seconds.

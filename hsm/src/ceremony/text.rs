@@ -1,5 +1,6 @@
 //! Attributes as text for a record that people file and programs compare.
 
+use base16ct::lower::encode_string as hex;
 use cryptoki::mechanism::MechanismType;
 use cryptoki::object::ObjectHandle;
 use cryptoki_sys::{
@@ -15,7 +16,7 @@ use cryptoki_sys::{
 };
 
 use crate::fault::Fault;
-use crate::template::{P256_OID, hex};
+use crate::template::P256_OID;
 use crate::watched::WatchedSession;
 
 /// How an attribute's bytes are read.

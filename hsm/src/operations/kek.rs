@@ -1,5 +1,6 @@
 //! A KEK's ways in and out: generated, imported, unwrapped, compared.
 
+use base16ct::lower::encode_string as hex;
 use cryptoki::error::RvError;
 use cryptoki::object::ObjectHandle;
 use cryptoki_sys::CKA_VALUE_LEN;
@@ -12,7 +13,6 @@ use crate::fault::{Fault, Reach};
 use crate::ffi::writable;
 use crate::keys::Pair;
 use crate::session_key;
-use crate::template::hex;
 use crate::types::{HashAlgorithm, KeyUsage, MasterKind, OaepHash, TransferBlob, WrappedKey};
 
 impl Conn {

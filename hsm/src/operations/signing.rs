@@ -1,6 +1,7 @@
 //! Signing keys: made on the token, found again by their id, held against their table in each
 //! session before their first use, destroyed.
 
+use base16ct::lower::encode_string as hex;
 use cryptoki::mechanism::eddsa::{EddsaParams, EddsaSignatureScheme};
 use cryptoki::mechanism::rsa::{PkcsMgfType, PkcsPssParams};
 use cryptoki::mechanism::{Mechanism, MechanismType};
@@ -252,8 +253,4 @@ fn missing(kind: SigningKind) -> String {
         .map(|(_, name)| *name)
         .collect();
     names.join(" or ")
-}
-
-fn hex(id: &[u8]) -> String {
-    crate::template::hex(id)
 }

@@ -3,6 +3,7 @@
 
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
+use strongroom_core::hex;
 use strongroom_core::keyring::Jwk;
 
 use super::pages::Pages;
@@ -49,7 +50,7 @@ pub(super) async fn jwks(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     let body = serde_json::to_vec(&Set { keys }).unwrap_or_default();
     let digest = Sha256::digest(&body);
     let tag = digest.get(..16).unwrap_or_default();
-    let tag = format!("\"{}\"", base16ct::lower::encode_string(tag));
+    let tag = format!("\"{}\"", hex::encode(tag));
     let unchanged = call
         .request
         .if_none_match

@@ -32,6 +32,7 @@ use strongroom_core::atomic::{self, Access};
 use strongroom_core::audit::{Audit, AuditError, Entry};
 use strongroom_core::causes::causes;
 use strongroom_core::config::{Config, ConfigError};
+use strongroom_core::hex;
 use strongroom_core::keyring::{Keyring, KeyringError};
 use strongroom_core::policy::{Policy, PolicyError};
 use strongroom_core::rotation::MasterRotation;
@@ -271,7 +272,7 @@ fn start(
         let store = Arc::new(Store::open(&config.store, hsm.clone()).await?);
         let status = store.status();
         tracing::info!(
-            store = %base16ct::lower::encode_string(&status.store_id),
+            store = %hex::encode(&status.store_id),
             epoch = status.epoch,
             records = status.records,
             "store opened"

@@ -12,6 +12,7 @@ use rustls::pki_types::pem::PemObject as _;
 use sha2::{Digest as _, Sha256};
 
 use crate::cli::exit::Exit;
+use strongroom_core::hex;
 
 /// Written by the ceremony: where it is, there are keys.
 pub(super) const CONFIGURATION: &str = "/etc/strongroom/strongroom.toml";
@@ -76,9 +77,7 @@ pub(super) fn release(name: &str) -> Option<String> {
 
 fn fingerprint() -> Option<String> {
     let certificate = CertificateDer::from_pem_file(CERTIFICATE).ok()?;
-    Some(base16ct::lower::encode_string(&Sha256::digest(
-        &certificate,
-    )))
+    Some(hex::encode(&Sha256::digest(&certificate)))
 }
 
 /// In words, from what systemd knows of the units.

@@ -7,6 +7,7 @@
 
 use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
+use strongroom_core::hex;
 
 /// The kernel's resource manager.
 const DEVICE: &str = "/dev/tpmrm0";
@@ -39,7 +40,7 @@ fn ask(tpm: &mut (impl Read + Write)) -> io::Result<()> {
         Some([0, 0, 0, 0]) => Ok(()),
         Some(code) => Err(io::Error::other(format!(
             "response code {}",
-            base16ct::lower::encode_string(code)
+            hex::encode(code)
         ))),
         None => Err(io::Error::other("a short response")),
     }

@@ -4,7 +4,6 @@ use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use base16ct::lower::encode_string;
 use clap::Args;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
@@ -14,6 +13,7 @@ use strongroom_ceremony::plan::{Draft, PinMethod};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::files;
 use crate::cli::output::Format;
+use strongroom_core::hex;
 
 #[derive(Args, Debug)]
 pub(super) struct PlanArgs {
@@ -149,7 +149,7 @@ fn hash(path: &Path) -> Result<String, Failure> {
     File::open(path)
         .and_then(|mut file| std::io::copy(&mut file, &mut Writer(&mut hasher)))
         .map_err(|error| Failure::new(Exit::Usage, format!("{}: {error}", path.display())))?;
-    Ok(encode_string(&hasher.finalize()))
+    Ok(hex::encode(&hasher.finalize()))
 }
 
 struct Writer<'a>(&'a mut Sha256);

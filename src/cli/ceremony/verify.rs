@@ -8,6 +8,7 @@ use serde_json::json;
 use strongroom_ceremony::verify::verify;
 use strongroom_ceremony::{Anchors, Verified, report as page};
 use strongroom_core::config::Config;
+use strongroom_core::hex;
 use strongroom_hsm::Register;
 use strongroom_hsm::ceremony::read_register;
 
@@ -109,7 +110,7 @@ pub(super) fn run(args: &VerifyArgs, format: Format) -> Result<(), Failure> {
 fn known_to_the_token(path: &Path, found: &Verified) -> Result<(), Failure> {
     let config = Config::load(path)?;
     let known = read_register(&config.hsm, Register::CeremonyTranscript)?;
-    let known = known.map(|value| base16ct::lower::encode_string(&value));
+    let known = known.map(|value| hex::encode(&value));
     if known.is_some() && known == found.closing {
         return Ok(());
     }

@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 
 use crate::cli::exit::Failure;
 use crate::cli::files;
+use strongroom_core::hex;
 
 const CUSTODIANS: [&str; 3] = ["Custodian 1", "Custodian 2", "Custodian 3"];
 const OFFICER: &str = "Security officer";
@@ -81,7 +82,7 @@ pub(super) fn write(path: &Path, everyone: &Everyone) -> Result<(), Failure> {
 fn person(answers: &Path, name: &str) -> Result<ParticipantKey, Failure> {
     let mut secret = Zeroizing::new([0; 16]);
     getrandom::fill(&mut *secret).map_err(|_| strongroom_ceremony::CeremonyError::Random)?;
-    let passphrase = Zeroizing::new(base16ct::lower::encode_string(&*secret));
+    let passphrase = Zeroizing::new(hex::encode(&*secret));
     files::write_secret(
         &answers.join("passphrases").join(name),
         passphrase.as_bytes(),

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use strongroom_hsm::SigningKind;
 
 use super::*;
+use crate::hex;
 use crate::keyring::tests::Site;
 use crate::keyring::{CreateOptions, KeyType, Keyring, KeyringOptions};
 use crate::store::{Change, StoreError};
@@ -381,7 +382,7 @@ fn base64_to_hex(text: &str) -> String {
     let bytes = base64::engine::general_purpose::STANDARD
         .decode(text)
         .unwrap();
-    base16ct::lower::encode_string(&bytes)
+    hex::encode(&bytes)
 }
 
 #[tokio::test]

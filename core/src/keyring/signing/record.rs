@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 
 use super::public::PublicKey;
 use super::{SignatureKey, Version};
+use crate::hex;
 use crate::keyring::KeyringError;
 use crate::keyring::key::{id, inconsistent, json, read_json, unreadable};
 use crate::keyring::load::{Records, numbers};
@@ -205,11 +206,7 @@ pub(in crate::keyring) fn load(records: &mut Records) -> Result<Vec<SignatureKey
 /// The record that says: a private key with this id is on the token, or may be, and nothing needs
 /// it.
 pub(super) fn debris(key: &[u8; 16]) -> RecordId {
-    id(
-        RecordKind::SigningDebris,
-        &base16ct::lower::encode_string(key),
-        0,
-    )
+    id(RecordKind::SigningDebris, &hex::encode(key), 0)
 }
 
 pub(super) fn put_debris(key: &[u8; 16]) -> Change {
@@ -218,7 +215,5 @@ pub(super) fn put_debris(key: &[u8; 16]) -> Change {
 
 /// The id that a record of debris is about.
 pub(super) fn debris_id(place: &RecordId) -> Option<[u8; 16]> {
-    let mut id = [0; 16];
-    let decoded = base16ct::lower::decode(&place.name, &mut id).ok()?;
-    (decoded.len() == 16).then_some(id)
+    hex::decode(&place.name)
 }

@@ -12,6 +12,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
+use strongroom_core::hex;
 use strongroom_core::tls::Peer;
 use strongroom_core::tokens::TokenInfo;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
@@ -79,7 +80,7 @@ fn login_token(peer: &Peer, login: Login) -> String {
 
 fn login_info(peer: &Peer, login: Login) -> TokenInfo {
     let accessor = digest(peer, b"accessor", login);
-    let accessor = base16ct::lower::encode_string(accessor.get(..8).unwrap_or_default());
+    let accessor = hex::encode(accessor.get(..8).unwrap_or_default());
     TokenInfo {
         id: format!("login-{accessor}"),
         created: validity(peer).0,

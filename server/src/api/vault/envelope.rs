@@ -3,6 +3,7 @@
 
 use std::io::Write as _;
 
+use base16ct::HexDisplay;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
@@ -67,9 +68,7 @@ impl Envelope {
 
     /// Hexadecimal, lower case, without quotes.
     pub(in crate::api) fn hex(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            let _ = write!(*self.buf, "{byte:02x}");
-        }
+        let _ = write!(*self.buf, "{:x}", HexDisplay(bytes));
     }
 
     /// `vault:v<version>:<base64>` with quotes.

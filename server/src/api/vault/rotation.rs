@@ -9,6 +9,7 @@ use super::error::ApiError;
 use super::sys;
 use crate::api::App;
 use crate::api::pipeline::answer::Answer;
+use strongroom_core::hex::encode as hex;
 
 /// `GET sys/rotate-master`.
 pub(in crate::api) async fn read(call: &mut Call<'_>) -> Result<Answer, ApiError> {
@@ -159,8 +160,4 @@ fn answer(app: &App) -> Answer {
             .collect(),
     };
     sys::json(200, &body)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    base16ct::lower::encode_string(bytes)
 }
