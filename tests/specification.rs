@@ -308,7 +308,7 @@ fn only_its_own_module_names_sled_and_nothing_names_how_a_ceremony_is_carried_ou
     };
     assert_eq!(
         naming("core/src", &["sled::"]),
-        ["core/src/store/engine.rs"]
+        ["core/src/store/engine/sled_db.rs"]
     );
     let mut upwards = naming("ceremony/src", &["crate::run::", "super::run::"]);
     upwards.retain(|file| !file.starts_with("ceremony/src/run/"));

@@ -116,7 +116,7 @@ impl Config {
 
         let tls = tls(&mut reader);
         let hsm = hsm(&mut reader);
-        let store = one_path(&mut reader, "store");
+        let store = store(&mut reader);
         let policy = one_path(&mut reader, "policy");
         let tokens = reader
             .has("tokens")
@@ -287,6 +287,20 @@ fn one_path(reader: &mut Reader, name: &'static str) -> Option<PathBuf> {
     path
 }
 
+fn store(reader: &mut Reader) -> Option<PathBuf> {
+    let mut section = reader.section("store");
+    let path = section.path("path");
+    // Tests have one in memory. Chosen here it would lose every key with the process, and the HSM
+    // would refuse what comes after it.
+    let engine = section.string("engine").filter(|engine| engine != "sled");
+    if let Some(engine) = engine {
+        let problem = format!("expected \"sled\", which is the only one, found {engine:?}");
+        section.problem("engine", &problem);
+    }
+    reader.close(section);
+    path
+}
+
 fn audit(reader: &mut Reader) -> Option<AuditOptions> {
     let mut section = reader.section("audit");
     let path = section.path("path");
@@ -444,6 +458,16 @@ checkpoint_interval = 5
             (4 << 20, 1, false)
         );
         assert_eq!(config.tokens, None);
+    }
+
+    #[test]
+    fn the_store_has_an_engine_that_keeps_it() {
+        let with = |engine: &str| parse(&GOOD.replace("[store]", &format!("[store]\n{engine}")));
+        with("engine = \"sled\"").unwrap();
+        for engine in ["\"memory\"", "\"etcd\"", "\"\"", "1"] {
+            let error = with(&format!("engine = {engine}")).unwrap_err().to_string();
+            assert!(error.contains("store.engine"), "{engine}: {error}");
+        }
     }
 
     #[test]

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256};
 use strongroom_hsm::Hsm;
 
-use super::engine::{Engine, Pair, Write};
+use super::engine::sled_db::Sled;
+use super::engine::{Engine as _, Pair, Write};
 use super::open::{Contents, Rule, on_disc, prepare_folder, read_token};
 use super::record::{self, HEADER_KEY, Reader};
 use super::trial::Scratch;
@@ -105,7 +106,7 @@ impl Store {
     /// As [`Store::open`].
     pub async fn export(&self) -> Result<Vec<u8>, StoreError> {
         let _turn = self.inner.commits.lock().await;
-        let pairs = super::blocking(&self.inner.engine, Engine::scan).await?;
+        let pairs = super::blocking(&self.inner.engine, |engine| engine.scan()).await?;
         let token = read_token(&self.inner.hsm).await?;
         Contents::of(&pairs)?
             .judge(&self.inner.hsm, Rule::Anchored(token))
@@ -150,12 +151,18 @@ impl Import {
         let (engine, scratch) = on_disc(path, move |folder| {
             prepare_folder(folder)?;
             let scratch = Scratch::make(folder)?;
-            let engine = Engine::open(scratch.path())?;
-            engine.write(writes)?;
+            let engine = Sled::open(scratch.path())?;
+            engine.write(None, writes)?;
             Ok((engine, scratch))
         })
         .await?;
-        let store = Store::assemble(Arc::new(engine), hsm.clone(), found.anchor, found.digests);
+        let store = Store::assemble(
+            Arc::new(engine),
+            hsm.clone(),
+            found.anchor,
+            found.digests,
+            Some(found.header),
+        );
         Ok(Self {
             path: path.to_owned(),
             hsm,
@@ -189,9 +196,9 @@ impl Import {
         let writes = writes(&pairs);
         on_disc(&path, move |folder| {
             // Empty, as `prepare` saw; all records or none are written.
-            let engine = Engine::open(folder)?;
+            let engine = Sled::open(folder)?;
             if engine.scan()?.is_empty() {
-                Ok(engine.write(writes)?)
+                Ok(engine.write(None, writes)?)
             } else {
                 Err(StoreError::Exists(folder.to_owned()))
             }

@@ -30,7 +30,8 @@ use strongroom_hsm::{Hsm, HsmError};
 use tokio::sync::Mutex;
 use zeroize::Zeroizing;
 
-use engine::{Engine, EngineError, Lock, Write};
+use engine::sled_db::Lock;
+use engine::{Engine, EngineError, Write};
 use record::{Anchor, Digests, Envelope};
 
 use crate::owner::acting;
@@ -107,7 +108,7 @@ pub struct Store {
 }
 
 struct Inner {
-    engine: Arc<Engine>,
+    engine: Arc<dyn Engine>,
     hsm: Hsm,
     /// What is on the disc; replaced as a whole, so that readers never wait for a commit.
     view: ArcSwap<View>,
@@ -123,6 +124,8 @@ struct View {
 struct Committer {
     /// Seals made so far, written or not.
     seals: u64,
+    /// The sealed header that is on the disc; `None`: there is none yet.
+    header: Option<Vec<u8>>,
     /// The token has not been told of the epoch that is on the disc.
     epoch_pending: bool,
     /// The disc failed in the middle of a write: what it holds is known only after opening it
@@ -433,17 +436,26 @@ impl Inner {
             )
             .await?;
         writes.push((record::HEADER_KEY.to_vec(), Some(header)));
-
-        if let Err(error) = blocking(&self.engine, move |engine| engine.write(writes)).await {
-            committer.broken = Some(error.to_string());
-            return Err(error);
-        }
+        self.write(&mut committer, writes).await?;
         self.view.store(Arc::new(View { anchor, digests }));
         if let Err(error) = self.write_epoch(&anchor).await {
             committer.epoch_pending = true;
             return Err(StoreError::EpochPending(error));
         }
         Ok(anchor.epoch)
+    }
+
+    /// Writes a batch whose last is the header.
+    async fn write(&self, committer: &mut Committer, writes: Vec<Write>) -> Result<(), StoreError> {
+        let header = writes.last().and_then(|(_, header)| header.clone());
+        let known = (record::HEADER_KEY.to_vec(), committer.header.take());
+        let write = move |engine: &dyn Engine| engine.write(Some(&known), writes);
+        if let Err(error) = blocking(&self.engine, write).await {
+            committer.broken = Some(error.to_string());
+            return Err(error);
+        }
+        committer.header = header;
+        Ok(())
     }
 
     /// Whether the token still knows this store as it was left. Two servers with a copy each, on
@@ -564,14 +576,16 @@ fn as_owner(path: &Path, error: &std::io::Error) -> StoreError {
 
 /// Runs a database call where it may block, as the store's owner if this is root.
 async fn blocking<T: Send + 'static>(
-    engine: &Arc<Engine>,
-    call: impl FnOnce(&Engine) -> Result<T, EngineError> + Send + 'static,
+    engine: &Arc<dyn Engine>,
+    call: impl FnOnce(&dyn Engine) -> Result<T, EngineError> + Send + 'static,
 ) -> Result<T, StoreError> {
     let engine = Arc::clone(engine);
     let task = tokio::task::spawn_blocking(move || {
-        let path = engine.path();
-        acting(path, || call(&engine).map_err(StoreError::from))
-            .map_err(|error| as_owner(path, &error))?
+        let call = || call(&*engine).map_err(StoreError::from);
+        match engine.folder() {
+            Some(path) => acting(path, call).map_err(|error| as_owner(path, &error))?,
+            None => call(),
+        }
     });
     match tokio::time::timeout(ENGINE_DEADLINE, task).await {
         Ok(Ok(result)) => result,

@@ -10,28 +10,39 @@ use strongroom_hsm::{Hsm, HsmError};
 use tokio::sync::Mutex;
 use zeroize::Zeroizing;
 
-use super::engine::{LOG, Pair, Role, Write, role};
+use super::engine::sled_db::{LOG, Role, Sled, role};
+use super::engine::{Engine, Pair, Write};
 use super::record::{self, Anchor, Digests, Envelope, HEADER_KEY, HEADER_KIND, Token};
 use super::trial::{Files, With, is_free};
 use super::{
-    AcceptedRollback, Committer, Engine, FENCED, Inner, RecordId, RecordKind, Store, StoreError,
-    View, as_owner, blocking, count_seal, open_record, seal_record,
+    AcceptedRollback, Committer, FENCED, Inner, RecordId, RecordKind, Store, StoreError, View,
+    as_owner, count_seal, open_record, seal_record,
 };
 use crate::hex::encode as hex;
 use crate::owner::acting;
 
 pub(super) async fn create(path: &Path, hsm: Hsm) -> Result<Store, StoreError> {
-    if let Some(token) = read_token(&hsm).await? {
-        return Err(StoreError::TokenInUse {
-            store_id: hex(&token.anchor.store_id),
-        });
-    }
+    check_unused(&hsm).await?;
     let engine = on_disc(path, |folder| {
         prepare_folder(folder)?;
-        Ok(Engine::open(folder)?)
+        Ok(Sled::open(folder)?)
     })
     .await?;
+    begin(Arc::new(engine), hsm).await
+}
 
+/// The token must know of no store.
+async fn check_unused(hsm: &Hsm) -> Result<(), StoreError> {
+    match read_token(hsm).await? {
+        None => Ok(()),
+        Some(token) => Err(StoreError::TokenInUse {
+            store_id: hex(&token.anchor.store_id),
+        }),
+    }
+}
+
+/// Makes a store in an empty database.
+pub(super) async fn begin(engine: Arc<dyn Engine>, hsm: Hsm) -> Result<Store, StoreError> {
     let mut store_id = [0; 16];
     getrandom::fill(&mut store_id)
         .map_err(|error| StoreError::Io(format!("no random bytes from the kernel: {error}")))?;
@@ -42,7 +53,7 @@ pub(super) async fn create(path: &Path, hsm: Hsm) -> Result<Store, StoreError> {
         root: record::root(&digests),
         seals: 1,
     };
-    let store = Store::assemble(Arc::new(engine), hsm, anchor, digests);
+    let store = Store::assemble(engine, hsm, anchor, digests, None);
     store.anchor_both(anchor, Vec::new()).await?;
     Ok(store)
 }
@@ -50,11 +61,21 @@ pub(super) async fn create(path: &Path, hsm: Hsm) -> Result<Store, StoreError> {
 pub(super) async fn open(path: &Path, hsm: Hsm) -> Result<Store, StoreError> {
     let token = read_token(&hsm).await?;
     let (engine, found) = load(path, &hsm, Rule::Anchored(token)).await?;
+    adopt(Arc::new(engine), hsm, token, found).await
+}
+
+/// Uses a database whose content was found to be a store that the token knows.
+pub(super) async fn adopt(
+    engine: Arc<dyn Engine>,
+    hsm: Hsm,
+    token: Option<Token>,
+    found: Found,
+) -> Result<Store, StoreError> {
     let mut anchor = found.anchor;
     if let Some(token) = token {
         anchor.seals = anchor.seals.max(token.anchor.seals);
     }
-    let store = Store::assemble(Arc::new(engine), hsm, anchor, found.digests);
+    let store = Store::assemble(engine, hsm, anchor, found.digests, Some(found.header));
     if found.forward {
         store.inner.write_epoch(&anchor).await?;
     }
@@ -75,7 +96,8 @@ pub(super) async fn accept_rollback(path: &Path, hsm: Hsm) -> Result<AcceptedRol
         seals,
         ..found.anchor
     };
-    let store = Store::assemble(Arc::new(engine), hsm, anchor, digests);
+    let header = Some(found.header);
+    let store = Store::assemble(Arc::new(engine), hsm, anchor, digests, header);
     store.anchor_both(anchor, writes).await?;
     Ok(AcceptedRollback {
         hsm_epoch,
@@ -122,6 +144,8 @@ pub(super) enum Rule {
 pub(super) struct Found {
     pub(super) anchor: Anchor,
     pub(super) digests: Digests,
+    /// As it is sealed in the database.
+    pub(super) header: Vec<u8>,
     /// The token's epoch must follow.
     forward: bool,
 }
@@ -215,6 +239,7 @@ impl Contents {
         Ok(Found {
             anchor,
             digests,
+            header: self.header.unwrap_or_default(),
             forward,
         })
     }
@@ -252,7 +277,7 @@ impl Contents {
 }
 
 /// Tries the files as a copy, then opens them.
-async fn load(path: &Path, hsm: &Hsm, rule: Rule) -> Result<(Engine, Found), StoreError> {
+async fn load(path: &Path, hsm: &Hsm, rule: Rule) -> Result<(Sled, Found), StoreError> {
     let files = on_disc(path, |folder| {
         check_folder(folder)?;
         Files::hold(folder)
@@ -281,7 +306,7 @@ async fn load(path: &Path, hsm: &Hsm, rule: Rule) -> Result<(Engine, Found), Sto
     };
     drop(files);
     let engine = on_disc(path, move |folder| {
-        let engine = Engine::open(folder)?;
+        let engine = Sled::open(folder)?;
         if engine.scan()? == pairs {
             Ok(engine)
         } else {
@@ -372,13 +397,15 @@ fn bad_header() -> StoreError {
 
 impl Store {
     pub(super) fn assemble(
-        engine: Arc<Engine>,
+        engine: Arc<dyn Engine>,
         hsm: Hsm,
         anchor: Anchor,
         digests: Digests,
+        header: Option<Vec<u8>>,
     ) -> Self {
         let committer = Committer {
             seals: anchor.seals,
+            header,
             epoch_pending: false,
             broken: None,
         };
@@ -398,7 +425,8 @@ impl Store {
         let payload = Zeroizing::new(anchor.encode());
         let header = seal_record(&inner.hsm, &anchor.store_id, &HEADER_KEY, payload).await?;
         writes.push((HEADER_KEY.to_vec(), Some(header)));
-        blocking(&inner.engine, move |engine| engine.write(writes)).await?;
+        let mut committer = inner.commits.lock().await;
+        inner.write(&mut committer, writes).await?;
         Ok(inner.write_epoch(&anchor).await?)
     }
 }
@@ -407,7 +435,7 @@ impl Store {
 /// leaves, which may be a database without any entry.
 pub(super) fn prepare_folder(path: &Path) -> Result<(), StoreError> {
     let io = |error: std::io::Error| StoreError::Io(format!("{}: {error}", path.display()));
-    if Engine::exists(path) {
+    if Sled::exists(path) {
         check_folder(path)?;
         return if Files::hold(path)?.read(With::Everything)?.is_empty() {
             Ok(())
@@ -459,7 +487,7 @@ fn check_folder(path: &Path) -> Result<(), StoreError> {
             path.display(),
             path.display()
         )))
-    } else if Engine::exists(path) {
+    } else if Sled::exists(path) {
         Ok(())
     } else if holds_remains(path) {
         Err(StoreError::Damaged {

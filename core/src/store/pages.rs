@@ -92,6 +92,7 @@ fn number(bytes: &mut &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use super::super::engine::Engine as _;
     use super::*;
     use std::fs;
 
@@ -99,10 +100,12 @@ mod tests {
     fn a_page_that_cannot_be_is_found_and_none_in_a_log_of_sleds_own() {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("db");
-        let engine = super::super::Engine::open(folder.path()).unwrap();
+        let engine = super::super::engine::sled_db::Sled::open(folder.path()).unwrap();
         for number in 0..400_u32 {
             let key = number.to_be_bytes().to_vec();
-            engine.write(vec![(key, Some(vec![7; 3000]))]).unwrap();
+            engine
+                .write(None, vec![(key, Some(vec![7; 3000]))])
+                .unwrap();
         }
         drop(engine);
         let bytes = fs::read(&log).unwrap();

@@ -13,6 +13,8 @@ use strongroom_hsm::{HsmConfig, OptionalKeys, PinSource, TokenSelector};
 use strongroom_softhsm::Throwaway;
 use tokio::sync::MutexGuard;
 
+use super::engine::memory::Memory;
+use super::engine::sled_db::Sled;
 use super::*;
 
 fn config(token: &Throwaway) -> HsmConfig {
@@ -73,10 +75,10 @@ pub(crate) fn copy(from: &Path, to: &Path) {
 }
 
 /// Changes the database under a closed store.
-fn edit(path: &Path, writes: impl FnOnce(&Engine) -> Vec<Write>) {
-    let engine = Engine::open(path).unwrap();
+fn edit(path: &Path, writes: impl FnOnce(&Sled) -> Vec<Write>) {
+    let engine = Sled::open(path).unwrap();
     let writes = writes(&engine);
-    engine.write(writes).unwrap();
+    engine.write(None, writes).unwrap();
 }
 
 fn key(name: &str, version: u32) -> Vec<u8> {
@@ -130,7 +132,7 @@ async fn a_flipped_bit_in_any_byte_of_a_record_is_found() {
     store.commit(vec![put("a", 1, b"payload")]).await.unwrap();
     drop(store);
     for under in [key("a", 1), record::HEADER_KEY.to_vec()] {
-        let good = Engine::open(&path).unwrap().get(&under).unwrap().unwrap();
+        let good = Sled::open(&path).unwrap().get(&under).unwrap().unwrap();
         for at in (0..good.len()).step_by(3) {
             let mut bad = good.clone();
             bad[at] ^= 1;
@@ -150,7 +152,7 @@ async fn a_flipped_bit_in_any_byte_of_a_record_is_found() {
     Store::open(&path, hsm).await.unwrap();
 }
 
-type Edit<'a> = Box<dyn FnOnce(&Engine) -> Vec<Write> + 'a>;
+type Edit<'a> = Box<dyn FnOnce(&Sled) -> Vec<Write> + 'a>;
 
 #[tokio::test]
 async fn records_swapped_removed_or_replaced_by_older_ones_are_found() {
@@ -167,12 +169,12 @@ async fn records_swapped_removed_or_replaced_by_older_ones_are_found() {
         .await
         .unwrap();
     drop(store);
-    let old = Engine::open(&path).unwrap().get(&key("a", 1)).unwrap();
+    let old = Sled::open(&path).unwrap().get(&key("a", 1)).unwrap();
     let store = Store::open(&path, hsm.clone()).await.unwrap();
     store.commit(vec![put("a", 1, b"new")]).await.unwrap();
     drop(store);
-    let now = |engine: &Engine, name, version| engine.get(&key(name, version)).unwrap();
-    let good = Engine::open(&path).unwrap().scan().unwrap();
+    let now = |engine: &Sled, name, version| engine.get(&key(name, version)).unwrap();
+    let good = Sled::open(&path).unwrap().scan().unwrap();
     let edits: Vec<(&str, Edit<'_>)> = vec![
         (
             "names",
@@ -235,12 +237,67 @@ async fn get_refuses_what_was_changed_under_an_open_store() {
         .unwrap();
     let engine = &store.inner.engine;
     let other = engine.get(&key("b", 1)).unwrap();
-    engine.write(vec![(key("a", 1), other)]).unwrap();
+    engine.write(None, vec![(key("a", 1), other)]).unwrap();
     assert!(matches!(
         store.get(&place("a", 1)).await,
         Err(StoreError::Tampered { .. })
     ));
     assert!(store.get(&place("b", 1)).await.unwrap().is_some());
+}
+
+/// Opens the store in a database that has no files.
+async fn reopen(memory: &Memory, hsm: &Hsm) -> Result<Store, StoreError> {
+    let token = open::read_token(hsm).await?;
+    let contents = open::Contents::of(&memory.scan()?)?;
+    let found = contents.judge(hsm, open::Rule::Anchored(token)).await?;
+    open::adopt(Arc::new(memory.clone()), hsm.clone(), token, found).await
+}
+
+#[tokio::test]
+async fn a_store_is_as_good_on_another_engine() {
+    let (hsm, _turn) = token().await;
+    let memory = Memory::default();
+    let store = open::begin(Arc::new(memory.clone()), hsm.clone())
+        .await
+        .unwrap();
+    store.commit(vec![put("a", 1, b"one")]).await.unwrap();
+    let old = memory.scan().unwrap();
+    store.commit(vec![put("a", 1, b"two")]).await.unwrap();
+    drop(store);
+    let store = reopen(&memory, &hsm).await.unwrap();
+    let found = store.get(&place("a", 1)).await.unwrap().unwrap();
+    assert_eq!(*found, b"two");
+    assert_eq!(store.commit(vec![put("b", 1, b"b")]).await.unwrap(), 4);
+    drop(store);
+    let back: Vec<Write> = old
+        .iter()
+        .map(|(k, v)| (k.clone(), Some(v.clone())))
+        .collect();
+    memory.write(None, back).unwrap();
+    assert!(matches!(
+        reopen(&memory, &hsm).await.err(),
+        Some(StoreError::RolledBack { .. })
+    ));
+}
+
+#[tokio::test]
+async fn nothing_is_written_over_what_another_wrote_meanwhile() {
+    let (hsm, _turn) = token().await;
+    let memory = Memory::default();
+    let store = open::begin(Arc::new(memory.clone()), hsm.clone())
+        .await
+        .unwrap();
+    store.commit(vec![put("a", 1, b"one")]).await.unwrap();
+    memory
+        .write(None, vec![(record::HEADER_KEY.to_vec(), Some(vec![1]))])
+        .unwrap();
+    let before = memory.scan().unwrap();
+    // Nor by a later commit: this server no longer knows what is there.
+    for _ in 0..2 {
+        let error = store.commit(vec![put("b", 1, b"b")]).await.unwrap_err();
+        assert!(matches!(&error, StoreError::Io(why) if why.contains("another process wrote")));
+        assert_eq!(memory.scan().unwrap(), before);
+    }
 }
 
 #[tokio::test]

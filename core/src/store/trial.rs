@@ -11,7 +11,8 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use super::engine::{BLOBS, Engine, EngineError, LOG, Lock, Pair, Role, SETTINGS, role};
+use super::engine::sled_db::{BLOBS, LOG, Lock, Role, SETTINGS, Sled, role};
+use super::engine::{Engine as _, EngineError, Pair};
 use super::{StoreError, pages};
 use crate::files;
 use crate::owner::acting;
@@ -106,7 +107,7 @@ impl Files {
                 why: format!("it has a page of the number {page}, for which it is too small"),
             });
         }
-        let pairs = Engine::open(copy.path())
+        let pairs = Sled::open(copy.path())
             .and_then(|engine| engine.scan())
             .map_err(|error| failed(&self.folder, error))?;
         Ok(pairs)
@@ -306,7 +307,9 @@ fn failed(folder: &Path, error: EngineError) -> StoreError {
             file: folder.join(LOG),
             why: error.to_string(),
         },
-        EngineError::Busy => StoreError::Io(format!("{}: {error}", folder.display())),
+        EngineError::Busy | EngineError::Conflict => {
+            StoreError::Io(format!("{}: {error}", folder.display()))
+        }
         EngineError::Io(why) if why.contains("Permission denied") => StoreError::Io(format!(
             "{why}: the server's user must own the files in {} (`chown -R`), and no other must be able to use them",
             folder.display()
