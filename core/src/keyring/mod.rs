@@ -45,8 +45,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use p256::pkcs8::LineEnding;
+use p256::pkcs8::der::pem;
 use strongroom_hsm::{Hsm, OaepHash};
 use tokio::sync::Mutex;
 
@@ -199,7 +199,7 @@ impl Keyring {
 
     /// The BYOK wrapping key's public half, PEM (`SubjectPublicKeyInfo`, RFC 7468).
     pub fn wrapping_key_pem(&self) -> String {
-        pem(&self.inner.hsm.wrapping_public_key())
+        spki_pem(&self.inner.hsm.wrapping_public_key())
     }
 
     /// How many keys and versions of keys there are.
@@ -284,18 +284,9 @@ impl Inner {
 }
 
 /// `SubjectPublicKeyInfo`, DER, as PEM (RFC 7468).
-fn pem(spki: &[u8]) -> String {
-    let text = STANDARD.encode(spki);
-    let mut pem = "-----BEGIN PUBLIC KEY-----\n".to_owned();
-    let mut rest = text.as_str();
-    while !rest.is_empty() {
-        let (line, after) = rest.split_at(rest.len().min(64));
-        pem.push_str(line);
-        pem.push('\n');
-        rest = after;
-    }
-    pem.push_str("-----END PUBLIC KEY-----\n");
-    pem
+fn spki_pem(spki: &[u8]) -> String {
+    // No key is so long that the length of its text overflows.
+    pem::encode_string("PUBLIC KEY", LineEnding::LF, spki).unwrap_or_default()
 }
 
 fn unix_seconds() -> i64 {

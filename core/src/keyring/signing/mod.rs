@@ -273,7 +273,7 @@ impl SignatureKey {
                     version: version.number,
                     created: version.created,
                     public: Some(PublicInfo {
-                        pem: super::pem(&version.key.spki),
+                        pem: super::spki_pem(&version.key.spki),
                         raw: version.public.ed25519().map(|key| key.to_vec()),
                         kid: version.public.thumbprint(),
                     }),
