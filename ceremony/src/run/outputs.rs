@@ -346,6 +346,7 @@ mod tests {
 
     /// Old transcripts and new ones are of one format.
     #[test]
+    #[allow(clippy::too_many_lines, reason = "a table, one row a step")]
     fn each_step_records_what_transcripts_have_always_had() {
         let entropy = json!({"source": "kernel", "bytes": 9, "tests": entropy::TESTS});
         let keys_of = || KeysOutputs { keys: keys() };

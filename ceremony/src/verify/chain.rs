@@ -145,9 +145,10 @@ impl Chain {
     /// Who signs, in this order: at a birth everyone in the plan, later those who were there.
     pub(super) fn signers(&self) -> Vec<(Role, &Participant)> {
         let later = self.kind.is_some_and(Kind::is_later);
-        let roll: Roll = match later {
-            true => self.recorded(Step::Opening).unwrap_or_default(),
-            false => Roll::default(),
+        let roll: Roll = if later {
+            self.recorded(Step::Opening).unwrap_or_default()
+        } else {
+            Roll::default()
         };
         self.plan
             .iter()
