@@ -8,7 +8,7 @@
 # STRONGROOM_BINARY     a strongroom to put in instead of building the `dist` profile
 # STRONGROOM_VERSION    the image's version; default: Cargo.toml's
 # STRONGROOM_MINIMUM    the oldest version that may still run once this one has been healthy; default 0
-# STRONGROOM_EXTRA      a folder whose files come over the root's: another PKCS#11 module, say
+# STRONGROOM_EXTRA      a directory whose files come over the root's: another PKCS#11 module, say
 # STRONGROOM_IMAGE_CACHE  packages and trees; default <repository>/.cache/image
 set -euo pipefail
 umask 022

@@ -1,5 +1,5 @@
 #!/bin/bash
-# The steps that run inside the tools tree: see build.sh. /work is the build's folder, /debian the unpacked packages.
+# The steps that run inside the tools tree: see build.sh. /work is the build's directory, /debian the unpacked packages.
 #
 #   steps.sh VERSION
 set -euo pipefail

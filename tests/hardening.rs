@@ -133,7 +133,7 @@ async fn a_user_that_does_not_exist_stops_the_start_with_its_name() {
     if !geteuid().is_root() {
         support::skip(
             "a_user_that_does_not_exist_stops_the_start_with_its_name",
-            "anybody but root stays who he is",
+            "anybody but root stays who they are",
         );
         return;
     }
@@ -233,7 +233,7 @@ fn in_a_child(what: &str, folder: &Path) -> ExitStatus {
 fn a_system_call_that_is_not_on_the_list_ends_the_process() {
     let folder = tempfile::tempdir().unwrap();
     for what in [
-        "main makes a folder",
+        "main makes a directory",
         "main makes a socket",
         "server starts a program",
         "server connects",
@@ -301,7 +301,7 @@ fn child() {
     // What comes back from these was not forbidden; then the test above sees no signal.
     match what {
         "opens a file" => drop(File::open(&folder)),
-        "makes a folder" => drop(fs::create_dir(folder.join("new"))),
+        "makes a directory" => drop(fs::create_dir(folder.join("new"))),
         "makes a socket" | "connects" => drop(TcpStream::connect(address)),
         "starts a program" => drop(Command::new("/bin/true").status()),
         "makes a link" => drop(std::os::unix::fs::symlink("a", folder.join("b"))),

@@ -49,7 +49,7 @@ async fn a_key_in_hsm_residency_is_nowhere_in_the_servers_memory() {
     let mut appliance = Appliance::builder()
         .memory_master()
         .env("PKCS11_FAULT_MODULE", tree.join("p11-kit-client.so"))
-        // The module's libraries are in the tree, not in the system's folders.
+        // The module's libraries are in the tree, not in the system's directories.
         .section(
             "hardening",
             &format!("read = [{:?}]", tree.display().to_string()),
@@ -133,7 +133,7 @@ async fn a_key_in_hsm_residency_is_nowhere_in_the_servers_memory() {
 /// A token of SoftHSM in a process of its own, served on a socket.
 struct TokenProcess {
     server: Child,
-    // The socket's folder: short, since a socket's path has at most 107 bytes.
+    // The socket's directory: short, since a socket's path has at most 107 bytes.
     folder: TempDir,
 }
 

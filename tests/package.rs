@@ -29,7 +29,7 @@ fn both(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
-/// The units in a folder of their own, with a program that is there.
+/// The units in a directory of their own, with a program that is there.
 fn installed() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for name in UNITS {

@@ -112,7 +112,7 @@ fn prose_and_comments_are_at_most_100_columns_wide() {
     let mut wide = BTreeSet::new();
     let mut problems = Vec::new();
     for file in files.lines().filter(|file| !is_others(file)) {
-        // A file that git knows and that was removed, or one that is no text.
+        // A file that git knows and that was removed, or one that is not text.
         let Ok(text) = fs::read_to_string(Path::new(ROOT).join(file)) else {
             continue;
         };

@@ -15,7 +15,7 @@ use super::encoding::{base64, hex, unbase64, unhex};
 use super::record::{KeyRecord, TokenRecord};
 use super::{CeremonyError, Mode};
 
-/// The file's name in a backup's folder.
+/// The file's name in a backup's directory.
 pub const FILE: &str = "backup.jsonl";
 
 /// No backup's file is larger, bytes; each key takes some KiB of it.
@@ -387,7 +387,7 @@ mod tests {
         }
     }
 
-    /// Where each value stands, which is no object and no list.
+    /// Where each value stands, which is not an object and no list.
     fn leaves(value: &Value, at: &str) -> Vec<String> {
         match value {
             Value::Object(members) => members
@@ -403,7 +403,7 @@ mod tests {
         }
     }
 
-    /// Whoever writes the file anew, hash and tag and all, changes no field of it unseen: without a
+    /// Whoever writes the file again, hash and tag and all, changes no field of it unseen: without a
     /// share, a PIN or a token.
     #[test]
     fn each_field_that_is_damaged_is_refused_before_anybody_acts() {
@@ -450,7 +450,7 @@ mod tests {
                     (0, Value::Number(_)) => *field = Value::from(77),
                     (0 | 1, Value::Null) => *field = Value::from("AAAA"),
                     (1, _) => *field = Value::Null,
-                    // Which store it names is looked at when it is read from the disc.
+                    // Which store it names is looked at when it is read from the disk.
                     (2, _) if place == "/epoch" => *field = Value::from("!"),
                     (2, _) => *field = Value::from(""),
                     _ => {

@@ -29,7 +29,7 @@ pub enum CeremonyError {
     /// Not everyone has signed the plan.
     #[error("the plan is not signed by all:{}", list(.0))]
     PlanSignatures(Vec<String>),
-    /// A participant's public file, or his part of a plan.
+    /// A participant's public file, or their part of a plan.
     #[error("{0}")]
     Participant(String),
     /// A passphrase that can't be taken.

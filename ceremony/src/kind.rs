@@ -12,12 +12,12 @@ use serde::{Deserialize, Serialize};
 pub enum Kind {
     /// The keys are made. Every other kind is of an appliance that had one.
     Birth,
-    /// The PINs are shared anew, among other custodians.
+    /// The PINs are shared again, among other custodians.
     ReplaceCustodian,
     /// The keys that a second token needs come out, under a transport key that the custodians
     /// share.
     Backup,
-    /// They come into a second token beside the first, with nothing left on a disc.
+    /// They come into a second token beside the first, with nothing left on a disk.
     AddToken,
     /// They come into another token, which takes the place of the one that is lost.
     Restore,

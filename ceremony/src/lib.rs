@@ -7,7 +7,7 @@
 //!
 //! A [`Kind`] of ceremony makes the keys, or something later in their life. A [`Plan`] says what is
 //! to happen and who takes part; everyone in it signs it. The PINs of the token are split into
-//! [`shares`], one for each custodian, encrypted to him ([`jwe`]) and, if he wants, on paper
+//! [`shares`], one for each custodian, encrypted to them ([`jwe`]) and, if they want, on paper
 //! ([`words`], [`page`]). A [`Transcript`] records each step; [`verify`](fn@verify::verify) checks
 //! it years later without the HSM, and [`report`] prints it. `docs/transcript-format.md` is the
 //! format.

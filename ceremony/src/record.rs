@@ -73,11 +73,11 @@ pub struct SharesRecord {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PresentRecord {
-    /// His name.
+    /// Their name.
     pub name: String,
     /// `custodian`, `security-officer` or `auditor`.
     pub role: String,
-    /// His fingerprint.
+    /// Their fingerprint.
     pub key: String,
 }
 
@@ -226,14 +226,14 @@ pub struct StoreOutputs {
     pub store_id: String,
 }
 
-/// Of the outputs of a birth's step `store`, what the audit log is held against.
+/// Of the outputs of an initial ceremony's step `store`, what the audit log is held against.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct LogRecord {
     /// SHA-256 of the log's first line, hexadecimal.
     pub audit_log_header_sha256: String,
 }
 
-/// What a birth comes to: the `summary` of the `close` line, which everybody signs.
+/// What an initial ceremony comes to: the `summary` of the `close` line, which everybody signs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Summary {

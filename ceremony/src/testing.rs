@@ -103,7 +103,10 @@ fn what_no_file_of_a_ceremony_can_be_is_refused_and_not_waited_for() {
     fn hole(path: &Path) {
         File::create(path).unwrap().set_len(1 << 43).unwrap();
     }
-    let make: [(fn(&Path), _); 2] = [(pipe, "it is no regular file"), (hole, "it is larger than")];
+    let make: [(fn(&Path), _); 2] = [
+        (pipe, "it is not a regular file"),
+        (hole, "it is larger than"),
+    ];
     for (make, why) in make {
         let folder = tempfile::tempdir().unwrap();
         let plan = folder.path().join("plan.toml");

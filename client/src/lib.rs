@@ -74,7 +74,7 @@ impl ClientOptions {
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The address is not one.
-    #[error("{0:?} is no address of an appliance: expected https://host:port")]
+    #[error("{0:?} is not a valid appliance address: expected https://host:port")]
     Address(String),
     /// A PEM file or the token file can't be used.
     #[error("{path}: {problem}")]
@@ -474,8 +474,9 @@ fn read_token(path: &Path) -> Result<HeaderValue, ClientError> {
         problem,
     };
     let bytes = read(path)?;
-    let mut value = HeaderValue::from_bytes(bytes.trim_ascii())
-        .map_err(|_| file_error("this is no token: expected one line of printable text".into()))?;
+    let mut value = HeaderValue::from_bytes(bytes.trim_ascii()).map_err(|_| {
+        file_error("this is not a token: expected one line of printable text".into())
+    })?;
     value.set_sensitive(true);
     Ok(value)
 }

@@ -1,9 +1,9 @@
-//! Files that are there whole or not at all, whenever the process is killed, the disc fills up or
+//! Files that are there whole or not at all, whenever the process is killed, the disk fills up or
 //! the power goes.
 //!
 //! The new content goes to `NAME.new` beside the file, which is private to this writer: it is made
-//! anew, so that nobody has it open, and locked. It is synced, and only then gets the file's name,
-//! in one step; the folder is synced last. What fails on the way leaves the old file, and nothing
+//! again, so that nobody has it open, and locked. It is synced, and only then gets the file's name,
+//! in one step; the directory is synced last. What fails on the way leaves the old file, and nothing
 //! beside it. What a killed writer left there is taken away by the next one.
 
 use std::ffi::OsString;
@@ -34,7 +34,7 @@ pub enum Access {
 /// # Errors
 /// [`ErrorKind::WouldBlock`] if another process is writing the same file;
 /// [`ErrorKind::PermissionDenied`] if the owner can't be kept; any other of the file system's. The
-/// old file is in place after all of these but one: that the folder can't be synced.
+/// old file is in place after all of these but one: that the directory can't be synced.
 pub fn replace(path: &Path, bytes: &[u8], access: Access) -> io::Result<()> {
     let mut new = match access {
         Access::Mode(mode) => begin(path, mode)?,
@@ -78,10 +78,10 @@ pub fn create(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     sync_folder(path)
 }
 
-/// Makes the entry of a file in its folder durable. Blocks.
+/// Makes the entry of a file in its directory durable. Blocks.
 ///
 /// # Errors
-/// The folder can't be opened or synced.
+/// The directory can't be opened or synced.
 pub fn sync_folder(path: &Path) -> io::Result<()> {
     match File::open(folder(path))?.sync_all() {
         // A file system without anything to write back: devices, a read-only root with a link to

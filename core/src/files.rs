@@ -1,4 +1,4 @@
-//! Files that stand in a folder where others may put what they like, or that are read again while
+//! Files that stand in a directory where others may put what they like, or that are read again while
 //! the server serves: only a regular one is opened, and no more of it is read than a file of its
 //! kind can need. To open a pipe, or to read a device, may never end; a file of many GiB, which may
 //! be one hole, would take the memory.
@@ -21,7 +21,7 @@ pub const MAX_PEM: u64 = 64 << 20;
 /// To read, through links.
 ///
 /// # Errors
-/// [`io::ErrorKind::InvalidInput`] for what is no regular file; or it can't be opened.
+/// [`io::ErrorKind::InvalidInput`] for what is not a regular file; or it can't be opened.
 pub fn open(path: &Path) -> io::Result<File> {
     open_with(path, File::options().read(true))
 }
@@ -47,7 +47,7 @@ pub fn read(path: &Path, limit: u64) -> io::Result<Zeroizing<Vec<u8>>> {
 /// As [`read`], for text.
 ///
 /// # Errors
-/// As of [`read`]; [`io::ErrorKind::InvalidData`] if it is no UTF-8.
+/// As of [`read`]; [`io::ErrorKind::InvalidData`] if it is not UTF-8.
 pub fn read_to_string(path: &Path, limit: u64) -> io::Result<Zeroizing<String>> {
     let mut bytes = read(path, limit)?;
     String::from_utf8(std::mem::take(&mut *bytes))
@@ -130,7 +130,7 @@ fn checked(seen: &Metadata) -> io::Result<()> {
     if seen.is_file() {
         Ok(())
     } else {
-        let why = "it is no regular file: move it away, and put a file in its place";
+        let why = "it is not a regular file: move it away, and put a file in its place";
         Err(io::Error::new(io::ErrorKind::InvalidInput, why))
     }
 }
@@ -177,7 +177,7 @@ mod tests {
     fn a_file_of_many_gib_is_refused_before_it_takes_the_memory() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("hole");
-        // No disc holds it, and no memory would.
+        // No disk holds it, and no memory would.
         File::create(&path).unwrap().set_len(1 << 43).unwrap();
         for error in [
             Config::load(&path).err().unwrap().to_string(),
@@ -207,7 +207,7 @@ mod tests {
         });
         for _ in 0..3 {
             for error in hear.recv_timeout(Duration::from_secs(20)).unwrap() {
-                assert!(error.contains("it is no regular file"), "{error}");
+                assert!(error.contains("it is not a regular file"), "{error}");
             }
         }
     }

@@ -326,7 +326,7 @@ pub(crate) mod fuzz {
 
     use super::Document;
 
-    /// What is taken is taken again as it is written anew, with the same value; and `serde_json`,
+    /// What is taken is taken again as it is written again, with the same value; and `serde_json`,
     /// which is laxer, sees that value too.
     pub fn strict_json(data: &[u8]) {
         let Ok(document) = Document::parse(data) else {

@@ -1,4 +1,4 @@
-//! Root in a folder that another user owns: whoever owns it could swap whatever is in it for a
+//! Root in a directory that another user owns: whoever owns it could swap whatever is in it for a
 //! link, at any moment. So root does there what it does with that user's rights, not with its own:
 //! a link then leads nowhere that its maker could not go, and what is made is that user's.
 
@@ -29,7 +29,7 @@ pub struct Owner {
     pub gid: u32,
 }
 
-/// Folders of two users on one way: the first of them could lead to any of the other's.
+/// Directories of two users on one way: the first of them could lead to any of the other's.
 #[derive(Debug)]
 struct Contested {
     first: PathBuf,
@@ -49,7 +49,7 @@ impl fmt::Display for Contested {
 
 impl std::error::Error for Contested {}
 
-/// A folder on the way that everybody may write to: whose rights should those be?
+/// A directory on the way that everybody may write to: whose rights should those be?
 #[derive(Debug)]
 struct Anybodys(PathBuf);
 
@@ -66,7 +66,7 @@ impl fmt::Display for Anybodys {
 impl std::error::Error for Anybodys {}
 
 /// Who else than root can change what is on the way to a path, or at its end, as far as it is
-/// there. `None`: only root, and the groups that root lets write to its folders, which are as good
+/// there. `None`: only root, and the groups that root lets write to its directories, which are as good
 /// as root.
 ///
 /// # Errors
@@ -151,7 +151,7 @@ mod tests {
     /// Nobody's on any machine.
     const SERVICE: u32 = 54_321;
 
-    /// A folder of the service's that anybody can reach, and one that is root's; none where the
+    /// A directory of the service's that anybody can reach, and one that is root's; none where the
     /// tests are not root.
     fn room() -> Option<tempfile::TempDir> {
         if !geteuid().is_root() {

@@ -79,7 +79,7 @@ impl MasterRotation {
     ) {
         let mut pause = PAUSE;
         loop {
-            // Looked for anew each time: keys come and go meanwhile.
+            // Looked for again each time: keys come and go meanwhile.
             let failed = self.state().failed;
             let next = keyring
                 .to_move()

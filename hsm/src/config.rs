@@ -22,12 +22,12 @@ pub struct HsmConfig {
     pub call_deadline: Duration,
     /// Unwrapped KEKs each session keeps; the least recently used goes first.
     pub session_keys: usize,
-    /// What the plan decided at the keys' birth; each start demands exactly this of them.
+    /// What the plan decided in the keys' initial ceremony; each start demands exactly this of them.
     pub shape: KeyShape,
 }
 
 /// Whether the keys that a second token needs (master keys, store key) may ever be moved to one.
-/// Decided at their birth, for good.
+/// Decided in their initial ceremony, for good.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum KeyShape {
     /// They never leave the token: `CKA_EXTRACTABLE=false`.

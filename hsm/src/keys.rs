@@ -170,7 +170,7 @@ fn ec_pair(watched: &WatchedSession, key: Numbered<'_>, shape: KeyShape) -> Resu
     // That it belongs to the private key is for the self-test to see, which verifies a signature
     // with it.
     let spki =
-        ec_der(&point).ok_or_else(|| policy(&name, "CKA_EC_POINT", "is no point of P-256"))?;
+        ec_der(&point).ok_or_else(|| policy(&name, "CKA_EC_POINT", "is not a point on P-256"))?;
     Ok(Pair {
         public,
         private,

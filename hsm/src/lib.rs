@@ -111,15 +111,15 @@ impl Hsm {
         self.pool.facts().generations()
     }
 
-    /// Looks for the keys anew, after a ceremony made or marked others; no request waits for it.
+    /// Looks for the keys again, after a ceremony made or marked others; no request waits for it.
     /// Keys that are not acceptable are an error, and those that were in use stay so.
     pub async fn refresh_keys(&self) -> Result<Vec<MasterGeneration>, HsmError> {
         self.pool.refresh_keys().await
     }
 
-    /// Starts the PKCS#11 module anew (`C_Finalize`, `C_Initialize`), as some show only then what
+    /// Starts the PKCS#11 module again (`C_Finalize`, `C_Initialize`), as some show only then what
     /// another process has made. No request is lost: those that were made before are finished,
-    /// later ones wait. Every KEK is unwrapped again when it is next used. Not started anew is a
+    /// later ones wait. Every KEK is unwrapped again when it is next used. Not started again is a
     /// module that somebody else in this process uses too, or in which a call hangs.
     pub async fn restart_module(&self) {
         self.pool.restart_module().await;

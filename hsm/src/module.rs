@@ -121,7 +121,7 @@ fn did_not_start(path: &Path, fault: &Fault) -> Fault {
     };
     HsmError::Config(format!(
         "the PKCS#11 module {} did not start ({fault}): look whether this user may read the module's own settings and tokens. For SoftHSM these are the file of SOFTHSM2_CONF \
-         ({}), or else ~/.config/softhsm2/softhsm2.conf (HOME is {}), or else /etc/softhsm/softhsm2.conf, and the folder that directories.tokendir names there. The server \
+         ({}), or else ~/.config/softhsm2/softhsm2.conf (HOME is {}), or else /etc/softhsm/softhsm2.conf, and the directory that directories.tokendir names there. The server \
          reaches these by itself; what another module needs is set in [hardening] read and write",
         path.display(),
         place("SOFTHSM2_CONF"),

@@ -160,13 +160,13 @@ impl Conn {
         self.gcm_decrypt(self.keys.store, iv, aad, data)
     }
 
-    /// Looks for the keys anew: a ceremony may have made others.
+    /// Looks for the keys again: a ceremony may have made others.
     pub(crate) fn refresh_keys(&mut self) -> Result<Vec<MasterGeneration>> {
         self.keys = Keys::check(&self.watched, self.shape)?;
         Ok(self.generations())
     }
 
-    /// Looks for the keys anew, and has new KEKs wrapped by the generation that is in force in
+    /// Looks for the keys again, and has new KEKs wrapped by the generation that is in force in
     /// `known`. `false`: that one is not to be seen, or not in force yet; the keys are those of
     /// before.
     pub(crate) fn follow(&mut self, known: &[MasterGeneration]) -> Result<bool> {

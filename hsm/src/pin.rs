@@ -70,7 +70,7 @@ fn credential(name: &str) -> Result<PathBuf, HsmError> {
             "{name:?} is not the name of a systemd credential: it must be a plain file name"
         )));
     }
-    // Only the folder's name comes from the environment, never the PIN.
+    // Only the directory's name comes from the environment, never the PIN.
     std::env::var_os("CREDENTIALS_DIRECTORY")
         .map(|folder| PathBuf::from(folder).join(name))
         .ok_or_else(|| {
@@ -92,7 +92,7 @@ fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, HsmError> {
     let kind = fs::metadata(path).map_err(unreadable)?.file_type();
     if !kind.is_file() {
         return Err(HsmError::Config(format!(
-            "the PIN file {} is no regular file: put the PIN into a file that only its owner may read",
+            "the PIN file {} is not a regular file: put the PIN into a file that only its owner may read",
             path.display()
         )));
     }

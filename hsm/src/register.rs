@@ -163,7 +163,7 @@ impl Register {
 }
 
 /// The registers that were on the token. One that was there and is not to be seen is away, not
-/// gone: making it anew would begin its sequence at 1, beside the true one.
+/// gone: making it again would begin its sequence at 1, beside the true one.
 #[derive(Default)]
 pub(crate) struct Seen(Mutex<BTreeSet<Register>>);
 

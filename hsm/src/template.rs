@@ -594,7 +594,7 @@ pub(crate) const OWN_EC_PRIVATE: &[Rule] = rules! {
     Always CKA_DECRYPT = NO;
 };
 
-/// What is no key at all, and tells its value by nature.
+/// What is not a key at all, and tells its value by nature.
 pub(crate) const AS_DATA: &[Rule] = rules! {
     Always CKA_CLASS = Value::Ulong(CKO_DATA);
     Always CKA_TOKEN = NO;

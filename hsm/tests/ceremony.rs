@@ -513,7 +513,7 @@ fn keys_that_nothing_depends_on_are_discarded_whole() {
             in_use: false
         }
     );
-    // An epoch object as a store's birth finds it, beside a key that is not as it must be.
+    // An epoch object as a store's creation finds it, beside a key that is not as it must be.
     birth.with_session(|session| {
         let template = [
             Attribute::Class(ObjectClass::DATA),

@@ -324,7 +324,7 @@ fn a_kek_comes_as_the_unwrap_template_says_by_whatever_call() {
                     &["unwrapped", "CKA_EXTRACTABLE", "wrapped out"],
                 );
             }
-            // As what is no key.
+            // As what is not a key.
             rig.refused(
                 &format!("where key={MASTER} CKA_CLASS=:0 make C_UnwrapKey CKA_CLASS"),
                 &["unwrapped", "CKA_VALUE"],

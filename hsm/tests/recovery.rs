@@ -94,12 +94,15 @@ fn a_device_error_leads_to_a_reconnection() {
             rig.until(|state| *state == HsmState::Ready, 2).await;
             assert_eq!(*rig.decrypt(&sealed).await.unwrap(), DATA);
         }
-        // A token that fails until its module has been started anew, as p11-kit's RPC does.
+        // A token that fails until its module has been started again, as p11-kit's RPC does.
         rig.control("fail C_DecryptInit CKR_DEVICE_ERROR 1\nfail C_OpenSession CKR_DEVICE_ERROR 3");
         rig.decrypt(&sealed).await.unwrap_err();
         rig.until(|state| *state == HsmState::Ready, 2).await;
         assert_eq!(*rig.decrypt(&sealed).await.unwrap(), DATA);
-        assert!(rig.logged("C_Finalize") >= 1, "the module was started anew");
+        assert!(
+            rig.logged("C_Finalize") >= 1,
+            "the module was started again"
+        );
     });
 }
 

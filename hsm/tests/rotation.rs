@@ -417,7 +417,7 @@ async fn keys_move_to_another_master_key_and_the_old_one_dies() {
 
 /// `SoftHSM` takes its own next change for all that has changed: what another process has made
 /// since it last looked stays unseen for good. And other modules show nothing of other processes
-/// before they are started anew (nShield's, as it is delivered).
+/// before they are started again (nShield's, as it is delivered).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_module_has_missed_it_shows_when_started_anew_and_no_request_is_lost() {
     let _turn = turn();
@@ -492,7 +492,7 @@ fn a_trusted_key_that_no_rotation_made_stops_the_start() {
     let rig = Rig::new();
     rig.provision();
     rig.start();
-    // Somebody has the security officer's PIN, and a key of his own.
+    // Somebody has the security officer's PIN, and a key of their own.
     let import = |label: &'static str| {
         rig.with_session(UserType::So, |session| {
             session

@@ -717,7 +717,7 @@ fn a_blob_that_the_token_calls_a_device_error_is_the_clients() {
                 "{refused:?}"
             );
             assert_eq!(hsm.state(), HsmState::Ready);
-            assert_eq!(rig.logged("C_Login"), logins, "it was not connected anew");
+            assert_eq!(rig.logged("C_Login"), logins, "it was not connected again");
             // A device that fails every such call is none of the clients'.
             rig.control("fail C_UnwrapKey CKR_DEVICE_ERROR\nfail C_Decrypt CKR_DEVICE_ERROR");
             let imported = hsm

@@ -1,10 +1,10 @@
 //! A throwaway SoftHSM2 token, for tests and the demo. Not for production: SoftHSM keeps keys in
 //! files.
 //!
-//! [`Throwaway::new`] makes a folder with a configuration, an initialized token and a PIN file,
+//! [`Throwaway::new`] makes a directory with a configuration, an initialized token and a PIN file,
 //! with random PINs, and removes it all when dropped. SoftHSM reads its configuration's path from
 //! `SOFTHSM2_CONF` in the environment of the process that loads it, so a child process gets
-//! [`Throwaway::env`]; a test that loads the module itself sees the shared folder that
+//! [`Throwaway::env`]; a test that loads the module itself sees the shared directory that
 //! `.cargo/config.toml` names, and gets its token from [`Throwaway::in_process`].
 
 use std::fs::{self, OpenOptions, Permissions};
@@ -69,7 +69,7 @@ pub struct Throwaway {
 }
 
 impl Throwaway {
-    /// A token in a folder of its own, for child processes that are started with
+    /// A token in a directory of its own, for child processes that are started with
     /// [`Throwaway::env`].
     ///
     /// # Errors
@@ -81,10 +81,10 @@ impl Throwaway {
         Self::with_configuration(folder, configuration)
     }
 
-    /// A token in the folder that this process's own `SOFTHSM2_CONF` names, for tests that load the
+    /// A token in the directory that this process's own `SOFTHSM2_CONF` names, for tests that load the
     /// module themselves.
     ///
-    /// The configuration is made if it is not there. The token itself stays in that folder (SoftHSM
+    /// The configuration is made if it is not there. The token itself stays in that directory (SoftHSM
     /// can't delete one while it is loaded).
     ///
     /// # Errors
@@ -134,24 +134,24 @@ impl Throwaway {
         self.folder.path().join("pin")
     }
 
-    /// The folder that holds it all; a place for a test's other files too.
+    /// The directory that holds it all; a place for a test's other files too.
     pub fn path(&self) -> &Path {
         self.folder.path()
     }
 
-    /// Keeps the folder: it is not removed on drop.
+    /// Keeps the directory: it is not removed on drop.
     pub fn keep(self) -> PathBuf {
         self.folder.keep()
     }
 }
 
-/// A configuration in that folder whose one slot holds an uninitialized token, for whoever
-/// initializes it himself; the file's path.
+/// A configuration in that directory whose one slot holds an uninitialized token, for whoever
+/// initializes it themselves; the file's path.
 ///
-/// Both are left as they are if they are there. They stay: the folder is the caller's.
+/// Both are left as they are if they are there. They stay: the directory is the caller's.
 ///
 /// # Errors
-/// If SoftHSM2 is not installed or the folder can't be written to.
+/// If SoftHSM2 is not installed or the directory can't be written to.
 pub fn blank(folder: &Path) -> Result<PathBuf, SoftHsmError> {
     module_path()?;
     let io = |source| SoftHsmError::Io {

@@ -62,7 +62,7 @@ enum Action {
         /// appliance's, if this is one]
         #[arg(long, short, value_name = "FILE")]
         config: Option<PathBuf>,
-        /// The transcript of the appliance's birth: fail if the log is not the one that began
+        /// The transcript of the appliance's initial ceremony: fail if the log is not the one that began
         /// there
         #[arg(long, value_name = "FILE")]
         transcript: Option<PathBuf>,
@@ -207,7 +207,7 @@ fn token_end_if_here(key: &[u8], format: Format) -> Option<Anchor> {
     })
 }
 
-/// The first line of the log that began at the appliance's birth.
+/// The first line of the log that began at the appliance's initial ceremony.
 fn beginning(path: &Path, key: &[u8]) -> Result<[u8; 32], Failure> {
     let text = files::read(path)?;
     let anchors = Anchors {
@@ -215,14 +215,14 @@ fn beginning(path: &Path, key: &[u8]) -> Result<[u8; 32], Failure> {
         ..Anchors::default()
     };
     let verified = transcript::verify(&text, &anchors);
-    // Only a birth begins a log. Another one's transcript does not even verify by itself.
+    // Only an initial ceremony begins a log. Another one's transcript does not even verify by itself.
     if let Some(kind) = verified.kind.filter(|kind| kind.is_later()) {
         let text = format!(
             "{} is of a later ceremony ({kind}), which began no audit log",
             path.display()
         );
         return Err(Failure::new(Exit::Usage, text).next(
-            "give the transcript of the birth: the first one in the folder chain beside this one",
+            "give the transcript of the initial ceremony: the first one in the directory chain beside this one",
         ));
     }
     if !verified.problems.is_empty() {
@@ -235,7 +235,7 @@ fn beginning(path: &Path, key: &[u8]) -> Result<[u8; 32], Failure> {
                 problems.join("\n")
             ),
         )
-        .next("give the transcript of the birth of the appliance whose log this is"));
+        .next("give the transcript of the initial ceremony of the appliance whose log this is"));
     }
     verified
         .audit_log_header
@@ -245,7 +245,7 @@ fn beginning(path: &Path, key: &[u8]) -> Result<[u8; 32], Failure> {
                 "{} is of a ceremony that began no audit log",
                 path.display()
             );
-            Failure::new(Exit::Usage, text).next("give the transcript of the birth")
+            Failure::new(Exit::Usage, text).next("give the transcript of the initial ceremony")
         })
 }
 
@@ -261,7 +261,7 @@ fn read_key(path: &Path) -> Result<Vec<u8>, Failure> {
     }
 }
 
-/// As whoever owns the folder, if this is root.
+/// As whoever owns the directory, if this is root.
 fn open(logs: &[PathBuf]) -> Result<Vec<(PathBuf, File)>, Failure> {
     let open = |path: &PathBuf| match acting(path, || regular::open(path)).flatten() {
         Ok(file) => Ok((path.clone(), file)),

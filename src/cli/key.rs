@@ -115,7 +115,7 @@ enum Action {
     #[command(
         after_help = "Example:\n  strongroom key rewrap-postgres tenant-a --database 'host=db.example dbname=app user=app' \\\n    \
         --password-file pg.pass --database-cacert pg-ca.pem --table public.customers --column iban\n\n\
-        Each page of rows is one transaction; a row that another client changes meanwhile is left to him and looked at again."
+        Each page of rows is one transaction; a row that another client changes meanwhile is left to them and looked at again."
     )]
     RewrapPostgres(rewrap::PostgresArgs),
 }

@@ -47,7 +47,7 @@ fn wrong_shares(room: &Room) {
     fails(room, WAITING, "too few");
     // Nobody of that name.
     room.answer("recover", "Mallory\n");
-    fails(room, 1, "Mallory is no custodian");
+    fails(room, 1, "Mallory is not a custodian");
     // A wrong passphrase.
     room.answer("recover", "Alice\nBob\nCarol\n");
     room.answer("passphrases/Bob", "another long passphrase\n");
@@ -68,7 +68,7 @@ fn wrong_shares(room: &Room) {
         .dir()
         .join(format!("shares/{}.jwe", carol.participant().fingerprint()));
     let good = fs::read_to_string(&path).unwrap();
-    // A share that was damaged on the disc.
+    // A share that was damaged on the disk.
     let mut bad = good.trim().to_owned().into_bytes();
     let at = bad.len() - 40;
     bad[at] = if bad[at] == b'A' { b'B' } else { b'A' };

@@ -1,4 +1,4 @@
-//! The audit log, held against the record of the appliance's birth by both programs.
+//! The audit log, held against the record of the appliance's initial ceremony by both programs.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -5,9 +5,9 @@
 //! - `rehearsal`: the same on a throwaway token, worth nothing for real
 //! - `by_hand`: through a real terminal; nothing secret stays on it or in memory
 //! - `later`: ceremonies of an appliance that has its keys
-//! - `log`: the audit log, held against the record of the appliance's birth
+//! - `log`: the audit log, held against the record of the appliance's initial ceremony
 //! - `stranger`: shares and backups opened by the programs of `tests/stranger/`
-//! - `rig`: people with keys, a plan, a folder for each ceremony
+//! - `rig`: people with keys, a plan, a directory for each ceremony
 
 #![allow(
     clippy::unwrap_used,

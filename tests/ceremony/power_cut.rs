@@ -67,7 +67,7 @@ fn killed_inside_the_tokens_functions_it_goes_on() {
         ("keys", "C_CreateObject"),    // the epoch object; all keys are there
         ("keys", "C_DestroyObject"),   // the removal of what the interrupted attempt made
         ("evidence", "C_GenerateRandom"),
-        ("store", "C_CreateObject"), // the store is on the disc, the token doesn't know it yet
+        ("store", "C_CreateObject"), // the store is on the disk, the token doesn't know it yet
         ("store", "C_DestroyObject"), // the token has the new epoch and the old one
     ] {
         let obey = |commands: &str| {
@@ -163,7 +163,7 @@ fn killed_between_the_register_and_the_seal_it_goes_on() {
     room.verify();
 }
 
-/// Objects that are kept below that folder.
+/// Objects that are kept below that directory.
 fn objects(folder: &Path) -> usize {
     let entries = fs::read_dir(folder)
         .unwrap()

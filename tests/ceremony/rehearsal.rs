@@ -7,7 +7,7 @@ use strongroom_ceremony::Mode;
 
 use crate::rig::{People, Room, lines, recover, stderr};
 
-/// Runs `ceremony rehearse` in a folder of the room, in an environment without any token.
+/// Runs `ceremony rehearse` in a directory of the room, in an environment without any token.
 fn rehearse(room: &Room) -> Output {
     let mut command = std::process::Command::new(crate::support::STRONGROOM);
     command
@@ -35,7 +35,7 @@ fn a_rehearsal_runs_through_and_its_shares_are_worth_nothing() {
             .unwrap()
             .contains("REHEARSAL")
     );
-    // Nothing was touched outside its folder.
+    // Nothing was touched outside its directory.
     assert!(!room.appliance().exists());
     assert!(!room.state().exists());
     recover(
@@ -85,7 +85,7 @@ fn a_rehearsal_runs_through_and_its_shares_are_worth_nothing() {
     fs::rename(&kept, &shares).unwrap();
     room.run_to_the_end();
     room.verify();
-    // And the folder of a ceremony is not taken for one of a rehearsal.
+    // And the directory of a ceremony is not taken for one of a rehearsal.
     let mixed = room
         .command(&["ceremony", "rehearse"])
         .arg(room.plan_path())

@@ -1,4 +1,4 @@
-//! People with keys, a plan that they all signed, and a folder in which a ceremony runs.
+//! People with keys, a plan that they all signed, and a directory in which a ceremony runs.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
@@ -33,7 +33,7 @@ pub const CUSTODIANS: [&str; 5] = ["Alice", "Bob", "Carol", "Dave", "Erin"];
 pub const OFFICER: &str = "Olga";
 pub const AUDITOR: &str = "Anton";
 
-/// Nobody in a birth's plan.
+/// Nobody in an initial ceremony's plan.
 pub const NEWCOMER: &str = "Frank";
 
 /// The exit code of a ceremony that waits for something from outside.
@@ -127,7 +127,7 @@ impl People {
     }
 }
 
-/// A ceremony's surroundings: plan, answers, token folder, the appliance's folders, a PKI.
+/// A ceremony's surroundings: plan, answers, token directory, the appliance's directories, a PKI.
 pub struct Room {
     folder: TempDir,
     pub pki: Pki,
@@ -260,7 +260,7 @@ impl Room {
         self.path().join("state")
     }
 
-    /// The ceremony's folder.
+    /// The ceremony's directory.
     pub fn dir(&self) -> PathBuf {
         self.path().join("ceremony")
     }
@@ -513,7 +513,7 @@ impl Drop for Serving<'_> {
     }
 }
 
-/// The PINs, from these custodians' shares in a ceremony's folder.
+/// The PINs, from these custodians' shares in a ceremony's directory.
 pub fn recover(dir: &Path, plan: &Plan, mode: Mode, names: &[&str]) -> Pins {
     let transcript = lines(&dir.join("transcript.jsonl"));
     let id = CeremonyId::parse(transcript[0]["ceremony_id"].as_str().unwrap()).unwrap();
@@ -560,7 +560,7 @@ pub fn done_once(transcript: &[Value], lines: &[String]) {
     }
 }
 
-/// Runs a ceremony until it has written the line that this describes into its folder; there the power goes.
+/// Runs a ceremony until it has written the line that this describes into its directory; there the power goes.
 pub fn kill_at(mut ceremony: Command, dir: &Path, line: &str) {
     ceremony
         .env("LD_PRELOAD", support::built("libstrongroom_sync_stop.so"))
@@ -676,7 +676,7 @@ pub fn program_sha256() -> &'static str {
     })
 }
 
-/// Every regular file below a folder.
+/// Every regular file below a directory.
 pub fn files(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {

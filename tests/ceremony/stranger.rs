@@ -111,7 +111,7 @@ fn secrets(said: &Value) -> [Vec<u8>; 2] {
     })
 }
 
-/// What one of the birth's custodians was given.
+/// What one of the initial ceremony's custodians was given.
 fn share(name: &str) -> Share {
     let path = share_file(&finished().dir().join("shares"), name);
     shares::open(

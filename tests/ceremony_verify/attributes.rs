@@ -215,7 +215,7 @@ fn every_attribute_of_every_key_that_was_born() {
     }
 }
 
-/// The same where the keys are not those of a birth: of a copy, a restoration, a rotation and of what is to be destroyed.
+/// The same where the keys are not those of an initial ceremony: of a copy, a restoration, a rotation and of what is to be destroyed.
 #[test]
 fn every_attribute_of_every_key_later() {
     let room = Room::movable();

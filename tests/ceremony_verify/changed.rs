@@ -1,4 +1,4 @@
-//! A good transcript that somebody changed afterwards: no change goes unseen, whether he repaired the chain behind him or not.
+//! A good transcript that somebody changed afterwards: no change goes unseen, whether they repaired the chain behind them or not.
 
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
@@ -20,7 +20,7 @@ fn lines(transcript: &[u8]) -> Vec<Vec<u8>> {
 /// Both as it is, and with numbers and chain made right again.
 fn twice(cases: &mut Cases, name: &str, transcript: &[u8]) {
     cases.push((name.to_owned(), transcript.to_vec()));
-    cases.push((format!("{name}, chained anew"), chained_anew(transcript)));
+    cases.push((format!("{name}, chained again"), chained_anew(transcript)));
 }
 
 #[test]
@@ -137,7 +137,7 @@ fn every_member_of_every_line_edited() {
             cases.push((format!("line {}, {path}", at + 1), changed.concat()));
             if !path.starts_with("/seq") && !path.starts_with("/prev") {
                 cases.push((
-                    format!("line {}, {path}, chained anew", at + 1),
+                    format!("line {}, {path}, chained again", at + 1),
                     chained_anew(&changed.concat()),
                 ));
             }
@@ -218,7 +218,7 @@ fn the_signature_or_seal_of_another() {
     let cases: Cases = vec![
         ("a stranger's, in a custodian's name".into(), others(false)),
         (
-            "a stranger's, with his own fingerprint".into(),
+            "a stranger's, with their own fingerprint".into(),
             others(true),
         ),
         (

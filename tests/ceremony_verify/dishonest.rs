@@ -137,7 +137,7 @@ fn what_may_differ() {
         ("outputs of a step's own", |forgery| {
             forgery.outputs(Step::Token)["more"] = json!({"a": [1, 2]});
         }),
-        ("an object that is no key", |forgery| {
+        ("an object that is not a key", |forgery| {
             let more = json!({"name": "epoch object", "label": "strongroom-epoch", "class": "CKO_DATA", "attributes": []});
             forgery.outputs(Step::Evidence)["objects"]
                 .as_array_mut()
@@ -287,7 +287,7 @@ fn records_that_contradict_each_other() {
             forgery.sealer = key(60);
             forgery.close()["audit_key"] = base64(&spki(&key(60))).into();
         }),
-        ("the audit key is no key", |forgery| {
+        ("the audit key is not a key", |forgery| {
             forgery.close()["audit_key"] = "AAAA".into();
         }),
         ("the summary has a member more", |forgery| {

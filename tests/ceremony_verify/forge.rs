@@ -22,7 +22,7 @@ pub struct Forgery {
     pub instead: (&'static str, &'static str),
     /// Type and members of each line up to the summary.
     pub lines: Vec<(String, Value)>,
-    /// Name, role, fingerprint of each who signs, and his key's number.
+    /// Name, role, fingerprint of each who signs, and their key's number.
     pub signers: Vec<(Value, SigningKey)>,
     pub sealer: SigningKey,
     /// The seal stands before the first line of that step, not at the end.
@@ -87,7 +87,7 @@ impl Forgery {
         }
     }
 
-    /// The ceremony after a birth with no fault, which goes on from that transcript; everyone is there.
+    /// The ceremony after an initial ceremony with no fault, which goes on from that transcript; everyone is there.
     pub fn later(room: &Room, kind: Kind, before: &[u8]) -> Self {
         Self::of(room, &Scene::birth(room).next(kind), before)
     }

@@ -1,4 +1,4 @@
-//! Ceremonies after the birth: everyone signed each of them, and the token sealed it; what must not be is between the two.
+//! Ceremonies after the initial ceremony: everyone signed each of them, and the token sealed it; what must not be is between the two.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -74,7 +74,7 @@ fn what_must_be_as_it_was_before() {
     let room = Room::movable();
     let birth = room.written(Mode::Ceremony);
     let changes: &[(&str, Change)] = &[
-        ("a birth that goes on", |forgery| {
+        ("an initial ceremony that goes on", |forgery| {
             forgery.open()["kind"] = "birth".into();
         }),
         ("a kind of no name", |forgery| {
@@ -240,7 +240,7 @@ fn a_second_token_is_what_it_says() {
             let audit_key = forgery.close()["audit_key"].clone();
             forgery.outputs(Step::Copy)["audit_key"] = audit_key;
         }),
-        ("an object that is no key", |forgery| {
+        ("an object that is not a key", |forgery| {
             let objects = &mut forgery.outputs(Step::Copy)["objects"];
             objects[0]["label"] = "strongroom-other".into();
         }),
@@ -329,7 +329,7 @@ fn a_plan_takes_the_place_of_the_one_in_force_and_of_no_other() {
             made(&|text| text.replace("backup = true", "backup = false")),
         ),
         (
-            "with another folder".into(),
+            "with another directory".into(),
             made(&|text| text.replace("/etc/strongroom", "/etc/other")),
         ),
         (

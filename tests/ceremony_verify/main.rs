@@ -4,7 +4,7 @@
 //! - `people`: keys in this process, the HSM's among them, and a plan
 //! - `forge`: transcripts line by line, with any fault, chained, signed and sealed
 //! - `changed`: a good one that somebody changed afterwards
-//! - `later`: ceremonies after the birth, held against those before them
+//! - `later`: ceremonies after the initial ceremony, held against those before them
 //! - `corners`: JSON, TOML, names and times that two readers could take differently
 //! - `dishonest`: ones whose makers put something wrong into them, and signed it
 //! - `attributes`: keys that are not as they must be, though everyone signed that they are there
@@ -207,7 +207,7 @@ fn a_rehearsal_is_not_taken_for_a_ceremony() {
                 text.replace("REHEARSAL", "CEREMONY").into_bytes(),
             ),
             (
-                "made to look real, and chained anew".into(),
+                "made to look real, and chained again".into(),
                 forge::chained_anew(text.replace("REHEARSAL", "CEREMONY").as_bytes()),
             ),
         ],

@@ -99,7 +99,7 @@ impl Room {
         spki(&self.hsm)
     }
 
-    /// What each step of the birth puts into the transcript.
+    /// What each step of the initial ceremony puts into the transcript.
     pub fn outputs(&self, step: Step) -> Value {
         Scene::birth(self).outputs(step)
     }

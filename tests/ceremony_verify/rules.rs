@@ -215,7 +215,7 @@ const BIRTH: &[Breach] = &[
     (9, "an object of no class", |f| {
         push(f, Step::Evidence, "no class", "");
     }),
-    (9, "a signing key at a birth", |f| {
+    (9, "a signing key at an initial ceremony", |f| {
         push(f, Step::Evidence, "CKO_PRIVATE_KEY", "strongroom-signing");
     }),
     (9, "data with a public key", |f| {
@@ -282,7 +282,7 @@ const BIRTH: &[Breach] = &[
     (16, "no audit log", |f| {
         set(f, Step::Store, "audit_log_header_sha256", "");
     }),
-    (18, "a TLS key that is no key", |f| {
+    (18, "a TLS key that is not a key", |f| {
         set(f, Step::Identity, "spki", "AAAA");
     }),
     (18, "the TLS key is the audit key", |f| {
@@ -353,15 +353,23 @@ const BIRTH: &[Breach] = &[
     (27, "a custodian of another plan", |f| {
         f.outputs(Step::Pins)["commitments"][1]["custodian"] = "0".repeat(64).into();
     }),
-    (42, "a birth on a token that knew of a ceremony", |f| {
-        set(f, Step::Closing, "register", "0".repeat(64));
-    }),
-    (42, "a birth that does not say what the token knew", |f| {
-        f.outputs(Step::Closing)
-            .as_object_mut()
-            .unwrap()
-            .remove("register");
-    }),
+    (
+        42,
+        "an initial ceremony on a token that knew of a ceremony",
+        |f| {
+            set(f, Step::Closing, "register", "0".repeat(64));
+        },
+    ),
+    (
+        42,
+        "an initial ceremony that does not say what the token knew",
+        |f| {
+            f.outputs(Step::Closing)
+                .as_object_mut()
+                .unwrap()
+                .remove("register");
+        },
+    ),
     (28, "a stranger acts", |f| {
         f.lines[1].1["actor"] = json!(["Mallory"]);
     }),
@@ -398,7 +406,7 @@ const BACKUP: &[Breach] = &[
             .unwrap();
         commitments[2]["user"] = commitments[0]["user"].clone();
     }),
-    (29, "the ceremony id of the birth", |f| {
+    (29, "the ceremony id of the initial ceremony", |f| {
         f.id = super::people::ID;
         f.open()["ceremony_id"] = super::people::ID.to_string().into();
     }),
@@ -503,13 +511,13 @@ const RESTORE: &[Breach] = &[
     (17, "an epoch that goes back", |f| {
         set(f, Step::Store, "epoch", 7);
     }),
-    (17, "an epoch that is no number", |f| {
+    (17, "an epoch that is not a number", |f| {
         set(f, Step::Store, "store_epoch", "7");
     }),
     (19, "a trial that failed", |f| {
         set(f, Step::Trial, "unsealed", false);
     }),
-    (29, "the ceremony id of the birth", |f| {
+    (29, "the ceremony id of the initial ceremony", |f| {
         f.id = super::people::ID;
         f.open()["ceremony_id"] = super::people::ID.to_string().into();
     }),
@@ -533,7 +541,7 @@ const RESTORE: &[Breach] = &[
             Some(&rsa("strongroom-wrapping 0")),
         );
     }),
-    (32, "the shares of the birth again", |f| {
+    (32, "the shares of the initial ceremony again", |f| {
         let shares = f.outputs(Step::Opening)["shares"]["commitments"].clone();
         set(f, Step::Pins, "commitments", shares);
     }),
@@ -682,7 +690,7 @@ const ROTATE: &[Breach] = &[
 const DESTROY: &[Breach] = &[
     (
         9,
-        "a signing key that is the master key of the birth",
+        "a signing key that is the master key of the initial ceremony",
         |f| {
             push_signing(f, Step::Inventory, RSA, Some(&rsa("strongroom-master 0")));
         },
@@ -712,7 +720,7 @@ const DESTROY: &[Breach] = &[
         let left = json!([{"name": "x", "label": "x", "class": "CKO_DATA", "attributes": []}]);
         set(f, Step::Destroy, "left", left);
     }),
-    (25, "a token that was not initialised anew", |f| {
+    (25, "a token that was not initialised again", |f| {
         set(f, Step::Destroy, "reinitialised", false);
     }),
     (25, "an inventory of another token", |f| {
@@ -858,7 +866,7 @@ fn a_backup_from_before_a_rotation_is_of_other_keys() {
 fn an_id_that_was_used_anywhere_before_is_used() {
     let line = Line::new(&[Kind::Backup, Kind::AddToken, Kind::Backup]);
     line.breaks(&[
-        (29, "the birth's", |f| {
+        (29, "the initial ceremony's", |f| {
             f.id = super::people::ID;
             f.open()["ceremony_id"] = super::people::ID.to_string().into();
         }),

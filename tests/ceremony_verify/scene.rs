@@ -15,7 +15,7 @@ use strongroom_hsm::{KeyShape, OptionalKeys};
 use super::forge::hex;
 use super::people::{BINARY, ID, Room, key, spki};
 
-/// The serial numbers of a birth's token, of a second one, and of one that was restored to.
+/// The serial numbers of an initial ceremony's token, of a second one, and of one that was restored to.
 pub const SERIALS: [&str; 3] = ["c0ffee1234567890", "beef", "f00d"];
 const STORE_ID: &str = "000102030405060708090a0b0c0d0e0f";
 

@@ -12,10 +12,10 @@ use strongroom_client::Client;
 use crate::support::{Appliance, Pki, Who, skip};
 use crate::wire::{Wire, until};
 
-/// How somebody lays files out, in the folder `site`: where the configuration finds them, and how version `n` comes into force.
+/// How somebody lays files out, in the directory `site`: where the configuration finds them, and how version `n` comes into force.
 struct Layout {
     name: &'static str,
-    /// The files' folder as the configuration has it.
+    /// The files' directory as the configuration has it.
     configured: &'static str,
     /// Where the files of a version are.
     version: fn(usize) -> String,
@@ -35,7 +35,7 @@ const FILES: [&str; 6] = [
 
 const LAYOUTS: [Layout; 7] = [
     Layout {
-        name: "a link to a folder beside",
+        name: "a link to a directory beside",
         configured: "tls",
         version: |n| format!("certs/v{n}"),
         turn: |site, n| {
@@ -88,7 +88,7 @@ const LAYOUTS: [Layout; 7] = [
         },
     },
     Layout {
-        name: "the whole folder is a link",
+        name: "the whole directory is a link",
         configured: "etc/tls",
         version: |n| format!("releases/{n}"),
         turn: |site, n| {
@@ -115,7 +115,7 @@ const LAYOUTS: [Layout; 7] = [
         },
     },
     Layout {
-        name: "each version is a link to a folder that appears later beside it",
+        name: "each version is a link to a directory that appears later beside it",
         configured: "tls",
         version: |n| format!("store/hash-{n}/etc"),
         turn: |site, n| {
@@ -205,7 +205,7 @@ async fn the_confined_server_follows_links_that_are_turned_twice() {
         let mut appliance = Appliance::builder().tokens("").prepare();
         let site = appliance.path().join("site");
         fs::create_dir_all(site.join(layout.configured).parent().unwrap()).unwrap();
-        if layout.name != "the whole folder is a link" {
+        if layout.name != "the whole directory is a link" {
             fs::create_dir_all(site.join(layout.configured)).unwrap();
         }
         lay(layout, &site, &appliance.pki, 1);

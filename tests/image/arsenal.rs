@@ -345,7 +345,7 @@ impl Attacker {
         ]
     }
 
-    /// Runs this in the tree of tools that the build of the image left, in this folder.
+    /// Runs this in the tree of tools that the build of the image left, in this directory.
     fn tools(&self, script: &str) {
         let cache = std::env::var_os("STRONGROOM_IMAGE_CACHE").map_or_else(
             || Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache/image"),

@@ -1,5 +1,5 @@
 //! Whoever has the machine's disk, its SMBIOS strings and its firmware's variables, but no key of ours, tries to have another root opened, code of
-//! his own run, or the state opened to him: by every way on which something gets into a boot beside what is signed. docs/image.md lists them.
+//! their own run, or the state opened to them: by every way on which something gets into a boot beside what is signed. docs/image.md lists them.
 
 use std::fs;
 use std::path::{Path, PathBuf};

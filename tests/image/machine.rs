@@ -123,7 +123,7 @@ impl Image {
         other
     }
 
-    /// What belongs into the folder `update` of a medium.
+    /// What belongs into the directory `update` of a medium.
     pub fn update_files(&self) -> Vec<PathBuf> {
         [".efi", ".root.raw", ".verity.raw"]
             .map(|end| self.find(end, "strongroom_").unwrap())
@@ -215,7 +215,7 @@ impl Machine {
         }
     }
 
-    /// Keeps disk, firmware's variables and TPM in this folder, for [`Machine::copy_of`].
+    /// Keeps disk, firmware's variables and TPM in this directory, for [`Machine::copy_of`].
     pub fn keep(&self, folder: &Path) {
         assert!(self.running.is_none(), "stop it first");
         copy_parts(self.folder.path(), folder);
@@ -508,7 +508,7 @@ impl Machine {
             .collect()
     }
 
-    /// Puts a file on the boot partition, with the folders that it needs.
+    /// Puts a file on the boot partition, with the directories that it needs.
     pub fn put_on_boot_partition(&self, file: &Path, to: &str) {
         put(&self.boot_partition(), file, to);
     }
@@ -528,7 +528,7 @@ impl Machine {
     }
 }
 
-/// Puts a file on a drive, with the folders that it needs.
+/// Puts a file on a drive, with the directories that it needs.
 pub fn put(drive: &str, file: &Path, to: &str) {
     for (end, _) in to.match_indices('/') {
         // It may be there.
@@ -622,7 +622,7 @@ impl Partition {
     }
 }
 
-/// A disc with a FAT file system labelled STRONGROOM.
+/// A disk with a FAT file system labelled STRONGROOM.
 pub struct Medium {
     path: PathBuf,
 }

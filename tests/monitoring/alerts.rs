@@ -233,7 +233,7 @@ async fn an_audit_log_that_can_t_be_written() {
     if !ready("alerts") {
         return;
     }
-    // A file size limit is met like a full disc, if its signal is ignored.
+    // A file size limit is met like a full disk, if its signal is ignored.
     let wrapper = ["sh", "-c", "trap '' XFSZ; exec \"$@\"", "sh"];
     let appliance = Appliance::builder().wrapper(wrapper).start().await;
     appliance.create_key("seal", json!({})).await;

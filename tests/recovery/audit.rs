@@ -444,7 +444,7 @@ async fn on_a_full_disc_there_is_room_for_others_and_for_what_was_begun() {
         .prepare();
     let folder = appliance.path().join("disc");
     let Some(disc) = Disc::new(&folder, "8m") else {
-        skip("a full disc", "nothing can be mounted here");
+        skip("a full disk", "nothing can be mounted here");
         return;
     };
     let log = folder.join("audit.log");
@@ -459,7 +459,7 @@ async fn on_a_full_disc_there_is_room_for_others_and_for_what_was_begun() {
         appliance.client(Who::Stranger),
     );
     disc.fill();
-    assert!(disc.is_full(), "the disc has room");
+    assert!(disc.is_full(), "the disk has room");
 
     // The log knows when it next asks for more; until then there is what it has.
     let body = json!({ "plaintext": "" });
@@ -475,7 +475,7 @@ async fn on_a_full_disc_there_is_room_for_others_and_for_what_was_begun() {
         );
         assert!(Instant::now() < deadline, "it never ends");
     }
-    // Whoever took his share has to wait; a change and another client do not.
+    // Whoever took their share has to wait; a change and another client do not.
     let before = lines(&log).len();
     for _ in 0..200 {
         assert_eq!(

@@ -1,4 +1,4 @@
-//! What the appliance does when something breaks: its token, its process, its disc, its audit log, or its clients' patience.
+//! What the appliance does when something breaks: its token, its process, its disk, its audit log, or its clients' patience.
 //!
 //! - `token`: the token is pulled out, forgets, fails, hangs, refuses the PIN
 //! - `audit`: the audit log is cut, deleted, flooded, without room

@@ -240,7 +240,7 @@ async fn requests_that_cannot_be_audited_are_refused() {
     {
         assert!(
             Instant::now() < deadline,
-            "room on the disc again, and still no request is served:\n{}",
+            "room on the disk again, and still no request is served:\n{}",
             appliance.log()
         );
         tokio::time::sleep(Duration::from_millis(50)).await;

@@ -120,7 +120,7 @@ async fn a_reload_that_waits_for_the_log_keeps_no_signal_from_being_heard() {
         appliance.signal(Signal::SIGHUP);
         wait_said(&appliance, from, waits).await;
         appliance.signal(Signal::SIGUSR1);
-        wait_said(&appliance, from, "opened anew").await;
+        wait_said(&appliance, from, "opened again").await;
         let told = Instant::now();
         appliance.signal(and_then);
         appliance.wait_exit();

@@ -1,4 +1,4 @@
-//! The real program and its store: records that contradict each other, a disc without room, exports.
+//! The real program and its store: records that contradict each other, a disk without room, exports.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -184,7 +184,7 @@ async fn a_disc_without_room_stops_the_start_and_changes_nothing() {
     appliance.stop();
     let log = appliance.store().join("db");
     let before = fs::read(&log).unwrap();
-    // No file may be longer than 64 KiB: what a full disc says too, but of the store alone.
+    // No file may be longer than 64 KiB: what a full disk says too, but of the store alone.
     appliance.wrap(["sh", "-c", "trap '' XFSZ; ulimit -f 128; exec \"$@\"", "sh"]);
     let logged = appliance.log().len();
     appliance.spawn();

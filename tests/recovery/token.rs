@@ -89,7 +89,7 @@ async fn a_token_away_for_ten_seconds_is_answered_503_and_served_again_when_it_i
     );
 }
 
-/// SoftHSM's folder of tokens, away and back: a file system that was not mounted for a while, say.
+/// SoftHSM's directory of tokens, away and back: a file system that was not mounted for a while, say.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_folder_of_tokens_that_is_moved_away_and_back_is_found_again() {
     let rig = Rig::start(Appliance::builder()).await;
@@ -99,7 +99,7 @@ async fn a_folder_of_tokens_that_is_moved_away_and_back_is_found_again() {
     let tokens = tokens_of(&rig.softhsm_conf());
     let aside = tokens.with_extension("aside");
     std::fs::rename(&tokens, &aside).unwrap();
-    // Its sessions are lost at the same moment, so that it is looked for anew.
+    // Its sessions are lost at the same moment, so that it is looked for again.
     rig.control("forget-sessions");
     rig.wait_logged("forget-sessions sessions of", 1, Duration::from_secs(5))
         .await;
@@ -304,7 +304,7 @@ async fn a_call_that_hangs_is_given_up_at_its_deadline_and_the_server_goes_on() 
     assert_eq!(decrypt(&client, "seal", &ciphertext).await, b"before");
 }
 
-/// What another process has made on a token some modules show only when they are started anew; a ceremony that tells the server of a master key that
+/// What another process has made on a token some modules show only when they are started again; a ceremony that tells the server of a master key that
 /// it does not see must not have to stop it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn for_a_master_key_that_is_not_seen_the_module_is_started_anew_and_no_request_is_lost() {

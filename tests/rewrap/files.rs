@@ -1,4 +1,4 @@
-//! Files and folders.
+//! Files and directories.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
@@ -229,7 +229,7 @@ async fn a_killed_command_goes_on_where_it_was() {
     let asked = rewraps(&appliance).await - asked_before;
     assert!(
         asked <= (PIECES - 1) * EACH,
-        "it began anew: {asked} ciphertexts were sent again"
+        "it began again: {asked} ciphertexts were sent again"
     );
     let after = fs::read_to_string(&file).unwrap();
     let new: Vec<&str> = after

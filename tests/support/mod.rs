@@ -1,6 +1,6 @@
 //! A whole appliance for tests: a throwaway SoftHSM2 token, certificates, a configuration, and the real `strongroom serve` as a child.
 //!
-//! The keys on the token (two or three RSA-4096 pairs) are made once and kept under cargo's folder for tests; each appliance gets a copy
+//! The keys on the token (two or three RSA-4096 pairs) are made once and kept under cargo's directory for tests; each appliance gets a copy
 //! of that token and its empty store.
 
 #![allow(
@@ -370,7 +370,7 @@ impl Appliance {
         .await;
     }
 
-    /// The folder with everything.
+    /// The directory with everything.
     pub fn path(&self) -> &Path {
         self.folder.path()
     }
@@ -385,7 +385,7 @@ impl Appliance {
         Site::of(self.path()).policy()
     }
 
-    /// The store's folder.
+    /// The store's directory.
     pub fn store(&self) -> PathBuf {
         self.path().join("store")
     }
@@ -568,7 +568,7 @@ keys = ["app-*"]
 operations = ["*"]
 "#;
 
-/// Where an appliance's files are in its folder.
+/// Where an appliance's files are in its directory.
 struct Site<'a>(&'a Path);
 
 impl<'a> Site<'a> {
@@ -629,7 +629,7 @@ impl<'a> Site<'a> {
     }
 }
 
-/// A folder with a token that `strongroom init` has made its keys on, and an empty store; made once for a given program.
+/// A directory with a token that `strongroom init` has made its keys on, and an empty store; made once for a given program.
 fn template(memory: bool) -> PathBuf {
     let program = fs::metadata(STRONGROOM).unwrap();
     let age = program

@@ -78,7 +78,7 @@ impl Who {
     }
 }
 
-/// Certificates in a folder.
+/// Certificates in a directory.
 #[derive(Clone, Debug)]
 pub struct Pki {
     folder: PathBuf,
@@ -192,7 +192,7 @@ impl Pki {
         self.folder.join("ca.pem")
     }
 
-    /// What [`Pki::new`] made in this folder, or a copy of it.
+    /// What [`Pki::new`] made in this directory, or a copy of it.
     pub fn made_in(folder: &Path) -> Self {
         Self {
             folder: folder.to_owned(),

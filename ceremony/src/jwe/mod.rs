@@ -92,7 +92,7 @@ pub fn seal(plaintext: &[u8], recipient: &Participant) -> Result<String, Ceremon
 /// Decrypts what was encrypted to a participant.
 ///
 /// # Errors
-/// [`CeremonyError::Jwe`] if it is not for him or was altered, [`CeremonyError::Key`],
+/// [`CeremonyError::Jwe`] if it is not for them or was altered, [`CeremonyError::Key`],
 /// [`CeremonyError::Token`].
 pub fn open(jwe: &str, key: &ParticipantKey) -> Result<Zeroizing<Vec<u8>>, CeremonyError> {
     let recipient = key.participant();
@@ -119,7 +119,7 @@ pub fn open(jwe: &str, key: &ParticipantKey) -> Result<Zeroizing<Vec<u8>>, Cerem
     }
     if header.kid != recipient.fingerprint() {
         return Err(CeremonyError::Jwe(format!(
-            "this share is encrypted to another participant ({}), not to {} ({}): take his own file",
+            "this share is encrypted to another participant ({}), not to {} ({}): take their own file",
             super::page::printable(&header.kid),
             recipient.name(),
             recipient.fingerprint()

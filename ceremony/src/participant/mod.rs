@@ -1,5 +1,5 @@
 //! A participant: two public keys and a name; and the private keys, in an encrypted file or on a
-//! token of his own.
+//! token of their own.
 
 mod file;
 mod token;
@@ -102,7 +102,7 @@ impl Participant {
     }
 
     pub(super) fn from_file(file: &PublicFile) -> Result<Self, CeremonyError> {
-        // What is no base64 is no key either; the message is the same.
+        // What is no base64 is not a key either; the message is the same.
         Self::new(
             &file.name,
             &unbase64(&file.signing_key).unwrap_or_default(),
@@ -130,13 +130,13 @@ impl Participant {
         )
     }
 
-    /// How people call him.
+    /// How people call them.
     pub fn name(&self) -> &str {
         &self.name
     }
 
     /// SHA-256 of the signing key's `SubjectPublicKeyInfo`, hexadecimal: what plans, shares and
-    /// transcripts call him.
+    /// transcripts call them.
     pub fn fingerprint(&self) -> String {
         hex(&sha256(&self.signing_spki))
     }
@@ -156,7 +156,7 @@ impl Participant {
         &self.agreement
     }
 
-    /// Whether this is his signature (r || s) over a SHA-256 digest.
+    /// Whether this is their signature (r || s) over a SHA-256 digest.
     pub fn verifies(&self, digest: &[u8; 32], signature: &[u8]) -> bool {
         Signature::from_slice(signature)
             .is_ok_and(|signature| self.signing.verify_prehash(digest, &signature).is_ok())
@@ -217,7 +217,7 @@ fn is_written(c: char) -> bool {
     !is_none || matches!(c, '\u{aa}' | '\u{ba}')
 }
 
-/// What only the participant can do, wherever his private keys are.
+/// What only the participant can do, wherever their private keys are.
 pub trait PrivateKeys: Send {
     /// ECDSA over a SHA-256 digest with the signing key: r || s.
     ///
@@ -251,7 +251,7 @@ pub enum Unlock<'a> {
     },
 }
 
-/// A participant with his private keys.
+/// A participant with their private keys.
 pub struct ParticipantKey {
     participant: Participant,
     keys: Box<dyn PrivateKeys>,

@@ -141,7 +141,7 @@ fn participants(file: &File) -> (Vec<Participant>, Vec<String>) {
         // Two names that differ in case only would be one when read aloud.
         if let Some(other) = names.insert(part.name.to_ascii_lowercase(), place.clone()) {
             problems.push(format!(
-                "{place}: the name {:?} is that of {other} too: each person has one part, and a name of his own",
+                "{place}: the name {:?} is that of {other} too: each person has one part, and a name of their own",
                 part.name
             ));
         }
@@ -151,7 +151,7 @@ fn participants(file: &File) -> (Vec<Participant>, Vec<String>) {
                 .filter(|other| *other != place)
             {
                 problems.push(format!(
-                    "{place}: a key of {} is that of {other} too: each person has keys of his own",
+                    "{place}: a key of {} is that of {other} too: each person has keys of their own",
                     part.name
                 ));
             }

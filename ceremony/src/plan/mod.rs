@@ -47,7 +47,7 @@ pub struct Plan {
     pub appliance: Appliance,
     /// How the service gets its PIN.
     pub runtime_pin: RuntimePin,
-    /// SHA-256 of the plan that this one takes the place of, hexadecimal; none for a birth's.
+    /// SHA-256 of the plan that this one takes the place of, hexadecimal; none for an initial ceremony's.
     pub replaces: Option<String>,
     text: String,
 }
@@ -161,7 +161,7 @@ impl Plan {
     pub fn parse(text: &str) -> Result<Self, CeremonyError> {
         let file: File = toml::from_str(text).map_err(|error| {
             CeremonyError::Plan(vec![format!(
-                "{}; correct it, and have it signed anew",
+                "{}; correct it, and have it signed again",
                 error.to_string().trim_end()
             )])
         })?;

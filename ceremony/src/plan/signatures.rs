@@ -19,7 +19,7 @@ use super::Plan;
 pub struct PlanSignature {
     /// Whose.
     pub name: String,
-    /// His fingerprint.
+    /// Their fingerprint.
     pub key: String,
     /// r || s over [`Plan::digest`], base64.
     pub signature: String,
@@ -60,7 +60,7 @@ impl PlanSignature {
     /// The signatures beside a plan; none if there is no such file yet.
     ///
     /// # Errors
-    /// [`CeremonyError::Read`], [`CeremonyError::PlanSignatures`] for a line that is no signature.
+    /// [`CeremonyError::Read`], [`CeremonyError::PlanSignatures`] for a line that is not a signature.
     pub fn load_all(plan: &Path) -> Result<Vec<Self>, CeremonyError> {
         let path = signatures_path(plan);
         let text = match files::read_to_string(&path, files::MAX_BY_HAND) {

@@ -1,4 +1,4 @@
-//! The transcripts of the ceremonies before, which a later one's folder holds too.
+//! The transcripts of the ceremonies before, which a later one's directory holds too.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ use crate::transcript;
 /// Copies of the transcripts that came before, oldest first: `0001.jsonl`, …
 pub(super) const CHAIN: &str = "chain";
 
-/// The transcripts that a ceremony in this folder goes on from, oldest first; none for a birth.
+/// The transcripts that a ceremony in this directory goes on from, oldest first; none for an initial ceremony.
 pub(super) fn previous(folder: &Path) -> Result<Vec<Vec<u8>>, RunError> {
     let chain = folder.join(CHAIN);
     if !chain.exists() {

@@ -16,7 +16,7 @@ use crate::{Anchors, Kind, Mode, Step, report, transcript, verify};
 
 pub(super) const ACT: Act = Act {
     title: "Closing",
-    what: "The transcript is summed up in its closing line. Everyone signs that line with his own key, and the token's audit key seals the whole.",
+    what: "The transcript is summed up in its closing line. Everyone signs that line with their own key, and the token's audit key seals the whole.",
     why: "A signature says: I was there, and this is what happened. After the seal nothing can be added or changed.",
     who: |_| "everyone, in the plan's order".to_owned(),
     actors: super::everyone,
@@ -139,7 +139,7 @@ fn audit_key(ceremony: &Ceremony<'_>) -> Result<Vec<u8>, RunError> {
         .ok_or_else(|| RunError::refused("the transcript lacks the audit key"))
 }
 
-/// The public key and the report, made anew from the transcript each time; the transcript is
+/// The public key and the report, made again from the transcript each time; the transcript is
 /// checked as a stranger would.
 fn papers(ceremony: &mut Ceremony<'_>) -> Result<Outcome, RunError> {
     let transcript = transcript::path(&ceremony.folder);

@@ -21,9 +21,9 @@ impl From<shares::Pins> for Pins {
     }
 }
 
-/// The folder, in a ceremony's, of the encrypted shares that it dealt.
+/// The directory, in a ceremony's, of the encrypted shares that it dealt.
 pub(super) const DEALT: &str = "shares";
-/// The folder, in a later ceremony's, of those that were in force when it began.
+/// The directory, in a later ceremony's, of those that were in force when it began.
 pub(super) const PREVIOUS: &str = "previous-shares";
 
 /// The file of a custodian's encrypted share.
@@ -132,7 +132,7 @@ pub(super) fn collect(ceremony: &mut Ceremony<'_>, set: Set) -> Result<shares::P
     }
 }
 
-/// One custodian's share, from the ceremony's folder with his key, or from the words on his page;
+/// One custodian's share, from the ceremony's directory with their key, or from the words on their page;
 /// or why it can't be had.
 fn share(
     ceremony: &mut Ceremony<'_>,

@@ -14,7 +14,7 @@ pub(super) fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), RunError
     atomic::replace(path, bytes, Access::Mode(mode)).map_err(|source| RunError::file(path, source))
 }
 
-/// The folder and those above it, private; no error if they are there.
+/// The directory and those above it, private; no error if they are there.
 pub(super) fn make_folder(path: &Path) -> Result<(), RunError> {
     DirBuilder::new()
         .recursive(true)

@@ -2,7 +2,7 @@
 //! one.
 //!
 //! A ceremony runs as root: it seals credentials for the machine. The service is not root, and
-//! could not open what root has made. It may be hostile, though, and its folder is where root walks
+//! could not open what root has made. It may be hostile, though, and its directory is where root walks
 //! here: see `tree.rs`.
 
 use std::io;
@@ -12,7 +12,7 @@ use super::RunError;
 use super::site::Site;
 use super::tree::Entry;
 
-/// Gives a folder and all in it to a user and a group; with `modes`, permission bits of folders and
+/// Gives a directory and all in it to a user and a group; with `modes`, permission bits of directories and
 /// of files too. Nothing is followed: see `tree.rs`.
 pub fn give(path: &Path, owner: u32, group: u32, modes: Option<(u32, u32)>) -> io::Result<()> {
     Entry::folder(path)?.each(&|entry| {
@@ -25,8 +25,8 @@ pub fn give(path: &Path, owner: u32, group: u32, modes: Option<(u32, u32)>) -> i
     })
 }
 
-/// Whom the state's folder belongs to gets all that is in it, and reads the configuration as its
-/// group; he can't change that.
+/// Whom the state's directory belongs to gets all that is in it, and reads the configuration as its
+/// group; they can't change that.
 pub(super) fn to_service(site: &Site) -> Result<(), RunError> {
     let open = |path: &Path| Entry::folder(path).map_err(|error| RunError::file(path, error));
     if !nix::unistd::geteuid().is_root() {

@@ -129,7 +129,7 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Outputs, RunError> {
 fn key(path: &Path) -> Result<KeyPair, RunError> {
     match files::read_to_string(path, files::MAX_BY_HAND) {
         Ok(pem) => KeyPair::from_pem(&pem).map_err(|error| {
-            RunError::refused(format!("{} is no private key: {error}", path.display()))
+            RunError::refused(format!("{} is not a private key: {error}", path.display()))
         }),
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(made)?;

@@ -39,7 +39,7 @@ impl Journal {
         })
     }
 
-    /// Goes on with the transcript in a folder; also the plan that it opened with.
+    /// Goes on with the transcript in a directory; also the plan that it opened with.
     pub(super) fn resume(folder: &Path) -> Result<(Self, History), RunError> {
         let (transcript, history) = Transcript::resume(folder)?;
         let journal = Self {
@@ -161,7 +161,7 @@ impl Journal {
             return Ok(());
         }
         Err(RunError::refused(format!(
-            "the folder holds the ceremony of another plan (SHA-256 {}): go on with that plan, or name another folder with --dir",
+            "the directory holds the ceremony of another plan (SHA-256 {}): go on with that plan, or name another directory with --dir",
             opened_with.hash_hex()
         )))
     }

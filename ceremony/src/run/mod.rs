@@ -1,4 +1,4 @@
-//! Carrying a ceremony out: a state machine of steps, each in a file of its own. Those of a birth
+//! Carrying a ceremony out: a state machine of steps, each in a file of its own. Those of an initial ceremony
 //! are here, the later kinds' in [`later`].
 //!
 //! The transcript is the source of truth. A step whose `done` line is there is never done again;
@@ -68,7 +68,7 @@ use super::{CustodyState, Kind, Mode, Participant, Plan, Role, Step, transcript,
 pub struct Options {
     /// The plan; its signatures are beside it.
     pub plan: PathBuf,
-    /// The ceremony's own folder: transcript, shares, pages, certificate request.
+    /// The ceremony's own directory: transcript, shares, pages, certificate request.
     pub folder: PathBuf,
     /// Also print each custodian's share as words and a QR code.
     pub paper: bool,
@@ -126,7 +126,7 @@ struct Ceremony<'a> {
     kind: Kind,
     plan: Plan,
     mode: Mode,
-    /// What it goes on from; none for a birth.
+    /// What it goes on from; none for an initial ceremony.
     custody: Option<CustodyState>,
     folder: PathBuf,
     site: Site,
@@ -304,7 +304,7 @@ impl Ceremony<'_> {
         self.kind.is_later() && self.kind != Kind::Restore && !destroys
     }
 
-    /// Those who sign, in this order: at a birth everyone in the plan, later those whom step
+    /// Those who sign, in this order: at an initial ceremony everyone in the plan, later those whom step
     /// `opening` found present.
     fn signers(&self) -> Result<Vec<(Role, Participant)>, RunError> {
         let present: Option<Roll> = match self.kind {
@@ -388,7 +388,7 @@ impl Ceremony<'_> {
         }
         let problem = format!(
             "the token {serial}, which this ceremony initialised, is not there: put it back, and run the same command again. If it is lost for good (a SoftHSM \
-             token is, when the power goes while it writes its own file), nothing depends on it yet: hold the ceremony again with another token, in another folder"
+             token is, when the power goes while it writes its own file), nothing depends on it yet: hold the ceremony again with another token, in another directory"
         );
         self.note(&problem, &Value::Null)?;
         Err(RunError::Refused(problem))

@@ -102,14 +102,14 @@ fn journal(
         let (journal, history) = Journal::resume(folder)?;
         if history.kind != Kind::Birth {
             return Err(RunError::refused(format!(
-                "the folder holds a ceremony of kind {}: go on with its own command, or name another folder with --dir",
+                "the directory holds a ceremony of kind {}: go on with its own command, or name another directory with --dir",
                 history.kind
             )));
         }
         Journal::check_plan(&history.plan, plan)?;
         if history.mode != mode {
             return Err(RunError::refused(format!(
-                "the folder holds a {}: name another one with --dir",
+                "the directory holds a {}: name another one with --dir",
                 history.mode
             )));
         }
@@ -122,7 +122,7 @@ fn journal(
             .map(|path| path.display().to_string())
             .collect();
         return Err(RunError::refused(format!(
-            "there is an appliance already, or what is left of one: {}; a ceremony writes over nothing, so move it away, or name other folders in the plan",
+            "there is an appliance already, or what is left of one: {}; a ceremony writes over nothing, so move it away, or name other directories in the plan",
             names.join(", ")
         )));
     }

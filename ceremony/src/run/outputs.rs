@@ -200,7 +200,7 @@ impl Entropy {
 #[derive(Debug, Serialize)]
 pub(super) struct DealtShare {
     pub(super) custodian: String,
-    /// Its name in the folder.
+    /// Its name in the directory.
     pub(super) file: Option<String>,
     pub(super) sha256: String,
     /// Whether it was printed, too.

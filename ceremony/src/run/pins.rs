@@ -14,7 +14,7 @@ use crate::shares;
 pub(super) const ACT: Act = Act {
     title: "PINs and shares",
     what: "A security officer's PIN and a user PIN are drawn from the kernel's random numbers. Each is split, and each custodian's share of both is \
-           encrypted to his key and written to the ceremony's folder, before any token knows a PIN.",
+           encrypted to their key and written to the ceremony's directory, before any token knows a PIN.",
     why: "Nobody ever sees a whole PIN. As many custodians as the plan says, together, can give the PINs back; fewer learn nothing.",
     who: |ceremony| {
         let names: Vec<_> = ceremony
@@ -74,7 +74,7 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Outputs, RunError> {
     Ok(outputs)
 }
 
-/// Splits two secrets and gives each custodian of the plan his share, in that folder of the
+/// Splits two secrets and gives each custodian of the plan their share, in that directory of the
 /// ceremony's; for the `done` line.
 pub(super) fn deal_out(
     ceremony: &mut Ceremony<'_>,

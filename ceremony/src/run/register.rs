@@ -1,5 +1,5 @@
 //! What the token knows of the ceremonies: the hash of the last one's closing line. A copy of a
-//! folder goes on from the same transcript as the folder itself, and nothing on a disc
+//! directory goes on from the same transcript as the directory itself, and nothing on a disk
 //! tells the two apart; the token does.
 //!
 //! A ceremony looks before its first step that needs the token, and again before it seals. It
@@ -48,7 +48,7 @@ pub(super) fn check(ceremony: &mut Ceremony<'_>) -> Result<Option<String>, RunEr
     let told = known.as_deref().unwrap_or("not on the token at all");
     Err(RunError::refused(format!(
         "the token's last ceremony is not the one that this goes on from: the SHA-256 of its closing line is {told}. Another ceremony has gone on from the same transcript, \
-         from a copy of the folder perhaps, or was closed and not sealed yet. Find its folder (in its transcript.jsonl the line of type \"close\" has that hash), finish it, and \
+         from a copy of the directory perhaps, or was closed and not sealed yet. Find its directory (in its transcript.jsonl the line of type \"close\" has that hash), finish it, and \
          name it with --after; nothing was changed on the token"
     )))
 }

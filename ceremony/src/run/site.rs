@@ -1,4 +1,4 @@
-//! Where the appliance's files go: the plan's folders, or a rehearsal's own.
+//! Where the appliance's files go: the plan's directories, or a rehearsal's own.
 
 use std::path::{Path, PathBuf};
 
@@ -108,7 +108,7 @@ impl Site {
         })
     }
 
-    /// What a birth would write over, if it is there: it belongs to another appliance. A link is
+    /// What an initial ceremony would write over, if it is there: it belongs to another appliance. A link is
     /// there wherever it leads, and also if that is nowhere: what root makes through it would
     /// be elsewhere.
     pub(super) fn in_the_way(&self) -> Vec<PathBuf> {

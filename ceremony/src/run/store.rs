@@ -34,7 +34,7 @@ pub(super) fn inputs(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
     }))
 }
 
-/// Looks only: the store itself knows how to go on after a power cut, on the disc as in the token.
+/// Looks only: the store itself knows how to go on after a power cut, on the disk as in the token.
 fn recover(ceremony: &mut Ceremony<'_>) -> Result<Found, RunError> {
     let config = ceremony.hsm_config()?;
     let epoch = ceremony.block_on(async move {
@@ -45,10 +45,10 @@ fn recover(ceremony: &mut Ceremony<'_>) -> Result<Found, RunError> {
     let text = match (epoch.is_empty(), on_disc) {
         (true, false) => "the store was not made yet: the step starts over",
         (true, true) => {
-            "the store's folder is there, and the token knows of no store yet: the step continues with it"
+            "the store's directory is there, and the token knows of no store yet: the step continues with it"
         }
         (false, _) => {
-            "the store was made, on the disc and in the token: the step continues with it"
+            "the store was made, on the disk and in the token: the step continues with it"
         }
     };
     Ok(Found {
@@ -93,7 +93,7 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Outputs, RunError> {
         // so.
         if status.epoch != 1 || status.records != 0 {
             return Err(RunError::refused(format!(
-                "{} is a store that was used already (epoch {}): name another folder in the plan",
+                "{} is a store that was used already (epoch {}): name another directory in the plan",
                 path.display(),
                 status.epoch
             )));

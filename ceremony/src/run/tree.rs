@@ -1,7 +1,7 @@
-//! Walks folders that another user can write to, as root, without being led anywhere else.
+//! Walks directories that another user can write to, as root, without being led anywhere else.
 //!
 //! A path is asked for once and never again: each entry is opened without following it, by its name
-//! in a folder that is open already, and what is done is done to what was opened. Whoever swaps an
+//! in a directory that is open already, and what is done is done to what was opened. Whoever swaps an
 //! entry for a link meanwhile changes what the name means, not what is open.
 
 use std::collections::VecDeque;
@@ -16,10 +16,10 @@ use nix::fcntl::{AtFlags, OFlag, open, openat, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
 use nix::unistd::{Gid, Uid, fchownat};
 
-/// Links on the way to a folder; more are a loop.
+/// Links on the way to a directory; more are a loop.
 const LINKS: usize = 40;
 
-/// A file, a folder or a link, by itself: not what its name may mean by now.
+/// A file, a directory or a link, by itself: not what its name may mean by now.
 pub(super) struct Entry {
     fd: OwnedFd,
     stat: FileStat,
@@ -33,7 +33,7 @@ impl Entry {
         Ok(Self { fd, stat, path })
     }
 
-    /// The folder at that path. Links on the way are followed only where nobody but root could have
+    /// The directory at that path. Links on the way are followed only where nobody but root could have
     /// put them.
     pub(super) fn folder(path: &Path) -> io::Result<Self> {
         let mut here = Self::new(
@@ -78,7 +78,7 @@ impl Entry {
         Ok(here)
     }
 
-    /// An entry of this folder, whatever it is.
+    /// An entry of this directory, whatever it is.
     fn child(&self, name: &OsString) -> io::Result<Self> {
         let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let fd = openat(&self.fd, name.as_os_str(), flags, Mode::empty())?;
@@ -109,7 +109,7 @@ impl Entry {
         self.stat.st_mode & 0o7777
     }
 
-    /// Whether nobody but root can put, take or rename entries of this folder that are root's.
+    /// Whether nobody but root can put, take or rename entries of this directory that are root's.
     fn is_roots(&self) -> bool {
         const STICKY: u32 = 0o1000;
         self.stat.st_uid == 0 && (self.mode() & 0o022 == 0 || self.mode() & STICKY != 0)
@@ -135,7 +135,7 @@ impl Entry {
         std::fs::set_permissions(open, mode)
     }
 
-    /// This folder and every folder and file below it. Links, sockets and devices are passed over.
+    /// This directory and every directory and file below it. Links, sockets and devices are passed over.
     ///
     /// # Errors
     /// Also for a file with a second name: what is done to it would be done to whatever else has
@@ -197,7 +197,7 @@ mod tests {
     /// Nobody's on any machine.
     const SERVICE: u32 = 54_321;
 
-    /// A folder of the service's, and one that is root's; none where the tests are not root.
+    /// A directory of the service's, and one that is root's; none where the tests are not root.
     fn room() -> Option<tempfile::TempDir> {
         if !nix::unistd::geteuid().is_root() {
             eprintln!("skipped: needs root");

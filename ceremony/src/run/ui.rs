@@ -90,7 +90,7 @@ pub trait Ui {
     /// Shares are asked for, by [`Ui::person`], from the beginning.
     fn new_round(&mut self) {}
 
-    /// The words on a custodian's page, if he would rather type those than use his key.
+    /// The words on a custodian's page, if they would rather type those than use their key.
     fn words(&mut self, _name: &str) -> Result<Option<Zeroizing<String>>, UiError> {
         Ok(None)
     }

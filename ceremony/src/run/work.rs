@@ -15,7 +15,7 @@ pub(super) enum Work {
         secrets: Option<shares::Pins>,
     },
     Restore {
-        /// The folder of the ceremony that made the backup.
+        /// The directory of the ceremony that made the backup.
         backup: PathBuf,
         secrets: Option<shares::Pins>,
     },

@@ -20,7 +20,7 @@ pub struct Share {
     pub mode: Mode,
     /// Whose it is: a fingerprint.
     pub custodian: String,
-    /// His place in the plan, from 1.
+    /// Their place in the plan, from 1.
     pub index: u8,
     /// How many are needed.
     pub threshold: u8,
@@ -43,7 +43,7 @@ pub(super) struct Piece {
 pub struct Commitment {
     /// Whose it is: a fingerprint.
     pub custodian: String,
-    /// His place in the plan, from 1.
+    /// Their place in the plan, from 1.
     pub index: u8,
     /// SHA-256 of salt || share of the security officer's PIN, hexadecimal.
     pub so: String,
@@ -104,7 +104,7 @@ impl Share {
     /// From what was encrypted.
     ///
     /// # Errors
-    /// [`CeremonyError::Share`] if it is no share.
+    /// [`CeremonyError::Share`] if it is not a share.
     pub fn from_json(json: &[u8]) -> Result<Self, CeremonyError> {
         let refuse =
             || CeremonyError::Share("what was decrypted is not a share of this format".to_owned());

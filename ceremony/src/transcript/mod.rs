@@ -1,4 +1,4 @@
-//! The transcript: what happened, as JSON lines that are hash-chained, synced to disc one by one,
+//! The transcript: what happened, as JSON lines that are hash-chained, synced to disk one by one,
 //! and signed at the end.
 //!
 //! The format is published in `docs/transcript-format.md`.
@@ -20,7 +20,7 @@ pub(super) use line::{
 };
 pub use write::Transcript;
 
-/// The transcript's name in a ceremony's folder.
+/// The transcript's name in a ceremony's directory.
 pub const FILE: &str = "transcript.jsonl";
 
 /// No transcript is larger, bytes; one of an appliance has some hundred KiB.
@@ -38,7 +38,7 @@ pub struct Opening<'a> {
     /// What for.
     pub kind: Kind,
     /// SHA-256 of the transcript that a later ceremony goes on from, hexadecimal; none for a
-    /// birth.
+    /// initial ceremony.
     pub previous_sha256: Option<&'a str>,
     /// Which ceremony.
     pub ceremony_id: CeremonyId,
@@ -96,7 +96,7 @@ impl History {
     }
 }
 
-/// The path of the transcript in a ceremony's folder.
+/// The path of the transcript in a ceremony's directory.
 pub fn path(dir: &Path) -> PathBuf {
     dir.join(FILE)
 }

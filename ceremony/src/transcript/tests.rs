@@ -179,7 +179,7 @@ fn one_process_writes_it_and_none_overwrites_it() {
     let before = fs::read(path(folder.path())).unwrap();
     assert!(create(&room, &folder).is_err());
     assert_eq!(fs::read(path(folder.path())).unwrap(), before);
-    // What a creation that was cut off left behind is no transcript.
+    // What a creation that was cut off left behind is not a transcript.
     let other = tempfile::tempdir().unwrap();
     fs::File::create(other.path().join("transcript.jsonl.new"))
         .unwrap()

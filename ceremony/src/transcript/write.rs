@@ -18,7 +18,7 @@ use super::line::{
 };
 use super::{FILE, History, Opening, seal_digest, signing_digest};
 
-/// An open transcript. Every line is on the disc when its call returns.
+/// An open transcript. Every line is on the disk when its call returns.
 pub struct Transcript {
     path: PathBuf,
     file: File,
@@ -39,7 +39,7 @@ pub struct Transcript {
 }
 
 impl Transcript {
-    /// Begins one in a folder that has none. It appears whole, with its first line, or not at all.
+    /// Begins one in a directory that has none. It appears whole, with its first line, or not at all.
     ///
     /// # Errors
     /// [`CeremonyError::Write`], also if there is one; [`CeremonyError::Transcript`] if another
@@ -103,7 +103,7 @@ impl Transcript {
         })
     }
 
-    /// Goes on with the one in a folder. A last line that a power cut tore is cut off, and a `note`
+    /// Goes on with the one in a directory. A last line that a power cut tore is cut off, and a `note`
     /// says so.
     ///
     /// # Errors
@@ -259,7 +259,7 @@ impl Transcript {
     /// Someone signed [`Transcript::signing_digest`]: r || s. In the plan's order.
     ///
     /// # Errors
-    /// [`CeremonyError::Key`] if it is not his signature: nothing is written then;
+    /// [`CeremonyError::Key`] if it is not their signature: nothing is written then;
     /// [`CeremonyError::Write`], [`CeremonyError::Transcript`].
     pub fn sign(
         &mut self,
@@ -312,7 +312,7 @@ impl Transcript {
     ///
     /// # Errors
     /// [`CeremonyError::Write`]; [`CeremonyError::Transcript`] if it is not closed, or is sealed;
-    /// [`CeremonyError::Key`] for what is no signature.
+    /// [`CeremonyError::Key`] for what is not a signature.
     pub fn seal(&mut self, signature: &[u8; 64]) -> Result<(), CeremonyError> {
         self.seal_digest()?;
         // s and n - s are both right; one of them is chosen, so that nothing on the last line can

@@ -142,7 +142,7 @@ impl Chain {
         json::read(self.outputs(step)?).ok()
     }
 
-    /// Who signs, in this order: at a birth everyone in the plan, later those who were there.
+    /// Who signs, in this order: at an initial ceremony everyone in the plan, later those who were there.
     pub(super) fn signers(&self) -> Vec<(Role, &Participant)> {
         let later = self.kind.is_some_and(Kind::is_later);
         let roll: Roll = if later {
@@ -239,7 +239,7 @@ impl Chain {
                 printable(&open.kind)
             )),
             (Some(Kind::Birth), Some(_)) => {
-                self.say("a birth goes on from no other ceremony (previous_sha256)");
+                self.say("an initial ceremony goes on from no other ceremony (previous_sha256)");
             }
             (Some(kind), previous)
                 if kind.is_later() && previous.as_deref().and_then(unhex::<32>).is_none() =>
@@ -271,7 +271,9 @@ impl Chain {
                     self.say("the program that ran is not the one of the plan (binary_sha256)");
                 }
                 if self.kind == Some(Kind::Birth) && plan.replaces.is_some() {
-                    self.say("the plan of a birth takes the place of no other (replaces)");
+                    self.say(
+                        "the plan of an initial ceremony takes the place of no other (replaces)",
+                    );
                 }
                 self.plan = Some(plan);
                 self.plan_signatures.clone_from(&open.signatures);

@@ -37,7 +37,7 @@ pub(super) fn problems(chain: &Chain) -> Problems {
     let evidence = outputs::<EvidenceOutputs>(chain, Step::Evidence, &mut problems);
     let store = outputs::<StoreOutputs>(chain, Step::Store, &mut problems);
     if let (Some((line, token)), Some(plan)) = (&token, &chain.plan) {
-        // What is initialised after the birth is another token than the plan's.
+        // What is initialised after the initial ceremony is another token than the plan's.
         let named = chain.kind == Some(Kind::Birth) && chain.mode == Some(Mode::Ceremony);
         token_fits(*line, &token.token, plan, named, &mut problems);
     }
@@ -145,7 +145,7 @@ fn token_fits(line: usize, token: &TokenRecord, plan: &Plan, named: bool, proble
     }
 }
 
-/// The shape of keys that a birth has just made, or that a backup has just brought.
+/// The shape of keys that an initial ceremony has just made, or that a backup has just brought.
 fn born_or_moved(kind: Option<Kind>, plan: &Plan) -> impl Fn(&str) -> KeyShape + use<> {
     let shape = match (plan.keys.backup, kind) {
         (_, Some(Kind::Restore)) => KeyShape::Moved,

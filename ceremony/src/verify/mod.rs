@@ -70,7 +70,7 @@ pub struct Verified {
     pub kind: Option<Kind>,
     /// Which ceremony.
     pub ceremony_id: Option<String>,
-    /// What it goes on from, the latest first; empty for a birth.
+    /// What it goes on from, the latest first; empty for an initial ceremony.
     pub predecessors: Vec<Predecessor>,
     /// How things stand after it; none if it does not verify.
     pub custody: Option<CustodyState>,
@@ -277,7 +277,7 @@ fn alone(transcript: &[u8], anchors: &Anchors) -> Alone {
 
 /// What a verification will find wrong with a step that came to that, found before it is written:
 /// while the room can still do something about it. `before`: how things stood when the ceremony
-/// began; none at a birth.
+/// began; none at an initial ceremony.
 pub(super) fn foresee(
     lines: &[u8],
     step: Step,

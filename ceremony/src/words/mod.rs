@@ -51,7 +51,7 @@ pub fn decode(text: &str) -> Result<Zeroizing<Vec<u8>>, CeremonyError> {
     for (index, word) in words.enumerate() {
         let number = find(word).ok_or_else(|| {
             CeremonyError::Words(format!(
-                "word {} ({}) is not in the list: look at it again, and type the words anew",
+                "word {} ({}) is not in the list: look at it again, and type the words again",
                 index + 1,
                 printable(word)
             ))

@@ -31,7 +31,7 @@ const LATE: &str = "the answer was withheld, since this line could not be writte
 pub(super) enum Level {
     /// All.
     Good = 0,
-    /// The disc is nearly full: denials and errors are counted, and each identity has its share.
+    /// The disk is nearly full: denials and errors are counted, and each identity has its share.
     Short,
     /// Nothing: what was written last could not be, or there is too little room left.
     Failing,
@@ -252,7 +252,7 @@ impl LogFile {
             .map_err(|source| self.write_error(source))?;
         let header = Content::header(&self.log_id, &self.signing_key);
         self.append(&header)?;
-        // A log that the token is told of must not be lost with its folder's entry.
+        // A log that the token is told of must not be lost with its directory's entry.
         self.file
             .sync_data()
             .and_then(|()| sync_folder(&self.path))
@@ -517,7 +517,7 @@ impl LogFile {
             let _ = file.set_len(0);
             return Err(self.write_error(source));
         }
-        // What intents rely on must be on the disc in the old file too.
+        // What intents rely on must be on the disk in the old file too.
         let _ = self.file.sync_data();
         self.room.release(&self.file, self.length);
         self.file = Arc::new(file);
@@ -803,7 +803,7 @@ fn foreign(path: &Path, problem: &str) -> AuditError {
 }
 
 /// Append-only, for its owner only, and for one process at a time. Root makes and opens it as
-/// whoever owns its folder.
+/// whoever owns its directory.
 fn open_file(
     path: &Path,
     lock: impl Fn(&File) -> Result<(), fs::TryLockError>,
@@ -821,7 +821,7 @@ fn open_file(
     if !kind.is_file() && !kind.is_char_device() {
         return Err(AuditError::Continue {
             path: path.to_owned(),
-            problem: "it is no regular file: move it away, or name another one as `audit.path`"
+            problem: "it is not a regular file: move it away, or name another one as `audit.path`"
                 .to_owned(),
         });
     }
@@ -835,7 +835,7 @@ fn open_file(
     }
 }
 
-/// The entry of a file in its folder, durable.
+/// The entry of a file in its directory, durable.
 fn sync_folder(path: &Path) -> io::Result<()> {
     acting(atomic::folder(path), || atomic::sync_folder(path)).flatten()
 }

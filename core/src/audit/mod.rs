@@ -71,7 +71,7 @@ pub struct Entry<'a> {
 }
 
 /// Signatures are this far apart at least, however many lines come: each costs the token a
-/// signature and the disc a sync.
+/// signature and the disk a sync.
 const BREATH: Duration = Duration::from_secs(1);
 
 /// Windows of what is only counted are looked at this often.
@@ -81,7 +81,7 @@ const SUMS: Duration = Duration::from_secs(1);
 const CROWD: Duration = Duration::from_millis(10);
 
 /// How often a request lets others go first before it waits for whoever writes: a write is short, a
-/// disc that stalls is not.
+/// disk that stalls is not.
 const TURNS: usize = 4;
 
 /// Where and how to write.
@@ -106,9 +106,9 @@ pub enum AuditError {
         /// Why. Shared by all whose lines were in the call.
         source: Arc<std::io::Error>,
     },
-    /// The disc is nearly full: what is left is kept for what was begun.
+    /// The disk is nearly full: what is left is kept for what was begun.
     #[error(
-        "the disc of the audit log {path} is nearly full, so {what} are refused: make room on it"
+        "the disk of the audit log {path} is nearly full, so {what} are refused: make room on it"
     )]
     Room {
         /// Which.
@@ -116,9 +116,9 @@ pub enum AuditError {
         /// `changes`, `requests`.
         what: &'static str,
     },
-    /// The disc is nearly full, and one client has had its share of what is left.
+    /// The disk is nearly full, and one client has had its share of what is left.
     #[error(
-        "the disc of the audit log {path} is nearly full, and this client has had its share of lines until there is room: make room on it"
+        "the disk of the audit log {path} is nearly full, and this client has had its share of lines until there is room: make room on it"
     )]
     Share {
         /// Which.
@@ -161,12 +161,12 @@ pub enum AuditError {
 
 /// The open log.
 pub struct Audit {
-    /// Taken for moments only, so that nobody who queues waits for the disc.
+    /// Taken for moments only, so that nobody who queues waits for the disk.
     queue: Mutex<Queue>,
     log: Mutex<LogFile>,
     level: Arc<AtomicU8>,
     quota: Quota,
-    /// Number of the last line that is known to be on the disc. Held by whoever sees to it that
+    /// Number of the last line that is known to be on the disk. Held by whoever sees to it that
     /// more are.
     durable: tokio::sync::Mutex<u64>,
     /// Held by whoever has the token sign. What the token was told last, and when.
@@ -176,7 +176,7 @@ pub struct Audit {
     changes: AtomicU64,
     /// The path leads to another file.
     moved: AtomicBool,
-    /// The file was to be opened anew, and the token could not be told.
+    /// The file was to be opened again, and the token could not be told.
     reopen_due: AtomicBool,
     options: AuditOptions,
     hsm: Hsm,
@@ -258,7 +258,7 @@ impl Audit {
         if log.keeps_no_room() {
             tracing::warn!(
                 path = %options.path.display(),
-                "the file system keeps no room ready for the audit log: a full disc is met when a line is written"
+                "the file system keeps no room ready for the audit log: a full disk is met when a line is written"
             );
         }
         Ok(Self {
@@ -294,7 +294,7 @@ impl Audit {
         self.put(entry).result().map(drop)
     }
 
-    /// As [`Audit::record`]; the line is on the disc when this returns. Blocks for as long as that
+    /// As [`Audit::record`]; the line is on the disk when this returns. Blocks for as long as that
     /// takes.
     ///
     /// # Errors
@@ -318,7 +318,7 @@ impl Audit {
     }
 
     /// As [`Audit::record_with_others`], of a denial, an error, or what everybody may do who has a
-    /// certificate: beyond so many of one identity, or on a disc that is nearly full, it is
+    /// certificate: beyond so many of one identity, or on a disk that is nearly full, it is
     /// only counted, and the count is written later.
     ///
     /// # Errors
@@ -359,7 +359,7 @@ impl Audit {
         self.quota.may_begin(identity)
     }
 
-    /// Says that a change is about to begin: that is on the disc when this returns. Answers the
+    /// Says that a change is about to begin: that is on the disk when this returns. Answers the
     /// line's number, for the entry of its outcome, which must follow.
     ///
     /// # Errors
@@ -397,10 +397,10 @@ impl Audit {
         Ok((open < anchor::OPEN).then(|| queue.intend(entry)))
     }
 
-    /// What was written up to that line is on the disc when this returns, and the file that it is
+    /// What was written up to that line is on the disk when this returns, and the file that it is
     /// in has its name.
     async fn make_durable(&self, line: u64) -> Result<(), AuditError> {
-        // Whoever comes meanwhile waits, and most likely finds its line on the disc too.
+        // Whoever comes meanwhile waits, and most likely finds its line on the disk too.
         let mut durable = self.durable.lock().await;
         let (handle, last) = {
             let log = lock(&self.log);
@@ -465,7 +465,7 @@ impl Audit {
     }
 
     /// Whether the log can be written now: asked before a request is carried out that has a line.
-    /// On a disc that is nearly full each identity has its share of what is left, until there
+    /// On a disk that is nearly full each identity has its share of what is left, until there
     /// is room again.
     ///
     /// # Errors
@@ -501,7 +501,7 @@ impl Audit {
             );
         }
         (!self.at(Level::Good)).then_some(
-            "its disc is nearly full: denials are only counted, changes are refused first",
+            "its disk is nearly full: denials are only counted, changes are refused first",
         )
     }
 
@@ -510,12 +510,12 @@ impl Audit {
         self.changes.load(Ordering::Relaxed)
     }
 
-    /// Whether the disc is so full that not every line can be written any more.
+    /// Whether the disk is so full that not every line can be written any more.
     pub fn is_short(&self) -> bool {
         !self.at(Level::Good)
     }
 
-    /// Opens the file anew (after logrotate moved it); the chain goes on in the new one. Both ends
+    /// Opens the file again (after logrotate moved it); the chain goes on in the new one. Both ends
     /// are signed, and the token knows of it. While the token can't be told, the old file stays
     /// in use: it is tried again with the next checkpoint.
     ///
@@ -528,7 +528,7 @@ impl Audit {
         self.settle(&mut self.lock_to_write());
         // First: a start that finds the new file must know that the log may go on in one.
         let allowed = match self.sign(&mut told, Phase::Rotating, true).await {
-            // The old file may be on a full disc, and the new one on another.
+            // The old file may be on a full disk, and the new one on another.
             Err(AuditError::Write { .. }) => {
                 self.tell(&mut told, Phase::Rotating, true, true).await
             }
@@ -543,7 +543,7 @@ impl Audit {
             log.reopen()
         };
         if let Err(error) = self.sign(&mut told, Phase::Open, true).await {
-            tracing::warn!(%error, "the audit log was opened anew, and the token does not know yet that this is done");
+            tracing::warn!(%error, "the audit log was opened again, and the token does not know yet that this is done");
         }
         if reopened? {
             self.moved.store(false, Ordering::Relaxed);
@@ -551,7 +551,7 @@ impl Audit {
         Ok(())
     }
 
-    /// Signs what is unsigned, syncs it to disc, and tells the token how far the log has come,
+    /// Signs what is unsigned, syncs it to disk, and tells the token how far the log has come,
     /// which it keeps. Called by a timer and at a start.
     ///
     /// # Errors
@@ -600,7 +600,7 @@ impl Audit {
         let gone = told.as_ref().is_some_and(|(last, _)| last.seq <= lost);
         let tell = new && (at_once || gone || !often);
         if sync || tell {
-            // Never before the lines are on the disc: the token must not know of more than a power
+            // Never before the lines are on the disk: the token must not know of more than a power
             // cut leaves.
             self.sync(handle).await?;
         }
@@ -761,7 +761,7 @@ fn signer(hsm: &Hsm) -> Result<Signer, AuditError> {
     })
 }
 
-/// What was written to the file is on the disc when this returns.
+/// What was written to the file is on the disk when this returns.
 async fn sync(file: Arc<std::fs::File>) -> std::io::Result<()> {
     tokio::task::spawn_blocking(move || match file.sync_data() {
         // A device keeps nothing.

@@ -1,6 +1,6 @@
 //! How many lines of one identity are written one by one, of denials, errors, and what anybody may
 //! do. What comes beyond is counted, and the counts are written. And how many lines one identity
-//! may cause while the disc is nearly full.
+//! may cause while the disk is nearly full.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -16,7 +16,7 @@ pub(super) const LINES: u32 = 100;
 /// Changes of an identity that may fail in a window before no other of its is begun: about as many
 /// lines.
 pub(super) const FAILURES: u32 = 50;
-/// Requests of an identity that are carried out while the disc is nearly full, until there is room
+/// Requests of an identity that are carried out while the disk is nearly full, until there is room
 /// again. Their lines take a small part of what is left for all.
 pub(super) const SHARE: u32 = 100;
 /// So many identities are counted each by itself; all others together.
@@ -61,7 +61,7 @@ impl Counts {
 #[derive(Default)]
 pub(super) struct Quota {
     windows: Mutex<HashMap<Box<str>, Window>>,
-    /// What each identity has had of its share since the disc became nearly full.
+    /// What each identity has had of its share since the disk became nearly full.
     shares: Mutex<HashMap<Box<str>, u32>>,
 }
 
@@ -128,7 +128,7 @@ impl Quota {
         })
     }
 
-    /// Whether the identity has something left of its share of a disc that is nearly full; takes
+    /// Whether the identity has something left of its share of a disk that is nearly full; takes
     /// one of it.
     pub(super) fn takes_share(&self, identity: &str) -> bool {
         let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);

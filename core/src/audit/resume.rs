@@ -131,7 +131,7 @@ impl From<io::Error> for Refusal {
     }
 }
 
-/// To read; as whoever owns its folder, if this is root.
+/// To read; as whoever owns its directory, if this is root.
 pub(super) fn open(path: &Path) -> io::Result<File> {
     acting(path, || File::open(path)).flatten()
 }
@@ -334,7 +334,7 @@ fn find_anchor(
             None if from > 0 => tail = tail.saturating_mul(8),
             None if other => {
                 return Err(Refusal::End(format!(
-                    "line {} is not the one that the token knows: the log was written anew",
+                    "line {} is not the one that the token knows: the log was written again",
                     anchor.seq
                 )));
             }
@@ -689,7 +689,7 @@ fn first_line(file: &File) -> io::Result<Vec<u8>> {
 }
 
 /// The beginning of a header and no more: what is left of a file whose first line was being
-/// written. A disc may also leave zeros.
+/// written. A disk may also leave zeros.
 fn is_torn_header(first: &[u8], length: u64) -> bool {
     const BEGINNING: &[u8] = br#"{"type":"header","seq":"#;
     let alone = first.len() as u64 == length;

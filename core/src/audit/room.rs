@@ -1,4 +1,4 @@
-//! Room on the disc that nobody else can take: blocks that the file system gives the log's file
+//! Room on the disk that nobody else can take: blocks that the file system gives the log's file
 //! beyond its end, before they are needed.
 
 use std::fs::File;
@@ -49,7 +49,7 @@ impl Room {
         self.to.saturating_sub(length)
     }
 
-    /// Whether the disc is so full that less is ready than should be.
+    /// Whether the disk is so full that less is ready than should be.
     pub(super) fn is_short(&self) -> bool {
         self.short.is_some()
     }
@@ -78,7 +78,7 @@ impl Room {
     fn ask(&mut self, file: &File, length: u64, wanted: u64) {
         self.short = None;
         let (mut from, mut bytes) = (length, wanted);
-        // Of a disc that is nearly full, what there is: half of it, half of the rest, ...
+        // Of a disk that is nearly full, what there is: half of it, half of the rest, ...
         while bytes >= REQUESTS / 8 {
             match reserve(file, from, bytes) {
                 Ok(()) => {

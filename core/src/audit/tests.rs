@@ -790,7 +790,7 @@ fn a_log_that_is_not_as_the_token_knows_it_is_refused_until_it_is_accepted() {
         let last = changed.last_mut().unwrap();
         *last = last.replace("\"time\":\"2", "\"time\":\"1");
         log.write(&changed);
-        refused(anchor, "written anew");
+        refused(anchor, "written again");
     }
 
     // Cut and written on by a forger, who knows the chain.
@@ -800,7 +800,7 @@ fn a_log_that_is_not_as_the_token_knows_it_is_refused_until_it_is_accepted() {
         forger.append(&decision(&entry("forged"))).unwrap();
     }
     drop(forger);
-    refused(&open, "written anew");
+    refused(&open, "written again");
 
     // Something more is right while the log is open, and not behind its end.
     log.write(&lines);
@@ -1304,7 +1304,7 @@ async fn while_the_token_cannot_be_told_the_old_file_stays_in_use() {
     tokio::select! {
         () = audit.run_checkpoints() => {}
         () = until_it_is_there => {}
-        () = tokio::time::sleep(Duration::from_secs(30)) => panic!("never opened anew"),
+        () = tokio::time::sleep(Duration::from_secs(30)) => panic!("never opened again"),
     }
     audit.checkpoint().await.unwrap();
     let key = hsm.signing_public_key();
@@ -1430,7 +1430,7 @@ fn what_is_no_file_is_refused_at_once() {
     let _ = fs::remove_file(log.path());
     nix::unistd::mkfifo(&log.path(), nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
     let refused = log.open_as(Known::Nothing).err().unwrap().to_string();
-    assert!(refused.contains("is no regular file"), "{refused}");
+    assert!(refused.contains("is not a regular file"), "{refused}");
 }
 
 #[tokio::test]
@@ -1484,7 +1484,7 @@ async fn what_anybody_may_do_is_counted_too() {
 async fn no_change_is_begun_whose_intent_was_cut_away_whoever_noticed_it() {
     let log = Log::new();
     let (audit, _turn) = audit(log.path()).await;
-    // Their lines are written, and then the file is cut before any of them is on the disc.
+    // Their lines are written, and then the file is cut before any of them is on the disk.
     let held = audit.durable.lock().await;
     let changes: Vec<_> = (0..10).map(|number| number.to_string()).collect();
     let entries: Vec<_> = changes.iter().map(|key| entry(key)).collect();

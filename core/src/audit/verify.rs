@@ -48,7 +48,7 @@ pub struct Verification {
 pub struct Held {
     /// What the token knows of its end.
     pub end: Option<Anchor>,
-    /// SHA-256 of its first line, as the transcript of its birth has it.
+    /// SHA-256 of its first line, as the transcript of its initial ceremony has it.
     pub beginning: Option<[u8; 32]>,
 }
 
@@ -306,7 +306,7 @@ impl<'a> Check<'a> {
             self.problem(
                 place,
                 &format!(
-                    "it is the outcome of line {intent}, which is no change that waits for one"
+                    "it is the outcome of line {intent}, which is not a change that waits for one"
                 ),
             );
         }
@@ -373,7 +373,7 @@ impl<'a> Check<'a> {
 
     fn finish(mut self) -> Verification {
         if self.found.lines > 0 && self.found.checkpoints == 0 {
-            // The chain alone is no evidence: whoever can write the file can compute it anew.
+            // The chain alone is no evidence: whoever can write the file can compute it again.
             self.found.problems.push(
                 "no line is covered by a signature: a server signs its log when it starts, and every few seconds while it runs"
                     .to_owned(),

@@ -67,13 +67,13 @@ fn secret(path: &Path) -> Option<String> {
     })
 }
 
-/// The file or folder itself is made when it is first needed; the folder around it is the
+/// The file or directory itself is made when it is first needed; the directory around it is the
 /// operator's.
 fn folder_of(setting: &str, path: &Path) -> Option<String> {
     let folder = atomic::folder(path);
     (!folder.is_dir()).then(|| {
         format!(
-            "{setting}: the folder {} is not there: make it, and let the server's user write to it",
+            "{setting}: the directory {} is not there: make it, and let the server's user write to it",
             folder.display()
         )
     })

@@ -13,9 +13,9 @@ pub struct Hardening {
     pub require: bool,
     /// Forbidden system calls are logged by the kernel, and carried out.
     pub log_only: bool,
-    /// Files and folders to read beside those of the configuration.
+    /// Files and directories to read beside those of the configuration.
     pub read: Vec<PathBuf>,
-    /// Files and folders to write.
+    /// Files and directories to write.
     pub write: Vec<PathBuf>,
     /// TCP ports that the PKCS#11 module may connect to.
     pub hsm_connect: Vec<u16>,

@@ -44,7 +44,7 @@ pub struct Config {
     pub tls: TlsFiles,
     /// The token.
     pub hsm: HsmConfig,
-    /// The store's folder.
+    /// The store's directory.
     pub store: PathBuf,
     /// The policy file.
     pub policy: PathBuf,
@@ -71,7 +71,7 @@ pub struct ConfigError(pub Vec<String>);
 impl Config {
     /// Reads and validates the whole file; every problem is reported, not the first alone.
     ///
-    /// Relative paths are taken from the file's own folder. Nobody but root, whoever runs this, and
+    /// Relative paths are taken from the file's own directory. Nobody but root, whoever runs this, and
     /// the server's own user may be able to change the file or one that it names.
     ///
     /// # Errors
@@ -327,7 +327,7 @@ fn jwt(reader: &mut Reader, env: &dyn Fn(&str) -> Option<String>) -> JwtOptions 
     let keys = section.strings("keys");
     for (at, key) in keys.iter().enumerate() {
         if !is_key_name(key) {
-            section.problem("keys", &format!("{key:?} is no name of a key"));
+            section.problem("keys", &format!("{key:?} is not a key name"));
         }
         if keys.iter().take(at).any(|other| other == key) {
             section.problem("keys", &format!("{key:?} is there twice"));

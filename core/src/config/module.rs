@@ -37,10 +37,10 @@ pub fn of_home(path: &str) -> Option<PathBuf> {
 }
 
 /// Of OpenSSL, which many modules are made of: its settings may name code to load, and the others
-/// are folders of it.
+/// are directories of it.
 const OPENSSL: [&str; 3] = ["OPENSSL_CONF", "OPENSSL_MODULES", "OPENSSL_ENGINES"];
 
-/// Every file and folder of settings: they decide what code runs, and what is written where.
+/// Every file and directory of settings: they decide what code runs, and what is written where.
 pub fn settings(module: &Path) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = [softhsm(module), kryoptic(), yubihsm()]
         .into_iter()

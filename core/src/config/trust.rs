@@ -1,8 +1,8 @@
 //! Who can change what the server obeys: the configuration and each file that it names, and every
-//! folder and link on the way to them.
+//! directory and link on the way to them.
 //!
 //! As OpenSSH's `StrictModes`: nobody but root, whoever runs this, and the server's own user may
-//! write there. A folder that others may write to is taken only if it is sticky, as `/tmp`: nobody
+//! write there. A directory that others may write to is taken only if it is sticky, as `/tmp`: nobody
 //! can rename in it what belongs to others, and what is taken from it belongs to one of those.
 
 use std::fs::{self, Metadata};
@@ -21,7 +21,7 @@ const OTHERS_ALL: u32 = 0o077;
 const STICKY: u32 = 0o1000;
 
 /// What to do where nobody inside can change the mode.
-pub(crate) const VOLUME: &str = ", or, if it is a Kubernetes emptyDir, have an init container make a folder in it (mode 0755) and mount only that, by `subPath`";
+pub(crate) const VOLUME: &str = ", or, if it is a Kubernetes emptyDir, have an init container make a directory in it (mode 0755) and mount only that, by `subPath`";
 
 /// Whose files are obeyed.
 #[derive(Clone, Debug)]
@@ -53,7 +53,7 @@ impl Owners {
     /// Whether only they can change the file. One that is not there is no matter of this.
     ///
     /// # Errors
-    /// Which file, folder or link is open to whom, and what to do.
+    /// Which file, directory or link is open to whom, and what to do.
     fn alone_write(&self, file: &Path) -> Result<(), String> {
         for step in walk(file) {
             self.judge(&step, file)?;
@@ -137,7 +137,7 @@ static OUTSIDE: LazyLock<Option<u32>> = LazyLock::new(|| {
     (fs::metadata(NOBODY).ok()?.uid() == nobody).then_some(nobody)
 });
 
-/// Whether anybody at all can rename what is in a folder, and put something else in its place.
+/// Whether anybody at all can rename what is in a directory, and put something else in its place.
 pub(crate) fn is_anybodys(seen: &Metadata) -> bool {
     const ANYBODY_WRITES: u32 = 0o002;
     seen.is_dir() && seen.mode() & (ANYBODY_WRITES | STICKY) == ANYBODY_WRITES

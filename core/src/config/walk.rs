@@ -1,4 +1,4 @@
-//! The way to a file as the kernel goes it: each folder and each link, one by one.
+//! The way to a file as the kernel goes it: each directory and each link, one by one.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 /// As many links as the kernel follows.
 const MAX_LINKS: usize = 40;
 
-/// A folder, a link or the file itself.
+/// A directory, a link or the file itself.
 pub struct Step {
     /// Where it is, without a link before its last part.
     pub path: PathBuf,

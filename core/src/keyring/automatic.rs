@@ -29,7 +29,7 @@ impl Keyring {
         rotated
     }
 
-    /// Each key that is rotated by itself, and when, by name.
+    /// Each key that is rotated automatically, and when, by name.
     pub fn schedule(&self) -> Vec<Scheduled> {
         let now = (self.inner.clock)();
         let keys = self.inner.keys.load_full();
@@ -55,7 +55,7 @@ impl Keyring {
     }
 }
 
-/// A key that is rotated by itself.
+/// A key that is rotated automatically.
 #[derive(Clone, Debug)]
 pub struct Scheduled {
     /// Its name.

@@ -231,7 +231,7 @@ impl Key {
         }
     }
 
-    /// When it is rotated by itself.
+    /// When it is rotated automatically.
     pub(super) fn scheduled(&self, now: i64) -> Scheduled {
         Scheduled {
             name: self.name.clone(),

@@ -81,7 +81,7 @@ impl NamedKey {
         }
     }
 
-    /// When it is rotated by itself.
+    /// When it is rotated automatically.
     pub(super) fn scheduled(&self, now: i64) -> Scheduled {
         match self {
             Self::Encryption(key) => key.scheduled(now),

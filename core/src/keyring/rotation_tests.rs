@@ -313,11 +313,11 @@ fn killed_at_each_write_a_scheduled_rotation_happens_once() {
         ("kek", &["C_WrapKey", "C_UnwrapKey"]),
         ("kek", &["C_WrapKey", "C_DestroyObject"]),
         ("kek", &["C_WrapKey", "C_GenerateKey"]),
-        // Records are on the disc, the token is not told.
+        // Records are on the disk, the token is not told.
         ("kek", &["C_WrapKey", "C_CreateObject"]),
         ("kek", &["C_WrapKey", "C_CreateObject", "C_DestroyObject"]),
-        // Debris is on the disc; then the private key is on the token; then the version is on the
-        // disc.
+        // Debris is on the disk; then the private key is on the token; then the version is on the
+        // disk.
         ("sig", &["C_GenerateKeyPair"]),
         ("sig", &["C_GenerateKeyPair", "C_DestroyObject"]),
         ("sig", &["C_GenerateKeyPair", "C_SignInit"]),

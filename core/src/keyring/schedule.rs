@@ -15,7 +15,7 @@ const SPREAD: u64 = 20;
 /// What the schedule says of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is not rotated by itself.
+    /// It is not rotated automatically.
     Never,
     /// In so many seconds.
     In(i64),

@@ -30,7 +30,7 @@ pub(super) trait Engine: Send + Sync {
     /// Every key and value, in the order of the keys' bytes. Not while a write is under way.
     fn scan(&self) -> Result<Vec<Pair>, EngineError>;
 
-    /// Applies all writes or none, whatever stops it, and returns when they are on the disc; of two
+    /// Applies all writes or none, whatever stops it, and returns when they are on the disk; of two
     /// of one key the later counts. Only if what is `only_if` is so, and nobody else writes between
     /// that look and the end: else [`EngineError::Conflict`], and nothing was written.
     fn write(&self, only_if: Option<&Expected>, writes: Vec<Write>) -> Result<(), EngineError>;

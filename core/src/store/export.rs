@@ -1,7 +1,7 @@
 //! A store as one plain file, sealed as it is in the database: `docs/store-format.md` publishes the
 //! bytes. Another program reads it without sled.
 //!
-//! An import is tried in a folder of its own before anything is written where the store is to be.
+//! An import is tried in a directory of its own before anything is written where the store is to be.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -57,7 +57,7 @@ fn decode(bytes: &[u8]) -> Result<Vec<Pair>, &'static str> {
     let (content, hash) = bytes.split_last_chunk::<HASH>().ok_or(cut)?;
     let mut reader = Reader(content);
     if reader.array() != Some(MAGIC) {
-        return Err("it is no export of a store");
+        return Err("it is not an export of a store");
     }
     if reader.array() != Some([VERSION]) {
         return Err("it is of a format that this version does not read");
@@ -355,7 +355,7 @@ mod tests {
             refuse("cut", &file[..at]).await;
         }
         refuse("longer", &[&file[..], &[0]].concat()).await;
-        // By somebody who makes the hash anew.
+        // By somebody who makes the hash again.
         let pairs = decode(&file).unwrap();
         let (header, one, two) = (&pairs[0], &pairs[1], &pairs[2]);
         let swapped = [

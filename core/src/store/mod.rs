@@ -4,7 +4,7 @@
 //!
 //! The format is published in `docs/store-format.md`.
 //!
-//! A commit goes to the disc first (records and header in one atomic batch, then fsync) and to the
+//! A commit goes to the disk first (records and header in one atomic batch, then fsync) and to the
 //! token's epoch object second; only then is it acknowledged. Whatever stops it in between, the
 //! store opens again: it is then either at the token's epoch, without the change, or one ahead of
 //! it, with the whole change, and the token follows.
@@ -110,7 +110,7 @@ pub struct Store {
 struct Inner {
     engine: Arc<dyn Engine>,
     hsm: Hsm,
-    /// What is on the disc; replaced as a whole, so that readers never wait for a commit.
+    /// What is on the disk; replaced as a whole, so that readers never wait for a commit.
     view: ArcSwap<View>,
     /// Held for the length of a commit.
     commits: Mutex<Committer>,
@@ -124,11 +124,11 @@ struct View {
 struct Committer {
     /// Seals made so far, written or not.
     seals: u64,
-    /// The sealed header that is on the disc; `None`: there is none yet.
+    /// The sealed header that is on the disk; `None`: there is none yet.
     header: Option<Vec<u8>>,
-    /// The token has not been told of the epoch that is on the disc.
+    /// The token has not been told of the epoch that is on the disk.
     epoch_pending: bool,
-    /// The disc failed in the middle of a write: what it holds is known only after opening it
+    /// The disk failed in the middle of a write: what it holds is known only after opening it
     /// again.
     broken: Option<String>,
 }
@@ -147,9 +147,9 @@ pub struct AcceptedRollback {
 /// A summary for `strongroom store status`.
 #[derive(Clone, Debug)]
 pub struct StoreStatus {
-    /// Random, made at the store's birth.
+    /// Random, made at the store's creation.
     pub store_id: [u8; 16],
-    /// Commits since birth.
+    /// Commits since it was made.
     pub epoch: u64,
     /// Records.
     pub records: usize,
@@ -213,10 +213,10 @@ pub enum StoreError {
         /// What is wrong with it, after "the record … ".
         problem: String,
     },
-    /// The change is on the disc and in force, but the token could not be told; the next commit or
+    /// The change is on the disk and in force, but the token could not be told; the next commit or
     /// start does that first.
     #[error(
-        "the change is on the disc and in force, but the HSM did not take the store's new epoch ({0}); it is told with the next change or at the next start"
+        "the change is on the disk and in force, but the HSM did not take the store's new epoch ({0}); it is told with the next change or at the next start"
     )]
     EpochPending(HsmError),
     /// The store key has made as many seals as are safe.
@@ -224,7 +224,7 @@ pub enum StoreError {
         "the store key has sealed 2^28 records on this token, its share of what is safe (2^32, NIST SP 800-38D): bring the keys to another token with the ceremonies `backup` and `restore`, or to a new appliance"
     )]
     SealsExhausted,
-    /// The disc or the database failed.
+    /// The disk or the database failed.
     #[error("the store failed: {0}")]
     Io(String),
     /// The token failed.
@@ -252,7 +252,7 @@ pub fn copied_epoch(value: &[u8]) -> Vec<u8> {
 }
 
 impl Store {
-    /// Makes an empty store at epoch 1 in a folder of mode 0700, and sets the token's epoch object.
+    /// Makes an empty store at epoch 1 in a directory of mode 0700, and sets the token's epoch object.
     ///
     /// # Errors
     /// [`StoreError::Exists`] or [`StoreError::TokenInUse`] if the path or the token has one,
@@ -308,15 +308,15 @@ impl Store {
     /// One record's payload, or `None` if there is no such record.
     ///
     /// # Errors
-    /// [`StoreError::Tampered`] if the disc does not hold what was committed; [`StoreError::Io`],
+    /// [`StoreError::Tampered`] if the disk does not hold what was committed; [`StoreError::Io`],
     /// [`StoreError::Hsm`].
     pub async fn get(&self, id: &RecordId) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
         let inner = &self.inner;
         if let Some(found) = inner.read(id).await? {
             return inner.open(id, found).await;
         }
-        // Disc and view disagree: either a commit is between the two, so wait for it, or somebody
-        // wrote to the disc.
+        // Disk and view disagree: either a commit is between the two, so wait for it, or somebody
+        // wrote to the disk.
         let committer = inner.commits.lock().await;
         if let Some(why) = &committer.broken {
             return Err(StoreError::Io(why.clone()));
@@ -332,7 +332,7 @@ impl Store {
         self.inner.view.load().digests.keys().cloned().collect()
     }
 
-    /// Applies all changes or none; durable on disc and in the token's epoch when this returns.
+    /// Applies all changes or none; durable on disk and in the token's epoch when this returns.
     /// Returns the new epoch.
     ///
     /// A commit that has begun runs to its end even if the caller goes away. Of two changes of one
@@ -340,7 +340,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::EpochPending`]: the change is in force, but not acknowledged. After any other error it is not in force;
-    /// if it was [`StoreError::Io`] the disc may hold it all the same (never half of it), and
+    /// if it was [`StoreError::Io`] the disk may hold it all the same (never half of it), and
     /// further commits are refused until the store is opened again.
     pub async fn commit(&self, changes: Vec<Change>) -> Result<u64, StoreError> {
         let inner = Arc::clone(&self.inner);
@@ -361,7 +361,7 @@ impl Store {
 }
 
 impl Inner {
-    /// `None`: disc and view disagree. `Some(None)`: there is no such record.
+    /// `None`: disk and view disagree. `Some(None)`: there is no such record.
     async fn read(&self, id: &RecordId) -> Result<Option<Option<Vec<u8>>>, StoreError> {
         let Some(key) = record::encode_id(id) else {
             return Ok(Some(None));
@@ -593,7 +593,7 @@ async fn blocking<T: Send + 'static>(
             "a database call was cut off: {error}"
         ))),
         Err(_) => Err(StoreError::Io(format!(
-            "the disc did not answer within {ENGINE_DEADLINE:?}"
+            "the disk did not answer within {ENGINE_DEADLINE:?}"
         ))),
     }
 }

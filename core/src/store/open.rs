@@ -153,7 +153,7 @@ pub(super) struct Found {
 /// Whether the store may be used, and if so whether the token's epoch must first follow it.
 fn judge(token: Option<&Token>, store: &Anchor) -> Result<bool, String> {
     let Some(token) = token else {
-        // The creation of the store was cut off between the disc and the token.
+        // The creation of the store was cut off between the disk and the token.
         return if store.epoch == 1 && store.root == record::root(&Digests::new()) {
             Ok(true)
         } else {
@@ -419,7 +419,7 @@ impl Store {
         }
     }
 
-    /// Writes records and their header to the disc, in one step, and then the token's epoch.
+    /// Writes records and their header to the disk, in one step, and then the token's epoch.
     async fn anchor_both(&self, anchor: Anchor, mut writes: Vec<Write>) -> Result<(), StoreError> {
         let inner = &self.inner;
         let payload = Zeroizing::new(anchor.encode());
@@ -431,7 +431,7 @@ impl Store {
     }
 }
 
-/// A folder for a new store: made, or empty, or with what a creation or an import that was cut off
+/// A directory for a new store: made, or empty, or with what a creation or an import that was cut off
 /// leaves, which may be a database without any entry.
 pub(super) fn prepare_folder(path: &Path) -> Result<(), StoreError> {
     let io = |error: std::io::Error| StoreError::Io(format!("{}: {error}", path.display()));
@@ -446,7 +446,7 @@ pub(super) fn prepare_folder(path: &Path) -> Result<(), StoreError> {
     if path.exists() {
         if !is_free(path)? {
             return Err(StoreError::Io(format!(
-                "{} holds other files: give the store a folder of its own",
+                "{} holds other files: give the store a directory of its own",
                 path.display()
             )));
         }
@@ -458,7 +458,7 @@ pub(super) fn prepare_folder(path: &Path) -> Result<(), StoreError> {
             .create(path)
             .map_err(io)?;
     }
-    // The folder's own name must be on the disc before anything in it is relied on.
+    // The directory's own name must be on the disk before anything in it is relied on.
     match path.canonicalize().map_err(io)?.parent() {
         Some(parent) => File::open(parent)
             .and_then(|folder| folder.sync_all())
@@ -478,7 +478,7 @@ fn check_folder(path: &Path) -> Result<(), StoreError> {
     let mode = metadata.permissions().mode() & 0o777;
     if !metadata.is_dir() {
         Err(StoreError::Io(format!(
-            "{} is not a folder",
+            "{} is not a directory",
             path.display()
         )))
     } else if mode & 0o077 != 0 {

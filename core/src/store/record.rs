@@ -82,11 +82,11 @@ impl Envelope {
 pub(super) struct Anchor {
     /// Of the store.
     pub(super) store_id: [u8; 16],
-    /// Commits since birth.
+    /// Commits since it was made.
     pub(super) epoch: u64,
     /// Over every record's place and digest.
     pub(super) root: Digest,
-    /// Seals made with the store key since birth; never less than were made.
+    /// Seals made with the store key since it was made; never less than were made.
     pub(super) seals: u64,
 }
 

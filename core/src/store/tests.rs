@@ -368,7 +368,7 @@ async fn a_store_cut_off_before_the_token_was_told_is_taken_forward() {
     ));
 }
 
-/// Every file below a folder but the copies and what was put aside: path and bytes.
+/// Every file below a directory but the copies and what was put aside: path and bytes.
 fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut all = BTreeMap::new();
     let mut folders = vec![folder.to_owned()];
@@ -505,7 +505,7 @@ fn endless(path: &Path) {
     std::os::unix::fs::symlink("/dev/zero", path).unwrap();
 }
 
-/// Done to a store's folder.
+/// Done to a store's directory.
 type Harm<'a> = &'a dyn Fn();
 
 #[tokio::test]
@@ -820,8 +820,8 @@ fn no_acknowledged_write_is_lost_to_kill_9() {
     );
 }
 
-/// Whoever the service's folder belongs to can put a link there at any time, and root comes by at a
-/// birth, a restoration, a rotation.
+/// Whoever the service's directory belongs to can put a link there at any time, and root comes by at a
+/// initial ceremony, a restoration, a rotation.
 #[tokio::test]
 async fn a_link_in_the_services_folder_leads_root_to_no_file_of_roots() {
     const SERVICE: u32 = 54_321;

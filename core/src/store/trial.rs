@@ -17,9 +17,9 @@ use super::{StoreError, pages};
 use crate::files;
 use crate::owner::acting;
 
-/// Where copies are made, in the store's folder: the process may have no right to any other.
+/// Where copies are made, in the store's directory: the process may have no right to any other.
 const TRIAL: &str = "trial";
-/// Where files are put that were not good, in a folder for each time.
+/// Where files are put that were not good, in a directory for each time.
 const ASIDE: &str = "aside";
 /// No store is larger than this, bytes; a file that says so is not tried.
 const LARGEST: u64 = 16 << 30;
@@ -39,9 +39,9 @@ pub(super) enum With {
 /// The files of a store that nobody else has open.
 pub(super) struct Files {
     folder: PathBuf,
-    /// Names in the folder.
+    /// Names in the directory.
     spare: Vec<String>,
-    /// Names in the folder of blobs.
+    /// Names in the directory of blobs.
     blobs: Vec<String>,
     _lock: Lock,
 }
@@ -135,11 +135,11 @@ impl Files {
     }
 }
 
-/// A folder in a store's folder, removed when it is dropped.
+/// A directory in a store's directory, removed when it is dropped.
 pub(super) struct Scratch(PathBuf);
 
 impl Scratch {
-    /// An empty one, with the folder of blobs.
+    /// An empty one, with the directory of blobs.
     pub(super) fn make(store: &Path) -> Result<Self, StoreError> {
         let folder = clear(store)?;
         private()
@@ -163,7 +163,7 @@ impl Scratch {
             let path = files.folder.join(name);
             let seen = fs::symlink_metadata(&path).map_err(|error| unreadable(&path, &error))?;
             let why = match seen.len() {
-                _ if !seen.is_file() => "it is no regular file".to_owned(),
+                _ if !seen.is_file() => "it is not a regular file".to_owned(),
                 size if size > SPARE => format!("it has {size} bytes"),
                 _ => continue,
             };
@@ -179,7 +179,7 @@ impl Scratch {
     }
 }
 
-/// Removes what a process that was killed has left of a trial. The folder where the next one is
+/// Removes what a process that was killed has left of a trial. The directory where the next one is
 /// made.
 fn clear(store: &Path) -> Result<PathBuf, StoreError> {
     let folder = store.join(TRIAL);
@@ -189,7 +189,7 @@ fn clear(store: &Path) -> Result<PathBuf, StoreError> {
     }
 }
 
-/// Whether nothing is in a folder without a log but what a creation or an import that was killed
+/// Whether nothing is in a directory without a log but what a creation or an import that was killed
 /// leaves, or a store that is gone has put aside. If so, what is left of a trial is removed.
 pub(super) fn is_free(store: &Path) -> Result<bool, StoreError> {
     for (path, name) in entries(store)? {
@@ -217,7 +217,7 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         // By whomever it is dropped.
         if let Err(error) = acting(&self.0, || fs::remove_dir_all(&self.0)).flatten() {
-            tracing::warn!(%error, folder = %self.0.display(), "the folder in which the store was tried is left");
+            tracing::warn!(%error, folder = %self.0.display(), "the directory in which the store was tried is left");
         }
     }
 }
@@ -244,7 +244,7 @@ fn copy_file(from: &Path, to: &Path) -> Result<(), StoreError> {
         let written = if bytes.is_empty() {
             target.set_len(length)
         } else if pages::is_zero(bytes) {
-            // A file may be long and empty: the copy is no larger on the disc.
+            // A file may be long and empty: the copy is no larger on the disk.
             target.seek(SeekFrom::Start(length)).map(drop)
         } else {
             target.write_all(bytes)
@@ -315,7 +315,7 @@ fn failed(folder: &Path, error: EngineError) -> StoreError {
             folder.display()
         )),
         EngineError::Io(why) => StoreError::Io(format!(
-            "{why} (in {}): look at the disc, then start again",
+            "{why} (in {}): look at the disk, then start again",
             folder.display()
         )),
     }
@@ -347,12 +347,12 @@ fn unwritable(path: &Path, error: &io::Error) -> StoreError {
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::PermissionDenied => {
-            "the server's user must own it (`chown`), and have the right to write it (`chmod u+rw`, folders `chmod 700`)"
+            "the server's user must own it (`chown`), and have the right to write it (`chmod u+rw`, directories `chmod 700`)"
         }
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
-            "make room on the disc: a copy of the store is made before it is opened"
+            "make room on the disk: a copy of the store is made before it is opened"
         }
         io::ErrorKind::ReadOnlyFilesystem => "mount its file system so that it can be written",
-        _ => "look at the disc, or restore the store from a backup",
+        _ => "look at the disk, or restore the store from a backup",
     }
 }

@@ -263,7 +263,7 @@ impl Crl {
             return Err(self.went_back(old));
         }
         if self.number == old.number && !self.is_the_same_as(old) {
-            // Refusing it would leave in whoever it names anew.
+            // Refusing it would leave in whoever it names again.
             tracing::warn!(
                 file = %self.file.display(),
                 "the CRL number {} of {} has changed, but not its number: its CA should count",
@@ -277,7 +277,7 @@ impl Crl {
         TlsError {
             file: self.file.clone(),
             problem: format!(
-                "the CRL of {} went back: it has the number {} and is of {}, and number {} of {} is in force; put the newer one there again, or restart if the CA counts anew",
+                "the CRL of {} went back: it has the number {} and is of {}, and number {} of {} is in force; put the newer one there again, or restart if the CA counts again",
                 self.issuer_name,
                 self.number,
                 date(self.this_update),

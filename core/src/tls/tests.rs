@@ -447,7 +447,7 @@ fn a_remembered_answer_needs_no_check_and_ends_with_the_certificate() {
     assert!(!peer.was_checked(1, end), "the certificate has expired");
 }
 
-/// The clients' CA of this house is made anew, so.
+/// The clients' CA of this house is made again, so.
 fn house_with(change: impl FnOnce(&mut CertificateParams)) -> House {
     let mut house = House::new();
     let mut params = Ca::params("limited");

@@ -3,7 +3,7 @@
 //!
 //! Every function is one step that may be cut off by a power failure. Afterwards [`slots`] tells
 //! how far the token's initialization came, and [`evidence`] how far its keys did; what is
-//! half-made is removed by [`discard_unused_keys`] and made anew.
+//! half-made is removed by [`discard_unused_keys`] and made again.
 //!
 //! Each function logs in by itself and tries each PIN once.
 //!
@@ -39,7 +39,7 @@ pub use rotation::{RotationState, Successor};
 /// A slot with a token, initialized or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SlotState {
-    /// The slot's number. It may change when the module is loaded anew: keep the serial number
+    /// The slot's number. It may change when the module is loaded again: keep the serial number
     /// instead.
     pub slot: u64,
     /// Which token; label and serial number of an uninitialized one may be empty.
@@ -66,7 +66,7 @@ pub enum TokenCondition {
     NoUserPin,
     /// Both PINs are set: [`evidence`] tells about the keys.
     Initialized,
-    /// The user PIN is locked after wrong ones; [`set_user_pin`] sets it anew.
+    /// The user PIN is locked after wrong ones; [`set_user_pin`] sets it again.
     UserPinLocked,
 }
 
@@ -104,7 +104,7 @@ pub fn initialize_token(
     token::initialize(module, slot, label, so_pin)
 }
 
-/// `C_InitPIN` as the security officer: sets the user PIN, for the first time or anew.
+/// `C_InitPIN` as the security officer: sets the user PIN, for the first time or again.
 pub fn set_user_pin(
     module: &Path,
     selector: &TokenSelector,
@@ -222,7 +222,7 @@ pub fn read_register(
 }
 
 /// Destroys every object on the token, whoever made it, checks that none is left, and initializes
-/// the token anew. Cut off by a power failure, it may be called again; the list then holds what was
+/// the token again. Cut off by a power failure, it may be called again; the list then holds what was
 /// left.
 pub fn destroy(config: &HsmConfig, so_pin: &SecretPin) -> Result<Destroyed, HsmError> {
     destroy::destroy(config, so_pin)

@@ -52,10 +52,10 @@ impl TokenObject {
     }
 }
 
-/// How often a listing is begun anew.
+/// How often a listing is begun again.
 const LISTINGS: usize = 50;
 
-/// Begins anew when an object went in the middle: a running server replaces its epoch object with
+/// Begins again when an object went in the middle: a running server replaces its epoch object with
 /// each change of the store.
 pub(super) fn steadily<T>(mut body: impl FnMut() -> Result<T, Fault>) -> Result<T, Fault> {
     for _ in 1..LISTINGS {

@@ -83,7 +83,7 @@ pub(super) fn init_token(
         .map_err(|error| pin_fault(error, "SO PIN"))?;
     let info = library.raw.token_info(slot)?;
     let serial = info.serial_number().to_owned();
-    // SoftHSM gives a new token its slot number when it is loaded anew.
+    // SoftHSM gives a new token its slot number when it is loaded again.
     module.restart()?;
     list(&library.raw)?
         .into_iter()

@@ -1,8 +1,8 @@
 //! Keys that were born movable, from one token to another of the same kind under a transport key
 //! that the custodians share.
 //!
-//! The transport key is never an object on a token's disc: it is a session object for the seconds
-//! of its use. On the token that gives, the security officer makes it, since only he can set
+//! The transport key is never an object on a token's disk: it is a session object for the seconds
+//! of its use. On the token that gives, the security officer makes it, since only they can set
 //! `CKA_TRUSTED`, and only a trusted key wraps what has `CKA_WRAP_WITH_TRUSTED`; it can wrap, and
 //! nothing else. On the token that takes it can unwrap, and nothing else.
 
@@ -63,7 +63,7 @@ fn make_trusted(watched: &WatchedSession, transport: &[u8; LEN]) -> Result<Objec
         watched,
         transport,
         &[
-            // The security officer makes no private objects. As a session object it is on no disc, and in no other process.
+            // The security officer makes no private objects. As a session object it is on no disk, and in no other process.
             Attribute::Private(false),
             Attribute::Wrap(true),
             Attribute::Unwrap(false),
@@ -166,7 +166,7 @@ fn wrap_all(
 
 fn fixed() -> HsmError {
     HsmError::Unsupported(
-        "a backup of these keys: the plan decided at their birth that they never leave the token ([keys] backup = false)".to_owned(),
+        "a backup of these keys: the plan decided in their initial ceremony that they never leave the token ([keys] backup = false)".to_owned(),
     )
 }
 

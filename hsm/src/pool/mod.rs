@@ -10,7 +10,7 @@
 //!
 //! Each connection has a queue and workers of its own. When the token is lost the queue is closed,
 //! so workers end by themselves, and callers are refused at once; a new connection gets a new queue
-//! and new workers. When the module is to be started anew the new queue comes first: the old
+//! and new workers. When the module is to be started again the new queue comes first: the old
 //! workers empty theirs and end, and callers wait in the new one.
 
 mod coalescer;
@@ -99,7 +99,7 @@ struct Shared {
     /// Threads that may be inside the module: workers, a connection attempt, hung ones.
     inside: AtomicUsize,
     forgotten: Forgotten,
-    /// How often workers were told to look for the keys anew.
+    /// How often workers were told to look for the keys again.
     refreshes: AtomicUsize,
 }
 
@@ -120,7 +120,7 @@ enum Event {
         number: u64,
         result: Result<Box<connect::Connected>, Fault>,
     },
-    /// The module is to be started anew; `begun` is told when whatever is queued from then on comes
+    /// The module is to be started again; `begun` is told when whatever is queued from then on comes
     /// after that.
     Restart { begun: oneshot::Sender<()> },
     /// The last handle was dropped.
@@ -210,7 +210,7 @@ impl Pool {
         self.submit(|conn| conn.probe()).await
     }
 
-    /// Every worker looks for the keys anew: one at once, each other before its next job. Keys that
+    /// Every worker looks for the keys again: one at once, each other before its next job. Keys that
     /// are not acceptable are the caller's error, and the workers go on with those they have.
     pub(crate) async fn refresh_keys(&self) -> Result<Vec<MasterGeneration>, HsmError> {
         let found = self.submit(Conn::refresh_keys).await?;
@@ -219,7 +219,7 @@ impl Pool {
         Ok(found)
     }
 
-    /// Whatever is queued after this has a module that was started anew, or a refusal.
+    /// Whatever is queued after this has a module that was started again, or a refusal.
     pub(crate) async fn restart_module(&self) {
         let (begun, told) = oneshot::channel();
         // An error of either: the supervisor has ended, and nothing is let in any more.

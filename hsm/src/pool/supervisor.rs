@@ -86,7 +86,7 @@ struct Supervisor {
     attempts: u64,
     /// When to try to connect; none while connected or stopped.
     retry: Option<Retry>,
-    /// The workers are waited for, so that the module can be started anew: the queue that they are
+    /// The workers are waited for, so that the module can be started again: the queue that they are
     /// to empty.
     restarting: Option<Receiver<Job>>,
     lost_at: Option<Instant>,
@@ -184,18 +184,18 @@ impl Supervisor {
             return;
         }
         // The first attempt after a loss is made at once and gently; if it fails, the module is
-        // started anew where possible.
+        // started again where possible.
         self.begin_attempt(retry.failures > 0);
     }
 
-    /// Has the module started anew with no job lost: the workers that there are finish what is
+    /// Has the module started again with no job lost: the workers that there are finish what is
     /// queued and end; what comes now waits for the next ones.
     fn restart(&mut self) {
         if self.queue.is_none() || self.restarting.is_some() || self.attempt.is_some() {
             // It is being connected anyway.
             return;
         }
-        tracing::info!("starting the PKCS#11 module anew, to see what others made on the token");
+        tracing::info!("starting the PKCS#11 module again, to see what others made on the token");
         self.restarting = self.queue.take();
         self.open_queue();
     }
@@ -213,7 +213,7 @@ impl Supervisor {
         }
     }
 
-    /// `restart`: the module is started anew before, if no thread is inside.
+    /// `restart`: the module is started again before, if no thread is inside.
     fn begin_attempt(&mut self, restart: bool) {
         self.hung.retain(|watch| watch.strong_count() > 0);
         if self.hung.len() >= HUNG_LIMIT {
@@ -434,7 +434,7 @@ impl Supervisor {
         let previous = self.retry.unwrap_or_else(Retry::at_once);
         self.retry = Some(previous.after_a_failure());
         self.lost_at.get_or_insert_with(Instant::now);
-        // There is a queue if the module was being started anew.
+        // There is a queue if the module was being started again.
         self.close(
             HsmState::Reconnecting {
                 reason: reason.to_owned(),

@@ -164,7 +164,7 @@ impl Kek<'_> {
     /// That the unwrap template decides also of a call that says nothing: it is refused, or the key
     /// comes as the template says.
     fn comes_as_forced(&self) -> Result<()> {
-        // Class, type, and that it is no object on the token; SoftHSM forces nothing on a key that
+        // Class, type, and that it is not an object on the token; SoftHSM forces nothing on a key that
         // the call makes unmodifiable.
         let silent = |kind| {
             let rules = kek_rules(KeyUsage::Mac).iter().take(3).cloned();
@@ -182,7 +182,7 @@ impl Kek<'_> {
             self.trial.destroy(unwrapped)?;
             result?;
         }
-        // What is no key has no attributes to be forced.
+        // What is not a key has no attributes to be forced.
         let Some(data) = self.given(AS_DATA.iter())? else {
             return Ok(());
         };
@@ -242,7 +242,7 @@ impl Kek<'_> {
                 trial.destroy(base)?;
                 if let Some(mechanism) = way? {
                     let problem = format!(
-                        "is what the call asks for, and a part of the key comes out by {mechanism} (a master key that is made anew forbids it)"
+                        "is what the call asks for, and a part of the key comes out by {mechanism} (a master key that is made again forbids it)"
                     );
                     return Err(exposed("CKA_DERIVE", &problem).into());
                 }

@@ -202,7 +202,7 @@ fn shortened(
             return Ok(Some(kind.attribute()));
         }
     }
-    // What is no key has no attributes to be forced.
+    // What is not a key has no attributes to be forced.
     let data = throwaway.unwrap(watched, private, AS_DATA.iter());
     let Some(data) = trial.given(data)? else {
         return Ok(None);

@@ -16,7 +16,7 @@ use std::time::Duration;
 use strongroom_hsm::{HsmConfig, PinSource, TokenSelector};
 use strongroom_softhsm::Throwaway;
 
-/// Set in the child: the folder of its control file, log, label and PIN.
+/// Set in the child: the directory of its control file, log, label and PIN.
 pub(crate) const CHILD: &str = "STRONGROOM_RECOVERY_FOLDER";
 
 pub(crate) fn config(folder: &Path, sessions: usize, call_deadline: Duration) -> HsmConfig {

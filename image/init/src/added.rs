@@ -35,7 +35,7 @@ pub(crate) fn to_command_line(signed: &str, given: &[u8]) -> Option<String> {
     })
 }
 
-/// In words, if this folder holds anything that is not from the signed image.
+/// In words, if this directory holds anything that is not from the signed image.
 pub(crate) fn to_initrd(folder: &Path) -> io::Result<Option<String>> {
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

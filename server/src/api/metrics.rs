@@ -144,7 +144,7 @@ impl Metrics {
         );
         registry.register(
             "audit_disk_nearly_full",
-            "1: the audit log's disc is nearly full, so that not every line can be written",
+            "1: the audit log's disk is nearly full, so that not every line can be written",
             metrics.audit_disk_nearly_full.clone(),
         );
         registry.register("panics", "Handlers that panicked", metrics.panics.clone());
@@ -161,7 +161,7 @@ impl Metrics {
         registry.register("keys", "Named keys", metrics.keys.clone());
         registry.register(
             "store_epoch",
-            "Commits to the store since its birth",
+            "Commits to the store since its initial ceremony",
             metrics.store_epoch.clone(),
         );
         registry.register(

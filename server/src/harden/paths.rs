@@ -34,7 +34,7 @@ const SYSTEM: [&str; 16] = [
 pub struct Paths {
     /// The store: its owner is whom the server becomes.
     pub state: PathBuf,
-    /// Files, and folders with all that is in them.
+    /// Files, and directories with all that is in them.
     pub read: BTreeSet<PathBuf>,
     /// The same.
     pub write: BTreeSet<PathBuf>,
@@ -42,7 +42,7 @@ pub struct Paths {
 
 impl Paths {
     /// Those of a configuration. Of each file that is read its `places`; of each that is written
-    /// its folder.
+    /// its directory.
     pub fn new(config: &Config, options: &Hardening) -> Self {
         let mut paths = Self {
             state: config.store.clone(),
@@ -99,14 +99,14 @@ impl Paths {
         }
     }
 
-    /// Folders of tokens, which settings of the module name. One of the system's is more than
+    /// Directories of tokens, which settings of the module name. One of the system's is more than
     /// tokens.
     fn tokens(&mut self, folders: impl IntoIterator<Item = PathBuf>) {
         for folder in folders {
             if is_the_systems(&folder) {
                 tracing::warn!(
                     folder = %folder.display(),
-                    "the module's settings keep tokens right in a folder of the system's, which is not opened for writing: give them a folder of their own, or name it in hardening.write"
+                    "the module's settings keep tokens right in a directory of the system's, which is not opened for writing: give them a directory of their own, or name it in hardening.write"
                 );
             } else {
                 self.write.insert(folder);
@@ -122,12 +122,12 @@ fn setting(line: &str, name: &str) -> Option<PathBuf> {
     (found.trim() == name && value.starts_with('/')).then(|| value.into())
 }
 
-/// Where a file is, and where it may be after it was replaced or a link was turned: its folder, and
-/// for each link on the way to it the folder that holds the link and the one that holds what it
-/// leads to. Each with all below it, since whoever renews certificates makes new folders there, and
+/// Where a file is, and where it may be after it was replaced or a link was turned: its directory, and
+/// for each link on the way to it the directory that holds the link and the one that holds what it
+/// leads to. Each with all below it, since whoever renews certificates makes new directories there, and
 /// turns the link to them.
 ///
-/// A folder of the system's, as `/etc`, is not opened for that: of a file there, only the file as
+/// A directory of the system's, as `/etc`, is not opened for that: of a file there, only the file as
 /// it is now.
 fn places(file: &Path) -> BTreeSet<PathBuf> {
     let steps = walk(file);
@@ -143,17 +143,17 @@ fn places(file: &Path) -> BTreeSet<PathBuf> {
     let all = places.len();
     places.retain(|folder| !is_the_systems(folder));
     if places.len() < all {
-        // The file as it is now; a link in a folder of the system's is followed once.
+        // The file as it is now; a link in a directory of the system's is followed once.
         places.extend(steps.last().map(|step| step.path.clone()));
         tracing::warn!(
             file = %file.display(),
-            "it, or a link to it, is in a folder of the system's: when it is replaced there, restart; better give it a folder of its own"
+            "it, or a link to it, is in a directory of the system's: when it is replaced there, restart; better give it a directory of its own"
         );
     }
     places
 }
 
-/// The root, the folders of the file hierarchy standard, where each program has its own, and homes.
+/// The root, the directories of the file hierarchy standard, where each program has its own, and homes.
 /// Another one right in the root, as a volume at `/certs`, is somebody's own.
 fn is_the_systems(folder: &Path) -> bool {
     const SHARED: [&str; 37] = [
@@ -200,7 +200,7 @@ fn is_the_systems(folder: &Path) -> bool {
         || folder.parent() == Some(Path::new("/home"))
 }
 
-/// The file's folder as it is written, and as it really is.
+/// The file's directory as it is written, and as it really is.
 fn folders(file: &Path) -> Vec<PathBuf> {
     let real = file.canonicalize().ok();
     [Some(file), real.as_deref()]

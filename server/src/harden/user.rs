@@ -11,7 +11,7 @@ use strongroom_core::owner;
 use super::HardenError;
 
 /// Becomes `user`, or else whoever but root can change what is at `state`, if this is root: a link
-/// that he put there does not make him root. Anybody else stays who he is.
+/// that they put there does not make them root. Anybody else stays who they are.
 pub(super) fn become_owner(
     user: Option<&str>,
     state: &Path,

@@ -61,7 +61,7 @@ impl Reloader {
             }
             tracing::error!(
                 cause,
-                "the reload has not ended: does the disc of one of the files hang, or the audit log's? Nothing newer is read until it does"
+                "the reload has not ended: does the disk of one of the files hang, or the audit log's? Nothing newer is read until it does"
             );
         };
         if let Err(error) = ended {
@@ -155,7 +155,7 @@ impl Announced<'_> {
     }
 }
 
-/// Whether the line is on the disc.
+/// Whether the line is on the disk.
 fn record(audit: &Audit, operation: &str, outcome: &str, reason: &str) -> bool {
     let entry = Entry {
         operation,

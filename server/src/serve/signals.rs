@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use super::reload::Reloader;
 use crate::api::App;
 
-/// A reload under way at a stop has so much time to end: a disc may hang.
+/// A reload under way at a stop has so much time to end: a disk may hang.
 const LAST_RELOAD: Duration = Duration::from_secs(1);
 
 /// The signals that the server acts on; from here on none of them has its default effect.
@@ -20,7 +20,7 @@ pub(super) struct Signals {
     interrupt: Signal,
     hangup: Signal,
     user1: Signal,
-    /// Never waited for: a write beyond a limit of the process fails, as one on a full disc does,
+    /// Never waited for: a write beyond a limit of the process fails, as one on a full disk does,
     /// instead of ending it.
     _file_size: Signal,
 }
@@ -38,7 +38,7 @@ impl Signals {
     }
 
     /// Reloads and reopens as told, until told to stop. A reload or a reopening that waits for the
-    /// disc or the token keeps no other signal from being heard; of its own kind, one that
+    /// disk or the token keeps no other signal from being heard; of its own kind, one that
     /// comes meanwhile has its turn afterwards.
     pub(super) async fn until_stop(&mut self, app: &Arc<App>, reloader: &Arc<Reloader>) {
         let (mut reloads, mut reopenings) = (JoinSet::new(), JoinSet::new());
@@ -79,7 +79,7 @@ impl Signals {
 
 async fn reopen(app: Arc<App>) {
     match app.audit.reopen().await {
-        Ok(()) => tracing::info!("audit log opened anew"),
-        Err(error) => tracing::error!(error = causes(&error), "audit log not opened anew"),
+        Ok(()) => tracing::info!("audit log opened again"),
+        Err(error) => tracing::error!(error = causes(&error), "audit log not opened again"),
     }
 }

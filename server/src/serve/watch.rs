@@ -1,7 +1,7 @@
-//! TLS files, CRLs, policy and tokens: whichever changes on disc is read again, without a signal.
+//! TLS files, CRLs, policy and tokens: whichever changes on disk is read again, without a signal.
 //!
 //! Looked at once a second rather than watched through inotify: that wakes for every write into the
-//! same folders (the audit log may be in one), and is silent where files come by network file
+//! same directories (the audit log may be in one), and is silent where files come by network file
 //! systems or bind mounts.
 
 use std::os::unix::fs::MetadataExt as _;

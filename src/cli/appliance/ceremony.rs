@@ -13,7 +13,7 @@ use super::medium::Medium;
 use super::status::CONFIGURATION;
 use crate::cli::exit::{Exit, Failure};
 
-/// The ceremony's own folder.
+/// The ceremony's own directory.
 pub(super) const FOLDER: &str = "/var/lib/strongroom-ceremony";
 
 const POLL: Duration = Duration::from_secs(1);

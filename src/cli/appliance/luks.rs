@@ -2,7 +2,7 @@
 //! writes, and nothing else.
 //!
 //! The header is not protected: whoever has the disk can name another cipher, or none, and put a
-//! key of his own in. With the TPM's public key, which the header holds, he can seal that key to
+//! key of their own in. With the TPM's public key, which the header holds, they can seal that key to
 //! this machine without ever having been near it. Such a key comes to the TPM by an import; one
 //! that was made in the TPM does not, and says so in what the TPM checks.
 //!
@@ -65,7 +65,7 @@ pub(super) fn check(header: &[u8]) -> Result<(), NotOurs> {
     if !first.starts_with(MAGICS[0]) || !second.starts_with(MAGICS[1]) {
         return Err(NotOurs::NoHeader);
     }
-    // Whichever is read in the end says the same. Nothing writes a header anew once the state was
+    // Whichever is read in the end says the same. Nothing writes a header again once the state was
     // made.
     if first[JSON_START..] != second[JSON_START..] {
         return Err(NotOurs::Copies);

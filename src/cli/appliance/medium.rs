@@ -1,4 +1,4 @@
-//! The medium that an operator puts in: a disc or stick with a FAT file system labelled STRONGROOM.
+//! The medium that an operator puts in: a disk or stick with a FAT file system labelled STRONGROOM.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

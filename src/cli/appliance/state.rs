@@ -1,6 +1,6 @@
 //! The state partition: which one it is, and that it is opened as it was made.
 //!
-//! Whoever has the disk can write what he likes into the state's LUKS2 header, which nothing
+//! Whoever has the disk can write what they like into the state's LUKS2 header, which nothing
 //! protects. So the header is read once, judged, and used as it was judged.
 
 use std::fs;

@@ -1,4 +1,4 @@
-//! Updates by a medium: what its folder `update` holds is checked, put into the other slot by
+//! Updates by a medium: what its directory `update` holds is checked, put into the other slot by
 //! systemd-sysupdate, and started on trial.
 
 use std::cmp::Ordering;
@@ -168,7 +168,7 @@ impl Update {
             return if names.is_empty() {
                 Ok(None)
             } else {
-                Err(refused("its folder holds no strongroom_VERSION.efi"))
+                Err(refused("its directory holds no strongroom_VERSION.efi"))
             };
         };
         let part = |end: &str| {
@@ -182,7 +182,7 @@ impl Update {
                 .map(str::to_owned)
                 .ok_or_else(|| {
                     refused(format!(
-                        "its folder holds no strongroom_{version}_….{}",
+                        "its directory holds no strongroom_{version}_….{}",
                         &end[1..]
                     ))
                 })

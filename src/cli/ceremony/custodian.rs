@@ -1,5 +1,5 @@
 //! `strongroom ceremony custodian new`: a participant's two keys, in an encrypted file or on a
-//! token of his own.
+//! token of their own.
 
 use std::path::PathBuf;
 
@@ -24,7 +24,7 @@ enum Action {
     #[command(
         after_help = "Examples:\n  strongroom ceremony custodian new --name \"Alice Ames\" --out alice.key\n  \
         strongroom ceremony custodian new --name \"Bob Bell\" --out bob.key --pkcs11-module /usr/lib/opensc-pkcs11.so --token-label \"Bob's card\"\n\n\
-        FILE.pub is for whoever writes the plan; read the fingerprint to him over another way. FILE is for you alone: without it,\n\
+        FILE.pub is for whoever writes the plan; read the fingerprint to them over another way. FILE is for you alone: without it,\n\
         or its passphrase, or the card, your share is lost."
     )]
     New(NewArgs),

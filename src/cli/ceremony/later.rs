@@ -1,4 +1,4 @@
-//! Ceremonies of an appliance that has its keys: each goes on from the folder of the one before.
+//! Ceremonies of an appliance that has its keys: each goes on from the directory of the one before.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,13 +18,13 @@ use crate::cli::remote::runtime;
 /// What every later ceremony is told.
 #[derive(Args, Debug)]
 pub(super) struct LaterArgs {
-    /// The folder of the ceremony before: its transcript is what this one goes on from
+    /// The directory of the ceremony before: its transcript is what this one goes on from
     #[arg(long, value_name = "DIR")]
     after: PathBuf,
-    /// This ceremony's own folder; made if it is not there
+    /// This ceremony's own directory; made if it is not there
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
-    /// Take answers from the files in this folder instead of asking people; docs/ceremony.md lists
+    /// Take answers from the files in this directory instead of asking people; docs/ceremony.md lists
     /// them
     #[arg(long, value_name = "DIR", visible_alias = "non-interactive")]
     answers: Option<PathBuf>,
@@ -53,7 +53,7 @@ pub(super) fn replace_custodian(
 
 #[derive(Args, Debug)]
 pub(super) struct RestoreArgs {
-    /// The folder of the ceremony that made the backup: backup.jsonl and transport-shares/
+    /// The directory of the ceremony that made the backup: backup.jsonl and transport-shares/
     backup: PathBuf,
     #[command(flatten)]
     later: LaterArgs,

@@ -60,21 +60,21 @@ enum Action {
         Everyone in the new plan signs it; then: strongroom ceremony replace-custodian plan-2.toml --after DIR --dir DIR2"
     )]
     Revise(revise::ReviseArgs),
-    /// Share the same PINs anew, among the custodians of a revised plan
+    /// Share the same PINs again, among the custodians of a revised plan
     #[command(
         after_help = "Example:\n  strongroom ceremony replace-custodian plan-2.toml --after /var/lib/strongroom-ceremony --dir /var/lib/strongroom-ceremony-2\n\n\
         The PINs stay what they are: M old shares would still give them. Have the old shares destroyed."
     )]
     ReplaceCustodian(later::ReplaceCustodianArgs),
     /// Wrap the keys that a second token needs under a transport key that the custodians share;
-    /// only where the plan chose it at their birth
+    /// only where the plan chose it in their initial ceremony
     #[command(
         after_help = "Example:\n  strongroom ceremony backup --after /var/lib/strongroom-ceremony --dir /media/stick/backup-1\n\n\
         DIR/backup.jsonl and DIR/transport-shares/ are the backup. Back up the store too, and keep it apart."
     )]
     Backup(later::BackupArgs),
     /// Copy the keys to a second token of the same kind, with the same PINs and nothing left on a
-    /// disc
+    /// disk
     #[command(
         after_help = "Example:\n  strongroom ceremony add-token --after /var/lib/strongroom-ceremony --dir /var/lib/strongroom-ceremony-2\n\n\
         docs/ceremony.md says how the second token takes over when the first is lost."
@@ -84,7 +84,7 @@ enum Action {
     /// that is lost
     #[command(
         after_help = "Example:\n  strongroom ceremony restore /media/stick/backup-1 --after /media/stick/backup-1 --dir /var/lib/strongroom-ceremony-3\n\n\
-        --after is the folder of the last ceremony, the backup's own or a later one. The newest copy of the store must be in its place."
+        --after is the directory of the last ceremony, the backup's own or a later one. The newest copy of the store must be in its place."
     )]
     Restore(later::RestoreArgs),
     /// Put another master key in the place of the one in force, and move every key to it while the

@@ -21,7 +21,7 @@ pub(super) struct ReviseArgs {
     /// The name of a custodian who leaves
     #[arg(long = "remove", value_name = "NAME")]
     removed: Vec<String>,
-    /// The .pub file of a custodian who comes; he takes the place of one who leaves, or the last
+    /// The .pub file of a custodian who comes; they take the place of one who leaves, or the last
     #[arg(long = "add", value_name = "FILE")]
     added: Vec<PathBuf>,
     /// How many shares are to give the PINs back; as before if not given

@@ -16,10 +16,10 @@ use crate::cli::output::Format;
 pub(super) struct RunArgs {
     /// The signed plan; its signatures are in PLAN.signatures
     plan: PathBuf,
-    /// The ceremony's folder: transcript, shares, pages, report; made if it is not there
+    /// The ceremony's directory: transcript, shares, pages, report; made if it is not there
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
-    /// Take answers from the files in this folder instead of asking people; docs/ceremony.md lists
+    /// Take answers from the files in this directory instead of asking people; docs/ceremony.md lists
     /// them
     #[arg(long, value_name = "DIR", visible_alias = "non-interactive")]
     answers: Option<PathBuf>,
@@ -32,7 +32,7 @@ pub(super) fn run(args: &RunArgs, format: Format) -> Result<(), Failure> {
     carry_out(args, None, format)
 }
 
-/// The same on a throwaway token in the ceremony's folder.
+/// The same on a throwaway token in the ceremony's directory.
 pub(super) fn rehearse(args: &RunArgs, format: Format) -> Result<(), Failure> {
     let soft = |error| Failure::caused(Exit::Hsm, &error);
     let configuration = strongroom_softhsm::blank(&args.dir.join("token")).map_err(soft)?;

@@ -54,8 +54,8 @@ struct AnchorOptions {
     /// The token's serial number
     #[arg(long, value_name = "SERIAL")]
     token_serial: Option<String>,
-    /// A transcript that a later ceremony goes on from, or a folder of them: all back to the
-    /// birth's
+    /// A transcript that a later ceremony goes on from, or a directory of them: all back to the
+    /// initial ceremony's
     #[arg(long, value_name = "PATH")]
     previous: Vec<PathBuf>,
 }

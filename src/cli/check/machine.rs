@@ -88,7 +88,7 @@ pub(super) fn backups(folder: Option<&Path>, days: u16) -> Finding {
     let Some(folder) = folder else {
         return Finding::skipped(
             "backups",
-            "no folder of backups is named: --backups, or STRONGROOM_CHECK_BACKUPS",
+            "no directory of backups is named: --backups, or STRONGROOM_CHECK_BACKUPS",
         );
     };
     let newest = fs::read_dir(folder).map(|entries| {

@@ -1,4 +1,4 @@
-//! The demo's folder: a rehearsed ceremony with the appliance that it makes, and a client.
+//! The demo's directory: a rehearsed ceremony with the appliance that it makes, and a client.
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
@@ -64,7 +64,7 @@ impl Site {
         self.folder.join(name)
     }
 
-    /// The folder of the rehearsed ceremony, which makes the token and the appliance in it.
+    /// The directory of the rehearsed ceremony, which makes the token and the appliance in it.
     fn ceremony(&self) -> PathBuf {
         self.path("ceremony")
     }

@@ -1,4 +1,4 @@
-//! Every file of a folder.
+//! Every file of a directory.
 
 use std::fs;
 use std::io;
@@ -18,7 +18,7 @@ use crate::cli::remote::{Remote, block_on};
 pub(in crate::cli) struct DirArgs {
     #[command(flatten)]
     common: Common,
-    /// The folder, with all below it on the same file system; symbolic links are not followed
+    /// The directory, with all below it on the same file system; symbolic links are not followed
     folder: PathBuf,
 }
 
@@ -32,7 +32,7 @@ pub(in crate::cli) fn run(args: &DirArgs, remote: &Remote, format: Format) -> Re
         let mut failures = Vec::new();
         for path in &files {
             bar.inc(1);
-            // Most files of a folder have no ciphertext: they are not even copied.
+            // Most files of a directory have no ciphertext: they are not even copied.
             let done = match file::count(path) {
                 Ok(seen) if args.common.count || seen.older_than(rewrapper.latest).is_none() => {
                     Ok(seen)
@@ -71,7 +71,7 @@ pub(in crate::cli) fn run(args: &DirArgs, remote: &Remote, format: Format) -> Re
 
 fn files(args: &DirArgs) -> Result<Vec<PathBuf>, Failure> {
     let fail = |error: &io::Error| Failure::file(&args.folder, error);
-    // A file in a folder's place would be walked too.
+    // A file in a directory's place would be walked too.
     fs::read_dir(&args.folder).map_err(|error| fail(&error))?;
     let mut files = Vec::new();
     for entry in WalkDir::new(&args.folder)

@@ -76,7 +76,7 @@ pub(super) struct Partial {
 }
 
 impl Partial {
-    /// Goes on where an earlier run of the same work stopped, or begins anew.
+    /// Goes on where an earlier run of the same work stopped, or begins again.
     pub(super) fn open(target: &Path, of: Identity, like: &File) -> io::Result<Self> {
         let path = beside(target, PARTIAL);
         let mut file = OpenOptions::new()
@@ -159,7 +159,7 @@ fn read_journal(path: &Path) -> Option<Progress> {
         .take(MAX_JOURNAL)
         .read_to_end(&mut text)
         .ok()?;
-    // One that can't be read is of no use: the work begins anew.
+    // One that can't be read is of no use: the work begins again.
     serde_json::from_slice(&text).ok()
 }
 

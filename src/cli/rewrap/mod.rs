@@ -94,7 +94,7 @@ impl<'a> Rewrapper<'a> {
             );
         }
         let key: Key = answer.accepted()?.data().map_err(|error| {
-            Failure::new(Exit::Failed, format!("the answer is no key: {error}"))
+            Failure::new(Exit::Failed, format!("the answer is not a key: {error}"))
         })?;
         Ok(Self {
             common,

@@ -104,7 +104,7 @@ fn another_token_opens_what_the_lost_one_sealed() {
             .as_str()
             .is_some_and(|text| text.starts_with("1 signing keys stay on the token"))
     }));
-    // The transcript of the birth shows that it was decided then.
+    // The transcript of the initial ceremony shows that it was decided then.
     let evidence = room.outputs("evidence").to_string();
     assert!(evidence.contains("[\"CKA_WRAP_WITH_TRUSTED\",\"true\"]"));
 
@@ -171,7 +171,7 @@ fn another_token_opens_what_the_lost_one_sealed() {
     assert!(again.verifies(&again.transcript_path(), &again.dir.join("chain")));
 }
 
-/// Everything in the folder of the tokens, byte for byte.
+/// Everything in the directory of the tokens, byte for byte.
 fn tokens(room: &Room) -> Vec<(PathBuf, Vec<u8>)> {
     let mut files = files(&room.path().join("token/tokens"));
     files.sort();
@@ -384,13 +384,13 @@ fn a_plan_without_backup_stays_without() {
     let backup = Later::new(&room, &["backup"]);
     backup.fails(
         1,
-        "the plan decided at the keys' birth that there is no backup",
+        "the plan decided in the keys' initial ceremony that there is no backup",
     );
     assert!(!backup.transcript_path().exists());
     let restore = Later::new(&room, &["restore", room.dir().to_str().unwrap()]);
     restore.fails(
         1,
-        "the plan decided at the keys' birth that there is no backup",
+        "the plan decided in the keys' initial ceremony that there is no backup",
     );
     // Nor by another plan that says so.
     let text = fs::read_to_string(room.plan_path()).unwrap();

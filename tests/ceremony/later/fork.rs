@@ -1,4 +1,4 @@
-//! Two ceremonies that go on from one: a copy of a folder is as good as the folder, but for what the token knows.
+//! Two ceremonies that go on from one: a copy of a directory is as good as the directory, but for what the token knows.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,7 +8,7 @@ use crate::rig::{AUDITOR, Room, describe, kill_at, stderr};
 
 const REFUSED: &str = "the token's last ceremony is not the one that this goes on from";
 
-/// Everything in a folder, as somebody with a USB stick has it.
+/// Everything in a directory, as somebody with a USB stick has it.
 fn copy(from: &Path, to: &Path) -> PathBuf {
     let copied = Command::new("cp").arg("-a").arg(from).arg(to).status();
     assert!(copied.unwrap().success());

@@ -4,7 +4,7 @@
 //! - `backup`: the keys come to another token, which serves
 //! - `destroy`: every object goes, with evidence
 //! - `fork`: two that go on from one
-//! - `replace`: the PINs shared anew
+//! - `replace`: the PINs shared again
 //! - `rotate`: another master key, under a running seal client
 
 pub mod backup;
@@ -48,7 +48,7 @@ pub struct Later<'a> {
 }
 
 impl<'a> Later<'a> {
-    /// `words`: `destroy`, …; after the room's birth.
+    /// `words`: `destroy`, …; after the room's initial ceremony.
     pub fn new(room: &'a Room, words: &[&str]) -> Self {
         Self {
             room,
@@ -228,7 +228,7 @@ impl<'a> Later<'a> {
     }
 }
 
-/// A birth that has nothing to do with the others.
+/// An initial ceremony that has nothing to do with the others.
 fn another() -> &'static Room {
     crate::birth::finished()
 }

@@ -63,7 +63,7 @@ fn the_same_pins_have_new_shares_and_old_ones_do_not_mix() {
         ..Later::new(&room, &["destroy"])
     };
     room.answer("recover", "Bob\nAlice\nCarol\n");
-    destroy.fails(1, "Bob is no custodian");
+    destroy.fails(1, "Bob is not a custodian");
     let alice = People::all().key("Alice").participant().fingerprint();
     let share = destroy.dir.join(format!("previous-shares/{alice}.jwe"));
     let kept = fs::read(&share).unwrap();

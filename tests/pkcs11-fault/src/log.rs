@@ -6,7 +6,7 @@ use std::io::Write;
 use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Appends one line. Never fails: without a log file, or with a full disc, the event is lost, and a
+/// Appends one line. Never fails: without a log file, or with a full disk, the event is lost, and a
 /// test that counts events fails.
 pub(crate) fn line(event: &str) {
     static FILE: OnceLock<Option<File>> = OnceLock::new();

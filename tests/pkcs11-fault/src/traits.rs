@@ -41,7 +41,7 @@ fn claims() -> MutexGuard<'static, Claims> {
     CLAIMS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What was claimed before: handles are numbered anew.
+/// What was claimed before: handles are numbered again.
 pub(crate) fn forget() {
     claims().clear();
     copies().clear();

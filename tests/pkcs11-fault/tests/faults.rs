@@ -482,7 +482,7 @@ fn a_module_that_is_not_there_fails_to_initialize() {
 
 const TEXT: &[u8] = b"thirty-two bytes, a wrapped key.";
 
-/// A token in a folder of its own, reached through the fault module. The fields are what a test's
+/// A token in a directory of its own, reached through the fault module. The fields are what a test's
 /// body works with.
 struct Rig {
     folder: PathBuf,
@@ -495,7 +495,7 @@ fn in_child(test: &str, body: impl FnOnce(&Rig)) {
     in_process(test, None, |folder| body(&Rig::new(folder)));
 }
 
-/// Runs `body` in a child process with an empty folder for tokens, and `real` as the module behind
+/// Runs `body` in a child process with an empty directory for tokens, and `real` as the module behind
 /// the fault module.
 fn in_process(test: &str, real: Option<&str>, body: impl FnOnce(PathBuf)) {
     if let Some(folder) = std::env::var_os("PKCS11_FAULT_TEST_FOLDER") {
@@ -603,7 +603,7 @@ impl Rig {
     }
 
     fn session_with_key(&self) -> (Session, ObjectHandle) {
-        // Not `self.slot`: SoftHSM numbers a new token's slot anew when it is next initialized.
+        // Not `self.slot`: SoftHSM numbers a new token's slot again when it is next initialized.
         let slots = self.pkcs11.get_slots_with_initialized_token().unwrap();
         let session = self.pkcs11.open_rw_session(slots[0]).unwrap();
         session.login(UserType::User, Some(&pin(PIN))).unwrap();

@@ -1,5 +1,5 @@
 //! Preloaded (`LD_PRELOAD`), it stops a program (SIGSTOP) whenever that has made a file durable in
-//! the folder that `STRONGROOM_SYNC_STOP` names, or the folder itself. Whoever started it sees the
+//! the directory that `STRONGROOM_SYNC_STOP` names, or the directory itself. Whoever started it sees the
 //! stop, looks at the files, and lets it go on or kills it: exactly there, however fast
 //! the next file would have come.
 

@@ -22,7 +22,7 @@ pub(in crate::run) const TOKEN: Act = Act {
 pub(in crate::run) const COPY: Act = Act {
     title: "Copy the keys",
     what: "A transport key is drawn from the kernel's random numbers. The first token wraps each key that was born movable with it, as a trusted key for seconds; the \
-           second unwraps them, tries them, and makes its own audit and import key. The transport key is forgotten; nothing is written to a disc.",
+           second unwraps them, tries them, and makes its own audit and import key. The transport key is forgotten; nothing is written to a disk.",
     why: "If the first token dies, the second can take its place without a backup's shares.",
     who: |_| "the machine; all watch".to_owned(),
     actors: super::super::everyone,

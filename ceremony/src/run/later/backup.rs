@@ -13,7 +13,7 @@ use crate::backup::{self, About, Content};
 use crate::record::{ExportOutputs, PinsRecord};
 use crate::{Step, shares};
 
-/// The folder of the transport key's encrypted shares.
+/// The directory of the transport key's encrypted shares.
 pub(super) const SHARES: &str = "transport-shares";
 /// What people call the two secrets.
 pub(super) const WHAT: &str = "transport key and its companion";
@@ -21,7 +21,7 @@ pub(super) const WHAT: &str = "transport key and its companion";
 pub(in crate::run) const TRANSPORT: Act = Act {
     title: "The transport key",
     what: "An AES-256 transport key, and a second key that authenticates the backup's file, are drawn from the kernel's random numbers and split as the PINs \
-           are: one share for each custodian, encrypted to his key.",
+           are: one share for each custodian, encrypted to their key.",
     why: "The backup is worth the master key to whoever has the transport key. Nobody has it: M custodians together do, and it is never written down whole.",
     who: |_| "the machine; the custodians".to_owned(),
     actors: super::super::everyone,

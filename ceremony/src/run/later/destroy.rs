@@ -11,7 +11,7 @@ use crate::record::{DestroyOutputs, InventoryOutputs};
 
 pub(in crate::run) const INVENTORY: Act = Act {
     title: "What will be destroyed",
-    what: "The token lists every object on it. Each of them will be destroyed, and the token initialised anew.",
+    what: "The token lists every object on it. Each of them will be destroyed, and the token initialised again.",
     why: "What is destroyed must be known before, and be the appliance's keys that the previous transcript names.",
     who: |ceremony| format!("{} (auditor) reads along", ceremony.plan.auditor.name()),
     actors: super::super::everyone,
@@ -52,7 +52,7 @@ pub(in crate::run) const CONSENT: Act = Act {
 
 pub(in crate::run) const ACT: Act = Act {
     title: "Destroy the keys",
-    what: "Each object on the token is destroyed, the token is asked whether any is left, and it is initialised anew. \
+    what: "Each object on the token is destroyed, the token is asked whether any is left, and it is initialised again. \
            The user PIN is gone with it; the security officer's stays, in the shares.",
     why: "Zeroization, with the token's own word for it.",
     who: |_| "the machine; all watch".to_owned(),
@@ -128,7 +128,7 @@ fn consent(ceremony: &mut Ceremony<'_>) -> Result<Outputs, RunError> {
 }
 
 /// The token: by its serial number, or by its label where it got a new number when it was
-/// initialised anew.
+/// initialised again.
 fn token(ceremony: &Ceremony<'_>) -> Result<SlotState, RunError> {
     let wanted = &super::opening::custody(ceremony)?.summary.token;
     let slots = hsm::slots(&ceremony.site.module)?;
@@ -153,9 +153,9 @@ fn token(ceremony: &Ceremony<'_>) -> Result<SlotState, RunError> {
 fn recover(ceremony: &mut Ceremony<'_>) -> Result<Found, RunError> {
     let state = token(ceremony)?;
     let text = if state.user_pin_set {
-        "the token was not initialised anew yet: what is left on it is destroyed now"
+        "the token was not initialised again yet: what is left on it is destroyed now"
     } else {
-        "the token was initialised anew already: it is looked at, and initialised once more"
+        "the token was initialised again already: it is looked at, and initialised once more"
     };
     Ok(Found {
         text: text.to_owned(),
@@ -182,7 +182,7 @@ fn destroy(ceremony: &mut Ceremony<'_>) -> Result<Outputs, RunError> {
         other => other?,
     };
     ceremony.ui.say(&format!(
-        "{} objects were destroyed, none is left, and the token {} was initialised anew.",
+        "{} objects were destroyed, none is left, and the token {} was initialised again.",
         destroyed.objects.len(),
         destroyed.after.serial
     ))?;

@@ -1,7 +1,7 @@
 //! Ceremonies of an appliance that has its keys: each goes on from the one before, whose transcript
 //! its own names.
 //!
-//! A later ceremony is carried out by the same machine as a birth: an `Act` for each step of its
+//! A later ceremony is carried out by the same machine as an initial ceremony: an `Act` for each step of its
 //! kind, of which `opening` is the first and `super::closing` (or one of its own) the last. Between
 //! them, `Ceremony::pins` has the custodians give the PINs back, `Ceremony::hsm_config` is the
 //! token at work, `Ceremony::custody` what the ceremony before left (plan, shares, token, keys,
@@ -40,17 +40,17 @@ use crate::{
     verify,
 };
 
-/// In a folder that another ceremony goes on from: the path of that one's folder.
+/// In a directory that another ceremony goes on from: the path of that one's directory.
 const FOLLOWED: &str = "followed-by";
-/// In a later rehearsal's folder: the path of the first rehearsal's, which has the throwaway token.
+/// In a later rehearsal's directory: the path of the first rehearsal's, which has the throwaway token.
 const REHEARSAL: &str = "rehearsal-of";
 
 /// What is to be carried out, and where its record goes.
 #[derive(Clone, Debug)]
 pub struct LaterOptions {
-    /// The folder of the ceremony that it goes on from.
+    /// The directory of the ceremony that it goes on from.
     pub after: PathBuf,
-    /// The ceremony's own folder.
+    /// The ceremony's own directory.
     pub folder: PathBuf,
     /// What it is for.
     pub task: Task,
@@ -74,7 +74,7 @@ pub enum Task {
     AddToken,
     /// They come into another token.
     Restore {
-        /// The folder of the ceremony that made the backup.
+        /// The directory of the ceremony that made the backup.
         backup: PathBuf,
     },
     /// Another master key takes the place of the one in force.
@@ -107,7 +107,7 @@ pub fn run(options: &LaterOptions, ui: &mut dyn Ui) -> Result<Outcome, RunError>
     open(options, ui)?.carry_on()
 }
 
-/// After a rehearsal: the folder of its first one, which has the throwaway token. None after a
+/// After a rehearsal: the directory of its first one, which has the throwaway token. None after a
 /// ceremony.
 ///
 /// # Errors
@@ -175,7 +175,7 @@ fn open<'a>(options: &LaterOptions, ui: &'a mut dyn Ui) -> Result<Ceremony<'a>, 
     let (plan, signatures) = plan(&options.task, &before.custody)?;
     if matches!(kind, Kind::Backup | Kind::AddToken | Kind::Restore) && !plan.keys.backup {
         return Err(RunError::refused(
-            "the plan decided at the keys' birth that there is no backup ([keys] backup = false): they can't leave their token, and nothing can change that now",
+            "the plan decided in the keys' initial ceremony that there is no backup ([keys] backup = false): they can't leave their token, and nothing can change that now",
         ));
     }
     let mode = before.custody.mode;
@@ -302,13 +302,13 @@ fn resume(
     Journal::check_plan(&history.plan, plan)?;
     if history.kind != kind {
         return Err(RunError::refused(format!(
-            "the folder holds a ceremony of kind {}: go on with its own command, or name another folder with --dir",
+            "the directory holds a ceremony of kind {}: go on with its own command, or name another directory with --dir",
             history.kind
         )));
     }
     if history.previous_sha256.as_ref() != Some(&before.sha256) {
         return Err(RunError::refused(
-            "the ceremony in this folder goes on from another transcript than that of --after: name the folder that it began with",
+            "the ceremony in this directory goes on from another transcript than that of --after: name the directory that it began with",
         ));
     }
     Ok(journal)
@@ -333,14 +333,14 @@ fn follow(after: &Path, folder: &Path) -> Result<(), RunError> {
         return Ok(());
     }
     Err(RunError::refused(format!(
-        "another ceremony goes on from {} already, in {}: name that folder with --after, or finish what was begun there; if nothing ever came of it, remove {}",
+        "another ceremony goes on from {} already, in {}: name that directory with --after, or finish what was begun there; if nothing ever came of it, remove {}",
         after.display(),
         follower.display(),
         path.display()
     )))
 }
 
-/// The transcripts so far and the shares in force, so that the new folder is all that the next
+/// The transcripts so far and the shares in force, so that the new directory is all that the next
 /// ceremony, or a stranger, needs.
 fn copy(before: &Before, after: &Path, folder: &Path) -> Result<(), RunError> {
     disk::make_folder(&folder.join(CHAIN))?;

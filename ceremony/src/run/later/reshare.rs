@@ -1,4 +1,4 @@
-//! The same PINs, shared anew among the custodians of the new plan.
+//! The same PINs, shared again among the custodians of the new plan.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use super::super::{Act, Ceremony, Found, RunError, custody, pins};
 use crate::{Participant, shares};
 
 pub(in crate::run) const ACT: Act = Act {
-    title: "Share the PINs anew",
+    title: "Share the PINs again",
     what: "Custodians of the old plan give the PINs back, the token is asked whether it takes them, and each custodian of the new plan gets a share \
            of the same PINs, from new random polynomials. No PIN is changed and none is shown.",
     why: "Whoever leaves must not be needed any more, and whoever comes must count. An old share and a new one don't fit together; but the old shares still \
@@ -25,7 +25,7 @@ pub(in crate::run) const ACT: Act = Act {
         )
     },
     actors: super::super::everyone,
-    ready: "Shall the PINs be shared anew?",
+    ready: "Shall the PINs be shared again?",
     needs_pins: true,
     inputs,
     recover,

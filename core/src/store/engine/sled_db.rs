@@ -1,8 +1,8 @@
-//! sled 0.34, in files of a folder. This is the only file that names it.
+//! sled 0.34, in files of a directory. This is the only file that names it.
 //!
 //! It asserts some of its invariants by panicking when its files are damaged, so each call runs
 //! under a guard that turns a panic into an [`EngineError`]. It flushes with `sync_file_range`,
-//! which neither writes the file's metadata nor empties the disc's cache, so a write ends with an
+//! which neither writes the file's metadata nor empties the disk's cache, so a write ends with an
 //! fsync of our own.
 //!
 //! Opening a sled database changes it: what follows the first bytes of the log that do not fit is
@@ -28,17 +28,17 @@ pub(in crate::store) const LOG: &str = "db";
 const SNAPSHOT: &str = "snap.";
 /// The settings of the log, which are always those that [`Sled::open`] gives.
 pub(in crate::store) const SETTINGS: &str = "conf";
-/// The folder of values that are too large for the log.
+/// The directory of values that are too large for the log.
 pub(in crate::store) const BLOBS: &str = "blobs";
 
-/// What a file of a database's folder is.
+/// What a file of a database's directory is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store) enum Role {
     /// The database itself.
     Log,
-    /// Made anew by an opening that does not find it.
+    /// Made again by an opening that does not find it.
     Spare,
-    /// The folder of [`BLOBS`].
+    /// The directory of [`BLOBS`].
     Blobs,
     /// Not the database's.
     Other,
@@ -108,7 +108,7 @@ impl Lock {
 }
 
 impl Sled {
-    /// Whether a database was ever made in this folder.
+    /// Whether a database was ever made in this directory.
     pub(in crate::store) fn exists(folder: &Path) -> bool {
         file(folder).symlink_metadata().is_ok()
     }

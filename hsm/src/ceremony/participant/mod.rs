@@ -128,7 +128,7 @@ impl ParticipantToken {
         // Checked here, whatever the token checks: a point off the curve would tell of the private
         // key.
         let peer = PublicKey::from_sec1_bytes(peer)
-            .map_err(|_| HsmError::InvalidKey("the peer's is no point of P-256".to_owned()))?;
+            .map_err(|_| HsmError::InvalidKey("the peer's is not a point on P-256".to_owned()))?;
         self.connection
             .watched()
             .and_then(|watched| agree(watched, self.agreement, &peer))

@@ -192,6 +192,6 @@ fn find_pair(
         }
     }
     let spki = keys::spki(watched, public)?
-        .ok_or_else(|| policy("CKA_EC_POINT", "is no point of P-256"))?;
+        .ok_or_else(|| policy("CKA_EC_POINT", "is not a point on P-256"))?;
     Ok((private, spki))
 }

@@ -123,7 +123,7 @@ fn recordable(app: &App, peer: &Peer, route: &Route) -> Result<(), Refusal> {
     let writable: Result<(), AuditError> = if !route.needs_audit() {
         Ok(())
     } else if route.operation.is_none() {
-        // Of these there are only counts when the disc is nearly full: they take no share.
+        // Of these there are only counts when the disk is nearly full: they take no share.
         app.audit.check()
     } else {
         app.audit.admit(peer.identity.as_str())

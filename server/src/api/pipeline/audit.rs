@@ -148,7 +148,7 @@ impl<'a> AuditGuard<'a> {
         let entry = self.entry(outcome, status, reason, answer);
         let audit = &self.app.audit;
         // What needs no right could fill the log by whoever has a certificate, and what is answered
-        // without room for a line a disc that is short.
+        // without room for a line a disk that is short.
         let kept =
             self.route.operation.is_some() && (self.route.needs_audit() || !audit.is_short());
         let by_right = outcome == "ok" && kept;

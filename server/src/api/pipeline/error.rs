@@ -174,10 +174,10 @@ impl From<Refusal> for ApiError {
                 .because("the policy asks for a token and none was sent"),
             Refusal::Unaudited(why) => Self::unavailable(match why {
                 Unaudited::Room => {
-                    "the disc of the audit log is nearly full, so the request is refused"
+                    "the disk of the audit log is nearly full, so the request is refused"
                 }
                 Unaudited::Share => {
-                    "the disc of the audit log is nearly full, and this client has had its share of it until there is room again"
+                    "the disk of the audit log is nearly full, and this client has had its share of it until there is room again"
                 }
                 Unaudited::Broken => "the audit log can't be written, so the request is refused",
             }),

@@ -1,6 +1,6 @@
 //! The way of every request, whatever protocol it speaks.
 //!
-//! Each request walks through [`handle`] once, and through this folder from top to bottom:
+//! Each request walks through [`handle`] once, and through this directory from top to bottom:
 //!
 //! 1. whose the path is ([`dialect`]), and a place among those in flight ([`admission`]);
 //! 2. the row that method and path lead to ([`route`]);

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::appliance::{Appliance, Who};
 use crate::api::vault::routes::{Route, SYSTEM, TRANSIT, Verb};
 
-/// What no log may hold: a card's number, as text and as a number; what is no number; what needs
+/// What no log may hold: a card's number, as text and as a number; what is not a number; what needs
 /// escapes.
 const SECRETS: &[&str] = &[
     "4111111111111111",

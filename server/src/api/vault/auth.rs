@@ -110,7 +110,7 @@ fn validity(peer: &Peer) -> (i64, i64) {
     })
 }
 
-/// What a login's token is said to have left: clients come back in time to be told anew, until the
+/// What a login's token is said to have left: clients come back in time to be told again, until the
 /// certificate ends.
 fn lease(peer: &Peer) -> i64 {
     let left = validity(peer).1 - jiff::Timestamp::now().as_second();

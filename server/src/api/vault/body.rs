@@ -807,7 +807,7 @@ impl<'de> DeserializeSeed<'de> for One<'_, '_, '_> {
     }
 }
 
-/// The visitor's methods for what is no object.
+/// The visitor's methods for what is not an object.
 macro_rules! no_object {
     ($($method:ident($type:ty) $found:literal),*) => {
         $(fn $method<E: de::Error>(self, _: $type) -> Result<Self::Value, E> {
@@ -1219,7 +1219,7 @@ mod tests {
             form("name=a&name=b").err().unwrap().messages,
             ["\"name\" is given twice"]
         );
-        // In each item anew.
+        // In each item again.
         assert!(json(r#"{"z":1,"batch_input":[{"z":1},{"z":1}]}"#).is_ok());
         // Not without bound.
         let many = |count: usize| {

@@ -24,7 +24,7 @@ use crate::api::pipeline::route::{Found, Verb};
 /// What all its paths begin with.
 pub(super) const ROOT: &str = "/v1/";
 
-/// Stands for what is no token at all, and is refused as an unknown one.
+/// Stands for what is not a token at all, and is refused as an unknown one.
 const NO_TOKEN: &str = "\u{fffd}";
 
 /// Its headers: as names, since a text is parsed as one at each look.

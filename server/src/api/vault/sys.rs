@@ -189,7 +189,7 @@ pub(in crate::api) struct Lifecycle {
     pub(in crate::api) client_certificates: Vec<ClientCertificate>,
 }
 
-/// A key that is rotated by itself.
+/// A key that is rotated automatically.
 #[derive(Serialize)]
 pub(in crate::api) struct Rotation {
     pub(in crate::api) name: String,

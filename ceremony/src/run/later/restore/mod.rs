@@ -32,14 +32,14 @@ use self::source::Source;
 pub(in crate::run) const PINS: Act = Act {
     title: "Open the backup, share new PINs",
     what: "Custodians of the backup give its two secrets back, and the file is authenticated with one of them: it is read and checked whole while nothing is made. Then \
-           the new token gets PINs of its own: drawn from the kernel's random numbers, split, and each custodian's share encrypted to his key, before any token \
+           the new token gets PINs of its own: drawn from the kernel's random numbers, split, and each custodian's share encrypted to their key, before any token \
            knows a PIN.",
     ready: "Shall the backup be opened, and the PINs be made?",
     run: pins,
     ..super::super::pins::ACT
 };
 
-/// As at a birth.
+/// As at an initial ceremony.
 pub(in crate::run) const TOKEN: Act = Act {
     ready: "Is a token of the same kind, not initialised, in its place, and is the old one taken out?",
     ..token::ACT
@@ -50,7 +50,7 @@ pub(in crate::run) const KEYS: Act = Act {
     what: "The transport key, which custodians gave back, becomes an unwrap-only object in the token, for seconds; each key of the backup is unwrapped with the \
            attributes it was born with, tried against what the old token sealed, and the transport key is destroyed. Audit key and import key are new.",
     why: "The keys pass from token to token without ever being readable. Each token signs with an audit key of its own, so that its log says where it was made.",
-    who: |_| "custodians of the backup, each with his key; the machine".to_owned(),
+    who: |_| "custodians of the backup, each with their key; the machine".to_owned(),
     actors: super::super::everyone,
     ready: "Shall the keys be unwrapped?",
     needs_pins: true,

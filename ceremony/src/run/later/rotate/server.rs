@@ -13,7 +13,7 @@ pub trait RunningServer: fmt::Debug + Send + Sync {
     /// Why there is no answer, in one line.
     fn progress(&self) -> Result<Progress, String>;
 
-    /// Has the server look for its master key anew, and move every key to it. `master_sha256`: of
+    /// Has the server look for its master key again, and move every key to it. `master_sha256`: of
     /// its public half (`SubjectPublicKeyInfo`, DER), hexadecimal.
     ///
     /// # Errors

@@ -50,7 +50,7 @@ pub fn json_body(data: &[u8]) {
     let behind = data.get(values.byte_offset()..).unwrap_or_default();
     match skipped {
         Some(Err(_)) => {
-            assert!(params.is_err(), "what is no JSON was taken");
+            assert!(params.is_err(), "what is not JSON was taken");
             return;
         }
         Some(Ok(_)) if behind.iter().any(|b| !b" \t\r\n".contains(b)) => {

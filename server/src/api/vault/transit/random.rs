@@ -83,7 +83,7 @@ impl Draw {
                     "error parsing url-set byte count: strconv.Atoi: parsing {:?}: invalid syntax",
                     word(text)
                 ))
-                .because("the byte count in the path is no number")
+                .because("the byte count in the path is not a number")
             })?,
         };
         if len < 1 {
