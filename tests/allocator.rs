@@ -1,4 +1,5 @@
-//! The allocator that the program brings, unless it was built without it: its settings, and that the PKCS#11 module uses it too.
+//! The allocator that the program brings, unless it was built without it: its settings, and that
+//! the PKCS#11 module uses it too.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![cfg(feature = "jemalloc")]

@@ -1,4 +1,5 @@
-//! Participants' keys and plans by the command line: `ceremony custodian new`, `plan`, `sign`; and key files and shares read by somebody else's code.
+//! Participants' keys and plans by the command line: `ceremony custodian new`, `plan`, `sign`; and
+//! key files and shares read by somebody else's code.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 

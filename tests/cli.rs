@@ -1,4 +1,5 @@
-//! The command line, by running the program: help, exit codes, JSON, generated files, and each command against a real appliance.
+//! The command line, by running the program: help, exit codes, JSON, generated files, and each
+//! command against a real appliance.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,4 +1,5 @@
-//! What the server can't do any more: shown by the kernel of the running one, and by children that take the same measures and then try.
+//! What the server can't do any more: shown by the kernel of the running one, and by children that
+//! take the same measures and then try.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 

@@ -1,7 +1,9 @@
-//! Other people's clients against a real appliance: Vault's own seal client, a whole Vault, `hvac`, `node-vault`.
+//! Other people's clients against a real appliance: Vault's own seal client, a whole Vault, `hvac`,
+//! `node-vault`.
 //!
-//! They are built by `tests/interop/build.sh`, which takes minutes the first time, so these tests are ignored unless asked for:
-//! `tests/run` does, or `cargo test --test interop -- --include-ignored`.
+//! They are built by `tests/interop/build.sh`, which takes minutes the first time, so these tests
+//! are ignored unless asked for: `tests/run` does, or
+//! `cargo test --test interop -- --include-ignored`.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -143,7 +145,8 @@ async fn with_token() -> (Appliance, String) {
     (with_key(appliance).await, new.token.as_str().to_owned())
 }
 
-/// A client with the operator's certificate and the environment that `tests/interop/README.md` describes.
+/// A client with the operator's certificate and the environment that `tests/interop/README.md`
+/// describes.
 fn client(appliance: &Appliance, program: &Path) -> Command {
     let mut command = Command::new(program);
     command
@@ -203,7 +206,8 @@ fn source(name: &str) -> PathBuf {
         .join(name)
 }
 
-/// Shell commands that stop the appliance and start it again, which the scenario calls as an operator would.
+/// Shell commands that stop the appliance and start it again, which the scenario calls as an
+/// operator would.
 struct Hooks {
     stop: PathBuf,
     start: PathBuf,
@@ -263,7 +267,8 @@ fn script(folder: &Path, name: &str, text: &str) -> PathBuf {
     path
 }
 
-/// `PyJWT` and `golang-jwt`, each keeping the public keys by their cache headers alone, over twenty rotations.
+/// `PyJWT` and `golang-jwt`, each keeping the public keys by their cache headers alone, over twenty
+/// rotations.
 #[tokio::test]
 #[ignore = "needs Python and Go"]
 async fn pyjwt_and_golang_jwt_reject_no_token_over_twenty_rotations() {

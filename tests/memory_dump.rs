@@ -1,7 +1,8 @@
-//! The serving process's memory is searched for keys whose value the test knows: in `hsm` residency they are not there, and the same
-//! search finds those in `memory` residency.
+//! The serving process's memory is searched for keys whose value the test knows: in `hsm` residency
+//! they are not there, and the same search finds those in `memory` residency.
 //!
-//! SoftHSM runs inside the process that loads it, so here it sits in another one, behind `p11-kit server` (`tests/p11kit`).
+//! SoftHSM runs inside the process that loads it, so here it sits in another one, behind
+//! `p11-kit server` (`tests/p11kit`).
 
 #![allow(
     clippy::unwrap_used,
@@ -57,7 +58,8 @@ async fn a_key_in_hsm_residency_is_nowhere_in_the_servers_memory() {
         .start()
         .await;
     let (in_hsm, in_memory) = (random_key(), random_key());
-    // SoftHSM in the server's own process: p11-kit's RPC refuses AES-KWP, by which keys are imported.
+    // SoftHSM in the server's own process: p11-kit's RPC refuses AES-KWP, by which keys are
+    // imported.
     import(&appliance, "in-hsm", &in_hsm, "hsm").await;
     import(&appliance, "in-memory", &in_memory, "memory").await;
     let client = appliance.client(Who::Operator);
@@ -263,7 +265,8 @@ fn move_token(appliance: &mut Appliance, tree: &Path, token: &TokenProcess) {
         text(&strongroom_softhsm::module_path().unwrap())
     );
     assert!(config.contains(&module), "{config}");
-    // Each C_GetFunctionList of p11-kit's client makes another connection, with sessions of its own. The server asks twice; the module between asks once.
+    // Each C_GetFunctionList of p11-kit's client makes another connection, with sessions of its
+    // own. The server asks twice; the module between asks once.
     let other = format!("module = {:?}", text(&fault_module()));
     fs::write(appliance.config(), config.replacen(&module, &other, 1)).unwrap();
     let script = scripts().join("run-client.sh");
@@ -335,8 +338,8 @@ fn may_read(pid: u32) -> Result<(), String> {
 
 /// Where the key is in a process's memory: whole, or either half of it.
 ///
-/// Every mapping that has a page in memory or in swap is read, whatever its permissions are. An AES-256 key schedule begins with the key itself, so an
-/// expanded key is found too.
+/// Every mapping that has a page in memory or in swap is read, whatever its permissions are. An
+/// AES-256 key schedule begins with the key itself, so an expanded key is found too.
 fn find(pid: u32, key: &[u8; 32]) -> Vec<String> {
     const CHUNK: usize = 1 << 20;
     const OVERLAP: usize = 31;

@@ -1,4 +1,5 @@
-//! The units and the Debian package: what systemd makes of them, what is in it, and a clean system with it.
+//! The units and the Debian package: what systemd makes of them, what is in it, and a clean system
+//! with it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 

@@ -1,4 +1,5 @@
-//! A rotation by schedule that the token's absence spans, on the real program whose time of day is moved.
+//! A rotation by schedule that the token's absence spans, on the real program whose time of day is
+//! moved.
 
 #![allow(
     unreachable_pub,

@@ -1,5 +1,6 @@
-//! Signing keys of the real program, under load while they rotate: nobody is refused, and who keeps the public keys as long as the headers
-//! say, and no longer, never meets a token that it can't check.
+//! Signing keys of the real program, under load while they rotate: nobody is refused, and who keeps
+//! the public keys as long as the headers say, and no longer, never meets a token that it can't
+//! check.
 
 #![allow(
     clippy::unwrap_used,
@@ -29,7 +30,8 @@ const JWKS: &str = "/.well-known/jwks.json";
 /// Clients at once, each with a connection of its own.
 const CONNECTIONS: usize = 64;
 const ROTATIONS: u64 = 20;
-/// A token is checked once when it is made, and once this much later; it is valid for three seconds.
+/// A token is checked once when it is made, and once this much later; it is valid for three
+/// seconds.
 const LATER: Duration = Duration::from_millis(1800);
 
 /// A verifier that refreshes by the cache headers alone: never because a key is unknown.

@@ -1,5 +1,5 @@
-//! `SPECIFICATION.md` names tests that exist and run, no documentation names a file that isn't there,
-//! and prose fits a screen.
+//! `SPECIFICATION.md` names tests that exist and run, no documentation names a file that isn't
+//! there, and prose fits a screen.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
@@ -158,7 +158,8 @@ fn wide_is_prose_that_could_be_broken() {
     );
 }
 
-/// The numbers of lines of prose or comments that are wider than they may be, though they could be broken.
+/// The numbers of lines of prose or comments that are wider than they may be, though they could be
+/// broken.
 fn too_wide(file: &str, text: &str) -> Vec<usize> {
     let extension = Path::new(file).extension().and_then(|e| e.to_str());
     let mut in_code = false;
@@ -282,7 +283,8 @@ fn no_crate_names_one_of_a_floor_above() {
     }
     assert!(problems.is_empty(), "{}", problems.join("\n"));
 
-    // A crate that is new has a floor too; programs of their own and what only tests load have none.
+    // A crate that is new has a floor too; programs of their own and what only tests load have
+    // none.
     let text = fs::read_to_string(Path::new(ROOT).join("Cargo.toml")).unwrap();
     let members = text.split_once("members = [").unwrap().1;
     let members = members.split_once(']').unwrap().0;

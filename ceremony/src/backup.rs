@@ -403,8 +403,8 @@ mod tests {
         }
     }
 
-    /// Whoever writes the file again, hash and tag and all, changes no field of it unseen: without a
-    /// share, a PIN or a token.
+    /// Whoever writes the file again, hash and tag and all, changes no field of it unseen: without
+    /// a share, a PIN or a token.
     #[test]
     fn each_field_that_is_damaged_is_refused_before_anybody_acts() {
         let spki = base64(&[0x30; 550]);

@@ -3,8 +3,8 @@
 //!
 //! The new content goes to `NAME.new` beside the file, which is private to this writer: it is made
 //! again, so that nobody has it open, and locked. It is synced, and only then gets the file's name,
-//! in one step; the directory is synced last. What fails on the way leaves the old file, and nothing
-//! beside it. What a killed writer left there is taken away by the next one.
+//! in one step; the directory is synced last. What fails on the way leaves the old file, and
+//! nothing beside it. What a killed writer left there is taken away by the next one.
 
 use std::ffi::OsString;
 use std::fs::{self, File, Permissions, TryLockError};

@@ -1,7 +1,7 @@
-//! Files that stand in a directory where others may put what they like, or that are read again while
-//! the server serves: only a regular one is opened, and no more of it is read than a file of its
-//! kind can need. To open a pipe, or to read a device, may never end; a file of many GiB, which may
-//! be one hole, would take the memory.
+//! Files that stand in a directory where others may put what they like, or that are read again
+//! while the server serves: only a regular one is opened, and no more of it is read than a file of
+//! its kind can need. To open a pipe, or to read a device, may never end; a file of many GiB, which
+//! may be one hole, would take the memory.
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read as _};

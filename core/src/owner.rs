@@ -66,8 +66,8 @@ impl fmt::Display for Anybodys {
 impl std::error::Error for Anybodys {}
 
 /// Who else than root can change what is on the way to a path, or at its end, as far as it is
-/// there. `None`: only root, and the groups that root lets write to its directories, which are as good
-/// as root.
+/// there. `None`: only root, and the groups that root lets write to its directories, which are as
+/// good as root.
 ///
 /// # Errors
 /// Two users can, or everybody.

@@ -22,7 +22,8 @@ pub struct HsmConfig {
     pub call_deadline: Duration,
     /// Unwrapped KEKs each session keeps; the least recently used goes first.
     pub session_keys: usize,
-    /// What the plan decided in the keys' initial ceremony; each start demands exactly this of them.
+    /// What the plan decided in the keys' initial ceremony; each start demands exactly this of
+    /// them.
     pub shape: KeyShape,
 }
 

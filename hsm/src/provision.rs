@@ -17,7 +17,8 @@ use crate::template::{MEMORY_MASTER, REQUIRED, TRANSFER};
 use crate::trial::{self, Places, Trial, kek, kept, transfer};
 use crate::watched::{Access, Watch, WatchedSession};
 
-/// Keys that an appliance may have or not; what is made in its initial ceremony can't be added later.
+/// Keys that an appliance may have or not; what is made in its initial ceremony can't be added
+/// later.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OptionalKeys {
     /// The second master key, which `memory` residency needs.

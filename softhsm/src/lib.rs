@@ -81,11 +81,11 @@ impl Throwaway {
         Self::with_configuration(folder, configuration)
     }
 
-    /// A token in the directory that this process's own `SOFTHSM2_CONF` names, for tests that load the
-    /// module themselves.
+    /// A token in the directory that this process's own `SOFTHSM2_CONF` names, for tests that load
+    /// the module themselves.
     ///
-    /// The configuration is made if it is not there. The token itself stays in that directory (SoftHSM
-    /// can't delete one while it is loaded).
+    /// The configuration is made if it is not there. The token itself stays in that directory
+    /// (SoftHSM can't delete one while it is loaded).
     ///
     /// # Errors
     /// As [`Throwaway::new`], and if the variable is not set.

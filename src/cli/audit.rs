@@ -62,8 +62,8 @@ enum Action {
         /// appliance's, if this is one]
         #[arg(long, short, value_name = "FILE")]
         config: Option<PathBuf>,
-        /// The transcript of the appliance's initial ceremony: fail if the log is not the one that began
-        /// there
+        /// The transcript of the appliance's initial ceremony: fail if the log is not the one that
+        /// began there
         #[arg(long, value_name = "FILE")]
         transcript: Option<PathBuf>,
     },
@@ -215,7 +215,8 @@ fn beginning(path: &Path, key: &[u8]) -> Result<[u8; 32], Failure> {
         ..Anchors::default()
     };
     let verified = transcript::verify(&text, &anchors);
-    // Only an initial ceremony begins a log. Another one's transcript does not even verify by itself.
+    // Only an initial ceremony begins a log. Another one's transcript does not even verify by
+    // itself.
     if let Some(kind) = verified.kind.filter(|kind| kind.is_later()) {
         let text = format!(
             "{} is of a later ceremony ({kind}), which began no audit log",

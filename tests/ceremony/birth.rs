@@ -37,7 +37,8 @@ pub fn finished() -> &'static Room {
     })
 }
 
-/// The trial needs the PINs again; each of these attempts is refused, and the next run goes on as if nothing had been.
+/// The trial needs the PINs again; each of these attempts is refused, and the next run goes on as
+/// if nothing had been.
 fn wrong_shares(room: &Room) {
     // A custodian who comes twice.
     room.answer("recover", "Alice\nAlice\nBob\n");

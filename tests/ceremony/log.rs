@@ -79,7 +79,8 @@ fn a_log_is_held_against_the_transcript_of_its_birth() {
     both_say(true, &room, &[&old, &log], None);
     both_say(true, &room, &[&old, &log], Some(&birth));
 
-    // The beginning is missing: a file of it, which is no fault where nobody asks for the beginning, or a line.
+    // The beginning is missing: a file of it, which is no fault where nobody asks for the
+    // beginning, or a line.
     let not_first = "not the first line of the log that was born";
     both_say(true, &room, &[&log], None);
     let said = both_say(false, &room, &[&log], Some(&birth));
@@ -122,7 +123,8 @@ fn a_log_is_held_against_the_transcript_of_its_birth() {
     let said = both_say(false, &room, &[&log], Some(&birth));
     assert!(said.contains(not_first), "{said}");
 
-    // A later ceremony began no log: its transcript is the wrong one to give, which is no fault of the log's.
+    // A later ceremony began no log: its transcript is the wrong one to give, which is no fault of
+    // the log's.
     let backup = Later::new(&room, &["backup"]);
     backup.run_to_the_end();
     let given = room

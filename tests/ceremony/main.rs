@@ -1,6 +1,7 @@
 //! The key ceremony as a whole: from a signed plan to an appliance that serves.
 //!
-//! - `birth`: a 3-of-5 ceremony by a directory of answers, with every kind of wrong share on the way; the appliance serves
+//! - `birth`: a 3-of-5 ceremony by a directory of answers, with every kind of wrong share on the
+//!   way; the appliance serves
 //! - `power_cut`: killed at every line of the transcript and inside the token's functions
 //! - `rehearsal`: the same on a throwaway token, worth nothing for real
 //! - `by_hand`: through a real terminal; nothing secret stays on it or in memory

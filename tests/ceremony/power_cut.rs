@@ -1,4 +1,5 @@
-//! The power goes at every line of the transcript and inside the token's functions; each re-run goes on or cleanly starts over.
+//! The power goes at every line of the transcript and inside the token's functions; each re-run
+//! goes on or cleanly starts over.
 
 use std::fs;
 use std::path::Path;
@@ -58,7 +59,8 @@ fn killed_inside_the_tokens_functions_it_goes_on() {
     );
     room.set_env("PKCS11_FAULT_CONTROL", control.clone());
     room.set_env("PKCS11_FAULT_LOG", log.clone());
-    // In the order in which a ceremony comes to them: step, function, and what it is in the middle of then.
+    // In the order in which a ceremony comes to them: step, function, and what it is in the middle
+    // of then.
     for (step, function) in [
         ("token", "C_InitToken"),      // the token gets its SO PIN
         ("token", "C_InitPIN"),        // the user PIN
@@ -76,8 +78,8 @@ fn killed_inside_the_tokens_functions_it_goes_on() {
             fs::rename(&aside, &control).unwrap();
         };
         let hang = format!("hang {function}\n");
-        // In the store's step the self-tests at the token's start call the same functions: only later than those. Until then every
-        // call is slow, so that there is time to say so.
+        // In the store's step the self-tests at the token's start call the same functions: only
+        // later than those. Until then every call is slow, so that there is time to say so.
         let mut armed = step != "store";
         obey(if armed { &hang } else { "slow * 3\n" });
         room.start()
@@ -136,7 +138,8 @@ fn killed_between_the_register_and_the_seal_it_goes_on() {
     room.run_to_the_certificate();
     room.sign_certificate();
     room.kill_at(&format!("signature {}", People::names().last().unwrap()));
-    // Every call is slow, so that there is time between the one that makes the register's object and the one that seals.
+    // Every call is slow, so that there is time between the one that makes the register's object
+    // and the one that seals.
     fs::write(&control, "slow * 2\n").unwrap();
     let tokens = room.path().join("token/tokens");
     let before = objects(&tokens);

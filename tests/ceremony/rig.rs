@@ -83,7 +83,8 @@ impl People {
         .unwrap()
     }
 
-    /// As `custodian new` does, with a passphrase that costs less than a real one: it is asked for hundreds of times here.
+    /// As `custodian new` does, with a passphrase that costs less than a real one: it is asked for
+    /// hundreds of times here.
     fn make(&self, name: &str) {
         let keys: Vec<SecretKey> = (0..2)
             .map(|_| {
@@ -379,7 +380,8 @@ impl Room {
         lines(&self.transcript_path())
     }
 
-    /// Runs the ceremony until it has written the line that this describes ("begin keys", "close", "signature Alice"); there the power goes.
+    /// Runs the ceremony until it has written the line that this describes ("begin keys", "close",
+    /// "signature Alice"); there the power goes.
     pub fn kill_at(&self, line: &str) {
         kill_at(self.run_command(), &self.dir(), line);
     }
@@ -560,7 +562,8 @@ pub fn done_once(transcript: &[Value], lines: &[String]) {
     }
 }
 
-/// Runs a ceremony until it has written the line that this describes into its directory; there the power goes.
+/// Runs a ceremony until it has written the line that this describes into its directory; there the
+/// power goes.
 pub fn kill_at(mut ceremony: Command, dir: &Path, line: &str) {
     ceremony
         .env("LD_PRELOAD", support::built("libstrongroom_sync_stop.so"))

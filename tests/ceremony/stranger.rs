@@ -1,4 +1,5 @@
-//! Shares and a backup that real ceremonies made, opened by the stranger's kit (`tests/stranger/`), which was written from `docs/` alone.
+//! Shares and a backup that real ceremonies made, opened by the stranger's kit (`tests/stranger/`),
+//! which was written from `docs/` alone.
 
 use std::ffi::OsString;
 use std::fs;
@@ -163,7 +164,8 @@ fn a_stranger_gets_the_pins_back() {
     assert_eq!(secrets(&kit.succeeds()), wanted);
 }
 
-/// Each sort of bad share, as `docs/share-format.md` has them: both programs refuse it, and for the same reason.
+/// Each sort of bad share, as `docs/share-format.md` has them: both programs refuse it, and for the
+/// same reason.
 #[test]
 #[allow(clippy::too_many_lines, reason = "a list of bad shares")]
 fn both_programs_refuse_each_sort_of_bad_share() {
@@ -540,8 +542,9 @@ fn taken(added: shares::Added) -> Result<(), String> {
     }
 }
 
-/// The keys that come out open what the old token sealed, and are the private halves of what the transcript names; with them an export
-/// of the store gives its KEKs, and those a client's ciphertext.
+/// The keys that come out open what the old token sealed, and are the private halves of what the
+/// transcript names; with them an export of the store gives its KEKs, and those a client's
+/// ciphertext.
 #[test]
 fn a_stranger_opens_a_backup_and_with_its_keys_the_store() {
     let (room, sealed) = in_use();

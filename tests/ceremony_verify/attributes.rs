@@ -17,7 +17,8 @@ use super::{Cases, both_say, both_say_after};
 
 const SHAPES: [KeyShape; 3] = [KeyShape::Fixed, KeyShape::Movable, KeyShape::Moved];
 
-/// The document's table is the code's, object by object, so that a program written from it alone knows what this one does.
+/// The document's table is the code's, object by object, so that a program written from it alone
+/// knows what this one does.
 #[test]
 fn the_documents_table_is_the_one_that_a_start_uses() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/transcript-format.md");
@@ -215,7 +216,8 @@ fn every_attribute_of_every_key_that_was_born() {
     }
 }
 
-/// The same where the keys are not those of an initial ceremony: of a copy, a restoration, a rotation and of what is to be destroyed.
+/// The same where the keys are not those of an initial ceremony: of a copy, a restoration, a
+/// rotation and of what is to be destroyed.
 #[test]
 fn every_attribute_of_every_key_later() {
     let room = Room::movable();

@@ -1,4 +1,5 @@
-//! A good transcript that somebody changed afterwards: no change goes unseen, whether they repaired the chain behind them or not.
+//! A good transcript that somebody changed afterwards: no change goes unseen, whether they repaired
+//! the chain behind them or not.
 
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;

@@ -1,4 +1,5 @@
-//! Corner cases on which two programs could differ, each in a transcript that is signed and sealed: both must say the same, and what the documents say.
+//! Corner cases on which two programs could differ, each in a transcript that is signed and sealed:
+//! both must say the same, and what the documents say.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;

@@ -1,4 +1,5 @@
-//! Transcripts line by line, without the ceremony's writer: with any fault, yet chained, signed and sealed.
+//! Transcripts line by line, without the ceremony's writer: with any fault, yet chained, signed and
+//! sealed.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -87,7 +88,8 @@ impl Forgery {
         }
     }
 
-    /// The ceremony after an initial ceremony with no fault, which goes on from that transcript; everyone is there.
+    /// The ceremony after an initial ceremony with no fault, which goes on from that transcript;
+    /// everyone is there.
     pub fn later(room: &Room, kind: Kind, before: &[u8]) -> Self {
         Self::of(room, &Scene::birth(room).next(kind), before)
     }

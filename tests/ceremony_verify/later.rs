@@ -1,4 +1,5 @@
-//! Ceremonies after the initial ceremony: everyone signed each of them, and the token sealed it; what must not be is between the two.
+//! Ceremonies after the initial ceremony: everyone signed each of them, and the token sealed it;
+//! what must not be is between the two.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -280,7 +281,8 @@ fn a_second_token_is_what_it_says() {
     both_say_after(false, &vec![("half of it".into(), with(false))], &previous);
 }
 
-/// Makes it a good `replace-custodian`, with shares of its own for a plan that replaces the old one.
+/// Makes it a good `replace-custodian`, with shares of its own for a plan that replaces the old
+/// one.
 fn revise(room: &Room, forgery: &mut Forgery) {
     let replaces = format!("format = 1\nreplaces = \"{}\"\n", room.plan.hash_hex());
     let text = room.plan.text().replacen("format = 1\n", &replaces, 1);

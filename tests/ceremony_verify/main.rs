@@ -1,5 +1,6 @@
-//! Transcripts, good and bad, checked twice: by `strongroom ceremony verify` and by `tests/stranger/transcript.py`, which was written from
-//! `docs/transcript-format.md` alone. They must agree each time.
+//! Transcripts, good and bad, checked twice: by `strongroom ceremony verify` and by
+//! `tests/stranger/transcript.py`, which was written from `docs/transcript-format.md` alone. They
+//! must agree each time.
 //!
 //! - `people`: keys in this process, the HSM's among them, and a plan
 //! - `forge`: transcripts line by line, with any fault, chained, signed and sealed
@@ -214,7 +215,8 @@ fn a_rehearsal_is_not_taken_for_a_ceremony() {
     );
 }
 
-/// The report is a page for printing: nothing on it comes from outside unescaped, and the result is at its top.
+/// The report is a page for printing: nothing on it comes from outside unescaped, and the result is
+/// at its top.
 #[test]
 fn the_report_says_whether_it_verifies() {
     let room = people::Room::new();

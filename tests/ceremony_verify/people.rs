@@ -1,4 +1,5 @@
-//! People with keys in this process, a plan that they have signed, and a transcript as the ceremony's own writer makes it.
+//! People with keys in this process, a plan that they have signed, and a transcript as the
+//! ceremony's own writer makes it.
 
 use p256::ecdsa::signature::hazmat::PrehashSigner as _;
 use p256::ecdsa::{Signature, SigningKey};

@@ -1,5 +1,5 @@
-//! The rules of docs/transcript-format.md, one by one: each has at least one transcript that everyone signed and the token sealed, and that breaks
-//! this rule alone. Both programs refuse it.
+//! The rules of docs/transcript-format.md, one by one: each has at least one transcript that
+//! everyone signed and the token sealed, and that breaks this rule alone. Both programs refuse it.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -901,7 +901,8 @@ fn a_plan_permits_what_is_done() {
     both_say_after(true, &vec![("destroy".into(), destroy)], &[birth]);
 }
 
-/// The document's list is this one: no rule is without a test, and none is tested that is not written there.
+/// The document's list is this one: no rule is without a test, and none is tested that is not
+/// written there.
 #[test]
 fn every_rule_of_the_document_is_tested() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/transcript-format.md");

@@ -1,4 +1,5 @@
-//! What honest steps put into a transcript: the token's keys and objects as the appliance's own tables have them, and each step's outputs.
+//! What honest steps put into a transcript: the token's keys and objects as the appliance's own
+//! tables have them, and each step's outputs.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -15,7 +16,8 @@ use strongroom_hsm::{KeyShape, OptionalKeys};
 use super::forge::hex;
 use super::people::{BINARY, ID, Room, key, spki};
 
-/// The serial numbers of an initial ceremony's token, of a second one, and of one that was restored to.
+/// The serial numbers of an initial ceremony's token, of a second one, and of one that was restored
+/// to.
 pub const SERIALS: [&str; 3] = ["c0ffee1234567890", "beef", "f00d"];
 const STORE_ID: &str = "000102030405060708090a0b0c0d0e0f";
 

@@ -1,4 +1,5 @@
-//! CRLs over the life of a CA: what the server says of each client is what `openssl verify -crl_check` says.
+//! CRLs over the life of a CA: what the server says of each client is what
+//! `openssl verify -crl_check` says.
 
 mod forms;
 
@@ -254,7 +255,8 @@ fn has_openssl(test: &str) -> bool {
     there
 }
 
-/// Each client, and whether it is let in, by both; the lists in any order and in any number of files.
+/// Each client, and whether it is let in, by both; the lists in any order and in any number of
+/// files.
 fn agree(what: &str, cas: &[&Ca], lists: &[List<'_>], clients: &[(&Client, bool)]) {
     let place = Place::new();
     let mut pems: Vec<String> = lists.iter().map(List::pem).collect();

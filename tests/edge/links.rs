@@ -12,7 +12,8 @@ use strongroom_client::Client;
 use crate::support::{Appliance, Pki, Who, skip};
 use crate::wire::{Wire, until};
 
-/// How somebody lays files out, in the directory `site`: where the configuration finds them, and how version `n` comes into force.
+/// How somebody lays files out, in the directory `site`: where the configuration finds them, and
+/// how version `n` comes into force.
 struct Layout {
     name: &'static str,
     /// The files' directory as the configuration has it.
@@ -163,8 +164,8 @@ fn token(n: usize) -> String {
     format!("srt.{n}")
 }
 
-/// One version of all files: another server certificate, the same clients, another token; from the second on [`Who::Vault`] is revoked, and the stranger
-/// has rights.
+/// One version of all files: another server certificate, the same clients, another token; from the
+/// second on [`Who::Vault`] is revoked, and the stranger has rights.
 fn lay(layout: &Layout, site: &Path, pki: &Pki, n: usize) {
     let folder = site.join((layout.version)(n));
     fs::create_dir_all(&folder).unwrap();

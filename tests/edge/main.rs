@@ -1,8 +1,12 @@
-//! What the appliance does at its edges: with bad clients, changed files, and bytes that no good client sends. The real program each time.
+//! What the appliance does at its edges: with bad clients, changed files, and bytes that no good
+//! client sends. The real program each time.
 //!
-//! - `tls`: who gets a connection;  `reload`: what comes into force while it serves;  `requests`: HTTP and the API over the wire
-//! - `links`: links that certificate managers turn;  `trust`: files that others can change;  `crl`: revocation lists over the life of a CA, held against openssl
-//! - `program`: the process itself;  `wire`: one TLS connection that sends any bytes and reads what comes back
+//! - `tls`: who gets a connection;  `reload`: what comes into force while it serves;  `requests`:
+//!   HTTP and the API over the wire
+//! - `links`: links that certificate managers turn;  `trust`: files that others can change;  `crl`:
+//!   revocation lists over the life of a CA, held against openssl
+//! - `program`: the process itself;  `wire`: one TLS connection that sends any bytes and reads what
+//!   comes back
 
 #![allow(
     clippy::unwrap_used,

@@ -1,4 +1,5 @@
-//! The process itself: where its PIN comes from, what it leaves behind when it crashes, and a token that it must not serve with.
+//! The process itself: where its PIN comes from, what it leaves behind when it crashes, and a token
+//! that it must not serve with.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -65,7 +66,8 @@ async fn the_server_dumps_no_core() {
 async fn a_master_key_that_is_too_weak_stops_the_start_with_9_and_its_attribute() {
     for attribute in ["CKA_EXTRACTABLE", "CKA_DECRYPT", "CKA_SIGN"] {
         let appliance = Appliance::builder().prepare();
-        // SoftHSM finds its tokens by the environment of the process that loads it: this test again, in another one.
+        // SoftHSM finds its tokens by the environment of the process that loads it: this test
+        // again, in another one.
         let helper = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "program::makes_the_master_key_weak", "--ignored"])
             .env("SOFTHSM2_CONF", appliance.softhsm_conf())
@@ -92,7 +94,8 @@ async fn a_master_key_that_is_too_weak_stops_the_start_with_9_and_its_attribute(
 const WEAK: &str = "EDGE_WEAK_ATTRIBUTE";
 const PIN: &str = "EDGE_PIN_FILE";
 
-/// Puts another master key in the place of the token's own: right in all but one attribute (and its size, which is looked at later).
+/// Puts another master key in the place of the token's own: right in all but one attribute (and its
+/// size, which is looked at later).
 #[test]
 #[ignore = "the other process of a_master_key_that_is_too_weak_stops_the_start_with_9_and_its_attribute"]
 fn makes_the_master_key_weak() {

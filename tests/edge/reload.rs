@@ -1,4 +1,5 @@
-//! What comes into force while the server serves, by SIGHUP and by a changed file alone; and that no connection is dropped for it.
+//! What comes into force while the server serves, by SIGHUP and by a changed file alone; and that
+//! no connection is dropped for it.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -311,7 +312,8 @@ async fn a_broken_file_leaves_the_old_one_in_force() {
         });
         let reason = last.unwrap()["reason"].as_str().unwrap().to_owned();
         assert!(reason.contains(path.to_str().unwrap()), "{reason}");
-        // Without a signal, so that nothing of this file is still to come when the next one is broken.
+        // Without a signal, so that nothing of this file is still to come when the next one is
+        // broken.
         let mended = reloads(&appliance).len();
         put(&path, &good);
         until("the mended file", async || {

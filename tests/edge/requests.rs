@@ -1,4 +1,5 @@
-//! What no good client sends: each gets the documented status and words (docs/api.md, the `OpenAPI` document), none a 500.
+//! What no good client sends: each gets the documented status and words (docs/api.md, the `OpenAPI`
+//! document), none a 500.
 
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
@@ -224,7 +225,8 @@ async fn a_client_that_sends_too_much_reads_why_it_is_refused() {
     assert_unharmed(&appliance, "large bodies").await;
 }
 
-/// A body in chunks that is also given a length could be read as two requests by one reader and as one by another.
+/// A body in chunks that is also given a length could be read as two requests by one reader and as
+/// one by another.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_with_two_ends_is_never_two_requests() {
     let appliance = start().await;
@@ -318,14 +320,16 @@ async fn a_body_that_makes_no_sense_is_a_400_with_words() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ciphertext_decrypts_to_what_was_encrypted_or_is_a_400() {
     let appliance = start().await;
-    // 22 bytes: with nonce and tag 50, so that the last character of the base64 has bits that stand for nothing.
+    // 22 bytes: with nonce and tag 50, so that the last character of the base64 has bits that stand
+    // for nothing.
     let plaintext = b"a secret of 22 bytes..";
     let good = encrypt(&appliance.client(Who::Operator), "app-k", plaintext).await;
     let encoded = good.strip_prefix("vault:v1:").unwrap();
     let bytes = unbase64(encoded);
     let mut wire = Wire::open(&appliance, Who::Operator).await.unwrap();
     let mut decrypt = async |ciphertext: &[u8]| {
-        // As it stands: JSON needs no escape for what a flipped bit makes, or the escape's absence is the fault.
+        // As it stands: JSON needs no escape for what a flipped bit makes, or the escape's absence
+        // is the fault.
         let body = [b"{\"ciphertext\":\"".as_slice(), ciphertext, b"\"}"].concat();
         let reply = wire.ask("POST", DECRYPT, &body).await.unwrap();
         let shown = String::from_utf8_lossy(ciphertext).into_owned();
@@ -482,7 +486,8 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The header block of a POST: indexed method and scheme, literal path and authority (RFC 7541, appendix A).
+/// The header block of a POST: indexed method and scheme, literal path and authority (RFC 7541,
+/// appendix A).
 fn head(path: &str) -> Vec<u8> {
     let mut block = vec![0x83, 0x87, 0x04, u8::try_from(path.len()).unwrap()];
     block.extend(path.as_bytes());

@@ -1,4 +1,5 @@
-//! One TLS connection, and on it whatever bytes a test likes. No pool: what is asked twice is asked on the same TCP connection.
+//! One TLS connection, and on it whatever bytes a test likes. No pool: what is asked twice is asked
+//! on the same TCP connection.
 
 use std::io;
 use std::sync::Arc;
@@ -47,7 +48,8 @@ impl Reply {
 }
 
 impl Wire {
-    /// With that client's certificate. TLS 1.3 tells a client that it is refused only when it reads.
+    /// With that client's certificate. TLS 1.3 tells a client that it is refused only when it
+    /// reads.
     pub async fn open(appliance: &Appliance, who: Who) -> io::Result<Self> {
         Self::with(
             appliance,

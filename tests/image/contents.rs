@@ -116,7 +116,8 @@ fn short_no_shell_no_interpreter_no_setuid_file() {
     assert!(executables.iter().any(|path| path.ends_with("/strongroom")));
 }
 
-/// What would make units of a word, a partition or a credential, take in more files, or let somebody in at a terminal.
+/// What would make units of a word, a partition or a credential, take in more files, or let
+/// somebody in at a terminal.
 const OBEDIENT: &[&str] = &[
     "-generator",
     "-generators",
@@ -143,7 +144,8 @@ fn short_nothing_makes_units_of_words_and_few_credentials_are_read() {
         let contents = fs::read_to_string(image.file(list)).unwrap();
         assert!(contents.lines().count() > 100, "{list}: {contents}");
         for line in contents.lines() {
-            // Of the words of its own command line, which are the signed ones; docs/image.md names the credentials.
+            // Of the words of its own command line, which are the signed ones; docs/image.md names
+            // the credentials.
             if line.contains("systemd-network-generator") {
                 continue;
             }
@@ -161,8 +163,9 @@ fn short_nothing_makes_units_of_words_and_few_credentials_are_read() {
     );
 }
 
-/// Unit and pattern of what is imported from whoever sets them, after the drop-ins. Lines are `TREE/…/UNIT.service:LINE` and
-/// `TREE/…/UNIT.service.d/NAME.conf:LINE`. What is loaded comes from a file of the state, and must say which.
+/// Unit and pattern of what is imported from whoever sets them, after the drop-ins. Lines are
+/// `TREE/…/UNIT.service:LINE` and `TREE/…/UNIT.service.d/NAME.conf:LINE`. What is loaded comes from
+/// a file of the state, and must say which.
 fn imported(lines: &str) -> Vec<(String, String)> {
     let mut found: Vec<(String, String)> = Vec::new();
     let (mut base, mut dropins) = (Vec::new(), Vec::new());

@@ -1,5 +1,6 @@
-//! Whoever has the machine's disk, its SMBIOS strings and its firmware's variables, but no key of ours, tries to have another root opened, code of
-//! their own run, or the state opened to them: by every way on which something gets into a boot beside what is signed. docs/image.md lists them.
+//! Whoever has the machine's disk, its SMBIOS strings and its firmware's variables, but no key of
+//! ours, tries to have another root opened, code of their own run, or the state opened to them: by
+//! every way on which something gets into a boot beside what is signed. docs/image.md lists them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -24,10 +25,12 @@ const OTHER_HEADER: &str = "is not as this image makes it: its LUKS2 header name
 /// As a machine without keys does: in place of the machine's own state stands another one.
 const WAITS: &str = "waiting for the key ceremony";
 
-/// The kernel alone mounts this root, since `NVMe` and ext4 are built into it, and runs its program: without any initrd.
+/// The kernel alone mounts this root, since `NVMe` and ext4 are built into it, and runs its
+/// program: without any initrd.
 const KERNEL_S_ROOT: &str = "rdinit=/attacker init=/attacker root=/dev/nvme0n1 rootfstype=ext4 rw";
 
-/// The loader of the initrd runs a program that is not executable by its mode, and takes in a library: here both come from the boot partition.
+/// The loader of the initrd runs a program that is not executable by its mode, and takes in a
+/// library: here both come from the boot partition.
 const LOADER: &str = "LD_PRELOAD=/.extra/global_credentials/attacker.cred rdinit=/lib64/ld-linux-x86-64.so.2 -- /.extra/global_credentials/attacker.cred";
 
 /// What systemd, its generators and the kernel obey.
@@ -36,7 +39,8 @@ const WORDS: &str = "systemd.unit=emergency.target rd.systemd.unit=emergency.tar
     systemd.set_credential=tmpfiles.extra:x systemd.verity=no systemd.volatile=yes ip=dhcp sysctl.kernel.core_pattern=|/attacker \
     module.sig_enforce=0 lockdown=none lsm=capability ima_appraise=off modprobe.blacklist=dm_verity";
 
-/// In a machine that was through a ceremony: the words that are appended to the command line by the firmware's SMBIOS strings.
+/// In a machine that was through a ceremony: the words that are appended to the command line by the
+/// firmware's SMBIOS strings.
 pub fn words_of_the_firmware_start_nothing(machine: &mut Machine) {
     let Some(attacker) = Attacker::new() else {
         return;
@@ -54,7 +58,8 @@ pub fn words_of_the_firmware_start_nothing(machine: &mut Machine) {
     machine.stop();
 }
 
-/// Tries doors one after the other on a machine that was through a ceremony. Afterwards, without them, the machine opens what was sealed before.
+/// Tries doors one after the other on a machine that was through a ceremony. Afterwards, without
+/// them, the machine opens what was sealed before.
 async fn nowhere(doors: impl FnOnce(&Image, &Attacker) -> Vec<Door>) {
     let Some(image) = built() else { return };
     let Some(client) = seal_client() else { return };

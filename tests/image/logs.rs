@@ -1,4 +1,5 @@
-//! A log server: systemd's own receiver, behind a door that wants a certificate of whoever sends. Debian builds the receiver without that part.
+//! A log server: systemd's own receiver, behind a door that wants a certificate of whoever sends.
+//! Debian builds the receiver without that part.
 
 use std::fs::{self, File};
 use std::net::{IpAddr, SocketAddr};

@@ -1,4 +1,5 @@
-//! A virtual machine: disk, firmware variables, TPM, serial console, and a port of this host that leads to the API's.
+//! A virtual machine: disk, firmware variables, TPM, serial console, and a port of this host that
+//! leads to the API's.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Seek as _, SeekFrom, Write as _};
@@ -15,14 +16,16 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use uuid::Uuid;
 
-/// How long the slowest start took, in milliseconds, from QEMU's start to the console's first status; 0 before there was one. A boot takes half a
-/// minute where nothing else runs, and many times that on a busy host that must emulate the processor.
+/// How long the slowest start took, in milliseconds, from QEMU's start to the console's first
+/// status; 0 before there was one. A boot takes half a minute where nothing else runs, and many
+/// times that on a busy host that must emulate the processor.
 static SLOWEST_START: AtomicU64 = AtomicU64::new(0);
 
 /// What the console shows once the machine is up.
 const UP: &str = "strongroom: version ";
 
-/// How long a machine may take to its next step before it counts as hung: several times what a start took.
+/// How long a machine may take to its next step before it counts as hung: several times what a
+/// start took.
 pub fn patience() -> Duration {
     match SLOWEST_START.load(Ordering::Relaxed) {
         0 => Duration::from_mins(20),
@@ -33,7 +36,8 @@ pub fn patience() -> Duration {
 /// Bytes: as much as a state partition needs beside the two slots.
 const DISK: u64 = 1 << 30;
 
-/// The build's output; `None`, counted as skipped, where the image is not built or QEMU not installed.
+/// The build's output; `None`, counted as skipped, where the image is not built or QEMU not
+/// installed.
 pub fn built() -> Option<Image> {
     let folder = std::env::var_os("STRONGROOM_IMAGE").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("image/out"),
@@ -103,7 +107,8 @@ impl Image {
             .to_owned()
     }
 
-    /// Another version with the same keys, built beside this image once: with these variables for `image/build.sh`.
+    /// Another version with the same keys, built beside this image once: with these variables for
+    /// `image/build.sh`.
     pub fn other(&self, name: &str, variables: &[(&str, &str)]) -> Self {
         let mut folder = self.folder.clone().into_os_string();
         folder.push(format!("-{name}"));
@@ -170,7 +175,8 @@ struct Running {
 }
 
 impl Machine {
-    /// As delivered: the image on a larger disk, Secure Boot with the build's keys, a TPM that has seen nothing.
+    /// As delivered: the image on a larger disk, Secure Boot with the build's keys, a TPM that has
+    /// seen nothing.
     pub fn new(image: &Image) -> Self {
         Self::linked(image, Link::Port(free_port()))
     }
@@ -203,7 +209,8 @@ impl Machine {
         machine
     }
 
-    /// The same machine once more, as it was when it was stopped: its disk, its firmware's variables, its TPM.
+    /// The same machine once more, as it was when it was stopped: its disk, its firmware's
+    /// variables, its TPM.
     pub fn copy_of(kept: &Path) -> Self {
         let folder = tempfile::Builder::new().prefix("sr-vm-").tempdir().unwrap();
         copy_parts(kept, folder.path());
@@ -679,13 +686,15 @@ pub fn run(command: &mut Command) {
     );
 }
 
-/// QEMU's options: KVM only where the machine's firmware was seen to come up under it. A /dev/kvm that is there may still abort, fail or hang.
+/// QEMU's options: KVM only where the machine's firmware was seen to come up under it. A /dev/kvm
+/// that is there may still abort, fail or hang.
 fn accelerator(firmware: &Path) -> [&'static str; 4] {
     static KVM: OnceLock<bool> = OnceLock::new();
     if *KVM.get_or_init(|| Path::new("/dev/kvm").exists() && firmware_runs(firmware, HARDWARE)) {
         HARDWARE
     } else {
-        // Without ERMS: the kernel clears pages by `rep stosb` where it can, which is emulated byte by byte and took a quarter of the boot.
+        // Without ERMS: the kernel clears pages by `rep stosb` where it can, which is emulated byte
+        // by byte and took a quarter of the boot.
         ["-accel", "tcg,thread=multi", "-cpu", "max,-erms"]
     }
 }
@@ -722,7 +731,8 @@ fn hardware(accelerator: [&str; 4], code: &Path, vars: &Path, serial: &str) -> C
     qemu.args(["-nodefaults", "-no-user-config", "-display", "none"])
         // Two cores and 200 MiB: what the appliance has to get by with.
         .args(["-machine", "q35,smm=on", "-smp", "2", "-m", "200"])
-        // Real machines have one. Without it the guest is another machine at each boot, to which nothing is sealed.
+        // Real machines have one. Without it the guest is another machine at each boot, to which
+        // nothing is sealed.
         .args(["-uuid", "5f0c6a1e-7d0b-4a57-9d3e-2f6f1c9b8a10"])
         .args(accelerator)
         .args(["-global", "driver=cfi.pflash01,property=secure,value=on"])

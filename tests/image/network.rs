@@ -1,5 +1,5 @@
-//! The machine on a network of the test's own, with DHCP, a time server and a log server: what it takes from there, what it sends, and what
-//! of it answers.
+//! The machine on a network of the test's own, with DHCP, a time server and a log server: what it
+//! takes from there, what it sends, and what of it answers.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -128,7 +128,8 @@ async fn everything(image: &Image, seal: &Path) {
 
     log_server.stop();
     let port = refused_handshake(fixed);
-    // It is in the machine's journal, and what sends it has met a closed door, before the log server is back.
+    // It is in the machine's journal, and what sends it has met a closed door, before the log
+    // server is back.
     std::thread::sleep(Duration::from_secs(5));
     log_server.start();
     let meanwhile = log_server.wait_for(&["TLS handshake refused", &format!(":{port} ")]);

@@ -74,7 +74,8 @@ fn the_state_does_not_open_with_secure_boot_off() {
 }
 
 pub fn remove_signature(uki: &mut [u8]) {
-    // The certificate table, fifth data directory of a 64-bit image's optional header: nothing there, nothing signed.
+    // The certificate table, fifth data directory of a 64-bit image's optional header: nothing
+    // there, nothing signed.
     let header = usize::try_from(u32::from_le_bytes(uki[0x3c..0x40].try_into().unwrap())).unwrap();
     let at = header + 24 + 112 + 4 * 8;
     assert_ne!(uki[at..at + 8], [0; 8], "there was no signature");

@@ -48,7 +48,8 @@ async fn an_update_comes_up_unseals_what_was_sealed_before_and_has_no_way_back()
     );
     assert_eq!(kernels.len(), 2, "{kernels:?}");
 
-    // The old version is in the other slot and rightly signed. Whoever has the disk makes the boot loader take it.
+    // The old version is in the other slot and rightly signed. Whoever has the disk makes the boot
+    // loader take it.
     run(Command::new("mdel")
         .args(["-i", &machine.boot_partition()])
         .arg(format!("::EFI/Linux/strongroom_{NEXT}.efi")));
@@ -210,7 +211,8 @@ fn a_boot_partition_of_another_disk_gets_no_update_and_hinders_none() {
     let medium = with_update(folder.path(), &next);
     machine.insert(medium.path());
 
-    // By what it holds, some version was given up, and what runs is on trial: nothing would be installed.
+    // By what it holds, some version was given up, and what runs is on trial: nothing would be
+    // installed.
     let uki = image.uki();
     let running = uki.file_name().unwrap().to_str().unwrap();
     let on_trial = format!("EFI/Linux/{}+3.efi", running.strip_suffix(".efi").unwrap());

@@ -53,7 +53,8 @@ fn promtool_accepts_the_rules() {
     assert!(said.contains(&format!("{shipped} rules found")), "{said}");
 }
 
-/// Nothing in a request can make a handler panic, as far as is known: this one alert has no cause to be made.
+/// Nothing in a request can make a handler panic, as far as is known: this one alert has no cause
+/// to be made.
 #[test]
 fn a_panic_would_fire() {
     if !ready("the alert on panics") {

@@ -15,12 +15,14 @@ const POLICIES: &str = "/etc/chromium/policies/managed";
 pub struct Browser {
     home: TempDir,
     policy: PathBuf,
-    /// Of two policies that name certificates, Chromium takes one: one browser at a time, on the whole machine.
+    /// Of two policies that name certificates, Chromium takes one: one browser at a time, on the
+    /// whole machine.
     _turn: fs::File,
 }
 
 impl Browser {
-    /// One that trusts the appliance's CA, and shows `who`'s certificate to whoever asks. `None` where there is no Chromium, or no right to set its policy.
+    /// One that trusts the appliance's CA, and shows `who`'s certificate to whoever asks. `None`
+    /// where there is no Chromium, or no right to set its policy.
     pub fn new(appliance: &Appliance, who: Option<Who>) -> Option<Self> {
         for program in ["chromium", "certutil", "pk12util", "openssl"] {
             let found = Command::new("sh")

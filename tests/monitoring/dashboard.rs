@@ -1,4 +1,5 @@
-//! The Grafana dashboard: each of its queries is one that Prometheus takes, of metrics that there are.
+//! The Grafana dashboard: each of its queries is one that Prometheus takes, of metrics that there
+//! are.
 
 use std::fs;
 use std::path::Path;

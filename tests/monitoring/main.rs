@@ -1,4 +1,5 @@
-//! What administrators see: the status page in a real browser, and the alert rules in a real Prometheus.
+//! What administrators see: the status page in a real browser, and the alert rules in a real
+//! Prometheus.
 
 #![allow(
     missing_docs,

@@ -1,4 +1,5 @@
-//! A real Prometheus that scrapes an appliance each second, with the alert rules in haste: every `for` is nothing, every window some seconds.
+//! A real Prometheus that scrapes an appliance each second, with the alert rules in haste: every
+//! `for` is nothing, every window some seconds.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};

@@ -147,7 +147,8 @@ async fn an_administrator_s_browser_shows_it_and_another_s_does_not() {
     );
 }
 
-/// A page on another origin does what a page can: requests without a preflight, forms, images. The browser shows the administrator's certificate.
+/// A page on another origin does what a page can: requests without a preflight, forms, images. The
+/// browser shows the administrator's certificate.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_of_another_site_can_make_an_administrator_s_browser_do_nothing() {
     let appliance = Appliance::start().await;
@@ -161,7 +162,8 @@ async fn a_page_of_another_site_can_make_an_administrator_s_browser_do_nothing()
     };
     let target = Browser::origin(&appliance);
     let page = format!(
-        // First of all a connection with the certificate: a browser that is asked for it on many at once drops requests.
+        // First of all a connection with the certificate: a browser that is asked for it on many
+        // at once drops requests.
         r#"<!doctype html><iframe name=f></iframe><iframe name=g></iframe><img src="/slow">
 <form id=plain method=post enctype="text/plain" target=f action="{target}/v1/{key}/config"><input name='{{"deletion_allowed":true,"x":"' value='"}}'></form>
 <form id=form method=post target=g action="{target}/v1/{key}/config"><input name=deletion_allowed value=true></form>
@@ -252,7 +254,8 @@ const all = [
     support::expect(&operator, "POST", &format!("{key}/rotate"), json!({}), 200).await;
 }
 
-/// A web server on an origin of its own, with one page. `/slow` keeps the page loading until it asks for `/done`, its requests being through.
+/// A web server on an origin of its own, with one page. `/slow` keeps the page loading until it
+/// asks for `/done`, its requests being through.
 struct Elsewhere {
     url: String,
     serving: tokio::task::JoinHandle<()>,

@@ -1,4 +1,5 @@
-//! The audit log is cut, deleted, flooded, or has no room; the server is killed in the middle of changes. No change is without a line, and what is missing shows.
+//! The audit log is cut, deleted, flooded, or has no room; the server is killed in the middle of
+//! changes. No change is without a line, and what is missing shows.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -59,10 +60,12 @@ fn assert_recorded(lines: &[Value], rotations: u64) {
     );
 }
 
-/// More than any file of the store has. A process's limit on the size of files is met by each file that it writes: so the log is made the largest by far.
+/// More than any file of the store has. A process's limit on the size of files is met by each file
+/// that it writes: so the log is made the largest by far.
 const LARGEST: u64 = 8 << 20;
 
-/// A running appliance of whose files only the log is hindered by [`file_size_limit`]: before its latest start stand zeros, as a power cut leaves them.
+/// A running appliance of whose files only the log is hindered by [`file_size_limit`]: before its
+/// latest start stand zeros, as a power cut leaves them.
 async fn with_the_largest_log() -> Appliance {
     let mut appliance = Appliance::builder().start().await;
     appliance.create_key("full", json!({})).await;
@@ -140,7 +143,8 @@ async fn no_change_is_without_a_line_however_little_room_there_is() {
     assert_recorded(&lines(&appliance.audit()), made);
 }
 
-/// One byte in the file's last block says nothing about a line, and one line's room nothing about the outcome.
+/// One byte in the file's last block says nothing about a line, and one line's room nothing about
+/// the outcome.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_failure_nothing_begins_on_too_little_room() {
     let mut appliance = with_the_largest_log().await;

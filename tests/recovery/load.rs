@@ -1,4 +1,5 @@
-//! Clients that know what each answer must be: the right plaintext, or Vault's 503 with `Retry-After`. Anything else is noted as wrong.
+//! Clients that know what each answer must be: the right plaintext, or Vault's 503 with
+//! `Retry-After`. Anything else is noted as wrong.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -40,7 +41,8 @@ pub enum What {
 pub struct Report(pub Vec<Seen>);
 
 impl Load {
-    /// `clients` clients that encrypt and decrypt with `key`, which each has used once when this returns.
+    /// `clients` clients that encrypt and decrypt with `key`, which each has used once when this
+    /// returns.
     pub async fn start(appliance: &Appliance, key: &str, clients: usize) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let mut tasks = Vec::new();
@@ -185,7 +187,8 @@ async fn work(
             what,
         });
         if away {
-            // Refusals are quick: without a pause they would take the processor from whoever must recover.
+            // Refusals are quick: without a pause they would take the processor from whoever must
+            // recover.
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }

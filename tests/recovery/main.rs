@@ -1,11 +1,14 @@
-//! What the appliance does when something breaks: its token, its process, its disk, its audit log, or its clients' patience.
+//! What the appliance does when something breaks: its token, its process, its disk, its audit log,
+//! or its clients' patience.
 //!
 //! - `token`: the token is pulled out, forgets, fails, hangs, refuses the PIN
 //! - `audit`: the audit log is cut, deleted, flooded, without room
-//! - `process`: the server is killed, restarted, given an old store, an audit log that can't be written
+//! - `process`: the server is killed, restarted, given an old store, an audit log that can't be
+//!   written
 //! - `stop`: it is told to stop, or to read its files again, in the middle of something else
 //! - `store`: records that contradict each other
-//! - `load`: clients that know what each answer must be;  `rig`: an appliance on the module that fails on command
+//! - `load`: clients that know what each answer must be;  `rig`: an appliance on the module that
+//!   fails on command
 
 #![allow(
     clippy::unwrap_used,

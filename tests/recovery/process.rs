@@ -1,4 +1,5 @@
-//! The server is killed, restarted, rotated under load, given an old store, or an audit log that can't be written.
+//! The server is killed, restarted, rotated under load, given an old store, or an audit log that
+//! can't be written.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,7 +17,8 @@ use crate::support::{Appliance, Who, ask, base64, decrypt, encrypt, expect};
 /// The documented exit code of a store that can't be used.
 const STORE: i32 = 5;
 
-/// What the server acknowledged: for each key its latest version, and a ciphertext of each version that made one.
+/// What the server acknowledged: for each key its latest version, and a ciphertext of each version
+/// that made one.
 #[derive(Default)]
 struct Acknowledged {
     versions: BTreeMap<String, u64>,
@@ -185,7 +187,8 @@ async fn an_old_copy_of_the_store_is_refused_until_it_is_accepted() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_that_cannot_be_audited_are_refused() {
-    // Without the trap the signal of an exceeded file size would end the server, which is no better than a 503 but another matter.
+    // Without the trap the signal of an exceeded file size would end the server, which is no better
+    // than a 503 but another matter.
     let wrapper = ["sh", "-c", "trap '' XFSZ; exec \"$@\"", "sh"];
     let mut appliance = Appliance::builder().wrapper(wrapper).start().await;
     appliance.create_key("seal", json!({})).await;

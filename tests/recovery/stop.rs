@@ -33,7 +33,8 @@ fn of_it(appliance: &Appliance, operation: &str, key: &str) -> Vec<Value> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_that_nobody_waits_for_has_its_outcome_before_the_end_of_the_log() {
     let mut rig = Rig::start(Appliance::builder()).await;
-    // An old copy of the store: the first encryption has the key rotated, which no request asked for.
+    // An old copy of the store: the first encryption has the key rotated, which no request asked
+    // for.
     for key in ["fenced", "asked"] {
         rig.create_key(key, json!({})).await;
     }

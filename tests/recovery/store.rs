@@ -1,4 +1,5 @@
-//! The real program and its store: records that contradict each other, a disk without room, exports.
+//! The real program and its store: records that contradict each other, a disk without room,
+//! exports.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,7 +21,8 @@ const STORE: i32 = 5;
 /// Of a command line that can't be.
 const USAGE: i32 = 2;
 
-/// What the process that edits the store is told: configuration, and which of the [`EDITS`], or `undo`.
+/// What the process that edits the store is told: configuration, and which of the [`EDITS`], or
+/// `undo`.
 const EDITOR: &str = "STRONGROOM_TEST_STORE_EDITOR";
 
 /// Makes another payload of the one that is there, or none.

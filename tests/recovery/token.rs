@@ -89,7 +89,8 @@ async fn a_token_away_for_ten_seconds_is_answered_503_and_served_again_when_it_i
     );
 }
 
-/// SoftHSM's directory of tokens, away and back: a file system that was not mounted for a while, say.
+/// SoftHSM's directory of tokens, away and back: a file system that was not mounted for a while,
+/// say.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_folder_of_tokens_that_is_moved_away_and_back_is_found_again() {
     let rig = Rig::start(Appliance::builder()).await;
@@ -304,8 +305,8 @@ async fn a_call_that_hangs_is_given_up_at_its_deadline_and_the_server_goes_on() 
     assert_eq!(decrypt(&client, "seal", &ciphertext).await, b"before");
 }
 
-/// What another process has made on a token some modules show only when they are started again; a ceremony that tells the server of a master key that
-/// it does not see must not have to stop it.
+/// What another process has made on a token some modules show only when they are started again; a
+/// ceremony that tells the server of a master key that it does not see must not have to stop it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn for_a_master_key_that_is_not_seen_the_module_is_started_anew_and_no_request_is_lost() {
     let rig = Rig::start(Appliance::builder()).await;
@@ -469,7 +470,8 @@ async fn soak_with_repeated_losses() {
     soak(Duration::from_secs(seconds)).await;
 }
 
-/// Load, and a loss of the token, of its sessions or of a call every second or two; memory must not grow with them.
+/// Load, and a loss of the token, of its sessions or of a call every second or two; memory must not
+/// grow with them.
 async fn soak(duration: Duration) {
     let rig = Rig::start(Appliance::builder()).await;
     rig.create_key("seal", json!({})).await;

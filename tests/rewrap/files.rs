@@ -170,7 +170,8 @@ async fn what_the_key_does_not_decrypt_stops_it_or_is_left_as_it_is() {
     );
 }
 
-/// Killed in the middle of a large file, the command leaves the file as it was, and the next one goes on where it was.
+/// Killed in the middle of a large file, the command leaves the file as it was, and the next one
+/// goes on where it was.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_command_goes_on_where_it_was() {
     const PIECES: usize = 4;

@@ -1,4 +1,5 @@
-//! `strongroom key rewrap-file`, `rewrap-dir` and `rewrap-postgres` against a real appliance, and a real `PostgreSQL`.
+//! `strongroom key rewrap-file`, `rewrap-dir` and `rewrap-postgres` against a real appliance, and a
+//! real `PostgreSQL`.
 
 #![allow(
     missing_docs,
@@ -48,7 +49,8 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// An appliance with the key, and ciphertexts of `secret 0`, `secret 1`, ... under its version 1; version 2 is the latest.
+/// An appliance with the key, and ciphertexts of `secret 0`, `secret 1`, ... under its version 1;
+/// version 2 is the latest.
 async fn rotated(count: usize) -> (Appliance, Vec<String>) {
     let appliance = Appliance::start().await;
     appliance.create_key(KEY, json!({})).await;

@@ -306,7 +306,8 @@ fn support_said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// The application changes a row after the command has read it and before it writes it: the command waits for the row's lock meanwhile.
+/// The application changes a row after the command has read it and before it writes it: the command
+/// waits for the row's lock meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_the_application_changes_meanwhile_keeps_the_application_s_value() {
     let Some(mut site) = site("rewrap-postgres", 10).await else {

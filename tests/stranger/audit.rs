@@ -1,4 +1,5 @@
-//! Audit logs, judged by `Audit::verify` and by `audit.py`, which was written from `docs/audit-format.md` alone: they say the same of each.
+//! Audit logs, judged by `Audit::verify` and by `audit.py`, which was written from
+//! `docs/audit-format.md` alone: they say the same of each.
 
 use std::fs;
 use std::io::Write as _;
@@ -263,7 +264,8 @@ fn both_say_with(
     assert!(wrong.is_empty(), "wanted {wanted:?}: {wrong:#?}");
 }
 
-/// One line more, written by hand, in an otherwise good and signed log. `{}` stands for what each line begins with.
+/// One line more, written by hand, in an otherwise good and signed log. `{}` stands for what each
+/// line begins with.
 fn with_line(line: &str) -> Vec<u8> {
     with_bytes(line.as_bytes())
 }
@@ -789,8 +791,8 @@ fn both_hold_it_against_the_end_that_the_token_knows() {
     }
 }
 
-/// A server's log in two files: changes, some of which a kill left without an outcome, what a power cut tore, denials that are only counted, a restart, a
-/// rotation, a stop in order.
+/// A server's log in two files: changes, some of which a kill left without an outcome, what a power
+/// cut tore, denials that are only counted, a restart, a rotation, a stop in order.
 async fn a_servers_log() -> (Appliance, [PathBuf; 2]) {
     let mut appliance = Appliance::builder()
         .section("audit", "checkpoint_interval = \"200ms\"\n")

@@ -125,7 +125,8 @@ fn bad() -> Vec<Vec<u8>> {
     cases.push(nested("[", "]", 5000).into_bytes());
     cases.push(nested("[", "]", 200_000).into_bytes());
     cases.push(format!("{{\"a\":{}}}", "9".repeat(10_000)).into_bytes());
-    // Not UTF-8: a lone byte, overlong, a surrogate, beyond the last character, cut; also as a name.
+    // Not UTF-8: a lone byte, overlong, a surrogate, beyond the last character, cut; also as a
+    // name.
     for bytes in [
         &b"\xff"[..],
         b"\xc0\xaf",

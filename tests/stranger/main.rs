@@ -1,4 +1,5 @@
-//! The stranger's kit: programs in Python that were written from `docs/` alone, held against this program on good and bad documents.
+//! The stranger's kit: programs in Python that were written from `docs/` alone, held against this
+//! program on good and bad documents.
 //!
 //! - `audit`: audit logs that were forged, changed and cut
 //! - `json`: one table of JSON that two readers could take differently, read by both

@@ -1,7 +1,8 @@
-//! A whole appliance for tests: a throwaway SoftHSM2 token, certificates, a configuration, and the real `strongroom serve` as a child.
+//! A whole appliance for tests: a throwaway SoftHSM2 token, certificates, a configuration, and the
+//! real `strongroom serve` as a child.
 //!
-//! The keys on the token (two or three RSA-4096 pairs) are made once and kept under cargo's directory for tests; each appliance gets a copy
-//! of that token and its empty store.
+//! The keys on the token (two or three RSA-4096 pairs) are made once and kept under cargo's
+//! directory for tests; each appliance gets a copy of that token and its empty store.
 
 #![allow(
     dead_code,
@@ -175,7 +176,8 @@ impl Appliance {
         self.wait_ready().await;
     }
 
-    /// Starts the server and returns at once. After the first start it listens on the same port again.
+    /// Starts the server and returns at once. After the first start it listens on the same port
+    /// again.
     pub fn spawn(&mut self) {
         assert!(self.child.is_none(), "the server is running already");
         let address_file = self.path().join("address");
@@ -203,7 +205,8 @@ impl Appliance {
         self.child = Some(child);
     }
 
-    /// Writes the port that was taken at the first start into the configuration, for every later start.
+    /// Writes the port that was taken at the first start into the configuration, for every later
+    /// start.
     pub fn keep_port(&self) {
         if let Some(address) = self.address {
             let config = fs::read_to_string(self.config()).unwrap();
@@ -257,7 +260,8 @@ impl Appliance {
         self.env.insert(name.into(), value.into());
     }
 
-    /// From the next start on the server has a clock of its own; until that is set, it shows the machine's time.
+    /// From the next start on the server has a clock of its own; until that is set, it shows the
+    /// machine's time.
     pub fn clock(&mut self) -> Clock {
         let clock = Clock(self.path().join("clock"));
         clock.set(0);
@@ -341,7 +345,8 @@ impl Appliance {
         command
     }
 
-    /// Runs `strongroom ARGS…` in the appliance's environment, with `STRONGROOM_*` set for the operator.
+    /// Runs `strongroom ARGS…` in the appliance's environment, with `STRONGROOM_*` set for the
+    /// operator.
     pub fn cli<I: AsRef<std::ffi::OsStr>>(&self, arguments: impl IntoIterator<Item = I>) -> Output {
         let mut command = self.command(Path::new(STRONGROOM));
         command.args(arguments);
@@ -415,7 +420,8 @@ impl Appliance {
         fs::read_to_string(self.log_path()).unwrap_or_default()
     }
 
-    /// Whether the TLS files and the policy that it read again are in force; the audit log has them before they are.
+    /// Whether the TLS files and the policy that it read again are in force; the audit log has them
+    /// before they are.
     pub fn has_read_again(&self) -> bool {
         self.log().matches("read again").count() >= 2
     }
@@ -533,7 +539,8 @@ impl Clock {
     }
 }
 
-/// A Python interpreter that has the package `cryptography`; `None`, counted as skipped, where there is no Python.
+/// A Python interpreter that has the package `cryptography`; `None`, counted as skipped, where
+/// there is no Python.
 pub fn cryptography() -> Option<PathBuf> {
     let output = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/build.sh"))
         .arg("cryptography")
@@ -629,7 +636,8 @@ impl<'a> Site<'a> {
     }
 }
 
-/// A directory with a token that `strongroom init` has made its keys on, and an empty store; made once for a given program.
+/// A directory with a token that `strongroom init` has made its keys on, and an empty store; made
+/// once for a given program.
 fn template(memory: bool) -> PathBuf {
     let program = fs::metadata(STRONGROOM).unwrap();
     let age = program

@@ -281,7 +281,8 @@ fn issue(certificate: &Path, key: &Path, params: CertificateParams, issuer: &Iss
     write(key, pair.serialize_pem().as_bytes());
 }
 
-/// Written aside and renamed, as a careful operator's tool does: a server that watches the file never sees half of it.
+/// Written aside and renamed, as a careful operator's tool does: a server that watches the file
+/// never sees half of it.
 fn write(path: &Path, bytes: &[u8]) {
     let aside = path.with_extension("new");
     let mut file = fs::OpenOptions::new()

@@ -47,8 +47,8 @@ fn only_the_recipient_opens_it() {
     let error = open(&jwe, &bob).unwrap_err().to_string();
     assert!(error.contains("another participant"), "{error}");
 
-    // Nor by writing their own name on it: the header is authenticated, and the key agreement is with
-    // Alice's key.
+    // Nor by writing their own name on it: the header is authenticated, and the key agreement is
+    // with Alice's key.
     let (header, rest) = jwe.split_once('.').unwrap();
     let header = String::from_utf8(decode(header).unwrap()).unwrap();
     let renamed = header.replace(

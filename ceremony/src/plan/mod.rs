@@ -47,7 +47,8 @@ pub struct Plan {
     pub appliance: Appliance,
     /// How the service gets its PIN.
     pub runtime_pin: RuntimePin,
-    /// SHA-256 of the plan that this one takes the place of, hexadecimal; none for an initial ceremony's.
+    /// SHA-256 of the plan that this one takes the place of, hexadecimal; none for an initial
+    /// ceremony's.
     pub replaces: Option<String>,
     text: String,
 }

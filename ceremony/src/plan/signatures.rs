@@ -60,7 +60,8 @@ impl PlanSignature {
     /// The signatures beside a plan; none if there is no such file yet.
     ///
     /// # Errors
-    /// [`CeremonyError::Read`], [`CeremonyError::PlanSignatures`] for a line that is not a signature.
+    /// [`CeremonyError::Read`], [`CeremonyError::PlanSignatures`] for a line that is not a
+    /// signature.
     pub fn load_all(plan: &Path) -> Result<Vec<Self>, CeremonyError> {
         let path = signatures_path(plan);
         let text = match files::read_to_string(&path, files::MAX_BY_HAND) {

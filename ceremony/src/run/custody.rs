@@ -132,8 +132,8 @@ pub(super) fn collect(ceremony: &mut Ceremony<'_>, set: Set) -> Result<shares::P
     }
 }
 
-/// One custodian's share, from the ceremony's directory with their key, or from the words on their page;
-/// or why it can't be had.
+/// One custodian's share, from the ceremony's directory with their key, or from the words on their
+/// page; or why it can't be had.
 fn share(
     ceremony: &mut Ceremony<'_>,
     folder: &Path,

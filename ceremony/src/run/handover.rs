@@ -2,8 +2,8 @@
 //! one.
 //!
 //! A ceremony runs as root: it seals credentials for the machine. The service is not root, and
-//! could not open what root has made. It may be hostile, though, and its directory is where root walks
-//! here: see `tree.rs`.
+//! could not open what root has made. It may be hostile, though, and its directory is where root
+//! walks here: see `tree.rs`.
 
 use std::io;
 use std::path::Path;
@@ -12,8 +12,8 @@ use super::RunError;
 use super::site::Site;
 use super::tree::Entry;
 
-/// Gives a directory and all in it to a user and a group; with `modes`, permission bits of directories and
-/// of files too. Nothing is followed: see `tree.rs`.
+/// Gives a directory and all in it to a user and a group; with `modes`, permission bits of
+/// directories and of files too. Nothing is followed: see `tree.rs`.
 pub fn give(path: &Path, owner: u32, group: u32, modes: Option<(u32, u32)>) -> io::Result<()> {
     Entry::folder(path)?.each(&|entry| {
         entry.give(Some(owner.into()), Some(group.into()))?;

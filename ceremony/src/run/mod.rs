@@ -1,5 +1,5 @@
-//! Carrying a ceremony out: a state machine of steps, each in a file of its own. Those of an initial ceremony
-//! are here, the later kinds' in [`later`].
+//! Carrying a ceremony out: a state machine of steps, each in a file of its own. Those of an
+//! initial ceremony are here, the later kinds' in [`later`].
 //!
 //! The transcript is the source of truth. A step whose `done` line is there is never done again;
 //! one with a `begin` line only was interrupted, and its `recover` looks at what is there (token,
@@ -304,8 +304,8 @@ impl Ceremony<'_> {
         self.kind.is_later() && self.kind != Kind::Restore && !destroys
     }
 
-    /// Those who sign, in this order: at an initial ceremony everyone in the plan, later those whom step
-    /// `opening` found present.
+    /// Those who sign, in this order: at an initial ceremony everyone in the plan, later those whom
+    /// step `opening` found present.
     fn signers(&self) -> Result<Vec<(Role, Participant)>, RunError> {
         let present: Option<Roll> = match self.kind {
             Kind::Birth => None,

@@ -108,9 +108,9 @@ impl Site {
         })
     }
 
-    /// What an initial ceremony would write over, if it is there: it belongs to another appliance. A link is
-    /// there wherever it leads, and also if that is nowhere: what root makes through it would
-    /// be elsewhere.
+    /// What an initial ceremony would write over, if it is there: it belongs to another appliance.
+    /// A link is there wherever it leads, and also if that is nowhere: what root makes through
+    /// it would be elsewhere.
     pub(super) fn in_the_way(&self) -> Vec<PathBuf> {
         [
             self.configuration(),

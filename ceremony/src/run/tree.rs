@@ -1,8 +1,8 @@
 //! Walks directories that another user can write to, as root, without being led anywhere else.
 //!
 //! A path is asked for once and never again: each entry is opened without following it, by its name
-//! in a directory that is open already, and what is done is done to what was opened. Whoever swaps an
-//! entry for a link meanwhile changes what the name means, not what is open.
+//! in a directory that is open already, and what is done is done to what was opened. Whoever swaps
+//! an entry for a link meanwhile changes what the name means, not what is open.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -33,8 +33,8 @@ impl Entry {
         Ok(Self { fd, stat, path })
     }
 
-    /// The directory at that path. Links on the way are followed only where nobody but root could have
-    /// put them.
+    /// The directory at that path. Links on the way are followed only where nobody but root could
+    /// have put them.
     pub(super) fn folder(path: &Path) -> io::Result<Self> {
         let mut here = Self::new(
             open("/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?,
@@ -135,7 +135,8 @@ impl Entry {
         std::fs::set_permissions(open, mode)
     }
 
-    /// This directory and every directory and file below it. Links, sockets and devices are passed over.
+    /// This directory and every directory and file below it. Links, sockets and devices are passed
+    /// over.
     ///
     /// # Errors
     /// Also for a file with a second name: what is done to it would be done to whatever else has

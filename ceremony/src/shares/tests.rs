@@ -91,8 +91,8 @@ fn any_three_of_five_recover_both_pins_in_any_order() {
     }
 }
 
-/// Not by this program, and not by whoever interpolates them themselves: any PIN fits any two shares
-/// as well as the right one does.
+/// Not by this program, and not by whoever interpolates them themselves: any PIN fits any two
+/// shares as well as the right one does.
 #[test]
 fn no_two_of_five_tell_anything() {
     let dealt = Dealt::new(3, 5, Mode::Ceremony);

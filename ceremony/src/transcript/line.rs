@@ -32,8 +32,8 @@ pub(crate) struct Open {
     pub(crate) format: u32,
     pub(crate) ceremony_id: String,
     pub(crate) kind: String,
-    /// SHA-256 of the whole transcript that a later ceremony goes on from, hexadecimal; an initial ceremony's
-    /// line has no such member.
+    /// SHA-256 of the whole transcript that a later ceremony goes on from, hexadecimal; an initial
+    /// ceremony's line has no such member.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) previous_sha256: Option<String>,
     pub(crate) plan_sha256: String,

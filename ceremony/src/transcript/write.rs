@@ -39,7 +39,8 @@ pub struct Transcript {
 }
 
 impl Transcript {
-    /// Begins one in a directory that has none. It appears whole, with its first line, or not at all.
+    /// Begins one in a directory that has none. It appears whole, with its first line, or not at
+    /// all.
     ///
     /// # Errors
     /// [`CeremonyError::Write`], also if there is one; [`CeremonyError::Transcript`] if another
@@ -103,8 +104,8 @@ impl Transcript {
         })
     }
 
-    /// Goes on with the one in a directory. A last line that a power cut tore is cut off, and a `note`
-    /// says so.
+    /// Goes on with the one in a directory. A last line that a power cut tore is cut off, and a
+    /// `note` says so.
     ///
     /// # Errors
     /// [`CeremonyError::Read`], [`CeremonyError::Write`]; [`CeremonyError::Transcript`] if what is

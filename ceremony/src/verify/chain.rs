@@ -142,7 +142,8 @@ impl Chain {
         json::read(self.outputs(step)?).ok()
     }
 
-    /// Who signs, in this order: at an initial ceremony everyone in the plan, later those who were there.
+    /// Who signs, in this order: at an initial ceremony everyone in the plan, later those who were
+    /// there.
     pub(super) fn signers(&self) -> Vec<(Role, &Participant)> {
         let later = self.kind.is_some_and(Kind::is_later);
         let roll: Roll = if later {

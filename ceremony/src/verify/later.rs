@@ -1,4 +1,5 @@
-//! Ceremonies after the initial ceremony, each by itself: who was there, and what each kind records.
+//! Ceremonies after the initial ceremony, each by itself: who was there, and what each kind
+//! records.
 
 use strongroom_hsm::ceremony::expected::{AUDIT_LABEL, ExpectedKey};
 use strongroom_hsm::{KeyShape, OptionalKeys};

@@ -71,8 +71,8 @@ pub struct ConfigError(pub Vec<String>);
 impl Config {
     /// Reads and validates the whole file; every problem is reported, not the first alone.
     ///
-    /// Relative paths are taken from the file's own directory. Nobody but root, whoever runs this, and
-    /// the server's own user may be able to change the file or one that it names.
+    /// Relative paths are taken from the file's own directory. Nobody but root, whoever runs this,
+    /// and the server's own user may be able to change the file or one that it names.
     ///
     /// # Errors
     /// Each problem names the file and the setting, and says what is expected.

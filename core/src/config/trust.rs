@@ -2,8 +2,9 @@
 //! directory and link on the way to them.
 //!
 //! As OpenSSH's `StrictModes`: nobody but root, whoever runs this, and the server's own user may
-//! write there. A directory that others may write to is taken only if it is sticky, as `/tmp`: nobody
-//! can rename in it what belongs to others, and what is taken from it belongs to one of those.
+//! write there. A directory that others may write to is taken only if it is sticky, as `/tmp`:
+//! nobody can rename in it what belongs to others, and what is taken from it belongs to one of
+//! those.
 
 use std::fs::{self, Metadata};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};

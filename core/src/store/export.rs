@@ -1,7 +1,8 @@
 //! A store as one plain file, sealed as it is in the database: `docs/store-format.md` publishes the
 //! bytes. Another program reads it without sled.
 //!
-//! An import is tried in a directory of its own before anything is written where the store is to be.
+//! An import is tried in a directory of its own before anything is written where the store is to
+//! be.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

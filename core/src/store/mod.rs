@@ -252,7 +252,8 @@ pub fn copied_epoch(value: &[u8]) -> Vec<u8> {
 }
 
 impl Store {
-    /// Makes an empty store at epoch 1 in a directory of mode 0700, and sets the token's epoch object.
+    /// Makes an empty store at epoch 1 in a directory of mode 0700, and sets the token's epoch
+    /// object.
     ///
     /// # Errors
     /// [`StoreError::Exists`] or [`StoreError::TokenInUse`] if the path or the token has one,

@@ -431,8 +431,8 @@ impl Store {
     }
 }
 
-/// A directory for a new store: made, or empty, or with what a creation or an import that was cut off
-/// leaves, which may be a database without any entry.
+/// A directory for a new store: made, or empty, or with what a creation or an import that was cut
+/// off leaves, which may be a database without any entry.
 pub(super) fn prepare_folder(path: &Path) -> Result<(), StoreError> {
     let io = |error: std::io::Error| StoreError::Io(format!("{}: {error}", path.display()));
     if Sled::exists(path) {

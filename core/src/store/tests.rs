@@ -820,8 +820,8 @@ fn no_acknowledged_write_is_lost_to_kill_9() {
     );
 }
 
-/// Whoever the service's directory belongs to can put a link there at any time, and root comes by at a
-/// initial ceremony, a restoration, a rotation.
+/// Whoever the service's directory belongs to can put a link there at any time, and root comes by
+/// at a initial ceremony, a restoration, a rotation.
 #[tokio::test]
 async fn a_link_in_the_services_folder_leads_root_to_no_file_of_roots() {
     const SERVICE: u32 = 54_321;

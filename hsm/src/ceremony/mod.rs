@@ -222,8 +222,8 @@ pub fn read_register(
 }
 
 /// Destroys every object on the token, whoever made it, checks that none is left, and initializes
-/// the token again. Cut off by a power failure, it may be called again; the list then holds what was
-/// left.
+/// the token again. Cut off by a power failure, it may be called again; the list then holds what
+/// was left.
 pub fn destroy(config: &HsmConfig, so_pin: &SecretPin) -> Result<Destroyed, HsmError> {
     destroy::destroy(config, so_pin)
 }

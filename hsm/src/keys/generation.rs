@@ -125,7 +125,8 @@ pub(crate) struct Generation {
     pub(crate) master: Pair,
     pub(crate) memory_master: Option<Pair>,
     pub(crate) transfer: Option<Pair>,
-    /// The public halves that the security officer has marked, if they have marked all that it takes.
+    /// The public halves that the security officer has marked, if they have marked all that it
+    /// takes.
     pub(crate) trusted: Option<Trusted>,
 }
 

@@ -120,8 +120,8 @@ enum Event {
         number: u64,
         result: Result<Box<connect::Connected>, Fault>,
     },
-    /// The module is to be started again; `begun` is told when whatever is queued from then on comes
-    /// after that.
+    /// The module is to be started again; `begun` is told when whatever is queued from then on
+    /// comes after that.
     Restart { begun: oneshot::Sender<()> },
     /// The last handle was dropped.
     Stop,
@@ -210,8 +210,9 @@ impl Pool {
         self.submit(|conn| conn.probe()).await
     }
 
-    /// Every worker looks for the keys again: one at once, each other before its next job. Keys that
-    /// are not acceptable are the caller's error, and the workers go on with those they have.
+    /// Every worker looks for the keys again: one at once, each other before its next job. Keys
+    /// that are not acceptable are the caller's error, and the workers go on with those they
+    /// have.
     pub(crate) async fn refresh_keys(&self) -> Result<Vec<MasterGeneration>, HsmError> {
         let found = self.submit(Conn::refresh_keys).await?;
         self.facts.learn(found.clone())?;

@@ -86,8 +86,8 @@ struct Supervisor {
     attempts: u64,
     /// When to try to connect; none while connected or stopped.
     retry: Option<Retry>,
-    /// The workers are waited for, so that the module can be started again: the queue that they are
-    /// to empty.
+    /// The workers are waited for, so that the module can be started again: the queue that they
+    /// are to empty.
     restarting: Option<Receiver<Job>>,
     lost_at: Option<Instant>,
     logged: Option<Instant>,

@@ -164,8 +164,8 @@ impl Kek<'_> {
     /// That the unwrap template decides also of a call that says nothing: it is refused, or the key
     /// comes as the template says.
     fn comes_as_forced(&self) -> Result<()> {
-        // Class, type, and that it is not an object on the token; SoftHSM forces nothing on a key that
-        // the call makes unmodifiable.
+        // Class, type, and that it is not an object on the token; SoftHSM forces nothing on a key
+        // that the call makes unmodifiable.
         let silent = |kind| {
             let rules = kek_rules(KeyUsage::Mac).iter().take(3).cloned();
             let mut rules: Vec<_> = rules.collect();

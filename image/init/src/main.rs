@@ -1,8 +1,10 @@
-//! `/init` of the bootable image. The kernel runs it first; it becomes systemd if, and only if, nothing was added to what was signed.
+//! `/init` of the bootable image. The kernel runs it first; it becomes systemd if, and only if,
+//! nothing was added to what was signed.
 //!
-//! systemd-stub appends to the signed command line what the firmware's SMBIOS strings say, and puts what lies beside the kernel image on the boot
-//! partition into the initrd, signed or not. systemd would obey the one and take in the other. The end of this program is a kernel panic, after
-//! which the machine starts again.
+//! systemd-stub appends to the signed command line what the firmware's SMBIOS strings say, and puts
+//! what lies beside the kernel image on the boot partition into the initrd, signed or not. systemd
+//! would obey the one and take in the other. The end of this program is a kernel panic, after which
+//! the machine starts again.
 
 mod added;
 

@@ -122,13 +122,13 @@ fn setting(line: &str, name: &str) -> Option<PathBuf> {
     (found.trim() == name && value.starts_with('/')).then(|| value.into())
 }
 
-/// Where a file is, and where it may be after it was replaced or a link was turned: its directory, and
-/// for each link on the way to it the directory that holds the link and the one that holds what it
-/// leads to. Each with all below it, since whoever renews certificates makes new directories there, and
-/// turns the link to them.
+/// Where a file is, and where it may be after it was replaced or a link was turned: its directory,
+/// and for each link on the way to it the directory that holds the link and the one that holds what
+/// it leads to. Each with all below it, since whoever renews certificates makes new directories
+/// there, and turns the link to them.
 ///
-/// A directory of the system's, as `/etc`, is not opened for that: of a file there, only the file as
-/// it is now.
+/// A directory of the system's, as `/etc`, is not opened for that: of a file there, only the file
+/// as it is now.
 fn places(file: &Path) -> BTreeSet<PathBuf> {
     let steps = walk(file);
     let mut places: BTreeSet<PathBuf> = folders(file).into_iter().collect();
@@ -153,8 +153,8 @@ fn places(file: &Path) -> BTreeSet<PathBuf> {
     places
 }
 
-/// The root, the directories of the file hierarchy standard, where each program has its own, and homes.
-/// Another one right in the root, as a volume at `/certs`, is somebody's own.
+/// The root, the directories of the file hierarchy standard, where each program has its own, and
+/// homes. Another one right in the root, as a volume at `/certs`, is somebody's own.
 fn is_the_systems(folder: &Path) -> bool {
     const SHARED: [&str; 37] = [
         "/",

@@ -2,8 +2,8 @@
 //! writes, and nothing else.
 //!
 //! The header is not protected: whoever has the disk can name another cipher, or none, and put a
-//! key of their own in. With the TPM's public key, which the header holds, they can seal that key to
-//! this machine without ever having been near it. Such a key comes to the TPM by an import; one
+//! key of their own in. With the TPM's public key, which the header holds, they can seal that key
+//! to this machine without ever having been near it. Such a key comes to the TPM by an import; one
 //! that was made in the TPM does not, and says so in what the TPM checks.
 //!
 //! The format: LUKS2 On-Disk Format Specification 1.1.1. The sealed key: systemd's

@@ -24,8 +24,8 @@ pub(super) struct LaterArgs {
     /// This ceremony's own directory; made if it is not there
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
-    /// Take answers from the files in this directory instead of asking people; docs/ceremony.md lists
-    /// them
+    /// Take answers from the files in this directory instead of asking people; docs/ceremony.md
+    /// lists them
     #[arg(long, value_name = "DIR", visible_alias = "non-interactive")]
     answers: Option<PathBuf>,
 }

@@ -19,8 +19,8 @@ pub(super) struct RunArgs {
     /// The ceremony's directory: transcript, shares, pages, report; made if it is not there
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
-    /// Take answers from the files in this directory instead of asking people; docs/ceremony.md lists
-    /// them
+    /// Take answers from the files in this directory instead of asking people; docs/ceremony.md
+    /// lists them
     #[arg(long, value_name = "DIR", visible_alias = "non-interactive")]
     answers: Option<PathBuf>,
     /// Also write each custodian's share as words and a QR code on a page to be printed

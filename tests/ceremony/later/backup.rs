@@ -447,7 +447,8 @@ fn a_second_token_takes_over() {
     fs::write(&config, text).unwrap();
     let log = room.state().join("audit.log");
     fs::rename(&log, room.state().join("audit.log.first")).unwrap();
-    // The store is one commit ahead of the copy, as one that was cut off is: it must be accepted all the same.
+    // The store is one commit ahead of the copy, as one that was cut off is: it must be accepted
+    // all the same.
     let unbound = room
         .command(&["store", "status", "--config"])
         .arg(&config)

@@ -1,4 +1,5 @@
-//! Two ceremonies that go on from one: a copy of a directory is as good as the directory, but for what the token knows.
+//! Two ceremonies that go on from one: a copy of a directory is as good as the directory, but for
+//! what the token knows.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,5 +1,5 @@
-//! Ceremonies of an appliance that has its keys: each on a real token, from start to end, with power cuts, and its transcript checked by
-//! both programs together with those before it.
+//! Ceremonies of an appliance that has its keys: each on a real token, from start to end, with
+//! power cuts, and its transcript checked by both programs together with those before it.
 //!
 //! - `backup`: the keys come to another token, which serves
 //! - `destroy`: every object goes, with evidence
@@ -130,7 +130,8 @@ impl<'a> Later<'a> {
         panic!("three shares do not give it back");
     }
 
-    /// The power goes when each of these lines has been written; each run goes on, and repeats nothing that was done.
+    /// The power goes when each of these lines has been written; each run goes on, and repeats
+    /// nothing that was done.
     pub fn killed_at(&self, to_come: &[String]) {
         for line in to_come {
             kill_at(self.command(), &self.dir, line);

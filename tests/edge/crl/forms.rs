@@ -1,4 +1,5 @@
-//! Lists that no library makes, put together byte by byte: what the server says of each, and what openssl says.
+//! Lists that no library makes, put together byte by byte: what the server says of each, and what
+//! openssl says.
 
 use rcgen::{KeyPair, SigningKey as _};
 use rustls::pki_types::CertificateDer;
@@ -75,7 +76,8 @@ fn time(time: OffsetDateTime) -> Vec<u8> {
     tlv(UTC_TIME, text.as_bytes())
 }
 
-/// A list of whose parts each can be another. As it is made it is a good one that names the serial number 8.
+/// A list of whose parts each can be another. As it is made it is a good one that names the serial
+/// number 8.
 #[derive(Clone)]
 struct Form {
     version: Option<u8>,
@@ -198,7 +200,8 @@ impl Scene {
         der_pem(&form.der(self.ca.issuer.key()))
     }
 
-    /// What the load says, with the list alone or beside an older one that is good and names nobody.
+    /// What the load says, with the list alone or beside an older one that is good and names
+    /// nobody.
     fn load(&self, lists: &[String]) -> Result<Tls, String> {
         Tls::load(self.place.files(&[&self.ca], lists)).map_err(|error| error.to_string())
     }
@@ -305,7 +308,8 @@ fn of_every_form_that_is_taken_openssl_says_the_same() {
         assert_eq!(scene.openssl(&lists), expected, "{what}: openssl");
     }
 
-    // Only a delta may say so (RFC 5280, section 5.3.1). openssl lets the client in; here an entry is an entry.
+    // Only a delta may say so (RFC 5280, section 5.3.1). openssl lets the client in; here an entry
+    // is an entry.
     let removed = [scene.pem(&plain.entry(&reason(8)))];
     assert_eq!(scene.ours(&scene.load(&removed).unwrap()), only_the_bad);
 }

@@ -482,8 +482,8 @@ fn a_module_that_is_not_there_fails_to_initialize() {
 
 const TEXT: &[u8] = b"thirty-two bytes, a wrapped key.";
 
-/// A token in a directory of its own, reached through the fault module. The fields are what a test's
-/// body works with.
+/// A token in a directory of its own, reached through the fault module. The fields are what a
+/// test's body works with.
 struct Rig {
     folder: PathBuf,
     pkcs11: Pkcs11,
@@ -495,8 +495,8 @@ fn in_child(test: &str, body: impl FnOnce(&Rig)) {
     in_process(test, None, |folder| body(&Rig::new(folder)));
 }
 
-/// Runs `body` in a child process with an empty directory for tokens, and `real` as the module behind
-/// the fault module.
+/// Runs `body` in a child process with an empty directory for tokens, and `real` as the module
+/// behind the fault module.
 fn in_process(test: &str, real: Option<&str>, body: impl FnOnce(PathBuf)) {
     if let Some(folder) = std::env::var_os("PKCS11_FAULT_TEST_FOLDER") {
         thread::spawn(|| {

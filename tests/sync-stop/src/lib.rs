@@ -1,6 +1,6 @@
 //! Preloaded (`LD_PRELOAD`), it stops a program (SIGSTOP) whenever that has made a file durable in
-//! the directory that `STRONGROOM_SYNC_STOP` names, or the directory itself. Whoever started it sees the
-//! stop, looks at the files, and lets it go on or kills it: exactly there, however fast
+//! the directory that `STRONGROOM_SYNC_STOP` names, or the directory itself. Whoever started it
+//! sees the stop, looks at the files, and lets it go on or kills it: exactly there, however fast
 //! the next file would have come.
 
 #![allow(unsafe_code, reason = "it takes the place of a C function")]

@@ -1,11 +1,11 @@
 //! Ceremonies of an appliance that has its keys: each goes on from the one before, whose transcript
 //! its own names.
 //!
-//! A later ceremony is carried out by the same machine as an initial ceremony: an `Act` for each step of its
-//! kind, of which `opening` is the first and `super::closing` (or one of its own) the last. Between
-//! them, `Ceremony::pins` has the custodians give the PINs back, `Ceremony::hsm_config` is the
-//! token at work, `Ceremony::custody` what the ceremony before left (plan, shares, token, keys,
-//! store).
+//! A later ceremony is carried out by the same machine as an initial ceremony: an `Act` for each
+//! step of its kind, of which `opening` is the first and `super::closing` (or one of its own) the
+//! last. Between them, `Ceremony::pins` has the custodians give the PINs back,
+//! `Ceremony::hsm_config` is the token at work, `Ceremony::custody` what the ceremony before left
+//! (plan, shares, token, keys, store).
 //! What a step `token`, `keys`, `store` or `pins` records takes the place of what was there before,
 //! in the summary and for the next ceremony; `verify/link.rs` says which kind may change what.
 //!
@@ -42,7 +42,8 @@ use crate::{
 
 /// In a directory that another ceremony goes on from: the path of that one's directory.
 const FOLLOWED: &str = "followed-by";
-/// In a later rehearsal's directory: the path of the first rehearsal's, which has the throwaway token.
+/// In a later rehearsal's directory: the path of the first rehearsal's, which has the throwaway
+/// token.
 const REHEARSAL: &str = "rehearsal-of";
 
 /// What is to be carried out, and where its record goes.

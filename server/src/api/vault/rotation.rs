@@ -17,8 +17,8 @@ pub(in crate::api) async fn read(call: &mut Call<'_>) -> Result<Answer, ApiError
 }
 
 /// `POST sys/rotate-master`: looks for the keys on the token again, also by starting the PKCS#11
-/// module again, and moves every key to the master key with that SHA-256, which the security officer
-/// must have marked as trusted.
+/// module again, and moves every key to the master key with that SHA-256, which the security
+/// officer must have marked as trusted.
 pub(in crate::api) async fn update(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     let wanted = call
         .params

@@ -1,4 +1,5 @@
-//! The table of Vault's dialect: what is answered, who may ask, what it may carry, whether it is audited.
+//! The table of Vault's dialect: what is answered, who may ask, what it may carry, whether it is
+//! audited.
 
 use std::borrow::Cow;
 
