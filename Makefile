@@ -6,14 +6,16 @@ export CARGO_TERM_COLOR ?= auto
 # What .ci/install puts there on a machine that lacks it.
 export PATH := $(CURDIR)/.cache/go/bin:$(PATH)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
-# rustup's cargo looks for its toolchain below HOME, which may be another than when it was installed.
+# rustup's cargo looks for its toolchain below HOME, which may be another than when it was
+# installed.
 ifeq ($(shell $(CARGO) --version 2>/dev/null),)
 RUSTUP := $(wildcard $(dir $(shell command -v $(CARGO)))../../.rustup)
 ifneq ($(RUSTUP),)
 export RUSTUP_HOME ?= $(abspath $(RUSTUP))
 endif
 endif
-# Rust and Go keep what they download and build below HOME; where that can't be written to, below .cache.
+# Rust and Go keep what they download and build below HOME; where that can't be written to, below
+# .cache.
 ifneq ($(shell [ -d "$$HOME" ] && [ -w "$$HOME" ] && echo yes),yes)
 export CARGO_HOME ?= $(CURDIR)/.cache/cargo
 export GOPATH ?= $(CURDIR)/.cache/gopath

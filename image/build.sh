@@ -1,13 +1,16 @@
 #!/bin/bash
-# Builds the bootable image into image/out (make image). Run as root on Debian or a derivative of it.
+# Builds the bootable image into image/out (make image). Run as root on Debian or a derivative
+# of it.
 #
 #   image/build.sh [OUT]        default: <repository>/image/out
 #
-# Exit codes: 0 built; 77 this machine can't do it (the reason is on standard error); another: it failed.
+# Exit codes: 0 built; 77 this machine can't do it (the reason is on standard error); another: it
+# failed.
 #
 # STRONGROOM_BINARY     a strongroom to put in instead of building the `dist` profile
 # STRONGROOM_VERSION    the image's version; default: Cargo.toml's
-# STRONGROOM_MINIMUM    the oldest version that may still run once this one has been healthy; default 0
+# STRONGROOM_MINIMUM    the oldest version that may still run once this one has been healthy;
+#                       default 0
 # STRONGROOM_EXTRA      a directory whose files come over the root's: another PKCS#11 module, say
 # STRONGROOM_IMAGE_CACHE  packages and trees; default <repository>/.cache/image
 set -euo pipefail
@@ -89,7 +92,8 @@ binary() {
     strip -o "$work/init" "${CARGO_TARGET_DIR:-$repository/target}/$target/dist/strongroom-init"
 }
 
-# The tools come from trixie and need their own C library: they run with their tree as root, in a mount namespace that goes away by itself.
+# The tools come from trixie and need their own C library: they run with their tree as
+# root, in a mount namespace that goes away by itself.
 inside_tools() {
     # shellcheck disable=SC2016 # for the inner shell
     unshare -m bash -euc '

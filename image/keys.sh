@@ -1,5 +1,6 @@
 #!/bin/bash
-# Makes the keys that sign the image, once, into image/keys: for tests and trials. A real deployment puts its own there, or signs elsewhere.
+# Makes the keys that sign the image, once, into image/keys: for tests and trials. A real deployment
+# puts its own there, or signs elsewhere.
 #
 #   pk, kek, db   Secure Boot: platform key, key exchange key, and the key that signs boot loader and kernel image
 #   pcr           signs the expected PCR 11 of each kernel image, to which the state partition is bound

@@ -1,13 +1,16 @@
 #!/bin/sh
-# Downloads and unpacks Debian packages, with all that they depend on, into a tree. No maintainer script runs.
+# Downloads and unpacks Debian packages, with all that they depend on, into a tree. No maintainer
+# script runs.
 #
 #   image/packages.sh TREE PACKAGE...
 #
-# TREE is replaced. Beside it: TREE.packages, one line a package: name, version, architecture, source package, SHA-256 of the .deb. The packages
-# come from the archive that this machine's own apt uses, suite trixie with its security updates, into a package list of their own: nothing of
-# the machine changes. apt checks the archive's signature against Debian's keyring.
+# TREE is replaced. Beside it: TREE.packages, one line a package: name, version, architecture,
+# source package, SHA-256 of the .deb. The packages come from the archive that this machine's own
+# apt uses, suite trixie with its security updates, into a package list of their own: nothing of the
+# machine changes. apt checks the archive's signature against Debian's keyring.
 #
-# STRONGROOM_IMAGE_CACHE keeps package lists and .deb files between calls (default: <repository>/.cache/image).
+# STRONGROOM_IMAGE_CACHE keeps package lists and .deb files between calls (default:
+# <repository>/.cache/image).
 set -eu
 umask 022
 export LC_ALL=C
@@ -72,7 +75,8 @@ if [ ! -e "$apt/updated" ]; then
     touch "$apt/updated"
 fi
 
-# "Inst NAME (VERSION SOURCE [ARCHITECTURE])", whether or not the file is here already; a colon in a version is %3a in the file's name.
+# "Inst NAME (VERSION SOURCE [ARCHITECTURE])", whether or not the file is here already; a colon in a
+# version is %3a in the file's name.
 list=$(apt-get -qq --simulate install "$@" | sed -n 's/^Inst \([^ ]*\) (\([^ ]*\) .*\[\(.*\)\]).*/\1_\2_\3.deb/p' | sed 's/:/%3a/' | sort) ||
     fail "apt-get can't resolve: $*"
 [ -n "$list" ] || fail "apt-get names no package for: $*"

@@ -1,5 +1,6 @@
 #!/bin/bash
-# The steps that run inside the tools tree: see build.sh. /work is the build's directory, /debian the unpacked packages.
+# The steps that run inside the tools tree: see build.sh. /work is the build's directory, /debian
+# the unpacked packages.
 #
 #   steps.sh VERSION
 set -euo pipefail
@@ -28,8 +29,9 @@ uuid() { # the first or last 128 bits of the root hash: where the initrd looks f
 root_uuid=$(uuid "${roothash:0:32}")
 verity_uuid=$(uuid "${roothash:32:32}")
 
-# The kernel obeys nothing behind the lone dashes: what systemd-stub adds to the command line comes after it. The root hash is in it for whoever
-# reads the log, and for updates; the initrd has it in a unit of its own.
+# The kernel obeys nothing behind the lone dashes: what systemd-stub adds to the command line comes
+# after it. The root hash is in it for whoever reads the log, and for updates; the initrd has it in
+# a unit of its own.
 cmdline="$(tr '\n' ' ' <disk/cmdline)roothash=$roothash${STRONGROOM_CMDLINE:+ $STRONGROOM_CMDLINE} --"
 
 # The initrd.
@@ -41,13 +43,14 @@ sed -i -e "s,@ROOT@,$root_uuid,;s,@TREE@,$verity_uuid,;s,@HASH@,$roothash," \
 find initrd -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
 (cd initrd && find . -print0 | sort -z | cpio --quiet --null -o -H newc --reproducible -R 0:0) | zstd -q -19 -T1 -o initrd.zst
 
-# A signature holds the time at which it was made: for whoever builds it again, that of the sources. The clock stands (-f): the build takes
-# a second more or less each time.
+# A signature holds the time at which it was made: for whoever builds it again, that of the sources.
+# The clock stands (-f): the build takes a second more or less each time.
 at_source_date() {
     faketime -f "$(date -u -d "@$SOURCE_DATE_EPOCH" '+%Y-%m-%d %H:%M:%S')" "$@"
 }
 
-# The kernel, its command line and the initrd, signed as one. The TPM gives the state's key after the initrd and before sysinit.target, no later.
+# The kernel, its command line and the initrd, signed as one. The TPM gives the state's key after
+# the initrd and before sysinit.target, no later.
 at_source_date ukify build \
     --linux "$(echo /debian/boot/vmlinuz-*)" \
     --initrd initrd.zst \

@@ -1,8 +1,8 @@
 //! The bootable image in QEMU, with firmware that enforces Secure Boot and a software TPM.
 //!
 //! `make image` builds what is booted; these tests are ignored unless asked for
-//! (`make test-image`), and say where it is not built. Each waits for lines on the serial console, as an
-//! operator would.
+//! (`make test-image`), and say where it is not built. Each waits for lines on the serial console,
+//! as an operator would.
 
 #![allow(
     clippy::unwrap_used,

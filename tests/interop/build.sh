@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds other people's clients, which the interop tests drive a Strongroom server with, each once: nothing is done again until its sources,
-# its locked dependencies or the toolchain change.
+# Builds other people's clients, which the interop tests drive a Strongroom server with, each once:
+# nothing is done again until its sources, its locked dependencies or the toolchain change.
 #
 #   build.sh [vault] [seal] [seal-openbao] [hvac] [node] [cryptography] [pyjwt] [gojwt]      default: all
 #
@@ -45,7 +45,8 @@ need() {
     }
 }
 
-# once <part> <toolchain> <file>...: builds a part unless the cache has it for these files and this toolchain.
+# once <part> <toolchain> <file>...: builds a part unless the cache has it for these files and this
+# toolchain.
 once() {
     local part=$1 toolchain=$2 key directory
     shift 2
@@ -95,9 +96,11 @@ build_seal_openbao() {
 }
 
 build_vault() {
-    # Vault is released with the sdk of its own source tree (a `replace` in its go.mod), which the proxy does not have for 1.14.1. The nearest
-    # release, 0.9.2, has two assertions ("defines a CreateOperation but no ExistenceCheck") that Vault 1.14.1's tree has not, and that stop a
-    # server for two of its paths. So the same `replace` is made here, with 0.9.2 less these two lines.
+    # Vault is released with the sdk of its own source tree (a `replace` in its go.mod), which the
+    # proxy does not have for 1.14.1. The nearest release, 0.9.2, has two assertions ("defines a
+    # CreateOperation but no ExistenceCheck") that Vault 1.14.1's tree has not, and that stop a
+    # server for two of its paths. So the same `replace` is made here, with 0.9.2 less these two
+    # lines.
     local sdk=github.com/hashicorp/vault/sdk released lines
     released=$(cd "$here/vault" && go mod download "$sdk" && go list -mod=readonly -m -f '{{.Dir}}' "$sdk")
     cp -r --no-preserve=mode "$released" "$1/sdk"
@@ -112,7 +115,8 @@ build_vault() {
     go_build vault "$1" -modfile "$1/go.mod"
 }
 
-# go_build <part> <directory> [flag]...: no cgo, nothing here needs a C compiler; no symbol table, which is half the file.
+# go_build <part> <directory> [flag]...: no cgo, nothing here needs a C compiler; no symbol table,
+# which is half the file.
 go_build() {
     local part=$1 directory=$2
     shift 2

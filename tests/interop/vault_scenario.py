@@ -29,7 +29,8 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
-# Vault tries to unseal every 5 s (command/server.go, runUnseal); a process supervisor would start it again after about as long.
+# Vault tries to unseal every 5 s (command/server.go, runUnseal); a process supervisor would start
+# it again after about as long.
 RETRY_EVERY = 5
 SUPERVISOR_PAUSE = 2
 PATIENCE = 60

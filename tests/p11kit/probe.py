@@ -213,7 +213,8 @@ def main():
         t.FindObjectsFinal(s)
         return code, list(found[: n.value])
 
-    # AES-GCM: a generated session key, then the known-answer test of a created one (NIST GCM test case 16).
+    # AES-GCM: a generated session key, then the known-answer test of a created one (NIST GCM test
+    # case 16).
     def generate(name, mech, pairs):
         array, n = template(pairs)
         handle = UL(0)
@@ -263,7 +264,8 @@ def main():
                         bytes.fromhex("d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a721c3c0c95956809532fcf0e2449a6b525b16aedf5aa0de657ba637b39"))
     say("AES-GCM known answer with it", code, "right tag" if got[-16:].hex() == "76fc6ece0f4e1768cddf8853bb2d551b" else f"WRONG {got.hex()}")
 
-    # HMAC: the store key is a generic secret; RFC 4231 test case 2 needs a 4-byte key, so the value is compared with Python's own.
+    # HMAC: the store key is a generic secret; RFC 4231 test case 2 needs a 4-byte key, so the value
+    # is compared with Python's own.
     secret = bytes(range(32))
     mac_key = create("generic secret session key of known value", strict + [(CKA_KEY_TYPE, CKK_GENERIC), (CKA_SIGN, True), (CKA_VERIFY, True), (CKA_VALUE, secret)])
     code = t.SignInit(s, c.byref(mechanism("SHA256_HMAC")), mac_key)

@@ -3,10 +3,11 @@
 #
 #   SOFTHSM2_CONF=softhsm2.conf tests/p11kit/run-server.sh TREE SOCKET [TOKEN-URI]
 #
-# TREE is what trixie-tree.sh printed. SOCKET is an absolute path of at most 107 bytes; the server is ready once it exists.
-# TOKEN-URI (RFC 7512) defaults to "pkcs11:", every token.
-# The process started becomes the server by exec(2): its process id is the server's, and SIGTERM ends it. Each connection gets a child process
-# (p11-kit-remote) with a SoftHSM of its own, which ends with the connection: that is where session objects live.
+# TREE is what trixie-tree.sh printed. SOCKET is an absolute path of at most 107 bytes; the server
+# is ready once it exists. TOKEN-URI (RFC 7512) defaults to "pkcs11:", every token. The process
+# started becomes the server by exec(2): its process id is the server's, and SIGTERM ends it. Each
+# connection gets a child process (p11-kit-remote) with a SoftHSM of its own, which ends with the
+# connection: that is where session objects live.
 set -eu
 if [ $# -lt 2 ] || [ $# -gt 3 ]; then
     echo "usage: SOFTHSM2_CONF=FILE run-server.sh TREE SOCKET [TOKEN-URI]" >&2

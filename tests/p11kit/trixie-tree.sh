@@ -3,12 +3,14 @@
 #
 #   tests/p11kit/trixie-tree.sh [TREE]      TREE defaults to <repository>/.cache/p11kit
 #
-# Why: SoftHSM runs inside the process that loads it, so a key "in the HSM" would be found in the server's own memory. With
-# `p11-kit server` between them it lives in another process, as with real hardware. Debian bookworm's p11-kit 0.24 refuses AES-GCM and
-# attribute templates over its RPC; trixie's 0.25 passes them. Its libraries need trixie's C library, so the tree brings that as well.
+# Why: SoftHSM runs inside the process that loads it, so a key "in the HSM" would be found in the
+# server's own memory. With `p11-kit server` between them it lives in another process, as with real
+# hardware. Debian bookworm's p11-kit 0.24 refuses AES-GCM and attribute templates over its RPC;
+# trixie's 0.25 passes them. Its libraries need trixie's C library, so the tree brings that as well.
 #
-# TREE is written whole or not at all, and one that is there already is left alone; remove it to make it again.
-# On a machine whose own p11-kit is 0.25 or newer nothing is downloaded: the tree is then only links to the system's files.
+# TREE is written whole or not at all, and one that is there already is left alone; remove it to
+# make it again. On a machine whose own p11-kit is 0.25 or newer nothing is downloaded: the tree is
+# then only links to the system's files.
 #
 #   TREE/exec PROGRAM [ARG...]       runs a program with the tree's C library (exec(2): the process id stays)
 #   TREE/p11-kit-client.so           the PKCS#11 module that the client loads
@@ -79,8 +81,9 @@ if [ -n "$version" ] && dpkg --compare-versions "$version" ge 0.25 && [ -n "$cli
     finish
 fi
 
-# Otherwise trixie's packages, by the machine's own apt and the mirror it already uses, with a package list of their own, so that nothing of
-# the machine changes. apt checks the archive's signature against Debian's keyring, which on bookworm has held trixie's keys since 2023.3+deb12u1.
+# Otherwise trixie's packages, by the machine's own apt and the mirror it already uses, with a
+# package list of their own, so that nothing of the machine changes. apt checks the archive's
+# signature against Debian's keyring, which on bookworm has held trixie's keys since 2023.3+deb12u1.
 command -v apt-get >/dev/null || fail "needs apt-get"
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 [ -f "$keyring" ] || fail "$keyring is missing; install debian-archive-keyring"
@@ -145,7 +148,8 @@ EOF
 done
 chmod 755 "$new/exec" "$new/private/p11-kit-server" "$new/private/p11-kit-remote"
 
-# Each file that is loaded must find all of its libraries in the tree: a package missing from the list shows here.
+# Each file that is loaded must find all of its libraries in the tree: a package missing from the
+# list shows here.
 for file in libsofthsm2.so p11-kit-client.so root/usr/libexec/p11-kit/p11-kit-server root/usr/libexec/p11-kit/p11-kit-remote; do
     "$new/$loader" --list --library-path "$new/root/$lib" "$new/$file" >"$apt/libraries" 2>&1 || fail "$file: $(cat "$apt/libraries")"
     if grep -E '=> (not found|/(usr/)?lib)' "$apt/libraries" >&2; then

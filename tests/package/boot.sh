@@ -3,10 +3,12 @@
 #
 #   tests/package/boot.sh PACKAGE.deb      PACKAGE.deb from packaging/build.sh
 #
-# The system is Debian's minimal one, of this machine's release, with systemd as process 1 in namespaces of its own: processes, mounts, network,
-# cgroups. guest.sh runs in it; what it prints comes out here, one `fact NAME VALUE` a line. The tree without the package is kept in .cache.
+# The system is Debian's minimal one, of this machine's release, with systemd as process 1 in
+# namespaces of its own: processes, mounts, network, cgroups. guest.sh runs in it; what it prints
+# comes out here, one `fact NAME VALUE` a line. The tree without the package is kept in .cache.
 #
-# Exit codes: 0 the guest ended well; 1 it did not; 77 this machine can't do it (the reason is on standard error).
+# Exit codes: 0 the guest ended well; 1 it did not; 77 this machine can't do it (the reason is on
+# standard error).
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 package=$(realpath "$1")

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs in the booted guest, as root: a ceremony, a start, a seal; then what the kernel says of the running service.
+# Runs in the booted guest, as root: a ceremony, a start, a seal; then what the kernel says of the
+# running service.
 set -euo pipefail
 export SOFTHSM2_CONF=/etc/strongroom/softhsm2.conf
 cd /root
@@ -70,7 +71,8 @@ fact user "$(id -u strongroom)"
 fact threads "$(ls /proc/"$pid"/task | wc -l)"
 fact namespaces "$(for kind in mnt net ipc user; do [ "$(readlink /proc/"$pid"/ns/$kind)" = "$(readlink /proc/1/ns/$kind)" ] || echo $kind; done | paste -sd,)"
 
-# In its mount namespace, as its user, without landlock: every file and directory that it could write to (a socket is only talked to).
+# In its mount namespace, as its user, without landlock: every file and directory that it could
+# write to (a socket is only talked to).
 writable=$(nsenter --target "$pid" --mount -- /bin/bash -c '
     cd / && exec setpriv --reuid strongroom --regid strongroom --clear-groups find / -path /proc -prune -o -writable ! -type l ! -type s -print' 2>/dev/null |
     grep -vE '^/dev/(null|zero|full|random|urandom|tty|ptmx|pts/ptmx)$' | grep -v '^/var/lib/strongroom\(/\|$\)' || true)

@@ -19,7 +19,8 @@ from hvac.exceptions import InvalidPath, VaultError
 
 OAEP_HASHES = {"SHA1": hashes.SHA1, "SHA256": hashes.SHA256}
 
-# A key that Vault makes is derived by HKDF; one that is imported, by the older counter mode (NIST SP 800-108), which seems to be an oversight.
+# A key that Vault makes is derived by HKDF; one that is imported, by the older counter mode (NIST
+# SP 800-108), which seems to be an oversight.
 KDFS = {
     "hkdf_sha256": lambda key, context: HKDF(hashes.SHA256(), 32, salt=None, info=context).derive(key),
     "hmac-sha256-counter": lambda key, context: hmac.digest(key, bytes(4) + context + (256).to_bytes(4), "sha256"),
