@@ -170,7 +170,7 @@ mod tests {
         assert!(made.success());
         for path in [pipe, "/dev/zero".into(), "/".into()] {
             let error = read(&PinSource::File(path)).unwrap_err().to_string();
-            assert!(error.contains("no regular file"), "{error}");
+            assert!(error.contains("not a regular file"), "{error}");
         }
     }
 

@@ -146,7 +146,7 @@ fn share(
         .find(|person| person.name() == name)
         .cloned()
     else {
-        return Ok(Err(format!("{name} is no custodian of this plan")));
+        return Ok(Err(format!("{name} is not a custodian of this plan")));
     };
     if let Some(words) = ceremony.ui.words(name)? {
         return Ok(Share::from_words(&words, deal).map_err(|error| error.to_string()));

@@ -52,7 +52,7 @@ pub(super) fn run(args: &ReviseArgs, format: Format) -> Result<(), Failure> {
             .ok_or_else(|| {
                 Failure::new(
                     Exit::Usage,
-                    format!("{name} is no custodian of {}", args.plan.display()),
+                    format!("{name} is not a custodian of {}", args.plan.display()),
                 )
             })?;
         match newcomers.next() {
