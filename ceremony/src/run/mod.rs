@@ -12,6 +12,7 @@ mod answers;
 mod certificate;
 mod chain;
 mod closing;
+mod configuration;
 mod custody;
 mod disk;
 mod entropy;

@@ -1,6 +1,6 @@
 //! The user PIN is put where the service finds it when it starts.
 
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use super::outputs::Outputs;
 use super::site::{CREDENTIAL, PinPlace, TLS_KEY_CREDENTIAL};
-use super::{Act, Ceremony, Found, RunError, disk, sha256_hex};
+use super::{Act, Ceremony, Found, RunError, configuration, disk, sha256_hex};
 use crate::Mode;
 
 /// No credential of a PIN is larger, bytes.
@@ -111,6 +111,15 @@ fn seal_tls_key(ceremony: &mut Ceremony<'_>, key: &str) -> Result<(), RunError> 
     if !plain.exists() && path.exists() {
         return Ok(());
     }
+    let configuration = ceremony.site.configuration();
+    let old = configuration::read(&ceremony.site)?
+        .ok_or_else(|| RunError::file(&configuration, io::ErrorKind::NotFound.into()))?;
+    let sealed_already = configuration::has_sealed_tls_key(&old, &configuration)?;
+    let named = configuration::parse(&old, &configuration)?.tls.private_key;
+    // The operator's own key, elsewhere, is the operator's.
+    if !sealed_already && named != plain {
+        return Ok(());
+    }
     let bytes =
         files::read(&plain, files::MAX_BY_HAND).map_err(|error| RunError::file(&plain, error))?;
     ceremony.ui.working(Some("systemd-creds encrypt"));
@@ -122,10 +131,8 @@ fn seal_tls_key(ceremony: &mut Ceremony<'_>, key: &str) -> Result<(), RunError> 
         ))
     })?;
     disk::write(&path, &sealed, 0o600)?;
-    let text = ceremony
-        .site
-        .toml(&ceremony.token_serial()?, ceremony.shape(), true);
-    disk::write(&ceremony.site.configuration(), text.as_bytes(), 0o640)?;
+    let text = configuration::with_sealed_tls_key(&ceremony.site, &old)?;
+    disk::write(&configuration, text.as_bytes(), 0o640)?;
     disk::remove(&plain).map_err(|error| RunError::file(&plain, error))?;
     ceremony.ui.say(&format!(
         "{} holds the TLS key in the same way, with LoadCredentialEncrypted={TLS_KEY_CREDENTIAL}:{}.",
@@ -185,7 +192,7 @@ fn systemd_creds(arguments: &[&str], input: &[u8]) -> Result<Zeroizing<Vec<u8>>,
         }
         Ok((child.wait()?, errors))
     })();
-    let (status, errors) = talked.map_err(|error: std::io::Error| error.to_string())?;
+    let (status, errors) = talked.map_err(|error: io::Error| error.to_string())?;
     if status.success() {
         Ok(output)
     } else {
@@ -194,7 +201,7 @@ fn systemd_creds(arguments: &[&str], input: &[u8]) -> Result<Zeroizing<Vec<u8>>,
 }
 
 /// As `read_to_end`, without its small buffers elsewhere.
-fn read_in_place(mut from: impl std::io::Read, to: &mut Zeroizing<Vec<u8>>) -> std::io::Result<()> {
+fn read_in_place(mut from: impl io::Read, to: &mut Zeroizing<Vec<u8>>) -> io::Result<()> {
     to.resize(LARGEST, 0);
     let mut length = 0;
     loop {

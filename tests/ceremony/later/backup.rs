@@ -1,11 +1,12 @@
 use std::fs;
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
 use super::{Later, born, to_the_end};
 use crate::rig::{AUDITOR, CUSTODIANS, OFFICER, Room, files, lines_to_come, stderr};
+use crate::support::Who;
 
 const RULES: &str = "[[rule]]\nidentities = [\"dns:vault.test\"]\nkeys = [\"*\"]\noperations = [\"create\", \"read\", \"encrypt\", \"decrypt\"]\n";
 
@@ -73,6 +74,97 @@ fn decrypts(room: &Room, sealed: &std::path::Path) {
     ]);
     assert_eq!(opened, b"from the old token");
     serving.succeeds(&["client", "seal", "vault-unseal"]);
+}
+
+/// What an operator made of the ceremony's configuration since.
+fn with_settings_of_its_own(room: &Room) -> String {
+    let path = room.appliance().join("strongroom.toml");
+    let text = fs::read_to_string(&path).unwrap();
+    let text = text
+        .replacen(
+            "[hsm]\n",
+            &format!(
+                "# who left\ncrls = [{:?}]\n\n[hsm]\nsessions = 2 # a fast one\n",
+                room.pki.crl()
+            ),
+            1,
+        )
+        .replacen("[server]\n", "[server]\nmax_requests = 77\n", 1);
+    fs::write(&path, &text).unwrap();
+    text
+}
+
+/// Nothing but the token, and the shape of its keys.
+fn keeps_its_settings(room: &Room, before: &str) {
+    let now = fs::read_to_string(room.appliance().join("strongroom.toml")).unwrap();
+    let kept = |text: &str| {
+        let lines = text.lines();
+        let kept =
+            lines.filter(|line| !line.starts_with("serial = ") && !line.starts_with("keys = "));
+        kept.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(kept(&now), kept(before));
+    let serving = room.serve();
+    let revoked = Command::new("curl")
+        .args(["--silent", "--show-error", "--cacert"])
+        .arg(room.pki.ca())
+        .arg("--cert")
+        .arg(room.pki.certificate(Who::Revoked))
+        .arg("--key")
+        .arg(room.pki.key(Who::Revoked))
+        .arg(format!("{}/v1/sys/health", serving.address))
+        .output()
+        .unwrap();
+    assert!(!revoked.status.success(), "a revoked client is let in");
+    assert!(stderr(&revoked).contains("revoked"), "{}", stderr(&revoked));
+    serving.succeeds(&["client", "seal", "vault-unseal"]);
+}
+
+#[test]
+fn restored_twice_the_configuration_keeps_every_setting_and_a_revoked_client_stays_out() {
+    let (room, _) = in_use();
+    let backup = Later::new(&room, &["backup"]);
+    backup.run_to_the_end();
+    let before = with_settings_of_its_own(&room);
+    keeps_its_settings(&room, &before);
+    let config = room.appliance().join("strongroom.toml");
+
+    // What a restoration could not keep is said before anything is made.
+    let elsewhere = before.replace("/audit.log", "/other.log");
+    fs::write(&config, &elsewhere).unwrap();
+    lose_the_token(&room);
+    let first = restore(&room, &backup);
+    first.fails(1, "audit.path: ");
+    assert!(!first.transcript_path().exists());
+    fs::write(&config, &before).unwrap();
+    first.run_to_the_end();
+    keeps_its_settings(&room, &before);
+
+    let second = Later {
+        after: first.dir.clone(),
+        dir: room.path().join("backup-2"),
+        ..Later::new(&room, &["backup"])
+    };
+    second.run_to_the_end();
+    fs::remove_dir_all(room.path().join("burnt")).unwrap();
+    lose_the_token(&room);
+    let between = fs::read_to_string(&config).unwrap();
+    let again = Later {
+        dir: room.path().join("restore-2"),
+        ..restore(&room, &second)
+    };
+    again.run_to_the_end();
+    keeps_its_settings(&room, &before);
+    // Each ceremony kept what it found.
+    let mut kept: Vec<String> = files(&room.appliance())
+        .iter()
+        .filter(|path| path.to_string_lossy().contains("strongroom.toml.before-"))
+        .map(|path| fs::read_to_string(path).unwrap())
+        .collect();
+    let mut expected = vec![before, between];
+    kept.sort();
+    expected.sort();
+    assert_eq!(kept, expected);
 }
 
 #[test]

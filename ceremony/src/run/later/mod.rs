@@ -27,13 +27,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use strongroom_core::{files, lock};
+use strongroom_hsm::KeyShape;
 
 use super::chain::{CHAIN, previous};
 use super::journal::Journal;
 use super::site::Site;
 use super::ui::Ui;
 use super::work::Work;
-use super::{Ceremony, Outcome, RunError, custody, disk};
+use super::{Ceremony, Outcome, RunError, configuration, custody, disk};
 use crate::record::LaterOpeningOutputs;
 use crate::{
     Anchors, CeremonyId, CustodyState, Kind, Mode, Opening, Plan, PlanSignature, Step, transcript,
@@ -209,6 +210,9 @@ fn open<'a>(options: &LaterOptions, ui: &'a mut dyn Ui) -> Result<Ceremony<'a>, 
     };
     // The plan names the first one; what is initialised later is another.
     site.serial = None;
+    if backup.is_some() {
+        configuration::check(&site, KeyShape::Moved)?;
+    }
     let journal = if transcript::path(&folder).exists() {
         resume(&folder, kind, &plan, &before.custody)?
     } else {

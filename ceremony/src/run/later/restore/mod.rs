@@ -9,7 +9,6 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use strongroom_core::atomic;
 use strongroom_core::audit::{Audit, AuditError, AuditOptions, Entry};
-use strongroom_core::files;
 use strongroom_core::owner::acting;
 use strongroom_core::store::{Store, copied_epoch};
 use strongroom_hsm::ceremony::{self as hsm, KeySet};
@@ -18,8 +17,8 @@ use strongroom_hsm::{Hsm, HsmConfig};
 use super::super::custody::{self, Set};
 use super::super::outputs::Outputs;
 use super::super::{
-    Act, Ceremony, Found, RunError, base64, disk, hex, key_records, security_officer, sha256_hex,
-    token,
+    Act, Ceremony, Found, RunError, base64, configuration, disk, hex, key_records,
+    security_officer, sha256_hex, token,
 };
 use super::backup::{SHARES, WHAT, transport_key};
 use crate::record::{KeysOutputs, RestoreOutputs};
@@ -93,16 +92,17 @@ pub(in crate::run) const STORE: Act = Act {
 
 pub(in crate::run) const IDENTITY: Act = Act {
     title: "The appliance's configuration",
-    what: "The configuration is written for the new token. One that is there is kept beside it. Certificates and policy stay as they are.",
+    what: "Section [hsm] of the configuration is changed for the new token; every other setting stays. A copy of it as it was is kept beside it. Certificates, CRLs and \
+           policy stay as they are.",
     why: "The appliance must find the new token, and demand of its keys what the plan decided.",
     who: |_| "the machine; all watch".to_owned(),
     actors: super::super::everyone,
-    ready: "Shall the configuration be written?",
+    ready: "Is the old configuration in its place, if there is one?",
     needs_pins: false,
     inputs: |ceremony| Ok(json!({"file": ceremony.site.configuration()})),
     recover: |_| {
         Ok(Found {
-            text: "the configuration is written once more".to_owned(),
+            text: "the configuration is looked at once more".to_owned(),
             data: Value::Null,
         })
     },
@@ -306,41 +306,34 @@ fn aside(log: &Path, old_key: &str) -> PathBuf {
 fn configure(ceremony: &mut Ceremony<'_>) -> Result<Outputs, RunError> {
     let path = ceremony.site.configuration();
     let serial = ceremony.token_serial()?;
-    // Sealed by the first ceremony on this machine; on another one the plain key is put there by
-    // hand.
-    let tls_key_is_sealed =
-        !ceremony.site.tls_key().exists() && ceremony.site.sealed_tls_key().exists();
-    let text = ceremony
-        .site
-        .toml(&serial, ceremony.shape(), tls_key_is_sealed);
     disk::make_folder(&ceremony.site.folder)?;
-    let mut kept = path.clone().into_os_string();
-    kept.push(".before");
-    let kept = PathBuf::from(kept);
-    if path.exists() && !kept.exists() {
-        let old =
-            files::read(&path, files::MAX_BY_HAND).map_err(|error| RunError::file(&path, error))?;
-        disk::write(&kept, &old, 0o640)?;
-    }
+    let text = match configuration::read(&ceremony.site)? {
+        Some(old) => {
+            let new = configuration::for_token(&ceremony.site, &old, &serial, ceremony.shape())?;
+            keep(ceremony, &old)?;
+            ceremony.ui.say(&format!(
+                "{} is for the token {serial} now: section [hsm]. Every other setting is as it was.",
+                path.display()
+            ))?;
+            new
+        }
+        None => new_one(ceremony, &serial)?,
+    };
     disk::write(&path, text.as_bytes(), 0o640)?;
-    ceremony.ui.say(&format!(
-        "{} is written for the token {serial}. Settings of your own are in {}: carry them over.",
-        path.display(),
-        kept.display()
-    ))?;
-    let missing: Vec<_> = [
-        if tls_key_is_sealed {
-            ceremony.site.sealed_tls_key()
-        } else {
-            ceremony.site.tls_key()
-        },
-        ceremony.site.tls_certificate(),
-        ceremony.site.client_ca(),
-        ceremony.site.policy(),
-    ]
-    .into_iter()
-    .filter(|file| !file.exists())
-    .collect();
+    let config = configuration::parse(&text, &path)?;
+    let key = if configuration::has_sealed_tls_key(&text, &path)? {
+        ceremony.site.sealed_tls_key()
+    } else {
+        config.tls.private_key
+    };
+    let authorities = config.tls.client_cas.into_iter().map(|ca| ca.file);
+    let missing: Vec<_> = [key, config.tls.certificate, config.policy]
+        .into_iter()
+        .chain(authorities)
+        .chain(config.tls.crls)
+        .chain(config.tokens)
+        .filter(|file| !file.exists())
+        .collect();
     for file in &missing {
         ceremony.ui.say(&format!(
             "{} is not there: put it there before the service starts.",
@@ -351,4 +344,41 @@ fn configure(ceremony: &mut Ceremony<'_>) -> Result<Outputs, RunError> {
         configuration_sha256: sha256_hex(text.as_bytes()),
         missing,
     })
+}
+
+/// What the ceremony found, beside it: under a name of its own, so that no later one writes over
+/// it.
+fn keep(ceremony: &mut Ceremony<'_>, old: &str) -> Result<(), RunError> {
+    let mut kept = ceremony.site.configuration().into_os_string();
+    let id = ceremony.journal.ceremony_id().to_string();
+    kept.push(format!(".before-{}", id.get(..8).unwrap_or(&id)));
+    let kept = PathBuf::from(kept);
+    if !kept.exists() {
+        disk::write(&kept, old.as_bytes(), 0o640)?;
+    }
+    ceremony
+        .ui
+        .say(&format!("As it was before, it is {}.", kept.display()))?;
+    Ok(())
+}
+
+/// On a machine that has none: not without a word about what it lacks.
+fn new_one(ceremony: &mut Ceremony<'_>, serial: &str) -> Result<String, RunError> {
+    let path = ceremony.site.configuration();
+    let text = format!(
+        "{} is not there. A new one has none of the old one's settings: without its `crls` clients that were revoked are let in, and without its `[tokens]` no token is \
+         known. If a copy of the old one is anywhere, stop here, put it there, and run the same command again",
+        path.display()
+    );
+    ceremony
+        .ui
+        .confirm(&format!("{text}. Shall a new one be written?"))?;
+    ceremony.note(&text, &Value::Null)?;
+    // Sealed by the first ceremony on this machine; on another one the plain key is put there by
+    // hand.
+    let tls_key_is_sealed =
+        !ceremony.site.tls_key().exists() && ceremony.site.sealed_tls_key().exists();
+    Ok(ceremony
+        .site
+        .toml(serial, ceremony.shape(), tls_key_is_sealed))
 }
