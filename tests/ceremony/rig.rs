@@ -2,7 +2,8 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -133,6 +134,8 @@ pub struct Room {
     folder: TempDir,
     pub pki: Pki,
     env: Vec<(String, PathBuf)>,
+    /// The user that the appliance runs as, if another than the ceremony's.
+    service: Option<u32>,
 }
 
 impl Room {
@@ -177,6 +180,7 @@ impl Room {
             env: vec![(strongroom_softhsm::CONF_VARIABLE.to_owned(), configuration)],
             folder,
             pki,
+            service: None,
         };
         fs::write(room.plan_path(), room.plan_text(module, method, backup)).unwrap();
         let plan = room.plan();
@@ -203,6 +207,31 @@ impl Room {
     /// The ceremony's environment.
     pub fn env(&self) -> impl Iterator<Item = (&String, &PathBuf)> {
         self.env.iter().map(|(name, value)| (name, value))
+    }
+
+    /// As the package has it: the service is a user of its own, whose are state and token.
+    pub fn serve_as(&mut self, user: u32) {
+        self.service = Some(user);
+        let open = |path: &Path| {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o711)).unwrap();
+        };
+        open(self.path());
+        open(&self.path().join("token"));
+        for own in [self.state(), self.tokens()] {
+            fs::create_dir_all(&own).unwrap();
+            chown(&own, Some(user), Some(user)).unwrap();
+        }
+        fs::create_dir_all(self.appliance()).unwrap();
+        fs::set_permissions(
+            self.path().join("token/softhsm2.conf"),
+            fs::Permissions::from_mode(0o644),
+        )
+        .unwrap();
+    }
+
+    /// Where the token keeps its files.
+    pub fn tokens(&self) -> PathBuf {
+        self.path().join("token/tokens")
     }
 
     /// For the ceremony's environment.
@@ -437,10 +466,16 @@ pub struct Serving<'a> {
 impl Room {
     /// Starts the appliance with its own configuration.
     pub fn serve(&self) -> Serving<'_> {
-        let address_file = self.path().join("address");
+        let address_file = match self.service {
+            Some(_) => self.state().join("address"),
+            None => self.path().join("address"),
+        };
         let _ = fs::remove_file(&address_file);
-        let mut child = self
-            .command(&["serve", "--config"])
+        let mut command = self.command(&["serve", "--config"]);
+        if let Some(user) = self.service {
+            command.uid(user).gid(user);
+        }
+        let mut child = command
             .arg(self.appliance().join("strongroom.toml"))
             .arg("--addr-file")
             .arg(&address_file)

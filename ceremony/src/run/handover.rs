@@ -8,6 +8,8 @@
 use std::io;
 use std::path::Path;
 
+use strongroom_core::config::module;
+
 use super::RunError;
 use super::site::Site;
 use super::tree::Entry;
@@ -25,14 +27,19 @@ pub fn give(path: &Path, owner: u32, group: u32, modes: Option<(u32, u32)>) -> i
     })
 }
 
-/// Whom the state's directory belongs to gets all that is in it, and reads the configuration as its
-/// group; they can't change that.
+/// Whom the state's directory belongs to gets all that is in it, and in that of the token, and
+/// reads the configuration as its group; they can't change that.
+///
+/// After each step, and not at the end alone: the service may be at work meanwhile, and finds what
+/// a step left also when nobody comes back to the ceremony.
 pub(super) fn to_service(site: &Site) -> Result<(), RunError> {
-    let open = |path: &Path| Entry::folder(path).map_err(|error| RunError::file(path, error));
     if !nix::unistd::geteuid().is_root() {
         return Ok(());
     }
-    let state = open(&site.state)?;
+    // Before its store there may be none.
+    let Some(state) = open(&site.state)? else {
+        return Ok(());
+    };
     let (owner, group) = state.owner();
     if owner.is_root() {
         return Ok(());
@@ -41,6 +48,16 @@ pub(super) fn to_service(site: &Site) -> Result<(), RunError> {
     state
         .each(&owns)
         .map_err(|error| RunError::file(&site.state, error))?;
+    // A token in files has them elsewhere, perhaps.
+    let tokens = module::softhsm(&site.module).and_then(|file| module::softhsm_tokens(&file));
+    if let Some(path) = tokens
+        && let Some(tokens) = open(&path)?
+        && tokens.owner().0 == owner
+    {
+        tokens
+            .each(&owns)
+            .map_err(|error| RunError::file(&path, error))?;
+    }
     let reads = |entry: &Entry| -> io::Result<()> {
         // Sealed for the machine: systemd opens them, as root.
         let sealed = entry.path().extension().is_some_and(|end| end == "cred");
@@ -52,7 +69,19 @@ pub(super) fn to_service(site: &Site) -> Result<(), RunError> {
         let mode = entry.mode();
         entry.set_mode(mode | (mode & 0o500) >> 3)
     };
-    open(&site.folder)?
-        .each(&reads)
-        .map_err(|error| RunError::file(&site.folder, error))
+    match open(&site.folder)? {
+        Some(folder) => folder
+            .each(&reads)
+            .map_err(|error| RunError::file(&site.folder, error)),
+        None => Ok(()),
+    }
+}
+
+/// The directory, if it is there.
+fn open(path: &Path) -> Result<Option<Entry>, RunError> {
+    match Entry::folder(path) {
+        Ok(folder) => Ok(Some(folder)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(RunError::file(path, error)),
+    }
 }

@@ -153,6 +153,8 @@ pub fn run(options: &Options, ui: &mut dyn Ui) -> Result<Outcome, RunError> {
 impl Ceremony<'_> {
     /// Every step that is not done yet, and the signatures.
     fn carry_on(&mut self) -> Result<Outcome, RunError> {
+        // What a step left that was cut off.
+        handover::to_service(&self.site)?;
         for step in self.kind.steps() {
             if self.kind.sealed_before() == Some(*step) && !self.journal.is_sealed() {
                 closing::seal(self)?;
@@ -189,7 +191,11 @@ impl Ceremony<'_> {
                 .say(&format!("After the interruption: {}.", found.text))?;
             self.note(&format!("interrupted; {}", found.text), &found.data)?;
         }
-        let outputs = serde_json::to_value((act.run)(self)?).map_err(RunError::json)?;
+        let came_to = (act.run)(self);
+        // Whatever it came to, the service goes on working with what is there now.
+        let handed_over = handover::to_service(&self.site);
+        let outputs = serde_json::to_value(came_to?).map_err(RunError::json)?;
+        handed_over?;
         self.hold_against_the_rules(&outputs)?;
         self.journal.done(step, &actors, outputs)?;
         // After the last step the signatures follow on the same screen.

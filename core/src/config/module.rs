@@ -4,6 +4,8 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::files;
+
 /// SoftHSM's settings, below a user's home and for all.
 const SOFTHSM_OF_USER: &str = ".config/softhsm2/softhsm2.conf";
 const SOFTHSM_OF_SYSTEM: &str = "/etc/softhsm/softhsm2.conf";
@@ -19,6 +21,20 @@ pub fn softhsm(module: &Path) -> Option<PathBuf> {
     let usual = || of_user().or_else(|| Some(SOFTHSM_OF_SYSTEM.into()));
     let by_name = is_named(module, "softhsm");
     named("SOFTHSM2_CONF").or_else(|| by_name.then(usual).flatten())
+}
+
+/// Where SoftHSM keeps its tokens, by these settings of its.
+pub fn softhsm_tokens(settings: &Path) -> Option<PathBuf> {
+    let text = files::read_to_string(settings, files::MAX_BY_HAND).ok()?;
+    let mut lines = text.lines();
+    lines.find_map(|line| setting(line, "directories.tokendir"))
+}
+
+/// The path of a line `name = path`, quoted or not.
+pub fn setting(line: &str, name: &str) -> Option<PathBuf> {
+    let (found, value) = line.split_once('=')?;
+    let value = value.trim().trim_matches('"');
+    (found.trim() == name && value.starts_with('/')).then(|| value.into())
 }
 
 /// Kryoptic's settings, where they are named.

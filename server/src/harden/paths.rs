@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::env;
 use std::path::{Path, PathBuf};
 
-use strongroom_core::config::module::{self, of_home};
+use strongroom_core::config::module::{self, of_home, setting};
 use strongroom_core::config::walk::walk;
 use strongroom_core::config::{Config, Hardening};
 use strongroom_core::files;
@@ -86,9 +86,7 @@ impl Paths {
         // SoftHSM keeps its tokens where its settings say.
         if let Some(file) = module::softhsm(module) {
             self.read.extend(folders(&file));
-            let text = files::read_to_string(&file, files::MAX_BY_HAND).unwrap_or_default();
-            let mut lines = text.lines();
-            self.tokens(lines.find_map(|line| setting(line, "directories.tokendir")));
+            self.tokens(module::softhsm_tokens(&file));
         }
         if let Some(file) = module::kryoptic() {
             self.read.extend(folders(&file));
@@ -113,13 +111,6 @@ impl Paths {
             }
         }
     }
-}
-
-/// The path of a line `name = path`, quoted or not.
-fn setting(line: &str, name: &str) -> Option<PathBuf> {
-    let (found, value) = line.split_once('=')?;
-    let value = value.trim().trim_matches('"');
-    (found.trim() == name && value.starts_with('/')).then(|| value.into())
 }
 
 /// Where a file is, and where it may be after it was replaced or a link was turned: its directory,

@@ -4,10 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
+use hyper::StatusCode;
 use serde_json::{Value, json};
-use strongroom_ceremony::run::later::{self, Progress, RunningServer, rehearsal_folder};
+use strongroom_ceremony::run::later::{self, NoAnswer, Progress, RunningServer, rehearsal_folder};
 use strongroom_ceremony::run::{LaterOptions, Task};
-use strongroom_client::{Client, ClientOptions};
+use strongroom_client::{Client, ClientError, ClientOptions};
 use strongroom_core::causes::causes;
 
 use super::run::{converse, keep_memory_private, print, with_token_folder};
@@ -139,13 +140,21 @@ impl Server {
         Ok(Self { client, runtime })
     }
 
-    fn ask(&self, method: &str, body: Option<&Value>) -> Result<Progress, String> {
+    fn ask(&self, method: &str, body: Option<&Value>) -> Result<Progress, NoAnswer> {
         let answer = self
             .runtime
             .block_on(self.client.call(method, "sys/rotate-master", body));
-        answer
-            .map_err(|error| causes(&error))
-            .and_then(|answer| serde_json::from_value(answer).map_err(|error| error.to_string()))
+        let answer = answer.map_err(|error| {
+            let why = causes(&error);
+            match error {
+                ClientError::Refused { status, .. } if status == StatusCode::FORBIDDEN => {
+                    NoAnswer::Denied(why)
+                }
+                ClientError::Refused { .. } => NoAnswer::Refused(why),
+                _ => NoAnswer::Unreachable(why),
+            }
+        })?;
+        serde_json::from_value(answer).map_err(|error| NoAnswer::Unreachable(error.to_string()))
     }
 }
 
@@ -156,11 +165,11 @@ impl std::fmt::Debug for Server {
 }
 
 impl RunningServer for Server {
-    fn progress(&self) -> Result<Progress, String> {
+    fn progress(&self) -> Result<Progress, NoAnswer> {
         self.ask("GET", None)
     }
 
-    fn rotate_to(&self, master_sha256: &str) -> Result<Progress, String> {
+    fn rotate_to(&self, master_sha256: &str) -> Result<Progress, NoAnswer> {
         self.ask("POST", Some(&json!({"master_sha256": master_sha256})))
     }
 }

@@ -1,15 +1,17 @@
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use nix::unistd::geteuid;
 use serde_json::{Value, json};
 use strongroom_client::Client;
 
-use super::{Later, born};
-use crate::rig::{AUDITOR, OFFICER, Room, Serving, kill_at, lines, lines_to_come, stderr};
+use super::{Later, born, to_the_end};
+use crate::rig::{AUDITOR, OFFICER, Room, Serving, files, kill_at, lines, lines_to_come, stderr};
 
 const STEPS: [&str; 9] = [
     "opening",
@@ -110,7 +112,10 @@ impl Sealed {
 
 /// An appliance whose operator lets its client do everything.
 fn permissive() -> Room {
-    let room = born();
+    allowing_all(born())
+}
+
+fn allowing_all(room: Room) -> Room {
     fs::write(
         room.appliance().join("policy.toml"),
         "[[rule]]\nidentities = [\"dns:vault.test\"]\nkeys = [\"*\"]\noperations = [\"*\", \"global\"]\n",
@@ -302,6 +307,63 @@ fn under_a_running_seal_client_no_request_is_lost_and_every_old_ciphertext_opens
         .unwrap();
     assert!(accepted.status.success(), "{}", stderr(&accepted));
     fails(&["serve"], "from before a rotation of the master key");
+}
+
+/// Nobody's on any machine.
+const SERVICE: u32 = 54_321;
+
+fn is_the_services(room: &Room) {
+    for path in files(&room.tokens()).iter().chain(&files(&room.state())) {
+        let owner = fs::metadata(path).unwrap().uid();
+        assert_eq!(owner, SERVICE, "{}", path.display());
+    }
+}
+
+/// As on a machine with the package: root's ceremony beside a service with a user of its own.
+#[test]
+fn each_step_hands_its_files_over_to_the_service_that_runs_beside_it() {
+    if !geteuid().is_root() {
+        eprintln!("skipped: needs root");
+        return;
+    }
+    let mut room = Room::new();
+    room.serve_as(SERVICE);
+    let room = allowing_all(to_the_end(room));
+    is_the_services(&room);
+    let serving = room.serve();
+    let api = Api::new(&serving);
+    let sealed = Sealed::new(&api, 2, 2);
+    let rotate = rotation(&room, &serving);
+    // Nobody may come back for hours.
+    for line in ["done successor", "done trust", "done move", "done retire"] {
+        kill_at(rotate.command(), &rotate.dir, line);
+        is_the_services(&room);
+        sealed.all_open(&api);
+    }
+    rotate.run_to_the_end();
+    is_the_services(&room);
+    sealed.all_open(&api);
+    assert_eq!(api.standing()["state"], "complete");
+    assert_eq!(rotate.outputs("move")["by"], "server");
+    drop(api);
+    serving.kill();
+
+    // What is wrong is said, and not what could be.
+    let serving = room.serve();
+    let second = Later {
+        after: rotate.dir.clone(),
+        dir: room.path().join("rotate-2"),
+        ..rotation(&room, &serving)
+    };
+    fs::write(
+        room.appliance().join("policy.toml"),
+        "[[rule]]\nidentities = [\"dns:vault.test\"]\nkeys = [\"*\"]\noperations = [\"read\"]\n",
+    )
+    .unwrap();
+    thread::sleep(Duration::from_secs(4));
+    second.fails(10, "does not let this client rotate");
+    serving.kill();
+    second.fails(10, "did not answer");
 }
 
 #[test]

@@ -21,7 +21,7 @@ pub(super) mod restore;
 pub(super) mod rotate;
 
 pub(super) use rotate::SealedBefore;
-pub use rotate::{Progress, RunningServer, Unmovable};
+pub use rotate::{NoAnswer, Progress, RunningServer, Unmovable};
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

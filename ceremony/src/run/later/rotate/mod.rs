@@ -24,7 +24,7 @@ use crate::record::{KeyRecord, SuccessorOutputs};
 
 pub(in crate::run) use keys::{EVIDENCE, KEYS};
 pub(in crate::run) use moving::{MOVE, RETIRE};
-pub use server::{Progress, RunningServer, Unmovable};
+pub use server::{NoAnswer, Progress, RunningServer, Unmovable};
 pub(in crate::run) use trial::SealedBefore;
 
 pub(in crate::run) const SUCCESSOR: Act = Act {

@@ -14,7 +14,7 @@ use strongroom_hsm::ceremony as hsm;
 
 use super::super::super::outputs::Outputs;
 use super::super::super::{Act, Ceremony, Found, RunError, sha256_hex};
-use super::server::{Progress, RunningServer};
+use super::server::{NoAnswer, Progress, RunningServer};
 use super::{SealedBefore, successor, trial};
 use crate::record::{MoveOutputs, RetireOutputs};
 
@@ -252,11 +252,27 @@ fn retire(ceremony: &mut Ceremony<'_>) -> Result<Outputs, RunError> {
 }
 
 /// What the server answered, or what to do about it that it did not.
-fn told(answer: Result<Progress, String>) -> Result<Progress, RunError> {
-    answer.map_err(|why| RunError::Waiting {
-        what: format!("the server did not answer ({why})"),
-        next: "see that it runs, and that its policy allows `rotate-master` to the certificate of this command; run the same command again: what was moved stays moved"
-            .to_owned(),
+fn told(answer: Result<Progress, NoAnswer>) -> Result<Progress, RunError> {
+    answer.map_err(|no| {
+        let (what, next) = match no {
+            NoAnswer::Unreachable(why) => (
+                format!("the server did not answer ({why})"),
+                "see that it runs, and that --addr, --cacert, --client-cert and --client-key are right",
+            ),
+            NoAnswer::Denied(why) => (
+                format!("the server's policy does not let this client rotate ({why})"),
+                "allow `rotate-master`, a global operation, to the certificate of this command in the policy file",
+            ),
+            NoAnswer::Refused(why) => (
+                format!("the server answers, but does not go along ({why})"),
+                "its log says more (`journalctl -u strongroom`). If it does not see the token's new keys, its own user can't read them: look at the owner of the \
+                 token's files, or at the rights of the service's user with the HSM's client",
+            ),
+        };
+        RunError::Waiting {
+            what,
+            next: format!("{next}; run the same command again: what was moved stays moved"),
+        }
     })
 }
 

@@ -10,15 +10,26 @@ pub trait RunningServer: fmt::Debug + Send + Sync {
     /// How far the keys are.
     ///
     /// # Errors
-    /// Why there is no answer, in one line.
-    fn progress(&self) -> Result<Progress, String>;
+    /// Why there is no answer.
+    fn progress(&self) -> Result<Progress, NoAnswer>;
 
     /// Has the server look for its master key again, and move every key to it. `master_sha256`: of
     /// its public half (`SubjectPublicKeyInfo`, DER), hexadecimal.
     ///
     /// # Errors
-    /// Why there is no answer, or the server's refusal, in one line.
-    fn rotate_to(&self, master_sha256: &str) -> Result<Progress, String>;
+    /// Why there is no answer, or the server's refusal.
+    fn rotate_to(&self, master_sha256: &str) -> Result<Progress, NoAnswer>;
+}
+
+/// Why the server did not do it, each with the reason in one line.
+#[derive(Debug)]
+pub enum NoAnswer {
+    /// It was not reached, or does not speak as the appliance does.
+    Unreachable(String),
+    /// Its policy has no such right for this client.
+    Denied(String),
+    /// It was asked, and can't.
+    Refused(String),
 }
 
 /// How far the keys are: what `sys/rotate-master` answers, as far as it matters here.
