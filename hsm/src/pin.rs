@@ -1,12 +1,13 @@
 //! PINs: in memory, and how they get there.
 
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use nix::fcntl::OFlag;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
@@ -88,16 +89,20 @@ fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, HsmError> {
             path.display()
         ))
     };
-    // To open a pipe may never end, and this is asked again at each reconnection.
-    let kind = fs::metadata(path).map_err(unreadable)?.file_type();
-    if !kind.is_file() {
+    // What is judged is what was opened, not what the name meant before. To open a pipe may never
+    // end, and this is asked again at each reconnection.
+    let file = File::options()
+        .read(true)
+        .custom_flags((OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits())
+        .open(path)
+        .map_err(unreadable)?;
+    let metadata = file.metadata().map_err(unreadable)?;
+    if !metadata.is_file() {
         return Err(HsmError::Config(format!(
             "the PIN file {} is not a regular file: put the PIN into a file that only its owner may read",
             path.display()
         )));
     }
-    let file = File::open(path).map_err(unreadable)?;
-    let metadata = file.metadata().map_err(unreadable)?;
     // A group may read (systemd's credentials are 0440 in places), nobody else may, and only the
     // owner may write.
     if metadata.permissions().mode() & 0o027 != 0 {
@@ -131,7 +136,7 @@ fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, HsmError> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use std::fs::Permissions;
+    use std::fs::{self, Permissions};
     use std::process::Command;
 
     fn file(mode: u32, text: &str) -> (tempfile::TempDir, PathBuf) {
@@ -172,6 +177,52 @@ mod tests {
             let error = read(&PinSource::File(path)).unwrap_err().to_string();
             assert!(error.contains("not a regular file"), "{error}");
         }
+    }
+
+    /// A name that means a file and a pipe in turn: what was looked at is not what is opened.
+    #[test]
+    fn a_pipe_that_takes_the_files_place_meanwhile_is_not_waited_for() {
+        let (folder, path) = file(0o400, "1234");
+        let pipe = folder.path().join("pipe");
+        assert!(
+            Command::new("mkfifo")
+                .arg(&pipe)
+                .status()
+                .unwrap()
+                .success()
+        );
+        let link = folder.path().join("link");
+        let (done, tries) = std::sync::mpsc::channel();
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        let swaps = {
+            let (folder, link) = (folder.path().to_owned(), link.clone());
+            std::thread::spawn(move || {
+                let mut other = [&pipe, &path].into_iter().cycle();
+                while tries.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
+                    let next = folder.join("next");
+                    std::os::unix::fs::symlink(other.next().unwrap(), &next).unwrap();
+                    fs::rename(next, &link).unwrap();
+                }
+            })
+        };
+        let (answer, answers) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            for _ in 0..20_000 {
+                let read = read(&PinSource::File(link.clone()));
+                answer.send(read.map(|pin| pin.expose().to_vec())).unwrap();
+            }
+        });
+        for _ in 0..20_000 {
+            match answers
+                .recv_timeout(std::time::Duration::from_secs(20))
+                .unwrap()
+            {
+                Ok(pin) => assert_eq!(pin, b"1234"),
+                Err(error) => assert!(error.to_string().contains("not a regular file"), "{error}"),
+            }
+        }
+        done.send(()).unwrap();
+        swaps.join().unwrap();
     }
 
     #[test]
