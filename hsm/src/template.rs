@@ -675,10 +675,13 @@ pub(crate) const LOOSER: &[Rule] = rules! {
     Always CKA_UNWRAP = YES;
     Always CKA_WRAP = YES;
     Always CKA_DERIVE = YES;
+    // A copy of which the others can be set.
+    Always CKA_MODIFIABLE = YES;
+    Always CKA_COPYABLE = YES;
 };
 
-/// The same, of keys that unwrap: another template, or more mechanisms.
-pub(crate) const LOOSER_UNWRAPPING: &[Rule] = rules! {
+/// The same, of attributes that are lists: another template, or other mechanisms.
+pub(crate) const LOOSER_LISTS: &[Rule] = rules! {
     Always CKA_UNWRAP_TEMPLATE = Value::Template(rules! { Always CKA_EXTRACTABLE = YES; });
     Always CKA_ALLOWED_MECHANISMS = Value::Mechanisms(&[CKM_RSA_PKCS]);
 };

@@ -139,6 +139,8 @@ fn a_key_on_the_token_is_not_weakened() {
             "CKA_SIGN",
             "CKA_SIGN_RECOVER",
             "CKA_DERIVE",
+            "CKA_MODIFIABLE",
+            "CKA_COPYABLE",
         ] {
             set(MASTER, attribute);
             copied(MASTER, attribute);
@@ -148,11 +150,19 @@ fn a_key_on_the_token_is_not_weakened() {
             copied(STORE, attribute);
         }
         for key in [TRANSFER, WRAPPING, MEMORY, AUDIT, STORE] {
-            set(key, "CKA_EXTRACTABLE");
-            copied(key, "CKA_EXTRACTABLE");
+            for attribute in [
+                "CKA_EXTRACTABLE",
+                "CKA_MODIFIABLE",
+                "CKA_ALLOWED_MECHANISMS",
+            ] {
+                set(key, attribute);
+                copied(key, attribute);
+            }
         }
+        set(MASTER, "CKA_ALLOWED_MECHANISMS");
+        copied(MASTER, "CKA_ALLOWED_MECHANISMS");
         for key in [MASTER, TRANSFER, WRAPPING] {
-            copied(key, "CKA_ALLOWED_MECHANISMS");
+            set(key, "CKA_UNWRAP_TEMPLATE");
             let template = format!(
                 "where key={key} make C_CopyObject CKA_UNWRAP_TEMPLATE\n\
                  claim C_CopyObject CKA_UNWRAP_TEMPLATE none"

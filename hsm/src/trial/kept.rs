@@ -9,7 +9,7 @@ use cryptoki::mechanism::Mechanism;
 use cryptoki::object::ObjectHandle;
 use cryptoki_sys::{
     CK_ATTRIBUTE_TYPE, CKA_COEFFICIENT, CKA_EXPONENT_1, CKA_EXPONENT_2, CKA_PRIME_1, CKA_PRIME_2,
-    CKA_PRIVATE_EXPONENT, CKA_VALUE, CKM_RSA_PKCS, CKM_RSA_X_509,
+    CKA_PRIVATE_EXPONENT, CKA_UNWRAP_TEMPLATE, CKA_VALUE, CKM_RSA_PKCS, CKM_RSA_X_509,
 };
 use rsa::pkcs8::DecodePublicKey as _;
 use sha1::Sha1;
@@ -21,8 +21,8 @@ use crate::ffi::Wrapping;
 use crate::keys::{Keys, Pair, policy};
 use crate::session_key;
 use crate::template::{
-    AS_DATA, AUDIT, EPHEMERAL, LOOSER, LOOSER_UNWRAPPING, MASTER, MEMORY_MASTER, ON_TOKEN, Rule,
-    SIGNS, STORE, TRANSFER, WRAPPING, WRAPPING_UNWRAP_TEMPLATE,
+    AS_DATA, AUDIT, EPHEMERAL, KeySpec, LOOSER, LOOSER_LISTS, MASTER, MEMORY_MASTER, ON_TOKEN,
+    Rule, SIGNS, STORE, TRANSFER, WRAPPING, WRAPPING_UNWRAP_TEMPLATE,
 };
 use crate::types::{KeyUsage, OaepHash};
 
@@ -39,29 +39,29 @@ const SECRETS: [(CK_ATTRIBUTE_TYPE, &str); 7] = [
 
 /// What is wrong is an [`HsmError::KeyPolicy`].
 pub(crate) fn check(trial: &Trial<'_>, keys: &Keys) -> Result<()> {
-    let kept = |name, key| Kept { trial, name, key };
+    let kept = |spec, key| Kept { trial, spec, key };
     let public = keys.generations.current().master.public;
     for generation in keys.generations.all() {
-        let master = kept(MASTER.name, generation.master.private);
+        let master = kept(&MASTER, generation.master.private);
         master.stays(public)?;
         master.unwraps_only_oaep(&generation.master, kek_rules)?;
         if let Some(transfer) = &generation.transfer {
-            let key = kept(TRANSFER.name, transfer.private);
+            let key = kept(&TRANSFER, transfer.private);
             key.stays(public)?;
             key.unwraps_only_oaep(transfer, session_key::to_move)?;
         }
         if let Some(memory) = &generation.memory_master {
-            let key = kept(MEMORY_MASTER.name, memory.private);
+            let key = kept(&MEMORY_MASTER, memory.private);
             key.stays(public)?;
             key.decrypts_only_oaep(memory)?;
         }
     }
-    let wrapping = kept(WRAPPING.name, keys.wrapping.private);
+    let wrapping = kept(&WRAPPING, keys.wrapping.private);
     wrapping.stays(public)?;
     wrapping.unwraps_only_oaep(&keys.wrapping, ephemeral)?;
     wrapping.forces(&keys.wrapping)?;
-    kept(AUDIT.name, keys.audit.private).stays(public)?;
-    let store = kept(STORE.name, keys.store);
+    kept(&AUDIT, keys.audit.private).stays(public)?;
+    let store = kept(&STORE, keys.store);
     store.stays(public)?;
     if trial.rsa_wraps(public, keys.store)? {
         return Err(store.wrong(
@@ -110,7 +110,7 @@ struct Blobs {
 
 struct Kept<'a> {
     trial: &'a Trial<'a>,
-    name: &'static str,
+    spec: &'static KeySpec,
     key: ObjectHandle,
 }
 
@@ -136,7 +136,12 @@ impl Kept<'_> {
             self.is_not_set(looser, &tighter)?;
             self.is_not_copied(looser)?;
         }
-        for looser in LOOSER_UNWRAPPING {
+        for looser in LOOSER_LISTS {
+            let own = |rule: &&Rule| rule.attribute == looser.attribute;
+            // A list that it has none of makes it no looser.
+            if let Some(tighter) = self.spec.private.iter().find(own) {
+                self.is_not_set(looser, tighter)?;
+            }
             self.is_not_copied(looser)?;
         }
         Ok(())
@@ -165,10 +170,15 @@ impl Kept<'_> {
                     .set_attribute(watched.session(), self.key, rule),
             )
         };
-        if set(tighter)?.is_none() || set(looser)?.is_none() || self.is(self.key, tighter)? {
+        if set(tighter)?.is_none() {
             return Ok(());
         }
-        let back = set(tighter)?.is_some() && self.is(self.key, tighter)?;
+        let before = self.value(self.key, tighter.attribute)?;
+        let is_as_before = || Ok::<_, Fault>(self.value(self.key, tighter.attribute)? == before);
+        if set(looser)?.is_none() || is_as_before()? {
+            return Ok(());
+        }
+        let back = set(tighter)?.is_some() && is_as_before()?;
         let what = if back {
             "and is as it was again"
         } else {
@@ -192,7 +202,9 @@ impl Kept<'_> {
         // Taken and ignored is no harm.
         let same = match looser.opposite() {
             Some(tighter) => self.is(copy, &tighter),
-            None => self.has_the_same(copy, looser.attribute),
+            None => self
+                .value(copy, looser.attribute)
+                .and_then(|value| Ok(value == self.value(self.key, looser.attribute)?)),
         };
         let same = same.and_then(|same| self.tells_nothing(copy).map(|()| same));
         trial.destroy(copy)?;
@@ -205,19 +217,17 @@ impl Kept<'_> {
         ))
     }
 
-    /// Whether a copy has as much in an attribute that is a list.
-    fn has_the_same(&self, copy: ObjectHandle, attribute: CK_ATTRIBUTE_TYPE) -> Result<bool> {
+    /// The bytes of an attribute; of a template its attributes and their values.
+    fn value(&self, key: ObjectHandle, attribute: CK_ATTRIBUTE_TYPE) -> Result<Option<Vec<u8>>> {
         let watched = self.trial.watched;
-        let list = |key| -> Result<_> {
-            Ok(if attribute == cryptoki_sys::CKA_UNWRAP_TEMPLATE {
-                let template = watched.raw().unwrap_template(watched.session(), key)?;
-                template.map(|all| all.into_iter().flat_map(|(_, value)| value).collect())
-            } else {
-                watched.raw().attribute(watched.session(), key, attribute)?
-            })
+        if attribute != CKA_UNWRAP_TEMPLATE {
+            return Ok(watched.raw().attribute(watched.session(), key, attribute)?);
+        }
+        let template = watched.raw().unwrap_template(watched.session(), key)?;
+        let one = |(attribute, value): (CK_ATTRIBUTE_TYPE, Vec<u8>)| {
+            attribute.to_ne_bytes().into_iter().chain(value)
         };
-        let own: Option<Vec<u8>> = list(self.key)?;
-        Ok(own == list(copy)?)
+        Ok(template.map(|all| all.into_iter().flat_map(one).collect()))
     }
 
     fn blobs(&self, pair: &Pair) -> Result<Blobs> {
@@ -234,7 +244,7 @@ impl Kept<'_> {
             })
         };
         let unfit = "and its exponent make no RSA key that encrypts";
-        Ok(made().ok_or_else(|| policy(self.name, "CKA_MODULUS", unfit))?)
+        Ok(made().ok_or_else(|| policy(self.spec.name, "CKA_MODULUS", unfit))?)
     }
 
     /// That a key which unwraps by RSA-OAEP does nothing else. `pair`: its own; `call`: a template
@@ -387,6 +397,6 @@ impl Kept<'_> {
         let problem = format!(
             "{problem}: this token does not do what it says, so it must not hold such keys"
         );
-        policy(self.name, attribute, &problem).into()
+        policy(self.spec.name, attribute, &problem).into()
     }
 }
