@@ -264,7 +264,7 @@ impl From<ClientError> for Failure {
             }
             ClientError::Refused { status, .. } => match status {
                 StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Self::new(Exit::Denied, text)
-                    .next("allow the operation to this certificate's identity in the appliance's policy file; the audit log names the identity"),
+                    .next("where no rule allows it: allow it to that identity in the appliance's policy file; where it needs an API token: give it with --token-file. The audit log names the reason"),
                 StatusCode::SERVICE_UNAVAILABLE => Self::new(Exit::Unavailable, text)
                     .next("`strongroom status` says what is wrong; try again when it is healthy"),
                 _ => Self::new(Exit::Failed, text),

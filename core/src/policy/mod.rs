@@ -81,6 +81,13 @@ impl Operation {
         Self::StatusPage,
     ];
 
+    /// Its name in the policy file.
+    pub fn name(self) -> String {
+        let value = serde_json::to_value(self).ok();
+        let name = value.as_ref().and_then(serde_json::Value::as_str);
+        name.unwrap_or_default().to_owned()
+    }
+
     /// Whether it concerns the appliance as a whole and no key in particular.
     pub const fn is_global(self) -> bool {
         matches!(
@@ -105,6 +112,20 @@ pub enum Decision {
     Allowed,
     /// It is allowed to whoever also presents a token.
     AllowedWithToken,
+}
+
+/// Why something is denied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Denial {
+    /// No rule allows it.
+    NoRule,
+    /// A rule denies it.
+    Rule {
+        /// Which of the file, from 1.
+        number: usize,
+        /// Another one would allow it.
+        allowed: bool,
+    },
 }
 
 /// A whole policy, parsed and validated.
@@ -180,36 +201,8 @@ impl Policy {
     /// the appliance as a whole ([`Operation::is_global`]) the key is not looked at; any other
     /// without a key is denied.
     pub fn decide(&self, identity: &Identity, operation: Operation, key: Option<&str>) -> Decision {
-        let key = match (operation.is_global(), key) {
-            (true, _) => None,
-            (false, Some(key)) => Some(key),
-            (false, None) => return Decision::Denied,
-        };
-        let literal = self
-            .by_identity
-            .get(identity.as_str())
-            .map_or(&[][..], Vec::as_slice)
-            .iter()
-            .map(|index| (*index, Fit::Narrow));
-        let operation = Operations::only(operation);
-        // The cheap questions first: the operation is one bit, patterns cost more.
-        let patterns = self.by_pattern.iter().filter_map(|(pattern, index)| {
-            let rule = self.rules.get(*index)?;
-            if !rule.operations.overlaps(operation) {
-                return None;
-            }
-            let fit = pattern.fit(identity.as_str(), rule.effect != Effect::Allow)?;
-            Some((*index, fit))
-        });
         let (mut allowed, mut needs_token) = (false, false);
-        for (rule, fit) in literal
-            .chain(patterns)
-            .filter_map(|(index, fit)| Some((self.rules.get(index)?, fit)))
-            .filter(|(rule, _)| rule.operations.overlaps(operation))
-            .filter(|(rule, _)| {
-                key.is_none_or(|key| rule.keys.iter().any(|KeyGlob(glob)| glob.matches(key)))
-            })
-        {
+        for (_, rule, fit) in self.fitting(identity, operation, key) {
             match rule.effect {
                 Effect::Deny => return Decision::Denied,
                 Effect::AllowWithToken => needs_token = true,
@@ -222,6 +215,63 @@ impl Policy {
             (true, true) => Decision::AllowedWithToken,
             (true, false) => Decision::Allowed,
         }
+    }
+
+    /// Why [`Policy::decide`] denied it.
+    pub fn why_denied(
+        &self,
+        identity: &Identity,
+        operation: Operation,
+        key: Option<&str>,
+    ) -> Denial {
+        let (mut denies, mut allowed) = (None, false);
+        for (index, rule, fit) in self.fitting(identity, operation, key) {
+            match rule.effect {
+                // The first of the file, in whatever order they are found.
+                Effect::Deny => {
+                    let number = index + 1;
+                    denies = Some(denies.map_or(number, |first: usize| first.min(number)));
+                }
+                _ => allowed |= fit == Fit::Narrow,
+            }
+        }
+        denies.map_or(Denial::NoRule, |number| Denial::Rule { number, allowed })
+    }
+
+    /// The rules that speak of it, each with its index in the file.
+    fn fitting<'a>(
+        &'a self,
+        identity: &'a Identity,
+        operation: Operation,
+        key: Option<&'a str>,
+    ) -> impl Iterator<Item = (usize, &'a Rule, Fit)> {
+        // Without a key nothing is allowed that needs one.
+        let speaks = operation.is_global() || key.is_some();
+        let key = key.filter(|_| !operation.is_global());
+        let literal = self
+            .by_identity
+            .get(identity.as_str())
+            .map_or(&[][..], Vec::as_slice)
+            .iter()
+            .map(|index| (*index, Fit::Narrow));
+        let operation = Operations::only(operation);
+        // The cheap questions first: the operation is one bit, patterns cost more.
+        let patterns = self.by_pattern.iter().filter_map(move |(pattern, index)| {
+            let rule = self.rules.get(*index)?;
+            if !rule.operations.overlaps(operation) {
+                return None;
+            }
+            let fit = pattern.fit(identity.as_str(), rule.effect != Effect::Allow)?;
+            Some((*index, fit))
+        });
+        literal
+            .chain(patterns)
+            .filter(move |_| speaks)
+            .filter_map(|(index, fit)| Some((index, self.rules.get(index)?, fit)))
+            .filter(move |(_, rule, _)| rule.operations.overlaps(operation))
+            .filter(move |(_, rule, _)| {
+                key.is_none_or(|key| rule.keys.iter().any(|KeyGlob(glob)| glob.matches(key)))
+            })
     }
 
     /// Whether `identity` may do `operation` with `key` (`None` for operations without a key).

@@ -1,10 +1,12 @@
 //! Who may ask: the certificate, where a browser was made to ask, the token, the policy, headers
 //! that change a request's meaning, and whether the audit log can be written.
 
+use std::borrow::Cow;
+
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use strongroom_core::audit::AuditError;
-use strongroom_core::policy::Decision;
+use strongroom_core::policy::{Decision, Denial, Operation};
 use strongroom_core::seldom::seldom;
 use strongroom_core::tls::Peer;
 
@@ -48,7 +50,7 @@ pub(super) fn admit(
             Decision::Allowed => {}
             Decision::AllowedWithToken if token.as_ref().is_some_and(Presented::counts) => {}
             Decision::AllowedWithToken => return Err(refuse(Refusal::TokenMissing)),
-            Decision::Denied => return Err(refuse(Refusal::Policy)),
+            Decision::Denied => return Err(refuse(denied(app, peer, operation, key))),
         }
     }
     if let Some(error) = refused {
@@ -57,6 +59,34 @@ pub(super) fn admit(
     refuse_other_requests(&head.headers, route).map_err(refuse)?;
     recordable(app, peer, route).map_err(refuse)?;
     Ok(token)
+}
+
+/// What the client is told of a denial: who it is and what it asked, which it knows. That a rule of
+/// its own denies it, and which, only where another allows it: to whoever has no right here a name
+/// that is denied is a name like any other.
+fn denied(app: &App, peer: &Peer, operation: Operation, key: Option<&str>) -> Refusal {
+    let denial = app.policy.load().why_denied(&peer.identity, operation, key);
+    let asked = format!(
+        "{} asked for {}{}",
+        peer.identity,
+        operation.name(),
+        key.filter(|_| !operation.is_global())
+            .map(|key| format!(" with the key {key}"))
+            .unwrap_or_default()
+    );
+    let no_rule = "no policy rule allows it";
+    let (told, reason) = match denial {
+        Denial::NoRule => (no_rule.to_owned(), Cow::Borrowed(no_rule)),
+        Denial::Rule { number, allowed } => {
+            let reason = format!("policy rule {number} denies it");
+            let told = if allowed { &reason } else { no_rule };
+            (told.to_owned(), reason.into())
+        }
+    };
+    Refusal::Policy {
+        told: format!("{asked}: {told}"),
+        reason,
+    }
 }
 
 /// Whether the client's certificate is as good as when it connected.

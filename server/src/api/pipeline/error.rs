@@ -59,6 +59,12 @@ impl ApiError {
         Self::new(503, message)
     }
 
+    /// One more message.
+    pub(crate) fn with(mut self, message: impl Into<Cow<'static, str>>) -> Self {
+        self.messages.push(message.into());
+        self
+    }
+
     /// What the audit log says of it.
     pub(crate) fn because(mut self, reason: impl Into<Cow<'static, str>>) -> Self {
         self.reason = Some(reason.into());
@@ -115,8 +121,13 @@ pub(crate) enum Refusal {
     HeaderTwice(HeaderName),
     /// A header would make it another request.
     Header(HeaderName),
-    /// No rule of the policy allows it.
-    Policy,
+    /// No rule of the policy allows it, or one denies it.
+    Policy {
+        /// For the client.
+        told: String,
+        /// For the audit log.
+        reason: Cow<'static, str>,
+    },
     /// A rule of the policy allows it with a token, and none was sent.
     TokenMissing,
     /// It can't be recorded.
@@ -167,10 +178,11 @@ impl From<Refusal> for ApiError {
                 Self::bad_request(format!("the header {name} is not supported: leave it out"))
                     .in_own_words()
             }
-            Refusal::Policy => {
-                Self::new(403, "permission denied").because("no policy rule allows it")
+            Refusal::Policy { told, reason } => {
+                Self::new(403, "permission denied").with(told).because(reason)
             }
             Refusal::TokenMissing => Self::new(403, "permission denied")
+                .with("a policy rule allows it with an API token only, and none was sent that counts: send it as X-Vault-Token (--token-file)")
                 .because("the policy asks for a token and none was sent"),
             Refusal::Unaudited(why) => Self::unavailable(match why {
                 Unaudited::Room => {

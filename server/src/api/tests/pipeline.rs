@@ -7,6 +7,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::Request;
 use hyper::body::Frame;
 use serde_json::{Value, json};
+use strongroom_core::policy::Policy;
 use strongroom_core::tokens::Tokens;
 use zeroize::Zeroizing;
 
@@ -48,6 +49,60 @@ fn only_what_the_policy_allows_is_done_and_each_decision_is_audited() {
             "plaintext in the audit log"
         );
     }
+}
+
+/// Who has rights learns what is wrong with them; who has none learns what they said themselves.
+#[test]
+fn a_denial_says_who_asked_what_and_which_sort_it_is_to_whom_it_concerns() {
+    const DENIES: &str = r#"
+[[rule]]
+identities = ["dns:app.test"]
+keys = ["app-*", "token-*"]
+operations = ["encrypt"]
+
+[[rule]]
+identities = ["dns:app.test"]
+keys = ["token-*"]
+operations = ["encrypt"]
+require_token = true
+
+[[rule]]
+identities = ["**"]
+keys = ["app-closed"]
+operations = ["*"]
+deny = true
+"#;
+    let a = Appliance::new();
+    a.app.policy.store(Arc::new(Policy::parse(DENIES).unwrap()));
+    let no_rule = "no policy rule allows it";
+    let rule = "policy rule 3 denies it";
+    let token = "the policy asks for a token and none was sent";
+    for (who, key, told, reason) in [
+        (Who::App, "app-closed", rule, rule),
+        (Who::App, "other", no_rule, no_rule),
+        (Who::App, "token-k", "with an API token only", token),
+        // A stranger does not learn what the file has for others.
+        (Who::Stranger, "app-closed", no_rule, rule),
+        (Who::Stranger, "app-k", no_rule, no_rule),
+        (Who::Stranger, "token-k", no_rule, no_rule),
+    ] {
+        let path = format!("transit/encrypt/{key}");
+        let reply = a.send(who, "POST", &path, &[], r#"{"plaintext":"YQ=="}"#);
+        assert_eq!(reply.status, 403, "{who:?} {key}");
+        let errors = reply.json()["errors"].clone();
+        let more = errors[1].as_str().unwrap().to_owned();
+        assert!(more.contains(told), "{who:?} {key}: {more}");
+        if reason != token {
+            let name = if who == Who::App { "app" } else { "stranger" };
+            let asked = format!("dns:{name}.test asked for encrypt with the key {key}: ");
+            assert!(more.starts_with(&asked), "{more}");
+            assert_eq!(reply.error(), DENIED);
+        }
+        assert_eq!(a.audited().last().unwrap()["reason"], reason);
+    }
+    let reply = a.send(Who::App, "LIST", "transit/keys", &[], "");
+    let told = "dns:app.test asked for list: no policy rule allows it";
+    assert_eq!(reply.json()["errors"][1], told);
 }
 
 /// A token that belongs to [`Who::App`]'s certificate.

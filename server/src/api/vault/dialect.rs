@@ -101,10 +101,10 @@ impl Dialect for Vault {
     }
 
     fn refuse(&self, refusal: Refusal) -> ApiError {
-        let policy = matches!(refusal, Refusal::Policy | Refusal::Certificate(_));
+        let policy = matches!(refusal, Refusal::Policy { .. } | Refusal::Certificate(_));
         let mut error = ApiError::from(refusal);
-        if policy {
-            error.messages = vec![PERMISSION_DENIED.into()];
+        if let Some(first) = error.messages.first_mut().filter(|_| policy) {
+            *first = PERMISSION_DENIED.into();
         }
         error
     }
