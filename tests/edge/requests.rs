@@ -1,6 +1,7 @@
 //! What no good client sends: each gets the documented status and words (docs/api.md, the `OpenAPI`
 //! document), none a 500.
 
+use std::process::Command;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use strongroom_server::api::OPENAPI;
 use strongroom_server::api::vault::wire::BASE64;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::support::{Appliance, Who, base64, encrypt, unbase64};
+use crate::support::{Appliance, Who, base64, encrypt, skip, unbase64};
 use crate::wire::{Reply, TLS13, Wire, assert_unharmed, config, request};
 
 const ENCRYPT: &str = "/v1/transit/encrypt/app-k";
@@ -223,6 +224,76 @@ async fn a_client_that_sends_too_much_reads_why_it_is_refused() {
         }
     }
     assert_unharmed(&appliance, "large bodies").await;
+}
+
+/// curl 7.88 fails where HTTP/2 resets the stream of a refused request while it still sends.
+#[tokio::test(flavor = "multi_thread")]
+async fn curl_reads_each_early_refusal_of_a_small_body() {
+    let test = "curl_reads_each_early_refusal_of_a_small_body";
+    if Command::new("curl").arg("--version").output().is_err() {
+        return skip(test, "there is no curl");
+    }
+    let appliance = start().await;
+    let body = appliance.path().join("body");
+    let mut wrong = Vec::new();
+    for size in [20, 60 << 10] {
+        std::fs::write(&body, vec![b' '; size]).unwrap();
+        for (who, path, status) in [
+            (Who::Stranger, ENCRYPT, "403"),
+            (Who::Operator, "/v1/transit/nope", "404"),
+            (Who::Operator, "/v1/transit/keys", "405"),
+        ] {
+            for (version, tries) in [("--http2", 20), ("--http1.1", 3)] {
+                for _ in 0..tries {
+                    let options = appliance.client_options(who);
+                    let (certificate, key) = options.identity.unwrap();
+                    let mut curl = Command::new("curl");
+                    curl.args(["-sS", "-o", "/dev/null", "-w", "%{http_code}", version]);
+                    curl.arg("--cacert").arg(&options.ca);
+                    curl.arg("--cert").arg(certificate).arg("--key").arg(key);
+                    curl.arg("--data-binary")
+                        .arg(format!("@{}", body.display()));
+                    curl.arg(format!("{}{path}", appliance.url()));
+                    let found = curl.output().unwrap();
+                    let said = String::from_utf8_lossy(&found.stderr).into_owned();
+                    let code = String::from_utf8_lossy(&found.stdout).into_owned();
+                    if !found.status.success() || code != status {
+                        wrong.push(format!("{version} {size} {path}: {code} {said}"));
+                    }
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// Refused before its body was read, a client that goes on sending slowly, or not at all, is
+/// answered and cut all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_client_that_never_ends_its_body_is_answered_and_cut() {
+    let appliance = start().await;
+    let begun = Instant::now();
+    for length in ["Content-Length: 1000", "Transfer-Encoding: chunked"] {
+        let mut wire = Wire::open(&appliance, Who::Stranger).await.unwrap();
+        wire.send(&raw("POST", ENCRYPT, &[length], ""))
+            .await
+            .unwrap();
+        assert_eq!(wire.answer().await.unwrap().status, 403, "{length}");
+        assert!(wire.is_closed().await, "{length}");
+    }
+    // It would not send before it is told to: its answer is not waited for.
+    let expects = ["Content-Length: 1000", "Expect: 100-continue"];
+    let mut wire = Wire::open(&appliance, Who::Stranger).await.unwrap();
+    wire.send(&raw("POST", ENCRYPT, &expects, ""))
+        .await
+        .unwrap();
+    assert_eq!(wire.answer().await.unwrap().status, 403);
+    assert!(
+        begun.elapsed() < Duration::from_secs(25),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert_unharmed(&appliance, "bodies without an end").await;
 }
 
 /// A body in chunks that is also given a length could be read as two requests by one reader and as

@@ -40,9 +40,7 @@ pub(super) fn admit(
     let refuse = |refusal| dialect.refuse(refusal);
     still_good(app, peer).map_err(refuse)?;
     let (said, own) = once(&head.headers, dialect.headers()).map_err(refuse)?;
-    said.check(head, route)
-        .inspect_err(|_| guard.audited = true)
-        .map_err(refuse)?;
+    said.check(head, route).map_err(refuse)?;
     let Credentials { token, refused } = dialect.credentials(app, peer, &own)?;
     guard.token = token.as_ref().map(|token| token.info.id.clone());
     if let Some(operation) = route.operation {

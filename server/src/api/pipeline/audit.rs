@@ -24,8 +24,8 @@ pub(super) struct AuditGuard<'a> {
     /// Its id, if a good one was sent.
     pub(super) token: Option<String>,
     begun: Instant,
-    /// As its route says, or because of what was refused.
-    pub(super) audited: bool,
+    /// As its route says; and whatever is refused.
+    audited: bool,
     /// The line that says that the change is about to begin, 0 if there is none.
     intent: u64,
     done: bool,
@@ -103,8 +103,9 @@ impl<'a> AuditGuard<'a> {
             .await
     }
 
-    /// A request that was denied or failed.
+    /// A request that was denied or failed: that is recorded on every path.
     pub(super) async fn refuse(&mut self, error: &ApiError) -> Result<(), ApiError> {
+        self.audited = true;
         let outcome = if error.status == 403 {
             let (identity, operation) = (self.peer.identity.as_str(), self.route.label);
             let recent = &self.app.admission.recent;

@@ -15,8 +15,39 @@ use super::error::Refusal;
 /// A body must have come in whole after this long.
 const BODY_DEADLINE: Duration = Duration::from_secs(30);
 
+/// Of a body that nobody reads, as much is taken off the wire, bytes, and for as long.
+const DISCARDED: usize = 64 * 1024;
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Reads and drops the body of a request that was refused without it: a client that is still
+/// sending when its stream is reset, as HTTP/2 does then (RFC 9113, 8.1), may lose the answer, as
+/// curl 7.88 does. A body that is larger or slower is left to that.
+pub(super) async fn discard<B>(mut body: B)
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    if usize::try_from(body.size_hint().lower()).map_or(true, |n| n > DISCARDED) {
+        return;
+    }
+    let read = async {
+        let mut room = DISCARDED;
+        while let Some(Ok(frame)) = body.frame().await {
+            let Ok(piece) = frame.into_data() else {
+                continue;
+            };
+            let left = room.checked_sub(piece.len());
+            wipe(piece);
+            match left {
+                Some(left) => room = left,
+                None => return,
+            }
+        }
+    };
+    let _ = tokio::time::timeout(PATIENCE, read).await;
+}
+
 /// The whole body, within the limit and in time.
-pub(super) async fn read_body<B>(mut body: B, limit: usize) -> Result<Bytes, Refusal>
+pub(super) async fn read_body<B>(body: &mut B, limit: usize) -> Result<Bytes, Refusal>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Display,

@@ -9,7 +9,8 @@
 //! 4. the body, within its limit ([`body`]);
 //! 5. of a change, a task of its own ([`change`]), and its intent in the audit log ([`audit`]);
 //! 6. the row's handler, which is the dialect's;
-//! 7. the outcome, in the audit log before the answer leaves ([`audit`]).
+//! 7. the outcome, in the audit log before the answer leaves ([`audit`]);
+//! 8. of a body that a refusal left unread, what is small and comes at once ([`body`]).
 //!
 //! Nothing here knows a protocol: a dialect's words and forms come through [`dialect::Dialect`].
 
@@ -59,23 +60,34 @@ where
     B::Error: Display,
 {
     let begun = Instant::now();
-    let dialect = client.endpoint.dialect_of(request.uri().path());
-    let Some(permit) = InFlightPermit::take(&client) else {
-        client.app.admission.metrics.overloaded.inc();
-        return dialect.respond(dialect.refuse(Refusal::Overloaded));
+    let (head, mut body) = request.into_parts();
+    let dialect = client.endpoint.dialect_of(head.uri.path());
+    let is_head = head.method == hyper::Method::HEAD;
+    // Such a client sends its body only when it is read.
+    let waits = head.headers.contains_key(header::EXPECT);
+    let response = match InFlightPermit::take(&client) {
+        None => {
+            client.app.admission.metrics.overloaded.inc();
+            dialect.respond(dialect.refuse(Refusal::Overloaded))
+        }
+        Some(permit) => {
+            // A defect must cost one answer, not the server.
+            let work = pin!(answer(&client, dialect, head, &mut body, permit, begun));
+            match AssertUnwindSafe(work).catch_unwind().await {
+                Ok(Ok(answer)) => answer.into_response(),
+                Ok(Err(error)) => dialect.respond(error),
+                Err(_) => dialect.respond(panicked(&client.app, dialect)),
+            }
+        }
     };
-    // A defect must cost one answer, not the server.
-    let head = request.method() == hyper::Method::HEAD;
-    let work = pin!(answer(&client, dialect, request, permit, begun));
-    let response = match AssertUnwindSafe(work).catch_unwind().await {
-        Ok(Ok(answer)) => answer.into_response(),
-        Ok(Err(error)) => dialect.respond(error),
-        Err(_) => dialect.respond(panicked(&client.app, dialect)),
-    };
+    // Its place among those in flight is free by now.
+    if !body.is_end_stream() && !waits {
+        body::discard(body).await;
+    }
     // hyper takes such a body off in HTTP/1 only, and in HTTP/2 it would be against the protocol.
     match response.status().as_u16() {
         204 | 205 | 304 => response.map(|_| Full::default()),
-        _ if head => without_its_body(response),
+        _ if is_head => without_its_body(response),
         _ => response,
     }
 }
@@ -99,7 +111,8 @@ pub fn without_a_host<B>(client: &Client, request: &Request<B>) -> Response<Full
 async fn answer<B>(
     client: &Arc<Client>,
     dialect: &'static dyn Dialect,
-    request: Request<B>,
+    head: Parts,
+    body: &mut B,
     permit: InFlightPermit,
     begun: Instant,
 ) -> Result<Answer, ApiError>
@@ -109,7 +122,6 @@ where
 {
     let id = RequestId::random();
     let refuse = |refusal| dialect.refuse(refusal);
-    let (head, body) = request.into_parts();
     // Owned, as all that is kept of the head: see below.
     let path = dialect.decode(head.uri.path()).map(Cow::into_owned);
     let found = match dialect.find(&client.app, &head, path.as_deref()) {
@@ -172,21 +184,19 @@ async fn leads_nowhere(
     error: ApiError,
 ) -> ApiError {
     let refuse = |refusal| dialect.refuse(refusal);
-    let admitted = admit::still_good(&client.app, &client.peer).map_err(refuse);
-    if admitted.is_ok()
-        && let Err(foreign) = Said::of(&head.headers)
-            .check(head, &NOWHERE)
-            .map_err(refuse)
-    {
-        let mut guard = AuditGuard::begin(client, dialect, id, &NOWHERE, "", begun);
-        guard.audited = true;
-        return guard.refuse(&foreign).await.err().unwrap_or(foreign);
-    }
-    let error = admitted.err().unwrap_or(error);
-    let took = begun.elapsed();
-    let metrics = &client.app.admission.metrics;
-    metrics.request(NOWHERE.label, "error", error.status, 0, took);
-    error
+    let mut guard = AuditGuard::begin(client, dialect, id, &NOWHERE, "", begun);
+    let own = || Said::of(&head.headers).check(head, &NOWHERE);
+    let admitted = admit::still_good(&client.app, &client.peer).and_then(|()| own());
+    let error = match admitted.map_err(refuse) {
+        Err(error) => error,
+        Ok(()) if error.reason.is_some() => error,
+        Ok(()) => match error.status {
+            404 => error.because("there is no such path"),
+            405 => error.because("the path does not take this method"),
+            _ => error,
+        },
+    };
+    guard.refuse(&error).await.err().unwrap_or(error)
 }
 
 /// What is known of an admitted request beside its body.

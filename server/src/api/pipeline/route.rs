@@ -77,7 +77,7 @@ pub(crate) struct Route {
     pub(crate) params: &'static [&'static str],
     /// How much body is taken.
     pub(crate) limit: Limit,
-    /// One line in the audit log for each request.
+    /// One line in the audit log for each request, not only for those that are refused.
     pub(crate) audited: bool,
     /// Changes keys: once begun it is carried out and audited even if the client goes away.
     pub(crate) mutates: bool,
@@ -119,8 +119,7 @@ pub(crate) fn allow<'r>(rows: impl Iterator<Item = &'r Route>) -> String {
     methods.join(", ")
 }
 
-/// Not a path: what is not there, for the metrics; and for the audit log, where a browser was made
-/// to ask for it.
+/// Not a path: what is not there, for the metrics and the audit log.
 pub(super) static NOWHERE: Route = Route {
     verb: Verb::Read,
     path: "",

@@ -300,6 +300,7 @@ fn another_dialect_goes_the_whole_way() {
             ("encrypt", "denied", 403),
             ("encrypt", "error", 404),
             ("create", "error", 400),
+            ("none", "error", 404),
             ("encrypt", "error", 400),
             ("encrypt", "error", 400),
             ("encrypt", "denied", 403),

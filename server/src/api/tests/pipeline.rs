@@ -639,6 +639,49 @@ fn evil_origin() -> (&'static str, &'static str) {
     ("origin", "https://evil.example")
 }
 
+/// One rule: what is refused is told to the audit log, whatever the path.
+#[test]
+fn each_refusal_is_audited_on_every_path() {
+    let a = Appliance::new();
+    a.key("p-refused", &Value::Null);
+    let refused = [
+        ("DELETE", "transit/encrypt/p-refused", 405, "none"),
+        ("PATCH", "transit/keys/p-refused", 405, "none"),
+        ("OPTIONS", "sys/health", 405, "none"),
+        ("POST", "transit/nope", 404, "none"),
+        ("GET", "nope", 404, "none"),
+        ("GET", "/nope", 404, "none"),
+        ("GET", "transit/keys?list=perhaps", 400, "none"),
+        ("GET", "sys/health?activecode=1", 400, "health"),
+        ("GET", "transit/keys/not-there", 404, "read"),
+    ];
+    for (method, path, status, _) in refused {
+        let reply = a.send(Who::Operator, method, path, &[], "");
+        assert_eq!(reply.status, status, "{method} {path}");
+    }
+    // What is taken has a line only where it concerns keys.
+    for path in ["sys/health", "sys/seal-status"] {
+        a.expect(200, "GET", path, &Value::Null);
+    }
+    run(a.app.audit.close()).unwrap();
+    let log = std::fs::read_to_string(&a.app.config.audit.path).unwrap();
+    let lines: Vec<Value> = log
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let told: Vec<_> = lines
+        .iter()
+        .filter(|line| line["outcome"] == "error")
+        .map(|line| (line["status"].clone(), line["operation"].clone()))
+        .collect();
+    let expected = refused.map(|(_, _, status, operation)| (json!(status), json!(operation)));
+    assert_eq!(told, expected);
+    assert!(
+        !log.contains("seal-status") && !log.contains("nope"),
+        "{log}"
+    );
+}
+
 #[test]
 fn requests_that_make_no_sense_are_told_so() {
     let a = Appliance::with(|config| config.mounts = vec!["transit".to_owned()]);
