@@ -12,6 +12,7 @@ use super::pipeline::dialect::Claim;
 use super::pipeline::error::ApiError;
 use super::pipeline::route::Route;
 use super::vault::call::Call;
+use super::vault::request::Nothing;
 use super::vault::routes::route;
 
 /// One page.
@@ -23,7 +24,7 @@ pub(super) static PAGES: Pages = Pages {
 
 #[rustfmt::skip]
 static TABLE: &[Route] = &[
-    route!(Read   ".well-known/jwks.json",        "jwks",              None,                       Small, false, false, [], jwks),
+    route!(Read   ".well-known/jwks.json",        "jwks",              None,                       Small, false, false, Nothing, jwks),
 ];
 
 /// `GET /.well-known/jwks.json`.

@@ -60,6 +60,28 @@ pub(crate) type Handler =
         Ask<'c, 'g>,
     ) -> Pin<Box<dyn Future<Output = Result<Answer, ApiError>> + Send + 'c>>;
 
+/// What a request may carry.
+pub(crate) struct Request {
+    /// The parameters' names.
+    pub(crate) names: &'static [&'static str],
+    /// What the document says of each, in the same order.
+    #[cfg_attr(not(test), allow(dead_code))]
+    pub(crate) parameters: &'static [Parameter],
+    /// Names that are known, and would change what is done in a way that there is not here.
+    pub(crate) refused: &'static [&'static str],
+    /// Any other name is refused too.
+    pub(crate) strict: bool,
+}
+
+/// A parameter, as the document has it: a test compares them.
+#[cfg_attr(not(test), allow(dead_code))]
+pub(crate) struct Parameter {
+    /// The lines of its description.
+    pub(crate) about: &'static [&'static str],
+    /// Its JSON Schema, without the description.
+    pub(crate) schema: fn() -> serde_json::Value,
+}
+
 /// One row of a table.
 pub(crate) struct Route {
     /// The method's meaning.
@@ -73,8 +95,8 @@ pub(crate) struct Route {
     pub(crate) operation: Option<Operation>,
     /// Its name in metrics and in the audit log: the policy's word where there is one.
     pub(crate) label: &'static str,
-    /// The parameters taken.
-    pub(crate) params: &'static [&'static str],
+    /// What it may carry.
+    pub(crate) request: &'static Request,
     /// How much body is taken.
     pub(crate) limit: Limit,
     /// One line in the audit log for each request, not only for those that are refused.
@@ -126,7 +148,12 @@ pub(super) static NOWHERE: Route = Route {
     parts: ("", ""),
     operation: None,
     label: "none",
-    params: &[],
+    request: &Request {
+        names: &[],
+        parameters: &[],
+        refused: &[],
+        strict: false,
+    },
     limit: Limit::Small,
     audited: false,
     mutates: false,

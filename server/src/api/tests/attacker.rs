@@ -176,7 +176,7 @@ fn request() -> impl Strategy<Value = Asked> {
 fn fitting() -> impl Strategy<Value = Asked> {
     (0..TRANSIT.len()).prop_flat_map(|at| {
         let route = &TRANSIT[at];
-        let mut names = route.params.to_vec();
+        let mut names = route.request.names.to_vec();
         // One that it does not know. `list` would make it another route.
         names.push("other");
         let query = (select(names.clone()), text()).prop_map(|(name, text)| {
@@ -202,7 +202,7 @@ fn who() -> impl Strategy<Value = Who> {
 }
 
 fn any_request() -> impl Strategy<Value = Asked> {
-    let all = TRANSIT.iter().flat_map(|route| route.params);
+    let all = TRANSIT.iter().flat_map(|route| route.request.names);
     (
         who(),
         select(vec![
@@ -396,7 +396,7 @@ fn no_parameter_brings_what_stands_in_it_into_the_log() {
             part => part,
         });
         let path = format!("/v1/transit/{}", path.collect::<Vec<_>>().join("/"));
-        for param in route.params {
+        for param in route.request.names {
             for value in [
                 json!(PRIVATE),
                 json!(PRIVATE.repeat(1000)),
@@ -404,7 +404,7 @@ fn no_parameter_brings_what_stands_in_it_into_the_log() {
                 json!([PRIVATE, { PRIVATE: PRIVATE }]),
             ] {
                 let mut body = json!({});
-                if route.params.contains(&"input") {
+                if route.request.names.contains(&"input") {
                     body["input"] = "c2VjcmV0".into();
                 }
                 body[param] = value;

@@ -19,6 +19,7 @@ use crate::api::pipeline::dialect::{Claim, Dialect, Limits};
 use crate::api::pipeline::error::ApiError;
 use crate::api::pipeline::route::{Ask, Captures, Found, Limit, Route, Verb, parts};
 use crate::api::vault::VAULT;
+use crate::api::vault::request::Nothing;
 use crate::api::{App, Endpoint, handle};
 
 struct Toy;
@@ -32,7 +33,7 @@ static ROWS: [Route; 2] = [
         parts: parts("create/{name}"),
         operation: Some(Operation::Create),
         label: "create",
-        params: &[],
+        request: Nothing::REQUEST,
         limit: Limit::Small,
         audited: true,
         mutates: true,
@@ -44,7 +45,7 @@ static ROWS: [Route; 2] = [
         parts: parts("encrypt/{name}"),
         operation: Some(Operation::Encrypt),
         label: "encrypt",
-        params: &[],
+        request: Nothing::REQUEST,
         limit: Limit::Data,
         audited: true,
         mutates: false,

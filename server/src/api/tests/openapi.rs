@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use strongroom_core::keyring::MAX_NAME;
 
 use crate::api::OPENAPI;
+use crate::api::vault::body::BATCH;
 use crate::api::vault::routes::{Route, SYSTEM, TRANSIT, Verb};
 use crate::api::{jwks, ui};
 
@@ -211,10 +212,44 @@ fn parameters_agree() {
                     .filter(|name| *name != "list")
                     .collect(),
             };
-            let taken: BTreeSet<&str> = route.params.iter().copied().collect();
+            let taken: BTreeSet<&str> = route.request.names.iter().copied().collect();
             assert_eq!(taken, described, "{} {method}", route.path);
         }
     }
+}
+
+/// The document says of each parameter what its request's type says.
+#[test]
+fn the_types_and_the_document_agree() {
+    let mut compared = 0;
+    for route in TRANSIT.iter().chain(SYSTEM) {
+        let request = route.request;
+        assert_eq!(request.names.len(), request.parameters.len());
+        let operation = &DOCUMENT["paths"][path(route)][*methods(route.verb).first().unwrap()];
+        for (name, parameter) in request.names.iter().zip(request.parameters) {
+            let about: Vec<&str> = parameter.about.iter().map(|line| line.trim()).collect();
+            let about = about.join(" ");
+            compared += 1;
+            if route.verb != Verb::Update {
+                // A query has texts only, so that the schema is another one.
+                let mut described = operation["parameters"].as_array().unwrap().iter();
+                let described = described.find(|described| described["name"] == *name);
+                assert_eq!(described.unwrap()["description"], about, "{name}");
+                continue;
+            }
+            let mut schema = (parameter.schema)();
+            if !about.is_empty() {
+                schema["description"] = about.into();
+            }
+            let body = &operation["requestBody"]["content"]["application/json"]["schema"];
+            let mut described = body["properties"][name].clone();
+            if *name == BATCH {
+                described.as_object_mut().unwrap().remove("items");
+            }
+            assert_eq!(described, schema, "{} {name}", route.path);
+        }
+    }
+    assert!(compared > 100, "only {compared} were compared");
 }
 
 #[test]

@@ -115,7 +115,7 @@ fn a_value_is_neither_repeated_nor_logged_whatever_parameter_it_stands_in() {
                 if route.verb != Verb::Update {
                     let query = format!("{path}?{escaped}={escaped}");
                     check(Who::Operator, method, &query, &[], String::new(), secret);
-                    for name in route.params {
+                    for name in route.request.names {
                         let query = format!("{path}?{name}={escaped}");
                         check(Who::Operator, method, &query, &[], String::new(), secret);
                     }
@@ -130,7 +130,7 @@ fn a_value_is_neither_repeated_nor_logged_whatever_parameter_it_stands_in() {
                     continue;
                 }
                 let form = [("content-type", "application/x-www-form-urlencoded")];
-                for name in route.params.iter().chain([secret]) {
+                for name in route.request.names.iter().chain([secret]) {
                     for shape in shapes(secret).into_iter().take(most) {
                         let mut body = json!({ *name: shape });
                         check(Who::Operator, method, &path, &[], body.to_string(), secret);

@@ -15,6 +15,7 @@ use super::pipeline::dialect::Claim;
 use super::pipeline::error::ApiError;
 use super::pipeline::route::Route;
 use super::vault::call::Call;
+use super::vault::request::Nothing;
 use super::vault::routes::route;
 
 /// The page and its style sheet.
@@ -26,8 +27,8 @@ pub(super) static PAGES: Pages = Pages {
 
 #[rustfmt::skip]
 static TABLE: &[Route] = &[
-    route!(Read   "ui/",                          "status-page",       Some(Operation::StatusPage), Small, true,  false, [], page),
-    route!(Read   "ui/style.css",                 "status-page",       None,                       Small, false, false, [], style),
+    route!(Read   "ui/",                          "status-page",       Some(Operation::StatusPage), Small, true,  false, Nothing, page),
+    route!(Read   "ui/style.css",                 "status-page",       None,                       Small, false, false, Nothing, style),
 ];
 
 /// `GET /ui/`.

@@ -5,8 +5,10 @@
 //! right: with that certificate it says nothing new, with any other it is refused. So there is
 //! nothing to keep, to guess or to lose, and it is good after a restart.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -20,6 +22,7 @@ use zeroize::Zeroizing;
 
 use super::call::Call;
 use super::error::ApiError;
+use super::request::{Described as _, Given, request};
 use crate::api::pipeline::answer::Answer;
 use crate::api::pipeline::credentials::Presented;
 use crate::api::vault::envelope::Envelope;
@@ -117,10 +120,35 @@ fn lease(peer: &Peer) -> i64 {
     left.clamp(0, MAX_LEASE)
 }
 
+request! {
+    /// `POST auth/:mount/login`.
+    LoginAs {
+        /// Ignored with a warning: there are no roles.
+        name: Given = Option::<Cow<'_, str>>::schema(),
+    }
+    ; strict
+}
+
+request! {
+    /// `POST auth/token/renew-self`.
+    Renew {
+        /// Changes nothing: for how long is the certificate's to say.
+        increment: Option<Duration>,
+    }
+}
+
+request! {
+    /// `GET`, `POST auth/token/lookup-self`.
+    Lookup<'p> {
+        /// No other than the one that was sent.
+        token: Option<Cow<'p, str>>,
+    }
+}
+
 /// `POST auth/:mount/login`: a token for clients that must have one. It may what the certificate
 /// may.
 pub(in crate::api) async fn login(call: &mut Call<'_>) -> Result<Answer, ApiError> {
-    let warnings: &[&str] = if call.params.is_set("name") {
+    let warnings: &[&str] = if LoginAs::read(&call.params)?.name.0 {
         &["name was ignored: there are no roles, the policy goes by the certificate's identity"]
     } else {
         &[]
@@ -139,7 +167,7 @@ pub(in crate::api) async fn login(call: &mut Call<'_>) -> Result<Answer, ApiErro
 pub(in crate::api) async fn renew_self(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     let token = token(call)?;
     // For how long is the certificate's to say; but it must be a duration.
-    call.params.duration("increment")?;
+    let _ = Renew::read(&call.params)?.increment;
     Ok(auth(call, token, &[]))
 }
 
@@ -198,7 +226,7 @@ fn auth(call: &mut Call<'_>, token: &Presented, more: &[&str]) -> Answer {
 /// `GET`, `POST auth/token/lookup-self`.
 pub(in crate::api) async fn lookup_self(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     #[derive(Serialize)]
-    struct Lookup<'a> {
+    struct Found<'a> {
         accessor: &'a str,
         creation_time: i64,
         creation_ttl: i64,
@@ -217,7 +245,7 @@ pub(in crate::api) async fn lookup_self(call: &mut Call<'_>) -> Result<Answer, A
         r#type: &'static str,
     }
     let token = token(call)?;
-    let meant = call.params.text("token")?;
+    let meant = Lookup::read(&call.params)?.token;
     if meant.is_some_and(|meant| !meant.is_empty() && *meant != *token.text) {
         return Err(ApiError::bad_request(
             "only the token that the request is sent with is looked up: leave token out",
@@ -226,7 +254,7 @@ pub(in crate::api) async fn lookup_self(call: &mut Call<'_>) -> Result<Answer, A
     let ttl = if token.login { lease(call.peer) } else { 0 };
     let ends = jiff::Timestamp::from_second(validity(call.peer).1);
     let mut envelope = Envelope::open(call.id, 1024);
-    envelope.json(&Lookup {
+    envelope.json(&Found {
         accessor: &token.info.id,
         creation_time: token.info.created,
         creation_ttl: ttl,

@@ -1,12 +1,15 @@
 //! What Vault's clients ask before they work: which mounts there are, and what they may do there.
 //! All of it is only read.
 
+use std::borrow::Cow;
+
 use serde_json::{Map, Value, json};
 use strongroom_core::policy::{Decision, Operation};
 
 use super::call::Call;
 use super::dialect::{ROOT, VAULT, shown};
 use super::error::ApiError;
+use super::request::request;
 use super::routes::{self, Target, Verb};
 use crate::api::pipeline::answer::Answer;
 use crate::api::pipeline::credentials::Presented;
@@ -73,6 +76,22 @@ pub(in crate::api) async fn ui_mount(call: &mut Call<'_>) -> Result<Answer, ApiE
     Ok(enveloped(call, &found))
 }
 
+request! {
+    /// `POST sys/capabilities-self`.
+    Capabilities<'p> {
+        /// If it is only one.
+        path: Option<Cow<'p, str>>,
+    }
+    besides {
+        /// Which.
+        paths: Unread = json!({
+            "type": ["array", "string", "null"],
+            "items": { "type": "string" },
+            "maxItems": MAX_PATHS,
+        }),
+    }
+}
+
 /// `POST sys/capabilities-self`: what the certificate that asks, with the token that was sent, may
 /// do at each path.
 pub(in crate::api) async fn capabilities(call: &mut Call<'_>) -> Result<Answer, ApiError> {
@@ -90,23 +109,19 @@ pub(in crate::api) async fn capabilities(call: &mut Call<'_>) -> Result<Answer, 
 
 fn paths(call: &mut Call<'_>) -> Result<Vec<String>, ApiError> {
     let wrong = || ApiError::bad_request("paths must be a list of strings, 64 at most");
-    let both = call.params.structured.is_some() && call.params.is_set("path");
-    if both {
+    let many = call.params.structured.take();
+    let Capabilities { path } = Capabilities::read(&call.params)?;
+    if many.is_some() && path.as_deref().is_some_and(|path| !path.is_empty()) {
         return Err(ApiError::bad_request("give path or paths, not both"));
     }
-    let paths: Vec<String> = match call.params.structured.take() {
+    let paths: Vec<String> = match many {
         Some(Value::Array(list)) => list
             .into_iter()
             .map(|path| path.as_str().map(str::to_owned).ok_or_else(wrong))
             .collect::<Result<_, _>>()?,
         Some(Value::String(text)) => text.split(',').map(|path| path.trim().to_owned()).collect(),
         Some(_) => return Err(wrong()),
-        None => call
-            .params
-            .text("path")?
-            .map(std::borrow::Cow::into_owned)
-            .into_iter()
-            .collect(),
+        None => path.map(Cow::into_owned).into_iter().collect(),
     };
     if paths.is_empty() || paths.iter().any(String::is_empty) {
         return Err(ApiError::bad_request("paths must be supplied"));

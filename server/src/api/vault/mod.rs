@@ -1,5 +1,4 @@
 //! Vault's dialect: Transit, and what Vault's clients ask besides.
-
 //!
 //! `dialect` is what the pipeline asks; `routes` the table; `call` what a handler is given; `body`
 //! reads parameters, `request` makes types of them, `envelope` writes answers, `error` has Vault's
@@ -14,7 +13,7 @@ pub(super) mod envelope;
 pub(super) mod error;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzz;
-mod request;
+pub(super) mod request;
 mod rotation;
 pub(super) mod routes;
 mod sys;

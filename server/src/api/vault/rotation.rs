@@ -1,15 +1,29 @@
 //! `sys/rotate-master`: a ceremony tells the server that another master key is in force, and asks
 //! how far the keys are.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
+use serde_json::json;
 use strongroom_hsm::Hsm;
 
 use super::call::Call;
 use super::error::ApiError;
+use super::request::request;
 use super::sys;
 use crate::api::App;
 use crate::api::pipeline::answer::Answer;
 use strongroom_core::hex::encode as hex;
+
+request! {
+    /// `POST sys/rotate-master`.
+    RotateMaster<'p> {
+        /// SHA-256 of the new master key's public half (SubjectPublicKeyInfo, DER), hexadecimal: it
+        /// must be the one in force.
+        master_sha256: Option<Cow<'p, str>> = json!({ "type": "string" }),
+    }
+    ; strict
+}
 
 /// `GET sys/rotate-master`.
 pub(in crate::api) async fn read(call: &mut Call<'_>) -> Result<Answer, ApiError> {
@@ -20,9 +34,8 @@ pub(in crate::api) async fn read(call: &mut Call<'_>) -> Result<Answer, ApiError
 /// module again, and moves every key to the master key with that SHA-256, which the security
 /// officer must have marked as trusted.
 pub(in crate::api) async fn update(call: &mut Call<'_>) -> Result<Answer, ApiError> {
-    let wanted = call
-        .params
-        .text("master_sha256")?
+    let wanted = RotateMaster::read(&call.params)?
+        .master_sha256
         .map(|text| text.to_ascii_lowercase())
         .filter(|text| text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit()))
         .ok_or_else(|| {

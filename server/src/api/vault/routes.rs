@@ -7,8 +7,9 @@ use hyper::Method;
 use strongroom_core::keyring::is_key_name;
 use strongroom_core::policy::Operation;
 
-use super::body::{BATCH, CLAIMS, PATHS, Shape};
+use super::body::Shape;
 use super::dialect::ROOT;
+use super::request::{Nothing, NothingElse};
 use super::transit::{cipher, import, jwt, keys, mac, random, sign, unsupported, verify};
 use super::{auth, clients, rotation, sys};
 pub(in crate::api) use crate::api::pipeline::route::{Captures, Route, Verb, allow};
@@ -16,59 +17,23 @@ pub(in crate::api) use crate::api::pipeline::route::{Captures, Route, Verb, allo
 /// What it takes, for the parser.
 pub(super) fn shape<'c>(route: &Route, captures: &'c Captures<'_>) -> Shape<'c> {
     Shape {
-        names: route.params,
-        refused: refused(route),
-        strict: strict(route),
+        names: route.request.names,
+        refused: route.request.refused,
+        strict: route.request.strict,
         captured: captures.names,
     }
 }
 
-/// Parameters that Vault or `OpenBao` have there and that change what is done. Ignored, they
-/// would silently not do what was asked.
-fn refused(route: &Route) -> &'static [&'static str] {
-    match route.label {
-        "encrypt" | "decrypt" | "datakey-plaintext" | "datakey-wrapped" => &["padding_scheme"],
-        "rewrap" => &[
-            "padding_scheme",
-            "decrypt_padding_scheme",
-            "encrypt_padding_scheme",
-        ],
-        "create" => &[
-            "parameter_set",
-            "hybrid_key_type_pqc",
-            "hybrid_key_type_ec",
-            "external_key_ref",
-        ],
-        "rotate" => &["external_key_ref"],
-        // Here the hash is `algorithm`; who gives it the name that it has elsewhere means it.
-        "hmac" | "hash" => &["hash_algorithm"],
-        "verify" => &["cmac", "mac_length"],
-        _ => &[],
-    }
-}
-
-/// Where an unknown parameter can't be warned of, since the answer is empty; and where none of
-/// Vault's clients could send one.
-fn strict(route: &Route) -> bool {
-    matches!(
-        route.label,
-        "import" | "delete" | "jwt" | "rotate-master" | "login" | "revoke-self"
-    )
-}
-
 /// `route!(Verb "path" label, Some(Operation) …)` keeps each row on few lines.
 macro_rules! route {
-    ($verb:ident $path:literal, $label:literal, $operation:expr, $limit:ident, $audited:literal, $mutates:literal, [$($param:expr),*], $handler:path) => {
-        route!($verb $path, $label, $operation, $limit, $audited, $mutates, &[$($param),*], $handler)
-    };
-    ($verb:ident $path:literal, $label:literal, $operation:expr, $limit:ident, $audited:literal, $mutates:literal, $params:expr, $handler:path) => {
+    ($verb:ident $path:literal, $label:literal, $operation:expr, $limit:ident, $audited:literal, $mutates:literal, $request:ty, $handler:path) => {
         $crate::api::pipeline::route::Route {
             verb: $crate::api::pipeline::route::Verb::$verb,
             path: $path,
             parts: $crate::api::pipeline::route::parts($path),
             operation: $operation,
             label: $label,
-            params: $params,
+            request: <$request>::REQUEST,
             limit: $crate::api::pipeline::route::Limit::$limit,
             audited: $audited,
             mutates: $mutates,
@@ -90,75 +55,75 @@ use Operation as O;
 #[rustfmt::skip]
 pub(in crate::api) static TRANSIT: &[Route] = &[
     //     verb   path                            label               operation                   limit  audited mutates
-    route!(Update "encrypt/{name}",               "encrypt",           Some(O::Encrypt),           Data,  true,  false, ["plaintext", "context", "nonce", "key_version", "associated_data", "type", "convergent_encryption", "partial_failure_response_code", BATCH], cipher::encrypt),
-    route!(Update "decrypt/{name}",               "decrypt",           Some(O::Decrypt),           Data,  true,  false, ["ciphertext", "context", "nonce", "associated_data", "partial_failure_response_code", BATCH], cipher::decrypt),
-    route!(Update "rewrap/{name}",                "rewrap",            Some(O::Rewrap),            Data,  true,  false, ["ciphertext", "context", "nonce", "key_version", "associated_data", BATCH], cipher::rewrap),
-    route!(Update "datakey/plaintext/{name}",     "datakey-plaintext", Some(O::DatakeyPlaintext),  Small, true,  false, ["bits", "context", "nonce", "key_version", "associated_data"], cipher::datakey_plaintext),
-    route!(Update "datakey/wrapped/{name}",       "datakey-wrapped",   Some(O::DatakeyWrapped),    Small, true,  false, ["bits", "context", "nonce", "key_version", "associated_data"], cipher::datakey_wrapped),
-    route!(List   "keys",                         "list",              Some(O::List),              Small, true,  false, ["after", "limit"], keys::list),
-    route!(Update "keys/{name}",                  "create",            Some(O::Create),            Small, true,  true,  ["type", "derived", "convergent_encryption", "exportable", "allow_plaintext_backup", "auto_rotate_period", "key_size", "context", "managed_key_name", "managed_key_id", "residency"], keys::create),
-    route!(Read   "keys/{name}",                  "read",              Some(O::Read),              Small, true,  false, ["context"], keys::read),
-    route!(Delete "keys/{name}",                  "delete",            Some(O::Delete),            Small, true,  true,  [], keys::delete),
-    route!(Update "keys/{name}/config",           "configure",         Some(O::Configure),         Small, true,  true,  ["min_decryption_version", "min_encryption_version", "deletion_allowed", "exportable", "allow_plaintext_backup", "auto_rotate_period"], keys::configure),
-    route!(Update "keys/{name}/rotate",           "rotate",            Some(O::Rotate),            Small, true,  true,  ["managed_key_name", "managed_key_id"], keys::rotate),
-    route!(Update "keys/{name}/trim",             "trim",              Some(O::Trim),              Small, true,  true,  ["min_available_version"], keys::trim),
-    route!(Update "keys/{name}/import",           "import",            Some(O::Import),            Small, true,  true,  ["ciphertext", "hash_function", "type", "derived", "allow_rotation", "exportable", "allow_plaintext_backup", "auto_rotate_period", "context", "public_key", "residency"], import::import),
-    route!(Update "keys/{name}/import_version",   "import",            Some(O::Import),            Small, true,  true,  ["ciphertext", "hash_function", "public_key", "version"], import::import_version),
-    route!(Read   "wrapping_key",                 "wrapping-key",      Some(O::WrappingKey),       Small, true,  false, [], import::wrapping_key),
-    route!(Update "random",                       "random",            Some(O::Random),            Small, true,  false, random::Random::PARAMS, random::random),
-    route!(Update "random/{urlbytes}",            "random",            Some(O::Random),            Small, true,  false, random::Random::PARAMS, random::random),
-    route!(Update "random/{source}/{urlbytes}",   "random",            Some(O::Random),            Small, true,  false, random::RandomFrom::PARAMS, random::random_from),
-    route!(Update "hash",                         "hash",              Some(O::Hash),              Data,  true,  false, random::Hash::PARAMS, random::hash),
-    route!(Update "hash/{urlalgorithm}",          "hash",              Some(O::Hash),              Data,  true,  false, random::Hash::PARAMS, random::hash),
-    route!(Update "hmac/{name}",                  "hmac",              Some(O::Hmac),              Data,  true,  false, ["input", "algorithm", "key_version", BATCH], mac::hmac),
-    route!(Update "hmac/{name}/{urlalgorithm}",   "hmac",              Some(O::Hmac),              Data,  true,  false, ["input", "algorithm", "key_version", BATCH], mac::hmac),
-    route!(Update "verify/{name}",                "verify",            Some(O::Verify),            Data,  true,  false, ["input", "hmac", "signature", "algorithm", "hash_algorithm", "signature_algorithm", "marshaling_algorithm", "prehashed", "salt_length", "context", BATCH], verify::verify),
-    route!(Update "verify/{name}/{urlalgorithm}", "verify",            Some(O::Verify),            Data,  true,  false, ["input", "hmac", "signature", "algorithm", "hash_algorithm", "signature_algorithm", "marshaling_algorithm", "prehashed", "salt_length", "context", BATCH], verify::verify),
-    route!(Update "sign/{name}",                  "sign",              Some(O::Sign),              Data,  true,  false, ["input", "hash_algorithm", "algorithm", "signature_algorithm", "marshaling_algorithm", "prehashed", "salt_length", "key_version", "context", BATCH], sign::sign),
-    route!(Update "sign/{name}/{urlalgorithm}",   "sign",              Some(O::Sign),              Data,  true,  false, ["input", "hash_algorithm", "algorithm", "signature_algorithm", "marshaling_algorithm", "prehashed", "salt_length", "key_version", "context", BATCH], sign::sign),
-    route!(Read   "export/public-key/{name}",     "read",              Some(O::Read),              Small, true,  false, [], sign::export_public_key),
-    route!(Read   "export/public-key/{name}/{version}", "read",        Some(O::Read),              Small, true,  false, [], sign::export_public_key),
+    route!(Update "encrypt/{name}",               "encrypt",           Some(O::Encrypt),           Data,  true,  false, cipher::Encrypt, cipher::encrypt),
+    route!(Update "decrypt/{name}",               "decrypt",           Some(O::Decrypt),           Data,  true,  false, cipher::Decrypt, cipher::decrypt),
+    route!(Update "rewrap/{name}",                "rewrap",            Some(O::Rewrap),            Data,  true,  false, cipher::Rewrap, cipher::rewrap),
+    route!(Update "datakey/plaintext/{name}",     "datakey-plaintext", Some(O::DatakeyPlaintext),  Small, true,  false, cipher::DataKey, cipher::datakey_plaintext),
+    route!(Update "datakey/wrapped/{name}",       "datakey-wrapped",   Some(O::DatakeyWrapped),    Small, true,  false, cipher::DataKey, cipher::datakey_wrapped),
+    route!(List   "keys",                         "list",              Some(O::List),              Small, true,  false, keys::List, keys::list),
+    route!(Update "keys/{name}",                  "create",            Some(O::Create),            Small, true,  true,  keys::Create, keys::create),
+    route!(Read   "keys/{name}",                  "read",              Some(O::Read),              Small, true,  false, keys::Read, keys::read),
+    route!(Delete "keys/{name}",                  "delete",            Some(O::Delete),            Small, true,  true,  NothingElse, keys::delete),
+    route!(Update "keys/{name}/config",           "configure",         Some(O::Configure),         Small, true,  true,  keys::Configure, keys::configure),
+    route!(Update "keys/{name}/rotate",           "rotate",            Some(O::Rotate),            Small, true,  true,  keys::Rotate, keys::rotate),
+    route!(Update "keys/{name}/trim",             "trim",              Some(O::Trim),              Small, true,  true,  keys::Trim, keys::trim),
+    route!(Update "keys/{name}/import",           "import",            Some(O::Import),            Small, true,  true,  import::Import, import::import),
+    route!(Update "keys/{name}/import_version",   "import",            Some(O::Import),            Small, true,  true,  import::ImportVersion, import::import_version),
+    route!(Read   "wrapping_key",                 "wrapping-key",      Some(O::WrappingKey),       Small, true,  false, Nothing, import::wrapping_key),
+    route!(Update "random",                       "random",            Some(O::Random),            Small, true,  false, random::Random, random::random),
+    route!(Update "random/{urlbytes}",            "random",            Some(O::Random),            Small, true,  false, random::Random, random::random),
+    route!(Update "random/{source}/{urlbytes}",   "random",            Some(O::Random),            Small, true,  false, random::RandomFrom, random::random_from),
+    route!(Update "hash",                         "hash",              Some(O::Hash),              Data,  true,  false, random::Hash, random::hash),
+    route!(Update "hash/{urlalgorithm}",          "hash",              Some(O::Hash),              Data,  true,  false, random::Hash, random::hash),
+    route!(Update "hmac/{name}",                  "hmac",              Some(O::Hmac),              Data,  true,  false, mac::Hmac, mac::hmac),
+    route!(Update "hmac/{name}/{urlalgorithm}",   "hmac",              Some(O::Hmac),              Data,  true,  false, mac::Hmac, mac::hmac),
+    route!(Update "verify/{name}",                "verify",            Some(O::Verify),            Data,  true,  false, verify::Verify, verify::verify),
+    route!(Update "verify/{name}/{urlalgorithm}", "verify",            Some(O::Verify),            Data,  true,  false, verify::Verify, verify::verify),
+    route!(Update "sign/{name}",                  "sign",              Some(O::Sign),              Data,  true,  false, sign::Sign, sign::sign),
+    route!(Update "sign/{name}/{urlalgorithm}",   "sign",              Some(O::Sign),              Data,  true,  false, sign::Sign, sign::sign),
+    route!(Read   "export/public-key/{name}",     "read",              Some(O::Read),              Small, true,  false, Nothing, sign::export_public_key),
+    route!(Read   "export/public-key/{name}/{version}", "read",        Some(O::Read),              Small, true,  false, Nothing, sign::export_public_key),
     // Strongroom's own.
-    route!(Update "jwt/{name}",                   "jwt",               Some(O::Jwt),               Small, true,  false, [CLAIMS, "ttl", "typ"], jwt::jwt),
+    route!(Update "jwt/{name}",                   "jwt",               Some(O::Jwt),               Small, true,  false, jwt::Jwt, jwt::jwt),
     // Known to Vault, not to this appliance: each says so.
-    route!(Update "datakey/{plaintext}/{name}",   "unsupported",       None,                       Small, true,  false, [], unsupported::datakey),
-    route!(Read   "export/{type}/{name}",         "unsupported",       None,                       Small, true,  false, [], unsupported::export),
-    route!(Read   "export/{type}/{name}/{version}", "unsupported",     None,                       Small, true,  false, [], unsupported::export),
-    route!(Read   "backup/{name}",                "unsupported",       None,                       Small, true,  false, [], unsupported::backup),
-    route!(Update "restore",                      "unsupported",       None,                       Small, true,  false, [], unsupported::restore),
-    route!(Update "restore/{name}",               "unsupported",       None,                       Small, true,  false, [], unsupported::restore),
+    route!(Update "datakey/{plaintext}/{name}",   "unsupported",       None,                       Small, true,  false, Nothing, unsupported::datakey),
+    route!(Read   "export/{type}/{name}",         "unsupported",       None,                       Small, true,  false, Nothing, unsupported::export),
+    route!(Read   "export/{type}/{name}/{version}", "unsupported",     None,                       Small, true,  false, Nothing, unsupported::export),
+    route!(Read   "backup/{name}",                "unsupported",       None,                       Small, true,  false, Nothing, unsupported::backup),
+    route!(Update "restore",                      "unsupported",       None,                       Small, true,  false, Nothing, unsupported::restore),
+    route!(Update "restore/{name}",               "unsupported",       None,                       Small, true,  false, Nothing, unsupported::restore),
 ];
 
 /// The system's own, below `/v1/`.
 #[rustfmt::skip]
 pub(in crate::api) static SYSTEM: &[Route] = &[
-    route!(Update "auth/token/renew-self",        "renew-self",        None,                       Small, true,  false, ["increment"], auth::renew_self),
-    route!(Read   "auth/token/lookup-self",       "lookup-self",       None,                       Small, true,  false, ["token"], auth::lookup_self),
-    route!(Update "auth/token/lookup-self",       "lookup-self",       None,                       Small, true,  false, ["token"], auth::lookup_self),
-    route!(Update "auth/token/revoke-self",       "revoke-self",       None,                       Small, true,  false, [], auth::revoke_self),
-    route!(Update "auth/{mount}/login",           "login",             None,                       Small, true,  false, ["name"], auth::login),
-    route!(Read   "sys/mounts",                   "mounts",            None,                       Small, false, false, [], clients::mounts),
-    route!(Read   "sys/mounts/{path}",            "mounts",            None,                       Small, false, false, [], clients::read_mount),
-    route!(Read   "sys/internal/ui/mounts",       "mounts",            None,                       Small, false, false, [], clients::ui_mounts),
-    route!(Read   "sys/internal/ui/mounts/{path}", "mounts",           None,                       Small, false, false, [], clients::ui_mount),
-    route!(Update "sys/capabilities-self",        "capabilities",      None,                       Small, false, false, [PATHS, "path"], clients::capabilities),
-    route!(Read   "sys/health",                   "health",            None,                       Small, false, false, ["standbyok", "perfstandbyok", "activecode", "standbycode", "sealedcode", "uninitcode", "drsecondarycode", "performancestandbycode"], sys::health),
-    route!(Head   "sys/health",                   "health",            None,                       Small, false, false, ["standbyok", "perfstandbyok", "activecode", "standbycode", "sealedcode", "uninitcode", "drsecondarycode", "performancestandbycode"], sys::health),
-    route!(Read   "sys/seal-status",              "seal-status",       None,                       Small, false, false, [], sys::seal_status),
-    route!(Read   "sys/init",                     "init",              None,                       Small, false, false, [], sys::init),
-    route!(Read   "sys/leader",                   "leader",            None,                       Small, false, false, [], sys::leader),
-    route!(Read   "sys/lifecycle",                "metrics",           Some(O::Metrics),           Small, true,  false, [], sys::lifecycle),
-    route!(Read   "sys/metrics",                  "metrics",           Some(O::Metrics),           Small, true,  false, ["format"], sys::metrics),
-    route!(Read   "sys/rotate-master",            "rotate-master",     Some(O::RotateMaster),      Small, true,  false, [], rotation::read),
-    route!(Update "sys/rotate-master",            "rotate-master",     Some(O::RotateMaster),      Small, true,  true,  ["master_sha256"], rotation::update),
-    route!(Read   "sys/internal/specs/openapi",   "openapi",           None,                       Small, false, false, ["generic_mount_paths"], sys::openapi),
-    route!(Read   "openapi.json",                 "openapi",           None,                       Small, false, false, [], sys::openapi),
+    route!(Update "auth/token/renew-self",        "renew-self",        None,                       Small, true,  false, auth::Renew, auth::renew_self),
+    route!(Read   "auth/token/lookup-self",       "lookup-self",       None,                       Small, true,  false, auth::Lookup, auth::lookup_self),
+    route!(Update "auth/token/lookup-self",       "lookup-self",       None,                       Small, true,  false, auth::Lookup, auth::lookup_self),
+    route!(Update "auth/token/revoke-self",       "revoke-self",       None,                       Small, true,  false, NothingElse, auth::revoke_self),
+    route!(Update "auth/{mount}/login",           "login",             None,                       Small, true,  false, auth::LoginAs, auth::login),
+    route!(Read   "sys/mounts",                   "mounts",            None,                       Small, false, false, Nothing, clients::mounts),
+    route!(Read   "sys/mounts/{path}",            "mounts",            None,                       Small, false, false, Nothing, clients::read_mount),
+    route!(Read   "sys/internal/ui/mounts",       "mounts",            None,                       Small, false, false, Nothing, clients::ui_mounts),
+    route!(Read   "sys/internal/ui/mounts/{path}", "mounts",           None,                       Small, false, false, Nothing, clients::ui_mount),
+    route!(Update "sys/capabilities-self",        "capabilities",      None,                       Small, false, false, clients::Capabilities, clients::capabilities),
+    route!(Read   "sys/health",                   "health",            None,                       Small, false, false, sys::Health, sys::health),
+    route!(Head   "sys/health",                   "health",            None,                       Small, false, false, sys::Health, sys::health),
+    route!(Read   "sys/seal-status",              "seal-status",       None,                       Small, false, false, Nothing, sys::seal_status),
+    route!(Read   "sys/init",                     "init",              None,                       Small, false, false, Nothing, sys::init),
+    route!(Read   "sys/leader",                   "leader",            None,                       Small, false, false, Nothing, sys::leader),
+    route!(Read   "sys/lifecycle",                "metrics",           Some(O::Metrics),           Small, true,  false, Nothing, sys::lifecycle),
+    route!(Read   "sys/metrics",                  "metrics",           Some(O::Metrics),           Small, true,  false, sys::Metrics, sys::metrics),
+    route!(Read   "sys/rotate-master",            "rotate-master",     Some(O::RotateMaster),      Small, true,  false, NothingElse, rotation::read),
+    route!(Update "sys/rotate-master",            "rotate-master",     Some(O::RotateMaster),      Small, true,  true,  rotation::RotateMaster, rotation::update),
+    route!(Read   "sys/internal/specs/openapi",   "openapi",           None,                       Small, false, false, sys::Specification, sys::openapi),
+    route!(Read   "openapi.json",                 "openapi",           None,                       Small, false, false, Nothing, sys::openapi),
 ];
 
 /// Not a path: the creation that an `encrypt` of an unknown key is, for the audit log.
 #[rustfmt::skip]
 pub(in crate::api) static UPSERT: Route =
-    route!(Update "",                             "create",            Some(O::Create),            Small, true,  true,  [], keys::create);
+    route!(Update "",                             "create",            Some(O::Create),            Small, true,  true,  Nothing, keys::create);
 
 /// What a path leads to.
 pub(in crate::api) enum Target<'a> {
@@ -474,7 +439,7 @@ mod tests {
     fn the_table_is_sound() {
         for route in TRANSIT.iter().chain(SYSTEM) {
             assert!(
-                route.params.len() <= super::super::body::MAX_PARAMS,
+                route.request.names.len() <= super::super::body::MAX_PARAMS,
                 "{}",
                 route.path
             );

@@ -1,6 +1,7 @@
 //! `sys`: health, seal status, metrics, and the API's own description. None of these is enveloped,
 //! as in Vault.
 
+use std::borrow::Cow;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use super::OPENAPI;
 use super::body::word;
 use super::call::Call;
 use super::error::ApiError;
+use super::request::{Unread, request};
 use super::rotation;
 use crate::api::App;
 use crate::api::pipeline::answer::Answer;
@@ -22,11 +24,52 @@ const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "+strongroom");
 /// What stands for Vault's cluster name.
 const NAME: &str = "strongroom";
 
+request! {
+    /// `GET`, `HEAD sys/health`.
+    Health {
+        /// The status, 200 to 599, when requests are served.
+        activecode: Option<i64> = serde_json::json!({ "type": "string" }),
+        /// The status, 200 to 599, when they aren't.
+        sealedcode: Option<i64> = serde_json::json!({ "type": "string" }),
+    }
+    besides {
+        /// Not looked at: there is no such state here.
+        standbyok: Unread,
+        /// Not looked at: there is no such state here.
+        perfstandbyok: Unread,
+        /// Not looked at: there is no such state here.
+        standbycode: Unread,
+        /// Not looked at: there is no such state here.
+        uninitcode: Unread,
+        /// Not looked at: there is no such state here.
+        drsecondarycode: Unread,
+        /// Not looked at: there is no such state here.
+        performancestandbycode: Unread,
+    }
+}
+
+request! {
+    /// `GET sys/metrics`.
+    Metrics<'p> {
+        /// The text format is the same for all.
+        format: Option<Cow<'p, str>> = serde_json::json!({ "enum": ["", "prometheus", "openmetrics"] }),
+    }
+}
+
+request! {
+    /// `GET sys/internal/specs/openapi`.
+    Specification {}
+    besides {
+        /// Not looked at.
+        generic_mount_paths: Unread,
+    }
+}
+
 /// `GET`, `HEAD sys/health`: 200 when requests are served, else 503 with the reason.
 pub(in crate::api) async fn health(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     #[derive(Serialize)]
     #[allow(clippy::struct_excessive_bools)]
-    struct Health {
+    struct Standing {
         initialized: bool,
         sealed: bool,
         standby: bool,
@@ -42,12 +85,17 @@ pub(in crate::api) async fn health(call: &mut Call<'_>) -> Result<Answer, ApiErr
         #[serde(skip_serializing_if = "Option::is_none")]
         strongroom: Option<rotation::Progress>,
     }
+    let asked = Health::read(&call.params)?;
     let reason = not_serving(call.app);
     let (parameter, default) = match reason {
         None => ("activecode", 200),
         Some(_) => ("sealedcode", 503),
     };
-    let status = match call.params.int(parameter)? {
+    let wanted = match reason {
+        None => asked.activecode,
+        Some(_) => asked.sealedcode,
+    };
+    let status = match wanted {
         None => default,
         Some(code) => match u16::try_from(code) {
             Ok(code @ 200..=599) => code,
@@ -59,7 +107,7 @@ pub(in crate::api) async fn health(call: &mut Call<'_>) -> Result<Answer, ApiErr
             }
         },
     };
-    let body = Health {
+    let body = Standing {
         initialized: true,
         sealed: reason.is_some(),
         standby: false,
@@ -153,7 +201,7 @@ pub(in crate::api) async fn leader(_: &mut Call<'_>) -> Result<Answer, ApiError>
 
 /// `GET sys/metrics`: `OpenMetrics` text, whatever `format` says of Prometheus.
 pub(in crate::api) async fn metrics(call: &mut Call<'_>) -> Result<Answer, ApiError> {
-    match call.params.text("format")?.as_deref() {
+    match Metrics::read(&call.params)?.format.as_deref() {
         None | Some("" | "prometheus" | "openmetrics") => {}
         Some(other) => {
             return Err(ApiError::bad_request(format!(

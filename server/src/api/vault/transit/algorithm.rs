@@ -1,21 +1,23 @@
 //! The hash algorithms by Vault's names.
 
 use crate::api::vault::body::word;
-use crate::api::vault::call::Call;
 use crate::api::vault::error::ApiError;
 use strongroom_core::keyring::Algorithm;
 
-/// From the path, else the body, else SHA-256.
-pub(super) fn algorithm(call: &mut Call<'_>) -> Result<Algorithm, ApiError> {
-    let from_body = call.params.text("algorithm")?;
-    let (algorithm, differs) = of_path_or_body(call.captures, from_body.as_deref())?;
-    if differs {
-        call.params.replaced_by_path("algorithm");
-    }
-    Ok(algorithm)
-}
+/// The hashes, for the document.
+pub(super) const HASHES: &[&str] = &[
+    "sha2-224", "sha2-256", "sha2-384", "sha2-512", "sha3-224", "sha3-256", "sha3-384", "sha3-512",
+    "",
+];
 
-/// And whether the body says another one than the path, which counts.
+/// The same, of signatures.
+pub(super) const SIGNED_HASHES: &[&str] = &[
+    "sha2-224", "sha2-256", "sha2-384", "sha2-512", "sha3-224", "sha3-256", "sha3-384", "sha3-512",
+    "none", "",
+];
+
+/// From the path, else the body, else SHA-256; and whether the body says another one than the path,
+/// which counts.
 pub(super) fn of_path_or_body(
     captures: [Option<&str>; 2],
     body: Option<&str>,
@@ -47,29 +49,29 @@ pub(super) fn named_algorithm(name: &str) -> Result<Algorithm, ApiError> {
 }
 
 /// The hash of `sign` and `verify`: from the path, else `hash_algorithm`, else its old name
-/// `algorithm`, else SHA-256. `None`: `none`.
-pub(super) fn hash(call: &mut Call<'_>) -> Result<Option<Algorithm>, ApiError> {
-    let params = &call.params;
-    let [from_path, _] = call.captures;
-    let (hash, old) = (params.text("hash_algorithm")?, params.text("algorithm")?);
-    let filled = |text: Option<&str>| text.filter(|text| !text.is_empty()).map(str::to_owned);
-    let (hash, old) = (filled(hash.as_deref()), filled(old.as_deref()));
+/// `algorithm`, else SHA-256. `None`: `none`. And whether the path counts, and not what the
+/// body says.
+pub(super) fn hash(
+    captures: [Option<&str>; 2],
+    hash_algorithm: Option<&str>,
+    algorithm: Option<&str>,
+) -> Result<(Option<Algorithm>, bool), ApiError> {
+    let [from_path, _] = captures;
+    let filled = |text: &&str| !text.is_empty();
+    let (hash, old) = (hash_algorithm.filter(filled), algorithm.filter(filled));
     if hash.is_some() && old.is_some() && hash != old {
         return Err(ApiError::bad_request(
             "hash_algorithm and algorithm differ: give one of them",
         ));
     }
     let given = hash.or(old);
-    let name = filled(from_path).or_else(|| given.clone());
+    let name = from_path.filter(filled).or(given);
     let replaced = given != name && given.is_some();
-    let hash = match name.as_deref().unwrap_or_default() {
+    let hash = match name.unwrap_or_default() {
         "none" => None,
         name => Some(named_algorithm(name).map_err(|_| invalid_hash(name))?),
     };
-    if replaced {
-        call.params.replaced_by_path("hash_algorithm");
-    }
-    Ok(hash)
+    Ok((hash, replaced))
 }
 
 /// A hash that `sign` and `verify` do not know.

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use strongroom_core::keyring::KeyringError;
 
 use crate::api::pipeline::answer::Answer;
-use crate::api::vault::body::{Item, Params};
+use crate::api::vault::body::Item;
 use crate::api::vault::envelope::Envelope;
 use crate::api::vault::error::{ApiError, Doing, is_outage};
 use crate::api::vault::words;
@@ -116,14 +116,13 @@ pub(super) fn count<R>(answer: &mut Answer, results: &[Result<R, ItemError>]) {
 
 /// What is to be answered if some items fail: `partial_failure_response_code`, else 400. Refused
 /// whether or not one will.
-pub(super) fn partial_failure(params: &Params<'_>) -> Result<u16, ApiError> {
-    let name = "partial_failure_response_code";
-    match params.int(name)?.unwrap_or(0).try_into() {
+pub(super) fn partial_failure(wanted: Option<i64>) -> Result<u16, ApiError> {
+    match wanted.unwrap_or(0).try_into() {
         Ok(0) => Ok(400),
         // HTTP gives 1xx, 204, 205 and 304 no body, so the results could not be told.
         Ok(code @ 200..=599) if !matches!(code, 204 | 205 | 304) => Ok(code),
         _ => Err(ApiError::bad_request(format!(
-            "{name} is a status from 200 to 599, and none of 204, 205 and 304, which have no body"
+            "partial_failure_response_code is a status from 200 to 599, and none of 204, 205 and 304, which have no body"
         ))
         .in_own_words()),
     }

@@ -1,5 +1,6 @@
 //! `encrypt`, `decrypt`, `rewrap`, `datakey`: the hot path.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use strongroom_core::keyring::{Ciphertext, CreateOptions, DecryptItem, EncryptItem, KeyType};
@@ -8,7 +9,7 @@ use strongroom_core::policy::{Decision, Operation};
 use super::batch::{
     ItemError, Sorted, batch_status, count, in_order, partial_failure, references, write_batch,
 };
-use super::{close, decode_optional, key_type, only, refuse_nonce, wanted_version};
+use super::{KEY_TYPE, close, decode_optional, key_type, only, refuse_nonce, wanted_version};
 use crate::api::pipeline::answer::Answer;
 use crate::api::pipeline::change;
 use crate::api::pipeline::credentials::Presented;
@@ -16,9 +17,126 @@ use crate::api::vault::body::{Item, Params, Text};
 use crate::api::vault::call::Call;
 use crate::api::vault::envelope::{Envelope, room};
 use crate::api::vault::error::{ApiError, Doing};
+use crate::api::vault::request::{Base64, Batch, Given, one_of, request};
 use crate::api::vault::routes::UPSERT;
 use crate::api::vault::wire::{self, WireError};
 use crate::api::vault::words;
+
+request! {
+    /// `encrypt/:name`.
+    Encrypt<'p> {
+        /// The plaintext, base64; may be empty, not missing.
+        plaintext: Base64<'p>,
+        /// For derived keys: what the key is derived from, base64.
+        context: Base64<'p>,
+        /// Refused unless empty: nonces are the appliance's.
+        nonce: Given,
+        /// 0 or missing: the latest.
+        key_version: Option<i64>,
+        /// Additional authenticated data, base64: needed again to decrypt.
+        associated_data: Base64<'p>,
+        /// The only type that encrypts; another one is refused.
+        r#type: Option<Cow<'p, str>> = one_of(&[KEY_TYPE, ""]),
+        /// Equal plaintexts give equal ciphertexts under one context; needs `derived`.
+        convergent_encryption: Option<bool>,
+        /// The HTTP status, 200 to 599 but 204, 205 and 304, of a batch in which some items failed;
+        /// 400 otherwise.
+        partial_failure_response_code: Option<i64>,
+    }
+    besides {
+        batch_input: Batch,
+    }
+    refused ["padding_scheme"]
+}
+
+request! {
+    /// `decrypt/:name`.
+    Decrypt<'p> {
+        /// `vault:v<version>:<base64>`, as encrypt gave it.
+        ciphertext: Option<Cow<'p, str>>,
+        /// For derived keys: what the key is derived from, base64.
+        context: Base64<'p>,
+        /// Refused unless empty: nonces are the appliance's.
+        nonce: Given,
+        /// Additional authenticated data, base64: needed again to decrypt.
+        associated_data: Base64<'p>,
+        /// The HTTP status, 200 to 599 but 204, 205 and 304, of a batch in which some items failed;
+        /// 400 otherwise.
+        partial_failure_response_code: Option<i64>,
+    }
+    besides {
+        batch_input: Batch,
+    }
+    refused ["padding_scheme"]
+}
+
+request! {
+    /// `rewrap/:name`.
+    Rewrap<'p> {
+        /// `vault:v<version>:<base64>`, as encrypt gave it.
+        ciphertext: Option<Cow<'p, str>>,
+        /// For derived keys: what the key is derived from, base64.
+        context: Base64<'p>,
+        /// Refused unless empty: nonces are the appliance's.
+        nonce: Given,
+        /// 0 or missing: the latest.
+        key_version: Option<i64>,
+        /// What the ciphertext is bound to, base64; the new one is bound to it too.
+        associated_data: Base64<'p>,
+    }
+    besides {
+        batch_input: Batch,
+    }
+    refused ["padding_scheme", "decrypt_padding_scheme", "encrypt_padding_scheme"]
+}
+
+request! {
+    /// `datakey/plaintext/:name`, `datakey/wrapped/:name`.
+    DataKey<'p> {
+        /// 128, 256 or 512; missing: 256.
+        bits: Option<i64>,
+        /// For derived keys: what the key is derived from, base64.
+        context: Base64<'p>,
+        /// Refused unless empty: nonces are the appliance's.
+        nonce: Given,
+        /// 0 or missing: the latest.
+        key_version: Option<i64>,
+        /// Additional authenticated data, base64: needed again to decrypt.
+        associated_data: Base64<'p>,
+    }
+    refused ["padding_scheme"]
+}
+
+impl Encrypt<'_> {
+    /// What a request without a batch asks for.
+    fn item(&self) -> Result<EncryptItem, ApiError> {
+        encrypt_item(
+            self.plaintext.as_deref(),
+            self.context.as_deref(),
+            self.associated_data.as_deref(),
+            self.nonce.0,
+            self.key_version.unwrap_or(0),
+        )
+        .map_err(ApiError::of_item)
+    }
+
+    fn new_key(&self) -> Result<NewKey, ApiError> {
+        let said = self.r#type.as_deref().filter(|said| !said.is_empty());
+        if key_type(said)? != KeyType::Aes256Gcm96 {
+            return Err(ApiError::bad_request(
+                "the type of a key that encrypts is aes256-gcm96",
+            ));
+        }
+        Ok(NewKey {
+            convergent: self.convergent_encryption.unwrap_or(false),
+        })
+    }
+}
+
+/// What the key is, or is to be, that an `encrypt` may make.
+struct NewKey {
+    convergent: bool,
+}
 
 /// `encrypt/:name`.
 pub(in crate::api) async fn encrypt(call: &mut Call<'_>) -> Result<Answer, ApiError> {
@@ -26,18 +144,8 @@ pub(in crate::api) async fn encrypt(call: &mut Call<'_>) -> Result<Answer, ApiEr
         // Apart, as those below: a call without a batch need not carry the room for one.
         return Box::pin(encrypt_batch(call, items)).await;
     }
-    let plaintext = call.params.text("plaintext")?;
-    let context = call.params.text("context")?;
-    let associated_data = call.params.text("associated_data")?;
-    let item = encrypt_item(
-        plaintext.as_deref(),
-        context.as_deref(),
-        associated_data.as_deref(),
-        call.params.is_set("nonce"),
-        call.params.int("key_version")?.unwrap_or(0),
-    )
-    .map_err(ApiError::of_item)?;
-    prepare(call, !item.context.is_empty()).await?;
+    let (item, new_key) = one_to_encrypt(&call.params)?;
+    prepare(call, &new_key, !item.context.is_empty()).await?;
     let results = call.app.keyring.encrypt(call.name, vec![item]).await;
     let made = results
         .map_err(|e| ApiError::from_keyring(e, Doing::Encrypt, call.name))
@@ -45,12 +153,18 @@ pub(in crate::api) async fn encrypt(call: &mut Call<'_>) -> Result<Answer, ApiEr
     Ok(ciphertext_answer(call, &made))
 }
 
+/// Apart, so that the request is not carried through what waits.
+fn one_to_encrypt(params: &Params<'_>) -> Result<(EncryptItem, NewKey), ApiError> {
+    let asked = Encrypt::read(params)?;
+    Ok((asked.item()?, asked.new_key()?))
+}
+
 /// `decrypt/:name`.
 pub(in crate::api) async fn decrypt(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     if let Some(items) = call.params.batch.take() {
         return Box::pin(decrypt_batch(call, items)).await;
     }
-    let item = asked_for(&call.params)?;
+    let item = one_to_decrypt(&call.params)?;
     let version = item.ciphertext.version;
     let results = call.app.keyring.decrypt(call.name, vec![item]).await;
     let plaintext = results
@@ -63,15 +177,24 @@ pub(in crate::api) async fn decrypt(call: &mut Call<'_>) -> Result<Answer, ApiEr
     Ok(close(call, envelope, &[]).with_version(version))
 }
 
+fn one_to_decrypt(params: &Params<'_>) -> Result<DecryptItem, ApiError> {
+    let asked = Decrypt::read(params)?;
+    decrypt_item(
+        asked.ciphertext.as_deref(),
+        asked.context.as_deref(),
+        asked.associated_data.as_deref(),
+        asked.nonce.0,
+    )
+    .map_err(ApiError::of_item)
+}
+
 /// `rewrap/:name`. What was encrypted with associated data, or a context, is encrypted with them
 /// again.
 pub(in crate::api) async fn rewrap(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     if let Some(items) = call.params.batch.take() {
         return Box::pin(rewrap_batch(call, items)).await;
     }
-    let item = asked_for(&call.params)?;
-    let target =
-        wanted_version(call.params.int("key_version")?.unwrap_or(0)).map_err(ApiError::of_item)?;
+    let (item, target) = one_to_rewrap(&call.params)?;
     let results = call.app.keyring.rewrap(call.name, vec![item], target).await;
     let made = results
         .map_err(|e| ApiError::from_keyring(e, Doing::Decrypt, call.name))
@@ -79,15 +202,18 @@ pub(in crate::api) async fn rewrap(call: &mut Call<'_>) -> Result<Answer, ApiErr
     Ok(ciphertext_answer(call, &made))
 }
 
-/// The ciphertext of a request without a batch, and what it is bound to.
-fn asked_for(params: &Params<'_>) -> Result<DecryptItem, ApiError> {
-    decrypt_item(
-        params.text("ciphertext")?.as_deref(),
-        params.text("context")?.as_deref(),
-        params.text("associated_data")?.as_deref(),
-        params.is_set("nonce"),
+/// And the version that it is to be encrypted with.
+fn one_to_rewrap(params: &Params<'_>) -> Result<(DecryptItem, Option<u32>), ApiError> {
+    let asked = Rewrap::read(params)?;
+    let item = decrypt_item(
+        asked.ciphertext.as_deref(),
+        asked.context.as_deref(),
+        asked.associated_data.as_deref(),
+        asked.nonce.0,
     )
-    .map_err(ApiError::of_item)
+    .map_err(ApiError::of_item)?;
+    let target = wanted_version(asked.key_version.unwrap_or(0)).map_err(ApiError::of_item)?;
+    Ok((item, target))
 }
 
 /// `datakey/plaintext/:name`.
@@ -101,22 +227,7 @@ pub(in crate::api) async fn datakey_wrapped(call: &mut Call<'_>) -> Result<Answe
 }
 
 async fn datakey(call: &mut Call<'_>, with_plaintext: bool) -> Result<Answer, ApiError> {
-    let bits = match call.params.int("bits")? {
-        Some(128) => 128,
-        None | Some(256) => 256,
-        Some(512) => 512,
-        Some(_) => return Err(ApiError::bad_request(words::DATA_KEY_LENGTH)),
-    };
-    refuse_nonce(call.params.is_set("nonce")).map_err(ApiError::of_item)?;
-    let template = EncryptItem {
-        context: decode_optional(call.params.text("context")?.as_deref())
-            .map_err(|_| ApiError::bad_request("failed to base64-decode context"))?,
-        associated_data: associated(call.params.text("associated_data")?.as_deref())
-            .map_err(ApiError::of_item)?,
-        key_version: wanted_version(call.params.int("key_version")?.unwrap_or(0))
-            .map_err(ApiError::of_item)?,
-        ..EncryptItem::default()
-    };
+    let (bits, template) = key_to_make(&call.params)?;
     let key = call
         .app
         .keyring
@@ -137,8 +248,29 @@ async fn datakey(call: &mut Call<'_>, with_plaintext: bool) -> Result<Answer, Ap
     Ok(close(call, envelope, &[]).with_version(key.ciphertext.version))
 }
 
+/// The data key's length in bits, and how it is to be encrypted.
+fn key_to_make(params: &Params<'_>) -> Result<(u32, EncryptItem), ApiError> {
+    let asked = DataKey::read(params)?;
+    let bits = match asked.bits {
+        Some(128) => 128,
+        None | Some(256) => 256,
+        Some(512) => 512,
+        Some(_) => return Err(ApiError::bad_request(words::DATA_KEY_LENGTH)),
+    };
+    refuse_nonce(asked.nonce.0).map_err(ApiError::of_item)?;
+    let template = EncryptItem {
+        context: decode_optional(asked.context.as_deref())
+            .map_err(|_| ApiError::bad_request("failed to base64-decode context"))?,
+        associated_data: associated(asked.associated_data.as_deref()).map_err(ApiError::of_item)?,
+        key_version: wanted_version(asked.key_version.unwrap_or(0)).map_err(ApiError::of_item)?,
+        ..EncryptItem::default()
+    };
+    Ok((bits, template))
+}
+
 async fn encrypt_batch(call: &mut Call<'_>, items: Vec<Item<'_>>) -> Result<Answer, ApiError> {
-    let if_some = partial_failure(&call.params)?;
+    let asked = Encrypt::read(&call.params)?;
+    let if_some = partial_failure(asked.partial_failure_response_code)?;
     let contexts = check_batch(&items)?;
     if let Some(at) = items.iter().position(|item| item.plaintext.is_none()) {
         return Err(ApiError::bad_request(format!(
@@ -155,7 +287,8 @@ async fn encrypt_batch(call: &mut Call<'_>, items: Vec<Item<'_>>) -> Result<Answ
             item.key_version.unwrap_or(0),
         )
     });
-    prepare(call, contexts).await?;
+    let new_key = asked.new_key()?;
+    prepare(call, &new_key, contexts).await?;
     let results = call.app.keyring.encrypt(call.name, sorted.good).await;
     let results = results.map_err(|e| ApiError::from_keyring(e, Doing::Encrypt, call.name))?;
     let results = in_order(sorted.places, results, Doing::Encrypt, call.name)?;
@@ -165,7 +298,8 @@ async fn encrypt_batch(call: &mut Call<'_>, items: Vec<Item<'_>>) -> Result<Answ
 }
 
 async fn decrypt_batch(call: &mut Call<'_>, items: Vec<Item<'_>>) -> Result<Answer, ApiError> {
-    let if_some = partial_failure(&call.params)?;
+    let asked = Decrypt::read(&call.params)?;
+    let if_some = partial_failure(asked.partial_failure_response_code)?;
     check_batch(&items)?;
     if let Some(at) = items.iter().position(|item| item.ciphertext.is_none()) {
         return Err(ApiError::bad_request(format!(
@@ -210,6 +344,7 @@ async fn decrypt_batch(call: &mut Call<'_>, items: Vec<Item<'_>>) -> Result<Answ
 }
 
 async fn rewrap_batch(call: &mut Call<'_>, items: Vec<Item<'_>>) -> Result<Answer, ApiError> {
+    Rewrap::read(&call.params)?;
     check_batch(&items)?;
     let mut sorted = Sorted::sort(&items, |item| {
         let target = wanted_version(item.key_version.unwrap_or(0))?;
@@ -244,21 +379,8 @@ async fn rewrap_batch(call: &mut Call<'_>, items: Vec<Item<'_>>) -> Result<Answe
 
 /// Makes the key if it isn't there, where configuration and policy allow it. What is said of a key
 /// that is there must be true of it.
-async fn prepare(call: &Call<'_>, derived: bool) -> Result<(), ApiError> {
-    let key_type = if call.params.is_set("type") {
-        key_type(&call.params)?
-    } else {
-        KeyType::Aes256Gcm96
-    };
-    if key_type != KeyType::Aes256Gcm96 {
-        return Err(ApiError::bad_request(
-            "the type of a key that encrypts is aes256-gcm96",
-        ));
-    }
-    let convergent = call
-        .params
-        .flag("convergent_encryption")?
-        .unwrap_or_default();
+async fn prepare(call: &Call<'_>, new_key: &NewKey, derived: bool) -> Result<(), ApiError> {
+    let NewKey { convergent } = *new_key;
     let app = call.app;
     if convergent && app.keyring.read(call.name).is_ok_and(|key| !key.convergent) {
         return Err(ApiError::bad_request(

@@ -1,16 +1,18 @@
 //! BYOK: `wrapping_key`, `import`, `import_version`.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use serde::Serialize;
 use strongroom_core::keyring::{ImportOptions, KeyType};
 use strongroom_hsm::OaepHash;
 
-use super::{answer, create_options};
+use super::{KEY_TYPE, NewKey, answer, create_options};
 use crate::api::pipeline::answer::Answer;
 use crate::api::vault::body::word;
 use crate::api::vault::call::Call;
 use crate::api::vault::error::{ApiError, Doing};
+use crate::api::vault::request::{Base64, Described as _, Given, one_of, request};
 use crate::api::vault::{wire, words};
 
 /// `GET wrapping_key`.
@@ -26,14 +28,71 @@ pub(in crate::api) async fn wrapping_key(call: &mut Call<'_>) -> Result<Answer, 
     Ok(answer(call, &WrappingKey { public_key }, &[]))
 }
 
+request! {
+    /// `POST keys/:name/import`.
+    Import<'p> {
+        /// Base64 of RSA-OAEP(wrapping key, a 32-byte AES key) followed by AES-KWP(that AES key, the
+        /// key's 32 bytes).
+        ciphertext: Base64<'p>,
+        /// Of RSA-OAEP, and of its MGF1: SHA256 (if missing) or SHA1.
+        hash_function: Option<Cow<'p, str>>,
+        /// The only type that is imported.
+        r#type: Option<Cow<'p, str>> = one_of(&[KEY_TYPE]),
+        /// Each operation takes a `context`, from which its key is derived by HKDF-SHA256.
+        derived: Option<bool>,
+        /// Whether the appliance may make new versions of the imported key.
+        allow_rotation: Option<bool>,
+        /// Refused if true.
+        exportable: Option<bool>,
+        /// Refused if true.
+        allow_plaintext_backup: Option<bool>,
+        /// Zero: no automatic rotation; else at least an hour.
+        auto_rotate_period: Option<Duration>,
+        /// Refused unless empty: a context comes with each operation.
+        context: Given = Base64::schema(),
+        /// Refused unless empty.
+        public_key: Given,
+        /// Strongroom's own: where the key is used. `hsm`: its bytes never leave the token.
+        /// `memory`: in locked host memory, faster on a slow token; needs the second master key,
+        /// refused in FIPS mode. Missing: the configured default.
+        residency: Option<Cow<'p, str>> = one_of(&["hsm", "memory", ""]),
+    }
+    ; strict
+}
+
+request! {
+    /// `POST keys/:name/import_version`.
+    ImportVersion<'p> {
+        /// Base64 of RSA-OAEP(wrapping key, a 32-byte AES key) followed by AES-KWP(that AES key, the
+        /// key's 32 bytes).
+        ciphertext: Base64<'p>,
+        /// Of RSA-OAEP, and of its MGF1: SHA256 (if missing) or SHA1.
+        hash_function: Option<Cow<'p, str>>,
+        /// Refused unless empty.
+        public_key: Given,
+        /// Refused unless 0: an imported version becomes the latest.
+        version: Given = Option::<i64>::schema(),
+    }
+    ; strict
+}
+
 /// `POST keys/:name/import`.
 pub(in crate::api) async fn import(call: &mut Call<'_>) -> Result<Answer, ApiError> {
-    let derived = call.params.flag("derived")?.unwrap_or(false);
+    let asked = Import::read(&call.params)?;
+    let said = NewKey {
+        key_type: asked.r#type.as_deref(),
+        derived: asked.derived,
+        exportable: asked.exportable,
+        allow_plaintext_backup: asked.allow_plaintext_backup,
+        context: asked.context,
+        auto_rotate_period: asked.auto_rotate_period,
+        residency: asked.residency.as_deref(),
+    };
     let options = ImportOptions {
         // Rotated by itself only if that is asked for: nobody knows how the key came about, or who
         // else has it.
-        create: create_options(&call.params, derived, Duration::ZERO)?,
-        allow_rotation: call.params.flag("allow_rotation")?.unwrap_or(false),
+        create: create_options(&said, Duration::ZERO)?,
+        allow_rotation: asked.allow_rotation.unwrap_or(false),
     };
     if options.create.key_type != KeyType::Aes256Gcm96 {
         return Err(ApiError::bad_request(
@@ -43,7 +102,11 @@ pub(in crate::api) async fn import(call: &mut Call<'_>) -> Result<Answer, ApiErr
     if !options.create.auto_rotate_period.is_zero() && !options.allow_rotation {
         return Err(ApiError::bad_request(words::PERIOD_WITHOUT_ROTATION));
     }
-    let (ciphertext, hash) = wrapped(call)?;
+    let (ciphertext, hash) = wrapped(
+        asked.public_key,
+        asked.hash_function.as_deref(),
+        asked.ciphertext.as_deref(),
+    )?;
     let imported = call
         .app
         .keyring
@@ -55,12 +118,17 @@ pub(in crate::api) async fn import(call: &mut Call<'_>) -> Result<Answer, ApiErr
 
 /// `POST keys/:name/import_version`.
 pub(in crate::api) async fn import_version(call: &mut Call<'_>) -> Result<Answer, ApiError> {
-    if call.params.is_set("version") {
+    let asked = ImportVersion::read(&call.params)?;
+    if asked.version.0 {
         return Err(ApiError::bad_request(
             "version is not supported: an imported version becomes the latest one",
         ));
     }
-    let (ciphertext, hash) = wrapped(call)?;
+    let (ciphertext, hash) = wrapped(
+        asked.public_key,
+        asked.hash_function.as_deref(),
+        asked.ciphertext.as_deref(),
+    )?;
     let imported = call
         .app
         .keyring
@@ -71,13 +139,17 @@ pub(in crate::api) async fn import_version(call: &mut Call<'_>) -> Result<Answer
 }
 
 /// The wrapped key and the hash that wrapped it.
-fn wrapped(call: &Call<'_>) -> Result<(Vec<u8>, OaepHash), ApiError> {
-    if call.params.is_set("public_key") {
+fn wrapped(
+    public_key: Given,
+    hash_function: Option<&str>,
+    ciphertext: Option<&str>,
+) -> Result<(Vec<u8>, OaepHash), ApiError> {
+    if public_key.0 {
         return Err(ApiError::bad_request(
             "provided type does not support public_key import",
         ));
     }
-    let name = call.params.text("hash_function")?.unwrap_or_default();
+    let name = hash_function.unwrap_or_default();
     let hash = match name.to_ascii_uppercase().as_str() {
         "" | "SHA256" => OaepHash::Sha256,
         "SHA1" => OaepHash::Sha1,
@@ -89,17 +161,15 @@ fn wrapped(call: &Call<'_>) -> Result<(Vec<u8>, OaepHash), ApiError> {
         }
         _ => {
             return Err(
-                ApiError::bad_request(format!("unknown hash function: {}", word(&name)))
+                ApiError::bad_request(format!("unknown hash function: {}", word(name)))
                     .because("unknown hash_function"),
             );
         }
     };
-    let text = call
-        .params
-        .text("ciphertext")?
+    let text = ciphertext
         .filter(|text| !text.is_empty())
         .ok_or_else(|| ApiError::bad_request("missing ciphertext: the wrapped key"))?;
-    let mut bytes = wire::decode_base64(&text)
+    let mut bytes = wire::decode_base64(text)
         .map_err(|e| ApiError::bad_request(e.to_string()).in_own_words())?;
     if bytes.len() <= 512 {
         return Err(ApiError::bad_request("provided ciphertext is too short"));

@@ -1,12 +1,13 @@
 //! `jwt`: signs a token (RFC 7519) for clients that must not build tokens themselves. They choose
 //! what it says, but not when it is from, for how long it is valid, or who issues it.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::borrow::Cow;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
 use super::answer;
@@ -14,6 +15,24 @@ use crate::api::pipeline::answer::Answer;
 use crate::api::vault::body::word;
 use crate::api::vault::call::Call;
 use crate::api::vault::error::{ApiError, Doing};
+use crate::api::vault::request::{one_of, request};
+
+request! {
+    /// `jwt/:name`.
+    Jwt<'p> {
+        /// How long it is valid; missing: as long as is allowed (JWT_ACCESS_TOKEN_TTL).
+        ttl: Option<Duration>,
+        /// The header's `typ`. Missing: JWT.
+        typ: Option<Cow<'p, str>> = one_of(&["JWT", "at+jwt", ""]),
+    }
+    besides {
+        /// What the token says (RFC 7519). `iat` and `nbf` are the appliance's and refused; `exp`
+        /// may be given instead of `ttl`; `iss` is the configured issuer's, where there is one;
+        /// `jti` is made if missing.
+        claims: Unread = json!({ "type": ["object", "null"] }),
+    }
+    ; strict
+}
 
 /// `jwt/:name`.
 pub(in crate::api) async fn jwt(call: &mut Call<'_>) -> Result<Answer, ApiError> {
@@ -34,7 +53,9 @@ pub(in crate::api) async fn jwt(call: &mut Call<'_>) -> Result<Answer, ApiError>
         ))
         .in_own_words());
     }
-    let typ = match call.params.text("typ")?.as_deref().unwrap_or_default() {
+    let claims = call.params.structured.take();
+    let asked = Jwt::read(&call.params)?;
+    let typ = match asked.typ.as_deref().unwrap_or_default() {
         "" | "JWT" => "JWT",
         "at+jwt" => "at+jwt",
         other => {
@@ -48,7 +69,7 @@ pub(in crate::api) async fn jwt(call: &mut Call<'_>) -> Result<Answer, ApiError>
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs());
-    let mut claims = match call.params.structured.take() {
+    let mut claims = match claims {
         Some(Value::Object(claims)) => claims,
         None => {
             return Err(ApiError::bad_request(
@@ -57,7 +78,7 @@ pub(in crate::api) async fn jwt(call: &mut Call<'_>) -> Result<Answer, ApiError>
         }
         Some(_) => return Err(ApiError::bad_request("claims must be an object")),
     };
-    let ttl = call.params.duration("ttl")?.map(|ttl| ttl.as_secs());
+    let ttl = asked.ttl.map(|ttl| ttl.as_secs());
     let expires_at = expiry(&claims, ttl, now, settings.limits.overlap.as_secs())?;
     check(&claims, settings.issuer.as_deref())?;
     if let Some(issuer) = &settings.issuer {

@@ -1,32 +1,131 @@
 //! `keys`: create, read, list, delete, config, rotate, trim.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::Serialize;
 use strongroom_core::keyring::{ConfigChange, KeyInfo, KeyType, Residency, VersionInfo};
 
-use super::{answer, check_period, create_options, decode_optional, refuse_exports};
+use super::{
+    KEY_TYPE, NewKey, answer, check_period, create_options, decode_optional, refuse_exports,
+};
 use crate::api::pipeline::answer::Answer;
 use crate::api::vault::call::Call;
 use crate::api::vault::error::{ApiError, Doing};
+use crate::api::vault::request::{Base64, Described as _, Given, one_of, request};
 use crate::api::vault::words;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use strongroom_hsm::SigningKind;
 
+request! {
+    /// `POST keys/:name`.
+    Create<'p> {
+        /// Missing: aes256-gcm96. The others sign; ed25519 where the token can.
+        r#type: Option<Cow<'p, str>> = one_of(&[KEY_TYPE, "ecdsa-p256", "rsa-4096", "ed25519"]),
+        /// Each operation takes a `context`, from which its key is derived by HKDF-SHA256.
+        derived: Option<bool>,
+        /// Equal plaintexts give equal ciphertexts under one context; needs `derived`.
+        convergent_encryption: Option<bool>,
+        /// Refused if true.
+        exportable: Option<bool>,
+        /// Refused if true.
+        allow_plaintext_backup: Option<bool>,
+        /// Missing: as configured (90 days). Zero: no automatic rotation; else at least an hour.
+        auto_rotate_period: Option<Duration>,
+        /// Refused unless 0: the type has one size.
+        key_size: Option<i64>,
+        /// Refused unless empty: a context comes with each operation.
+        context: Given = Base64::schema(),
+        /// Refused unless empty.
+        managed_key_name: Given,
+        /// Refused unless empty.
+        managed_key_id: Given,
+        /// Strongroom's own: where the key is used. `hsm`: its bytes never leave the token.
+        /// `memory`: in locked host memory, faster on a slow token; needs the second master key,
+        /// refused in FIPS mode. Missing: the configured default.
+        residency: Option<Cow<'p, str>> = one_of(&["hsm", "memory", ""]),
+    }
+    refused ["parameter_set", "hybrid_key_type_pqc", "hybrid_key_type_ec", "external_key_ref"]
+}
+
+request! {
+    /// `GET keys/:name`.
+    Read<'p> {
+        /// Checked to be base64, otherwise not looked at.
+        context: Option<Cow<'p, str>>,
+    }
+}
+
+request! {
+    /// `LIST keys`.
+    List<'p> {
+        /// Only names behind this one, in the order of their bytes.
+        after: Option<Cow<'p, str>>,
+        /// At most this many names; 0 or less: all.
+        limit: Option<i64>,
+    }
+}
+
+request! {
+    /// `POST keys/:name/config`.
+    Configure {
+        /// Versions below don't decrypt.
+        min_decryption_version: Option<i64>,
+        /// Versions below don't encrypt; 0: the latest by default, any allowed.
+        min_encryption_version: Option<i64>,
+        /// Whether the key may be deleted.
+        deletion_allowed: Option<bool>,
+        /// Refused if true.
+        exportable: Option<bool>,
+        /// Refused if true.
+        allow_plaintext_backup: Option<bool>,
+        /// Zero: no automatic rotation; else at least an hour.
+        auto_rotate_period: Option<Duration>,
+    }
+}
+
+request! {
+    /// `POST keys/:name/rotate`.
+    Rotate {
+        /// Refused unless empty.
+        managed_key_name: Given,
+        /// Refused unless empty.
+        managed_key_id: Given,
+    }
+    refused ["external_key_ref"]
+}
+
+request! {
+    /// `POST keys/:name/trim`.
+    Trim {
+        /// Versions below are destroyed for good.
+        min_available_version: Option<i64>,
+    }
+}
+
 /// `POST keys/:name`: makes a key; one that exists is described and left as it is.
 pub(in crate::api) async fn create(call: &mut Call<'_>) -> Result<Answer, ApiError> {
-    if call.params.is_set("managed_key_name") || call.params.is_set("managed_key_id") {
+    let asked = Create::read(&call.params)?;
+    if asked.managed_key_name.0 || asked.managed_key_id.0 {
         return Err(managed_keys());
     }
-    let derived = call.params.flag("derived")?.unwrap_or(false);
-    let default_period = call.app.config.keyring.rotation_period;
-    let mut options = create_options(&call.params, derived, default_period)?;
-    options.convergent = call.params.flag("convergent_encryption")?.unwrap_or(false);
-    if options.convergent && !derived {
+    let said = NewKey {
+        key_type: asked.r#type.as_deref(),
+        derived: asked.derived,
+        exportable: asked.exportable,
+        allow_plaintext_backup: asked.allow_plaintext_backup,
+        context: asked.context,
+        auto_rotate_period: asked.auto_rotate_period,
+        residency: asked.residency.as_deref(),
+    };
+    let mut options = create_options(&said, call.app.config.keyring.rotation_period)?;
+    options.convergent = asked.convergent_encryption.unwrap_or(false);
+    if options.convergent && !options.derived {
         return Err(ApiError::bad_request(words::CONVERGENT_NOT_DERIVED));
     }
-    if call.params.int("key_size")?.unwrap_or(0) != 0 {
+    if asked.key_size.unwrap_or(0) != 0 {
         return Err(ApiError::bad_request(format!(
             "key_size is not valid for algorithm {}",
             options.key_type.as_str()
@@ -40,44 +139,46 @@ pub(in crate::api) async fn create(call: &mut Call<'_>) -> Result<Answer, ApiErr
     }
     let key = call.app.keyring.read(call.name);
     let key = key.map_err(|e| ApiError::from_keyring(e, Doing::Read, call.name))?;
-    agrees(call, &key)?;
+    agrees(&asked, call.name, &key)?;
     let warning = format!("key {} already existed", call.name);
     Ok(answer(call, &Description::from(key), &[&warning]))
 }
 
 /// What is said of a key that was there already must be true of it: creating changes nothing.
-fn agrees(call: &Call<'_>, key: &KeyInfo) -> Result<(), ApiError> {
-    let params = &call.params;
+fn agrees(asked: &Create<'_>, key_name: &str, key: &KeyInfo) -> Result<(), ApiError> {
     let other = |name: &str, is: &dyn std::fmt::Display| {
         Err(ApiError::bad_request(format!(
-            "the key {} is there already, and its {name} is {is}: nothing was changed. What can be changed is changed by keys/{}/config",
-            call.name, call.name
+            "the key {key_name} is there already, and its {name} is {is}: nothing was changed. What can be changed is changed by keys/{key_name}/config"
         ))
         .in_own_words())
     };
     let key_type = key.key_type.as_str();
-    if params.text("type")?.is_some_and(|said| said != key_type) {
+    if asked.r#type.as_deref().is_some_and(|said| said != key_type) {
         return other("type", &key_type);
     }
     let residency = match key.residency {
         Residency::Hsm => "hsm",
         Residency::Memory => "memory",
     };
-    let said = params.text("residency")?;
+    let said = asked.residency.as_deref();
     if said.is_some_and(|said| !said.is_empty() && said != residency) {
         return other("residency", &residency);
     }
-    for (name, is) in [
-        ("derived", key.derived),
-        ("convergent_encryption", key.convergent),
+    for (name, said, is) in [
+        ("derived", asked.derived, key.derived),
+        (
+            "convergent_encryption",
+            asked.convergent_encryption,
+            key.convergent,
+        ),
     ] {
-        if params.flag(name)?.is_some_and(|said| said != is) {
+        if said.is_some_and(|said| said != is) {
             return other(name, &is);
         }
     }
     let period = key.auto_rotate_period;
-    if params
-        .duration("auto_rotate_period")?
+    if asked
+        .auto_rotate_period
         .is_some_and(|said| said.as_secs() != period.as_secs())
     {
         return other(
@@ -90,7 +191,7 @@ fn agrees(call: &Call<'_>, key: &KeyInfo) -> Result<(), ApiError> {
 
 /// `GET keys/:name`.
 pub(in crate::api) async fn read(call: &mut Call<'_>) -> Result<Answer, ApiError> {
-    decode_optional(call.params.text("context")?.as_deref())
+    decode_optional(Read::read(&call.params)?.context.as_deref())
         .map_err(|_| ApiError::bad_request("failed to base64-decode context"))?;
     describe(call, &[])
 }
@@ -102,10 +203,11 @@ pub(in crate::api) async fn list(call: &mut Call<'_>) -> Result<Answer, ApiError
         keys: Vec<String>,
     }
     let mut keys = call.app.keyring.list();
-    if let Some(after) = call.params.text("after")? {
-        keys.retain(|name| *name.as_str() > *after);
+    let asked = List::read(&call.params)?;
+    if let Some(after) = asked.after.as_deref() {
+        keys.retain(|name| name.as_str() > after);
     }
-    let limit = call.params.int("limit")?.unwrap_or(0);
+    let limit = asked.limit.unwrap_or(0);
     if let Ok(limit @ 1..) = usize::try_from(limit) {
         keys.truncate(limit);
     }
@@ -125,18 +227,19 @@ pub(in crate::api) async fn delete(call: &mut Call<'_>) -> Result<Answer, ApiErr
 /// `POST keys/:name/config`.
 pub(in crate::api) async fn configure(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     let mut warnings: &[&str] = &[];
+    let asked = Configure::read(&call.params)?;
     let mut min_decryption_version =
-        version(call, "min_decryption_version", "min decryption version")?;
+        version(asked.min_decryption_version, "min decryption version")?;
     if min_decryption_version == Some(0) {
         min_decryption_version = Some(1);
         warnings = &["since Vault 0.3, transit key numbering starts at 1; forcing minimum to 1"];
     }
-    refuse_exports(&call.params)?;
+    refuse_exports(asked.exportable, asked.allow_plaintext_backup)?;
     let change = ConfigChange {
         min_decryption_version,
-        min_encryption_version: version(call, "min_encryption_version", "min encryption version")?,
-        deletion_allowed: call.params.flag("deletion_allowed")?,
-        auto_rotate_period: call.params.duration("auto_rotate_period")?,
+        min_encryption_version: version(asked.min_encryption_version, "min encryption version")?,
+        deletion_allowed: asked.deletion_allowed,
+        auto_rotate_period: asked.auto_rotate_period,
     };
     if let Some(period) = change.auto_rotate_period {
         check_period(period)?;
@@ -148,7 +251,8 @@ pub(in crate::api) async fn configure(call: &mut Call<'_>) -> Result<Answer, Api
 
 /// `POST keys/:name/rotate`.
 pub(in crate::api) async fn rotate(call: &mut Call<'_>) -> Result<Answer, ApiError> {
-    if call.params.is_set("managed_key_name") || call.params.is_set("managed_key_id") {
+    let asked = Rotate::read(&call.params)?;
+    if asked.managed_key_name.0 || asked.managed_key_id.0 {
         return Err(managed_keys());
     }
     let rotated = call.app.keyring.rotate(call.name).await;
@@ -158,12 +262,12 @@ pub(in crate::api) async fn rotate(call: &mut Call<'_>) -> Result<Answer, ApiErr
 
 /// `POST keys/:name/trim`.
 pub(in crate::api) async fn trim(call: &mut Call<'_>) -> Result<Answer, ApiError> {
+    let asked = Trim::read(&call.params)?;
     if !call.app.keyring.exists(call.name) {
         return Err(ApiError::bad_request(words::TRIM_NO_KEY));
     }
-    let wanted = call
-        .params
-        .int("min_available_version")?
+    let wanted = asked
+        .min_available_version
         .ok_or_else(|| ApiError::bad_request("missing min_available_version"))?;
     // A version that no key can have is refused by the keyring as greater than any.
     let wanted = u32::try_from(wanted.max(0)).unwrap_or(u32::MAX);
@@ -178,8 +282,8 @@ fn managed_keys() -> ApiError {
 
 /// A version that a setting names. What no key can have is left to the keyring to refuse, by a
 /// number it can't reach.
-fn version(call: &Call<'_>, name: &str, words: &str) -> Result<Option<u32>, ApiError> {
-    match call.params.int(name)? {
+fn version(said: Option<i64>, words: &str) -> Result<Option<u32>, ApiError> {
+    match said {
         None => Ok(None),
         Some(n) if n < 0 => {
             Err(ApiError::bad_request(format!("{words} cannot be negative")).in_own_words())

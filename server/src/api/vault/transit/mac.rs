@@ -1,23 +1,52 @@
 //! `hmac`, and `verify` of HMACs.
 
-use super::algorithm::{algorithm, hash, invalid_hash};
+use std::borrow::Cow;
+
+use super::algorithm::{HASHES, hash, invalid_hash, of_path_or_body};
 use super::batch::{ItemError, Sorted, count, in_order, references, refuse_empty, write_batch};
+use super::verify::Verify;
 use super::{NO_CONTEXT, Valid, answer, close, made_by, only, valid_answer};
 use crate::api::pipeline::answer::Answer;
 use crate::api::vault::call::Call;
 use crate::api::vault::envelope::{Envelope, room};
 use crate::api::vault::error::{ApiError, Doing};
+use crate::api::vault::request::{Base64, Batch, one_of, request};
 use crate::api::vault::wire::{self, WireError};
 use strongroom_core::keyring::{HmacInput, HmacTag};
 
+request! {
+    /// `hmac/:name[/:algorithm]`. Here the hash is `algorithm`; who gives it the name that it has
+    /// elsewhere means it.
+    Hmac<'p> {
+        /// The input, base64.
+        input: Base64<'p>,
+        /// Missing: sha2-256. The path wins.
+        algorithm: Option<Cow<'p, str>> = one_of(HASHES),
+        /// 0 or missing: the latest.
+        key_version: Option<i64>,
+    }
+    besides {
+        batch_input: Batch,
+    }
+    refused ["hash_algorithm"]
+}
+
 /// `hmac/:name[/:algorithm]`.
 pub(in crate::api) async fn hmac(call: &mut Call<'_>) -> Result<Answer, ApiError> {
-    let algorithm = algorithm(call)?;
-    let version = made_by(call, "key version does not exist (cannot be negative)")?;
+    let items = call.params.batch.take();
+    let asked = Hmac::read(&call.params)?;
+    let (algorithm, replaced) = of_path_or_body(call.captures, asked.algorithm.as_deref())?;
+    let version = made_by(
+        asked.key_version,
+        "key version does not exist (cannot be negative)",
+    )?;
     let keyring = &call.app.keyring;
     let failed = |e| ApiError::from_keyring(e, Doing::Hmac, call.name);
-    if let Some(items) = call.params.batch.take() {
+    if let Some(items) = items {
         refuse_empty(&items)?;
+        if replaced {
+            call.params.replaced_by_path("algorithm");
+        }
         let sorted = Sorted::sort(&items, |item| {
             hmac_input(item.input.as_deref().ok_or("missing input for HMAC")?)
         });
@@ -46,11 +75,14 @@ pub(in crate::api) async fn hmac(call: &mut Call<'_>) -> Result<Answer, ApiError
         count(&mut answer, &results);
         return Ok(answer);
     }
-    let input = call
-        .params
-        .text("input")?
+    let input = asked
+        .input
+        .as_deref()
         .ok_or_else(|| ApiError::bad_request("missing input for HMAC"))?;
-    let input = hmac_input(&input).map_err(ApiError::of_item)?;
+    let input = hmac_input(input).map_err(ApiError::of_item)?;
+    if replaced {
+        call.params.replaced_by_path("algorithm");
+    }
     let results = keyring
         .hmac(call.name, algorithm, version, vec![input])
         .await;
@@ -64,11 +96,21 @@ pub(in crate::api) async fn hmac(call: &mut Call<'_>) -> Result<Answer, ApiError
 
 /// `verify/:name[/:algorithm]` with `hmac`.
 pub(super) async fn verify(call: &mut Call<'_>) -> Result<Answer, ApiError> {
-    let algorithm = hash(call)?.ok_or_else(|| invalid_hash("none"))?;
-    refuse_for_hmac(call)?;
+    let items = call.params.batch.take();
+    let asked = Verify::read(&call.params)?;
+    let (algorithm, replaced) = hash(
+        call.captures,
+        asked.hash_algorithm.as_deref(),
+        asked.algorithm.as_deref(),
+    )?;
+    let algorithm = algorithm.ok_or_else(|| invalid_hash("none"))?;
+    refuse_for_hmac(&asked)?;
     let keyring = &call.app.keyring;
     let failed = |e| ApiError::from_keyring(e, Doing::VerifyHmac, call.name);
-    if let Some(items) = call.params.batch.take() {
+    if let Some(items) = items {
+        if replaced {
+            call.params.replaced_by_path("hash_algorithm");
+        }
         let sorted = Sorted::sort(&items, |item| {
             if item.context.as_deref().is_some_and(|c| !c.is_empty()) {
                 return Err(NO_CONTEXT.into());
@@ -88,23 +130,23 @@ pub(super) async fn verify(call: &mut Call<'_>) -> Result<Answer, ApiError> {
         )?;
         return Ok(valid_answer(call, &items, &results, &[]).with_version(version));
     }
-    let given = (call.params.is_set("hmac"), call.params.is_set("signature"));
-    match given {
-        (true, true) => {
+    let tag = match (asked.tag(), asked.made_signature()) {
+        (Some(_), Some(_)) => {
             return Err(ApiError::bad_request(
                 "provide one of 'signature' or 'hmac'",
             ));
         }
-        (false, _) => {
+        (None, _) => {
             return Err(ApiError::bad_request(
                 "neither a 'signature' nor an 'hmac' were given to verify",
             ));
         }
-        (true, false) => {}
+        (Some(tag), None) => tag,
+    };
+    let item = check(asked.input.as_deref(), tag).map_err(ApiError::of_item)?;
+    if replaced {
+        call.params.replaced_by_path("hash_algorithm");
     }
-    let input = call.params.text("input")?;
-    let tag = call.params.text("hmac")?.unwrap_or_default();
-    let item = check(input.as_deref(), &tag).map_err(ApiError::of_item)?;
     let version = item.1.version;
     let results = keyring.verify_hmac(call.name, algorithm, vec![item]).await;
     let valid = only(results.map_err(failed)?, Doing::VerifyHmac, call.name)?;
@@ -112,11 +154,11 @@ pub(super) async fn verify(call: &mut Call<'_>) -> Result<Answer, ApiError> {
 }
 
 /// What is said of signatures, and would make an HMAC another one. Vault looks at none of it.
-fn refuse_for_hmac(call: &Call<'_>) -> Result<(), ApiError> {
-    if call.params.is_set("context") {
+fn refuse_for_hmac(asked: &Verify<'_>) -> Result<(), ApiError> {
+    if asked.context.0 {
         return Err(ApiError::bad_request(NO_CONTEXT));
     }
-    if call.params.flag("prehashed")? == Some(true) {
+    if asked.prehashed == Some(true) {
         return Err(ApiError::bad_request(
             "prehashed is for signatures: an HMAC is made of the input as it is",
         ));

@@ -16,8 +16,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::body::{Item, Params, word};
+use super::body::{Item, word};
 use super::error::{ApiError, Doing};
+use super::request::Given;
 use super::{wire, words};
 use crate::api::pipeline::answer::Answer;
 use crate::api::vault::call::Call;
@@ -78,8 +79,8 @@ fn wanted_version(version: i64) -> Result<Option<u32>, ItemError> {
 
 /// `key_version` of HMACs and signatures: 0 is `None`, `negative` says what is wrong with one
 /// below. One that is too high is none that a key has.
-fn made_by(call: &Call<'_>, negative: &'static str) -> Result<Option<u32>, ApiError> {
-    match call.params.int("key_version")?.unwrap_or(0) {
+fn made_by(wanted: Option<i64>, negative: &'static str) -> Result<Option<u32>, ApiError> {
+    match wanted.unwrap_or(0) {
         0 => Ok(None),
         v if v < 0 => Err(ApiError::bad_request(negative)),
         v => Ok(Some(u32::try_from(v).unwrap_or(u32::MAX))),
@@ -123,24 +124,29 @@ fn refuse_nonce(given: bool) -> Result<(), ItemError> {
     Ok(())
 }
 
+/// What is said of a new key, made or imported.
+struct NewKey<'p> {
+    key_type: Option<&'p str>,
+    derived: Option<bool>,
+    exportable: Option<bool>,
+    allow_plaintext_backup: Option<bool>,
+    context: Given,
+    auto_rotate_period: Option<Duration>,
+    residency: Option<&'p str>,
+}
+
 /// Settings of a new key: what this appliance doesn't do is refused, not ignored.
-fn create_options(
-    params: &Params<'_>,
-    derived: bool,
-    default_period: Duration,
-) -> Result<CreateOptions, ApiError> {
-    let key_type = key_type(params)?;
-    refuse_exports(params)?;
-    if params.is_set("context") {
+fn create_options(said: &NewKey<'_>, default_period: Duration) -> Result<CreateOptions, ApiError> {
+    let key_type = key_type(said.key_type)?;
+    refuse_exports(said.exportable, said.allow_plaintext_backup)?;
+    if said.context.0 {
         return Err(ApiError::bad_request(
             "a key has no context of its own: leave it out, and give it with each operation",
         ));
     }
-    let period = params
-        .duration("auto_rotate_period")?
-        .unwrap_or(default_period);
+    let period = said.auto_rotate_period.unwrap_or(default_period);
     check_period(period)?;
-    let residency = match params.text("residency")?.as_deref() {
+    let residency = match said.residency {
         None | Some("") => None,
         Some("hsm") => Some(Residency::Hsm),
         Some("memory") => Some(Residency::Memory),
@@ -155,22 +161,21 @@ fn create_options(
     Ok(CreateOptions {
         key_type,
         residency,
-        derived,
+        derived: said.derived.unwrap_or(false),
         convergent: false,
         auto_rotate_period: period,
     })
 }
 
 /// Vault's name of a key type.
-fn key_type(params: &Params<'_>) -> Result<KeyType, ApiError> {
-    let text = params.text("type")?;
+fn key_type(text: Option<&str>) -> Result<KeyType, ApiError> {
     let signing = SigningKind::ALL
         .into_iter()
-        .find(|kind| text.as_deref() == Some(kind.name()));
+        .find(|kind| text == Some(kind.name()));
     if let Some(kind) = signing {
         return Ok(KeyType::Signing(kind));
     }
-    match text.as_deref() {
+    match text {
         None | Some(KEY_TYPE) => Ok(KeyType::Aes256Gcm96),
         Some(known) if OTHER_TYPES.contains(&known) => Err(ApiError::bad_request(format!(
             "key type {known} is not supported: the types are {KEY_TYPE}, ecdsa-p256, rsa-4096 and ed25519"
@@ -184,9 +189,12 @@ fn key_type(params: &Params<'_>) -> Result<KeyType, ApiError> {
     }
 }
 
-fn refuse_exports(params: &Params<'_>) -> Result<(), ApiError> {
-    for name in ["exportable", "allow_plaintext_backup"] {
-        if params.flag(name)? == Some(true) {
+fn refuse_exports(exportable: Option<bool>, backup: Option<bool>) -> Result<(), ApiError> {
+    for (name, said) in [
+        ("exportable", exportable),
+        ("allow_plaintext_backup", backup),
+    ] {
+        if said == Some(true) {
             return Err(ApiError::bad_request(format!(
                 "{name} is not supported: keys never leave the appliance in plaintext"
             ))

@@ -2,44 +2,55 @@
 
 use std::borrow::Cow;
 
-use super::algorithm::of_path_or_body;
+use super::algorithm::{HASHES, of_path_or_body};
 use super::close;
 use crate::api::pipeline::answer::Answer;
 use crate::api::vault::body::word;
 use crate::api::vault::call::Call;
 use crate::api::vault::envelope::{Envelope, room};
 use crate::api::vault::error::{ApiError, Doing};
-use crate::api::vault::request::request;
+use crate::api::vault::request::{Base64, one_of, request};
 use crate::api::vault::wire;
 use strongroom_core::keyring::RandomSource;
 
+/// How bytes are written.
+const FORMATS: &[&str] = &["hex", "base64", ""];
 /// The most bytes of one answer.
 const MAX_RANDOM: i64 = 128 * 1024;
 
 request! {
     /// `random`, `random/:bytes`.
     Random<'p> {
+        /// 1 to 131072; missing: 32. The path wins.
         bytes: Option<i64>,
-        format: Option<Cow<'p, str>>,
-        source: Option<Cow<'p, str>>,
+        /// Missing: base64.
+        format: Option<Cow<'p, str>> = one_of(FORMATS),
+        /// `platform`: the kernel; `seal`: the HSM; `all`: both, XORed. The path wins.
+        source: Option<Cow<'p, str>> = one_of(&["platform", "seal", "all", ""]),
     }
 }
 
 request! {
     /// `random/:source/:bytes`: the source is the path's alone; the parser warns of another.
     RandomFrom<'p> {
+        /// 1 to 131072; missing: 32. The path wins.
         bytes: Option<i64>,
-        format: Option<Cow<'p, str>>,
+        /// Missing: base64.
+        format: Option<Cow<'p, str>> = one_of(FORMATS),
     }
 }
 
 request! {
     /// `hash[/:algorithm]`.
     Hash<'p> {
-        input: Option<Cow<'p, str>>,
-        algorithm: Option<Cow<'p, str>>,
-        format: Option<Cow<'p, str>>,
+        /// The input, base64.
+        input: Base64<'p>,
+        /// Missing: sha2-256. The path wins.
+        algorithm: Option<Cow<'p, str>> = one_of(HASHES),
+        /// Missing: hex.
+        format: Option<Cow<'p, str>> = one_of(FORMATS),
     }
+    refused ["hash_algorithm"]
 }
 
 /// `random`, `random/:bytes`.
@@ -150,8 +161,9 @@ pub(in crate::api) async fn hash(call: &mut Call<'_>) -> Result<Answer, ApiError
     })?;
     let input = asked
         .input
+        .as_deref()
         .ok_or_else(|| ApiError::bad_request("input missing"))?;
-    let input = wire::decode_base64(&input).map_err(|e| {
+    let input = wire::decode_base64(input).map_err(|e| {
         ApiError::bad_request(format!("unable to decode input as base64: {e}")).in_own_words()
     })?;
     let sum = algorithm.digest(&input);

@@ -1,35 +1,75 @@
 //! `sign`, `verify` of signatures, and `export` of public keys.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use serde_json::json;
 use strongroom_core::keyring::{
     KeyType, MadeSignature, Marshaling, RsaScheme, SaltLength, SignOptions,
 };
 use strongroom_hsm::SigningKind;
 
-use super::algorithm::hash;
+use super::algorithm::{SIGNED_HASHES, hash};
 use super::batch::{ItemError, Sorted, count, in_order, references, refuse_empty, write_batch};
+use super::verify::Verify;
 use super::{NO_CONTEXT, Valid, answer, close, made_by, only, valid_answer};
 use crate::api::pipeline::answer::Answer;
 use crate::api::vault::body::{Item, word};
 use crate::api::vault::call::Call;
 use crate::api::vault::envelope::{Envelope, room};
 use crate::api::vault::error::{ApiError, Doing};
+use crate::api::vault::request::{Base64, Batch, Described as _, Given, one_of, request};
 use crate::api::vault::wire::{self, WireError};
 use zeroize::Zeroizing;
 
 /// Room for a signature in base64: RSA-4096's is the longest.
 const SIGNATURE: usize = 512;
 
+request! {
+    /// `sign/:name[/:hash]`.
+    Sign<'p> {
+        /// What to sign, base64: the message, or its digest with `prehashed`.
+        input: Base64<'p>,
+        /// Missing: sha2-256. The path wins. `none`: with `prehashed` and `pkcs1v15` only. Ed25519
+        /// has its own.
+        hash_algorithm: Option<Cow<'p, str>> = one_of(SIGNED_HASHES),
+        /// An old name of `hash_algorithm`.
+        algorithm: Option<Cow<'p, str>> = one_of(SIGNED_HASHES),
+        /// For RSA keys. Missing: pss.
+        signature_algorithm: Option<Cow<'p, str>> = one_of(&["pss", "pkcs1v15", ""]),
+        /// asn1 (the default): DER, base64. jws: r || s, base64url without padding.
+        marshaling_algorithm: Option<Cow<'p, str>> = one_of(&["asn1", "jws", ""]),
+        /// The input is a digest. Refused with ed25519.
+        prehashed: Option<bool>,
+        /// For pss: `auto` (the default; as long as fits), `hash`, or bytes.
+        salt_length: Option<Cow<'p, str>> = json!({ "type": ["string", "integer", "null"] }),
+        /// 0 or missing: the version that signs now.
+        key_version: Option<i64>,
+        /// Refused unless empty: what signs is no derived key.
+        context: Given = Base64::schema(),
+    }
+    besides {
+        batch_input: Batch,
+    }
+}
+
 /// `sign/:name[/:hash]`.
 pub(in crate::api) async fn sign(call: &mut Call<'_>) -> Result<Answer, ApiError> {
-    let options = options(call)?;
-    let version = made_by(call, "requested version for signing is negative")?;
+    let items = call.params.batch.take();
+    let asked = Sign::read(&call.params)?;
+    let (options, replaced) = How::from(&asked).options(call.captures)?;
+    let version = made_by(
+        asked.key_version,
+        "requested version for signing is negative",
+    )?;
     let keyring = &call.app.keyring;
     let failed = |e| ApiError::from_keyring(e, Doing::Sign, call.name);
-    if let Some(items) = call.params.batch.take() {
+    if let Some(items) = items {
         refuse_empty(&items)?;
+        if replaced {
+            call.params.replaced_by_path("hash_algorithm");
+        }
         let sorted = Sorted::sort(&items, item_input);
         let results = keyring
             .sign(call.name, version, &options, sorted.good)
@@ -58,8 +98,10 @@ pub(in crate::api) async fn sign(call: &mut Call<'_>) -> Result<Answer, ApiError
         count(&mut answer, &results);
         return Ok(answer);
     }
-    let given = call.params.text("input")?;
-    let item = input(given.as_deref()).map_err(ApiError::of_item)?;
+    let item = input(asked.input.as_deref()).map_err(ApiError::of_item)?;
+    if replaced {
+        call.params.replaced_by_path("hash_algorithm");
+    }
     let results = keyring.sign(call.name, version, &options, vec![item]).await;
     let made = only(results.map_err(failed)?, Doing::Sign, call.name)?;
     let mut envelope = Envelope::open(call.id, room(SIGNATURE));
@@ -72,11 +114,16 @@ pub(in crate::api) async fn sign(call: &mut Call<'_>) -> Result<Answer, ApiError
 
 /// `verify/:name[/:hash]` with `signature`.
 pub(super) fn verify(call: &mut Call<'_>) -> Result<Answer, ApiError> {
-    let options = options(call)?;
+    let items = call.params.batch.take();
+    let asked = Verify::read(&call.params)?;
+    let (options, replaced) = How::from(&asked).options(call.captures)?;
     let jws = options.marshaling == Marshaling::Jws;
     let keyring = &call.app.keyring;
     let failed = |e| ApiError::from_keyring(e, Doing::VerifySignature, call.name);
-    if let Some(items) = call.params.batch.take() {
+    if let Some(items) = items {
+        if replaced {
+            call.params.replaced_by_path("hash_algorithm");
+        }
         let sorted = Sorted::sort(&items, |item: &Item<'_>| {
             let signature = item.signature.as_deref().unwrap_or_default();
             Ok::<_, ItemError>((item_input(item)?, signature_of(signature, jws)?))
@@ -92,11 +139,14 @@ pub(super) fn verify(call: &mut Call<'_>) -> Result<Answer, ApiError> {
         let warnings = only_rsa(call, options);
         return Ok(valid_answer(call, &items, &results, warnings).with_version(version));
     }
-    let given = call.params.text("input")?;
-    let signature = call.params.text("signature")?.unwrap_or_default();
-    let made = signature_of(&signature, jws).map_err(ApiError::of_item)?;
+    let signature = asked.signature.as_deref().unwrap_or_default();
+    let made = signature_of(signature, jws).map_err(ApiError::of_item)?;
     let version = made.version;
-    let item = (input(given.as_deref()).map_err(ApiError::of_item)?, made);
+    let given = input(asked.input.as_deref()).map_err(ApiError::of_item)?;
+    let item = (given, made);
+    if replaced {
+        call.params.replaced_by_path("hash_algorithm");
+    }
     let results = keyring.verify_signatures(call.name, &options, &[item]);
     let valid = only(results.map_err(failed)?, Doing::VerifySignature, call.name)?;
     let warnings = only_rsa(call, options);
@@ -158,60 +208,94 @@ pub(in crate::api) async fn export_public_key(call: &mut Call<'_>) -> Result<Ans
     Ok(answer(call, &exported, &[]))
 }
 
-/// The parameters that say how to sign: Vault's names, defaults and words.
-fn options(call: &mut Call<'_>) -> Result<SignOptions, ApiError> {
-    if call.params.is_set("context") {
-        return Err(ApiError::bad_request(NO_CONTEXT));
+/// What `sign` and `verify` say of how to sign: Vault's names, defaults and words.
+#[derive(Clone, Copy)]
+struct How<'p> {
+    hash_algorithm: Option<&'p str>,
+    algorithm: Option<&'p str>,
+    signature_algorithm: Option<&'p str>,
+    marshaling_algorithm: Option<&'p str>,
+    prehashed: Option<bool>,
+    salt_length: Option<&'p str>,
+    context: Given,
+}
+
+impl<'p> From<&'p Sign<'_>> for How<'p> {
+    fn from(asked: &'p Sign<'_>) -> Self {
+        Self {
+            hash_algorithm: asked.hash_algorithm.as_deref(),
+            algorithm: asked.algorithm.as_deref(),
+            signature_algorithm: asked.signature_algorithm.as_deref(),
+            marshaling_algorithm: asked.marshaling_algorithm.as_deref(),
+            prehashed: asked.prehashed,
+            salt_length: asked.salt_length.as_deref(),
+            context: asked.context,
+        }
     }
-    let hash = hash(call)?;
-    let params = &call.params;
-    let salt = match params.text("salt_length")?.as_deref().unwrap_or_default() {
-        "" | "auto" => SaltLength::Auto,
-        "hash" => SaltLength::Hash,
-        number => SaltLength::Bytes(number.parse().map_err(|_| {
-            ApiError::bad_request(format!(
-                "salt length {:?} is neither \"auto\", \"hash\" nor a number of bytes",
-                word(number)
-            ))
-            .because("salt_length is neither auto, hash nor a number of bytes")
-        })?),
-    };
-    let rsa = match params
-        .text("signature_algorithm")?
-        .as_deref()
-        .unwrap_or_default()
-    {
-        "" | "pss" => RsaScheme::Pss(salt),
-        "pkcs1v15" => RsaScheme::Pkcs1v15,
-        other => {
-            return Err(ApiError::bad_request(format!(
-                "unsupported rsa signature algorithm {}",
-                word(other)
-            ))
-            .because("unsupported signature_algorithm"));
+}
+
+impl<'p> From<&'p Verify<'_>> for How<'p> {
+    fn from(asked: &'p Verify<'_>) -> Self {
+        Self {
+            hash_algorithm: asked.hash_algorithm.as_deref(),
+            algorithm: asked.algorithm.as_deref(),
+            signature_algorithm: asked.signature_algorithm.as_deref(),
+            marshaling_algorithm: asked.marshaling_algorithm.as_deref(),
+            prehashed: asked.prehashed,
+            salt_length: asked.salt_length.as_deref(),
+            context: asked.context,
         }
-    };
-    let marshaling = match params
-        .text("marshaling_algorithm")?
-        .as_deref()
-        .unwrap_or_default()
-    {
-        "" | "asn1" => Marshaling::Asn1,
-        "jws" => Marshaling::Jws,
-        other => {
-            return Err(ApiError::bad_request(format!(
-                "invalid marshaling type {:?}: \"asn1\" or \"jws\"",
-                word(other)
-            ))
-            .because("invalid marshaling_algorithm"));
+    }
+}
+
+impl How<'_> {
+    /// And whether the path counts, and not what the body says of the hash.
+    fn options(self, captures: [Option<&str>; 2]) -> Result<(SignOptions, bool), ApiError> {
+        if self.context.0 {
+            return Err(ApiError::bad_request(NO_CONTEXT));
         }
-    };
-    Ok(SignOptions {
-        hash,
-        prehashed: params.flag("prehashed")?.unwrap_or(false),
-        rsa,
-        marshaling,
-    })
+        let (hash, replaced) = hash(captures, self.hash_algorithm, self.algorithm)?;
+        let salt = match self.salt_length.unwrap_or_default() {
+            "" | "auto" => SaltLength::Auto,
+            "hash" => SaltLength::Hash,
+            number => SaltLength::Bytes(number.parse().map_err(|_| {
+                ApiError::bad_request(format!(
+                    "salt length {:?} is neither \"auto\", \"hash\" nor a number of bytes",
+                    word(number)
+                ))
+                .because("salt_length is neither auto, hash nor a number of bytes")
+            })?),
+        };
+        let rsa = match self.signature_algorithm.unwrap_or_default() {
+            "" | "pss" => RsaScheme::Pss(salt),
+            "pkcs1v15" => RsaScheme::Pkcs1v15,
+            other => {
+                return Err(ApiError::bad_request(format!(
+                    "unsupported rsa signature algorithm {}",
+                    word(other)
+                ))
+                .because("unsupported signature_algorithm"));
+            }
+        };
+        let marshaling = match self.marshaling_algorithm.unwrap_or_default() {
+            "" | "asn1" => Marshaling::Asn1,
+            "jws" => Marshaling::Jws,
+            other => {
+                return Err(ApiError::bad_request(format!(
+                    "invalid marshaling type {:?}: \"asn1\" or \"jws\"",
+                    word(other)
+                ))
+                .because("invalid marshaling_algorithm"));
+            }
+        };
+        let options = SignOptions {
+            hash,
+            prehashed: self.prehashed.unwrap_or(false),
+            rsa,
+            marshaling,
+        };
+        Ok((options, replaced))
+    }
 }
 
 /// What to warn of where a key of another type was told how RSA signs. Not refused: sigstore's

@@ -1,11 +1,60 @@
 //! `verify`: of HMACs (`mac.rs`) or of signatures (`sign.rs`), as the request says.
 
+use std::borrow::Cow;
+
+use serde_json::json;
+
+use super::algorithm::HASHES;
 use super::batch::refuse_empty;
 use super::{mac, sign};
 use crate::api::pipeline::answer::Answer;
 use crate::api::vault::body::Item;
 use crate::api::vault::call::Call;
 use crate::api::vault::error::ApiError;
+use crate::api::vault::request::{Base64, Batch, Described as _, Given, one_of, request};
+
+request! {
+    /// `verify/:name[/:algorithm]`: what is read of it depends on what is verified.
+    Verify<'p> {
+        /// The input, base64.
+        pub(super) input: Base64<'p>,
+        /// `vault:v<version>:<base64>`, as hmac gave it.
+        pub(super) hmac: Option<Cow<'p, str>>,
+        /// `vault:v<version>:…`, as sign gave it; instead of `hmac`.
+        pub(super) signature: Option<Cow<'p, str>>,
+        /// Missing: sha2-256. The path wins.
+        pub(super) algorithm: Option<Cow<'p, str>> = one_of(HASHES),
+        /// The hash, also of an HMAC: as `algorithm`, and the path wins. Both, if given, are the
+        /// same.
+        pub(super) hash_algorithm: Option<Cow<'p, str>> = json!({}),
+        /// Of RSA signatures: as for `sign`. An HMAC has none.
+        pub(super) signature_algorithm: Option<Cow<'p, str>> = json!({}),
+        /// Of ECDSA signatures: as for `sign`. An HMAC has none.
+        pub(super) marshaling_algorithm: Option<Cow<'p, str>> = json!({}),
+        /// As for `sign`. With an HMAC it is refused unless false.
+        pub(super) prehashed: Option<bool> = json!({}),
+        /// Of RSA-PSS signatures: as for `sign`. An HMAC has none.
+        pub(super) salt_length: Option<Cow<'p, str>> = json!({}),
+        /// Refused unless empty: what signs is no derived key.
+        pub(super) context: Given = Base64::schema(),
+    }
+    besides {
+        batch_input: Batch,
+    }
+    refused ["cmac", "mac_length"]
+}
+
+impl Verify<'_> {
+    /// The HMAC, if there is one.
+    pub(super) fn tag(&self) -> Option<&str> {
+        self.hmac.as_deref().filter(|text| !text.is_empty())
+    }
+
+    /// The signature, if there is one.
+    pub(super) fn made_signature(&self) -> Option<&str> {
+        self.signature.as_deref().filter(|text| !text.is_empty())
+    }
+}
 
 /// `verify/:name[/:algorithm]`.
 pub(in crate::api) async fn verify(call: &mut Call<'_>) -> Result<Answer, ApiError> {
