@@ -141,6 +141,24 @@ fn a_wrong_command_line_is_2_as_text_and_as_json() {
 }
 
 #[test]
+fn a_name_that_no_key_can_have_is_2_before_anything_is_asked() {
+    for command in [
+        ["key", "read", "a/config"],
+        ["key", "rotate", "../sys"],
+        ["client", "seal", "-"],
+    ] {
+        let output = run(command);
+        assert_eq!(code(&output), 2, "{command:?}");
+    }
+    let output = run(["key", "read", "a/config"]);
+    assert!(
+        stderr(&output).contains("a key name is 1 to 128 letters"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
 fn a_file_that_is_missing_is_named_with_what_to_do() {
     let output = run(["client", "seal", "k"]);
     assert_eq!(code(&output), 2);

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use serde_json::json;
 use strongroom_core::config::Config;
-use strongroom_core::keyring::{Ciphertext, DecryptItem, EncryptItem, Keyring};
+use strongroom_core::keyring::{Ciphertext, DecryptItem, EncryptItem, KeyName, Keyring};
 use strongroom_core::store::Store;
 use strongroom_hsm::Hsm;
 use strongroom_hsm::bench::RawDecryption;
@@ -255,12 +255,13 @@ pub async fn keyring(config: &Path, batch: usize) {
     let keyring = Keyring::open(store, hsm, config.keyring.clone())
         .await
         .unwrap();
+    let name = KeyName::parse("bench-hsm").unwrap();
     let item = || EncryptItem {
         plaintext: Zeroizing::new(vec![7; PLAINTEXT]),
         ..EncryptItem::default()
     };
     let encrypted = keyring
-        .encrypt("bench-hsm", (0..batch).map(|_| item()).collect())
+        .encrypt(name, (0..batch).map(|_| item()).collect())
         .await
         .unwrap();
     let ciphertexts: Vec<Ciphertext> = encrypted.into_iter().map(Result::unwrap).collect();
@@ -276,7 +277,7 @@ pub async fn keyring(config: &Path, batch: usize) {
                 context: Vec::new(),
             })
             .collect();
-        for result in keyring.decrypt("bench-hsm", batch).await.unwrap() {
+        for result in keyring.decrypt(name, batch).await.unwrap() {
             assert_eq!(*result.unwrap(), [7; PLAINTEXT]);
             items += 1;
         }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use strongroom_hsm::HsmError;
 use tokio::sync::Notify;
 
-use crate::keyring::{Keyring, KeyringError, Moved};
+use crate::keyring::{KeyName, Keyring, KeyringError, Moved};
 
 /// After a failure that may pass (the token is away, or busy): first and longest pause.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -33,7 +33,7 @@ pub struct State {
     /// Why it waits.
     pub waiting_for: Option<String>,
     /// Versions that could not be moved, and why; tried again when it is told to.
-    pub failed: BTreeMap<(String, u32), String>,
+    pub failed: BTreeMap<(KeyName, u32), String>,
 }
 
 impl MasterRotation {
@@ -88,11 +88,11 @@ impl MasterRotation {
             let Some((name, version)) = next else {
                 return;
             };
-            let outcome = keyring.move_version(&name, version).await;
+            let outcome = keyring.move_version(name.borrowed(), version).await;
             match &outcome {
                 Ok(Moved::Before) => {}
                 Err(error) if may_pass(error) => {
-                    tracing::warn!(key = name, version, %error, "a key could not be moved to the new master key yet");
+                    tracing::warn!(key = %name, version, %error, "a key could not be moved to the new master key yet");
                     self.locked(|state| state.waiting_for = Some(error.to_string()));
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
@@ -100,7 +100,7 @@ impl MasterRotation {
                 }
                 outcome => {
                     if let Err(error) = outcome {
-                        tracing::error!(key = name, version, %error, "a key can't be moved to the new master key");
+                        tracing::error!(key = %name, version, %error, "a key can't be moved to the new master key");
                         let place = (name.clone(), version);
                         self.locked(|state| state.failed.insert(place, error.to_string()));
                     }

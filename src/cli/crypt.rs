@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use strongroom_client::SecretText;
+use strongroom_core::keyring::KeyName;
 
 use super::exit::Failure;
 use super::files;
@@ -32,7 +33,7 @@ enum Action {
     )]
     Encrypt {
         /// Name of the key
-        key: String,
+        key: KeyName,
         /// File to encrypt; - is standard input
         #[arg(long = "in", value_name = "FILE", default_value = "-")]
         input: PathBuf,
@@ -49,7 +50,7 @@ enum Action {
     )]
     Decrypt {
         /// Name of the key
-        key: String,
+        key: KeyName,
         /// File with the ciphertext, vault:v<N>:…; - is standard input
         #[arg(long = "in", value_name = "FILE", default_value = "-")]
         input: PathBuf,
@@ -66,7 +67,7 @@ enum Action {
     )]
     Rewrap {
         /// Name of the key
-        key: String,
+        key: KeyName,
         /// File with the ciphertext; - is standard input
         #[arg(long = "in", value_name = "FILE", default_value = "-")]
         input: PathBuf,
@@ -83,7 +84,7 @@ enum Action {
     )]
     Datakey {
         /// Name of the key
-        key: String,
+        key: KeyName,
         /// Size of the data key: 128, 256 or 512
         #[arg(long, value_name = "BITS", default_value_t = 256)]
         bits: u32,
@@ -99,7 +100,7 @@ enum Action {
     )]
     Seal {
         /// Name of the key
-        key: String,
+        key: KeyName,
     },
 }
 

@@ -15,6 +15,7 @@ use serde::Deserialize;
 use serde_json::json;
 use sha1::Sha1;
 use sha2::Sha256;
+use strongroom_core::keyring::KeyName;
 use zeroize::Zeroizing;
 
 use super::exit::{Exit, Failure};
@@ -25,7 +26,7 @@ use super::remote::{Remote, block_on};
 #[derive(Args, Debug)]
 pub(super) struct ImportArgs {
     /// Name of the new key
-    name: String,
+    name: KeyName,
     /// File with the key, 32 raw bytes; - is standard input
     #[arg(long = "in", value_name = "FILE")]
     input: PathBuf,

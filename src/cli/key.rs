@@ -2,6 +2,7 @@
 
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Map, Value, json};
+use strongroom_core::keyring::KeyName;
 
 use super::exit::{Exit, Failure};
 use super::output::Format;
@@ -25,7 +26,7 @@ enum Action {
         strongroom key create user-tokens --type ecdsa-p256")]
     Create {
         /// Name of the key: letters, digits, _ - .
-        name: String,
+        name: KeyName,
         /// Type of the key; ecdsa-p256, rsa-4096 and ed25519 keys sign
         #[arg(long = "type", value_name = "TYPE", default_value = "aes256-gcm96")]
         kind: Kind,
@@ -49,7 +50,7 @@ enum Action {
     )]
     Read {
         /// Name of the key
-        name: String,
+        name: KeyName,
     },
     /// List the names of all keys
     #[command(after_help = "Example:\n  strongroom key list")]
@@ -58,7 +59,7 @@ enum Action {
     #[command(after_help = "Example:\n  strongroom key rotate vault-unseal")]
     Rotate {
         /// Name of the key
-        name: String,
+        name: KeyName,
     },
     /// Change a key's settings
     #[command(
@@ -67,7 +68,7 @@ enum Action {
     )]
     Config {
         /// Name of the key
-        name: String,
+        name: KeyName,
         #[command(flatten)]
         change: Change,
     },
@@ -78,7 +79,7 @@ enum Action {
     )]
     Trim {
         /// Name of the key
-        name: String,
+        name: KeyName,
         /// Destroy the versions below this one
         #[arg(long, value_name = "N")]
         min_available_version: u32,
@@ -89,7 +90,7 @@ enum Action {
     )]
     Delete {
         /// Name of the key
-        name: String,
+        name: KeyName,
     },
     /// Import a key of 32 raw bytes, wrapped for the HSM before it leaves this process
     #[command(
@@ -262,7 +263,7 @@ impl Change {
     }
 }
 
-fn keys(name: &str) -> String {
+fn keys(name: &KeyName) -> String {
     format!("keys/{name}")
 }
 

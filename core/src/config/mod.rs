@@ -19,7 +19,7 @@ use strongroom_hsm::{HsmConfig, KeyShape, PinSource, TokenSelector};
 
 use crate::audit::AuditOptions;
 use crate::files;
-use crate::keyring::{JwtOptions, KeyringOptions, Residency, is_key_name};
+use crate::keyring::{JwtOptions, KeyName, KeyringOptions, Residency};
 use crate::lifecycle::Limits;
 use crate::policy::IdentityPattern;
 use crate::tls::{ClientCa, TlsFiles};
@@ -324,13 +324,14 @@ const ROTATION_PERIOD: Duration = Duration::from_hours(90 * 24);
 fn jwt(reader: &mut Reader, env: &dyn Fn(&str) -> Option<String>) -> JwtOptions {
     let defaults = JwtOptions::default();
     let mut section = reader.section("jwt");
-    let keys = section.strings("keys");
-    for (at, key) in keys.iter().enumerate() {
-        if !is_key_name(key) {
-            section.problem("keys", &format!("{key:?} is not a key name"));
-        }
-        if keys.iter().take(at).any(|other| other == key) {
-            section.problem("keys", &format!("{key:?} is there twice"));
+    let mut keys: Vec<KeyName> = Vec::new();
+    for name in section.strings("keys") {
+        match KeyName::parse(&name).map(KeyName::to_owned) {
+            None => section.problem("keys", &format!("{name:?} is not a key name")),
+            Some(key) if keys.contains(&key) => {
+                section.problem("keys", &format!("{name:?} is there twice"));
+            }
+            Some(key) => keys.push(key),
         }
     }
     let issuer = section.string("issuer");

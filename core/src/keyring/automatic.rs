@@ -2,12 +2,12 @@
 
 use super::named::NamedKey;
 use super::schedule::Verdict;
-use super::{Keyring, KeyringError};
+use super::{KeyName, Keyring, KeyringError};
 
 impl Keyring {
     /// Rotates every key whose `auto_rotate_period` has passed; returns their names. Called by a
     /// timer.
-    pub async fn rotate_due(&self) -> Vec<(String, Result<u32, KeyringError>)> {
+    pub async fn rotate_due(&self) -> Vec<(KeyName, Result<u32, KeyringError>)> {
         let mut rotated = Vec::new();
         for Scheduled {
             name,
@@ -20,7 +20,7 @@ impl Keyring {
                 continue;
             }
             // Only if `latest` is still the latest: somebody may have rotated it meanwhile.
-            let rotation = self.change(&name, move |inner, name| async move {
+            let rotation = self.change(name.borrowed(), move |inner, name| async move {
                 inner.rotate(&name, Some(latest)).await
             });
             let outcome = rotation.await;
@@ -59,7 +59,7 @@ impl Keyring {
 #[derive(Clone, Debug)]
 pub struct Scheduled {
     /// Its name.
-    pub name: String,
+    pub name: KeyName,
     /// Its latest version.
     pub latest: u32,
     /// When the next one is due.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use strongroom_hsm::{HsmError, HsmState};
 
 use super::named::{Leftovers, NamedKey};
-use super::{Inner, Keyring, KeyringError};
+use super::{Inner, KeyName, Keyring, KeyringError};
 use crate::audit::Entry;
 use crate::causes::causes;
 use crate::seldom::seldom;
@@ -17,8 +17,8 @@ impl Keyring {
     /// As [`Inner::change`], for a change of the key of that name.
     pub(super) async fn change<T, F>(
         &self,
-        name: &str,
-        work: impl FnOnce(Arc<Inner>, String) -> F + Send + 'static,
+        name: KeyName<&str>,
+        work: impl FnOnce(Arc<Inner>, KeyName) -> F + Send + 'static,
     ) -> Result<T, KeyringError>
     where
         T: Send + 'static,
@@ -136,7 +136,7 @@ impl Inner {
     /// Puts a key's new state in force; the writer's lock is held.
     fn publish(&self, key: NamedKey) {
         let mut keys = HashMap::clone(&self.keys.load());
-        keys.insert(key.name().to_owned(), key);
+        keys.insert(key.name().clone(), key);
         self.keys.store(Arc::new(keys));
     }
 

@@ -11,8 +11,8 @@ use super::counter::Take;
 use super::key::{Key, Version};
 use super::random::kernel_random;
 use super::{
-    Ciphertext, DataKey, DecryptItem, EncryptItem, Inner, Keyring, KeyringError, KeyringOptions,
-    PerItem, Refusal,
+    Ciphertext, DataKey, DecryptItem, EncryptItem, Inner, KeyName, Keyring, KeyringError,
+    KeyringOptions, PerItem, Refusal,
 };
 
 impl Keyring {
@@ -20,8 +20,12 @@ impl Keyring {
     ///
     /// # Errors
     /// [`KeyringError::NotFound`], [`KeyringError::Hsm`] for the whole; else one per item.
-    pub async fn encrypt(&self, name: &str, items: Vec<EncryptItem>) -> PerItem<Ciphertext> {
-        self.inner.encrypt(name, items).await
+    pub async fn encrypt(
+        &self,
+        name: KeyName<&str>,
+        items: Vec<EncryptItem>,
+    ) -> PerItem<Ciphertext> {
+        self.inner.encrypt(name.as_str(), items).await
     }
 
     /// Decrypts each item with the version that it names.
@@ -30,10 +34,10 @@ impl Keyring {
     /// [`KeyringError::NotFound`], [`KeyringError::Hsm`] for the whole; else one per item.
     pub async fn decrypt(
         &self,
-        name: &str,
+        name: KeyName<&str>,
         items: Vec<DecryptItem>,
     ) -> PerItem<Zeroizing<Vec<u8>>> {
-        self.inner.decrypt(name, items).await
+        self.inner.decrypt(name.as_str(), items).await
     }
 
     /// Decrypts and encrypts again with `target` (else the latest) version; the plaintext stays in
@@ -43,7 +47,7 @@ impl Keyring {
     /// As [`Keyring::decrypt`], then as [`Keyring::encrypt`].
     pub async fn rewrap(
         &self,
-        name: &str,
+        name: KeyName<&str>,
         items: Vec<DecryptItem>,
         target: Option<u32>,
     ) -> PerItem<Ciphertext> {
@@ -51,7 +55,7 @@ impl Keyring {
             .iter()
             .map(|item| (item.associated_data.clone(), item.context.clone()))
             .collect();
-        let opened = self.inner.decrypt(name, items).await?;
+        let opened = self.inner.decrypt(name.as_str(), items).await?;
         let mut results = Vec::with_capacity(opened.len());
         let mut again = Vec::with_capacity(opened.len());
         let mut places = Vec::with_capacity(opened.len());
@@ -72,7 +76,7 @@ impl Keyring {
             }
         }
         if !again.is_empty() {
-            let sealed = self.inner.encrypt(name, again).await?;
+            let sealed = self.inner.encrypt(name.as_str(), again).await?;
             results.extend(places.into_iter().zip(sealed));
         }
         Ok(in_order(results))
@@ -85,7 +89,7 @@ impl Keyring {
     /// [`KeyringError::Refused`] for another length; else as [`Keyring::encrypt`].
     pub async fn data_key(
         &self,
-        name: &str,
+        name: KeyName<&str>,
         bits: u32,
         template: EncryptItem,
     ) -> Result<DataKey, KeyringError> {
@@ -102,7 +106,7 @@ impl Keyring {
         };
         let ciphertext = self
             .inner
-            .encrypt(name, vec![item])
+            .encrypt(name.as_str(), vec![item])
             .await?
             .pop()
             .ok_or_else(|| KeyringError::System("no answer for an item".to_owned()))??;

@@ -3,7 +3,6 @@
 use strongroom_hsm::{HsmError, SigningKind};
 
 use super::KeyType;
-use super::key::MAX_NAME;
 use crate::audit::AuditError;
 use crate::store::StoreError;
 
@@ -92,11 +91,6 @@ impl std::fmt::Display for Purpose {
 /// Why a request can't be met as it stands: its own fault, which the client can mend.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// The name can't be a key's.
-    #[error(
-        "a key's name is 1 to {MAX_NAME} letters, digits, '_', '-' and '.', and does not begin or end with '-' or '.'"
-    )]
-    BadName,
     /// A convergent key is derived.
     #[error("a convergent key must be derived")]
     ConvergentNotDerived,

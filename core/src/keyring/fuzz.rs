@@ -4,6 +4,7 @@
     reason = "a panic is what a fuzz target reports"
 )]
 
+use super::KeyName;
 use super::key::{Key, Version, put_counter, read_settings};
 use crate::store::Change;
 
@@ -21,8 +22,11 @@ fn settings(record: &[u8]) {
     let Ok(settings) = read_settings("k", record) else {
         return;
     };
+    let Some(name) = KeyName::parse("k") else {
+        unreachable!("a good name");
+    };
     let key = Key {
-        name: "k".to_owned(),
+        name: name.to_owned(),
         settings,
         versions: std::collections::BTreeMap::new(),
     };

@@ -13,11 +13,11 @@ use std::time::Duration;
 use strongroom_hsm::{KeyUsage, MasterKind, WrappedKey};
 use zeroize::Zeroizing;
 
-use super::key::{Key, Settings, Version, check_name, id, inconsistent, read_settings};
+use super::key::{Key, Settings, Version, id, inconsistent, read_settings};
 use super::named::{Keys, NamedKey};
 use super::rules::{Rules, check_auto_rotate};
 use super::signing;
-use super::{Kdf, KeyringError};
+use super::{Kdf, KeyName, KeyringError};
 use crate::store::{RecordId, RecordKind, Store};
 
 /// Bytes of what RSA-4096 encrypts: the length of a wrapped key.
@@ -78,6 +78,7 @@ fn load_keys(records: &mut Records) -> Result<Keys, KeyringError> {
     let mut ids = HashSet::new();
     for name in records.names(RecordKind::Key) {
         let place = id(RecordKind::Key, &name, 0);
+        let name = key_name(&place)?;
         let settings = read_settings(&name, &records.take(&place)?)?;
         if let Some(problem) = problem(&settings) {
             return Err(inconsistent(&place, problem));
@@ -106,10 +107,20 @@ fn load_keys(records: &mut Records) -> Result<Keys, KeyringError> {
     Ok(keys)
 }
 
+/// The name of the key whose settings are in `place`.
+///
+/// # Errors
+/// Naming `place`, if no key can have that name.
+pub(super) fn key_name(place: &RecordId) -> Result<KeyName, KeyringError> {
+    KeyName::parse(&place.name)
+        .map(KeyName::to_owned)
+        .ok_or_else(|| inconsistent(place, "has a name that no key can have"))
+}
+
 /// The versions that a key with these rules has, after the numbers were found to be possible.
 ///
 /// # Errors
-/// Naming `place`, which the rules are of, if its name, numbers or period can't be.
+/// Naming `place`, which the rules are of, if its numbers or period can't be.
 pub(super) fn numbers(
     place: &RecordId,
     rules: &Rules,
@@ -121,9 +132,6 @@ pub(super) fn numbers(
         latest_version: latest,
         ..
     } = *rules;
-    if check_name(&place.name).is_err() {
-        return Err(inconsistent(place, "has a name that no key can have"));
-    }
     if check_auto_rotate(Duration::from_secs(rules.auto_rotate_period)).is_err() {
         return Err(inconsistent(place, "has a rotation period that can't be"));
     }

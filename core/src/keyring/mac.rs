@@ -7,7 +7,9 @@ use subtle::ConstantTimeEq;
 
 use super::encrypt::in_order;
 use super::key::Version;
-use super::{Algorithm, HmacInput, HmacTag, Inner, Keyring, KeyringError, PerItem, Refusal};
+use super::{
+    Algorithm, HmacInput, HmacTag, Inner, KeyName, Keyring, KeyringError, PerItem, Refusal,
+};
 
 impl Keyring {
     /// HMAC of each input with the version's HMAC key, in the token.
@@ -17,12 +19,12 @@ impl Keyring {
     /// [`KeyringError::Hsm`].
     pub async fn hmac(
         &self,
-        name: &str,
+        name: KeyName<&str>,
         algorithm: Algorithm,
         version: Option<u32>,
         inputs: Vec<HmacInput>,
     ) -> PerItem<HmacTag> {
-        let version = self.inner.key(name)?.authenticating(version)?;
+        let version = self.inner.key(name.as_str())?.authenticating(version)?;
         let hash = self.inner.hash(algorithm)?;
         let items = inputs
             .into_iter()
@@ -44,11 +46,11 @@ impl Keyring {
     /// [`Keyring::hmac`].
     pub async fn verify_hmac(
         &self,
-        name: &str,
+        name: KeyName<&str>,
         algorithm: Algorithm,
         inputs: Vec<(HmacInput, HmacTag)>,
     ) -> PerItem<bool> {
-        let key = self.inner.key(name)?;
+        let key = self.inner.key(name.as_str())?;
         let hash = self.inner.hash(algorithm)?;
         let mut results = Vec::with_capacity(inputs.len());
         let mut expected = Vec::with_capacity(inputs.len());

@@ -8,13 +8,13 @@ use arc_swap::ArcSwap;
 use strongroom_hsm::{HsmError, KeyUsage, MasterKind, OaepHash, WrappedKey};
 
 use super::counter::UseCounter;
-use super::key::{Key, Settings, Version, Wrapped, check_name, put_counter};
+use super::key::{Key, Settings, Version, Wrapped, put_counter};
 use super::memory::MemorySlot;
 use super::named::NamedKey;
 use super::rules::check_auto_rotate;
 use super::{
-    ConfigChange, CreateOptions, ImportOptions, Inner, Kdf, KeyInfo, KeyType, KeyringError,
-    Refusal, Residency, signing,
+    ConfigChange, CreateOptions, ImportOptions, Inner, Kdf, KeyInfo, KeyName, KeyType,
+    KeyringError, Refusal, Residency, signing,
 };
 
 /// The RSA-4096 part of an import's ciphertext, bytes.
@@ -24,10 +24,9 @@ impl Inner {
     /// `false`: there is a key of that name, which is left as it is.
     pub(super) async fn create(
         &self,
-        name: &str,
+        name: &KeyName,
         options: CreateOptions,
     ) -> Result<bool, KeyringError> {
-        check_name(name)?;
         check_auto_rotate(options.auto_rotate_period)?;
         if let KeyType::Signing(kind) = options.key_type {
             signing::check_options(kind, &options)?;
@@ -44,12 +43,11 @@ impl Inner {
 
     pub(super) async fn import(
         &self,
-        name: &str,
+        name: &KeyName,
         ciphertext: &[u8],
         oaep: OaepHash,
         options: ImportOptions,
     ) -> Result<(), KeyringError> {
-        check_name(name)?;
         check_auto_rotate(options.create.auto_rotate_period)?;
         if !options.create.auto_rotate_period.is_zero() && !options.allow_rotation {
             return Err(Refusal::PeriodWithoutRotation.into());
@@ -58,7 +56,7 @@ impl Inner {
             return Err(Refusal::ImportConvergent.into());
         }
         if self.exists(name) {
-            return Err(KeyringError::Exists(name.to_owned()));
+            return Err(KeyringError::Exists(name.to_string()));
         }
         let settings = self.settings(&options.create, true, options.allow_rotation)?;
         let version = self.unwrap_import(&settings, 1, ciphertext, oaep).await?;
@@ -172,7 +170,7 @@ impl Inner {
 
     async fn create_encryption_key(
         &self,
-        name: &str,
+        name: &KeyName,
         options: &CreateOptions,
     ) -> Result<(), KeyringError> {
         if options.convergent && !options.derived {
@@ -186,7 +184,7 @@ impl Inner {
     /// One version more, made in the token.
     async fn append_generated(&self, key: &Key) -> Result<u32, KeyringError> {
         if !key.may_rotate() {
-            return Err(Refusal::RotationNotAllowed(key.name.clone()).into());
+            return Err(Refusal::RotationNotAllowed(key.name.to_string()).into());
         }
         self.check_residency(key.settings.residency)?;
         let number = key.settings.rules().next_version()?;
@@ -277,12 +275,12 @@ impl Inner {
     /// A new key with its first version.
     async fn add(
         &self,
-        name: &str,
+        name: &KeyName,
         settings: Settings,
         version: Version,
     ) -> Result<(), KeyringError> {
         let empty = Key {
-            name: name.to_owned(),
+            name: name.clone(),
             settings,
             versions: BTreeMap::new(),
         };

@@ -19,6 +19,7 @@ mod mac;
 mod manage;
 mod memory;
 mod moving;
+mod name;
 mod named;
 mod random;
 mod rules;
@@ -28,8 +29,8 @@ mod types;
 
 pub use automatic::Scheduled;
 pub use error::{KeyringError, Purpose, Refusal};
-pub use key::{MAX_NAME, is_key_name};
 pub use moving::{Moved, Standing};
+pub use name::{BadKeyName, KeyName, MAX_NAME};
 pub use schedule::{SKIPPED_AFTER, Verdict};
 pub use signing::{
     Jwk, JwtSigner, KeyHealth, MadeSignature, Marshaling, RsaScheme, SaltLength, SignOptions,
@@ -153,7 +154,11 @@ impl Keyring {
     /// # Errors
     /// [`KeyringError::Refused`] for a name or options that can't be; [`KeyringError::Hsm`],
     /// [`KeyringError::Store`].
-    pub async fn create(&self, name: &str, options: CreateOptions) -> Result<bool, KeyringError> {
+    pub async fn create(
+        &self,
+        name: KeyName<&str>,
+        options: CreateOptions,
+    ) -> Result<bool, KeyringError> {
         self.change(name, |inner, name| async move {
             inner.create(&name, options).await
         })
@@ -168,7 +173,7 @@ impl Keyring {
     /// or the token can't.
     pub async fn import(
         &self,
-        name: &str,
+        name: KeyName<&str>,
         ciphertext: &[u8],
         oaep: OaepHash,
         options: ImportOptions,
@@ -186,7 +191,7 @@ impl Keyring {
     /// As [`Keyring::import`], and [`KeyringError::Refused`] if the key is not an imported one.
     pub async fn import_version(
         &self,
-        name: &str,
+        name: KeyName<&str>,
         ciphertext: &[u8],
         oaep: OaepHash,
     ) -> Result<u32, KeyringError> {
@@ -212,18 +217,21 @@ impl Keyring {
     ///
     /// # Errors
     /// [`KeyringError::NotFound`].
-    pub fn read(&self, name: &str) -> Result<KeyInfo, KeyringError> {
-        let key = self.inner.find(name).ok_or(KeyringError::NotFound)?;
+    pub fn read(&self, name: KeyName<&str>) -> Result<KeyInfo, KeyringError> {
+        let key = self
+            .inner
+            .find(name.as_str())
+            .ok_or(KeyringError::NotFound)?;
         Ok(key.info())
     }
 
     /// Whether a key of that name exists.
-    pub fn exists(&self, name: &str) -> bool {
-        self.inner.exists(name)
+    pub fn exists(&self, name: KeyName<&str>) -> bool {
+        self.inner.exists(name.as_str())
     }
 
     /// Every key's name, sorted.
-    pub fn list(&self) -> Vec<String> {
+    pub fn list(&self) -> Vec<KeyName> {
         let mut names: Vec<_> = self.inner.keys.load().keys().cloned().collect();
         names.sort_unstable();
         names
@@ -234,7 +242,7 @@ impl Keyring {
     /// # Errors
     /// [`KeyringError::NotFound`]; [`KeyringError::Refused`] if it was imported without
     /// `allow_rotation`.
-    pub async fn rotate(&self, name: &str) -> Result<u32, KeyringError> {
+    pub async fn rotate(&self, name: KeyName<&str>) -> Result<u32, KeyringError> {
         self.change(name, |inner, name| async move {
             inner.rotate(&name, None).await
         })
@@ -247,7 +255,7 @@ impl Keyring {
     /// [`KeyringError::Refused`]; [`KeyringError::NotFound`].
     pub async fn configure(
         &self,
-        name: &str,
+        name: KeyName<&str>,
         change: ConfigChange,
     ) -> Result<KeyInfo, KeyringError> {
         self.change(name, move |inner, name| async move {
@@ -260,7 +268,11 @@ impl Keyring {
     ///
     /// # Errors
     /// [`KeyringError::Refused`]; [`KeyringError::NotFound`].
-    pub async fn trim(&self, name: &str, min_available_version: u32) -> Result<(), KeyringError> {
+    pub async fn trim(
+        &self,
+        name: KeyName<&str>,
+        min_available_version: u32,
+    ) -> Result<(), KeyringError> {
         self.change(name, move |inner, name| async move {
             inner.trim(&name, min_available_version).await
         })
@@ -271,7 +283,7 @@ impl Keyring {
     ///
     /// # Errors
     /// [`KeyringError::Refused`]; [`KeyringError::NotFound`].
-    pub async fn delete(&self, name: &str) -> Result<(), KeyringError> {
+    pub async fn delete(&self, name: KeyName<&str>) -> Result<(), KeyringError> {
         self.change(name, |inner, name| async move { inner.delete(&name).await })
             .await
     }

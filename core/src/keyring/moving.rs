@@ -9,6 +9,7 @@ use std::sync::Arc;
 use strongroom_hsm::{Hsm, MasterGeneration, MasterKind, WrappedKey};
 use tokio::sync::MutexGuard;
 
+use super::KeyName;
 use super::key::Wrapped;
 use super::named::{Keys, NamedKey};
 use super::{Inner, Keyring, KeyringError};
@@ -23,7 +24,7 @@ pub struct Standing {
     pub moved: usize,
     /// Those that can't be moved to another one, because they were made without a transfer key:
     /// name and version, sorted.
-    pub unmovable: Vec<(String, u32)>,
+    pub unmovable: Vec<(KeyName, u32)>,
 }
 
 impl Standing {
@@ -82,7 +83,7 @@ impl Keyring {
     }
 
     /// Name and version of each that is still to be moved and can be, sorted.
-    pub fn to_move(&self) -> Vec<(String, u32)> {
+    pub fn to_move(&self) -> Vec<(KeyName, u32)> {
         let masters = Masters::of(&self.inner.hsm.generations());
         let mut left = Vec::new();
         for key in self
@@ -111,7 +112,11 @@ impl Keyring {
     /// # Errors
     /// [`KeyringError::Hsm`], with [`strongroom_hsm::HsmError::NotMovable`] for a version that
     /// can't be; [`KeyringError::Store`].
-    pub async fn move_version(&self, name: &str, version: u32) -> Result<Moved, KeyringError> {
+    pub async fn move_version(
+        &self,
+        name: KeyName<&str>,
+        version: u32,
+    ) -> Result<Moved, KeyringError> {
         self.change(name, move |inner, name| async move {
             inner.move_version(&name, version).await
         })
@@ -160,7 +165,7 @@ pub(super) fn check(hsm: &Hsm, keys: &Keys) -> Result<(), KeyringError> {
                     continue;
                 }
                 return Err(KeyringError::OtherMaster {
-                    name: key.name.clone(),
+                    name: key.name.to_string(),
                     version: version.number,
                     wanted: hex(&one.master_fingerprint),
                     here: known

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use super::key::Key;
 use super::rules::Rules;
 use super::signing::SignatureKey;
-use super::{ConfigChange, Inner, KeyInfo, KeyringError, Refusal, Scheduled};
+use super::{ConfigChange, Inner, KeyInfo, KeyName, KeyringError, Refusal, Scheduled};
 use crate::store::{Change, RecordId};
 
 /// Every key there is, by its name.
-pub(super) type Keys = HashMap<String, NamedKey>;
+pub(super) type Keys = HashMap<KeyName, NamedKey>;
 
 /// A named key at one moment.
 #[derive(Clone)]
@@ -52,7 +52,7 @@ impl NamedKey {
         }
     }
 
-    pub(super) fn name(&self) -> &str {
+    pub(super) fn name(&self) -> &KeyName {
         match self {
             Self::Encryption(key) => &key.name,
             Self::Signing(key) => &key.name,

@@ -18,7 +18,7 @@ use std::time::Instant;
 use strongroom_hsm::{HsmConfig, HsmState, PinSource, SigningKind, TokenSelector};
 use strongroom_softhsm::Throwaway;
 
-use super::tests::{Site, seal};
+use super::tests::{Site, named, seal};
 use super::*;
 use crate::audit::AuditOptions;
 
@@ -97,14 +97,14 @@ async fn rotation_child() {
     keyring.keep().await; // What a kill left on the token goes.
     if new {
         keyring
-            .create("kek", CreateOptions::default())
+            .create(named("kek"), CreateOptions::default())
             .await
             .unwrap();
-        keyring.create("sig", signing()).await.unwrap();
+        keyring.create(named("sig"), signing()).await.unwrap();
     }
     for name in ["kek", "sig"] {
         let days = if name == key { 90 } else { 0 };
-        keyring.configure(name, period(days)).await.unwrap();
+        keyring.configure(named(name), period(days)).await.unwrap();
     }
     println!("ready");
     // The parent may want to say first what the token is to do.
@@ -129,7 +129,7 @@ async fn rotation_child() {
             println!("rotated {name} {}", outcome.unwrap());
         }
     }
-    let latest = |name| keyring.read(name).unwrap().latest_version;
+    let latest = |name| keyring.read(named(name)).unwrap().latest_version;
     let objects = hsm.signing_keys().await.unwrap().len();
     println!("end {} {} {objects}", latest("kek"), latest("sig"));
 }
@@ -277,10 +277,10 @@ fn with_the_token_away_no_change_is_begun() {
 async fn without_an_audit_log_no_change_is_begun() {
     let (site, keyring) = Site::new(KeyringOptions::default()).await;
     keyring
-        .create("kek", CreateOptions::default())
+        .create(named("kek"), CreateOptions::default())
         .await
         .unwrap();
-    keyring.configure("kek", period(90)).await.unwrap();
+    keyring.configure(named("kek"), period(90)).await.unwrap();
     drop(keyring);
     CLOCK.store(unix_seconds() + 91 * DAY, Ordering::Relaxed);
     let store = Arc::new(site.store().await);
@@ -293,7 +293,7 @@ async fn without_an_audit_log_no_change_is_begun() {
         matches!(&due[..], [(_, Err(KeyringError::System(_)))]),
         "{due:?}"
     );
-    assert_eq!(keyring.read("kek").unwrap().latest_version, 1);
+    assert_eq!(keyring.read(named("kek")).unwrap().latest_version, 1);
 }
 
 /// Before each call that changes the token, and with it before and after each of the store's
@@ -368,14 +368,14 @@ async fn five_years_of_rotations_outages_and_restarts() {
         } else {
             CreateOptions::default()
         };
-        keyring.create(name, options).await.unwrap();
-        keyring.configure(name, period(days)).await.unwrap();
+        keyring.create(named(name), options).await.unwrap();
+        keyring.configure(named(name), period(days)).await.unwrap();
     }
     let mut random = Random(2026);
     let mut away_until = 0;
     let mut known: Vec<(&str, Ciphertext)> = Vec::new();
     let (mut rotations, mut alerts, mut restarts, mut destroyed) = (0, 0, 0, 0);
-    let mut due_since: HashMap<String, i64> = HashMap::new();
+    let mut due_since: HashMap<KeyName, i64> = HashMap::new();
     let step = 600;
     for tick in 0..5 * 365 * DAY / step {
         let now = start + tick * step;
@@ -417,11 +417,11 @@ async fn five_years_of_rotations_outages_and_restarts() {
             }
         }
         for (name, days) in keys {
-            let info = keyring.read(name).unwrap();
+            let info = keyring.read(named(name)).unwrap();
             let age = now - info.versions.last().unwrap().created;
             let alert = schedule
                 .iter()
-                .any(|key| key.name == name && key.verdict.is_skipped());
+                .any(|key| *key.name == *name && key.verdict.is_skipped());
             assert!(
                 age <= i64::try_from(days).unwrap() * DAY || alert,
                 "{name} is {age} s old without an alert"
@@ -443,7 +443,7 @@ async fn five_years_of_rotations_outages_and_restarts() {
                     context: Vec::new(),
                 };
                 *ciphertext = keyring
-                    .rewrap(name, vec![item], None)
+                    .rewrap(named(name), vec![item], None)
                     .await
                     .unwrap()
                     .pop()
@@ -463,14 +463,14 @@ async fn five_years_of_rotations_outages_and_restarts() {
                     ..ConfigChange::default()
                 };
                 destroyed += keyring
-                    .read(name)
+                    .read(named(name))
                     .unwrap()
                     .versions
                     .iter()
                     .filter(|v| v.version < oldest)
                     .count();
-                keyring.configure(name, least).await.unwrap();
-                keyring.trim(name, oldest).await.unwrap();
+                keyring.configure(named(name), least).await.unwrap();
+                keyring.trim(named(name), oldest).await.unwrap();
             }
         }
         // All of a key's at once: most of a call is its way to the token and back.
@@ -481,7 +481,7 @@ async fn five_years_of_rotations_outages_and_restarts() {
                 associated_data: b"ad".to_vec(),
                 context: Vec::new(),
             });
-            for opened in keyring.decrypt(name, items.collect()).await.unwrap() {
+            for opened in keyring.decrypt(named(name), items.collect()).await.unwrap() {
                 assert_eq!(*opened.unwrap(), b"secret", "{name}");
             }
         }

@@ -73,7 +73,7 @@ fn item(plaintext: &[u8], context: &[u8], key_version: Option<u32>) -> EncryptIt
 
 /// The context, if the key takes one.
 fn taken<'c>(keyring: &Keyring, name: &str, context: &'c [u8]) -> &'c [u8] {
-    match keyring.read(name) {
+    match keyring.read(named(name)) {
         Ok(key) if !key.derived => b"",
         _ => context,
     }
@@ -87,7 +87,7 @@ pub(super) async fn seal(
 ) -> Result<Ciphertext, KeyringError> {
     let context = taken(keyring, name, context);
     keyring
-        .encrypt(name, vec![item(b"secret", context, None)])
+        .encrypt(named(name), vec![item(b"secret", context, None)])
         .await?
         .pop()
         .unwrap()
@@ -107,11 +107,16 @@ pub(super) async fn open(
         context: context.to_vec(),
     }];
     keyring
-        .decrypt(name, items)
+        .decrypt(named(name), items)
         .await?
         .pop()
         .unwrap()
         .map(|plaintext| plaintext.to_vec())
+}
+
+/// The name of a key.
+pub(super) fn named(name: &str) -> KeyName<&str> {
+    KeyName::parse(name).expect("a name of a key")
 }
 
 pub(super) fn says<T>(outcome: Result<T, KeyringError>) -> String {
@@ -131,8 +136,8 @@ async fn every_sort_of_key_survives_rotation_and_restart_and_refuses_altered_cip
                 convergent,
                 ..CreateOptions::default()
             };
-            assert!(keyring.create(&name, options.clone()).await.unwrap());
-            assert!(!keyring.create(&name, options).await.unwrap());
+            assert!(keyring.create(named(&name), options.clone()).await.unwrap());
+            assert!(!keyring.create(named(&name), options).await.unwrap());
             let first = seal(&keyring, &name, b"ctx").await.unwrap();
             let again = seal(&keyring, &name, b"ctx").await.unwrap();
             assert_eq!(first == again, convergent, "{name}");
@@ -159,7 +164,7 @@ async fn every_sort_of_key_survives_rotation_and_restart_and_refuses_altered_cip
                     Err(KeyringError::Decrypt)
                 ));
             }
-            assert_eq!(keyring.rotate(&name).await.unwrap(), 2);
+            assert_eq!(keyring.rotate(named(&name)).await.unwrap(), 2);
             let second = seal(&keyring, &name, b"ctx").await.unwrap();
             assert_eq!((first.version, second.version), (1, 2));
             kept.extend([(name.clone(), first), (name, second)]);
@@ -189,7 +194,7 @@ async fn no_two_messages_of_a_convergent_key_have_one_nonce() {
             convergent: true,
             ..CreateOptions::default()
         };
-        keyring.create(&name, options).await.unwrap();
+        keyring.create(named(&name), options).await.unwrap();
         // The last plaintext is what the second message's nonce is made of.
         let encoded = [&5_u64.to_be_bytes()[..], b"row-1", b"value"].concat();
         let messages: [(&[u8], &[u8]); 6] = [
@@ -212,8 +217,8 @@ async fn no_two_messages_of_a_convergent_key_have_one_nonce() {
         let sealed = |answers: Vec<Result<Ciphertext, _>>| -> Vec<Ciphertext> {
             answers.into_iter().map(Result::unwrap).collect()
         };
-        let first = sealed(keyring.encrypt(&name, items()).await.unwrap());
-        let again = sealed(keyring.encrypt(&name, items()).await.unwrap());
+        let first = sealed(keyring.encrypt(named(&name), items()).await.unwrap());
+        let again = sealed(keyring.encrypt(named(&name), items()).await.unwrap());
         assert_eq!(first, again, "convergent");
         let nonces: HashSet<_> = first.iter().map(|one| one.bytes[..12].to_vec()).collect();
         assert_eq!(nonces.len(), messages.len(), "a nonce was used twice");
@@ -225,7 +230,10 @@ async fn no_two_messages_of_a_convergent_key_have_one_nonce() {
                 associated_data: ad.to_vec(),
                 context: b"ctx".to_vec(),
             });
-        let opened = keyring.decrypt(&name, items.collect()).await.unwrap();
+        let opened = keyring
+            .decrypt(named(&name), items.collect())
+            .await
+            .unwrap();
         for (opened, (_, plaintext)) in opened.into_iter().zip(messages) {
             assert_eq!(**opened.unwrap(), *plaintext);
         }
@@ -239,35 +247,36 @@ async fn no_two_messages_of_a_convergent_key_have_one_nonce() {
 )]
 async fn rules_of_versions_are_vaults() {
     let (site, keyring) = Site::new(KeyringOptions::default()).await;
-    assert!(
-        keyring
-            .create("bad/name", CreateOptions::default())
-            .await
-            .is_err()
-    );
-    assert!(matches!(keyring.read("k"), Err(KeyringError::NotFound)));
+    assert!(KeyName::parse("bad/name").is_none());
+    assert!(matches!(
+        keyring.read(named("k")),
+        Err(KeyringError::NotFound)
+    ));
     let convergent = CreateOptions {
         convergent: true,
         ..CreateOptions::default()
     };
     assert_eq!(
-        says(keyring.create("k", convergent).await),
+        says(keyring.create(named("k"), convergent).await),
         "a convergent key must be derived"
     );
-    keyring.create("k", CreateOptions::default()).await.unwrap();
+    keyring
+        .create(named("k"), CreateOptions::default())
+        .await
+        .unwrap();
     let first = seal(&keyring, "k", b"").await.unwrap();
-    keyring.rotate("k").await.unwrap();
-    keyring.rotate("k").await.unwrap();
+    keyring.rotate(named("k")).await.unwrap();
+    keyring.rotate(named("k")).await.unwrap();
     let version = |number| ConfigChange {
         min_decryption_version: Some(number),
         ..ConfigChange::default()
     };
     assert_eq!(
-        says(keyring.configure("k", version(4)).await),
+        says(keyring.configure(named("k"), version(4)).await),
         "version 4 can't be the least that decrypts: the latest is 3"
     );
     assert_eq!(
-        says(keyring.trim("k", 2).await),
+        says(keyring.trim(named("k"), 2).await),
         "versions can't be destroyed while any may be asked to encrypt"
     );
     let both = ConfigChange {
@@ -275,7 +284,7 @@ async fn rules_of_versions_are_vaults() {
         min_encryption_version: Some(2),
         ..ConfigChange::default()
     };
-    keyring.configure("k", both).await.unwrap();
+    keyring.configure(named("k"), both).await.unwrap();
     assert!(matches!(
         open(&keyring, "k", &first, b"").await,
         Err(KeyringError::Refused(Refusal::VersionTooOld(
@@ -288,7 +297,7 @@ async fn rules_of_versions_are_vaults() {
         item(b"x", b"", Some(4)),
         item(b"x", b"", None),
     ];
-    let answers = keyring.encrypt("k", items).await.unwrap();
+    let answers = keyring.encrypt(named("k"), items).await.unwrap();
     let answers: Vec<_> = answers
         .into_iter()
         .map(|answer| {
@@ -317,17 +326,17 @@ async fn rules_of_versions_are_vaults() {
             ..
         }))
     ));
-    keyring.trim("k", 2).await.unwrap();
+    keyring.trim(named("k"), 2).await.unwrap();
     assert_eq!(
-        says(keyring.configure("k", version(1)).await),
+        says(keyring.configure(named("k"), version(1)).await),
         "the least version that decrypts can't be one that is destroyed"
     );
     assert_eq!(
-        says(keyring.trim("k", 1).await),
+        says(keyring.trim(named("k"), 1).await),
         "versions that are destroyed do not come back"
     );
     let keyring = site.restart(keyring).await;
-    let info = keyring.read("k").unwrap();
+    let info = keyring.read(named("k")).unwrap();
     assert_eq!(
         info.versions
             .iter()
@@ -336,17 +345,17 @@ async fn rules_of_versions_are_vaults() {
         [2, 3]
     );
     assert_eq!(
-        says(keyring.delete("k").await),
+        says(keyring.delete(named("k")).await),
         "the key k may not be deleted"
     );
     let allowed = ConfigChange {
         deletion_allowed: Some(true),
         ..ConfigChange::default()
     };
-    keyring.configure("k", allowed).await.unwrap();
-    keyring.delete("k").await.unwrap();
+    keyring.configure(named("k"), allowed).await.unwrap();
+    keyring.delete(named("k")).await.unwrap();
     let keyring = site.restart(keyring).await;
-    assert!(!keyring.exists("k"));
+    assert!(!keyring.exists(named("k")));
     assert_eq!(keyring.inner.store.status().records, 0);
 }
 
@@ -358,7 +367,10 @@ async fn the_limit_of_random_nonces_is_kept_over_restarts_and_rotates_where_it_m
         ..KeyringOptions::default()
     };
     let (site, keyring) = Site::new(options).await;
-    keyring.create("k", CreateOptions::default()).await.unwrap();
+    keyring
+        .create(named("k"), CreateOptions::default())
+        .await
+        .unwrap();
     for _ in 0..10 {
         seal(&keyring, "k", b"").await.unwrap();
     }
@@ -375,19 +387,19 @@ async fn the_limit_of_random_nonces_is_kept_over_restarts_and_rotates_where_it_m
         auto_rotate_period: Some(Duration::from_hours(1)),
         ..ConfigChange::default()
     };
-    keyring.configure("k", period).await.unwrap();
+    keyring.configure(named("k"), period).await.unwrap();
     assert_eq!(seal(&keyring, "k", b"").await.unwrap().version, 2);
     let batch = (0..11).map(|_| item(b"x", b"", None)).collect();
     assert!(
         keyring
-            .encrypt("k", batch)
+            .encrypt(named("k"), batch)
             .await
             .unwrap()
             .iter()
             .all(|answer| matches!(answer, Err(KeyringError::Exhausted)))
     );
     let old = keyring
-        .encrypt("k", vec![item(b"x", b"", Some(1))])
+        .encrypt(named("k"), vec![item(b"x", b"", Some(1))])
         .await
         .unwrap();
     assert!(matches!(old[0], Err(KeyringError::Exhausted)));
@@ -442,18 +454,21 @@ async fn a_count_that_goes_back_with_the_store_is_not_believed() {
             derived,
             ..CreateOptions::default()
         };
-        keyring.create(name, options).await.unwrap();
+        keyring.create(named(name), options).await.unwrap();
     }
     let convergent = CreateOptions {
         derived: true,
         convergent: true,
         ..CreateOptions::default()
     };
-    keyring.create("convergent", convergent).await.unwrap();
+    keyring
+        .create(named("convergent"), convergent)
+        .await
+        .unwrap();
     let imported = wrapped(&keyring, &[7; 32]);
     keyring
         .import(
-            "imported",
+            named("imported"),
             &imported,
             OaepHash::Sha1,
             ImportOptions::default(),
@@ -490,10 +505,13 @@ async fn a_count_that_goes_back_with_the_store_is_not_believed() {
             .unwrap();
         let keyring = site.keyring(site.store().await).await;
         let due: Vec<_> = keyring.schedule().into_iter().map(|key| key.name).collect();
-        assert_eq!(due, ["derived", "memory", "plain"]);
+        assert_eq!(
+            due,
+            ["derived", "memory", "plain"].map(|name| named(name).to_owned())
+        );
         for (name, ..) in sorts {
             let asked = keyring
-                .encrypt(name, vec![item(b"x", b"ctx", Some(1))])
+                .encrypt(named(name), vec![item(b"x", b"ctx", Some(1))])
                 .await
                 .unwrap();
             assert!(matches!(asked[0], Err(KeyringError::Fenced)), "{name}");
@@ -515,7 +533,7 @@ async fn a_count_that_goes_back_with_the_store_is_not_believed() {
         );
         assert_eq!(seal(&keyring, "convergent", b"ctx").await.unwrap(), always);
         keyring
-            .import_version("imported", &imported, OaepHash::Sha1)
+            .import_version(named("imported"), &imported, OaepHash::Sha1)
             .await
             .unwrap();
         assert_eq!(uses.exhaust(&keyring, "imported").await.unwrap(), 2);
@@ -523,7 +541,7 @@ async fn a_count_that_goes_back_with_the_store_is_not_believed() {
         // A restart lifts no fence.
         let keyring = site.keyring(site.store().await).await;
         let asked = keyring
-            .encrypt("plain", vec![item(b"x", b"", Some(1))])
+            .encrypt(named("plain"), vec![item(b"x", b"", Some(1))])
             .await
             .unwrap();
         assert!(matches!(asked[0], Err(KeyringError::Fenced)));
@@ -540,7 +558,10 @@ async fn rotation_fails_no_request_that_runs_meanwhile() {
         ..KeyringOptions::default()
     })
     .await;
-    keyring.create("k", CreateOptions::default()).await.unwrap();
+    keyring
+        .create(named("k"), CreateOptions::default())
+        .await
+        .unwrap();
     let keyring = Arc::new(keyring);
     let clients: Vec<_> = (0..4)
         .map(|_| {
@@ -554,7 +575,7 @@ async fn rotation_fails_no_request_that_runs_meanwhile() {
                         b"secret"
                     );
                     versions.insert(ciphertext.version);
-                    if keyring.read("k").unwrap().latest_version >= 8 {
+                    if keyring.read(named("k")).unwrap().latest_version >= 8 {
                         break;
                     }
                 }
@@ -562,7 +583,7 @@ async fn rotation_fails_no_request_that_runs_meanwhile() {
         })
         .collect();
     for expected in 2..=8 {
-        assert_eq!(keyring.rotate("k").await.unwrap(), expected);
+        assert_eq!(keyring.rotate(named("k")).await.unwrap(), expected);
     }
     for client in clients {
         client.await.unwrap();
@@ -572,16 +593,19 @@ async fn rotation_fails_no_request_that_runs_meanwhile() {
 #[tokio::test]
 async fn rewrap_datakeys_hmac_and_random_do_what_they_say() {
     let (site, keyring) = Site::new(KeyringOptions::default()).await;
-    keyring.create("k", CreateOptions::default()).await.unwrap();
+    keyring
+        .create(named("k"), CreateOptions::default())
+        .await
+        .unwrap();
     let first = seal(&keyring, "k", b"").await.unwrap();
-    keyring.rotate("k").await.unwrap();
+    keyring.rotate(named("k")).await.unwrap();
     let items = vec![DecryptItem {
         ciphertext: first,
         associated_data: b"ad".to_vec(),
         context: Vec::new(),
     }];
     let second = keyring
-        .rewrap("k", items, None)
+        .rewrap(named("k"), items, None)
         .await
         .unwrap()
         .pop()
@@ -591,7 +615,7 @@ async fn rewrap_datakeys_hmac_and_random_do_what_they_say() {
     assert_eq!(open(&keyring, "k", &second, b"").await.unwrap(), b"secret");
     for bits in [128, 256, 512] {
         let key = keyring
-            .data_key("k", bits, item(b"", b"", None))
+            .data_key(named("k"), bits, item(b"", b"", None))
             .await
             .unwrap();
         assert_eq!(key.plaintext.len() * 8, bits as usize);
@@ -601,13 +625,17 @@ async fn rewrap_datakeys_hmac_and_random_do_what_they_say() {
         );
     }
     assert_eq!(
-        says(keyring.data_key("k", 100, EncryptItem::default()).await),
+        says(
+            keyring
+                .data_key(named("k"), 100, EncryptItem::default())
+                .await
+        ),
         "a data key has 128, 256 or 512 bits"
     );
     let input = || HmacInput {
         input: Zeroizing::new(b"message".to_vec()),
     };
-    let tag = |version| keyring.hmac("k", Algorithm::Sha2_256, version, vec![input()]);
+    let tag = |version| keyring.hmac(named("k"), Algorithm::Sha2_256, version, vec![input()]);
     let (one, two) = (
         tag(Some(1)).await.unwrap().pop().unwrap().unwrap(),
         tag(None).await.unwrap().pop().unwrap().unwrap(),
@@ -635,14 +663,14 @@ async fn rewrap_datakeys_hmac_and_random_do_what_they_say() {
         (input(), two),
     ];
     let valid = keyring
-        .verify_hmac("k", Algorithm::Sha2_256, checks)
+        .verify_hmac(named("k"), Algorithm::Sha2_256, checks)
         .await
         .unwrap();
     let valid: Vec<_> = valid.into_iter().map(Result::ok).collect();
     assert_eq!(valid, [Some(true), Some(false), None, Some(true)]);
     assert!(
         keyring
-            .hmac("k", Algorithm::Sha3_256, None, vec![input()])
+            .hmac(named("k"), Algorithm::Sha3_256, None, vec![input()])
             .await
             .is_err()
     );
@@ -669,7 +697,7 @@ async fn memory_keys_go_when_idle_and_fips_mode_refuses_them() {
         residency: Some(Residency::Memory),
         ..CreateOptions::default()
     };
-    keyring.create("k", options.clone()).await.unwrap();
+    keyring.create(named("k"), options.clone()).await.unwrap();
     let loaded = |keyring: &Keyring| {
         keyring.inner.key("k").unwrap().versions[&1]
             .memory
@@ -687,7 +715,7 @@ async fn memory_keys_go_when_idle_and_fips_mode_refuses_them() {
     site.options.fips = true;
     let keyring = site.restart(keyring).await;
     assert!(says(open(&keyring, "k", &ciphertext, b"").await).contains("FIPS"));
-    assert!(says(keyring.create("other", options).await).contains("FIPS"));
+    assert!(says(keyring.create(named("other"), options).await).contains("FIPS"));
 }
 
 #[tokio::test]
@@ -697,16 +725,16 @@ async fn keys_are_rotated_when_they_are_due() {
         auto_rotate_period: Duration::from_hours(1),
         ..CreateOptions::default()
     };
-    keyring.create("hourly", hourly).await.unwrap();
+    keyring.create(named("hourly"), hourly).await.unwrap();
     keyring
-        .create("never", CreateOptions::default())
+        .create(named("never"), CreateOptions::default())
         .await
         .unwrap();
     assert!(keyring.rotate_due().await.is_empty());
     Arc::get_mut(&mut keyring.inner).unwrap().clock = || unix_seconds() + 3601;
     let rotated = keyring.rotate_due().await;
     assert!(
-        matches!(&rotated[..], [(name, Ok(2))] if name == "hourly"),
+        matches!(&rotated[..], [(name, Ok(2))] if **name == *"hourly"),
         "{rotated:?}"
     );
     assert!(keyring.rotate_due().await.is_empty());
@@ -754,18 +782,18 @@ async fn imported_keys_are_used_as_they_are_and_rotated_only_where_allowed() {
         ([&good[..540], &[0; 12]].concat(), "can't be unwrapped"),
     ] {
         let outcome = keyring
-            .import("k", &bad, OaepHash::Sha1, plain.clone())
+            .import(named("k"), &bad, OaepHash::Sha1, plain.clone())
             .await;
         let said = says(outcome);
         assert!(said.contains(why), "{said}");
-        assert!(!keyring.exists("k"));
+        assert!(!keyring.exists(named("k")));
     }
     for residency in [Residency::Hsm, Residency::Memory] {
         for derived in [false, true] {
             let name = format!("{residency:?}-{derived}");
             keyring
                 .import(
-                    &name,
+                    named(&name),
                     &good,
                     OaepHash::Sha1,
                     options(residency, derived, false),
@@ -789,30 +817,33 @@ async fn imported_keys_are_used_as_they_are_and_rotated_only_where_allowed() {
         }
     }
     let again = keyring
-        .import("Hsm-false", &good, OaepHash::Sha1, plain)
+        .import(named("Hsm-false"), &good, OaepHash::Sha1, plain)
         .await;
     assert!(matches!(again, Err(KeyringError::Exists(_))));
-    assert!(says(keyring.rotate("Hsm-false").await).contains("may not be rotated"));
+    assert!(says(keyring.rotate(named("Hsm-false")).await).contains("may not be rotated"));
     let other = wrapped(&keyring, &[8; 32]);
     let version = keyring
-        .import_version("Hsm-false", &other, OaepHash::Sha1)
+        .import_version(named("Hsm-false"), &other, OaepHash::Sha1)
         .await;
     assert_eq!(version.unwrap(), 2);
     keyring
         .import(
-            "r",
+            named("r"),
             &good,
             OaepHash::Sha1,
             options(Residency::Hsm, false, true),
         )
         .await
         .unwrap();
-    keyring.rotate("r").await.unwrap();
+    keyring.rotate(named("r")).await.unwrap();
     let keyring = site.restart(keyring).await;
-    assert!(keyring.read("Hsm-false").unwrap().imported && !keyring.read("r").unwrap().imported);
+    assert!(
+        keyring.read(named("Hsm-false")).unwrap().imported
+            && !keyring.read(named("r")).unwrap().imported
+    );
     assert!(
         keyring
-            .import_version("r", &good, OaepHash::Sha1)
+            .import_version(named("r"), &good, OaepHash::Sha1)
             .await
             .is_err()
     );

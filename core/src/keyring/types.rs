@@ -7,6 +7,7 @@ use sha3::{Sha3_224, Sha3_256, Sha3_384, Sha3_512};
 use strongroom_hsm::SigningKind;
 use zeroize::Zeroizing;
 
+use super::KeyName;
 use crate::lifecycle::Limits;
 
 /// Where a key is used.
@@ -95,7 +96,7 @@ pub enum KeyType {
 pub struct JwtOptions {
     /// The keys that sign tokens, whose public halves are published as one set: whoever trusts the
     /// set trusts each of them.
-    pub keys: Vec<String>,
+    pub keys: Vec<KeyName>,
     /// `iss` of each token; `None`: the client's own.
     pub issuer: Option<String>,
     /// `limits.overlap` is how long a token may be valid.

@@ -51,7 +51,7 @@ async fn rotate(app: Arc<App>) {
                 Err(error) => (0, "error", causes(&error)),
             };
             // The keyring has it in the audit log.
-            tracing::info!(key, version, outcome, reason, "automatic rotation");
+            tracing::info!(%key, version, outcome, reason, "automatic rotation");
         }
     }
 }

@@ -17,6 +17,7 @@ use clap::Args;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use strongroom_client::Client;
+use strongroom_core::keyring::KeyName;
 
 use super::exit::{Exit, Failure};
 use super::output::Format;
@@ -32,7 +33,7 @@ use tally::Tally;
 #[derive(Args, Debug)]
 pub(super) struct Common {
     /// Name of the key
-    name: String,
+    name: KeyName,
     /// Count the ciphertexts of each version, and write nothing
     #[arg(long)]
     count: bool,

@@ -6,7 +6,7 @@ use strongroom_hsm::SigningKind;
 
 use super::*;
 use crate::hex;
-use crate::keyring::tests::Site;
+use crate::keyring::tests::{Site, named as key};
 use crate::keyring::{CreateOptions, KeyType, Keyring, KeyringOptions};
 use crate::store::{Change, StoreError};
 
@@ -393,8 +393,8 @@ async fn each_record_that_contradicts_another_is_named() {
         ..CreateOptions::default()
     };
     for (name, options) in [("a", CreateOptions::default()), ("s", signing)] {
-        keyring.create(name, options).await.unwrap();
-        keyring.rotate(name).await.unwrap();
+        keyring.create(key(name), options).await.unwrap();
+        keyring.rotate(key(name)).await.unwrap();
     }
     drop(keyring);
     let store = site.store().await;

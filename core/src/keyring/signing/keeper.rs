@@ -10,7 +10,7 @@ use strongroom_hsm::{HsmError, HsmState};
 use super::record::read_settings;
 use crate::keyring::key::id;
 use crate::keyring::named::NamedKey;
-use crate::keyring::{Inner, Keyring, KeyringError};
+use crate::keyring::{Inner, KeyName, Keyring, KeyringError};
 use crate::lifecycle::{Due, Event, Lifecycle, State, Versions};
 use crate::store::RecordKind;
 
@@ -20,7 +20,7 @@ const CONFIRM_EVERY: Duration = Duration::from_secs(10);
 /// The machines of the published keys.
 pub(in crate::keyring) struct Keeper {
     started: Instant,
-    machines: Mutex<HashMap<String, Lifecycle>>,
+    machines: Mutex<HashMap<KeyName, Lifecycle>>,
     asked: Mutex<Option<Instant>>,
     /// Why the copy in use was not confirmed the last time; empty if it was.
     doubt: Mutex<String>,
@@ -71,7 +71,7 @@ impl Keeper {
         self.started.elapsed()
     }
 
-    fn with<T>(&self, work: impl FnOnce(&mut HashMap<String, Lifecycle>) -> T) -> T {
+    fn with<T>(&self, work: impl FnOnce(&mut HashMap<KeyName, Lifecycle>) -> T) -> T {
         work(&mut self.machines.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -167,11 +167,11 @@ impl Keyring {
     pub fn health(&self) -> Vec<KeyHealth> {
         let mut health: Vec<_> = self.inner.keeper.with(|machines| {
             let now = self.inner.keeper.now();
-            let one = |(name, machine): (&String, &Lifecycle)| {
+            let one = |(name, machine): (&KeyName, &Lifecycle)| {
                 let machine = machine.clone().after(Event::Tick, now);
                 let versions = machine.versions();
                 KeyHealth {
-                    name: name.clone(),
+                    name: name.to_string(),
                     state: machine.state(),
                     published_version: versions.published,
                     signing_version: versions.signing,
@@ -191,7 +191,7 @@ impl Inner {
     /// request is told to its machine.
     fn meet(&self) {
         let (keys, now) = (self.keys.load(), self.keeper.now());
-        let signing = |name: &String| keys.get(name).and_then(NamedKey::signing);
+        let signing = |name: &KeyName| keys.get(name).and_then(NamedKey::signing);
         self.keeper.with(|machines| {
             machines.retain(|name, _| signing(name).is_some());
             for name in &self.options.jwt.keys {

@@ -23,7 +23,8 @@ use crate::keyring::named::{Leftovers, NamedKey, Removal};
 use crate::keyring::rules::Rules;
 use crate::keyring::schedule::{self, Verdict};
 use crate::keyring::{
-    ConfigChange, CreateOptions, Inner, KeyType, KeyringError, Refusal, Residency, Scheduled,
+    ConfigChange, CreateOptions, Inner, KeyName, KeyType, KeyringError, Refusal, Residency,
+    Scheduled,
 };
 use crate::store::{Change, RecordKind};
 
@@ -44,12 +45,12 @@ pub(in crate::keyring) fn check_options(
 impl Inner {
     pub(in crate::keyring) async fn create_signing_key(
         &self,
-        name: &str,
+        name: &KeyName,
         kind: SigningKind,
         options: &CreateOptions,
     ) -> Result<(), KeyringError> {
         let empty = SignatureKey {
-            name: name.to_owned(),
+            name: name.clone(),
             settings: Settings::new(kind, options.auto_rotate_period.as_secs()),
             versions: BTreeMap::new(),
         };
@@ -108,7 +109,7 @@ impl Inner {
 
     /// Whether verifiers get the key's public halves from the published set.
     pub(super) fn is_published(&self, name: &str) -> bool {
-        self.options.jwt.keys.iter().any(|key| key == name)
+        self.options.jwt.keys.iter().any(|key| **key == *name)
     }
 
     /// One version more. A key that is not in the published set signs with it at once, as Vault

@@ -27,7 +27,8 @@ use zeroize::Zeroizing;
 use super::named::NamedKey;
 use super::types::PublicInfo;
 use super::{
-    Algorithm, KeyInfo, KeyType, Keyring, KeyringError, PerItem, Purpose, Refusal, VersionInfo,
+    Algorithm, KeyInfo, KeyName, KeyType, Keyring, KeyringError, PerItem, Purpose, Refusal,
+    VersionInfo,
 };
 use crate::lifecycle::Versions;
 use public::{PublicKey, digest, digest_info};
@@ -113,7 +114,7 @@ pub struct JwtSigner {
 /// A named signing key at one moment; a change makes a new one that shares the versions.
 #[derive(Clone)]
 pub(super) struct SignatureKey {
-    pub(super) name: String,
+    pub(super) name: KeyName,
     settings: Settings,
     versions: BTreeMap<u32, Arc<Version>>,
 }
@@ -136,12 +137,12 @@ impl Keyring {
     /// [`KeyringError::NotFound`], [`KeyringError::Hsm`].
     pub async fn sign(
         &self,
-        name: &str,
+        name: KeyName<&str>,
         version: Option<u32>,
         options: &SignOptions,
         inputs: Vec<Zeroizing<Vec<u8>>>,
     ) -> PerItem<MadeSignature> {
-        let key = self.inner.signing_key(name, Purpose::Sign)?;
+        let key = self.inner.signing_key(name.as_str(), Purpose::Sign)?;
         let version = key.signing(version)?;
         make_signatures(&self.inner.hsm, &version, options, inputs).await
     }
@@ -153,11 +154,13 @@ impl Keyring {
     /// As [`Keyring::sign`]; per item for a version that can't be.
     pub fn verify_signatures(
         &self,
-        name: &str,
+        name: KeyName<&str>,
         options: &SignOptions,
         inputs: &[(Zeroizing<Vec<u8>>, MadeSignature)],
     ) -> PerItem<bool> {
-        let key = self.inner.signing_key(name, Purpose::VerifySignature)?;
+        let key = self
+            .inner
+            .signing_key(name.as_str(), Purpose::VerifySignature)?;
         let check = |(input, made): &(Zeroizing<Vec<u8>>, MadeSignature)| {
             let version = key.verifying(made.version)?;
             version.public.verify(*options, input, &made.bytes)
@@ -169,8 +172,11 @@ impl Keyring {
     ///
     /// # Errors
     /// [`KeyringError::NotFound`], [`KeyringError::Refused`] for a key that does not sign.
-    pub fn jwt_signer(&self, name: &str) -> Result<JwtSigner, KeyringError> {
-        let version = self.inner.signing_key(name, Purpose::Sign)?.signing(None)?;
+    pub fn jwt_signer(&self, name: KeyName<&str>) -> Result<JwtSigner, KeyringError> {
+        let version = self
+            .inner
+            .signing_key(name.as_str(), Purpose::Sign)?
+            .signing(None)?;
         Ok(JwtSigner {
             version: version.number,
             algorithm: version.public.jose_algorithm(),
@@ -185,13 +191,13 @@ impl Keyring {
     /// As [`Keyring::sign`].
     pub async fn sign_jwt(
         &self,
-        name: &str,
+        name: KeyName<&str>,
         signer: &JwtSigner,
         input: Zeroizing<Vec<u8>>,
     ) -> Result<Vec<u8>, KeyringError> {
         let version = self
             .inner
-            .signing_key(name, Purpose::Sign)?
+            .signing_key(name.as_str(), Purpose::Sign)?
             .unarchived(signer.version)?;
         let options = SignOptions {
             rsa: RsaScheme::Pss(SaltLength::Hash),
@@ -208,7 +214,7 @@ impl Keyring {
     /// The public keys that tokens of these keys are checked with: every version that signs, is
     /// about to, or has signed a token that may still be valid. Keys that are not there are
     /// left out.
-    pub fn jwks(&self, names: &[String]) -> Vec<Jwk> {
+    pub fn jwks(&self, names: &[KeyName]) -> Vec<Jwk> {
         let keys = self.inner.keys.load();
         let keys = names.iter().filter_map(|name| keys.get(name)?.signing());
         let published = keys.flat_map(|key| {
@@ -250,7 +256,7 @@ impl SignatureKey {
     pub(super) fn info(&self) -> KeyInfo {
         let settings = &self.settings;
         KeyInfo {
-            name: self.name.clone(),
+            name: self.name.to_string(),
             key_type: KeyType::Signing(settings.kind()),
             residency: super::Residency::Hsm,
             derived: false,

@@ -15,7 +15,7 @@ use super::{SignatureKey, Version};
 use crate::hex;
 use crate::keyring::KeyringError;
 use crate::keyring::key::{id, inconsistent, json, read_json, unreadable};
-use crate::keyring::load::{Records, numbers};
+use crate::keyring::load::{Records, key_name, numbers};
 use crate::store::{Change, RecordId, RecordKind};
 
 /// The payload of a `SigningKey` record, as JSON.
@@ -161,6 +161,7 @@ pub(in crate::keyring) fn load(records: &mut Records) -> Result<Vec<SignatureKey
     let mut ids = HashSet::new();
     for name in records.names(RecordKind::SigningKey) {
         let place = id(RecordKind::SigningKey, &name, 0);
+        let name = key_name(&place)?;
         let settings = read_settings(&name, &records.take(&place)?)?;
         if let Some(problem) = problem(&settings) {
             return Err(inconsistent(&place, problem));

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::*;
-use crate::keyring::tests::{Site, says};
+use crate::keyring::tests::{Site, named, says};
 use crate::keyring::{ConfigChange, CreateOptions, JwtOptions, KeyringOptions};
 use crate::lifecycle::{Limits, State};
 use crate::store::RecordKind;
@@ -34,7 +34,7 @@ async fn sign(
     options: &SignOptions,
 ) -> Result<MadeSignature, KeyringError> {
     keyring
-        .sign(name, version, options, vec![input(b"message")])
+        .sign(named(name), version, options, vec![input(b"message")])
         .await?
         .pop()
         .unwrap()
@@ -49,7 +49,7 @@ fn verifies(
 ) -> bool {
     let items = [(input(message), made.clone())];
     keyring
-        .verify_signatures(name, options, &items)
+        .verify_signatures(named(name), options, &items)
         .unwrap()
         .pop()
         .unwrap()
@@ -67,17 +67,17 @@ async fn every_kind_signs_rotates_survives_a_restart_and_is_destroyed() {
     let options = SignOptions::default();
     for sort in SigningKind::ALL {
         let name = sort.name();
-        assert!(keyring.create(name, kind(sort)).await.unwrap());
-        assert!(!keyring.create(name, kind(sort)).await.unwrap());
+        assert!(keyring.create(named(name), kind(sort)).await.unwrap());
+        assert!(!keyring.create(named(name), kind(sort)).await.unwrap());
         assert!(
             !keyring
-                .create(name, CreateOptions::default())
+                .create(named(name), CreateOptions::default())
                 .await
                 .unwrap(),
             "names are shared"
         );
         let one = sign(&keyring, name, None, &options).await.unwrap();
-        assert_eq!(keyring.rotate(name).await.unwrap(), 2);
+        assert_eq!(keyring.rotate(named(name)).await.unwrap(), 2);
         let two = sign(&keyring, name, None, &options).await.unwrap();
         assert_eq!(
             (one.version, two.version),
@@ -122,18 +122,18 @@ async fn every_kind_signs_rotates_survives_a_restart_and_is_destroyed() {
             deletion_allowed: Some(true),
             ..ConfigChange::default()
         };
-        keyring.configure(name, least).await.unwrap();
+        keyring.configure(named(name), least).await.unwrap();
         assert!(
             says(sign(&keyring, name, Some(1), &options).await).contains("too old for signing")
         );
         assert_eq!(on_token(&site).await, before + 2);
-        keyring.trim(name, 2).await.unwrap();
+        keyring.trim(named(name), 2).await.unwrap();
         assert_eq!(
             on_token(&site).await,
             before + 1,
             "a trimmed version is gone from the token"
         );
-        keyring.delete(name).await.unwrap();
+        keyring.delete(named(name)).await.unwrap();
         assert_eq!(
             on_token(&site).await,
             before,
@@ -150,7 +150,10 @@ async fn every_kind_signs_rotates_survives_a_restart_and_is_destroyed() {
 async fn each_option_makes_what_it_verifies_and_nothing_else() {
     let (_site, keyring) = Site::new(KeyringOptions::default()).await;
     for sort in SigningKind::ALL {
-        keyring.create(sort.name(), kind(sort)).await.unwrap();
+        keyring
+            .create(named(sort.name()), kind(sort))
+            .await
+            .unwrap();
     }
     let with = |change: &dyn Fn(&mut SignOptions)| {
         let mut options = SignOptions::default();
@@ -215,7 +218,7 @@ async fn each_option_makes_what_it_verifies_and_nothing_else() {
     let prehashed = with(&|o| o.prehashed = true);
     for name in ["ecdsa-p256", "rsa-4096"] {
         let made = keyring
-            .sign(name, None, &prehashed, vec![input(&digest)])
+            .sign(named(name), None, &prehashed, vec![input(&digest)])
             .await
             .unwrap()
             .pop()
@@ -249,7 +252,7 @@ async fn each_option_makes_what_it_verifies_and_nothing_else() {
 fn published(names: &[&str], publish_before: Duration, after: Duration) -> KeyringOptions {
     KeyringOptions {
         jwt: JwtOptions {
-            keys: names.iter().map(|name| (*name).to_owned()).collect(),
+            keys: names.iter().map(|name| named(name).to_owned()).collect(),
             issuer: None,
             limits: Limits {
                 publish_before,
@@ -267,10 +270,10 @@ async fn a_published_key_is_there_before_it_signs_and_until_its_tokens_are_over(
     let wait = Duration::from_millis(300);
     let (site, keyring) = Site::new(published(&["users"], wait, wait)).await;
     keyring
-        .create("users", kind(SigningKind::EcdsaP256))
+        .create(named("users"), kind(SigningKind::EcdsaP256))
         .await
         .unwrap();
-    let names = ["users".to_owned()];
+    let names = [named("users").to_owned()];
     let kids = |keyring: &Keyring| {
         keyring
             .jwks(&names)
@@ -284,13 +287,13 @@ async fn a_published_key_is_there_before_it_signs_and_until_its_tokens_are_over(
         matches!(&transitions[..], [t] if (t.from, t.to) == (State::Loading, State::Active)),
         "{transitions:?}"
     );
-    assert_eq!(keyring.jwt_signer("users").unwrap().version, 1);
+    assert_eq!(keyring.jwt_signer(named("users")).unwrap().version, 1);
 
-    keyring.rotate("users").await.unwrap();
+    keyring.rotate(named("users")).await.unwrap();
     keyring.keep().await;
     assert_eq!(kids(&keyring).len(), 2, "the new one is published");
     assert_eq!(
-        keyring.jwt_signer("users").unwrap().version,
+        keyring.jwt_signer(named("users")).unwrap().version,
         1,
         "and does not sign"
     );
@@ -300,15 +303,15 @@ async fn a_published_key_is_there_before_it_signs_and_until_its_tokens_are_over(
         min_encryption_version: Some(2),
         ..ConfigChange::default()
     };
-    assert!(says(keyring.configure("users", raised).await).contains("version 1 signs"));
+    assert!(says(keyring.configure(named("users"), raised).await).contains("version 1 signs"));
 
     // A restart before it signs: it is published for the whole time again.
     let keyring = site.restart(keyring).await;
     keyring.keep().await;
-    assert_eq!(keyring.jwt_signer("users").unwrap().version, 1);
+    assert_eq!(keyring.jwt_signer(named("users")).unwrap().version, 1);
     sleep(wait).await;
     keyring.keep().await;
-    assert_eq!(keyring.jwt_signer("users").unwrap().version, 2);
+    assert_eq!(keyring.jwt_signer(named("users")).unwrap().version, 2);
     assert_eq!(
         (state(&keyring), kids(&keyring).len()),
         (State::DualActive, 2)
@@ -317,14 +320,17 @@ async fn a_published_key_is_there_before_it_signs_and_until_its_tokens_are_over(
         min_encryption_version: Some(2),
         ..ConfigChange::default()
     };
-    keyring.configure("users", raised).await.unwrap();
+    keyring.configure(named("users"), raised).await.unwrap();
     sleep(wait).await;
     keyring.keep().await;
     assert_eq!((state(&keyring), kids(&keyring).len()), (State::Active, 1));
-    assert_eq!(kids(&keyring)[0], keyring.jwt_signer("users").unwrap().kid);
+    assert_eq!(
+        kids(&keyring)[0],
+        keyring.jwt_signer(named("users")).unwrap().kid
+    );
     let keyring = site.restart(keyring).await;
     assert_eq!(
-        keyring.jwt_signer("users").unwrap().version,
+        keyring.jwt_signer(named("users")).unwrap().version,
         2,
         "it is in the store"
     );
@@ -336,7 +342,7 @@ async fn a_private_key_that_is_gone_from_the_token_degrades_its_key() {
     let limits = published(&["users"], Duration::ZERO, Duration::ZERO);
     let (site, keyring) = Site::new(limits).await;
     keyring
-        .create("users", kind(SigningKind::EcdsaP256))
+        .create(named("users"), kind(SigningKind::EcdsaP256))
         .await
         .unwrap();
     keyring.keep().await;
@@ -357,7 +363,7 @@ async fn a_private_key_that_is_gone_from_the_token_degrades_its_key() {
     assert_eq!((*from, *to), (State::Active, State::Degraded));
     assert!(reason.contains("not on the token"), "{reason}");
     assert_eq!(
-        keyring.jwks(&["users".to_owned()]).len(),
+        keyring.jwks(&[named("users").to_owned()]).len(),
         1,
         "what is in memory is served"
     );
@@ -368,7 +374,7 @@ async fn a_key_that_was_lost_with_its_token_signs_again_after_a_rotation() {
     let hour = Duration::from_hours(1);
     let (site, keyring) = Site::new(published(&["users"], hour, hour)).await;
     keyring
-        .create("users", kind(SigningKind::EcdsaP256))
+        .create(named("users"), kind(SigningKind::EcdsaP256))
         .await
         .unwrap();
     keyring.keep().await;
@@ -378,7 +384,7 @@ async fn a_key_that_was_lost_with_its_token_signs_again_after_a_rotation() {
     let options = SignOptions::default();
     let gone = sign(&keyring, "users", None, &options).await;
     assert!(says(gone).contains("on the token 0 times"));
-    keyring.rotate("users").await.unwrap();
+    keyring.rotate(named("users")).await.unwrap();
     let made = sign(&keyring, "users", None, &options).await.unwrap();
     assert_eq!(made.version, 2, "nothing else can sign");
     keyring.inner.keeper.ask_again();
@@ -391,7 +397,7 @@ async fn a_key_that_was_lost_with_its_token_signs_again_after_a_rotation() {
         (State::DualActive, 2)
     );
     assert_eq!(
-        keyring.jwks(&["users".to_owned()]).len(),
+        keyring.jwks(&[named("users").to_owned()]).len(),
         2,
         "old tokens are valid"
     );
@@ -404,7 +410,7 @@ async fn what_a_crash_leaves_on_the_token_is_destroyed_and_what_is_needed_is_not
     let (site, keyring) = Site::new(KeyringOptions::default()).await;
     let before = on_token(&site).await;
     keyring
-        .create("k", kind(SigningKind::EcdsaP256))
+        .create(named("k"), kind(SigningKind::EcdsaP256))
         .await
         .unwrap();
     // Killed after the private key was made, before the store had the version.
@@ -422,7 +428,7 @@ async fn what_a_crash_leaves_on_the_token_is_destroyed_and_what_is_needed_is_not
     let keyring = site.restart(keyring).await;
     keyring.keep().await;
     assert_eq!(on_token(&site).await, before + 1);
-    assert_eq!(keyring.read("k").unwrap().latest_version, 1);
+    assert_eq!(keyring.read(named("k")).unwrap().latest_version, 1);
     assert!(
         sign(&keyring, "k", None, &SignOptions::default())
             .await
@@ -448,8 +454,8 @@ async fn what_a_crash_leaves_on_the_token_is_destroyed_and_what_is_needed_is_not
         deletion_allowed: Some(true),
         ..ConfigChange::default()
     };
-    keyring.configure("k", allowed).await.unwrap();
-    keyring.delete("k").await.unwrap();
+    keyring.configure(named("k"), allowed).await.unwrap();
+    keyring.delete(named("k")).await.unwrap();
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::FutureExt as _;
+use strongroom_core::keyring::KeyName;
 
 use super::admission::{Change, InFlightPermit};
 use super::answer::{Answer, RequestId};
@@ -38,7 +39,7 @@ impl OwnTask {
         let task = async move {
             let (_permit, _change) = (self.permit, self.change);
             let captures = self.captures.as_ref();
-            let key = captures.name.unwrap_or_default();
+            let key = captures.name.map_or("", KeyName::as_str);
             let mut guard =
                 AuditGuard::begin(&client, dialect, self.id, self.route, key, self.begun);
             guard.token = self.token.as_ref().map(|token| token.info.id.clone());

@@ -40,6 +40,7 @@ use hyper::body::Body;
 use hyper::header;
 use hyper::http::request::Parts;
 use hyper::{Request, Response};
+use strongroom_core::keyring::KeyName;
 use strongroom_core::seldom::seldom;
 
 use super::{App, Client};
@@ -129,9 +130,14 @@ where
         Err(error) => return Err(leads_nowhere(client, dialect, id, &head, begun, error).await),
     };
     let (route, captures) = (found.route, found.captures);
-    let key = captures.name.unwrap_or_default();
+    let key = captures.name.map_or("", KeyName::as_str);
     let mut guard = AuditGuard::begin(client, dialect, id, route, key, begun);
-    let admitted = admit::admit(dialect, &head, captures.name, &mut guard);
+    let admitted = admit::admit(
+        dialect,
+        &head,
+        captures.name.map(KeyName::as_str),
+        &mut guard,
+    );
     let token = guard.refuse_on_error(admitted).await?;
     let limit = route.limit.bytes(client.endpoint.limits.body);
     let read = body::read_body(body, limit).await.map_err(refuse);

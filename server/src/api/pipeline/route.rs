@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use hyper::header::{self, HeaderValue};
 use hyper::http::request::Parts;
+use strongroom_core::keyring::KeyName;
 use strongroom_core::policy::Operation;
 use strongroom_core::tls::Peer;
 
@@ -164,7 +165,7 @@ pub(super) static NOWHERE: Route = Route {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Captures<'a> {
     /// The key.
-    pub(crate) name: Option<&'a str>,
+    pub(crate) name: Option<KeyName<&'a str>>,
     /// The other ones, in the path's order.
     pub(crate) others: [Option<&'a str>; 2],
     /// The names of those that a parameter of the body may not replace.
@@ -175,7 +176,7 @@ impl Captures<'_> {
     /// For a request that goes on without its head.
     pub(super) fn to_owned(&self) -> OwnedCaptures {
         OwnedCaptures {
-            name: self.name.map(str::to_owned),
+            name: self.name.map(KeyName::to_owned),
             others: self.others.map(|other| other.map(str::to_owned)),
             names: self.names,
         }
@@ -184,7 +185,7 @@ impl Captures<'_> {
 
 /// [`Captures`] that hold their values.
 pub(super) struct OwnedCaptures {
-    name: Option<String>,
+    name: Option<KeyName>,
     others: [Option<String>; 2],
     names: &'static [&'static str],
 }
@@ -193,7 +194,7 @@ impl OwnedCaptures {
     pub(super) fn as_ref(&self) -> Captures<'_> {
         let [first, second] = &self.others;
         Captures {
-            name: self.name.as_deref(),
+            name: self.name.as_ref().map(KeyName::borrowed),
             others: [first.as_deref(), second.as_deref()],
             names: self.names,
         }
@@ -276,7 +277,8 @@ impl<'c> Ask<'c, '_> {
             peer: &admitted.client.peer,
             dialect: admitted.dialect,
             id: &admitted.id,
-            name: admitted.captures.name.unwrap_or_default(),
+            key: admitted.captures.name,
+            name: admitted.captures.name.map_or("", KeyName::as_str),
             captures: admitted.captures.others,
             token: admitted.token,
             if_none_match: admitted.if_none_match,
@@ -292,11 +294,20 @@ pub(crate) struct Call<'a> {
     pub(crate) peer: &'a Peer,
     pub(super) dialect: &'static dyn Dialect,
     pub(crate) id: &'a RequestId,
-    /// The key's name, empty where the path has none.
+    key: Option<KeyName<&'a str>>,
+    /// The same for words, empty where the path names none.
     pub(crate) name: &'a str,
     /// The path's other captures.
     pub(crate) captures: [Option<&'a str>; 2],
     pub(crate) token: Option<&'a Presented>,
     /// What the client has already of what it reads.
     pub(crate) if_none_match: Option<&'a str>,
+}
+
+impl<'a> Call<'a> {
+    /// The key that the path names. `Err`: it names none, so that no row with a handler that asks
+    /// leads here.
+    pub(crate) fn key(&self) -> Result<KeyName<&'a str>, ApiError> {
+        self.key.ok_or_else(|| ApiError::empty(404))
+    }
 }

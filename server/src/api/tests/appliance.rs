@@ -20,7 +20,7 @@ use rcgen::{
 use serde_json::{Value, json};
 use strongroom_core::audit::Audit;
 use strongroom_core::config::Config;
-use strongroom_core::keyring::Keyring;
+use strongroom_core::keyring::{KeyName, Keyring};
 use strongroom_core::policy::Policy;
 use strongroom_core::rotation::MasterRotation;
 use strongroom_core::store::Store;
@@ -396,4 +396,9 @@ pub(super) fn b64(bytes: &[u8]) -> String {
 
 pub(super) fn unb64(value: &Value) -> Vec<u8> {
     STANDARD.decode(value.as_str().unwrap()).unwrap()
+}
+
+/// The name of a key.
+pub(super) fn named(name: &str) -> KeyName<&str> {
+    KeyName::parse(name).unwrap()
 }

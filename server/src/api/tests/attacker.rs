@@ -16,8 +16,9 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use serde_json::{Value, json};
 use strongroom_core::audit::{Audit, Held};
+use strongroom_core::keyring::KeyName;
 
-use super::appliance::{Appliance, Who, run};
+use super::appliance::{Appliance, Who, named, run};
 use crate::api::handle;
 use crate::api::vault::routes::{self, SYSTEM, TRANSIT, Target, Verb};
 
@@ -286,11 +287,11 @@ fn ask(a: &Appliance, who: Who, request: hyper::Request<Pieces>, way: Way) -> Op
 }
 
 /// What the keys are: whatever a change can change.
-fn keys(a: &Appliance) -> BTreeMap<String, String> {
+fn keys(a: &Appliance) -> BTreeMap<KeyName, String> {
     let names = a.app.keyring.list().into_iter();
     names
         .map(|name| {
-            let info = format!("{:?}", a.app.keyring.read(&name));
+            let info = format!("{:?}", a.app.keyring.read(name.borrowed()));
             (name, info)
         })
         .collect()
@@ -320,7 +321,7 @@ proptest! {
         requests in prop::collection::vec((request(), way()), 1..24)
     ) {
         let a = Appliance::with(|config| config.upsert = true);
-        if !a.app.keyring.exists("app-k") {
+        if !a.app.keyring.exists(named("app-k")) {
             a.key("app-k", &Value::Null);
         }
         let mut counted = 0;
@@ -415,7 +416,7 @@ fn no_parameter_brings_what_stands_in_it_into_the_log() {
     // Fewer than what is only counted.
     for asked in asked.chunks(90) {
         let a = Appliance::new();
-        if !a.app.keyring.exists("app-k") {
+        if !a.app.keyring.exists(named("app-k")) {
             a.key("app-k", &Value::Null);
         }
         for (path, body) in asked {
@@ -459,7 +460,7 @@ fn a_key_that_is_made_for_a_client_that_is_gone_has_its_place_and_a_stop_waits_f
         while a.app.admission.close() > 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        assert!(a.app.keyring.exists("made-alone"));
+        assert!(a.app.keyring.exists(named("made-alone")));
         let of = |kind: &str| {
             let lines = lines(&a).into_iter();
             lines
@@ -469,7 +470,7 @@ fn a_key_that_is_made_for_a_client_that_is_gone_has_its_place_and_a_stop_waits_f
         assert_eq!((of("intent"), of("decision")), (1, 1));
         let late = handle(a.client(Who::Operator), upsert("made-late")).await;
         assert_eq!(late.status(), 503);
-        assert!(!a.app.keyring.exists("made-late"));
+        assert!(!a.app.keyring.exists(named("made-late")));
     });
 }
 

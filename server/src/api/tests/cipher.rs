@@ -1,6 +1,6 @@
 use serde_json::{Value, json};
 
-use super::appliance::{Appliance, Who, b64, unb64};
+use super::appliance::{Appliance, Who, b64, named, unb64};
 
 const DERIVED: &str = "missing 'context' for key derivation; the key was created using a derived key, which means additional, per-request information must be included in order to perform operations with the key";
 
@@ -557,5 +557,5 @@ fn an_unknown_key_is_made_where_configuration_and_policy_allow() {
         (reply.status, reply.error().as_str()),
         (403, "1 error occurred:\n\t* permission denied\n\n")
     );
-    assert!(!a.app.keyring.exists("app-upsert"));
+    assert!(!a.app.keyring.exists(named("app-upsert")));
 }

@@ -9,7 +9,7 @@ use hyper::body::Bytes;
 use hyper::http::request::Parts;
 use hyper::{Request, Response};
 use serde_json::{Value, json};
-use strongroom_core::keyring::{CreateOptions, EncryptItem, KeyringError};
+use strongroom_core::keyring::{CreateOptions, EncryptItem, KeyName, KeyringError};
 use strongroom_core::policy::Operation;
 use zeroize::Zeroizing;
 
@@ -58,7 +58,10 @@ async fn create(ask: Ask<'_, '_>) -> Result<Answer, ApiError> {
         return Err(ApiError::bad_request("a key is made without a body"));
     }
     let call = ask.begin().await?;
-    let made = call.app.keyring.create(call.name, CreateOptions::default());
+    let made = call
+        .app
+        .keyring
+        .create(call.key()?, CreateOptions::default());
     made.await.map_err(failed)?;
     Ok(Answer::ok("{}".into()))
 }
@@ -69,7 +72,7 @@ async fn encrypt(ask: Ask<'_, '_>) -> Result<Answer, ApiError> {
         ..EncryptItem::default()
     };
     let call = ask.begin().await?;
-    let made = call.app.keyring.encrypt(call.name, vec![item]).await;
+    let made = call.app.keyring.encrypt(call.key()?, vec![item]).await;
     let made = made.and_then(|mut made| made.remove(0)).map_err(failed)?;
     let text = format!("{{\"sealed\":\"{}.{}\"}}", made.version, b64(&made.bytes));
     Ok(Answer::ok(text.into()).with_version(made.version))
@@ -109,7 +112,7 @@ impl Dialect for Toy {
             return Err(ApiError::new(405, "POST only"));
         }
         let captures = Captures {
-            name: Some(name),
+            name: KeyName::parse(name),
             ..Captures::default()
         };
         Ok(Found { route, captures })

@@ -1,6 +1,6 @@
 use serde_json::{Value, json};
 
-use super::appliance::{Appliance, b64};
+use super::appliance::{Appliance, b64, named};
 
 #[test]
 fn a_key_is_made_described_listed_and_deleted() {
@@ -133,7 +133,7 @@ fn what_a_key_cannot_be_is_refused() {
     ] {
         a.refused(400, error, "transit/keys/k-refused", &body);
     }
-    assert!(!a.app.keyring.exists("k-refused"));
+    assert!(!a.app.keyring.exists(named("k-refused")));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use strongroom_core::policy::Policy;
 use strongroom_core::tokens::Tokens;
 use zeroize::Zeroizing;
 
-use super::appliance::{Appliance, Who, run};
+use super::appliance::{Appliance, Who, named, run};
 use crate::api::handle;
 
 const DENIED: &str = "1 error occurred:\n\t* permission denied\n\n";
@@ -899,7 +899,7 @@ fn a_change_is_finished_and_audited_though_the_client_goes_away() {
         .map(|line| line["status"].clone())
         .collect();
     assert_eq!(statuses, [200]);
-    assert!(a.app.keyring.exists("p-gone"));
+    assert!(a.app.keyring.exists(named("p-gone")));
 }
 
 #[test]

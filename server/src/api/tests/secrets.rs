@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::appliance::{Appliance, Who};
+use super::appliance::{Appliance, Who, named};
 use crate::api::vault::routes::{Route, SYSTEM, TRANSIT, Verb};
 
 /// What no log may hold: a card's number, as text and as a number; what is not a number; what needs
@@ -69,7 +69,7 @@ fn method(verb: Verb) -> &'static str {
 
 #[test]
 fn a_value_is_neither_repeated_nor_logged_whatever_parameter_it_stands_in() {
-    let a = Appliance::with(|config| config.keyring.jwt.keys = vec!["x-sign".to_owned()]);
+    let a = Appliance::with(|config| config.keyring.jwt.keys = vec![named("x-sign").to_owned()]);
     a.key("x-aes", &Value::Null);
     a.key("x-sign", &json!({ "type": "ecdsa-p256" }));
     let mut asked = 0;

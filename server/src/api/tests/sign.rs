@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::appliance::{Appliance, Who, b64, unb64};
+use super::appliance::{Appliance, Who, b64, named, unb64};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use p256::ecdsa::signature::Verifier as _;
@@ -235,7 +235,7 @@ fn part(token: &str, at: usize) -> Value {
 #[test]
 fn a_token_says_what_it_may_and_its_key_is_published() {
     let a = Appliance::with(|config| {
-        config.keyring.jwt.keys = vec!["j-users".to_owned(), "j-none".to_owned()];
+        config.keyring.jwt.keys = vec![named("j-users").to_owned(), named("j-none").to_owned()];
         config.keyring.jwt.issuer = Some("https://id.test".to_owned());
     });
     let empty = a.ask("GET", JWKS, &Value::Null);

@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
-use super::appliance::{Appliance, Who};
+use super::appliance::{Appliance, Who, named};
 
 const FORM: (&str, &str) = ("content-type", "application/x-www-form-urlencoded");
 const MIXED: (&str, &str) = (
@@ -227,7 +227,7 @@ fn what_is_not_understood_is_refused() {
     let lines = a.audited().split_off(before);
     assert_eq!(lines.len(), rows.len());
     assert!(lines.iter().all(|line| line["outcome"] == "error"));
-    assert!(!a.app.keyring.exists("t-never"));
+    assert!(!a.app.keyring.exists(named("t-never")));
     let key = a.expect(200, "GET", "transit/keys/t-aes", &Value::Null);
     assert_eq!(key["data"]["deletion_allowed"], false);
 }
@@ -344,7 +344,7 @@ fn what_is_passed_over_is_not_said_twice() {
             reply.json()
         );
     }
-    assert!(!a.app.keyring.exists("t-never-over"));
+    assert!(!a.app.keyring.exists(named("t-never-over")));
 }
 
 /// `list` makes a GET another request, and nothing else.
@@ -414,7 +414,7 @@ fn what_is_for_rsa_is_warned_of_where_the_key_is_of_another_type() {
 /// become another one.
 #[test]
 fn claims_are_signed_as_they_were_sent_or_not_at_all() {
-    let a = Appliance::with(|config| config.keyring.jwt.keys = vec!["t-jwt".to_owned()]);
+    let a = Appliance::with(|config| config.keyring.jwt.keys = vec![named("t-jwt").to_owned()]);
     a.key("t-jwt", &json!({ "type": "ecdsa-p256" }));
     let sign = |claims: &str| {
         let body = format!("{{\"claims\":{claims}}}");
@@ -519,7 +519,7 @@ fn a_path_of_transit_s_that_is_not_here_leads_nowhere() {
         let reply = a.ask(method, path, &Value::Null);
         assert_eq!(reply.status, 404, "{method} {path}: {}", reply.json());
     }
-    assert!(!a.app.keyring.exists("t-elsewhere"));
+    assert!(!a.app.keyring.exists(named("t-elsewhere")));
     // A mount of several segments is still one.
     a.expect(200, "GET", "team/kms/keys/t-path", &Value::Null);
 }

@@ -196,10 +196,12 @@ fn keys(app: &App, now: i64) -> Vec<Key> {
         .collect();
     let names = app.keyring.list();
     // A key may be deleted between the list and the look.
-    let infos = names.iter().filter_map(|name| app.keyring.read(name).ok());
+    let infos = names
+        .iter()
+        .filter_map(|name| app.keyring.read(name.borrowed()).ok());
     infos
         .map(|info| {
-            let (due, mut grade) = match scheduled.get(&info.name).copied() {
+            let (due, mut grade) = match scheduled.get(info.name.as_str()).copied() {
                 Some((Verdict::In(left), _)) => (Some(left), Grade::Good),
                 Some((Verdict::Due(_), true)) => (Some(0), Grade::Good),
                 Some((verdict @ Verdict::Due(since), false)) => {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use strongroom_core::keyring::KeyName;
 use strongroom_core::tls::Peer;
 
 use super::body::{Params, is_form, says_nothing};
@@ -28,6 +29,11 @@ pub(in crate::api) struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
+    /// The key that the path names.
+    pub(in crate::api) fn key(&self) -> Result<KeyName<&'a str>, ApiError> {
+        self.request.key()
+    }
+
     /// Reads the parameters; then the request begins.
     pub(in crate::api) async fn begin(ask: Ask<'a, '_>) -> Result<Self, ApiError> {
         let params = read(&ask)?;

@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 
 use serde_json::{Map, Value, json};
+use strongroom_core::keyring::KeyName;
 use strongroom_core::policy::{Decision, Operation};
 
 use super::call::Call;
@@ -150,7 +151,7 @@ fn at(call: &Call<'_>, path: &str) -> Vec<&'static str> {
             };
             let may = match route.operation {
                 None => route.label != "unsupported",
-                Some(operation) => allowed(call, operation, captures.name),
+                Some(operation) => allowed(call, operation, captures.name.map(KeyName::as_str)),
             };
             may.then_some(match verb {
                 Verb::Delete => "delete",

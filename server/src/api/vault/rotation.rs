@@ -141,7 +141,7 @@ fn answer(app: &App) -> Answer {
         .unmovable
         .iter()
         .map(|(name, version)| Place {
-            name: name.clone(),
+            name: name.to_string(),
             version: *version,
             reason: "it was made without a transfer key: rotate it, re-encrypt what it protects, and trim its old versions".to_owned(),
         })
@@ -151,7 +151,7 @@ fn answer(app: &App) -> Answer {
             .failed
             .into_iter()
             .map(|((name, version), reason)| Place {
-                name,
+                name: name.to_string(),
                 version,
                 reason,
             }),

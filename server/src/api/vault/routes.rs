@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use hyper::Method;
-use strongroom_core::keyring::is_key_name;
+use strongroom_core::keyring::KeyName;
 use strongroom_core::policy::Operation;
 
 use super::body::Shape;
@@ -280,8 +280,7 @@ fn capture<'a>(route: &Route, path: &'a str) -> Option<Captures<'a>> {
     for expected in pattern.split('/') {
         let segment = segments.next()?;
         match expected {
-            "{name}" if is_key_name(segment) => captures.name = Some(segment),
-            "{name}" => return None,
+            "{name}" => captures.name = Some(KeyName::parse(segment)?),
             "{source}" | "{urlbytes}" | "{urlalgorithm}" | "{plaintext}" | "{type}"
             | "{version}" => {
                 if segment.is_empty() {
@@ -361,7 +360,8 @@ mod tests {
             ),
         ] {
             let (pattern, captures) = found(path, verb, &[]);
-            assert_eq!((pattern, captures.name), (route, name), "{path}");
+            let captured = captures.name.map(KeyName::as_str);
+            assert_eq!((pattern, captured), (route, name), "{path}");
         }
         let (_, captures) = found("t/random/seal/8", Verb::Update, &[]);
         assert_eq!(captures.others, [Some("seal"), Some("8")]);

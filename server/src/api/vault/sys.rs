@@ -260,7 +260,7 @@ impl Lifecycle {
             },
             skipped: key.verdict.is_skipped(),
             clock_behind: key.verdict == Verdict::ClockBehind,
-            name: key.name,
+            name: key.name.to_string(),
             latest_version: key.latest,
         };
         Self {

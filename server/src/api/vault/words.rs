@@ -187,8 +187,7 @@ fn of_refusal(refusal: &Refusal) -> Cow<'static, str> {
                 .into()
         }
         // Vault does not know these: in the keyring's own words.
-        Refusal::BadName
-        | Refusal::SigningInMemory
+        Refusal::SigningInMemory
         | Refusal::MemoryInFips
         | Refusal::NoMemoryMaster
         | Refusal::NoNumberLeft
@@ -242,11 +241,7 @@ mod tests {
     #[allow(clippy::too_many_lines, reason = "a table")]
     fn clients_are_told_in_vaults_words_to_the_letter() {
         let signing = SigningKind::EcdsaP256;
-        let said: [(Refusal, &str); 40] = [
-            (
-                Refusal::BadName,
-                "a key's name is 1 to 128 letters, digits, '_', '-' and '.', and does not begin or end with '-' or '.'",
-            ),
+        let said: [(Refusal, &str); 39] = [
             (
                 Refusal::ConvergentNotDerived,
                 "convergent encryption requires derivation to be enabled",

@@ -191,7 +191,7 @@ fn move_each(ceremony: &mut Ceremony<'_>, keyring: &Keyring) -> Result<(), RunEr
             .working(Some(&format!("{number} of {total}: {name}")));
         let moved = ceremony
             .runtime
-            .block_on(async move { keyring.move_version(&name, version).await });
+            .block_on(async move { keyring.move_version(name.borrowed(), version).await });
         moved.map_err(|error| {
             RunError::refused(format!(
                 "a key could not be moved ({}): the old master key is still there, and the next run goes on from here",

@@ -7,7 +7,7 @@
 use std::fmt::Write as _;
 use std::str;
 
-use strongroom_core::keyring::is_key_name;
+use strongroom_core::keyring::KeyName;
 
 use super::super::routes::{Captures, Route, SYSTEM, Target, Verb, decode_path, resolve};
 
@@ -54,7 +54,6 @@ pub fn route(data: &[u8]) {
 
 fn found(path: &str, verb: Verb, mounts: &[String], route: &Route, captures: &Captures<'_>) {
     assert_eq!(route.verb, verb);
-    assert!(captures.name.is_none_or(is_key_name));
     assert_eq!(captures.name.is_some(), route.path.contains("{name}"));
     let below = filled(route.path, captures);
     // Vault's own clients end the path of a list with a slash.
@@ -88,7 +87,7 @@ fn filled(pattern: &str, captures: &Captures<'_>) -> String {
     let segments: Vec<&str> = pattern
         .split('/')
         .map(|segment| match segment {
-            "{name}" => captures.name.unwrap_or_default(),
+            "{name}" => captures.name.map_or("", KeyName::as_str),
             segment if segment.starts_with('{') => others.next().copied().unwrap_or_default(),
             literal => literal,
         })

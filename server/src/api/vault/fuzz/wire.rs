@@ -6,7 +6,7 @@
 
 use std::str;
 
-use strongroom_core::keyring::is_key_name;
+use strongroom_core::keyring::KeyName;
 
 use super::super::wire::{
     BASE64, Base64Error, PREFIX, WireError, decode_base64, parse_ciphertext, parse_hmac,
@@ -23,7 +23,7 @@ pub fn ciphertext(data: &[u8]) {
         return;
     };
     base64(text);
-    let _ = is_key_name(text);
+    let _ = KeyName::parse(text);
     let parsed = parse_ciphertext(text);
     assert_eq!(
         parsed.as_ref().map(|c| (c.version, c.bytes.clone())).ok(),

@@ -146,7 +146,7 @@ pub(in crate::api) async fn encrypt(call: &mut Call<'_>) -> Result<Answer, ApiEr
     }
     let (item, new_key) = one_to_encrypt(&call.params)?;
     prepare(call, &new_key, !item.context.is_empty()).await?;
-    let results = call.app.keyring.encrypt(call.name, vec![item]).await;
+    let results = call.app.keyring.encrypt(call.key()?, vec![item]).await;
     let made = results
         .map_err(|e| ApiError::from_keyring(e, Doing::Encrypt, call.name))
         .and_then(|results| only(results, Doing::Encrypt, call.name))?;
@@ -166,7 +166,7 @@ pub(in crate::api) async fn decrypt(call: &mut Call<'_>) -> Result<Answer, ApiEr
     }
     let item = one_to_decrypt(&call.params)?;
     let version = item.ciphertext.version;
-    let results = call.app.keyring.decrypt(call.name, vec![item]).await;
+    let results = call.app.keyring.decrypt(call.key()?, vec![item]).await;
     let plaintext = results
         .map_err(|e| ApiError::from_keyring(e, Doing::Decrypt, call.name))
         .and_then(|results| only(results, Doing::Decrypt, call.name))?;
@@ -195,7 +195,11 @@ pub(in crate::api) async fn rewrap(call: &mut Call<'_>) -> Result<Answer, ApiErr
         return Box::pin(rewrap_batch(call, items)).await;
     }
     let (item, target) = one_to_rewrap(&call.params)?;
-    let results = call.app.keyring.rewrap(call.name, vec![item], target).await;
+    let results = call
+        .app
+        .keyring
+        .rewrap(call.key()?, vec![item], target)
+        .await;
     let made = results
         .map_err(|e| ApiError::from_keyring(e, Doing::Decrypt, call.name))
         .and_then(|results| only(results, Doing::Decrypt, call.name))?;
@@ -231,7 +235,7 @@ async fn datakey(call: &mut Call<'_>, with_plaintext: bool) -> Result<Answer, Ap
     let key = call
         .app
         .keyring
-        .data_key(call.name, bits, template)
+        .data_key(call.key()?, bits, template)
         .await
         .map_err(|e| ApiError::from_keyring(e, Doing::Encrypt, call.name))?;
     let mut envelope = Envelope::open(call.id, 256 + room(key.ciphertext.bytes.len()));
@@ -289,7 +293,7 @@ async fn encrypt_batch(call: &mut Call<'_>, items: Vec<Item<'_>>) -> Result<Answ
     });
     let new_key = asked.new_key()?;
     prepare(call, &new_key, contexts).await?;
-    let results = call.app.keyring.encrypt(call.name, sorted.good).await;
+    let results = call.app.keyring.encrypt(call.key()?, sorted.good).await;
     let results = results.map_err(|e| ApiError::from_keyring(e, Doing::Encrypt, call.name))?;
     let results = in_order(sorted.places, results, Doing::Encrypt, call.name)?;
     let mut answer = ciphertexts_answer(call, &items, &results);
@@ -319,7 +323,7 @@ async fn decrypt_batch(call: &mut Call<'_>, items: Vec<Item<'_>>) -> Result<Answ
         .good
         .first()
         .map_or(0, |item| item.ciphertext.version);
-    let results = call.app.keyring.decrypt(call.name, sorted.good).await;
+    let results = call.app.keyring.decrypt(call.key()?, sorted.good).await;
     let results = results.map_err(|e| ApiError::from_keyring(e, Doing::Decrypt, call.name))?;
     let results = in_order(sorted.places, results, Doing::Decrypt, call.name)?;
     let bytes: usize = results
@@ -368,7 +372,7 @@ async fn rewrap_batch(call: &mut Call<'_>, items: Vec<Item<'_>>) -> Result<Answe
         groups.insert(None, (Vec::new(), Vec::new()));
     }
     for (target, (places, items)) in groups {
-        let results = call.app.keyring.rewrap(call.name, items, target).await;
+        let results = call.app.keyring.rewrap(call.key()?, items, target).await;
         let results = results.map_err(|e| ApiError::from_keyring(e, Doing::Decrypt, call.name))?;
         made.extend(places.into_iter().zip(results));
     }
@@ -382,12 +386,17 @@ async fn rewrap_batch(call: &mut Call<'_>, items: Vec<Item<'_>>) -> Result<Answe
 async fn prepare(call: &Call<'_>, new_key: &NewKey, derived: bool) -> Result<(), ApiError> {
     let NewKey { convergent } = *new_key;
     let app = call.app;
-    if convergent && app.keyring.read(call.name).is_ok_and(|key| !key.convergent) {
+    if convergent
+        && app
+            .keyring
+            .read(call.key()?)
+            .is_ok_and(|key| !key.convergent)
+    {
         return Err(ApiError::bad_request(
             "the key is there and not convergent: leave convergent_encryption out, or use another key",
         ));
     }
-    if !app.config.upsert || app.keyring.exists(call.name) {
+    if !app.config.upsert || app.keyring.exists(call.key()?) {
         return Ok(());
     }
     let identity = &call.peer.identity;
@@ -419,12 +428,16 @@ async fn prepare(call: &Call<'_>, new_key: &NewKey, derived: bool) -> Result<(),
             "convergent encryption requires derivation to be enabled, so context is required",
         ));
     }
-    let name = call.name.to_owned();
+    let name = call.key()?.to_owned();
     // A change of its own, with its own lines in the audit log before the encryption's.
     change::beside(&call.request, &UPSERT, |client| async move {
-        match client.app.keyring.create(&name, options).await {
+        match client.app.keyring.create(name.borrowed(), options).await {
             Ok(_) => Ok(Answer::no_content()),
-            Err(error) => Err(ApiError::from_keyring(error, Doing::Create, &name)),
+            Err(error) => Err(ApiError::from_keyring(
+                error,
+                Doing::Create,
+                name.borrowed().as_str(),
+            )),
         }
     })
     .await

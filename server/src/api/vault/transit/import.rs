@@ -110,7 +110,7 @@ pub(in crate::api) async fn import(call: &mut Call<'_>) -> Result<Answer, ApiErr
     let imported = call
         .app
         .keyring
-        .import(call.name, &ciphertext, hash, options)
+        .import(call.key()?, &ciphertext, hash, options)
         .await;
     imported.map_err(|e| ApiError::from_keyring(e, Doing::Import, call.name))?;
     Ok(Answer::no_content().with_version(1))
@@ -132,7 +132,7 @@ pub(in crate::api) async fn import_version(call: &mut Call<'_>) -> Result<Answer
     let imported = call
         .app
         .keyring
-        .import_version(call.name, &ciphertext, hash)
+        .import_version(call.key()?, &ciphertext, hash)
         .await;
     let version = imported.map_err(|e| ApiError::from_keyring(e, Doing::Import, call.name))?;
     Ok(Answer::no_content().with_version(version))

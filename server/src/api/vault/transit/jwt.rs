@@ -46,7 +46,7 @@ pub(in crate::api) async fn jwt(call: &mut Call<'_>) -> Result<Answer, ApiError>
     }
     let keyring = &call.app.keyring;
     let settings = &call.app.config.keyring.jwt;
-    if !settings.keys.iter().any(|key| key == call.name) {
+    if !settings.keys.iter().any(|key| **key == *call.name) {
         return Err(ApiError::bad_request(format!(
             "the key {} signs no tokens: its public key is not published; name it in [jwt] keys of the configuration",
             call.name
@@ -92,13 +92,13 @@ pub(in crate::api) async fn jwt(call: &mut Call<'_>) -> Result<Answer, ApiError>
         .or_insert_with(|| uuid::Uuid::new_v4().to_string().into());
 
     let failed = |e| ApiError::from_keyring(e, Doing::Sign, call.name);
-    let signer = keyring.jwt_signer(call.name).map_err(failed)?;
+    let signer = keyring.jwt_signer(call.key()?).map_err(failed)?;
     let header = serde_json::json!({ "alg": signer.algorithm, "kid": signer.kid, "typ": typ });
     let part = |json: &Value| URL_SAFE_NO_PAD.encode(json.to_string());
     let mut token = format!("{}.{}", part(&header), part(&Value::Object(claims)));
     let input = Zeroizing::new(token.clone().into_bytes());
     let signature = keyring
-        .sign_jwt(call.name, &signer, input)
+        .sign_jwt(call.key()?, &signer, input)
         .await
         .map_err(failed)?;
     token.push('.');

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
-use strongroom_core::keyring::{ConfigChange, KeyInfo, KeyType, Residency, VersionInfo};
+use strongroom_core::keyring::{ConfigChange, KeyInfo, KeyName, KeyType, Residency, VersionInfo};
 
 use super::{
     KEY_TYPE, NewKey, answer, check_period, create_options, decode_optional, refuse_exports,
@@ -132,12 +132,12 @@ pub(in crate::api) async fn create(call: &mut Call<'_>) -> Result<Answer, ApiErr
         ))
         .in_own_words());
     }
-    let made = call.app.keyring.create(call.name, options).await;
+    let made = call.app.keyring.create(call.key()?, options).await;
     let made = made.map_err(|e| ApiError::from_keyring(e, Doing::Create, call.name))?;
     if made {
         return describe(call, &[]);
     }
-    let key = call.app.keyring.read(call.name);
+    let key = call.app.keyring.read(call.key()?);
     let key = key.map_err(|e| ApiError::from_keyring(e, Doing::Read, call.name))?;
     agrees(&asked, call.name, &key)?;
     let warning = format!("key {} already existed", call.name);
@@ -200,12 +200,12 @@ pub(in crate::api) async fn read(call: &mut Call<'_>) -> Result<Answer, ApiError
 pub(in crate::api) async fn list(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     #[derive(Serialize)]
     struct Names {
-        keys: Vec<String>,
+        keys: Vec<KeyName>,
     }
     let mut keys = call.app.keyring.list();
     let asked = List::read(&call.params)?;
     if let Some(after) = asked.after.as_deref() {
-        keys.retain(|name| name.as_str() > after);
+        keys.retain(|name| **name > *after);
     }
     let limit = asked.limit.unwrap_or(0);
     if let Ok(limit @ 1..) = usize::try_from(limit) {
@@ -219,7 +219,7 @@ pub(in crate::api) async fn list(call: &mut Call<'_>) -> Result<Answer, ApiError
 
 /// `DELETE keys/:name`.
 pub(in crate::api) async fn delete(call: &mut Call<'_>) -> Result<Answer, ApiError> {
-    let deleted = call.app.keyring.delete(call.name).await;
+    let deleted = call.app.keyring.delete(call.key()?).await;
     deleted.map_err(|e| ApiError::from_keyring(e, Doing::Delete, call.name))?;
     Ok(Answer::no_content())
 }
@@ -244,7 +244,7 @@ pub(in crate::api) async fn configure(call: &mut Call<'_>) -> Result<Answer, Api
     if let Some(period) = change.auto_rotate_period {
         check_period(period)?;
     }
-    let changed = call.app.keyring.configure(call.name, change).await;
+    let changed = call.app.keyring.configure(call.key()?, change).await;
     changed.map_err(|e| ApiError::from_keyring(e, Doing::Configure, call.name))?;
     describe(call, warnings)
 }
@@ -255,7 +255,7 @@ pub(in crate::api) async fn rotate(call: &mut Call<'_>) -> Result<Answer, ApiErr
     if asked.managed_key_name.0 || asked.managed_key_id.0 {
         return Err(managed_keys());
     }
-    let rotated = call.app.keyring.rotate(call.name).await;
+    let rotated = call.app.keyring.rotate(call.key()?).await;
     let version = rotated.map_err(|e| ApiError::from_keyring(e, Doing::Rotate, call.name))?;
     Ok(describe(call, &[])?.with_version(version))
 }
@@ -263,7 +263,7 @@ pub(in crate::api) async fn rotate(call: &mut Call<'_>) -> Result<Answer, ApiErr
 /// `POST keys/:name/trim`.
 pub(in crate::api) async fn trim(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     let asked = Trim::read(&call.params)?;
-    if !call.app.keyring.exists(call.name) {
+    if !call.app.keyring.exists(call.key()?) {
         return Err(ApiError::bad_request(words::TRIM_NO_KEY));
     }
     let wanted = asked
@@ -271,7 +271,7 @@ pub(in crate::api) async fn trim(call: &mut Call<'_>) -> Result<Answer, ApiError
         .ok_or_else(|| ApiError::bad_request("missing min_available_version"))?;
     // A version that no key can have is refused by the keyring as greater than any.
     let wanted = u32::try_from(wanted.max(0)).unwrap_or(u32::MAX);
-    let trimmed = call.app.keyring.trim(call.name, wanted).await;
+    let trimmed = call.app.keyring.trim(call.key()?, wanted).await;
     trimmed.map_err(|e| ApiError::from_keyring(e, Doing::Trim, call.name))?;
     describe(call, &[])
 }
@@ -410,7 +410,7 @@ fn describe(call: &mut Call<'_>, warnings: &[&str]) -> Result<Answer, ApiError> 
     let key = call
         .app
         .keyring
-        .read(call.name)
+        .read(call.key()?)
         .map_err(|e| ApiError::from_keyring(e, Doing::Read, call.name))?;
     Ok(answer(call, &Description::from(key), warnings))
 }

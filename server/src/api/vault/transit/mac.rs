@@ -51,7 +51,7 @@ pub(in crate::api) async fn hmac(call: &mut Call<'_>) -> Result<Answer, ApiError
             hmac_input(item.input.as_deref().ok_or("missing input for HMAC")?)
         });
         let results = keyring
-            .hmac(call.name, algorithm, version, sorted.good)
+            .hmac(call.key()?, algorithm, version, sorted.good)
             .await;
         let results = in_order(
             sorted.places,
@@ -84,7 +84,7 @@ pub(in crate::api) async fn hmac(call: &mut Call<'_>) -> Result<Answer, ApiError
         call.params.replaced_by_path("algorithm");
     }
     let results = keyring
-        .hmac(call.name, algorithm, version, vec![input])
+        .hmac(call.key()?, algorithm, version, vec![input])
         .await;
     let made = only(results.map_err(failed)?, Doing::Hmac, call.name)?;
     let mut envelope = Envelope::open(call.id, room(made.tag.len()));
@@ -121,7 +121,9 @@ pub(super) async fn verify(call: &mut Call<'_>) -> Result<Answer, ApiError> {
             )
         });
         let version = sorted.good.first().map_or(0, |(_, tag)| tag.version);
-        let results = keyring.verify_hmac(call.name, algorithm, sorted.good).await;
+        let results = keyring
+            .verify_hmac(call.key()?, algorithm, sorted.good)
+            .await;
         let results = in_order(
             sorted.places,
             results.map_err(failed)?,
@@ -148,7 +150,9 @@ pub(super) async fn verify(call: &mut Call<'_>) -> Result<Answer, ApiError> {
         call.params.replaced_by_path("hash_algorithm");
     }
     let version = item.1.version;
-    let results = keyring.verify_hmac(call.name, algorithm, vec![item]).await;
+    let results = keyring
+        .verify_hmac(call.key()?, algorithm, vec![item])
+        .await;
     let valid = only(results.map_err(failed)?, Doing::VerifyHmac, call.name)?;
     Ok(answer(call, &Valid { valid }, &[]).with_version(version))
 }

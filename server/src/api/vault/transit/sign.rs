@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::json;
 use strongroom_core::keyring::{
-    KeyType, MadeSignature, Marshaling, RsaScheme, SaltLength, SignOptions,
+    KeyInfo, KeyType, MadeSignature, Marshaling, RsaScheme, SaltLength, SignOptions,
 };
 use strongroom_hsm::SigningKind;
 
@@ -72,7 +72,7 @@ pub(in crate::api) async fn sign(call: &mut Call<'_>) -> Result<Answer, ApiError
         }
         let sorted = Sorted::sort(&items, item_input);
         let results = keyring
-            .sign(call.name, version, &options, sorted.good)
+            .sign(call.key()?, version, &options, sorted.good)
             .await;
         let results = in_order(
             sorted.places,
@@ -102,7 +102,9 @@ pub(in crate::api) async fn sign(call: &mut Call<'_>) -> Result<Answer, ApiError
     if replaced {
         call.params.replaced_by_path("hash_algorithm");
     }
-    let results = keyring.sign(call.name, version, &options, vec![item]).await;
+    let results = keyring
+        .sign(call.key()?, version, &options, vec![item])
+        .await;
     let made = only(results.map_err(failed)?, Doing::Sign, call.name)?;
     let mut envelope = Envelope::open(call.id, room(SIGNATURE));
     envelope.raw("{");
@@ -129,7 +131,7 @@ pub(super) fn verify(call: &mut Call<'_>) -> Result<Answer, ApiError> {
             Ok::<_, ItemError>((item_input(item)?, signature_of(signature, jws)?))
         });
         let version = sorted.good.first().map_or(0, |(_, made)| made.version);
-        let results = keyring.verify_signatures(call.name, &options, &sorted.good);
+        let results = keyring.verify_signatures(call.key()?, &options, &sorted.good);
         let results = in_order(
             sorted.places,
             results.map_err(failed)?,
@@ -147,7 +149,7 @@ pub(super) fn verify(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     if replaced {
         call.params.replaced_by_path("hash_algorithm");
     }
-    let results = keyring.verify_signatures(call.name, &options, &[item]);
+    let results = keyring.verify_signatures(call.key()?, &options, &[item]);
     let valid = only(results.map_err(failed)?, Doing::VerifySignature, call.name)?;
     let warnings = only_rsa(call, options);
     Ok(answer(call, &Valid { valid }, warnings).with_version(version))
@@ -162,7 +164,7 @@ pub(in crate::api) async fn export_public_key(call: &mut Call<'_>) -> Result<Ans
         keys: BTreeMap<u32, String>,
     }
     let failed = |e| ApiError::from_keyring(e, Doing::Read, call.name);
-    let key = call.app.keyring.read(call.name).map_err(failed)?;
+    let key = call.app.keyring.read(call.key()?).map_err(failed)?;
     let [wanted, _] = call.captures;
     let wanted = match wanted {
         None => None,
@@ -303,10 +305,11 @@ impl How<'_> {
 fn only_rsa(call: &Call<'_>, options: SignOptions) -> &'static [&'static str] {
     let default = options.rsa == RsaScheme::Pss(SaltLength::Auto);
     let keyring = &call.app.keyring;
+    let rsa = |key: KeyInfo| key.key_type == KeyType::Signing(SigningKind::Rsa4096);
     if default
-        || keyring
-            .read(call.name)
-            .is_ok_and(|key| key.key_type == KeyType::Signing(SigningKind::Rsa4096))
+        || call
+            .key()
+            .is_ok_and(|name| keyring.read(name).is_ok_and(rsa))
     {
         &[]
     } else {
