@@ -122,26 +122,25 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Config, RunError> {
 /// A ceremony works with the plan's store and log: a service that opens others would know nothing
 /// of it.
 fn elsewhere(site: &Site, config: &Config) -> Result<(), RunError> {
-    let mut problems = String::new();
-    for (setting, has, plan) in [
+    let problems: Vec<_> = [
         ("store.path", &config.store, site.store()),
         ("audit.path", &config.audit.path, site.audit_log()),
-    ] {
-        if *has != plan {
-            problems += &format!(
-                "\n{setting}: {}, but by the plan it is {}",
-                has.display(),
-                plan.display()
-            );
-        }
-    }
+    ]
+    .into_iter()
+    .filter(|(_, has, plan)| *has != plan)
+    .map(|(setting, has, plan)| {
+        let (has, plan) = (has.display(), plan.display());
+        format!("{setting}: {has}, but by the plan it is {plan}")
+    })
+    .collect();
     if problems.is_empty() {
         return Ok(());
     }
     let path = site.configuration();
     Err(RunError::refused(format!(
-        "{} names other places than the plan, so nothing of it is changed:{problems}\nMove the files to the plan's places, set the paths, and run the same command again",
-        path.display()
+        "{} names other places than the plan, so nothing of it is changed:\n{}\nMove the files to the plan's places, set the paths, and run the same command again",
+        path.display(),
+        problems.join("\n")
     )))
 }
 

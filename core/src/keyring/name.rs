@@ -97,7 +97,7 @@ mod tests {
             "a", "_", "ab", "a-b", "a.b", "a..b", "tenant_1", "A9", "a--b",
         ] {
             assert!(KeyName::parse(good).is_some(), "{good}");
-            assert_eq!(&*good.parse::<KeyName>().unwrap(), good);
+            assert!(good.parse::<KeyName>().is_ok_and(|name| &*name == good));
         }
         for bad in [
             "", "-", ".", "a-", "-a", "a.", ".a", "a/b", "a b", "ä", "a\0b", "a\n", "..",

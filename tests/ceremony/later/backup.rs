@@ -84,8 +84,8 @@ fn with_settings_of_its_own(room: &Room) -> String {
         .replacen(
             "[hsm]\n",
             &format!(
-                "# who left\ncrls = [{:?}]\n\n[hsm]\nsessions = 2 # a fast one\n",
-                room.pki.crl()
+                "# who left\ncrls = [\"{}\"]\n\n[hsm]\nsessions = 2 # a fast one\n",
+                room.pki.crl().display()
             ),
             1,
         )

@@ -62,7 +62,7 @@ pub(in crate::api) static TRANSIT: &[Route] = &[
     route!(Update "datakey/wrapped/{name}",       "datakey-wrapped",   Some(O::DatakeyWrapped),    Small, true,  false, cipher::DataKey, cipher::datakey_wrapped),
     route!(List   "keys",                         "list",              Some(O::List),              Small, true,  false, keys::List, keys::list),
     route!(Update "keys/{name}",                  "create",            Some(O::Create),            Small, true,  true,  keys::Create, keys::create),
-    route!(Read   "keys/{name}",                  "read",              Some(O::Read),              Small, true,  false, keys::Read, keys::read),
+    route!(Read   "keys/{name}",                  "read",              Some(O::Read),              Small, true,  false, keys::ReadKey, keys::read),
     route!(Delete "keys/{name}",                  "delete",            Some(O::Delete),            Small, true,  true,  NothingElse, keys::delete),
     route!(Update "keys/{name}/config",           "configure",         Some(O::Configure),         Small, true,  true,  keys::Configure, keys::configure),
     route!(Update "keys/{name}/rotate",           "rotate",            Some(O::Rotate),            Small, true,  true,  keys::Rotate, keys::rotate),

@@ -121,9 +121,9 @@ pub(super) fn partial_failure(wanted: Option<i64>) -> Result<u16, ApiError> {
         Ok(0) => Ok(400),
         // HTTP gives 1xx, 204, 205 and 304 no body, so the results could not be told.
         Ok(code @ 200..=599) if !matches!(code, 204 | 205 | 304) => Ok(code),
-        _ => Err(ApiError::bad_request(format!(
-            "partial_failure_response_code is a status from 200 to 599, and none of 204, 205 and 304, which have no body"
-        ))
+        _ => Err(ApiError::bad_request(
+            "partial_failure_response_code is a status from 200 to 599, and none of 204, 205 and 304, which have no body",
+        )
         .in_own_words()),
     }
 }

@@ -52,7 +52,7 @@ request! {
 
 request! {
     /// `GET keys/:name`.
-    Read<'p> {
+    ReadKey<'p> {
         /// Checked to be base64, otherwise not looked at.
         context: Option<Cow<'p, str>>,
     }
@@ -191,7 +191,7 @@ fn agrees(asked: &Create<'_>, key_name: &str, key: &KeyInfo) -> Result<(), ApiEr
 
 /// `GET keys/:name`.
 pub(in crate::api) async fn read(call: &mut Call<'_>) -> Result<Answer, ApiError> {
-    decode_optional(Read::read(&call.params)?.context.as_deref())
+    decode_optional(ReadKey::read(&call.params)?.context.as_deref())
         .map_err(|_| ApiError::bad_request("failed to base64-decode context"))?;
     describe(call, &[])
 }
