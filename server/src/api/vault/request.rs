@@ -1,6 +1,6 @@
 //! Requests as types: one struct a request, whose fields are its parameters. The struct gives the
-//! route's row what is taken, the `OpenAPI` document its part, and reads the parameters with Vault's
-//! weak conversions: all of them before anything is done, as Vault does.
+//! route's row what is taken, the `OpenAPI` document its part, and reads the parameters with
+//! Vault's weak conversions: all of them before anything is done, as Vault does.
 
 use std::borrow::Cow;
 use std::ops::Deref;
@@ -147,9 +147,9 @@ pub(super) const fn bare(field: &'static str) -> &'static str {
 
 /// A request's struct, `REQUEST` for its row, and `read`. Behind each field's type may stand the
 /// schema that says more than the type does. `besides` has what is taken and not read from here:
-/// the parser does, or nobody. `refused` has Vault's and `OpenBao`'s that would change what is done;
-/// ignored, they would silently not do what was asked. `strict`: any other is refused too, since the
-/// answer has no room for a warning, or none of Vault's clients could send one.
+/// the parser does, or nobody. `refused` has Vault's and `OpenBao`'s that would change what is
+/// done; ignored, they would silently not do what was asked. `strict`: any other is refused too,
+/// since the answer has no room for a warning, or none of Vault's clients could send one.
 macro_rules! request {
     (@schema $type:ty) => {
         <$type as $crate::api::vault::request::Described>::schema

@@ -31,8 +31,8 @@ pub(in crate::api) async fn wrapping_key(call: &mut Call<'_>) -> Result<Answer, 
 request! {
     /// `POST keys/:name/import`.
     Import<'p> {
-        /// Base64 of RSA-OAEP(wrapping key, a 32-byte AES key) followed by AES-KWP(that AES key, the
-        /// key's 32 bytes).
+        /// Base64 of RSA-OAEP(wrapping key, a 32-byte AES key) followed by AES-KWP(that AES key,
+        /// the key's 32 bytes).
         ciphertext: Base64<'p>,
         /// Of RSA-OAEP, and of its MGF1: SHA256 (if missing) or SHA1.
         hash_function: Option<Cow<'p, str>>,
@@ -63,8 +63,8 @@ request! {
 request! {
     /// `POST keys/:name/import_version`.
     ImportVersion<'p> {
-        /// Base64 of RSA-OAEP(wrapping key, a 32-byte AES key) followed by AES-KWP(that AES key, the
-        /// key's 32 bytes).
+        /// Base64 of RSA-OAEP(wrapping key, a 32-byte AES key) followed by AES-KWP(that AES key,
+        /// the key's 32 bytes).
         ciphertext: Base64<'p>,
         /// Of RSA-OAEP, and of its MGF1: SHA256 (if missing) or SHA1.
         hash_function: Option<Cow<'p, str>>,
