@@ -318,7 +318,7 @@ mod tests {
         let log = folder.path().join("audit.log");
         let refused = || {
             let failure = open(std::slice::from_ref(&log)).unwrap_err();
-            assert!(failure.message().contains("no regular file"));
+            assert!(failure.message().contains("not a regular file"));
         };
         mkfifo(&log, Mode::S_IRWXU).unwrap();
         refused();

@@ -127,7 +127,7 @@ mod tests {
                 said.send(failure.message().to_owned()).unwrap();
             }
         });
-        for why in ["no regular file", "it is larger than"] {
+        for why in ["not a regular file", "it is larger than"] {
             let message = hear.recv_timeout(Duration::from_secs(20)).unwrap();
             assert!(message.contains(why), "{message}");
         }

@@ -241,7 +241,7 @@ async fn a_pipe_in_the_place_of_a_file_stops_no_later_reload() {
                 let reason = line["reason"].as_str().unwrap_or_default();
                 line["outcome"] == "error"
                     && reason.contains(path.to_str().unwrap())
-                    && reason.contains("no regular file")
+                    && reason.contains("not a regular file")
             })
         };
         tell(&appliance, SIGHUP);
