@@ -566,6 +566,18 @@ fn an_older_list_never_takes_the_place_of_the_one_in_force() {
         assert!(error.problem.contains("went back"), "{error}");
         assert!(ours(&tls, &bad).is_err());
     }
+    // One of the same number that lets somebody in, whenever it says that it was made.
+    for from in [-10, -5] {
+        place.write("0.crl", &list(5, from, &[9]));
+        let error = tls.read_again().err().unwrap();
+        assert!(error.problem.contains("lacks certificates"), "{error}");
+        assert!(ours(&tls, &bad).is_err());
+    }
+    let worse = ca.client("worse", 9);
+    ours(&tls, &worse).unwrap();
+    place.write("0.crl", &list(5, -5, &[8, 9]));
+    tls.read_again().unwrap().put_in_force();
+    assert!(ours(&tls, &worse).is_err() && ours(&tls, &bad).is_err());
     place.write("0.crl", &list(6, -5, &[]));
     tls.read_again().unwrap().put_in_force();
     ours(&tls, &bad).unwrap();

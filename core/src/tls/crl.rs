@@ -160,6 +160,11 @@ impl Crl {
         self.der == other.der
     }
 
+    /// Whether it names each certificate that the other one does.
+    pub(super) fn names_all_of(&self, other: &Self) -> bool {
+        other.revoked.is_subset(&self.revoked)
+    }
+
     /// Whether it names the certificate. A certificate "on hold" is revoked, for as long as it is.
     pub(super) fn names(&self, serial: &[u8]) -> bool {
         self.revoked.contains(serial)

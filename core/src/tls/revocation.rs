@@ -263,7 +263,11 @@ impl Crl {
             return Err(self.went_back(old));
         }
         if self.number == old.number && !self.is_the_same_as(old) {
-            // Refusing it would leave in whoever it names again.
+            // Nothing tells which of the two is the older one.
+            if !self.names_all_of(old) {
+                return Err(self.lets_in());
+            }
+            // Refusing it would leave in whoever it names besides.
             tracing::warn!(
                 file = %self.file.display(),
                 "the CRL number {} of {} has changed, but not its number: its CA should count",
@@ -271,6 +275,16 @@ impl Crl {
             );
         }
         Ok(())
+    }
+
+    fn lets_in(&self) -> TlsError {
+        TlsError {
+            file: self.file.clone(),
+            problem: format!(
+                "the CRL of {} has the number {} of the one in force, and lacks certificates that that one names: a CRL with a higher number lets them in, or a restart if the CA does not count",
+                self.issuer_name, self.number,
+            ),
+        }
     }
 
     fn went_back(&self, old: &Self) -> TlsError {

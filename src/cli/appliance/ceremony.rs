@@ -2,12 +2,15 @@
 //! the record goes back onto it.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use nix::unistd::User;
 use strongroom_ceremony::run::handover;
+use strongroom_core::atomic::{self, Access};
+use strongroom_core::files;
 
 use super::medium::Medium;
 use super::status::CONFIGURATION;
@@ -85,7 +88,7 @@ fn attempt() -> Result<Outcome, Failure> {
                 format!("the ceremony does not start: {error}"),
             )
         })?;
-    let errors = String::from_utf8_lossy(&output.stderr);
+    let errors = printable(&String::from_utf8_lossy(&output.stderr));
     let last = errors.trim().lines().last().unwrap_or_default().to_owned();
     match output.status.code() {
         Some(0) => {
@@ -105,6 +108,19 @@ fn attempt() -> Result<Outcome, Failure> {
         )
         .next("put the medium right; the ceremony goes on when the machine starts again")),
     }
+}
+
+/// What the medium holds may stand in an error, and the console is a terminal.
+fn printable(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for char in text.chars() {
+        if char.is_control() && char != '\n' {
+            out.extend(char.escape_default());
+        } else {
+            out.push(char);
+        }
+    }
+    out
 }
 
 /// What the ceremony made for people goes back with the medium.
@@ -157,18 +173,51 @@ pub(super) fn hand_over(medium: &Medium) -> Result<(), Failure> {
 
 /// A file of the medium, if it is there.
 fn take(from: &Path, to: &Path) -> Result<(), Failure> {
-    if !from.exists() {
-        return Ok(());
-    }
+    let bytes = match files::read(from, files::MAX_LIST) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(Failure::file(from, &error)),
+    };
     let failed = |error| Failure::file(to, &error);
     if let Some(folder) = to.parent() {
         fs::create_dir_all(folder).map_err(failed)?;
     }
-    fs::copy(from, to).map(drop).map_err(failed)
+    atomic::replace(to, &bytes, Access::Mode(0o640)).map_err(failed)
 }
 
 fn read_dir(path: &Path) -> Result<Vec<std::path::PathBuf>, Failure> {
     fs::read_dir(path)
         .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect())
         .map_err(|error| Failure::file(path, &error))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_file_of_the_medium_is_taken_whole_or_not_at_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let (from, to) = (folder.path().join("from"), folder.path().join("etc/policy"));
+        take(&from, &to).unwrap();
+        assert!(!to.exists());
+        fs::write(&from, "one").unwrap();
+        take(&from, &to).unwrap();
+        assert_eq!(fs::read(&to).unwrap(), b"one");
+        let file = fs::File::create(&from).unwrap();
+        file.set_len(files::MAX_LIST + 1).unwrap();
+        let failure = take(&from, &to).unwrap_err();
+        assert!(failure.message().contains("larger than"), "{failure:?}");
+        assert_eq!(fs::read(&to).unwrap(), b"one");
+    }
+
+    #[test]
+    fn nothing_of_a_medium_moves_the_console() {
+        assert_eq!(
+            printable("line 3: \x1b[2J\u{9b}1m\rdone\n\u{e4}"),
+            "line 3: \\u{1b}[2J\\u{9b}1m\\rdone\n\u{e4}"
+        );
+    }
 }

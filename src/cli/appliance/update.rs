@@ -159,33 +159,45 @@ impl Update {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Failure::file(folder, &error)),
         };
-        let version_of = |name: &str| Some(between(name, ".efi")?.to_owned());
-        let Some(version) = names
-            .iter()
-            .filter_map(|name| version_of(name))
-            .max_by(|one, other| compare(one, other))
-        else {
+        let mut versions = Vec::new();
+        for version in names.iter().filter_map(|name| between(name, ".efi")) {
+            versions.push(Some(version).filter(|text| is_version(text)).ok_or_else(|| {
+                refused("a kernel image in its directory is not called strongroom_VERSION.efi, with a version of digits and points")
+            })?);
+        }
+        versions.sort_by(|one, other| compare(one, other));
+        let Some(version) = versions.pop().map(str::to_owned) else {
             return if names.is_empty() {
                 Ok(None)
             } else {
                 Err(refused("its directory holds no strongroom_VERSION.efi"))
             };
         };
+        // 1.0 and 1.0.0 are one version.
+        if let Some(twin) = versions
+            .pop()
+            .filter(|twin| compare(twin, &version).is_eq())
+        {
+            return Err(refused(format!(
+                "its directory holds a version twice, as {twin} and as {version}; leave one"
+            )));
+        }
+        // systemd-sysupdate looks names up by itself: of two, it could take the one that was not
+        // checked.
         let part = |end: &str| {
-            names
-                .iter()
-                .find_map(|name| {
-                    between(name, end)?
-                        .strip_prefix(version.as_str())?
-                        .strip_prefix('_')
-                })
-                .map(str::to_owned)
-                .ok_or_else(|| {
-                    refused(format!(
-                        "its directory holds no strongroom_{version}_….{}",
-                        &end[1..]
-                    ))
-                })
+            let mut found = names.iter().filter_map(|name| {
+                between(name, end)?
+                    .strip_prefix(version.as_str())?
+                    .strip_prefix('_')
+            });
+            let file = format!("strongroom_{version}_….{}", &end[1..]);
+            match (found.next(), found.next()) {
+                (Some(uuid), None) => Ok(uuid.to_owned()),
+                (None, _) => Err(refused(format!("its directory holds no {file}"))),
+                _ => Err(refused(format!(
+                    "its directory holds more than one {file}; leave one"
+                ))),
+            }
         };
         Ok(Some(Self {
             kernel: folder.join(format!("strongroom_{version}.efi")),
@@ -245,6 +257,11 @@ impl Update {
         }
         Ok(())
     }
+}
+
+/// Digits and points, as they stand in file names, partition labels and on the console.
+fn is_version(text: &str) -> bool {
+    (1..=32).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit() || b == b'.')
 }
 
 /// What a name has between `strongroom_` and this end.
@@ -331,6 +348,50 @@ mod tests {
                 .contains("no strongroom_0.10.0_….verity.raw"),
             "{failure:?}"
         );
+    }
+
+    #[test]
+    fn of_two_files_for_one_thing_none_is_taken() {
+        let other = "11111111-c087-84e3-fcc5-abdb4ba1ba14";
+        for (twin, text) in [
+            (
+                format!("strongroom_0.2.0_{other}.root.raw"),
+                "more than one strongroom_0.2.0_….root.raw",
+            ),
+            (
+                format!("strongroom_0.2.0_{other}.verity.raw"),
+                "more than one strongroom_0.2.0_….verity.raw",
+            ),
+            ("strongroom_0.2.efi".into(), "a version twice"),
+            ("strongroom_0.2.0.0.efi".into(), "a version twice"),
+        ] {
+            let folder = folder(&["0.1.0", "0.2.0"]);
+            fs::write(folder.path().join(twin), []).unwrap();
+            let failure = Update::find(folder.path()).unwrap_err();
+            assert!(failure.message().contains(text), "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn a_version_is_of_digits_and_points() {
+        for name in [
+            "\x1b[2J",
+            "0.3.0\u{202e}",
+            "0.3.0+3",
+            "",
+            "0.3.0-rc1",
+            &"1".repeat(33),
+        ] {
+            let folder = folder(&["0.2.0"]);
+            fs::write(folder.path().join(format!("strongroom_{name}.efi")), []).unwrap();
+            let failure = Update::find(folder.path()).unwrap_err();
+            let message = failure.message();
+            assert!(message.contains("not called"), "{name:?}: {message}");
+            assert!(
+                message.is_ascii() && !message.contains('\x1b'),
+                "{message:?}"
+            );
+        }
     }
 
     #[test]

@@ -38,6 +38,12 @@ pub(crate) trait Dialect: Sync {
         Vec::new()
     }
 
+    /// Paths of its own below which no mount can be reached: each begins as a mount's do, and ends
+    /// with a slash.
+    fn reserved(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// Headers that may stand once in a request, [`MAX_HEADERS`] at most: handed to
     /// [`Dialect::credentials`].
     fn headers(&self) -> &'static [&'static HeaderName] {
@@ -191,6 +197,16 @@ impl Endpoint {
         let mut found = Vec::new();
         for (at, dialect) in self.dialects.iter().enumerate() {
             for mount in dialect.mounts(config) {
+                if let Some(own) = dialect
+                    .reserved()
+                    .iter()
+                    .find(|own| mount.starts_with(**own))
+                {
+                    found.push(format!(
+                        "server.mounts: {mount} can't be reached, since {own} is {}'s own: choose another mount",
+                        dialect.name(),
+                    ));
+                }
                 let others = self.dialects.iter().enumerate();
                 let others = others.filter(|(other, _)| *other != at);
                 for (_, other) in others {
@@ -223,7 +239,7 @@ impl Endpoint {
 }
 
 /// What keeps a configuration from being served though each of its settings is right, in sentences:
-/// paths that two protocols would have.
+/// paths that two protocols would have, or that one has for something else.
 pub fn contradictions(config: &Config) -> Vec<String> {
     Endpoint::configured(config).contradictions(config)
 }

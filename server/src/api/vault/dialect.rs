@@ -56,6 +56,10 @@ impl Dialect for Vault {
             .collect()
     }
 
+    fn reserved(&self) -> &'static [&'static str] {
+        routes::RESERVED
+    }
+
     fn headers(&self) -> &'static [&'static HeaderName] {
         &HEADERS
     }

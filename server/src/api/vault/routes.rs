@@ -183,6 +183,9 @@ const TRANSIT_WORDS: &[&str] = &[
     "wrapping_key",
 ];
 
+/// What [`resolve`] never takes for a mount.
+pub(in crate::api) const RESERVED: &[&str] = &["/v1/sys/", "/v1/auth/", "/v1/openapi.json/"];
+
 /// Finds the route of a decoded path. `mounts` empty: whatever stands before a known path is its
 /// mount, and the shortest such mount wins, unless it is called as something of Transit's.
 pub(in crate::api) fn resolve<'a>(path: &'a str, verb: Verb, mounts: &[String]) -> Target<'a> {
@@ -317,6 +320,22 @@ mod tests {
             Target::WrongMethod(_) => panic!("{path}: wrong method"),
             Target::UnknownPath => panic!("{path}: unknown"),
             Target::NoMount => panic!("{path}: no mount"),
+        }
+    }
+
+    #[test]
+    fn nothing_is_mounted_below_what_is_reserved() {
+        for reserved in RESERVED {
+            let mount = reserved
+                .strip_prefix(ROOT)
+                .unwrap()
+                .trim_matches('/')
+                .to_owned();
+            let below = format!("{mount}/encrypt/k");
+            for mounts in [vec![], vec![mount]] {
+                let target = resolve(&below, Verb::Update, &mounts);
+                assert!(matches!(target, Target::UnknownPath), "{below}");
+            }
         }
     }
 
