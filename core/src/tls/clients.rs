@@ -16,18 +16,28 @@ const DAY: i64 = 24 * 60 * 60;
 /// One that ended so long ago belongs to a client that is no more.
 const FORGOTTEN: i64 = 7 * DAY;
 
-/// The newest certificate of each identity that was here since the start.
+/// So many certificates of one identity: nodes of a cluster may share a name, and one of them may
+/// not be renewed.
+const OF_ONE: usize = 4;
+/// Until then whoever has renewed its certificate may come with the one before: connections that
+/// were open, a restart node by node.
+const CHANGE: i64 = 60 * 60;
+/// Who did not come for so long has no use for its certificate. Vault's seal comes each ten minutes.
+const UNUSED: i64 = DAY;
+
+/// The certificates of each identity that was here since the start.
 #[derive(Debug, Default)]
-pub(super) struct Clients(Mutex<HashMap<String, Seen>>);
+pub(super) struct Clients(Mutex<HashMap<String, Vec<Seen>>>);
 
 #[derive(Clone, Copy, Debug)]
 struct Seen {
     not_before: i64,
     not_after: i64,
+    first: i64,
     last: i64,
 }
 
-/// The newest certificate of an identity that was here since the start.
+/// Of the certificates with which an identity comes, the one that ends first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClientCertificate {
     /// Whose it is.
@@ -61,38 +71,53 @@ impl Clients {
             return;
         };
         let validity = certificate.validity();
+        let now = i64::try_from(now).unwrap_or(i64::MAX);
         let new = Seen {
             not_before: validity.not_before.timestamp(),
             not_after: validity.not_after.timestamp(),
-            last: i64::try_from(now).unwrap_or(i64::MAX),
+            first: now,
+            last: now,
         };
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = all.get_mut(peer.identity.as_str()) {
-            if (new.not_before, new.not_after) >= (known.not_before, known.not_after) {
-                *known = new;
+            if let Some(same) = known.iter_mut().find(|seen| seen.age() == new.age()) {
+                same.last = now;
+                return;
             }
-            known.last = new.last;
+            if known.len() >= OF_ONE {
+                let oldest = known.iter().enumerate().min_by_key(|(_, seen)| seen.last);
+                if let Some(at) = oldest.map(|(at, _)| at) {
+                    known.swap_remove(at);
+                }
+            }
+            known.push(new);
             return;
         }
         if all.len() >= MOST {
-            let oldest = all.iter().min_by_key(|(_, seen)| seen.last);
+            let last = |known: &[Seen]| known.iter().map(|seen| seen.last).max();
+            let oldest = all.iter().min_by_key(|(_, known)| last(known));
             if let Some(oldest) = oldest.map(|(identity, _)| identity.clone()) {
                 all.remove(&oldest);
             }
         }
-        all.insert(peer.identity.as_str().to_owned(), new);
+        all.insert(peer.identity.as_str().to_owned(), vec![new]);
     }
 
     /// Those that end first come first.
     pub(super) fn list(&self, now: i64) -> Vec<ClientCertificate> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|_, seen| now.saturating_sub(seen.not_after) < FORGOTTEN);
+        all.retain(|_, known| {
+            newest(known).is_some_and(|seen| now.saturating_sub(seen.not_after) < FORGOTTEN)
+        });
         let mut list: Vec<_> = all
             .iter()
-            .map(|(identity, seen)| ClientCertificate {
-                identity: identity.clone(),
-                not_before: seen.not_before,
-                not_after: seen.not_after,
+            .filter_map(|(identity, known)| {
+                let seen = ends_first(known, now)?;
+                Some(ClientCertificate {
+                    identity: identity.clone(),
+                    not_before: seen.not_before,
+                    not_after: seen.not_after,
+                })
             })
             .collect();
         drop(all);
@@ -101,6 +126,31 @@ impl Clients {
         });
         list
     }
+}
+
+impl Seen {
+    /// By which the newer one is known.
+    fn age(&self) -> (i64, i64) {
+        (self.not_before, self.not_after)
+    }
+}
+
+fn newest(known: &[Seen]) -> Option<&Seen> {
+    known.iter().max_by_key(|seen| seen.age())
+}
+
+/// Of the newest certificate, and of those with which somebody still comes though there is a newer
+/// one, the one that ends first.
+fn ends_first(known: &[Seen], now: i64) -> Option<Seen> {
+    let newest = newest(known)?;
+    let in_use = |seen: &&Seen| {
+        seen.last > newest.first.saturating_add(CHANGE) && now.saturating_sub(seen.last) < UNUSED
+    };
+    let others = known.iter().filter(in_use);
+    others
+        .chain([newest])
+        .min_by_key(|seen| seen.not_after)
+        .copied()
 }
 
 #[cfg(test)]
@@ -142,6 +192,32 @@ mod tests {
             [("dns:a".to_owned(), 3_000), ("dns:b".to_owned(), 5_000)]
         );
         assert_eq!(ends(3_000 + FORGOTTEN), [("dns:b".to_owned(), 5_000)]);
+    }
+
+    #[test]
+    fn one_that_is_not_renewed_is_seen_beside_one_of_the_same_name_that_is() {
+        let clients = Clients::default();
+        let (old, new) = (peer("a", 0, 50 * DAY), peer("a", DAY, 90 * DAY));
+        let at = |at: i64| u64::try_from(at).unwrap();
+        let end = |now| clients.list(now).first().map(|one| one.not_after / DAY);
+        clients.saw(&old, 0);
+        assert_eq!(end(0), Some(50));
+        clients.saw(&new, at(DAY));
+        assert_eq!(end(DAY), Some(90));
+        // A connection that was open.
+        clients.saw(&old, at(DAY + CHANGE));
+        assert_eq!(end(DAY + CHANGE), Some(90));
+        clients.saw(&old, at(DAY + CHANGE + 1));
+        clients.saw(&new, at(DAY + CHANGE + 2));
+        assert_eq!(end(DAY + CHANGE + 3), Some(50));
+        // Renewed by now, or gone.
+        clients.saw(&new, at(2 * DAY + CHANGE + 1));
+        assert_eq!(end(2 * DAY + CHANGE + 1), Some(90));
+        // However many there were.
+        for later in 0..100 {
+            clients.saw(&peer("a", DAY + later, 80 * DAY), at(3 * DAY + later));
+        }
+        assert_eq!(clients.0.lock().unwrap()["dns:a"].len(), OF_ONE);
     }
 
     #[test]

@@ -198,7 +198,7 @@ impl Metrics {
         );
         registry.register_with_unit(
             "client_not_after",
-            "When the newest certificate of an identity ends that was here since the start, since 1970",
+            "When the certificate of an identity ends that is in use and ends first, since 1970",
             Unit::Seconds,
             metrics.client_not_after.clone(),
         );
@@ -265,7 +265,7 @@ impl Metrics {
         }
     }
 
-    /// The newest certificate of each identity that was here; one that was forgotten has no figure
+    /// Of each identity that was here the certificate in use that ends first; one that was forgotten has no figure
     /// any more.
     fn set_clients(&self, app: &App) {
         self.client_not_after.clear();
