@@ -22,7 +22,8 @@ const OF_ONE: usize = 4;
 /// Until then whoever has renewed its certificate may come with the one before: connections that
 /// were open, a restart node by node.
 const CHANGE: i64 = 60 * 60;
-/// Who did not come for so long has no use for its certificate. Vault's seal comes each ten minutes.
+/// Who did not come for so long has no use for its certificate. Vault's seal comes each ten
+/// minutes.
 const UNUSED: i64 = DAY;
 
 /// The certificates of each identity that was here since the start.

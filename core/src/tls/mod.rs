@@ -210,8 +210,8 @@ impl Tls {
         Ok(())
     }
 
-    /// Of each identity that was here since the start, the certificate in use that ends first. Those
-    /// that end first come first.
+    /// Of each identity that was here since the start, the certificate in use that ends first.
+    /// Those that end first come first.
     pub fn client_certificates(&self) -> Vec<ClientCertificate> {
         self.clients.list(files::now())
     }

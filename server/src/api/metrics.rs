@@ -265,8 +265,8 @@ impl Metrics {
         }
     }
 
-    /// Of each identity that was here the certificate in use that ends first; one that was forgotten has no figure
-    /// any more.
+    /// Of each identity that was here the certificate in use that ends first; one that was
+    /// forgotten has no figure any more.
     fn set_clients(&self, app: &App) {
         self.client_not_after.clear();
         self.client_renewal_due.clear();
