@@ -4,6 +4,7 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType,
@@ -252,11 +253,13 @@ fn issuer(certificate: &Path) -> Issuer<'static, KeyPair> {
     Issuer::from_ca_cert_pem(&certificate, KeyPair::from_pem(&key).unwrap()).unwrap()
 }
 
+/// Each has a higher number than the one before it.
 fn crl(issuer: &Issuer<'_, KeyPair>, revoked: &[Who], next_update: OffsetDateTime) -> String {
+    static NUMBER: AtomicU64 = AtomicU64::new(1);
     let list = CertificateRevocationListParams {
         this_update: date_time_ymd(2024, 1, 1),
         next_update,
-        crl_number: SerialNumber::from(1_u64),
+        crl_number: SerialNumber::from(NUMBER.fetch_add(1, Ordering::Relaxed)),
         issuing_distribution_point: None,
         revoked_certs: revoked
             .iter()
