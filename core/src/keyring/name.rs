@@ -15,7 +15,7 @@ pub const MAX_NAME: usize = 128;
 ///
 /// `KeyName<&str>` is part of what it was parsed from, so that a request's name costs no memory;
 /// `KeyName` is one that is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct KeyName<S = String>(S);
 
 impl<'n> KeyName<&'n str> {
@@ -78,6 +78,13 @@ impl Deref for KeyName {
 impl Borrow<str> for KeyName {
     fn borrow(&self) -> &str {
         &self.0
+    }
+}
+
+/// As its string is.
+impl<S: fmt::Debug> fmt::Debug for KeyName<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }
 
