@@ -36,6 +36,37 @@ pub(crate) struct Pair {
     pub(crate) private: ObjectHandle,
     /// `SubjectPublicKeyInfo`, DER.
     pub(crate) spki: Vec<u8>,
+    /// What the private half forces on whatever it unwraps.
+    pub(crate) forced: Forced,
+}
+
+/// The attributes of a key's `CKA_UNWRAP_TEMPLATE`, by the token's own word: a call repeats each of
+/// them (`SoftHSM` demands it), and not every key has all of its table's.
+#[derive(Clone, Default)]
+pub(crate) struct Forced(Vec<CK_ATTRIBUTE_TYPE>);
+
+impl Forced {
+    pub(crate) fn read(watched: &WatchedSession, private: ObjectHandle) -> Result<Self, Fault> {
+        let template = watched.raw().unwrap_template(watched.session(), private)?;
+        let template = template.unwrap_or_default().into_iter();
+        Ok(Self(template.map(|(attribute, _)| attribute).collect()))
+    }
+
+    pub(crate) fn holds(&self, rule: &Rule) -> bool {
+        self.0.contains(&rule.attribute)
+    }
+
+    /// Whether the rule goes into a call that unwraps by the key.
+    pub(crate) fn asked(&self, rule: &Rule, with_optional: bool) -> bool {
+        rule.asked(with_optional) || self.holds(rule)
+    }
+
+    /// Of a key's table, what this key forces, or must.
+    pub(crate) fn of<'a>(&self, template: &'a [Rule]) -> impl Iterator<Item = &'a Rule> {
+        template
+            .iter()
+            .filter(|rule| rule.when == When::Always || self.holds(rule))
+    }
 }
 
 impl Keys {
@@ -159,6 +190,7 @@ fn rsa_pair(watched: &WatchedSession, key: Numbered<'_>, shape: KeyShape) -> Res
         public,
         private,
         spki: rsa_spki(watched, key, public)?,
+        forced: Forced::read(watched, private)?,
     })
 }
 
@@ -175,6 +207,7 @@ fn ec_pair(watched: &WatchedSession, key: Numbered<'_>, shape: KeyShape) -> Resu
         public,
         private,
         spki,
+        forced: Forced::default(),
     })
 }
 
@@ -284,7 +317,7 @@ pub(crate) fn check(
     rules: &[Rule],
 ) -> Result<(), Fault> {
     for rule in rules {
-        if let Value::Template(inner) = rule.value {
+        if let Value::Template(inner) = &rule.value {
             check_template(watched, key, name, rule, inner)?;
             continue;
         }
@@ -330,7 +363,8 @@ fn admit(rule: &Rule, value: Option<&[u8]>, name: &str) -> Result<(), Fault> {
     }
 }
 
-/// The key's template must hold at least those of the inner rules that are demanded.
+/// The key's template must hold at least those of the inner rules that are demanded, and none of
+/// the others with another value.
 fn check_template(
     watched: &WatchedSession,
     key: ObjectHandle,
@@ -342,12 +376,14 @@ fn check_template(
         .raw()
         .unwrap_template(watched.session(), key)?
         .unwrap_or_default();
-    for wanted in inner.iter().filter(|rule| rule.when == When::Always) {
+    for wanted in inner {
         let mut values = found
             .iter()
             .filter(|(attribute, _)| *attribute == wanted.attribute);
-        let good =
-            values.next().is_some_and(|(_, value)| wanted.admits(value)) && values.next().is_none();
+        let good = match values.next() {
+            Some((_, value)) => wanted.admits(value) && values.next().is_none(),
+            None => wanted.when == When::IfKnown,
+        };
         if !good {
             let problem = format!("does not force {}={}", wanted.name, wanted.wanted());
             return Err(policy(name, rule.name, &problem).into());

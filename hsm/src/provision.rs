@@ -204,7 +204,18 @@ pub(crate) fn make(
 ) -> Result<Vec<ObjectHandle>, Fault> {
     let (public, private) = (key.public_rules(shape), key.private_rules(shape));
     let attempt = |with_optional: bool| -> Result<Vec<ObjectHandle>, Fault> {
-        let private = private.iter().filter(|rule| rule.asked(with_optional));
+        let private: Vec<_> = private
+            .iter()
+            .filter(|rule| rule.asked(with_optional))
+            .map(|rule| {
+                if with_optional {
+                    rule.clone()
+                } else {
+                    rule.without_optional()
+                }
+            })
+            .collect();
+        let private = private.iter();
         if key.spec.public.is_some() {
             let public = public.iter().filter(|rule| rule.asked(with_optional));
             let (public, private) = watched.raw().generate_key_pair(

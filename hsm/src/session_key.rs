@@ -9,7 +9,7 @@ use cryptoki_sys::{CK_MECHANISM_TYPE, CKM_AES_KEY_GEN, CKM_GENERIC_SECRET_KEY_GE
 
 use crate::fault::Fault;
 use crate::ffi::Wrapping;
-use crate::keys;
+use crate::keys::{self, Forced, Pair};
 use crate::template::{
     EPHEMERAL, KEK_AEAD, KEK_MAC, NEW_AEAD, NEW_MAC, Rule, TARGET_AEAD, TARGET_MAC,
     TRANSFER_UNWRAP_TEMPLATE,
@@ -84,11 +84,12 @@ pub(crate) fn canary(watched: &WatchedSession) -> Result<ObjectHandle> {
 
 /// A KEK from its wrapped form, as strict as the master key's unwrap template demands, and held
 /// against the table before anybody uses it. `narrow`: the token takes `CKA_ALLOWED_MECHANISMS` and
-/// `CKA_COPYABLE` on session keys.
+/// `CKA_COPYABLE` on session keys. `forced`: what the master key forces.
 pub(crate) fn unwrap(
     watched: &WatchedSession,
     hash: OaepHash,
     master: ObjectHandle,
+    forced: &Forced,
     blob: &[u8],
     usage: KeyUsage,
     narrow: bool,
@@ -99,9 +100,18 @@ pub(crate) fn unwrap(
         Wrapping::Oaep(hash),
         master,
         blob,
-        rules.iter().filter(|rule| rule.asked(narrow)),
+        asked(rules, forced, narrow),
     )?;
     checked(watched, key, KEK, rules, narrow)
+}
+
+/// What a call by a key that forces something asks for. `narrow`: see [`unwrap`].
+pub(crate) fn asked<'a>(
+    rules: &'a [Rule],
+    forced: &Forced,
+    narrow: bool,
+) -> impl Iterator<Item = &'a Rule> {
+    rules.iter().filter(move |rule| forced.asked(rule, narrow))
 }
 
 /// What a KEK must be.
@@ -191,17 +201,18 @@ pub(crate) fn create(
 pub(crate) fn unwrap_ephemeral(
     watched: &WatchedSession,
     hash: OaepHash,
-    wrapping_key: ObjectHandle,
+    wrapping_key: &Pair,
     blob: &[u8],
+    narrow: bool,
 ) -> Result<ObjectHandle> {
     let key = watched.raw().unwrap_key(
         watched.session(),
         Wrapping::Oaep(hash),
-        wrapping_key,
+        wrapping_key.private,
         blob,
-        EPHEMERAL.iter(),
+        asked(EPHEMERAL, &wrapping_key.forced, narrow),
     )?;
-    checked(watched, key, "AES key of an import", EPHEMERAL, true)
+    checked(watched, key, "AES key of an import", EPHEMERAL, narrow)
 }
 
 /// BYOK's second step: the target, extractable so that the master key can wrap it.

@@ -51,7 +51,7 @@ pub(crate) enum Value {
     Bytes(Cow<'static, [u8]>),
     Mechanisms(&'static [CK_MECHANISM_TYPE]),
     /// An attribute that is itself a template: the object must have at least these.
-    Template(&'static [Rule]),
+    Template(Cow<'static, [Rule]>),
 }
 
 /// When a rule is given to the token.
@@ -181,6 +181,21 @@ impl Rule {
         }
     }
 
+    /// The rule without what a token need not know in a template: such as that refuses the whole
+    /// template because of `CKA_COPYABLE`.
+    pub(crate) fn without_optional(&self) -> Self {
+        let Value::Template(inner) = &self.value else {
+            return self.clone();
+        };
+        let inner = inner
+            .iter()
+            .filter(|rule| rule.attribute != CKA_COPYABLE || rule.when != When::IfKnown);
+        Self {
+            value: Value::Template(inner.cloned().collect()),
+            ..self.clone()
+        }
+    }
+
     /// Whether an attribute's bytes, as the token gave them, satisfy the rule. Templates are
     /// compared elsewhere.
     pub(crate) fn admits(&self, bytes: &[u8]) -> bool {
@@ -236,14 +251,18 @@ pub(crate) const P256_OID: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0
 /// What the master key forces on every key it unwraps. A call must repeat these (`SoftHSM`) or
 /// leave them out.
 ///
-/// Master keys of earlier builds do not force `CKA_DERIVE`, so it is asked for and not demanded:
-/// whether it matters on a token, the trial finds out (`trial/parts.rs`).
+/// Master keys of earlier builds do not force the last three, so they are asked for and not
+/// demanded: whether it matters on a token, the trial finds out (`trial/parts.rs`). Without
+/// `CKA_MODIFIABLE` and `CKA_COPYABLE` the user may leave them at true in the call, and `SoftHSM`
+/// then lets them set `CKA_DERIVE`, `CKA_WRAP` and `CKA_UNWRAP`, on the key or on a copy.
 pub(crate) const MASTER_UNWRAP_TEMPLATE: &[Rule] = rules! {
     Always CKA_EXTRACTABLE = NO;
     Always CKA_SENSITIVE = YES;
     Always CKA_WRAP = NO;
     Always CKA_UNWRAP = NO;
     IfKnown CKA_DERIVE = NO;
+    IfKnown CKA_COPYABLE = NO;
+    IfKnown CKA_MODIFIABLE = NO;
 };
 
 /// What the transfer key forces on what it unwraps: it comes out under a trusted key, and is good
@@ -270,13 +289,16 @@ pub(crate) const TRANSFER_UNWRAP_TEMPLATE: &[Rule] = rules! {
 };
 
 /// What the BYOK wrapping key forces on the ephemeral AES key: it may unwrap the target and nothing
-/// else.
+/// else. Keys of earlier builds do not force the last three, see [`MASTER_UNWRAP_TEMPLATE`].
 pub(crate) const WRAPPING_UNWRAP_TEMPLATE: &[Rule] = rules! {
     Always CKA_EXTRACTABLE = NO;
     Always CKA_SENSITIVE = YES;
     Always CKA_WRAP = NO;
     Always CKA_ENCRYPT = NO;
     Always CKA_DECRYPT = NO;
+    IfKnown CKA_DERIVE = NO;
+    IfKnown CKA_COPYABLE = NO;
+    IfKnown CKA_MODIFIABLE = NO;
 };
 
 /// The public half of an RSA key: `$wrap` says whether the token may wrap with it.
@@ -340,7 +362,7 @@ pub(crate) const MASTER: KeySpec = KeySpec {
     public: Some(rsa_public!(b"strongroom-master", wrap: YES)),
     private: rsa_private!(
         b"strongroom-master", unwrap: YES, decrypt: NO,
-        CKA_UNWRAP_TEMPLATE = Value::Template(MASTER_UNWRAP_TEMPLATE)
+        CKA_UNWRAP_TEMPLATE = Value::Template(Cow::Borrowed(MASTER_UNWRAP_TEMPLATE))
     ),
 };
 
@@ -354,7 +376,7 @@ pub(crate) const TRANSFER: KeySpec = KeySpec {
     public: Some(rsa_public!(b"strongroom-transfer", wrap: YES)),
     private: rsa_private!(
         b"strongroom-transfer", unwrap: YES, decrypt: NO,
-        CKA_UNWRAP_TEMPLATE = Value::Template(TRANSFER_UNWRAP_TEMPLATE)
+        CKA_UNWRAP_TEMPLATE = Value::Template(Cow::Borrowed(TRANSFER_UNWRAP_TEMPLATE))
     ),
 };
 
@@ -395,7 +417,7 @@ pub(crate) const WRAPPING: KeySpec = KeySpec {
     public: Some(rsa_public!(b"strongroom-wrapping", wrap: NO)),
     private: rsa_private!(
         b"strongroom-wrapping", unwrap: YES, decrypt: NO,
-        CKA_UNWRAP_TEMPLATE = Value::Template(WRAPPING_UNWRAP_TEMPLATE)
+        CKA_UNWRAP_TEMPLATE = Value::Template(Cow::Borrowed(WRAPPING_UNWRAP_TEMPLATE))
     ),
 };
 
@@ -541,6 +563,10 @@ pub(crate) const EPHEMERAL: &[Rule] = rules! {
     Always CKA_UNWRAP = YES;
     Always CKA_ENCRYPT = NO;
     Always CKA_DECRYPT = NO;
+    Always CKA_DERIVE = NO;
+    IfKnown CKA_COPYABLE = NO;
+    // Last: SoftHSM lets nothing be set after it.
+    Always CKA_MODIFIABLE = NO;
 };
 
 /// What anybody with the user PIN may make for a trial: an AES key that wraps, unwraps and derives,
@@ -682,7 +708,7 @@ pub(crate) const LOOSER: &[Rule] = rules! {
 
 /// The same, of attributes that are lists: another template, or other mechanisms.
 pub(crate) const LOOSER_LISTS: &[Rule] = rules! {
-    Always CKA_UNWRAP_TEMPLATE = Value::Template(rules! { Always CKA_EXTRACTABLE = YES; });
+    Always CKA_UNWRAP_TEMPLATE = Value::Template(Cow::Borrowed(rules! { Always CKA_EXTRACTABLE = YES; }));
     Always CKA_ALLOWED_MECHANISMS = Value::Mechanisms(&[CKM_RSA_PKCS]);
 };
 

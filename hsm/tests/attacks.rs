@@ -18,7 +18,7 @@ use cryptoki::mechanism::aead::GcmParams;
 use cryptoki::mechanism::elliptic_curve::{EcKdf, Ecdh1DeriveParams};
 use cryptoki::mechanism::rsa::{PkcsMgfType, PkcsOaepParams, PkcsOaepSource};
 use cryptoki::mechanism::{Mechanism, MechanismType};
-use cryptoki::object::{Attribute, KeyType, ObjectClass, ObjectHandle};
+use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
 use cryptoki::session::{Session, UserType};
 use cryptoki::types::AuthPin;
 use strongroom_hsm::{Hsm, KeyUsage, MasterKind};
@@ -250,6 +250,8 @@ fn a_kek_does_not_unwrap_with_weaker_attributes() {
         Attribute::Wrap(true),
         Attribute::Unwrap(true),
         Attribute::Derive(true),
+        Attribute::Modifiable(true),
+        Attribute::Copyable(true),
     ] {
         let attack = format!("unwrapping with {weaker:?}");
         let result =
@@ -274,6 +276,108 @@ fn a_kek_does_not_unwrap_with_weaker_attributes() {
         let own = attacker.own_wrapping_key();
         let result = attacker.session.wrap_key(&Mechanism::AesKeyWrap, own, kek);
         refusal(result, "wrapping out a KEK unwrapped without attributes");
+    }
+}
+
+/// Without the two attributes in the master key's template, `SoftHSM` gives a key here that takes
+/// all of it.
+#[test]
+fn a_kek_that_is_unwrapped_by_a_stranger_is_neither_changed_nor_copied() {
+    let _turn = turn();
+    let attacker = Attacker::new();
+    let session = &attacker.session;
+    let wrapped = attacker.wrapped_kek();
+    let rights = [
+        Attribute::Derive(true),
+        Attribute::Wrap(true),
+        Attribute::Unwrap(true),
+    ];
+    let without = |left_out: &[AttributeType]| {
+        let mut template = strict();
+        template.retain(|attribute| !left_out.contains(&attribute.attribute_type()));
+        template
+    };
+    for left_out in [
+        &[AttributeType::Modifiable][..],
+        &[AttributeType::Copyable],
+        &[AttributeType::Modifiable, AttributeType::Copyable],
+        &[],
+    ] {
+        let template = without(left_out);
+        let Ok(kek) = session.unwrap_key(&oaep(), attacker.master(), &wrapped, &template) else {
+            assert!(!left_out.is_empty(), "the control");
+            continue;
+        };
+        for right in &rights {
+            let attack = format!("{right:?} where the call leaves {left_out:?} out");
+            refusal(
+                session.update_attributes(kek, std::slice::from_ref(right)),
+                &attack,
+            );
+            refusal(
+                session.copy_object(kek, std::slice::from_ref(right)),
+                &attack,
+            );
+        }
+    }
+}
+
+#[test]
+fn the_byok_key_yields_no_key_that_is_changed_or_copied() {
+    let _turn = turn();
+    let attacker = Attacker::new();
+    let wrapping = attacker.key(ObjectClass::PRIVATE_KEY, "strongroom-wrapping");
+    let public = attacker.key(ObjectClass::PUBLIC_KEY, "strongroom-wrapping");
+    let number = |attribute| match attacker
+        .session
+        .get_attributes(public, &[attribute])
+        .unwrap()
+        .pop()
+    {
+        Some(Attribute::Modulus(bytes) | Attribute::PublicExponent(bytes)) => {
+            rsa::BoxedUint::from_be_slice_vartime(&bytes)
+        }
+        other => panic!("{other:?}"),
+    };
+    let key = rsa::PublicKey::new(
+        number(AttributeType::Modulus),
+        number(AttributeType::PublicExponent),
+    )
+    .unwrap();
+    let wrapped = key.oaep_encrypt::<sha1::Sha1>(&[0x5a; 32]).unwrap();
+    // As the product does it.
+    let call = vec![
+        Attribute::Class(ObjectClass::SECRET_KEY),
+        Attribute::KeyType(KeyType::AES),
+        Attribute::Token(false),
+        Attribute::Private(true),
+        Attribute::Sensitive(true),
+        Attribute::Extractable(false),
+        Attribute::Wrap(false),
+        Attribute::Unwrap(true),
+        Attribute::Encrypt(false),
+        Attribute::Decrypt(false),
+        Attribute::Derive(false),
+        Attribute::Copyable(false),
+        Attribute::Modifiable(false),
+    ];
+    let session = &attacker.session;
+    session
+        .unwrap_key(&oaep(), wrapping, &wrapped, &call)
+        .unwrap();
+    for weaker in [
+        Attribute::Derive(true),
+        Attribute::Copyable(true),
+        Attribute::Modifiable(true),
+    ] {
+        let kind = weaker.attribute_type();
+        let mut template = call.clone();
+        template.retain(|attribute| attribute.attribute_type() != kind);
+        let silent = session.unwrap_key(&oaep(), wrapping, &wrapped, &template);
+        refusal(silent, &format!("leaving {kind:?} out"));
+        template.insert(0, weaker);
+        let asked = session.unwrap_key(&oaep(), wrapping, &wrapped, &template);
+        refusal(asked, &format!("{kind:?}"));
     }
 }
 

@@ -750,7 +750,8 @@ fn assert_described(evidence: &Evidence) {
         (
             "master key",
             "CKA_UNWRAP_TEMPLATE",
-            "CKA_DERIVE=false, CKA_EXTRACTABLE=false, CKA_SENSITIVE=true, CKA_UNWRAP=false, CKA_WRAP=false",
+            "CKA_COPYABLE=false, CKA_DERIVE=false, CKA_EXTRACTABLE=false, CKA_MODIFIABLE=false, \
+             CKA_SENSITIVE=true, CKA_UNWRAP=false, CKA_WRAP=false",
         ),
         ("transfer key", "CKA_DECRYPT", "false"),
         (

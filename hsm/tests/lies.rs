@@ -6,8 +6,8 @@ mod common;
 
 use std::fmt::Write as _;
 
-use common::rig::{Rig, blank, in_child_on, provision_all, token};
-use strongroom_hsm::{Hsm, HsmConfig, HsmError, KeyShape, OptionalKeys};
+use common::rig::{Rig, blank, in_child_on, older, provision_all, provision_older, token};
+use strongroom_hsm::{Hsm, HsmConfig, HsmError, KeyShape, KeyUsage, MasterKind, OptionalKeys};
 
 const MASTER: &str = "strongroom-master";
 const TRANSFER: &str = "strongroom-transfer";
@@ -290,7 +290,15 @@ fn a_kek_comes_as_the_unwrap_template_says_by_whatever_call() {
             }
             // Of one type only.
             for kind in [31, 16] {
-                for attribute in ["CKA_EXTRACTABLE", "CKA_SENSITIVE", "CKA_WRAP", "CKA_UNWRAP"] {
+                for attribute in [
+                    "CKA_EXTRACTABLE",
+                    "CKA_SENSITIVE",
+                    "CKA_WRAP",
+                    "CKA_UNWRAP",
+                    "CKA_DERIVE",
+                    "CKA_COPYABLE",
+                    "CKA_MODIFIABLE",
+                ] {
                     rig.refused(
                         &format!(
                             "where key={MASTER} CKA_KEY_TYPE=:{kind} accept C_UnwrapKey {attribute}"
@@ -317,6 +325,9 @@ fn a_kek_comes_as_the_unwrap_template_says_by_whatever_call() {
                  where key={MASTER} {silent} claim C_UnwrapKey CKA_SENSITIVE true\n\
                  where key={MASTER} {silent} claim C_UnwrapKey CKA_WRAP false\n\
                  where key={MASTER} {silent} claim C_UnwrapKey CKA_UNWRAP false\n\
+                 where key={MASTER} {silent} claim C_UnwrapKey CKA_DERIVE false\n\
+                 where key={MASTER} {silent} claim C_UnwrapKey CKA_COPYABLE false\n\
+                 where key={MASTER} {silent} claim C_UnwrapKey CKA_MODIFIABLE false\n\
                  where key={MASTER} {silent} claim C_UnwrapKey CKA_LABEL 73\n"
             );
             rig.refused(
@@ -387,6 +398,9 @@ fn a_token_that_does_not_force_the_byok_keys_template_is_refused() {
                     ("CKA_WRAP", "true"),
                     ("CKA_ENCRYPT", "true"),
                     ("CKA_DECRYPT", "true"),
+                    ("CKA_DERIVE", "true"),
+                    ("CKA_COPYABLE", "true"),
+                    ("CKA_MODIFIABLE", "true"),
                 ] {
                     rig.refused(
                         &format!("where key={WRAPPING} CKA_KEY_TYPE=:{kind} accept C_UnwrapKey {attribute}"),
@@ -401,6 +415,9 @@ fn a_token_that_does_not_force_the_byok_keys_template_is_refused() {
                         ("CKA_WRAP", "false"),
                         ("CKA_ENCRYPT", "false"),
                         ("CKA_DECRYPT", "false"),
+                        ("CKA_DERIVE", "false"),
+                        ("CKA_COPYABLE", "false"),
+                        ("CKA_MODIFIABLE", "false"),
                     ] {
                         let value = if one == attribute { other } else { right };
                         writeln!(
@@ -519,18 +536,25 @@ fn no_part_of_a_key_is_derived() {
     });
 }
 
-/// The unwrap template says `CKA_DERIVE` = false, but not that it stays so.
+/// Master keys of earlier builds do not force that a KEK stays as it is.
 #[test]
 fn no_part_is_derived_from_a_kek_that_was_changed() {
-    in_child(
+    in_child_on(
         "no_part_is_derived_from_a_kek_that_was_changed",
+        older,
         async |rig| {
             let mechanism = "CKM_EXTRACT_KEY_FROM_KEY";
-            for kind in [31, 16] {
-                // SoftHSM sets it, and copies with it.
+            for (kind, call) in [
+                // SoftHSM sets it, and copies with it ...
+                (31, "without=CKA_MODIFIABLE"),
+                (16, "without=CKA_MODIFIABLE"),
+                // ... and this is for a token whose defaults are strict.
+                (31, "CKA_MODIFIABLE=true CKA_COPYABLE=true"),
+                (16, "CKA_MODIFIABLE=true CKA_COPYABLE=true"),
+            ] {
                 rig.refused(
                     &format!(
-                        "where key={MASTER} CKA_KEY_TYPE=:{kind} claim C_UnwrapKey CKA_LABEL 6b656b\n\
+                        "where key={MASTER} CKA_KEY_TYPE=:{kind} CKA_DERIVE=false {call} claim C_UnwrapKey CKA_LABEL 6b656b\n\
                          where key=kek CKA_KEY_TYPE=:16 CKA_VALUE_LEN=:1 make C_DeriveKey {mechanism}"
                     ),
                     &["unwrapped", "CKA_DERIVE", "afterwards", mechanism],
@@ -538,6 +562,58 @@ fn no_part_is_derived_from_a_kek_that_was_changed() {
             }
         },
     );
+}
+
+#[test]
+fn no_part_is_derived_from_a_kek_of_an_older_key() {
+    in_child_on(
+        "no_part_is_derived_from_a_kek_of_an_older_key",
+        older,
+        async |rig| {
+            let mechanism = "CKM_EXTRACT_KEY_FROM_KEY";
+            rig.refused(
+                &format!(
+                    "where key={MASTER} CKA_DERIVE=true claim C_UnwrapKey CKA_LABEL 6b656b\n\
+                     where key=kek CKA_KEY_TYPE=:16 CKA_VALUE_LEN=:1 make C_DeriveKey {mechanism}"
+                ),
+                &[
+                    "unwrapped",
+                    "CKA_DERIVE",
+                    "what the call asks for",
+                    mechanism,
+                ],
+            );
+        },
+    );
+}
+
+#[test]
+fn keys_of_an_earlier_build_still_serve() {
+    in_child_on("keys_of_an_earlier_build_still_serve", older, async |rig| {
+        let hsm = rig.start("").unwrap();
+        for usage in [KeyUsage::Aead, KeyUsage::Mac] {
+            hsm.generate_key(usage, MasterKind::Hsm).await.unwrap();
+        }
+        drop(hsm);
+        // They force what they did.
+        for attribute in ["CKA_EXTRACTABLE", "CKA_WRAP"] {
+            rig.refused(
+                &format!("where key={MASTER} accept C_UnwrapKey {attribute}"),
+                &["unwrapped", attribute, "what the call asks for"],
+            );
+        }
+        // And not what they did not.
+        for attribute in ["CKA_COPYABLE", "CKA_MODIFIABLE"] {
+            let started = rig.start(&format!("accept C_UnwrapKey {attribute}"));
+            match started.err() {
+                // The transfer key always forced it.
+                Some(HsmError::Trial { reason, .. }) => {
+                    assert!(reason.contains("transfer key"), "{reason}");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    });
 }
 
 /// Kryoptic 1.5 asks the base key alone for `CKA_DERIVE`.
@@ -732,4 +808,10 @@ fn in_child(test: &str, body: impl AsyncFnOnce(Rig)) {
 #[ignore = "runs in a child process, once, to make the token"]
 fn provision() {
     provision_all();
+}
+
+#[test]
+#[ignore = "runs in a child process, once, to make the token"]
+fn provision_as_earlier_builds_did() {
+    provision_older();
 }

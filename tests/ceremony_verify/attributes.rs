@@ -48,7 +48,11 @@ fn table_text() -> String {
 /// Attribute and value; three values where they depend on where the keys came from.
 fn object_text(label: &str, shapes: [&ExpectedObject; 3]) -> String {
     let mut names: Vec<String> = Vec::new();
-    for (name, _) in shapes.iter().flat_map(|object| rows(object)) {
+    for (name, _) in shapes
+        .iter()
+        .flat_map(|object| &object.attributes)
+        .flat_map(rows)
+    {
         if !names.contains(&name) {
             names.push(name);
         }
@@ -57,8 +61,8 @@ fn object_text(label: &str, shapes: [&ExpectedObject; 3]) -> String {
     let mut text = format!("{label} {}\n", shapes[0].class);
     for name in names {
         let values = shapes.map(|object| {
-            let rows = rows(object);
-            let row = rows.into_iter().find(|(other, _)| *other == name);
+            let mut rows = object.attributes.iter().flat_map(rows);
+            let row = rows.find(|(other, _)| *other == name);
             row.map_or_else(|| "-".to_owned(), |(_, value)| value)
         });
         let value = if values.iter().all(|value| *value == values[0]) {
@@ -71,22 +75,20 @@ fn object_text(label: &str, shapes: [&ExpectedObject; 3]) -> String {
     text
 }
 
-fn rows(object: &ExpectedObject) -> Vec<(String, String)> {
-    let row = |attribute: &ExpectedAttribute| {
-        let name = attribute.name;
-        match &attribute.value {
-            ExpectedValue::Is(value) if attribute.optional => {
-                vec![(format!("{name}?"), value.clone())]
-            }
-            ExpectedValue::Is(value) => vec![(name.to_owned(), value.clone())],
-            ExpectedValue::MadeBy(value) => vec![(format!("{name}~"), value.clone())],
-            ExpectedValue::Holds(inner) => inner
-                .iter()
-                .map(|(inner, value)| (format!("{name}/{inner}"), value.clone()))
-                .collect(),
+fn rows(attribute: &ExpectedAttribute) -> Vec<(String, String)> {
+    let name = attribute.name;
+    match &attribute.value {
+        ExpectedValue::Is(value) if attribute.optional => {
+            vec![(format!("{name}?"), value.clone())]
         }
-    };
-    object.attributes.iter().flat_map(row).collect()
+        ExpectedValue::Is(value) => vec![(name.to_owned(), value.clone())],
+        ExpectedValue::MadeBy(value) => vec![(format!("{name}~"), value.clone())],
+        ExpectedValue::Holds(inner) => inner
+            .iter()
+            .flat_map(rows)
+            .map(|(inner, value)| (format!("{name}/{inner}"), value))
+            .collect(),
+    }
 }
 
 /// Another value than the one that is there.
@@ -117,13 +119,15 @@ fn changed(told: &[(String, String)], object: &ExpectedObject) -> Vec<(String, V
             .find(|one| one.name == name)
             .unwrap();
         if let ExpectedValue::Holds(inner) = &attribute.value {
-            for (inner, is) in inner {
+            for wanted in inner {
+                let (inner, is) = (wanted.name, wanted.value.to_string());
                 let part = format!("{inner}={is}");
-                for other in [
-                    format!("{inner}={}", flipped(is)),
+                let missing = (!wanted.optional).then(|| "CKA_X=true".to_owned());
+                let wrong = [
+                    format!("{inner}={}", flipped(&is)),
                     format!("{part}, {part}"),
-                    "CKA_X=true".into(),
-                ] {
+                ];
+                for other in wrong.into_iter().chain(missing) {
                     changed.push((
                         format!("{name}/{inner} {other}"),
                         with(&value.replace(&part, &other)),

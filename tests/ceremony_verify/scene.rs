@@ -356,7 +356,7 @@ pub fn told(object: &ExpectedObject, record: &KeyRecord) -> Value {
                 ExpectedValue::Holds(inner) => {
                     let inner: Vec<_> = inner
                         .iter()
-                        .map(|(name, value)| format!("{name}={value}"))
+                        .map(|wanted| format!("{}={}", wanted.name, wanted.value))
                         .collect();
                     inner.join(", ")
                 }

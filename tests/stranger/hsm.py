@@ -60,6 +60,7 @@ class Token:
                 Attribute.SIGN: not aead,
                 Attribute.VERIFY: not aead,
                 Attribute.DERIVE: False,
+                Attribute.COPYABLE: False,
                 Attribute.MODIFIABLE: False,
             }
             kind = KeyType.AES if aead else KeyType.GENERIC_SECRET

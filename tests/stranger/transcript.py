@@ -740,7 +740,9 @@ def attributes_fit(attributes, rules, shape, label):
         if label and name in ("CKA_LABEL", "CKA_ID"):
             wanted = label
         if name.startswith("CKA_UNWRAP_TEMPLATE/"):
-            if [value for other, value in inner if other == name.partition("/")[2]] != [wanted]:
+            inner_name = name.partition("/")[2]
+            found = [value for other, value in inner if other == inner_name.removesuffix("?")]
+            if found != [wanted] and (found or not name.endswith("?")):
                 return name
         elif name.endswith("?"):
             if told.get(name[:-1], wanted) != wanted:

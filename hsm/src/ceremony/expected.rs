@@ -64,8 +64,8 @@ pub struct ExpectedAttribute {
 pub enum ExpectedValue {
     /// This.
     Is(String),
-    /// A template with at least these, each once.
-    Holds(Vec<(&'static str, String)>),
+    /// A template with at least these, each once; those that are optional may be missing.
+    Holds(Vec<ExpectedAttribute>),
     /// This, or what PKCS#11 says of a key that the token did not make; the token need not tell it.
     MadeBy(String),
 }
@@ -212,9 +212,12 @@ impl ExpectedAttribute {
                     .split(", ")
                     .filter_map(|one| one.split_once('='))
                     .collect();
-                inner.iter().all(|(name, value)| {
-                    let mut same = told.iter().filter(|(other, _)| other == name);
-                    same.next().is_some_and(|(_, told)| told == value) && same.next().is_none()
+                inner.iter().all(|wanted| {
+                    let mut same = told.iter().filter(|(other, _)| *other == wanted.name);
+                    match same.next() {
+                        Some((_, told)) => wanted.admits(told) && same.next().is_none(),
+                        None => wanted.optional,
+                    }
                 })
             }
         }
@@ -228,7 +231,14 @@ impl std::fmt::Display for ExpectedValue {
             Self::Holds(inner) => {
                 let inner: Vec<_> = inner
                     .iter()
-                    .map(|(name, value)| format!("{name}={value}"))
+                    .map(|wanted| {
+                        let may = if wanted.optional {
+                            " or without it"
+                        } else {
+                            ""
+                        };
+                        format!("{}={}{may}", wanted.name, wanted.value)
+                    })
                     .collect();
                 write!(f, "a template with {}", inner.join(", "))
             }
@@ -240,10 +250,7 @@ fn attribute(rule: &Rule) -> ExpectedAttribute {
     ExpectedAttribute {
         name: rule.name,
         value: match &rule.value {
-            Value::Template(inner) => {
-                let demanded = inner.iter().filter(|rule| rule.when == When::Always);
-                ExpectedValue::Holds(demanded.map(|rule| (rule.name, plain(rule))).collect())
-            }
+            Value::Template(inner) => ExpectedValue::Holds(inner.iter().map(attribute).collect()),
             _ => ExpectedValue::Is(plain(rule)),
         },
         optional: rule.when == When::IfKnown,

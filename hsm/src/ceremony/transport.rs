@@ -224,10 +224,12 @@ impl Trial {
             ))
         };
         let session = watched.session();
+        let master = keys.master(MasterKind::Hsm)?;
         let kek = session_key::unwrap(
             watched,
             self.oaep,
-            keys.master(MasterKind::Hsm)?.private,
+            master.private,
+            &master.forced,
             &self.wrapped,
             KeyUsage::Aead,
             false,

@@ -188,7 +188,7 @@ fn an_unwrap_template_that_is_missing_or_weaker_is_named() {
                 })
                 .collect();
             // All of it absent stands first in the list above.
-            let template = (!missing.is_empty()).then(|| Value::Template(template.leak()));
+            let template = (!missing.is_empty()).then(|| Value::Template(template.into()));
             let private = broken(spec.private, CKA_UNWRAP_TEMPLATE, template.as_ref());
             let found = verdict(watched, spec, &public, &private).unwrap();
             assert_eq!(
@@ -201,9 +201,40 @@ fn an_unwrap_template_that_is_missing_or_weaker_is_named() {
         let private = broken(
             spec.private,
             CKA_UNWRAP_TEMPLATE,
-            Some(&Value::Template(EXTRACTABLE)),
+            Some(&Value::Template(EXTRACTABLE.into())),
         );
         let found = verdict(watched, spec, &public, &private).unwrap();
         assert_eq!(found.as_deref(), Some("CKA_UNWRAP_TEMPLATE"));
+    });
+}
+
+/// What keys of earlier builds do not force may be missing, and be nothing else.
+#[test]
+fn an_unwrap_template_with_the_wrong_value_is_named() {
+    on_token(|watched| {
+        let mut wrong = 0;
+        for (spec, table) in [
+            (&MASTER, crate::template::MASTER_UNWRAP_TEMPLATE),
+            (&WRAPPING, crate::template::WRAPPING_UNWRAP_TEMPLATE),
+        ] {
+            let public = broken(spec.public.unwrap(), 0, Some(&Value::Bool(true)));
+            let with = |template: Vec<Rule>| {
+                let template = Value::Template(template.into());
+                let private = broken(spec.private, CKA_UNWRAP_TEMPLATE, Some(&template));
+                verdict(watched, spec, &public, &private).unwrap()
+            };
+            for rule in table.iter().filter(|rule| rule.when == When::IfKnown) {
+                let change = |value: Option<Rule>| {
+                    let others = table.iter().filter(|one| one.attribute != rule.attribute);
+                    others.cloned().chain(value).collect()
+                };
+                let old = with(change(None));
+                assert_eq!(old.as_deref(), Some("CKA_MODULUS_BITS"), "{}", rule.name);
+                let bad = with(change(rule.opposite()));
+                assert_eq!(bad.as_deref(), Some("CKA_UNWRAP_TEMPLATE"), "{}", rule.name);
+                wrong += 1;
+            }
+        }
+        assert_eq!(wrong, 6);
     });
 }

@@ -53,8 +53,9 @@ impl Conn {
         let ephemeral = session_key::unwrap_ephemeral(
             &self.watched,
             oaep,
-            self.keys.wrapping.private,
+            &self.keys.wrapping,
             encrypted_aes_key,
+            self.abilities.narrow_session_keys,
         )
         .map_err(|fault| self.unwrapping_failed(fault))?;
         let target =
@@ -105,6 +106,7 @@ impl Conn {
             &self.watched,
             key.oaep,
             master.private,
+            &master.forced,
             &key.blob,
             key.usage,
             self.abilities.narrow_session_keys,

@@ -17,7 +17,7 @@ use crate::error::HsmError;
 use crate::ffi::Wrapping;
 use crate::keys::{Pair, policy};
 use crate::session_key::{self, KEK, kek_rules};
-use crate::template::{AS_DATA, DERIVES, MASTER_UNWRAP_TEMPLATE, ON_TOKEN, Rule, When};
+use crate::template::{AS_DATA, DERIVES, MASTER_UNWRAP_TEMPLATE, ON_TOKEN, Rule};
 use crate::types::{KeyUsage, MasterKind};
 
 /// With a KEK that protects nothing. What is wrong is an [`HsmError::KeyPolicy`]; else whether the
@@ -57,12 +57,10 @@ pub(crate) fn check(trial: &Trial<'_>, master: &Pair) -> Result<bool> {
         watched.session().destroy_object(unwrapped)?;
         result?;
     }
-    for rule in MASTER_UNWRAP_TEMPLATE {
-        // What not every master key forces is for the parts to show.
-        if rule.when == When::Always {
-            for usage in [KeyUsage::Aead, KeyUsage::Mac] {
-                kek.comes_only_with(rule, usage)?;
-            }
+    // What not every master key forces is for the parts to show.
+    for rule in master.forced.of(MASTER_UNWRAP_TEMPLATE) {
+        for usage in [KeyUsage::Aead, KeyUsage::Mac] {
+            kek.comes_only_with(rule, usage)?;
         }
     }
     kek.comes_as_forced()?;
@@ -104,6 +102,7 @@ impl Kek<'_> {
             self.trial.watched,
             self.trial.hash,
             self.master.private,
+            &self.master.forced,
             &self.blob,
             usage,
             self.narrow,
@@ -131,10 +130,8 @@ impl Kek<'_> {
             return Ok(());
         };
         let trial = self.trial;
-        let asked = kek_rules(usage)
-            .iter()
-            .filter(|other| other.asked(self.narrow))
-            .map(|other| {
+        let asked =
+            session_key::asked(kek_rules(usage), &self.master.forced, self.narrow).map(|other| {
                 if other.attribute == rule.attribute {
                     &opposite
                 } else {
@@ -193,10 +190,7 @@ impl Kek<'_> {
 
     fn is_as_forced(&self, kek: ObjectHandle) -> Result<()> {
         let trial = self.trial;
-        let demanded = MASTER_UNWRAP_TEMPLATE
-            .iter()
-            .filter(|rule| rule.when == When::Always);
-        for rule in demanded {
+        for rule in self.master.forced.of(MASTER_UNWRAP_TEMPLATE) {
             let told = trial.told(kek, rule)?;
             if !told.is_some_and(|told| rule.admits(&[u8::from(told)])) {
                 let problem = "is not what the master key's CKA_UNWRAP_TEMPLATE forces, where the call does not ask for it";
@@ -214,9 +208,8 @@ impl Kek<'_> {
     fn comes_whole(&self) -> Result<()> {
         let trial = self.trial;
         for kind in parts::SHORTER {
-            let rules: Vec<_> = kek_rules(kind.usage())
-                .iter()
-                .filter(|rule| rule.asked(false))
+            let rules = kek_rules(kind.usage());
+            let rules: Vec<_> = session_key::asked(rules, &self.master.forced, false)
                 .cloned()
                 .collect();
             let Some(unwrapped) = self.given(kind.instead(&rules).iter())? else {
@@ -231,12 +224,14 @@ impl Kek<'_> {
         }
         for usage in [KeyUsage::Aead, KeyUsage::Mac] {
             // The same, and as little more as it takes.
+            let forced = self.master.forced.of(MASTER_UNWRAP_TEMPLATE);
+            let forced = forced.filter(|rule| rule.attribute != DERIVES.attribute);
             let derives = kek_rules(usage)
                 .iter()
                 .take(3)
-                .chain(MASTER_UNWRAP_TEMPLATE)
-                .filter(|rule| rule.attribute != DERIVES.attribute)
-                .chain(once(DERIVES));
+                // Before CKA_MODIFIABLE, after which SoftHSM lets nothing be set.
+                .chain(once(DERIVES))
+                .chain(forced);
             if let Some(base) = self.given(derives)? {
                 let way = parts::way(trial, base);
                 trial.destroy(base)?;
@@ -249,7 +244,7 @@ impl Kek<'_> {
             }
             if let Some(mechanism) = self.way_when_changed(usage)? {
                 let problem = format!(
-                    "can be set afterwards where the call leaves CKA_MODIFIABLE out, and a part of the key comes out by {mechanism}"
+                    "can be set afterwards where the call leaves or makes it modifiable, and a part of the key comes out by {mechanism}"
                 );
                 return Err(exposed("CKA_DERIVE", &problem).into());
             }
@@ -258,16 +253,36 @@ impl Kek<'_> {
     }
 
     /// [`parts::way`] out of a KEK that is unwrapped as the template says, but may be changed and
-    /// copied, which the template does not forbid.
+    /// copied, which master keys of earlier builds do not forbid.
     fn way_when_changed(&self, usage: KeyUsage) -> Result<Option<&'static str>> {
-        let (trial, watched) = (self.trial, self.trial.watched);
-        let as_forced = kek_rules(usage)
+        let stays = |rule: &&Rule| [CKA_MODIFIABLE, CKA_COPYABLE].contains(&rule.attribute);
+        let strict: Vec<_> = kek_rules(usage)
             .iter()
             .take(3)
-            .chain(MASTER_UNWRAP_TEMPLATE);
-        let Some(kek) = self.given(as_forced)? else {
-            return Ok(None);
-        };
+            .chain(MASTER_UNWRAP_TEMPLATE)
+            .filter(|rule| !stays(rule))
+            .cloned()
+            .collect();
+        let opposite = MASTER_UNWRAP_TEMPLATE
+            .iter()
+            .filter(stays)
+            .filter_map(Rule::opposite);
+        let loose: Vec<_> = strict.iter().cloned().chain(opposite).collect();
+        for call in [strict, loose] {
+            if let Some(kek) = self.given(call.iter())? {
+                let way = self.way_out_of(kek);
+                self.trial.destroy(kek)?;
+                if let Some(mechanism) = way? {
+                    return Ok(Some(mechanism));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// By a copy, or by a change.
+    fn way_out_of(&self, kek: ObjectHandle) -> Result<Option<&'static str>> {
+        let (trial, watched) = (self.trial, self.trial.watched);
         let template = [&ON_TOKEN[0], DERIVES].into_iter();
         let copy = watched.raw().copy_object(watched.session(), kek, template);
         let copied = trial.given(copy).and_then(|copy| {
@@ -281,7 +296,6 @@ impl Kek<'_> {
             Some(()) => parts::way(trial, kek),
             None => Ok(None),
         });
-        trial.destroy(kek)?;
         Ok(copied?.or(changed?))
     }
 

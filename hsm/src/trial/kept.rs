@@ -18,7 +18,7 @@ use sha2::Sha256;
 use super::{Result, Trial, forced, parts};
 use crate::fault::Fault;
 use crate::ffi::Wrapping;
-use crate::keys::{Keys, Pair, policy};
+use crate::keys::{Forced, Keys, Pair, policy};
 use crate::session_key;
 use crate::template::{
     AS_DATA, AUDIT, EPHEMERAL, KeySpec, LOOSER, LOOSER_LISTS, MASTER, MEMORY_MASTER, ON_TOKEN,
@@ -44,7 +44,8 @@ pub(crate) fn check(trial: &Trial<'_>, keys: &Keys) -> Result<()> {
     for generation in keys.generations.all() {
         let master = kept(&MASTER, generation.master.private);
         master.stays(public)?;
-        master.unwraps_only_oaep(&generation.master, kek_rules)?;
+        let forced = &generation.master.forced;
+        master.unwraps_only_oaep(&generation.master, |usage| kek_rules(usage, forced))?;
         if let Some(transfer) = &generation.transfer {
             let key = kept(&TRANSFER, transfer.private);
             key.stays(public)?;
@@ -58,7 +59,8 @@ pub(crate) fn check(trial: &Trial<'_>, keys: &Keys) -> Result<()> {
     }
     let wrapping = kept(&WRAPPING, keys.wrapping.private);
     wrapping.stays(public)?;
-    wrapping.unwraps_only_oaep(&keys.wrapping, ephemeral)?;
+    let forced = &keys.wrapping.forced;
+    wrapping.unwraps_only_oaep(&keys.wrapping, |usage| ephemeral(usage, forced))?;
     wrapping.forces(&keys.wrapping)?;
     kept(&AUDIT, keys.audit.private).stays(public)?;
     let store = kept(&STORE, keys.store);
@@ -79,21 +81,22 @@ pub(crate) fn check(trial: &Trial<'_>, keys: &Keys) -> Result<()> {
 }
 
 /// As the master key unwraps.
-fn kek_rules(usage: KeyUsage) -> Vec<Rule> {
-    let rules = session_key::kek_rules(usage).iter();
-    rules.filter(|rule| rule.asked(false)).cloned().collect()
+fn kek_rules(usage: KeyUsage, forced: &Forced) -> Vec<Rule> {
+    let rules = session_key::kek_rules(usage);
+    session_key::asked(rules, forced, false).cloned().collect()
 }
 
 /// As the BYOK wrapping key does, with the use by which it can be seen what came out.
-fn ephemeral(usage: KeyUsage) -> Vec<Rule> {
+fn ephemeral(usage: KeyUsage, forced: &Forced) -> Vec<Rule> {
     let mut rules: Vec<_> = session_key::kek_rules(usage)
         .iter()
         .take(KIND)
-        .chain(EPHEMERAL.iter().skip(KIND))
+        .chain(session_key::asked(EPHEMERAL, forced, false).skip(KIND))
         .cloned()
         .collect();
     if usage == KeyUsage::Mac {
-        rules.push(SIGNS.clone());
+        // Before CKA_MODIFIABLE.
+        rules.insert(KIND + 1, SIGNS.clone());
     }
     rules
 }
@@ -292,7 +295,7 @@ impl Kept<'_> {
             (Wrapping::Plain(CKM_RSA_PKCS), &blobs.pkcs1),
             (Wrapping::Plain(CKM_RSA_X_509), &blobs.oaep),
         ] {
-            if self.unwraps(wrapping, blob, &kek_rules(KeyUsage::Mac))? {
+            if self.unwraps(wrapping, blob, &kek_rules(KeyUsage::Mac, &pair.forced))? {
                 return Err(self.wrong("CKA_UNWRAP", "is false, and yet it unwraps"));
             }
         }
@@ -308,18 +311,17 @@ impl Kept<'_> {
         let unwrap =
             |rules: &[Rule]| self.unwrapped(Wrapping::Oaep(trial.hash), &blobs.oaep, rules);
         for usage in [KeyUsage::Aead, KeyUsage::Mac] {
-            let call = ephemeral(usage);
+            let call = ephemeral(usage, &pair.forced);
             // With CKA_TOKEN: SoftHSM has no default for it.
             let silent = KIND + 1;
-            if let Some(attribute) =
-                forced::otherwise(trial, &call, silent, WRAPPING_UNWRAP_TEMPLATE, unwrap)?
-            {
+            let demanded: Vec<_> = pair.forced.of(WRAPPING_UNWRAP_TEMPLATE).cloned().collect();
+            if let Some(attribute) = forced::otherwise(trial, &call, silent, &demanded, unwrap)? {
                 let problem = "of what it unwraps is not what its CKA_UNWRAP_TEMPLATE forces";
                 return Err(self.wrong(attribute, problem));
             }
         }
         for kind in parts::SHORTER {
-            let Some(part) = unwrap(&kind.instead(&ephemeral(kind.usage())))? else {
+            let Some(part) = unwrap(&kind.instead(&ephemeral(kind.usage(), &pair.forced)))? else {
                 continue;
             };
             let whole = parts::says_whole(trial, kind, part);

@@ -18,8 +18,8 @@ use super::{Places, Result, Trial, answer, forced, parts, trusted};
 use crate::error::HsmError;
 use crate::fault::{Fault, Verdict};
 use crate::ffi::{Wrapping, writable};
-use crate::keys;
 use crate::keys::generation::{Numbered, trusted_rules};
+use crate::keys::{self, Forced};
 use crate::template::{AS_DATA, MASTER, Rule};
 use crate::types::{KeyUsage, MasterKind, OaepHash};
 use crate::watched::WatchedSession;
@@ -100,6 +100,7 @@ impl Throwaway {
     ) -> Result<Option<String>> {
         let transfer = one(watched, CKO_PRIVATE_KEY, transfer)?;
         let master = one(watched, CKO_PRIVATE_KEY, master)?;
+        let forced = Forced::read(watched, master)?;
         let usage = KeyUsage::Aead;
         let moved =
             session_key::unwrap_to_move(watched, self.hash, transfer, &self.by_transfer, usage)?;
@@ -117,7 +118,7 @@ impl Throwaway {
             }
             Err(fault) => return Err(fault),
         };
-        let kek = session_key::unwrap(watched, self.hash, master, &wrapped, usage, false)?;
+        let kek = session_key::unwrap(watched, self.hash, master, &forced, &wrapped, usage, false)?;
         let same = answer(watched, kek)? == self.answer;
         watched.session().destroy_object(kek)?;
         Ok((!same).then(|| "a key that was moved is another key afterwards".to_owned()))

@@ -119,6 +119,28 @@ pub(crate) fn token() -> &'static Throwaway {
     })
 }
 
+/// The body of a test named `provision_as_earlier_builds_did`, for [`older`].
+pub(crate) fn provision_older() {
+    let folder = PathBuf::from(std::env::var_os(CHILD).unwrap());
+    child::control(
+        &folder,
+        "drop-forced CKA_DERIVE\ndrop-forced CKA_COPYABLE\ndrop-forced CKA_MODIFIABLE",
+    );
+    provision_all();
+}
+
+/// With all keys, of which master and BYOK key force less than today's.
+pub(crate) fn older() -> &'static Throwaway {
+    static TOKEN: OnceLock<Throwaway> = OnceLock::new();
+    TOKEN.get_or_init(|| {
+        let token = Throwaway::new().unwrap();
+        let folder = child::folder();
+        let test = "provision_as_earlier_builds_did";
+        child::run(test, folder.path(), &token, token.env().1);
+        token
+    })
+}
+
 /// Without any.
 pub(crate) fn blank() -> &'static Throwaway {
     static TOKEN: OnceLock<Throwaway> = OnceLock::new();

@@ -19,6 +19,8 @@ pub(crate) struct Control {
     pub(crate) count: bool,
     /// The token writes an IV of its own for AES-GCM.
     pub(crate) own_iv: bool,
+    /// Left out of `CKA_UNWRAP_TEMPLATE` where it forbids to extract.
+    pub(crate) unforced: Vec<CK_ATTRIBUTE_TYPE>,
     /// It writes to all that it is given, also where it should only read.
     pub(crate) touch: bool,
     /// No search finds an object.
@@ -279,6 +281,7 @@ impl Control {
                 self.rule(target, Action::Claim(attribute(name)?, claimed(value)?))?;
             }
             ["drop", target, name] => self.rule(target, Action::Drop(attribute(name)?))?,
+            ["drop-forced", name] => self.unforced.push(attribute(name)?),
             ["own-iv"] => self.own_iv = true,
             ["touch"] => self.touch = true,
             ["blind"] => self.blind = true,

@@ -337,6 +337,11 @@ unsafe extern "C" fn C_GenerateKeyPair(
                 // SAFETY: the caller's arguments.
                 let control = &*unsafe { call.control(control, real) };
                 let function = real.C_GenerateKeyPair?;
+                // SAFETY: the caller's arguments.
+                let (mut private, _inner) =
+                    unsafe { traits::unforced(control, private, private_count) };
+                let private_count = private.len() as CK_ULONG;
+                let private = private.as_mut_ptr();
                 let changed = Changed {
                     function: Function::C_GenerateKeyPair,
                     control,

@@ -10,13 +10,13 @@ use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use cryptoki_sys::{
     CK_ATTRIBUTE, CK_ATTRIBUTE_TYPE, CK_BYTE, CK_FALSE, CK_FUNCTION_LIST, CK_GCM_PARAMS,
     CK_KEY_TYPE, CK_MECHANISM, CK_MECHANISM_INFO, CK_MECHANISM_TYPE, CK_OBJECT_HANDLE, CK_RV,
-    CK_SESSION_HANDLE, CK_ULONG, CK_UNAVAILABLE_INFORMATION, CKA_CLASS, CKA_KEY_TYPE, CKA_LABEL,
-    CKA_TOKEN, CKA_TRUSTED, CKA_VALUE, CKA_VALUE_LEN, CKF_WRAP, CKK_AES, CKK_DES, CKK_DES2,
-    CKK_DES3, CKK_GENERIC_SECRET, CKM_AES_GCM, CKM_AES_KEY_GEN, CKM_AES_KEY_WRAP_KWP,
-    CKM_AES_KEY_WRAP_PAD, CKM_CONCATENATE_BASE_AND_KEY, CKM_DES_KEY_GEN, CKM_DES2_KEY_GEN,
-    CKM_DES3_KEY_GEN, CKM_GENERIC_SECRET_KEY_GEN, CKO_DATA, CKR_ATTRIBUTE_TYPE_INVALID,
-    CKR_BUFFER_TOO_SMALL, CKR_FUNCTION_NOT_SUPPORTED, CKR_KEY_FUNCTION_NOT_PERMITTED,
-    CKR_KEY_NOT_WRAPPABLE, CKR_OK,
+    CK_SESSION_HANDLE, CK_ULONG, CK_UNAVAILABLE_INFORMATION, CKA_CLASS, CKA_EXTRACTABLE,
+    CKA_KEY_TYPE, CKA_LABEL, CKA_TOKEN, CKA_TRUSTED, CKA_UNWRAP_TEMPLATE, CKA_VALUE, CKA_VALUE_LEN,
+    CKF_WRAP, CKK_AES, CKK_DES, CKK_DES2, CKK_DES3, CKK_GENERIC_SECRET, CKM_AES_GCM,
+    CKM_AES_KEY_GEN, CKM_AES_KEY_WRAP_KWP, CKM_AES_KEY_WRAP_PAD, CKM_CONCATENATE_BASE_AND_KEY,
+    CKM_DES_KEY_GEN, CKM_DES2_KEY_GEN, CKM_DES3_KEY_GEN, CKM_GENERIC_SECRET_KEY_GEN, CKO_DATA,
+    CKR_ATTRIBUTE_TYPE_INVALID, CKR_BUFFER_TOO_SMALL, CKR_FUNCTION_NOT_SUPPORTED,
+    CKR_KEY_FUNCTION_NOT_PERMITTED, CKR_KEY_NOT_WRAPPABLE, CKR_OK,
 };
 
 use crate::control::{Control, Facts};
@@ -668,6 +668,42 @@ pub(crate) unsafe fn mechanisms(
     }
     // SAFETY: as in `output`.
     unsafe { output(control, Function::C_GetMechanismList, value, count) }
+}
+
+/// A private key's template without what the control file leaves out of its unwrap template, with
+/// that, which must live as long.
+///
+/// # Safety
+/// Template and count must be a caller's.
+pub(crate) unsafe fn unforced(
+    control: &Control,
+    template: *const CK_ATTRIBUTE,
+    count: CK_ULONG,
+) -> (Vec<CK_ATTRIBUTE>, Vec<Vec<CK_ATTRIBUTE>>) {
+    // SAFETY: the caller of this function vouches for both.
+    let mut template = unsafe { attributes(template, count) }.to_vec();
+    let mut nested = Vec::new();
+    for attribute in &mut template {
+        if attribute.type_ != CKA_UNWRAP_TEMPLATE || control.unforced.is_empty() {
+            continue;
+        }
+        let count = attribute.ulValueLen / size_of::<CK_ATTRIBUTE>() as CK_ULONG;
+        // SAFETY: the value of this attribute is such a template.
+        let all = unsafe { attributes(attribute.pValue.cast(), count) };
+        let stays = all
+            .iter()
+            // SAFETY: a template's attributes point to as many bytes as they say.
+            .any(|one| one.type_ == CKA_EXTRACTABLE && unsafe { value_of(one) } == [0]);
+        if !stays {
+            continue;
+        }
+        let mut inner = all.to_vec();
+        inner.retain(|one| !control.unforced.contains(&one.type_));
+        attribute.pValue = inner.as_mut_ptr().cast();
+        attribute.ulValueLen = size_of_val(inner.as_slice()) as CK_ULONG;
+        nested.push(inner);
+    }
+    (template, nested)
 }
 
 unsafe fn attributes<'a>(template: *const CK_ATTRIBUTE, count: CK_ULONG) -> &'a [CK_ATTRIBUTE] {
