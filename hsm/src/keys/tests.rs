@@ -238,3 +238,27 @@ fn an_unwrap_template_with_the_wrong_value_is_named() {
         assert_eq!(wrong, 6);
     });
 }
+
+/// `CKA_COPYABLE` is what some tokens do not know: without it they still make the key.
+#[test]
+fn a_template_for_a_token_that_knows_less_forces_the_rest() {
+    let left_out = |spec: &KeySpec| -> Vec<&'static str> {
+        let template = |rules: Vec<Rule>| {
+            let rule = rules
+                .into_iter()
+                .find(|rule| rule.attribute == CKA_UNWRAP_TEMPLATE);
+            match rule.unwrap().value {
+                Value::Template(inner) => inner.into_owned(),
+                _ => panic!("no template"),
+            }
+        };
+        let less = template(spec.private.iter().map(Rule::without_optional).collect());
+        let all = template(spec.private.to_vec()).into_iter();
+        let gone = all.filter(|rule| !less.iter().any(|one| one.attribute == rule.attribute));
+        gone.map(|rule| rule.name).collect()
+    };
+    assert_eq!(left_out(&MASTER), ["CKA_COPYABLE"]);
+    assert_eq!(left_out(&WRAPPING), ["CKA_COPYABLE"]);
+    // Without it what comes out is not safe, and the trial refuses the key.
+    assert_eq!(left_out(&TRANSFER), [""; 0]);
+}
