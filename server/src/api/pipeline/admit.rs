@@ -44,12 +44,7 @@ pub(super) fn admit(
     let Credentials { token, refused } = dialect.credentials(app, peer, &own)?;
     guard.token = token.as_ref().map(|token| token.info.id.clone());
     if let Some(operation) = route.operation {
-        match app.policy.load().decide(&peer.identity, operation, key) {
-            Decision::Allowed => {}
-            Decision::AllowedWithToken if token.as_ref().is_some_and(Presented::counts) => {}
-            Decision::AllowedWithToken => return Err(refuse(Refusal::TokenMissing)),
-            Decision::Denied => return Err(refuse(denied(app, peer, operation, key))),
-        }
+        permit(app, peer, operation, key, token.as_ref()).map_err(refuse)?;
     }
     if let Some(error) = refused {
         return Err(error);
@@ -57,6 +52,22 @@ pub(super) fn admit(
     refuse_other_requests(&head.headers, route).map_err(refuse)?;
     recordable(app, peer, route).map_err(refuse)?;
     Ok(token)
+}
+
+/// What the policy says, and where it asks for a token, whether one was sent.
+pub(super) fn permit(
+    app: &App,
+    peer: &Peer,
+    operation: Operation,
+    key: Option<&str>,
+    token: Option<&Presented>,
+) -> Result<(), Refusal> {
+    match app.policy.load().decide(&peer.identity, operation, key) {
+        Decision::Allowed => Ok(()),
+        Decision::AllowedWithToken if token.is_some_and(Presented::counts) => Ok(()),
+        Decision::AllowedWithToken => Err(Refusal::TokenMissing),
+        Decision::Denied => Err(denied(app, peer, operation, key)),
+    }
 }
 
 /// What the client is told of a denial: who it is and what it asked, which it knows. That a rule of

@@ -11,6 +11,7 @@ use strongroom_core::policy::Operation;
 use strongroom_core::tls::Peer;
 
 use super::Admitted;
+use super::admit;
 use super::answer::{Answer, RequestId};
 use super::audit::AuditGuard;
 use super::credentials::Presented;
@@ -309,5 +310,13 @@ impl<'a> Call<'a> {
     /// leads here.
     pub(crate) fn key(&self) -> Result<KeyName<&'a str>, ApiError> {
         self.key.ok_or_else(|| ApiError::empty(404))
+    }
+
+    /// Whether the policy allows this too, with the key that the path names: where a request is
+    /// more than its row says.
+    pub(crate) fn permit(&self, operation: Operation) -> Result<(), ApiError> {
+        let key = self.key.map(|_| self.name);
+        admit::permit(self.app, self.peer, operation, key, self.token)
+            .map_err(|refusal| self.dialect.refuse(refusal))
     }
 }

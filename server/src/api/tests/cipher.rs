@@ -557,5 +557,9 @@ fn an_unknown_key_is_made_where_configuration_and_policy_allow() {
         (reply.status, reply.error().as_str()),
         (403, "1 error occurred:\n\t* permission denied\n\n")
     );
+    assert_eq!(
+        reply.json()["errors"][1],
+        "dns:app.test asked for create with the key app-upsert: no policy rule allows it"
+    );
     assert!(!a.app.keyring.exists(named("app-upsert")));
 }

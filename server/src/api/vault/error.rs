@@ -16,11 +16,6 @@ pub(in crate::api) use crate::api::pipeline::error::ApiError;
 pub(in crate::api) const PERMISSION_DENIED: &str = "1 error occurred:\n\t* permission denied\n\n";
 
 impl ApiError {
-    /// 403 as Vault's policies answer.
-    pub(in crate::api) fn denied(reason: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(403, PERMISSION_DENIED).because(reason)
-    }
-
     /// 403 as Vault answers a missing or unknown token.
     pub(in crate::api) fn bad_token(reason: impl Into<Cow<'static, str>>) -> Self {
         Self::new(403, "permission denied").because(reason)

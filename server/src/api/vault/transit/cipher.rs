@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use strongroom_core::keyring::{Ciphertext, CreateOptions, DecryptItem, EncryptItem, KeyType};
-use strongroom_core::policy::{Decision, Operation};
+use strongroom_core::policy::Operation;
 
 use super::batch::{
     ItemError, Sorted, batch_status, count, in_order, partial_failure, references, write_batch,
@@ -12,7 +12,6 @@ use super::batch::{
 use super::{KEY_TYPE, close, decode_optional, key_type, only, refuse_nonce, wanted_version};
 use crate::api::pipeline::answer::Answer;
 use crate::api::pipeline::change;
-use crate::api::pipeline::credentials::Presented;
 use crate::api::vault::body::{Item, Params, Text};
 use crate::api::vault::call::Call;
 use crate::api::vault::envelope::{Envelope, room};
@@ -399,25 +398,7 @@ async fn prepare(call: &Call<'_>, new_key: &NewKey, derived: bool) -> Result<(),
     if !app.config.upsert || app.keyring.exists(call.key()?) {
         return Ok(());
     }
-    let identity = &call.peer.identity;
-    let decision = app
-        .policy
-        .load()
-        .decide(identity, Operation::Create, Some(call.name));
-    match decision {
-        Decision::Allowed => {}
-        Decision::AllowedWithToken if call.token.is_some_and(Presented::counts) => {}
-        Decision::AllowedWithToken => {
-            return Err(ApiError::bad_token(
-                "the policy asks for a token to create keys and none was sent",
-            ));
-        }
-        Decision::Denied => {
-            return Err(ApiError::denied(
-                "the key does not exist, and no policy rule allows to create it",
-            ));
-        }
-    }
+    call.request.permit(Operation::Create)?;
     let options = CreateOptions {
         derived,
         convergent,
