@@ -66,20 +66,66 @@ pub fn settings(module: &Path) -> Vec<PathBuf> {
     if is_named(module, "p11-kit") {
         let folders = P11_KIT.map(PathBuf::from).into_iter();
         for folder in folders.chain(of_home(P11_KIT_OF_USER)) {
-            found.extend(in_folder(&folder));
-            // Whoever can write there puts another one beside them.
-            found.push(folder);
+            found.extend(of_p11_kit(folder, module));
         }
     }
     found
 }
 
+/// A directory of p11-kit's files, all of these, and what they have p11-kit run.
+fn of_p11_kit(folder: PathBuf, p11_kit: &Path) -> Vec<PathBuf> {
+    let files = in_folder(&folder);
+    let mut found: Vec<PathBuf> = files
+        .iter()
+        .flat_map(|file| loaded_by(file, p11_kit))
+        .collect();
+    found.extend(files);
+    // Whoever can write there puts another one beside them.
+    found.push(folder);
+    found
+}
+
 fn in_folder(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    entries
-        .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|end| end == "module"))
-        .collect()
+    // Others than `*.module` too: p11-kit warns of their names, and loads what they name.
+    entries.map(|entry| entry.path()).collect()
+}
+
+/// What p11-kit runs for one of its files: the library of `module:`, which without a path is in the
+/// directory `pkcs11` beside p11-kit's own, and the programs and files that `remote:` names.
+fn loaded_by(file: &Path, p11_kit: &Path) -> Vec<PathBuf> {
+    let Ok(text) = files::read_to_string(file, files::MAX_BY_HAND) else {
+        return Vec::new();
+    };
+    // Where the library is, and not where a link to it is.
+    let own = p11_kit.canonicalize();
+    let beside = |path: &Path| Some(path.parent()?.join("pkcs11"));
+    let places = [beside(p11_kit), own.ok().as_deref().and_then(beside)];
+    let mut found = Vec::new();
+    for line in text.lines() {
+        let Some((name, value)) = line.split_once(':') else {
+            continue;
+        };
+        match name.trim() {
+            "module" => {
+                let library = Path::new(value.trim());
+                // An absolute one takes the place of the directory's.
+                found.extend(places.iter().flatten().map(|place| place.join(library)));
+            }
+            "remote" => {
+                let words = value.split(['|', ' ', '\t', '"', '\'', '=']);
+                found.extend(
+                    words
+                        .filter(|word| word.starts_with('/'))
+                        .map(PathBuf::from),
+                );
+            }
+            _ => {}
+        }
+    }
+    found.sort();
+    found.dedup();
+    found
 }
 
 fn is_named(module: &Path, name: &str) -> bool {
@@ -118,7 +164,38 @@ mod tests {
         found.sort();
         assert_eq!(
             found,
-            ["a.module", "b.module"].map(|name| folder.path().join(name))
+            ["a.module", "b.module", "c.txt"].map(|name| folder.path().join(name))
         );
+    }
+
+    #[test]
+    fn what_p11_kit_loads_is_found_in_its_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.module");
+        let loaded = |text: &str| {
+            fs::write(&file, text).unwrap();
+            let mut all = of_p11_kit(
+                folder.path().into(),
+                Path::new("/none/lib/p11-kit-proxy.so"),
+            );
+            all.retain(|path| !path.starts_with(folder.path()));
+            all
+        };
+        for (text, expected) in [
+            ("module: /opt/hsm.so\n", &["/opt/hsm.so"][..]),
+            (
+                "# a comment\n  module :hsm.so \ncritical: yes\n",
+                &["/none/lib/pkcs11/hsm.so"],
+            ),
+            (
+                "remote: |/usr/bin/p11-kit remote /opt/hsm.so\n",
+                &["/opt/hsm.so", "/usr/bin/p11-kit"],
+            ),
+            ("remote: unix:path=/run/hsm.socket\n", &["/run/hsm.socket"]),
+            ("#module: /opt/hsm.so\nenable-in: x\n", &[]),
+        ] {
+            let expected: Vec<PathBuf> = expected.iter().map(PathBuf::from).collect();
+            assert_eq!(loaded(text), expected, "{text}");
+        }
     }
 }
