@@ -4,6 +4,8 @@
 //! `C_Initialize` and `C_Finalize` concern the whole process, so they are counted here. A library
 //! is never unmapped: a thread may still hang inside it.
 
+mod no_start;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
@@ -40,7 +42,7 @@ impl Module {
         let library = library(path)?;
         let mut count = library.count();
         if count.users == 0 {
-            count.ours = initialize(&library.raw).map_err(|fault| did_not_start(path, &fault))?;
+            count.ours = initialize(&library.raw).map_err(|fault| no_start::why(path, &fault))?;
         }
         count.users += 1;
         drop(count);
@@ -111,23 +113,6 @@ fn library(path: &Path) -> Result<Arc<Library>, Fault> {
     });
     libraries.insert(real, Arc::clone(&library));
     Ok(library)
-}
-
-/// A module that does not start says no more than `CKR_GENERAL_ERROR`; nearly always it can't read
-/// what belongs to it.
-fn did_not_start(path: &Path, fault: &Fault) -> Fault {
-    let place = |name| {
-        std::env::var(name).map_or_else(|_| "not set".to_owned(), |value| format!("{value:?}"))
-    };
-    HsmError::Config(format!(
-        "the PKCS#11 module {} did not start ({fault}): look whether this user may read the module's own settings and tokens. For SoftHSM these are the file of SOFTHSM2_CONF \
-         ({}), or else ~/.config/softhsm2/softhsm2.conf (HOME is {}), or else /etc/softhsm/softhsm2.conf, and the directory that directories.tokendir names there. The server \
-         reaches these by itself; what another module needs is set in [hardening] read and write",
-        path.display(),
-        place("SOFTHSM2_CONF"),
-        place("HOME"),
-    ))
-    .into()
 }
 
 /// Whether this call initialized it; somebody else in the process may have.

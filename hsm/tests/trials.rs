@@ -818,6 +818,38 @@ fn a_module_that_does_not_start_says_where_to_look() {
     );
 }
 
+/// SoftHSM's own `CKR_GENERAL_ERROR`.
+#[test]
+fn what_keeps_softhsm_from_starting_is_named() {
+    in_child("what_keeps_softhsm_from_starting_is_named", async |rig| {
+        let settings = std::env::var("SOFTHSM2_CONF").unwrap();
+        let before = std::fs::read_to_string(&settings).unwrap();
+        let start = || match rig.start("").err() {
+            Some(HsmError::Config(text)) => text,
+            other => panic!("{other:?}"),
+        };
+        let user = format!("the user {}", nix::unistd::geteuid());
+        std::fs::write(
+            &settings,
+            "directories.tokendir = /none/tokens\nobjectstore.backend = file\n",
+        )
+        .unwrap();
+        let text = start();
+        let told =
+            format!("{user} can't use /none/tokens, where directories.tokendir of {settings}");
+        assert!(text.contains(&told), "{text}");
+        assert!(text.contains("Make that directory"), "{text}");
+        std::fs::remove_file(&settings).unwrap();
+        let text = start();
+        let told =
+            format!("{user} can't read SoftHSM's settings {settings} (SOFTHSM2_CONF names it)");
+        assert!(text.contains(&told), "{text}");
+        // Nothing stays of it.
+        std::fs::write(&settings, before).unwrap();
+        rig.start("").unwrap();
+    });
+}
+
 async fn encrypt(hsm: &Hsm, key: &Arc<WrappedKey>) -> Result<Vec<u8>, HsmError> {
     let item = GcmItem {
         key: Arc::clone(key),
