@@ -175,9 +175,9 @@ fn papers(ceremony: &mut Ceremony<'_>) -> Result<Outcome, RunError> {
                 .fold(String::new(), |text, problem| format!("{text}\n{problem}"))
         )));
     }
-    ceremony
-        .ui
-        .farewell(&farewell(ceremony.mode, &transcript, &key, &report))?;
+    let mut text = farewell(ceremony.mode, &transcript, &key, &report);
+    text.push_str(&next(ceremony.kind, ceremony.mode, &ceremony.site.policy()));
+    ceremony.ui.farewell(&text)?;
     Ok(Outcome {
         transcript,
         report,
@@ -197,4 +197,34 @@ fn farewell(mode: Mode, transcript: &Path, key: &Path, report: &Path) -> String 
         key.display(),
         report.display()
     )
+}
+
+/// What the operator does now, where there is a new appliance.
+fn next(kind: Kind, mode: Mode, policy: &Path) -> String {
+    if (kind, mode) != (Kind::Birth, Mode::Ceremony) {
+        return String::new();
+    }
+    format!(
+        "\nNext, the operator: write {} (it denies everything until then; docs/policy.md), try it with `strongroom check-config`, and start the service (`systemctl start strongroom`).",
+        policy.display()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_screen_of_a_new_appliance_names_the_next_step() {
+        let policy = Path::new("/etc/strongroom/policy.toml");
+        let text = next(Kind::Birth, Mode::Ceremony, policy);
+        for part in [
+            "/etc/strongroom/policy.toml",
+            "check-config",
+            "systemctl start",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        assert_eq!(next(Kind::Birth, Mode::Rehearsal, policy), "");
+    }
 }
