@@ -12,6 +12,7 @@ use strongroom_ceremony::run::handover;
 use strongroom_core::atomic::{self, Access};
 use strongroom_core::files;
 
+use super::birth;
 use super::medium::Medium;
 use super::status::CONFIGURATION;
 use crate::cli::exit::{Exit, Failure};
@@ -27,20 +28,38 @@ const WAITING: i32 = 10;
 /// Returns when the appliance has its keys, or when the medium asks for something that can't be
 /// done.
 pub(super) fn run() -> Result<(), Failure> {
-    // What was told last: each thing is told once.
-    let mut told = String::new();
+    let mut told = Told::default();
     loop {
-        match attempt()? {
+        match attempt(&mut told)? {
             Outcome::Done => return Ok(()),
             Outcome::Nothing => {}
-            Outcome::Waiting(text) => {
-                if told != text {
-                    println!("strongroom: the ceremony waits: {text}");
-                    told = text;
-                }
-            }
+            Outcome::Waiting(text) => told.waits(text),
         }
         std::thread::sleep(POLL);
+    }
+}
+
+/// What was told last: nothing is told again with each look at the medium.
+#[derive(Default)]
+struct Told {
+    wait: String,
+    holding: bool,
+}
+
+impl Told {
+    fn waits(&mut self, text: String) {
+        if self.wait != text {
+            println!("strongroom: the ceremony waits: {text}");
+            self.wait = text;
+            self.holding = false;
+        }
+    }
+
+    fn holds(&mut self) {
+        if !self.holding {
+            println!("strongroom: holding the ceremony of the medium");
+            self.holding = true;
+        }
     }
 }
 
@@ -50,7 +69,7 @@ enum Outcome {
     Waiting(String),
 }
 
-fn attempt() -> Result<Outcome, Failure> {
+fn attempt(told: &mut Told) -> Result<Outcome, Failure> {
     let medium = match Medium::mount() {
         Ok(Some(medium)) => medium,
         Ok(None) => return Ok(Outcome::Nothing),
@@ -58,7 +77,7 @@ fn attempt() -> Result<Outcome, Failure> {
         Err(failure) => return Ok(Outcome::Waiting(failure.message().to_owned())),
     };
     // Held at the console meanwhile.
-    if Path::new(CONFIGURATION).exists() {
+    if birth::is_born() {
         return Ok(Outcome::Done);
     }
     let answers = medium.path("answers");
@@ -73,9 +92,10 @@ fn attempt() -> Result<Outcome, Failure> {
                 .to_owned(),
         ));
     }
-    println!("strongroom: holding the ceremony of the medium");
+    told.holds();
     let program = std::env::current_exe()
         .map_err(|error| Failure::file(Path::new("/proc/self/exe"), &error))?;
+    birth::begin()?;
     let output = Command::new(program)
         .args(["ceremony", "run"])
         .arg(medium.path("plan.toml"))
@@ -92,10 +112,7 @@ fn attempt() -> Result<Outcome, Failure> {
     let last = errors.trim().lines().last().unwrap_or_default().to_owned();
     match output.status.code() {
         Some(0) => {
-            give_record(&medium)?;
-            hand_over(&medium)?;
-            super::console::start_server();
-            println!("strongroom: the ceremony is closed; its record is on the medium");
+            finish(&medium)?;
             Ok(Outcome::Done)
         }
         Some(WAITING) => {
@@ -121,6 +138,16 @@ fn printable(text: &str) -> String {
         }
     }
     out
+}
+
+/// What follows a closed ceremony. Cut off in here, it is done again when the machine starts.
+pub(super) fn finish(medium: &Medium) -> Result<(), Failure> {
+    give_record(medium)?;
+    hand_over(medium)?;
+    birth::end()?;
+    super::console::start_server();
+    println!("strongroom: the ceremony is closed; its record is on the medium");
+    Ok(())
 }
 
 /// What the ceremony made for people goes back with the medium.
@@ -151,7 +178,7 @@ fn give(folder: &Path, name: &str, to: &Path) -> Result<(), Failure> {
 }
 
 /// The server's user gets what is its own, and may read its configuration.
-pub(super) fn hand_over(medium: &Medium) -> Result<(), Failure> {
+fn hand_over(medium: &Medium) -> Result<(), Failure> {
     let user = User::from_name("strongroom")
         .ok()
         .flatten()

@@ -5,9 +5,10 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use super::ceremony::{FOLDER, hand_over};
+use super::birth;
+use super::ceremony::{FOLDER, finish};
 use super::medium::Medium;
-use super::status::{CONFIGURATION, Status};
+use super::status::Status;
 use crate::cli::exit::{Exit, Failure};
 
 const LOOK: Duration = Duration::from_secs(5);
@@ -148,11 +149,12 @@ fn hold() -> Result<(), Failure> {
         }
     };
     // Held by the medium's answers while this waited for the medium.
-    if Path::new(CONFIGURATION).exists() {
+    if birth::is_born() {
         return Ok(());
     }
     let program = std::env::current_exe()
         .map_err(|error| Failure::file(Path::new("/proc/self/exe"), &error))?;
+    birth::begin()?;
     let status = Command::new(program)
         .args(["ceremony", "run"])
         .arg(medium.path("plan.toml"))
@@ -165,8 +167,7 @@ fn hold() -> Result<(), Failure> {
             )
         })?;
     if status.success() {
-        hand_over(&medium)?;
-        start_server();
+        finish(&medium)?;
     }
     Ok(())
 }

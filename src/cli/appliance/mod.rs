@@ -1,6 +1,7 @@
 //! `strongroom appliance …`: what runs on the bootable image in place of a shell: its console, and
 //! the ceremony and updates by a medium.
 
+mod birth;
 mod boot_partition;
 mod ceremony;
 mod console;

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::path::Path;
 use std::process::Command;
 
 use nix::ifaddrs::getifaddrs;
@@ -10,11 +9,12 @@ use nix::net::if_::InterfaceFlags;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use sha2::{Digest as _, Sha256};
-
-use crate::cli::exit::Exit;
 use strongroom_core::hex;
 
-/// Written by the ceremony: where it is, there are keys.
+use super::birth;
+use crate::cli::exit::Exit;
+
+/// Written by the ceremony.
 pub(super) const CONFIGURATION: &str = "/etc/strongroom/strongroom.toml";
 
 const SERVER: &str = "strongroom.service";
@@ -35,7 +35,7 @@ pub(super) struct Status {
 
 impl Status {
     pub(super) fn now() -> Self {
-        let born = Path::new(CONFIGURATION).exists();
+        let born = birth::is_born();
         let units = Units::now();
         Self {
             version: release("IMAGE_VERSION")

@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use strongroom_core::files;
 
+use super::birth;
 use super::kernel_image::KernelImage;
 use super::medium::Medium;
 use super::signature;
 use super::slots::{Installed, installed};
-use super::status::CONFIGURATION;
 use super::version::{compare, minimum, running};
 use crate::cli::exit::{Exit, Failure};
 
@@ -97,7 +97,7 @@ fn attempt(running: &str) -> Result<Outcome, Failure> {
         println!("strongroom: the update on the medium is what runs: {running}");
         return Ok(Outcome::Nothing);
     }
-    if medium.path("plan.toml").exists() && !Path::new(CONFIGURATION).exists() {
+    if medium.path("plan.toml").exists() && !birth::is_born() {
         return Ok(Outcome::NotYet);
     }
     update.may_follow(running, &minimum()?)?;
