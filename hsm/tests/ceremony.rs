@@ -731,7 +731,10 @@ fn assert_described(evidence: &Evidence) {
     ));
     expected.push(("epoch object", "strongroom-epoch", "CKO_DATA", false));
     assert_eq!(seen, expected);
+    assert_attributes(evidence);
+}
 
+fn assert_attributes(evidence: &Evidence) {
     let told = |name: &str, attribute: &str| {
         let object = evidence.objects.iter().find(|o| o.name == name).unwrap();
         let found = object.attributes.iter().find(|(name, _)| name == attribute);
