@@ -19,7 +19,7 @@ use super::{CeremonyError, Mode};
 pub const FILE: &str = "backup.jsonl";
 
 /// No backup's file is larger, bytes; each key takes some KiB of it.
-pub(crate) const MAX: u64 = 16 << 20;
+pub(crate) const MAX_FILE_BYTES: u64 = 16 << 20;
 
 const FORMAT: u32 = 1;
 

@@ -17,7 +17,7 @@ use tempfile::{Builder, NamedTempFile};
 use crate::{files, lock};
 
 /// What is behind the name while the file is written.
-const SUFFIX: &str = ".new";
+const TEMPORARY_SUFFIX: &str = ".new";
 
 /// Whose the new file is, and who may do what with it; settled before it has any content.
 #[derive(Clone, Copy, Debug)]
@@ -101,7 +101,7 @@ pub fn folder(path: &Path) -> &Path {
 
 fn aside(path: &Path) -> PathBuf {
     let mut name = OsString::from(path);
-    name.push(SUFFIX);
+    name.push(TEMPORARY_SUFFIX);
     name.into()
 }
 
@@ -113,7 +113,7 @@ fn begin(path: &Path, mode: u32) -> io::Result<NamedTempFile> {
     loop {
         let made = Builder::new()
             .prefix(name)
-            .suffix(SUFFIX)
+            .suffix(TEMPORARY_SUFFIX)
             .rand_bytes(0)
             .permissions(Permissions::from_mode(mode))
             .tempfile_in(folder(path));

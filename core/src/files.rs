@@ -12,9 +12,9 @@ use nix::fcntl::OFlag;
 use zeroize::{Zeroize as _, Zeroizing};
 
 /// A file that people write by hand, bytes: a configuration, a plan, a key file.
-pub const MAX_BY_HAND: u64 = 1 << 20;
+pub const MAX_WRITTEN_BY_HAND: u64 = 1 << 20;
 /// A file that may list every client and every key, bytes: the policy, the tokens.
-pub const MAX_LIST: u64 = 16 << 20;
+pub const MAX_GENERATED_LIST: u64 = 16 << 20;
 /// Certificates and CRLs, bytes: a public CA's full CRL has some MiB.
 pub const MAX_PEM: u64 = 64 << 20;
 

@@ -21,11 +21,11 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// SPIFFE-ID, section 2.3: "no more than 2048 bytes".
-const SPIFFE_ID_MAX: usize = 2048;
-const TRUST_DOMAIN_MAX: usize = 255;
+const MAX_SPIFFE_ID: usize = 2048;
+const MAX_TRUST_DOMAIN: usize = 255;
 /// RFC 1035, section 2.3.4, as text.
-const DNS_NAME_MAX: usize = 253;
-const DNS_LABEL_MAX: usize = 63;
+const MAX_DNS_NAME: usize = 253;
+const MAX_DNS_LABEL: usize = 63;
 
 /// A client's name: `spiffe://domain/path`, `dns:host.example`, or `spki:sha256:<64 hex digits>`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -247,8 +247,8 @@ fn check_uri(uri: &str) -> Result<(), &'static str> {
 
 /// For messages: names come from outside, in any length.
 fn cut(text: &str) -> String {
-    const LONGEST: usize = 256;
-    match text.char_indices().nth(LONGEST) {
+    const MAX_SHOWN: usize = 256;
+    match text.char_indices().nth(MAX_SHOWN) {
         Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
         None => text.to_owned(),
     }
@@ -256,7 +256,7 @@ fn cut(text: &str) -> String {
 
 /// SPIFFE-ID, section 2.
 fn check_spiffe(id: &str) -> Result<(), &'static str> {
-    if id.len() > SPIFFE_ID_MAX {
+    if id.len() > MAX_SPIFFE_ID {
         return Err("it is longer than 2048 bytes");
     }
     let rest = id
@@ -268,7 +268,7 @@ fn check_spiffe(id: &str) -> Result<(), &'static str> {
     if domain.is_empty() {
         return Err("the trust domain is empty");
     }
-    if domain.len() > TRUST_DOMAIN_MAX {
+    if domain.len() > MAX_TRUST_DOMAIN {
         return Err("the trust domain is longer than 255 bytes");
     }
     if !domain
@@ -302,11 +302,11 @@ fn check_dns(name: &str) -> Result<(), &'static str> {
     if name.starts_with("*.") {
         return Err("it is a wildcard, which names no single client");
     }
-    if name.is_empty() || name.len() > DNS_NAME_MAX {
+    if name.is_empty() || name.len() > MAX_DNS_NAME {
         return Err("a DNS name has 1 to 253 bytes");
     }
     for label in name.split('.') {
-        if label.is_empty() || label.len() > DNS_LABEL_MAX {
+        if label.is_empty() || label.len() > MAX_DNS_LABEL {
             return Err("each label of a DNS name has 1 to 63 bytes, and no dot ends it");
         }
         if !label

@@ -10,10 +10,10 @@ use std::fs::{File, TryLockError};
 use std::time::{Duration, Instant};
 
 /// How long a file that is in use elsewhere is waited for.
-const PATIENCE: Duration = Duration::from_secs(2);
+const MAX_LOCK_WAIT: Duration = Duration::from_secs(2);
 
 /// How long between two attempts.
-const PAUSE: Duration = Duration::from_millis(20);
+const LOCK_RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Locks the file against other processes, until its last descriptor is closed. Blocks for up to
 /// two seconds.
@@ -36,10 +36,12 @@ pub(crate) fn patiently<T, E>(
     mut attempt: impl FnMut() -> Result<T, E>,
     is_busy: impl Fn(&E) -> bool,
 ) -> Result<T, E> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + MAX_LOCK_WAIT;
     loop {
         match attempt() {
-            Err(error) if is_busy(&error) && Instant::now() < deadline => std::thread::sleep(PAUSE),
+            Err(error) if is_busy(&error) && Instant::now() < deadline => {
+                std::thread::sleep(LOCK_RETRY_INTERVAL)
+            }
             outcome => return outcome,
         }
     }

@@ -14,11 +14,11 @@ use nix::unistd::geteuid;
 use rustix::process::{Gid, Uid};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
-use crate::config::trust::{VOLUME, is_anybodys, is_outside};
+use crate::config::trust::{EMPTY_DIR_ADVICE, is_anybodys, is_outside};
 use crate::config::walk::walk;
 
 /// This process is who it is going to be.
-static SETTLED: AtomicBool = AtomicBool::new(false);
+static IDENTITY_SETTLED: AtomicBool = AtomicBool::new(false);
 
 /// Not root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +58,7 @@ impl fmt::Display for Anybodys {
         let at = self.0.display();
         write!(
             f,
-            "everybody may write to {at}, and could lead root from there to any place: run `chmod o-w {at}`{VOLUME}"
+            "everybody may write to {at}, and could lead root from there to any place: run `chmod o-w {at}`{EMPTY_DIR_ADVICE}"
         )
     }
 }
@@ -104,7 +104,7 @@ pub fn owner(path: &Path) -> io::Result<Option<Owner>> {
 
 /// From now on this process acts as nobody else, and may have lost the right to.
 pub fn settle() {
-    SETTLED.store(true, Ordering::Relaxed);
+    IDENTITY_SETTLED.store(true, Ordering::Relaxed);
 }
 
 /// Does something at a path with the rights of whoever else than root can change what the path
@@ -113,7 +113,7 @@ pub fn settle() {
 /// # Errors
 /// Two users can, or everybody; or this process can't become that user.
 pub fn acting<T: Send>(path: &Path, act: impl FnOnce() -> T + Send) -> io::Result<T> {
-    if SETTLED.load(Ordering::Relaxed) || !geteuid().is_root() {
+    if IDENTITY_SETTLED.load(Ordering::Relaxed) || !geteuid().is_root() {
         return Ok(act());
     }
     let Some(owner) = owner(path)? else {

@@ -15,8 +15,8 @@ use tokio::sync::Notify;
 use crate::keyring::{KeyName, Keyring, KeyringError, Moved};
 
 /// After a failure that may pass (the token is away, or busy): first and longest pause.
-const PAUSE: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const MIN_RETRY_PAUSE: Duration = Duration::from_millis(200);
+const MAX_RETRY_PAUSE: Duration = Duration::from_secs(30);
 
 /// Moves keys when it is told to, and tells how far it is.
 #[derive(Debug, Default)]
@@ -77,7 +77,7 @@ impl MasterRotation {
         keyring: &Keyring,
         done: &(impl Fn(&str, u32, &Result<Moved, KeyringError>) + Sync),
     ) {
-        let mut pause = PAUSE;
+        let mut pause = MIN_RETRY_PAUSE;
         loop {
             // Looked for again each time: keys come and go meanwhile.
             let failed = self.state().failed;
@@ -95,7 +95,7 @@ impl MasterRotation {
                     tracing::warn!(key = %name, version, %error, "a key could not be moved to the new master key yet");
                     self.locked(|state| state.waiting_for = Some(error.to_string()));
                     tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    pause = (pause * 2).min(MAX_RETRY_PAUSE);
                     continue;
                 }
                 outcome => {
@@ -107,7 +107,7 @@ impl MasterRotation {
                     done(&name, version, outcome);
                 }
             }
-            pause = PAUSE;
+            pause = MIN_RETRY_PAUSE;
             self.locked(|state| state.waiting_for = None);
         }
     }

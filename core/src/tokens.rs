@@ -84,11 +84,12 @@ pub enum TokensError {
 impl Tokens {
     /// Reads and validates the whole file.
     pub fn load(path: &Path) -> Result<Self, TokensError> {
-        let text =
-            files::read_to_string(path, files::MAX_LIST).map_err(|source| TokensError::Read {
+        let text = files::read_to_string(path, files::MAX_GENERATED_LIST).map_err(|source| {
+            TokensError::Read {
                 path: path.to_owned(),
                 source,
-            })?;
+            }
+        })?;
         Self::parse(&text).map_err(|problem| TokensError::Invalid {
             path: path.to_owned(),
             problem,

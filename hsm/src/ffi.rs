@@ -35,16 +35,16 @@ use crate::types::OaepHash;
 /// The GCM tag of everything this product makes: 128 bits.
 pub(crate) const TAG_LEN: usize = 16;
 /// More than any attribute that is asked for; a length above it is a module's fault.
-const ATTRIBUTE_LIMIT: usize = 64 * 1024;
+const MAX_ATTRIBUTE_BYTES: usize = 64 * 1024;
 /// Handles that a search asks for at once, and more objects than any token has.
-const FIND_ROOM: usize = 32;
-const FIND_LIMIT: usize = 1 << 20;
+const FIND_BATCH: usize = 32;
+const MAX_FOUND_OBJECTS: usize = 1 << 20;
 /// More mechanisms than any token has.
-const MECHANISM_LIMIT: usize = 16 * 1024;
+const MAX_MECHANISMS: usize = 16 * 1024;
 /// Enough for any attribute of [`Raw::attributes`]: a short list of mechanisms.
-const SMALL_ROOM: usize = 64;
+const SMALL_OUTPUT_BYTES: usize = 64;
 /// Enough for nearly any attribute: an RSA-4096 modulus has 512 bytes.
-const LIKELY_ROOM: usize = 1024;
+const LIKELY_OUTPUT_BYTES: usize = 1024;
 
 pub(crate) type Result<T> = std::result::Result<T, Error>;
 
@@ -252,7 +252,7 @@ impl Raw {
     ) -> Result<Vec<u8>> {
         let mut parameters = WrappingParameters::new(wrapping);
         let mut mechanism = parameters.mechanism(wrapping);
-        let mut wrapped = vec![0; ATTRIBUTE_LIMIT];
+        let mut wrapped = vec![0; MAX_ATTRIBUTE_BYTES];
         let mut length = CK_ULONG::try_from(wrapped.len())?;
         // SAFETY: as in `unwrap_key`; `wrapped` has room for `length` bytes, and the module writes
         // no more.
@@ -393,7 +393,7 @@ impl Raw {
     fn found(&self, session: &Session) -> Result<Vec<ObjectHandle>> {
         let mut found = Vec::new();
         loop {
-            let mut some: [CK_OBJECT_HANDLE; FIND_ROOM] = [0; FIND_ROOM];
+            let mut some: [CK_OBJECT_HANDLE; FIND_BATCH] = [0; FIND_BATCH];
             let mut count = 0;
             // SAFETY: `some` has room for as many handles as the call says, and the module writes
             // no more.
@@ -404,7 +404,7 @@ impl Raw {
                     FindObjects,
                     session.handle(),
                     some.as_mut_ptr(),
-                    FIND_ROOM as CK_ULONG,
+                    FIND_BATCH as CK_ULONG,
                     &raw mut count
                 )
             }?;
@@ -415,7 +415,7 @@ impl Raw {
                 return Ok(found);
             }
             // A module that never ends its list must not fill the memory.
-            if found.len() > FIND_LIMIT {
+            if found.len() > MAX_FOUND_OBJECTS {
                 return Err(Error::InvalidValue);
             }
             // SAFETY: the module has just named these handles.
@@ -462,7 +462,8 @@ impl Raw {
         )
     }
 
-    /// `C_Encrypt` in one part and one call, by a mechanism whose output fits into [`LIKELY_ROOM`].
+    /// `C_Encrypt` in one part and one call, by a mechanism whose output fits into
+    /// [`LIKELY_OUTPUT_BYTES`].
     pub(crate) fn encrypt(
         &self,
         session: &Session,
@@ -490,7 +491,7 @@ impl Raw {
         data: &[u8],
     ) -> Result<Vec<u8>> {
         // At least an RSA-4096 modulus: some modules want room for one.
-        let mut output = Zeroizing::new(vec![0; data.len().max(LIKELY_ROOM)]);
+        let mut output = Zeroizing::new(vec![0; data.len().max(LIKELY_OUTPUT_BYTES)]);
         Self::in_one_part(
             session,
             (self.list.C_DecryptInit, Function::DecryptInit),
@@ -503,7 +504,7 @@ impl Raw {
         Ok(std::mem::take(&mut *output))
     }
 
-    /// As [`Raw::in_one_part`], for an answer that fits into [`LIKELY_ROOM`].
+    /// As [`Raw::in_one_part`], for an answer that fits into [`LIKELY_OUTPUT_BYTES`].
     fn in_likely_room(
         session: &Session,
         begin: (Option<Begin>, Function),
@@ -512,7 +513,7 @@ impl Raw {
         key: ObjectHandle,
         data: &[u8],
     ) -> Result<Vec<u8>> {
-        let mut output = vec![0; LIKELY_ROOM];
+        let mut output = vec![0; LIKELY_OUTPUT_BYTES];
         Self::in_one_part(session, begin, carry_out, mechanism, key, data, &mut output)?;
         Ok(output)
     }
@@ -644,7 +645,7 @@ impl Raw {
             )
         }?;
         let room = usize::try_from(count)?;
-        if room > MECHANISM_LIMIT {
+        if room > MAX_MECHANISMS {
             return Err(Error::InvalidValue);
         }
         let mut list = vec![0; room];
@@ -670,14 +671,14 @@ impl Raw {
         attributes: &[CK_ATTRIBUTE_TYPE],
     ) -> Result<Vec<Option<Vec<u8>>>> {
         // Words, so that each value is aligned for whatever the module writes there.
-        let mut room = vec![[0_u64; SMALL_ROOM / 8]; attributes.len()];
+        let mut room = vec![[0_u64; SMALL_OUTPUT_BYTES / 8]; attributes.len()];
         let mut queries: Vec<_> = attributes
             .iter()
             .zip(&mut room)
             .map(|(attribute, room)| CK_ATTRIBUTE {
                 type_: *attribute,
                 pValue: room.as_mut_ptr().cast(),
-                ulValueLen: SMALL_ROOM as CK_ULONG,
+                ulValueLen: SMALL_OUTPUT_BYTES as CK_ULONG,
             })
             .collect();
         match self.get_attributes(session, object, &mut queries) {
@@ -705,7 +706,7 @@ impl Raw {
     ) -> Result<Option<Vec<u8>>> {
         // With room for it at once: that saves a call, and p11-kit 0.25 can't answer for the length
         // of CKA_ALLOWED_MECHANISMS alone.
-        let mut value = vec![0_u8; LIKELY_ROOM];
+        let mut value = vec![0_u8; LIKELY_OUTPUT_BYTES];
         let mut query = empty_attribute(attribute);
         query.pValue = value.as_mut_ptr().cast();
         query.ulValueLen = CK_ULONG::try_from(value.len())?;
@@ -741,7 +742,7 @@ impl Raw {
             return Ok(None);
         }
         let length = usize::try_from(query.ulValueLen)?;
-        if length > ATTRIBUTE_LIMIT || !length.is_multiple_of(SIZE) {
+        if length > MAX_ATTRIBUTE_BYTES || !length.is_multiple_of(SIZE) {
             return Err(Error::InvalidValue);
         }
         if length == 0 {
@@ -1137,7 +1138,7 @@ fn buffer(length: CK_ULONG) -> Result<Option<Vec<u8>>> {
         return Ok(None);
     }
     let length = usize::try_from(length)?;
-    if length > ATTRIBUTE_LIMIT {
+    if length > MAX_ATTRIBUTE_BYTES {
         return Err(Error::InvalidValue);
     }
     Ok(Some(vec![0; length]))

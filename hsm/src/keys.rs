@@ -398,15 +398,15 @@ fn check_template(
 /// `SoftHSM` makes each key with all rights and takes them away one by one, and shows it meanwhile,
 /// another process's too. So only what stays is refused.
 fn refuse_wrap_and_decrypt(watched: &WatchedSession) -> Result<(), Fault> {
-    const LOOKS: u32 = 10;
-    const PAUSE: Duration = Duration::from_millis(100);
+    const MAX_LOOKS: u32 = 10;
+    const LOOK_INTERVAL: Duration = Duration::from_millis(100);
     let both = [Attribute::Wrap(true), Attribute::Decrypt(true)];
     let mut found = watched.find_objects(&both)?;
-    for _ in 0..LOOKS {
+    for _ in 0..MAX_LOOKS {
         if found.is_empty() {
             return Ok(());
         }
-        thread::sleep(PAUSE);
+        thread::sleep(LOOK_INTERVAL);
         let still = watched.find_objects(&both)?;
         found.retain(|object| still.contains(object));
     }

@@ -26,7 +26,7 @@ use crate::types::{GcmItem, HashAlgorithm, KeyUsage, MacItem, MasterGeneration, 
 use crate::watched::WatchedSession;
 
 /// More random bytes than this come in several calls.
-const RANDOM_CHUNK: usize = 64 * 1024;
+const MAX_RANDOM_PER_CALL: usize = 64 * 1024;
 
 /// A logged-in session whose keys have been checked.
 pub(crate) struct Conn {
@@ -128,7 +128,7 @@ impl Conn {
 
     pub(crate) fn random(&self, len: usize) -> Result<Zeroizing<Vec<u8>>> {
         let mut bytes = Zeroizing::new(vec![0; len]);
-        for chunk in bytes.chunks_mut(RANDOM_CHUNK) {
+        for chunk in bytes.chunks_mut(MAX_RANDOM_PER_CALL) {
             self.watched.session().generate_random_slice(chunk)?;
         }
         Ok(bytes)

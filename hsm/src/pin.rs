@@ -15,7 +15,7 @@ use crate::config::PinSource;
 use crate::error::HsmError;
 
 /// No token takes a longer PIN; a longer file is some other file.
-const LIMIT: usize = 1024;
+const MAX_PIN_FILE_BYTES: usize = 1024;
 
 /// A PIN in memory: wiped when the last copy goes, never shown, compared in constant time.
 #[derive(Clone)]
@@ -113,8 +113,8 @@ fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, HsmError> {
         )));
     }
     // Room for all of it at once: a vector that grows leaves copies behind.
-    let mut pin = Zeroizing::new(Vec::with_capacity(LIMIT + 1));
-    file.take(LIMIT as u64 + 1)
+    let mut pin = Zeroizing::new(Vec::with_capacity(MAX_PIN_FILE_BYTES + 1));
+    file.take(MAX_PIN_FILE_BYTES as u64 + 1)
         .read_to_end(&mut pin)
         .map_err(unreadable)?;
     if pin.ends_with(b"\n") {
@@ -123,7 +123,7 @@ fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, HsmError> {
             pin.pop();
         }
     }
-    if pin.is_empty() || pin.len() > LIMIT {
+    if pin.is_empty() || pin.len() > MAX_PIN_FILE_BYTES {
         return Err(HsmError::Config(format!(
             "the PIN file {} holds no PIN: it must hold the PIN and nothing else",
             path.display()
@@ -227,7 +227,7 @@ mod tests {
 
     #[test]
     fn an_empty_or_huge_file_is_no_pin() {
-        for text in ["", "\n", &"1".repeat(LIMIT + 1)] {
+        for text in ["", "\n", &"1".repeat(MAX_PIN_FILE_BYTES + 1)] {
             let (_folder, path) = file(0o400, text);
             assert!(read(&PinSource::File(path)).is_err());
         }

@@ -23,14 +23,14 @@ type Result<T> = std::result::Result<T, Fault>;
 pub(crate) const KEK: &str = "key that the master key unwrapped";
 
 /// Bytes of a key that comes in by BYOK or is used in host memory.
-pub(crate) const LEN: usize = 32;
+pub(crate) const KEY_BYTES: usize = 32;
 
 /// Bytes of a generated key. An HMAC key in the token is as long as the longest hash: some tokens
 /// (`SoftHSM`) refuse a key shorter than the hash, and one key serves them all.
 pub(crate) const fn generated_len(usage: KeyUsage, master: MasterKind) -> usize {
     match (usage, master) {
         (KeyUsage::Mac, MasterKind::Hsm) => 64,
-        _ => LEN,
+        _ => KEY_BYTES,
     }
 }
 
@@ -75,7 +75,7 @@ pub(crate) fn generate(
 /// The canary's key: never wrapped, never given a caller's data.
 pub(crate) fn canary(watched: &WatchedSession) -> Result<ObjectHandle> {
     let mut template = common(KeyUsage::Aead, false);
-    template.push(Attribute::ValueLen(value_len(LEN)));
+    template.push(Attribute::ValueLen(value_len(KEY_BYTES)));
     template.push(Attribute::Modifiable(false));
     Ok(watched
         .session()

@@ -122,14 +122,14 @@ impl WatchedSession {
     /// Bits of the shortest RSA key that the token says it makes, if that is shorter than what
     /// today's tokens make.
     pub(crate) fn shortest_rsa(&self) -> Result<CK_ULONG, Fault> {
-        const USUAL: CK_ULONG = 2048;
+        const USUAL_BITS: CK_ULONG = 2048;
         let info = self.mechanism_info(CKM_RSA_PKCS_KEY_PAIR_GEN)?;
-        let told = info.map_or(USUAL, |info| info.ulMinKeySize);
+        let told = info.map_or(USUAL_BITS, |info| info.ulMinKeySize);
         // Below this nobody makes keys, whatever a token says of itself; and one that says nothing
         // may make the usual ones only.
         Ok(match told {
-            0 => USUAL,
-            told => told.clamp(1024, USUAL),
+            0 => USUAL_BITS,
+            told => told.clamp(1024, USUAL_BITS),
         })
     }
 

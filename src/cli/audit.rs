@@ -22,7 +22,7 @@ use super::remote::block_on;
 use super::server::{Act, ConfigFile};
 
 /// The label of a SubjectPublicKeyInfo in PEM (RFC 7468, section 13).
-const LABEL: &str = "PUBLIC KEY";
+const PEM_LABEL: &str = "PUBLIC KEY";
 
 #[derive(Args, Debug)]
 pub(super) struct AuditArgs {
@@ -253,7 +253,7 @@ fn beginning(path: &Path, key: &[u8]) -> Result<[u8; 32], Failure> {
 fn read_key(path: &Path) -> Result<Vec<u8>, Failure> {
     let text = files::read(path)?;
     match pem::decode_vec(&text) {
-        Ok((LABEL, key)) => Ok(key),
+        Ok((PEM_LABEL, key)) => Ok(key),
         _ => Err(Failure::new(
             Exit::Usage,
             format!("{} holds no PEM public key", path.display()),
@@ -297,7 +297,7 @@ pub(super) fn summary(found: &Verification) -> String {
 
 pub(super) fn public_key(config: &Config) -> Result<String, Failure> {
     let der = Hsm::start(config.hsm.clone())?.signing_public_key();
-    pem::encode_string(LABEL, LineEnding::LF, &der)
+    pem::encode_string(PEM_LABEL, LineEnding::LF, &der)
         .map_err(|error| Failure::new(Exit::Failed, format!("the public key: {error}")))
 }
 

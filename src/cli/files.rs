@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use super::exit::{Exit, Failure};
 
 /// No plaintext or ciphertext that an appliance takes is larger, bytes.
-const MAX_INPUT: u64 = 32 * 1024 * 1024;
+const MAX_INPUT_BYTES: u64 = 32 * 1024 * 1024;
 
 /// The whole of a file, or of standard input for `-`.
 pub(super) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
@@ -33,10 +33,10 @@ pub(super) fn read_plaintext(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure>
 
 fn content(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     if path == Path::new("-") {
-        return regular::read_from(io::stdin().lock(), 0, MAX_INPUT);
+        return regular::read_from(io::stdin().lock(), 0, MAX_INPUT_BYTES);
     }
     // It may be a pipe: somebody wrote its name on this command line.
-    fs::File::open(path).and_then(|file| regular::read_opened(file, MAX_INPUT))
+    fs::File::open(path).and_then(|file| regular::read_opened(file, MAX_INPUT_BYTES))
 }
 
 /// As [`read`], for text; white space around it is dropped.
@@ -70,8 +70,8 @@ pub(super) fn write_new(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
 
 /// The whole of a file that may be as large as a store, but not without end.
 pub(super) fn read_large(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
-    const MAX: u64 = 4 << 30;
-    regular::read(path, MAX).map_err(|error| Failure::file(path, &error))
+    const MAX_STORE_BYTES: u64 = 4 << 30;
+    regular::read(path, MAX_STORE_BYTES).map_err(|error| Failure::file(path, &error))
 }
 
 /// Fails if something is there already: asked before work that would be for nothing.

@@ -54,11 +54,11 @@ pub(super) struct Remote {
 }
 
 /// Vault's port, on this machine.
-const DEFAULT: &str = "https://127.0.0.1:8200";
+const DEFAULT_ADDRESS: &str = "https://127.0.0.1:8200";
 
 impl Remote {
     pub(super) fn addr(&self) -> &str {
-        self.addr.as_deref().unwrap_or(DEFAULT)
+        self.addr.as_deref().unwrap_or(DEFAULT_ADDRESS)
     }
 
     pub(super) fn client(&self) -> Result<Client, Failure> {

@@ -28,13 +28,13 @@ pub(super) struct ConfigFile {
         short,
         value_name = "FILE",
         env = "STRONGROOM_CONFIG",
-        default_value = CONFIG
+        default_value = DEFAULT_CONFIG
     )]
     config: PathBuf,
 }
 
 /// The configuration, if no other is named.
-const CONFIG: &str = "/etc/strongroom/strongroom.toml";
+const DEFAULT_CONFIG: &str = "/etc/strongroom/strongroom.toml";
 
 impl ConfigFile {
     pub(super) fn of(path: &Path) -> Self {
@@ -47,7 +47,7 @@ impl ConfigFile {
     pub(super) fn unnamed() -> Self {
         Self {
             config: std::env::var_os("STRONGROOM_CONFIG")
-                .map_or_else(|| CONFIG.into(), PathBuf::from),
+                .map_or_else(|| DEFAULT_CONFIG.into(), PathBuf::from),
         }
     }
 

@@ -59,7 +59,7 @@ pub(super) fn run(args: &TokenArgs, format: Format) -> Result<(), Failure> {
         .identity
         .parse()
         .map_err(|error| Failure::caused(Exit::Usage, &error))?;
-    let read = || regular::read_to_string(&args.tokens, regular::MAX_LIST);
+    let read = || regular::read_to_string(&args.tokens, regular::MAX_GENERATED_LIST);
     let mut text = match acting(&args.tokens, read).flatten() {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => Zeroizing::default(),

@@ -19,9 +19,9 @@ use super::participant::{Participant, ParticipantKey, new_key};
 
 const ALG: &str = "ECDH-ES";
 const ENC: &str = "A256GCM";
-const TAG: usize = 16;
+const TAG_BYTES: usize = 16;
 /// A share takes a fraction of it.
-const MAX: usize = 64 * 1024;
+const MAX_JWE_BYTES: usize = 64 * 1024;
 
 #[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -80,7 +80,7 @@ pub fn seal(plaintext: &[u8], recipient: &Participant) -> Result<String, Ceremon
             },
         )
         .map_err(|_| fail())?;
-    let (text, tag) = sealed.split_at(sealed.len().saturating_sub(TAG));
+    let (text, tag) = sealed.split_at(sealed.len().saturating_sub(TAG_BYTES));
     Ok(format!(
         "{header}..{}.{}.{}",
         encode(&iv),
@@ -103,7 +103,7 @@ pub fn open(jwe: &str, key: &ParticipantKey) -> Result<Zeroizing<Vec<u8>>, Cerem
         ))
     };
     let jwe = jwe.trim_ascii();
-    if jwe.len() > MAX {
+    if jwe.len() > MAX_JWE_BYTES {
         return Err(foreign("it is too long"));
     }
     let parts: Vec<&str> = jwe.split('.').collect();
@@ -133,7 +133,7 @@ pub fn open(jwe: &str, key: &ParticipantKey) -> Result<Zeroizing<Vec<u8>>, Cerem
         .and_then(|iv| iv.try_into().ok())
         .ok_or_else(|| foreign("its nonce has a wrong length"))?;
     let tag = decode(tag)
-        .filter(|tag| tag.len() == TAG)
+        .filter(|tag| tag.len() == TAG_BYTES)
         .ok_or_else(|| foreign("its tag has a wrong length"))?;
     let mut sealed = decode(text).ok_or_else(|| foreign("its text is not base64url"))?;
     sealed.extend_from_slice(&tag);

@@ -17,17 +17,17 @@ use super::token::Reference;
 use super::{CeremonyError, Participant, ParticipantKey, PrivateKeys, Unlock};
 
 /// A passphrase has at least as many characters.
-pub const MIN_PASSPHRASE: usize = 12;
+pub const MIN_PASSPHRASE_CHARS: usize = 12;
 
 /// scrypt's N, as a power of two: with r = 8 each guess costs 128 MiB, the first of OWASP's
 /// recommended settings for passwords.
 #[cfg(not(test))]
-const LOG_N: u8 = 17;
+const SCRYPT_LOG_N: u8 = 17;
 #[cfg(test)]
-const LOG_N: u8 = 4;
+const SCRYPT_LOG_N: u8 = 4;
 
 /// A key file's block ends with this.
-const END: &str = "-----END ENCRYPTED PRIVATE KEY-----";
+const PEM_END: &str = "-----END ENCRYPTED PRIVATE KEY-----";
 
 /// A new key file that is not written yet.
 pub struct KeyFile {
@@ -114,14 +114,14 @@ pub(super) fn load(
     unlock: &mut dyn FnMut(Unlock<'_>) -> Result<Zeroizing<String>, CeremonyError>,
 ) -> Result<ParticipantKey, CeremonyError> {
     let participant = Participant::load(&public_path(path))?;
-    let text = files::read_to_string(path, files::MAX_BY_HAND)
+    let text = files::read_to_string(path, files::MAX_WRITTEN_BY_HAND)
         .map_err(|error| CeremonyError::read(path, error))?;
     if let Some(reference) = Reference::parse(&text) {
         return reference.open(participant, unlock);
     }
     let blocks: Vec<&str> = text
-        .split_inclusive(END)
-        .filter(|block| block.contains(END))
+        .split_inclusive(PEM_END)
+        .filter(|block| block.contains(PEM_END))
         .collect();
     let [signing, agreement] = blocks[..] else {
         return Err(CeremonyError::Key(format!(
@@ -209,9 +209,9 @@ pub(crate) fn new_key() -> Result<SecretKey, CeremonyError> {
 }
 
 fn check_passphrase(passphrase: &str) -> Result<(), CeremonyError> {
-    if passphrase.chars().count() < MIN_PASSPHRASE {
+    if passphrase.chars().count() < MIN_PASSPHRASE_CHARS {
         return Err(CeremonyError::Passphrase(format!(
-            "the passphrase must have at least {MIN_PASSPHRASE} characters: five words that do not belong together are easy to keep in mind"
+            "the passphrase must have at least {MIN_PASSPHRASE_CHARS} characters: five words that do not belong together are easy to keep in mind"
         )));
     }
     Ok(())
@@ -224,7 +224,7 @@ fn encrypt(key: &SecretKey, passphrase: &str) -> Result<String, CeremonyError> {
     let (mut salt, mut iv) = ([0; 16], [0; 16]);
     getrandom::fill(&mut salt).map_err(|_| CeremonyError::Random)?;
     getrandom::fill(&mut iv).map_err(|_| CeremonyError::Random)?;
-    let cost = scrypt::Params::new(LOG_N, 8, 1).map_err(|error| fail(&error))?;
+    let cost = scrypt::Params::new(SCRYPT_LOG_N, 8, 1).map_err(|error| fail(&error))?;
     let parameters = pbes2::Parameters::generate_scrypt_aes256cbc(cost, &salt, iv)
         .map_err(|error| fail(&error))?;
     let plain = key.to_pkcs8_der().map_err(|error| fail(&error))?;

@@ -18,7 +18,7 @@ use super::CeremonyError;
 use super::encoding::{base64, hex, sha256, unbase64};
 
 pub(super) use file::new_key;
-pub use file::{KeyFile, MIN_PASSPHRASE, public_path};
+pub use file::{KeyFile, MIN_PASSPHRASE_CHARS, public_path};
 pub use token::create as create_on_token;
 
 /// Names are printed, read aloud and compared: short, and without anything that could be taken for
@@ -90,7 +90,7 @@ impl Participant {
     /// # Errors
     /// [`CeremonyError::Read`], [`CeremonyError::Participant`].
     pub fn load(path: &Path) -> Result<Self, CeremonyError> {
-        let text = files::read_to_string(path, files::MAX_BY_HAND)
+        let text = files::read_to_string(path, files::MAX_WRITTEN_BY_HAND)
             .map_err(|error| CeremonyError::read(path, error))?;
         let file: PublicFile = toml::from_str(&text).map_err(|error| {
             CeremonyError::Participant(format!(

@@ -150,7 +150,7 @@ impl Plan {
     /// # Errors
     /// [`CeremonyError::Read`]; [`CeremonyError::Plan`] with everything that is wrong.
     pub fn load(path: &Path) -> Result<Self, CeremonyError> {
-        let text = files::read_to_string(path, files::MAX_BY_HAND)
+        let text = files::read_to_string(path, files::MAX_WRITTEN_BY_HAND)
             .map_err(|error| CeremonyError::read(path, error))?;
         Self::parse(&text)
     }

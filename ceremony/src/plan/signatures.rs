@@ -64,7 +64,7 @@ impl PlanSignature {
     /// signature.
     pub fn load_all(plan: &Path) -> Result<Vec<Self>, CeremonyError> {
         let path = signatures_path(plan);
-        let text = match files::read_to_string(&path, files::MAX_BY_HAND) {
+        let text = match files::read_to_string(&path, files::MAX_WRITTEN_BY_HAND) {
             Ok(text) => text,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(CeremonyError::read(&path, error)),

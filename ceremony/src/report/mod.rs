@@ -41,7 +41,7 @@ pub fn html(transcript: &[u8], verified: &Verified) -> String {
 }
 
 /// The column that must not be broken within a line.
-const TIME: &str = "time (UTC)";
+const TIME_COLUMN: &str = "time (UTC)";
 
 struct Page {
     out: String,
@@ -192,7 +192,7 @@ impl Page {
             let (what, more) = describe(&line.body);
             rows.push(vec![number.to_string(), line.time, what, more]);
         }
-        self.table(&["line", TIME, "what", "record"], &rows);
+        self.table(&["line", TIME_COLUMN, "what", "record"], &rows);
     }
 
     /// What the token said of each object.
@@ -252,7 +252,7 @@ impl Page {
             for (index, cell) in row.iter().enumerate() {
                 let class = match names.get(index) {
                     _ if index + 1 == row.len() => " class=\"mono\"",
-                    Some(&TIME) => " class=\"time\"",
+                    Some(&TIME_COLUMN) => " class=\"time\"",
                     _ => "",
                 };
                 self.add(&format!("<td{class}>{}</td>", escape(cell)));

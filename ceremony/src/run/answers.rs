@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use super::ui::{Question, Screen, Ui, UiError, ascii};
 
 /// A passphrase, or a share's words, are shorter.
-const MAX_SECRET: u64 = 4096;
+const MAX_SECRET_BYTES: u64 = 4096;
 
 /// One file for each question.
 pub struct Answers {
@@ -154,7 +154,7 @@ impl Ui for Answers {
 }
 
 fn read_text(path: &Path) -> Result<String, UiError> {
-    files::read_to_string(path, files::MAX_BY_HAND)
+    files::read_to_string(path, files::MAX_WRITTEN_BY_HAND)
         .map(|mut text| std::mem::take(&mut *text))
         .map_err(|error| unread(path, &error))
 }
@@ -172,7 +172,8 @@ fn unread(path: &Path, error: &std::io::Error) -> UiError {
 
 /// A file's text without the newline at its end.
 fn secret(path: &Path) -> Result<Zeroizing<String>, UiError> {
-    let text = files::read_to_string(path, MAX_SECRET).map_err(|error| unread(path, &error))?;
+    let text =
+        files::read_to_string(path, MAX_SECRET_BYTES).map_err(|error| unread(path, &error))?;
     Ok(Zeroizing::new(
         text.trim_end_matches(['\n', '\r']).to_owned(),
     ))

@@ -7,12 +7,12 @@ use super::RunError;
 use crate::transcript;
 
 /// Copies of the transcripts that came before, oldest first: `0001.jsonl`, …
-pub(super) const CHAIN: &str = "chain";
+pub(super) const CHAIN_DIRECTORY: &str = "chain";
 
 /// The transcripts that a ceremony in this directory goes on from, oldest first; none for an
 /// initial ceremony.
 pub(super) fn previous(folder: &Path) -> Result<Vec<Vec<u8>>, RunError> {
-    let chain = folder.join(CHAIN);
+    let chain = folder.join(CHAIN_DIRECTORY);
     if !chain.exists() {
         return Ok(Vec::new());
     }

@@ -15,7 +15,7 @@ use super::site::{CREDENTIAL, PinPlace, Site, TLS_KEY_CREDENTIAL};
 /// What is there, if anything is.
 pub(super) fn read(site: &Site) -> Result<Option<String>, RunError> {
     let path = site.configuration();
-    match files::read_to_string(&path, files::MAX_BY_HAND) {
+    match files::read_to_string(&path, files::MAX_WRITTEN_BY_HAND) {
         Ok(mut text) => Ok(Some(std::mem::take(&mut *text))),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(RunError::file(&path, error)),

@@ -22,9 +22,9 @@ impl From<shares::Pins> for Pins {
 }
 
 /// The directory, in a ceremony's, of the encrypted shares that it dealt.
-pub(super) const DEALT: &str = "shares";
+pub(super) const SHARES_DIRECTORY: &str = "shares";
 /// The directory, in a later ceremony's, of those that were in force when it began.
-pub(super) const PREVIOUS: &str = "previous-shares";
+pub(super) const PREVIOUS_SHARES_DIRECTORY: &str = "previous-shares";
 
 /// The file of a custodian's encrypted share.
 pub(super) fn name(custodian: &Participant) -> String {
@@ -48,7 +48,11 @@ pub(super) fn recover(ceremony: &mut Ceremony<'_>) -> Result<Pins, RunError> {
         commitments.ok_or_else(|| RunError::refused("the transcript holds no shares yet"))?;
     let set = Set {
         what: "PINs",
-        folder: ceremony.folder.join(if own { DEALT } else { PREVIOUS }),
+        folder: ceremony.folder.join(if own {
+            SHARES_DIRECTORY
+        } else {
+            PREVIOUS_SHARES_DIRECTORY
+        }),
         deal,
         commitments,
         restarted: own,
@@ -152,7 +156,7 @@ fn share(
         return Ok(Share::from_words(&words, deal).map_err(|error| error.to_string()));
     }
     let path = folder.join(self::name(&custodian));
-    let jwe = match files::read_to_string(&path, files::MAX_BY_HAND) {
+    let jwe = match files::read_to_string(&path, files::MAX_WRITTEN_BY_HAND) {
         Ok(jwe) => jwe,
         Err(error) => return Ok(Err(format!("{}: {error}", path.display()))),
     };

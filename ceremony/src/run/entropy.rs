@@ -6,11 +6,11 @@
 
 /// Chance of a false alarm for each sample: 2^-40, since one stops a ceremony with a roomful of
 /// people.
-const ALARM: f64 = 1.0 / 1_099_511_627_776.0;
+const FALSE_ALARM_PROBABILITY: f64 = 1.0 / 1_099_511_627_776.0;
 /// Samples in a window of the adaptive proportion test, for samples that are not binary.
-const WINDOW: usize = 512;
+const WINDOW_SAMPLES: usize = 512;
 /// Bits of entropy claimed for each sample.
-const CLAIM: f64 = 8.0;
+const CLAIMED_BITS_PER_SAMPLE: f64 = 8.0;
 
 /// For the transcript.
 pub(super) const TESTS: [&str; 2] = [
@@ -26,7 +26,7 @@ pub(super) enum Unhealthy {
     )]
     Repetition { byte: u8, run: usize, cutoff: usize },
     #[error(
-        "the byte {byte:#04x} came {count} times in {WINDOW} (SP 800-90B, adaptive proportion test: {cutoff} are too many)"
+        "the byte {byte:#04x} came {count} times in {WINDOW_SAMPLES} (SP 800-90B, adaptive proportion test: {cutoff} are too many)"
     )]
     Proportion {
         byte: u8,
@@ -39,11 +39,17 @@ pub(super) enum Unhealthy {
 
 /// Both tests over all samples.
 pub(super) fn check(samples: &[u8]) -> Result<(), Unhealthy> {
-    if samples.len() < WINDOW {
+    if samples.len() < WINDOW_SAMPLES {
         return Err(Unhealthy::Short(samples.len()));
     }
-    repetition(samples, repetition_cutoff(CLAIM, ALARM))?;
-    proportion(samples, proportion_cutoff(CLAIM, ALARM))
+    repetition(
+        samples,
+        repetition_cutoff(CLAIMED_BITS_PER_SAMPLE, FALSE_ALARM_PROBABILITY),
+    )?;
+    proportion(
+        samples,
+        proportion_cutoff(CLAIMED_BITS_PER_SAMPLE, FALSE_ALARM_PROBABILITY),
+    )
 }
 
 fn repetition(samples: &[u8], cutoff: usize) -> Result<(), Unhealthy> {
@@ -61,7 +67,7 @@ fn repetition(samples: &[u8], cutoff: usize) -> Result<(), Unhealthy> {
 
 #[allow(clippy::naive_bytecount, reason = "512 bytes at a time, once")]
 fn proportion(samples: &[u8], cutoff: usize) -> Result<(), Unhealthy> {
-    for window in samples.chunks_exact(WINDOW) {
+    for window in samples.chunks_exact(WINDOW_SAMPLES) {
         let byte = window[0];
         let count = window.iter().filter(|sample| **sample == byte).count();
         if count >= cutoff {
@@ -82,13 +88,13 @@ fn repetition_cutoff(claim: f64, alarm: f64) -> usize {
 }
 
 /// 1 + the smallest count whose upper tail is at most `alarm`, of a binomial distribution of
-/// `WINDOW` with probability 2^-claim.
+/// `WINDOW_SAMPLES` with probability 2^-claim.
 #[allow(clippy::cast_precision_loss)]
 fn proportion_cutoff(claim: f64, alarm: f64) -> usize {
     let p = (-claim).exp2();
     // From the far end, where the terms are small, so that nothing is lost by rounding.
     let mut tail = 0.0;
-    let mut count = WINDOW;
+    let mut count = WINDOW_SAMPLES;
     while count > 0 {
         tail += term(count, p);
         if tail > alarm {
@@ -104,9 +110,9 @@ fn proportion_cutoff(claim: f64, alarm: f64) -> usize {
 #[allow(clippy::cast_precision_loss)]
 fn term(count: usize, p: f64) -> f64 {
     let choose: f64 = (1..=count)
-        .map(|k| ((WINDOW - count + k) as f64 / k as f64).ln())
+        .map(|k| ((WINDOW_SAMPLES - count + k) as f64 / k as f64).ln())
         .sum();
-    (choose + count as f64 * p.ln() + (WINDOW - count) as f64 * (-p).ln_1p()).exp()
+    (choose + count as f64 * p.ln() + (WINDOW_SAMPLES - count) as f64 * (-p).ln_1p()).exp()
 }
 
 #[cfg(test)]

@@ -44,7 +44,7 @@ pub(super) const ACT: Act = Act {
     run,
 };
 
-const POLICY: &str = "# Who may do what with which key. What no rule allows is denied, so for now nobody may do anything.\n\
+const FIRST_POLICY: &str = "# Who may do what with which key. What no rule allows is denied, so for now nobody may do anything.\n\
                       # docs/policy.md describes the rules.\n";
 
 /// What the step wrote is kept; what it wrote half is not there, since files appear whole.
@@ -127,7 +127,7 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Outputs, RunError> {
 
 /// The key that is there, or a new one.
 fn key(path: &Path) -> Result<KeyPair, RunError> {
-    match files::read_to_string(path, files::MAX_BY_HAND) {
+    match files::read_to_string(path, files::MAX_WRITTEN_BY_HAND) {
         Ok(pem) => KeyPair::from_pem(&pem).map_err(|error| {
             RunError::refused(format!("{} is not a private key: {error}", path.display()))
         }),
@@ -209,7 +209,7 @@ fn configure(ceremony: &mut Ceremony<'_>) -> Result<Config, RunError> {
         Config::parse(&text, &path).map_err(|error| RunError::refused(error.to_string()))?;
     disk::write(&path, text.as_bytes(), 0o640)?;
     if !site.policy().exists() {
-        disk::write(&site.policy(), POLICY.as_bytes(), 0o640)?;
+        disk::write(&site.policy(), FIRST_POLICY.as_bytes(), 0o640)?;
     }
     strongroom_core::policy::Policy::load(&site.policy())
         .map_err(|error| RunError::refused(strongroom_core::causes::causes(&error)))?;
@@ -217,7 +217,7 @@ fn configure(ceremony: &mut Ceremony<'_>) -> Result<Config, RunError> {
 }
 
 fn file_sha256(path: &Path) -> Result<String, RunError> {
-    files::read(path, files::MAX_BY_HAND)
+    files::read(path, files::MAX_WRITTEN_BY_HAND)
         .map(|bytes| sha256_hex(&bytes))
         .map_err(|error| RunError::file(path, error))
 }

@@ -40,7 +40,7 @@ pub(super) const ACT: Act = Act {
 
 /// Shares without a `done` line are of PINs that no token ever knew.
 fn recover(ceremony: &mut Ceremony<'_>) -> Result<Found, RunError> {
-    let removed = remove(ceremony, custody::DEALT)?;
+    let removed = remove(ceremony, custody::SHARES_DIRECTORY)?;
     Ok(Found {
         text: format!(
             "{} shares or pages of the interrupted step were removed; no token knows the PINs that they were of, and the step starts over",
@@ -69,7 +69,7 @@ pub(super) fn remove(ceremony: &Ceremony<'_>, folder: &str) -> Result<Vec<String
 
 fn run(ceremony: &mut Ceremony<'_>) -> Result<Outputs, RunError> {
     let pins = shares::Pins::generate()?;
-    let outputs = deal_out(ceremony, &pins, custody::DEALT)?;
+    let outputs = deal_out(ceremony, &pins, custody::SHARES_DIRECTORY)?;
     ceremony.pins = Some(Pins::from(pins));
     Ok(outputs)
 }

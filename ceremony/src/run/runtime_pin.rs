@@ -14,7 +14,7 @@ use super::{Act, Ceremony, Found, RunError, configuration, disk, sha256_hex};
 use crate::Mode;
 
 /// No credential of a PIN is larger, bytes.
-const LARGEST: usize = 1 << 16;
+const MAX_CREDENTIAL_BYTES: usize = 1 << 16;
 
 pub(super) const ACT: Act = Act {
     title: "Seal the run-time PIN",
@@ -90,8 +90,8 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Outputs, RunError> {
                 path.display()
             ))?;
             seal_tls_key(ceremony, key)?;
-            let written =
-                files::read(&path, LARGEST as u64).map_err(|error| RunError::file(&path, error))?;
+            let written = files::read(&path, MAX_CREDENTIAL_BYTES as u64)
+                .map_err(|error| RunError::file(&path, error))?;
             Ok(Outputs::PinCredential {
                 method: "systemd-creds",
                 key,
@@ -120,8 +120,8 @@ fn seal_tls_key(ceremony: &mut Ceremony<'_>, key: &str) -> Result<(), RunError> 
     if !sealed_already && named != plain {
         return Ok(());
     }
-    let bytes =
-        files::read(&plain, files::MAX_BY_HAND).map_err(|error| RunError::file(&plain, error))?;
+    let bytes = files::read(&plain, files::MAX_WRITTEN_BY_HAND)
+        .map_err(|error| RunError::file(&plain, error))?;
     ceremony.ui.working(Some("systemd-creds encrypt"));
     let sealed = seal(TLS_KEY_CREDENTIAL, &bytes, key);
     ceremony.ui.working(None);
@@ -178,7 +178,7 @@ fn systemd_creds(arguments: &[&str], input: &[u8]) -> Result<Zeroizing<Vec<u8>>,
         .map_err(|error| format!("it does not start: {error}"))?;
     // Much less than a pipe holds: nobody waits for anybody. Room for all of the output at once,
     // since a vector that grows leaves copies behind.
-    let mut output = Zeroizing::new(Vec::with_capacity(LARGEST));
+    let mut output = Zeroizing::new(Vec::with_capacity(MAX_CREDENTIAL_BYTES));
     let talked = (|| {
         if let Some(mut stdin) = child.stdin.take() {
             stdin.write_all(input)?;
@@ -188,7 +188,9 @@ fn systemd_creds(arguments: &[&str], input: &[u8]) -> Result<Zeroizing<Vec<u8>>,
         }
         let mut errors = String::new();
         if let Some(stderr) = child.stderr.take() {
-            stderr.take(LARGEST as u64).read_to_string(&mut errors)?;
+            stderr
+                .take(MAX_CREDENTIAL_BYTES as u64)
+                .read_to_string(&mut errors)?;
         }
         Ok((child.wait()?, errors))
     })();
@@ -202,7 +204,7 @@ fn systemd_creds(arguments: &[&str], input: &[u8]) -> Result<Zeroizing<Vec<u8>>,
 
 /// As `read_to_end`, without its small buffers elsewhere.
 fn read_in_place(mut from: impl io::Read, to: &mut Zeroizing<Vec<u8>>) -> io::Result<()> {
-    to.resize(LARGEST, 0);
+    to.resize(MAX_CREDENTIAL_BYTES, 0);
     let mut length = 0;
     loop {
         match from.read(&mut to[length..])? {

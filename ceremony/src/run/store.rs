@@ -125,6 +125,7 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Outputs, RunError> {
 /// The hash of the audit log's header, which names the log for good.
 fn first_line(log: &Path) -> io::Result<String> {
     let mut line = Vec::new();
-    BufReader::new(files::open(log)?.take(files::MAX_BY_HAND)).read_until(b'\n', &mut line)?;
+    BufReader::new(files::open(log)?.take(files::MAX_WRITTEN_BY_HAND))
+        .read_until(b'\n', &mut line)?;
     Ok(super::sha256_hex(line.strip_suffix(b"\n").unwrap_or(&line)))
 }

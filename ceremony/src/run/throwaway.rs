@@ -10,9 +10,9 @@ use rcgen::{
 
 use super::{Ceremony, RunError, disk};
 
-const CERTIFICATE: &str = "rehearsal-certificate.pem";
+const CERTIFICATE_FILE: &str = "rehearsal-certificate.pem";
 /// The CA's certificate, for whoever wants to connect to a rehearsed appliance.
-pub(super) const AUTHORITY: &str = "rehearsal-ca.pem";
+pub(super) const CA_FILE: &str = "rehearsal-ca.pem";
 
 /// Signs the request, unless an answer is there already or an earlier run did.
 pub(super) fn issue(ceremony: &mut Ceremony<'_>, request: &str) -> Result<(), RunError> {
@@ -21,8 +21,12 @@ pub(super) fn issue(ceremony: &mut Ceremony<'_>, request: &str) -> Result<(), Ru
             "the rehearsal's certificate can't be made: {error}"
         ))
     })?;
-    disk::write(&ceremony.folder.join(AUTHORITY), made.0.as_bytes(), 0o644)?;
-    disk::write(&ceremony.folder.join(CERTIFICATE), made.1.as_bytes(), 0o644)?;
+    disk::write(&ceremony.folder.join(CA_FILE), made.0.as_bytes(), 0o644)?;
+    disk::write(
+        &ceremony.folder.join(CERTIFICATE_FILE),
+        made.1.as_bytes(),
+        0o644,
+    )?;
     ceremony.ui.say(
         "REHEARSAL: a throwaway CA signs the request here and now; in a ceremony your CA does.",
     )?;
@@ -33,8 +37,8 @@ pub(super) fn issue(ceremony: &mut Ceremony<'_>, request: &str) -> Result<(), Ru
 /// bring its own even to a rehearsal, so that there are clients to try it with.
 pub(super) fn answer(ceremony: &mut Ceremony<'_>, id: &str) -> Option<PathBuf> {
     let own = match id {
-        "certificate.pem" => CERTIFICATE,
-        "client_ca.pem" => AUTHORITY,
+        "certificate.pem" => CERTIFICATE_FILE,
+        "client_ca.pem" => CA_FILE,
         _ => return None,
     };
     Some(

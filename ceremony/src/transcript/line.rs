@@ -12,7 +12,7 @@ use super::super::{Mode, PlanSignature, Step};
 pub(crate) const FORMAT: u32 = 1;
 
 /// The chain's value before the first line.
-pub(crate) const START: [u8; 32] = [0; 32];
+pub(crate) const GENESIS_HASH: [u8; 32] = [0; 32];
 
 /// What a line says, apart from its place in the chain.
 #[derive(Clone, Debug)]
@@ -138,7 +138,7 @@ pub(crate) struct Line {
 }
 
 /// The members of every line.
-const HEAD: [&str; 5] = ["type", "seq", "time", "mode", "prev"];
+const HEAD_MEMBERS: [&str; 5] = ["type", "seq", "time", "mode", "prev"];
 
 /// What every line begins with, in this order.
 #[derive(Serialize)]
@@ -188,7 +188,7 @@ impl Line {
         let mut line = Document::parse(bytes).map_err(wrong)?.into_value();
         let head: Head = json::read(&line).map_err(wrong)?;
         if let Value::Object(members) = &mut line {
-            members.retain(|name, _| !HEAD.contains(&name.as_str()));
+            members.retain(|name, _| !HEAD_MEMBERS.contains(&name.as_str()));
         }
         let of = |error: JsonError| {
             format!(

@@ -16,7 +16,7 @@ use super::encoding::sha256_of;
 use super::{CeremonyId, Kind, Mode, Plan, PlanSignature, Step};
 
 pub(super) use line::{
-    Begin, Body, Close, Done, FORMAT, Line, Note, Open, START, Seal, Signature, check_time,
+    Begin, Body, Close, Done, FORMAT, GENESIS_HASH, Line, Note, Open, Seal, Signature, check_time,
 };
 pub use write::Transcript;
 
@@ -24,7 +24,7 @@ pub use write::Transcript;
 pub const FILE: &str = "transcript.jsonl";
 
 /// No transcript is larger, bytes; one of an appliance has some hundred KiB.
-const MAX: u64 = 32 << 20;
+const MAX_FILE_BYTES: u64 = 32 << 20;
 
 /// Keep the signatures from passing for ones of anything else.
 const SIGN_DOMAIN: &[u8] = b"strongroom ceremony transcript v1\0";
@@ -103,7 +103,7 @@ pub fn path(dir: &Path) -> PathBuf {
 
 /// The whole of one.
 pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
-    files::read(path, MAX).map(|mut bytes| std::mem::take(&mut *bytes))
+    files::read(path, MAX_FILE_BYTES).map(|mut bytes| std::mem::take(&mut *bytes))
 }
 
 /// What everyone signs: domain || ceremony id || seq of the `close` line (big-endian, 64 bits) ||

@@ -14,7 +14,7 @@ use super::super::record::Summary;
 use super::super::verify;
 use super::super::{CeremonyError, CeremonyId, Kind, Mode, Participant, Role, Step};
 use super::line::{
-    Begin, Body, Close, Done, FORMAT, Line, Note, Open, START, Seal, Signature, Software,
+    Begin, Body, Close, Done, FORMAT, GENESIS_HASH, Line, Note, Open, Seal, Signature, Software,
 };
 use super::{FILE, History, Opening, seal_digest, signing_digest};
 
@@ -68,7 +68,7 @@ impl Transcript {
             },
         });
         let time = now();
-        let mut bytes = Line::bytes(1, &time, opening.mode, &START, &body)
+        let mut bytes = Line::bytes(1, &time, opening.mode, &GENESIS_HASH, &body)
             .map_err(|error| fail(error.into()))?;
         let hash = sha256(&bytes);
         bytes.push(b'\n');

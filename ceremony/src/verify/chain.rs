@@ -12,7 +12,7 @@ use super::super::encoding::{base64, hex, sha256, unbase64, unhex};
 use super::super::page::printable;
 use super::super::record::{InventoryOutputs, Roll};
 use super::super::transcript::{
-    Begin, Body, Close, Done, FORMAT, Line, Note, Open, START, Seal, Signature, check_time,
+    Begin, Body, Close, Done, FORMAT, GENESIS_HASH, Line, Note, Open, Seal, Signature, check_time,
     seal_digest, signing_digest,
 };
 use super::super::{
@@ -21,7 +21,7 @@ use super::super::{
 use super::Problem;
 
 /// No line of ours is longer.
-const LONGEST_LINE: usize = 4 << 20;
+const MAX_LINE_BYTES: usize = 4 << 20;
 
 /// What the lines came to.
 #[derive(Default)]
@@ -72,7 +72,7 @@ pub(super) struct Closed {
 impl Chain {
     pub(super) fn read(transcript: &[u8]) -> Self {
         let mut chain = Self {
-            hash: START,
+            hash: GENESIS_HASH,
             ..Self::default()
         };
         let mut lines: Vec<&[u8]> = transcript.split(|byte| *byte == b'\n').collect();
@@ -163,7 +163,7 @@ impl Chain {
 
     fn line(&mut self, bytes: &[u8]) {
         self.lines += 1;
-        let parsed = if bytes.len() > LONGEST_LINE {
+        let parsed = if bytes.len() > MAX_LINE_BYTES {
             Err("the line is longer than any of a transcript".to_owned())
         } else {
             Line::parse(bytes)

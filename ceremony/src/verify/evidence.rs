@@ -14,9 +14,9 @@ use super::super::encoding::{hex, sha256, unbase64};
 use super::super::record::{KeyRecord, ObjectRecord};
 
 /// The label of the first generation's master key.
-const MASTER: &str = "strongroom-master";
+const MASTER_LABEL: &str = "strongroom-master";
 /// The label of the object that the store's epoch is in.
-const EPOCH: &str = "strongroom-epoch";
+const EPOCH_LABEL: &str = "strongroom-epoch";
 
 /// What must be on the token.
 pub(in super::super) struct Demands<'a> {
@@ -140,7 +140,7 @@ impl<'a> Demands<'a> {
         if self.whole
             && !objects
                 .iter()
-                .any(|object| is_data(object) && object.label == EPOCH)
+                .any(|object| is_data(object) && object.label == EPOCH_LABEL)
         {
             problems.push("there is no epoch object on the token".to_owned());
         }
@@ -228,7 +228,7 @@ fn optional(plan: &Plan) -> OptionalKeys {
 /// Of the master key among these; 1 if there is none, which is said elsewhere.
 pub(in super::super) fn generation(keys: &[KeyRecord]) -> u32 {
     let mut numbers = keys.iter().filter_map(|key| {
-        let number = key.label.strip_prefix(MASTER)?.strip_prefix('-')?;
+        let number = key.label.strip_prefix(MASTER_LABEL)?.strip_prefix('-')?;
         number.parse().ok().filter(|number| *number > 1)
     });
     numbers.next().unwrap_or(1)
@@ -296,24 +296,24 @@ pub(super) fn is_p256(spki: &[u8]) -> bool {
 
 /// By its bytes (RFC 8410): whether they are a point, only a signature shows.
 fn is_ed25519(spki: &[u8]) -> bool {
-    const BEFORE: [u8; 12] = [
+    const SPKI_PREFIX: [u8; 12] = [
         0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00,
     ];
-    spki.strip_prefix(&BEFORE)
+    spki.strip_prefix(&SPKI_PREFIX)
         .is_some_and(|key| key.len() == 32)
 }
 
 /// By its bytes: an RSA key of that size and exponent has one encoding, of which only the modulus
 /// differs.
 fn is_rsa_4096(spki: &[u8]) -> bool {
-    const BEFORE: [u8; 33] = [
+    const SPKI_PREFIX: [u8; 33] = [
         0x30, 0x82, 0x02, 0x22, 0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01,
         0x01, 0x01, 0x05, 0x00, 0x03, 0x82, 0x02, 0x0f, 0x00, 0x30, 0x82, 0x02, 0x0a, 0x02, 0x82,
         0x02, 0x01, 0x00,
     ];
-    const AFTER: [u8; 5] = [0x02, 0x03, 0x01, 0x00, 0x01];
-    spki.strip_prefix(&BEFORE)
-        .and_then(|rest| rest.strip_suffix(&AFTER))
+    const SPKI_SUFFIX: [u8; 5] = [0x02, 0x03, 0x01, 0x00, 0x01];
+    spki.strip_prefix(&SPKI_PREFIX)
+        .and_then(|rest| rest.strip_suffix(&SPKI_SUFFIX))
         .is_some_and(|modulus| {
             modulus.len() == 512
                 && modulus.first().is_some_and(|first| *first >= 0x80)

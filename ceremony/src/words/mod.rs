@@ -12,8 +12,8 @@ use super::CeremonyError;
 use super::encoding::sha256;
 use super::page::printable;
 
-const BITS: usize = 11;
-const CHECK: usize = 4;
+const BITS_PER_WORD: usize = 11;
+const CHECKSUM_BYTES: usize = 4;
 
 /// What a checksum is over, so that it can't be that of something else.
 const DOMAIN: &[u8] = b"strongroom words v1\0";
@@ -23,14 +23,18 @@ const DOMAIN: &[u8] = b"strongroom words v1\0";
 pub fn encode(bytes: &[u8]) -> Zeroizing<String> {
     let list = Language::English.word_list();
     let mut all = framed(bytes);
-    let count = (all.len() * 8).div_ceil(BITS);
+    let count = (all.len() * 8).div_ceil(BITS_PER_WORD);
     all.extend_from_slice(&[0, 0]);
     let mut text = Zeroizing::new(String::with_capacity(count * 9));
     for at in 0..count {
         if at > 0 {
             text.push(if at % 6 == 0 { '\n' } else { ' ' });
         }
-        text.push_str(list.get(take(&all, at * BITS)).copied().unwrap_or_default());
+        text.push_str(
+            list.get(take(&all, at * BITS_PER_WORD))
+                .copied()
+                .unwrap_or_default(),
+        );
     }
     text
 }
@@ -56,8 +60,8 @@ pub fn decode(text: &str) -> Result<Zeroizing<Vec<u8>>, CeremonyError> {
                 printable(word)
             ))
         })?;
-        buffer = buffer << BITS | u32::from(number);
-        bits += BITS;
+        buffer = buffer << BITS_PER_WORD | u32::from(number);
+        bits += BITS_PER_WORD;
         while bits >= 8 {
             bits -= 8;
             // The mask leaves a byte.
@@ -78,17 +82,17 @@ pub fn decode(text: &str) -> Result<Zeroizing<Vec<u8>>, CeremonyError> {
     let fits = bytes.get(..whole.len()) == Some(whole.as_slice())
         && rest.iter().all(|byte| *byte == 0)
         && buffer == 0
-        && rest.len() * 8 + bits < BITS;
+        && rest.len() * 8 + bits < BITS_PER_WORD;
     if fits { Ok(content) } else { Err(wrong()) }
 }
 
 /// length || bytes || checksum
 fn framed(bytes: &[u8]) -> Zeroizing<Vec<u8>> {
-    let mut all = Zeroizing::new(Vec::with_capacity(bytes.len() + CHECK + 4));
+    let mut all = Zeroizing::new(Vec::with_capacity(bytes.len() + CHECKSUM_BYTES + 4));
     all.push(u8::try_from(bytes.len()).unwrap_or(u8::MAX));
     all.extend_from_slice(bytes);
     let check = sha256(&Zeroizing::new([DOMAIN, all.as_slice()].concat()));
-    all.extend(check.iter().take(CHECK));
+    all.extend(check.iter().take(CHECKSUM_BYTES));
     all
 }
 
@@ -97,7 +101,7 @@ fn take(bytes: &[u8], at: usize) -> usize {
     let byte = |index: usize| usize::from(bytes.get(index).copied().unwrap_or(0));
     let first = at / 8;
     let window = byte(first) << 16 | byte(first + 1) << 8 | byte(first + 2);
-    window >> (24 - BITS - at % 8) & ((1 << BITS) - 1)
+    window >> (24 - BITS_PER_WORD - at % 8) & ((1 << BITS_PER_WORD) - 1)
 }
 
 /// A word's number in the list, by the whole word or by its first four letters.

@@ -148,7 +148,7 @@ fn a_writer_that_does_not_end_is_told_of() {
     fs::remove_file(aside(&path)).unwrap();
     nix::unistd::mkfifo(&aside(&path), nix::sys::stat::Mode::S_IRUSR).unwrap();
     let error = replace(&path, b"new", Access::Mode(0o600)).unwrap_err();
-    assert!(error.to_string().contains(SUFFIX), "{error}");
+    assert!(error.to_string().contains(TEMPORARY_SUFFIX), "{error}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ const MAGIC: [u8; 4] = *b"SRae";
 const VERSION: u8 = 1;
 /// So many intents without an outcome are named at most, and so many changes are open at once.
 /// Older versions had more open: the file tells the others.
-pub(super) const OPEN: usize = 256;
+pub(super) const MAX_OPEN_INTENTS: usize = 256;
 
 /// A line that was in the log, and what was going on then.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +46,7 @@ impl Anchor {
         value.extend_from_slice(&self.log_id);
         value.extend_from_slice(&self.seq.to_be_bytes());
         value.extend_from_slice(&self.hash);
-        for seq in self.open.iter().take(OPEN) {
+        for seq in self.open.iter().take(MAX_OPEN_INTENTS) {
             value.extend_from_slice(&seq.to_be_bytes());
         }
         value

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use super::anchor::{Anchor, Phase};
-use super::line::{Chain, Content, Head, LONGEST_LINE};
+use super::line::{Chain, Content, Head, MAX_LINE_BYTES};
 use super::resume::{self, End, Found, Intended, Known, Refusal, Signer};
 use super::room::{self, Room};
 use super::{AuditError, Entry};
@@ -20,10 +20,11 @@ use crate::owner::acting;
 use crate::{atomic, lock};
 
 /// After a failure the file is tried again at most this often.
-const RETRY: Duration = Duration::from_millis(100);
+const MIN_RETRY_GAP: Duration = Duration::from_millis(100);
 
 /// An outcome that could not be written says so when it can.
-const LATE: &str = "the answer was withheld, since this line could not be written at once";
+const WITHHELD_REASON: &str =
+    "the answer was withheld, since this line could not be written at once";
 
 /// How much may be written, as others see it without having the file to themselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -92,7 +93,7 @@ pub(super) struct Late {
 impl Late {
     pub(super) fn new(entry: &Entry<'_>) -> Self {
         // No more than a line takes of it.
-        let text = |text: &str| text.chars().take(LONGEST_LINE / 4).collect();
+        let text = |text: &str| text.chars().take(MAX_LINE_BYTES / 4).collect();
         Self {
             intent: entry.intent,
             request_id: text(entry.request_id),
@@ -118,9 +119,9 @@ impl Late {
 
     fn say(&self, content: &mut Content) {
         let reason = if self.reason.is_empty() {
-            LATE.to_owned()
+            WITHHELD_REASON.to_owned()
         } else {
-            format!("{LATE}: {}", self.reason)
+            format!("{WITHHELD_REASON}: {}", self.reason)
         };
         content.decide(&Entry {
             request_id: &self.request_id,
@@ -400,11 +401,14 @@ impl LogFile {
         }
         self.room.refill(&self.file, self.length);
         let begun = self.open.len() as u64 + 1;
-        let outcomes = begun * LONGEST_LINE as u64;
+        let outcomes = begun * MAX_LINE_BYTES as u64;
         let (what, needed) = if change {
-            ("changes", room::CHANGES.max(room::REQUESTS + 2 * outcomes))
+            (
+                "changes",
+                room::MIN_BYTES_CHANGE.max(room::MIN_BYTES_REQUEST + 2 * outcomes),
+            )
         } else {
-            ("requests", room::REQUESTS + outcomes)
+            ("requests", room::MIN_BYTES_REQUEST + outcomes)
         };
         let has = self.room.has(&self.file, self.length, needed);
         self.grade();
@@ -419,7 +423,7 @@ impl LogFile {
 
     /// Whether counts of what was not written one by one may be written now.
     pub(super) fn has_room_for_sums(&self) -> bool {
-        self.failed.is_none() && self.room.left(self.length) >= room::SUMMARIES
+        self.failed.is_none() && self.room.left(self.length) >= room::MIN_BYTES_SUMMARY
     }
 
     /// Why the file system keeps no room ready, if it does not.
@@ -431,7 +435,7 @@ impl LogFile {
         let Some((when, error)) = &self.failed else {
             return Ok(());
         };
-        if when.elapsed() < RETRY {
+        if when.elapsed() < MIN_RETRY_GAP {
             return Err(Arc::clone(error));
         }
         // A file that was deleted takes lines that nobody will read.
@@ -445,7 +449,7 @@ impl LogFile {
         // the last block says nothing.
         match self
             .cut()
-            .and_then(|()| room::try_writing(&self.file, self.length, 2 * LONGEST_LINE))
+            .and_then(|()| room::try_writing(&self.file, self.length, 2 * MAX_LINE_BYTES))
         {
             Ok(()) => {
                 self.recover();
@@ -573,7 +577,7 @@ impl LogFile {
 
     /// Whether the line that ends there has that hash.
     fn stands(&self, mark: Mark) -> io::Result<bool> {
-        let from = mark.offset.saturating_sub(2 * LONGEST_LINE as u64);
+        let from = mark.offset.saturating_sub(2 * MAX_LINE_BYTES as u64);
         // At most two lines.
         let mut end = vec![0; usize::try_from(mark.offset - from).unwrap_or_default()];
         self.file.read_exact_at(&mut end, from)?;

@@ -16,16 +16,16 @@ use crate::json::Document;
 pub(super) const FORMAT: u32 = 2;
 
 /// A line, its newline included, is no longer: what its texts may take at most, and all else in it.
-pub(super) const LONGEST_LINE: usize = 8192;
+pub(super) const MAX_LINE_BYTES: usize = 8192;
 
 /// What is kept of the room for lines that wait, bytes.
-const ROOM: usize = 1 << 20;
+const KEPT_BUFFER_BYTES: usize = 1 << 20;
 
 /// Ends a text that was cut.
-const CUT: &[u8] = b" [cut]";
+const CUT_MARK: &[u8] = b" [cut]";
 
 /// The chain's value before the first line.
-pub(super) const START: [u8; 32] = [0; 32];
+pub(super) const GENESIS_HASH: [u8; 32] = [0; 32];
 
 /// Keeps a signature over a log from passing for one over anything else that the key signs.
 const DOMAIN: &[u8] = b"strongroom audit checkpoint v1\0";
@@ -74,7 +74,7 @@ impl Chain {
     /// Before the first line.
     pub(super) const START: Self = Self {
         seq: 1,
-        prev: START,
+        prev: GENESIS_HASH,
     };
 
     /// Behind that line with that number.
@@ -139,8 +139,8 @@ impl Kind {
 }
 
 /// How much of a line each text may take, bytes, its escapes included and its quotes not. With what
-/// else is in a line they stay below [`LONGEST_LINE`].
-mod bound {
+/// else is in a line they stay below [`MAX_LINE_BYTES`].
+mod max_bytes {
     pub(super) const REQUEST_ID: usize = 64;
     /// A SPIFFE ID has 2048 bytes at most, and is ASCII.
     pub(super) const IDENTITY: usize = 2560;
@@ -150,7 +150,7 @@ mod bound {
     pub(super) const KEY: usize = 256;
     pub(super) const REASON: usize = 1024;
     /// Made here, of hex digits and the like.
-    pub(super) const OWN: usize = 128;
+    pub(super) const OWN_TEXT: usize = 128;
 }
 
 /// What lines say, their places in the chain left out: of each its kind, what comes after `prev`,
@@ -168,9 +168,9 @@ impl Content {
         self.number(r#","key_version":"#, u64::from(entry.key_version));
         self.number(r#","batch":"#, entry.batch as u64);
         self.number(r#","batch_failed":"#, entry.batch_failed as u64);
-        self.text(r#","outcome":"#, entry.outcome, bound::OWN);
+        self.text(r#","outcome":"#, entry.outcome, max_bytes::OWN_TEXT);
         self.number(r#","status":"#, u64::from(entry.status));
-        self.text(r#","reason":"#, entry.reason, bound::REASON);
+        self.text(r#","reason":"#, entry.reason, max_bytes::REASON);
         self.number(r#","intent":"#, entry.intent);
         self.end();
     }
@@ -179,15 +179,15 @@ impl Content {
     pub(super) fn intend(&mut self, entry: &Entry<'_>) {
         self.begin(Kind::Intent);
         self.who_and_what(entry);
-        self.text(r#","reason":"#, entry.reason, bound::REASON);
+        self.text(r#","reason":"#, entry.reason, max_bytes::REASON);
         self.end();
     }
 
     /// How many decisions about an identity's requests since then have no lines of their own.
     pub(super) fn sum_up(&mut self, identity: &str, since: jiff::Timestamp, counts: &Counts) {
         self.begin(Kind::Summary);
-        self.text(r#","identity":"#, identity, bound::IDENTITY);
-        self.text(r#","since":"#, &format!("{since:.3}"), bound::OWN);
+        self.text(r#","identity":"#, identity, max_bytes::IDENTITY);
+        self.text(r#","since":"#, &format!("{since:.3}"), max_bytes::OWN_TEXT);
         self.number(r#","denied":"#, counts.denied);
         self.number(r#","errors":"#, counts.errors);
         self.number(r#","ok":"#, counts.ok);
@@ -195,14 +195,14 @@ impl Content {
     }
 
     fn who_and_what(&mut self, entry: &Entry<'_>) {
-        self.text(r#","request_id":"#, entry.request_id, bound::REQUEST_ID);
-        self.text(r#","identity":"#, entry.identity, bound::IDENTITY);
-        self.text(r#","token_id":"#, entry.token_id, bound::TOKEN_ID);
-        self.text(r#","remote":"#, entry.remote, bound::REMOTE);
-        self.text(r#","certificate":"#, entry.certificate, bound::OWN);
-        self.text(r#","issuer":"#, entry.issuer, bound::OWN);
-        self.text(r#","operation":"#, entry.operation, bound::OPERATION);
-        self.text(r#","key":"#, entry.key, bound::KEY);
+        self.text(r#","request_id":"#, entry.request_id, max_bytes::REQUEST_ID);
+        self.text(r#","identity":"#, entry.identity, max_bytes::IDENTITY);
+        self.text(r#","token_id":"#, entry.token_id, max_bytes::TOKEN_ID);
+        self.text(r#","remote":"#, entry.remote, max_bytes::REMOTE);
+        self.text(r#","certificate":"#, entry.certificate, max_bytes::OWN_TEXT);
+        self.text(r#","issuer":"#, entry.issuer, max_bytes::OWN_TEXT);
+        self.text(r#","operation":"#, entry.operation, max_bytes::OPERATION);
+        self.text(r#","key":"#, entry.key, max_bytes::KEY);
     }
 
     pub(super) fn header(log_id: &[u8; 16], signing_key: &[u8; 32]) -> Self {
@@ -223,7 +223,7 @@ impl Content {
         line.text(
             r#","signature":"#,
             &BASE64_STANDARD.encode(signature),
-            bound::OWN,
+            max_bytes::OWN_TEXT,
         );
         line.end();
         line
@@ -246,7 +246,7 @@ impl Content {
     /// common.
     pub(super) fn clear(&mut self) {
         self.members.clear();
-        self.members.shrink_to(ROOM);
+        self.members.shrink_to(KEPT_BUFFER_BYTES);
     }
 
     fn begin(&mut self, kind: Kind) {
@@ -269,7 +269,7 @@ impl Content {
     }
 
     fn hex(&mut self, name: &str, bytes: &[u8]) {
-        self.text(name, &hex::encode(bytes), bound::OWN);
+        self.text(name, &hex::encode(bytes), max_bytes::OWN_TEXT);
     }
 
     /// As [`Content::text`].
@@ -287,7 +287,7 @@ fn stands_for_itself(byte: u8) -> bool {
     matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\')
 }
 
-/// As much of a value as fits, with its escapes; [`CUT`] at the end if that is not all.
+/// As much of a value as fits, with its escapes; [`CUT_MARK`] at the end if that is not all.
 fn escape(out: &mut Vec<u8>, value: &str, limit: usize) {
     let start = out.len();
     // Where a text that turns out to be too long is cut.
@@ -305,10 +305,10 @@ fn escape(out: &mut Vec<u8>, value: &str, limit: usize) {
         }
         if out.len() - start > limit {
             out.truncate(cut);
-            out.extend_from_slice(CUT);
+            out.extend_from_slice(CUT_MARK);
             return;
         }
-        if out.len() - start + CUT.len() <= limit {
+        if out.len() - start + CUT_MARK.len() <= limit {
             cut = out.len();
         }
     }
@@ -348,7 +348,7 @@ pub(super) struct Line {
 impl Line {
     pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
         let printable = bytes.iter().all(|byte| matches!(byte, b' '..=b'~'));
-        if bytes.len() >= LONGEST_LINE || !printable {
+        if bytes.len() >= MAX_LINE_BYTES || !printable {
             return None;
         }
         Document::parse(bytes).ok()?.read().ok()

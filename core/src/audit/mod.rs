@@ -72,17 +72,17 @@ pub struct Entry<'a> {
 
 /// Signatures are this far apart at least, however many lines come: each costs the token a
 /// signature and the disk a sync.
-const BREATH: Duration = Duration::from_secs(1);
+const MIN_CHECKPOINT_GAP: Duration = Duration::from_secs(1);
 
 /// Windows of what is only counted are looked at this often.
-const SUMS: Duration = Duration::from_secs(1);
+const QUOTA_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A change looks again this often whether it may begin while too many others are open.
-const CROWD: Duration = Duration::from_millis(10);
+const OPEN_CHANGES_POLL: Duration = Duration::from_millis(10);
 
 /// How often a request lets others go first before it waits for whoever writes: a write is short, a
 /// disk that stalls is not.
-const TURNS: usize = 4;
+const MAX_YIELDS: usize = 4;
 
 /// Where and how to write.
 #[derive(Clone, Debug)]
@@ -344,7 +344,7 @@ impl Audit {
 
     fn is_counted(&self, entry: &Entry<'_>) -> bool {
         let limit = if self.at(Level::Good) {
-            quota::LINES
+            quota::MAX_LINES_PER_WINDOW
         } else {
             0
         };
@@ -369,7 +369,7 @@ impl Audit {
             if let Some(place) = self.intend(entry)? {
                 break place;
             }
-            tokio::time::sleep(CROWD).await;
+            tokio::time::sleep(OPEN_CHANGES_POLL).await;
         };
         let intent = self.waiting(place).written().await?;
         if let Err(error) = self.make_durable(intent).await {
@@ -394,7 +394,7 @@ impl Audit {
         log.check(true)?;
         let mut queue = lock(&self.queue);
         let open = log.open_changes() + queue.intents();
-        Ok((open < anchor::OPEN).then(|| queue.intend(entry)))
+        Ok((open < anchor::MAX_OPEN_INTENTS).then(|| queue.intend(entry)))
     }
 
     /// What was written up to that line is on the disk when this returns, and the file that it is
@@ -441,7 +441,7 @@ impl Audit {
 
     /// Returns when it is time to write, if nobody has by then.
     async fn let_others_come(&self, place: &Place) {
-        for _ in 0..TURNS {
+        for _ in 0..MAX_YIELDS {
             tokio::task::yield_now().await;
             // While the lines before are being written, others have their turn.
             if place.outcome.initialized() || self.log.try_lock().is_ok() {
@@ -652,14 +652,14 @@ impl Audit {
                 // More lines come in meanwhile, and would ask for a signature at once.
                 tokio::time::sleep(self.options.checkpoint_interval).await;
             } else {
-                tokio::time::sleep(BREATH).await;
+                tokio::time::sleep(MIN_CHECKPOINT_GAP).await;
             }
         }
     }
 
     /// Writes the counts of what was not written one by one, for ever.
     pub async fn run_sums(&self) {
-        let mut ticks = tokio::time::interval(SUMS);
+        let mut ticks = tokio::time::interval(QUOTA_CHECK_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;

@@ -9,20 +9,20 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 /// Lines are counted, and counts are written, for this long at a time.
-pub(super) const WINDOW: Duration = Duration::from_secs(10);
+pub(super) const QUOTA_WINDOW: Duration = Duration::from_secs(10);
 /// Denials, errors, and what anybody may do, of an identity that are written one by one in a
 /// window.
-pub(super) const LINES: u32 = 100;
+pub(super) const MAX_LINES_PER_WINDOW: u32 = 100;
 /// Changes of an identity that may fail in a window before no other of its is begun: about as many
 /// lines.
-pub(super) const FAILURES: u32 = 50;
+pub(super) const MAX_FAILURES_PER_WINDOW: u32 = 50;
 /// Requests of an identity that are carried out while the disk is nearly full, until there is room
 /// again. Their lines take a small part of what is left for all.
-pub(super) const SHARE: u32 = 100;
+pub(super) const MAX_REQUESTS_DISK_LOW: u32 = 100;
 /// So many identities are counted each by itself; all others together.
-const IDENTITIES: usize = 1024;
+const MAX_IDENTITIES: usize = 1024;
 /// Stands for the identities that are counted together.
-pub(super) const OTHERS: &str = "(others)";
+pub(super) const OTHER_IDENTITIES: &str = "(others)";
 
 /// A count for the log.
 pub(super) struct Sum {
@@ -117,14 +117,14 @@ impl Quota {
     pub(super) fn may_begin(&self, identity: &str) -> bool {
         let windows = self.lock();
         let together = || {
-            let full = windows.len() >= IDENTITIES;
-            windows.get(OTHERS).filter(|_| full)
+            let full = windows.len() >= MAX_IDENTITIES;
+            windows.get(OTHER_IDENTITIES).filter(|_| full)
         };
         let window = windows.get(identity).or_else(together);
         // One with a sum goes on until the sum is written.
         window.is_none_or(|window| {
-            let over = window.began.elapsed() >= WINDOW && !window.has_sum();
-            over || window.failures < FAILURES
+            let over = window.began.elapsed() >= QUOTA_WINDOW && !window.has_sum();
+            over || window.failures < MAX_FAILURES_PER_WINDOW
         })
     }
 
@@ -132,14 +132,14 @@ impl Quota {
     /// one of it.
     pub(super) fn takes_share(&self, identity: &str) -> bool {
         let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = shares.len() < IDENTITIES || shares.contains_key(identity);
-        let name = if known { identity } else { OTHERS };
+        let known = shares.len() < MAX_IDENTITIES || shares.contains_key(identity);
+        let name = if known { identity } else { OTHER_IDENTITIES };
         // Looked for first: a name is copied once.
         let taken = match shares.get_mut(name) {
             Some(taken) => taken,
             None => shares.entry(name.into()).or_default(),
         };
-        let takes = *taken < SHARE;
+        let takes = *taken < MAX_REQUESTS_DISK_LOW;
         *taken += u32::from(takes);
         takes
     }
@@ -154,18 +154,18 @@ impl Quota {
         let mut windows = self.lock();
         if let Some(window) = windows.get_mut(identity) {
             // One with a sum ends when the sum is written.
-            if window.began.elapsed() >= WINDOW && !window.has_sum() {
+            if window.began.elapsed() >= QUOTA_WINDOW && !window.has_sum() {
                 *window = Window::new();
             }
             return body(window);
         }
-        if windows.len() >= IDENTITIES {
-            windows.retain(|_, window| window.has_sum() || window.began.elapsed() < WINDOW);
+        if windows.len() >= MAX_IDENTITIES {
+            windows.retain(|_, window| window.has_sum() || window.began.elapsed() < QUOTA_WINDOW);
         }
-        let name = if windows.len() < IDENTITIES {
+        let name = if windows.len() < MAX_IDENTITIES {
             identity
         } else {
-            OTHERS
+            OTHER_IDENTITIES
         };
         body(windows.entry(name.into()).or_insert_with(Window::new))
     }
@@ -174,7 +174,7 @@ impl Quota {
     pub(super) fn ended(&self, all: bool) -> Vec<Sum> {
         let mut windows = self.lock();
         windows
-            .extract_if(|_, window| all || window.began.elapsed() >= WINDOW)
+            .extract_if(|_, window| all || window.began.elapsed() >= QUOTA_WINDOW)
             .filter(|(_, window)| window.has_sum())
             .map(|(identity, window)| Sum {
                 identity,
@@ -207,7 +207,7 @@ mod tests {
         let quota = Quota::default();
         let written = |identity: &str, outcome| {
             (0..250)
-                .filter(|_| quota.takes_or_counts(identity, LINES, outcome))
+                .filter(|_| quota.takes_or_counts(identity, MAX_LINES_PER_WINDOW, outcome))
                 .count()
         };
         let first = (written("a", "denied"), written("b", "error"));
@@ -233,26 +233,26 @@ mod tests {
     #[test]
     fn whose_changes_fail_again_and_again_begins_no_other_for_a_while() {
         let quota = Quota::default();
-        for _ in 0..FAILURES {
+        for _ in 0..MAX_FAILURES_PER_WINDOW {
             assert!(quota.may_begin("a"));
             quota.change_failed("a");
         }
         assert!(!quota.may_begin("a"));
         assert!(quota.may_begin("b"));
-        quota.lock().get_mut("a").unwrap().began -= WINDOW;
+        quota.lock().get_mut("a").unwrap().began -= QUOTA_WINDOW;
         assert!(quota.may_begin("a"), "the window is over");
         quota.change_failed("a");
         assert_eq!(quota.lock()["a"].failures, 1, "another window");
         // A window whose sum is not written yet goes on.
-        for _ in 0..FAILURES {
+        for _ in 0..MAX_FAILURES_PER_WINDOW {
             quota.change_failed("a");
         }
         assert!(!quota.takes_or_counts("a", 0, "error"));
-        quota.lock().get_mut("a").unwrap().began -= WINDOW;
+        quota.lock().get_mut("a").unwrap().began -= QUOTA_WINDOW;
         assert!(!quota.may_begin("a"));
         assert_eq!(quota.ended(false).len(), 1);
         assert!(quota.may_begin("a"), "the window is over");
-        for number in 0..10 * IDENTITIES {
+        for number in 0..10 * MAX_IDENTITIES {
             quota.change_failed(&number.to_string());
         }
         assert!(!quota.may_begin("one more"), "a crowd is one");
@@ -262,17 +262,17 @@ mod tests {
     #[test]
     fn a_crowd_is_counted_together_and_takes_no_more_memory() {
         let quota = Quota::default();
-        for number in 0..10 * IDENTITIES {
+        for number in 0..10 * MAX_IDENTITIES {
             quota.takes_or_counts(&number.to_string(), 1, "denied");
         }
-        assert!(quota.lock().len() <= IDENTITIES + 1);
+        assert!(quota.lock().len() <= MAX_IDENTITIES + 1);
         let sums = quota.ended(true);
-        let others = 9 * IDENTITIES - 1;
+        let others = 9 * MAX_IDENTITIES - 1;
         assert_eq!(
             sums.iter().map(|sum| sum.counts.denied).sum::<u64>(),
             others as u64
         );
-        assert!(sums.iter().all(|sum| &*sum.identity == OTHERS));
+        assert!(sums.iter().all(|sum| &*sum.identity == OTHER_IDENTITIES));
     }
 
     #[test]
@@ -280,11 +280,11 @@ mod tests {
         let quota = Quota::default();
         let taken = |identity: &str| (0..300).filter(|_| quota.takes_share(identity)).count();
         assert_eq!((taken("a"), taken("b"), taken("a")), (100, 100, 0));
-        for number in 2..IDENTITIES {
+        for number in 2..MAX_IDENTITIES {
             assert_eq!(taken(&number.to_string()), 100);
         }
         assert_eq!((taken("more"), taken("even more"), taken("b")), (100, 0, 0));
-        assert!(quota.shares.lock().unwrap().len() <= IDENTITIES + 1);
+        assert!(quota.shares.lock().unwrap().len() <= MAX_IDENTITIES + 1);
         quota.give_shares_back();
         assert_eq!(taken("a"), 100, "there is room again");
     }

@@ -11,19 +11,19 @@ use p256::ecdsa::VerifyingKey;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
-use super::anchor::{Anchor, OPEN, Phase};
-use super::line::{Chain, FORMAT, Head, LONGEST_LINE, Line};
+use super::anchor::{Anchor, MAX_OPEN_INTENTS, Phase};
+use super::line::{Chain, FORMAT, Head, Line, MAX_LINE_BYTES};
 use crate::hex;
 use crate::json::Document;
 use crate::owner::acting;
 
 /// How much of the end is looked at first for the line that the token knows; more if it is not
 /// there.
-const TAIL: u64 = 1 << 20;
+const FIRST_TAIL_BYTES: u64 = 1 << 20;
 /// No log of ours gets as far, so that its numbers can be counted up.
-const LAST_SEQ: u64 = 1 << 62;
+const MAX_SEQ: u64 = 1 << 62;
 /// A checkpoint may name a line this far back.
-const RECENT: usize = 1 << 16;
+const MAX_CHECKPOINT_LAG: usize = 1 << 16;
 
 /// What a log is held against.
 #[derive(Clone, Copy)]
@@ -291,10 +291,10 @@ fn find_anchor(
         .min(anchor.seq);
     // Those behind the last one are not named if there was no room for them.
     let named = match anchor.open.last() {
-        Some(last) if anchor.open.len() >= OPEN => *last,
+        Some(last) if anchor.open.len() >= MAX_OPEN_INTENTS => *last,
         _ => anchor.seq,
     };
-    let mut tail = TAIL;
+    let mut tail = FIRST_TAIL_BYTES;
     loop {
         let from = length.saturating_sub(tail);
         let mut lines = Lines::from(file, from)?;
@@ -350,7 +350,7 @@ fn find_anchor(
 
 /// Offset of the last whole line of ours, whatever stands before it.
 fn last_line(file: &mut File, length: u64) -> Result<u64, Refusal> {
-    let mut tail = TAIL;
+    let mut tail = FIRST_TAIL_BYTES;
     loop {
         let from = length.saturating_sub(tail);
         let mut lines = Lines::from(file, from)?;
@@ -359,7 +359,7 @@ fn last_line(file: &mut File, length: u64) -> Result<u64, Refusal> {
         }
         let mut at = None;
         while let Some(raw) = lines.next()? {
-            if raw.ended && Line::parse(raw.bytes).is_some_and(|line| line.seq < LAST_SEQ) {
+            if raw.ended && Line::parse(raw.bytes).is_some_and(|line| line.seq < MAX_SEQ) {
                 at = Some(raw.start);
             }
         }
@@ -473,7 +473,7 @@ impl<'a> Walk<'a> {
     fn until_broken(&mut self, file: &mut File) -> Result<Option<Recovered>, Refusal> {
         let mut lines = Lines::from(file, self.length)?;
         while let Some(raw) = lines.next()? {
-            let Some(line) = Line::parse(raw.bytes).filter(|line| line.seq < LAST_SEQ) else {
+            let Some(line) = Line::parse(raw.bytes).filter(|line| line.seq < MAX_SEQ) else {
                 continue;
             };
             let follows = self
@@ -503,7 +503,7 @@ impl<'a> Walk<'a> {
     fn note_changes_before(&mut self, file: &mut File, at: u64) -> Result<(), Refusal> {
         let mut lines = Lines::from(file, 0)?;
         while let Some(raw) = lines.next()?.filter(|raw| raw.start < at) {
-            if let Some(line) = Line::parse(raw.bytes).filter(|line| line.seq < LAST_SEQ) {
+            if let Some(line) = Line::parse(raw.bytes).filter(|line| line.seq < MAX_SEQ) {
                 self.note_change(&line, raw.bytes);
             }
         }
@@ -540,7 +540,7 @@ impl<'a> Walk<'a> {
             _ => {}
         }
         self.recent.push_back((line.seq, hash));
-        if self.recent.len() > RECENT {
+        if self.recent.len() > MAX_CHECKPOINT_LAG {
             self.recent.pop_front();
         }
         self.chain = Some(Chain {
@@ -662,7 +662,7 @@ impl<R: BufRead> Lines<R> {
             let newline = memchr::memchr(b'\n', chunk);
             let used = newline.map_or(chunk.len(), |at| at + 1);
             let line = chunk.get(..newline.unwrap_or(used)).unwrap_or_default();
-            let room = LONGEST_LINE.saturating_sub(self.buffer.len());
+            let room = MAX_LINE_BYTES.saturating_sub(self.buffer.len());
             self.buffer
                 .extend_from_slice(line.get(..room).unwrap_or(line));
             ended = newline.is_some();

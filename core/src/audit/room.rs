@@ -9,18 +9,18 @@ use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 
 /// So much is kept ready.
-pub(super) const RESERVE: u64 = 2 << 20;
+pub(super) const RESERVE_BYTES: u64 = 2 << 20;
 /// More is asked for when less is left.
-const LOW: u64 = 3 << 19;
+const REFILL_BELOW_BYTES: u64 = 3 << 19;
 /// With less left, and no more to be had, no change is begun.
-pub(super) const CHANGES: u64 = 1 << 20;
+pub(super) const MIN_BYTES_CHANGE: u64 = 1 << 20;
 /// With less left, and no more to be had, no request that needs a line is carried out. What is left
 /// is for the outcomes of what was begun, and for the server's own lines.
-pub(super) const REQUESTS: u64 = 1 << 19;
+pub(super) const MIN_BYTES_REQUEST: u64 = 1 << 19;
 /// With less left, counts of what was not written wait.
-pub(super) const SUMMARIES: u64 = 1 << 17;
+pub(super) const MIN_BYTES_SUMMARY: u64 = 1 << 17;
 /// More is asked for at most this often once there was none.
-const AGAIN: Duration = Duration::from_secs(1);
+const MIN_REFILL_GAP: Duration = Duration::from_secs(1);
 
 /// What is ready for one file.
 pub(super) struct Room {
@@ -61,16 +61,24 @@ impl Room {
 
     /// Asks for more if little is left.
     pub(super) fn refill(&mut self, file: &File, length: u64) {
-        let little = self.is_short() || self.left(length) < LOW;
-        if little && self.short.is_none_or(|when| when.elapsed() >= AGAIN) {
-            self.ask(file, length, RESERVE);
+        let little = self.is_short() || self.left(length) < REFILL_BELOW_BYTES;
+        if little
+            && self
+                .short
+                .is_none_or(|when| when.elapsed() >= MIN_REFILL_GAP)
+        {
+            self.ask(file, length, RESERVE_BYTES);
         }
     }
 
     /// Whether `needed` bytes are ready; asks for them if not.
     pub(super) fn has(&mut self, file: &File, length: u64, needed: u64) -> bool {
-        if self.left(length) < needed && self.short.is_none_or(|when| when.elapsed() >= AGAIN) {
-            self.ask(file, length, needed.saturating_add(RESERVE));
+        if self.left(length) < needed
+            && self
+                .short
+                .is_none_or(|when| when.elapsed() >= MIN_REFILL_GAP)
+        {
+            self.ask(file, length, needed.saturating_add(RESERVE_BYTES));
         }
         self.left(length) >= needed
     }
@@ -79,7 +87,7 @@ impl Room {
         self.short = None;
         let (mut from, mut bytes) = (length, wanted);
         // Of a disk that is nearly full, what there is: half of it, half of the rest, ...
-        while bytes >= REQUESTS / 8 {
+        while bytes >= MIN_BYTES_REQUEST / 8 {
             match reserve(file, from, bytes) {
                 Ok(()) => {
                     from += bytes;

@@ -882,7 +882,7 @@ fn an_accepted_log_leaves_no_change_without_an_outcome() {
 
 #[test]
 fn a_kill_amid_more_changes_than_the_token_names_leaves_none_without_an_outcome() {
-    const CHANGES: usize = anchor::OPEN + 44;
+    const CHANGES: usize = anchor::MAX_OPEN_INTENTS + 44;
     let log = Log::filled();
     let mut file = log.open();
     let mut queue = Queue::new();
@@ -905,7 +905,7 @@ fn a_kill_amid_more_changes_than_the_token_names_leaves_none_without_an_outcome(
     }
     log.checkpoint(&mut file);
     let told = Anchor::decode(&file.anchor(Phase::Open).encode()).unwrap();
-    assert_eq!(told.open.len(), anchor::OPEN);
+    assert_eq!(told.open.len(), anchor::MAX_OPEN_INTENTS);
     drop(file);
 
     let (mut file, found) = log.open_as(Known::Anchor(&told)).unwrap();
@@ -1120,8 +1120,14 @@ async fn a_flood_of_denials_is_counted_and_the_counts_are_right_after_a_stop() {
     let key = audit.hsm.signing_public_key();
     let found = Audit::verify(&[&log.path()], &key, &Held::default()).unwrap();
     assert!(found.problems.is_empty(), "{found:?}");
-    assert_eq!(found.counted, 3000 - 2 * u64::from(quota::LINES));
-    assert_eq!(found.lines, 1 + 2 * u64::from(quota::LINES) + 300 + 2 + 1);
+    assert_eq!(
+        found.counted,
+        3000 - 2 * u64::from(quota::MAX_LINES_PER_WINDOW)
+    );
+    assert_eq!(
+        found.lines,
+        1 + 2 * u64::from(quota::MAX_LINES_PER_WINDOW) + 300 + 2 + 1
+    );
 }
 
 #[test]
@@ -1158,7 +1164,7 @@ fn texts_are_cut_at_their_bounds_and_say_so() {
     log.checkpoint(&mut file);
     let lines = log.lines();
     for line in &lines[1..=long.len()] {
-        assert!(line.len() < line::LONGEST_LINE, "{}", line.len());
+        assert!(line.len() < line::MAX_LINE_BYTES, "{}", line.len());
         let line: serde_json::Value = serde_json::from_str(line).unwrap();
         for member in ["request_id", "identity", "key", "reason"] {
             assert!(
@@ -1185,7 +1191,7 @@ proptest! {
         content.decide(&Entry { reason: &text, ..entry(&text) });
         let mut out = Vec::new();
         line::Chain::START.link(&content, &mut out);
-        prop_assert!(out.len() <= line::LONGEST_LINE);
+        prop_assert!(out.len() <= line::MAX_LINE_BYTES);
         prop_assert_eq!(out.pop(), Some(b'\n'));
         prop_assert!(out.iter().all(|byte| (b' '..=b'~').contains(byte)));
         let line: serde_json::Value = serde_json::from_slice(&out).unwrap();
@@ -1438,7 +1444,7 @@ async fn no_more_changes_are_open_than_the_token_can_name() {
     let log = Log::new();
     let (audit, _turn) = audit(log.path()).await;
     let mut open = Vec::new();
-    for _ in 0..anchor::OPEN {
+    for _ in 0..anchor::MAX_OPEN_INTENTS {
         open.push(audit.begin(&entry("k")).await.unwrap());
     }
     let soon = Duration::from_millis(100);
@@ -1472,7 +1478,7 @@ async fn what_anybody_may_do_is_counted_too() {
         .filter(|line| line.contains("\"summary\""))
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
-    assert_eq!(lines.len(), 1 + quota::LINES as usize + 2);
+    assert_eq!(lines.len(), 1 + quota::MAX_LINES_PER_WINDOW as usize + 2);
     let told = (&sums[0]["ok"], &sums[0]["denied"], &sums[0]["errors"]);
     assert_eq!(told, (&900.into(), &0.into(), &0.into()));
     let key = audit.hsm.signing_public_key();

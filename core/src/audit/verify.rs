@@ -11,14 +11,14 @@ use p256::pkcs8::DecodePublicKey as _;
 use sha2::{Digest as _, Sha256};
 
 use super::anchor::{Anchor, Phase};
-use super::line::{FORMAT, Head, LONGEST_LINE, Line, START};
+use super::line::{FORMAT, GENESIS_HASH, Head, Line, MAX_LINE_BYTES};
 use super::resume::{Lines, sha256};
 use super::{Audit, AuditError};
 use crate::hex;
 
 /// A checkpoint may name a line this far back: those that were written while the HSM signed, or was
 /// away.
-const WINDOW: usize = 1 << 20;
+const MAX_CHECKPOINT_LAG: usize = 1 << 20;
 
 /// What `strongroom audit verify` found.
 #[derive(Clone, Debug, Default, serde::Serialize)]
@@ -219,7 +219,7 @@ impl<'a> Check<'a> {
         let Some(line) = Line::parse(bytes) else {
             self.problem(
                 place,
-                if bytes.len() >= LONGEST_LINE {
+                if bytes.len() >= MAX_LINE_BYTES {
                     "longer than a line of an audit log can be"
                 } else {
                     "not a line of an audit log"
@@ -269,7 +269,7 @@ impl<'a> Check<'a> {
             }
         }
         self.expected = Some((line.seq.saturating_add(1), hash));
-        if self.recent.len() == WINDOW {
+        if self.recent.len() == MAX_CHECKPOINT_LAG {
             self.recent.pop_front();
         }
         self.recent.push_back((line.seq, hash));
@@ -279,7 +279,7 @@ impl<'a> Check<'a> {
         match self.expected {
             None => {
                 self.found.first_seq = line.seq;
-                if line.seq == 1 && line.prev() != Some(START) {
+                if line.seq == 1 && line.prev() != Some(GENESIS_HASH) {
                     self.problem(
                         place,
                         "line 1 of a log has nothing before it, but names something",

@@ -77,7 +77,7 @@ impl Config {
     /// # Errors
     /// Each problem names the file and the setting, and says what is expected.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = files::read_to_string(path, files::MAX_BY_HAND).map_err(|error| {
+        let text = files::read_to_string(path, files::MAX_WRITTEN_BY_HAND).map_err(|error| {
             ConfigError(vec![format!(
                 "the configuration {} can't be read: {error}; name another with --config",
                 path.display()
@@ -319,7 +319,7 @@ fn audit(reader: &mut Reader) -> Option<AuditOptions> {
 }
 
 /// Most that a `KEK` may be used for without rotation, where nothing else is said.
-const ROTATION_PERIOD: Duration = Duration::from_hours(90 * 24);
+const DEFAULT_ROTATION_PERIOD: Duration = Duration::from_hours(90 * 24);
 
 fn jwt(reader: &mut Reader, env: &dyn Fn(&str) -> Option<String>) -> JwtOptions {
     let defaults = JwtOptions::default();
@@ -391,7 +391,7 @@ fn keyring(reader: &mut Reader, env: &dyn Fn(&str) -> Option<String>) -> Keyring
     let rotation_period = section.duration_or_env(
         "rotation_period",
         ("VAULT_ROTATION_PERIOD", env("VAULT_ROTATION_PERIOD")),
-        ROTATION_PERIOD,
+        DEFAULT_ROTATION_PERIOD,
         Duration::ZERO,
     );
     if !rotation_period.is_zero() && rotation_period < Duration::from_hours(1) {

@@ -7,25 +7,25 @@ use std::path::{Path, PathBuf};
 use crate::files;
 
 /// SoftHSM's settings, below a user's home and for all.
-const SOFTHSM_OF_USER: &str = ".config/softhsm2/softhsm2.conf";
-const SOFTHSM_OF_SYSTEM: &str = "/etc/softhsm/softhsm2.conf";
+const SOFTHSM_USER_CONFIGURATION: &str = ".config/softhsm2/softhsm2.conf";
+const SOFTHSM_SYSTEM_CONFIGURATION: &str = "/etc/softhsm/softhsm2.conf";
 
 /// p11-kit's: what it loads.
-const P11_KIT: [&str; 2] = ["/etc/pkcs11/modules", "/usr/share/p11-kit/modules"];
-const P11_KIT_OF_USER: &str = ".config/pkcs11/modules";
+const P11_KIT_SYSTEM_DIRECTORIES: [&str; 2] = ["/etc/pkcs11/modules", "/usr/share/p11-kit/modules"];
+const P11_KIT_USER_DIRECTORY: &str = ".config/pkcs11/modules";
 
 /// SoftHSM looks for its settings in this order. `SOFTHSM2_CONF` counts with other modules too: one
 /// may stand before SoftHSM.
 pub fn softhsm(module: &Path) -> Option<PathBuf> {
-    let of_user = || of_home(SOFTHSM_OF_USER).filter(|file| file.exists());
-    let usual = || of_user().or_else(|| Some(SOFTHSM_OF_SYSTEM.into()));
+    let of_user = || of_home(SOFTHSM_USER_CONFIGURATION).filter(|file| file.exists());
+    let usual = || of_user().or_else(|| Some(SOFTHSM_SYSTEM_CONFIGURATION.into()));
     let by_name = is_named(module, "softhsm");
     named("SOFTHSM2_CONF").or_else(|| by_name.then(usual).flatten())
 }
 
 /// Where SoftHSM keeps its tokens, by these settings of its.
 pub fn softhsm_tokens(settings: &Path) -> Option<PathBuf> {
-    let text = files::read_to_string(settings, files::MAX_BY_HAND).ok()?;
+    let text = files::read_to_string(settings, files::MAX_WRITTEN_BY_HAND).ok()?;
     let mut lines = text.lines();
     lines.find_map(|line| setting(line, "directories.tokendir"))
 }
@@ -54,18 +54,18 @@ pub fn of_home(path: &str) -> Option<PathBuf> {
 
 /// Of OpenSSL, which many modules are made of: its settings may name code to load, and the others
 /// are directories of it.
-const OPENSSL: [&str; 3] = ["OPENSSL_CONF", "OPENSSL_MODULES", "OPENSSL_ENGINES"];
+const OPENSSL_VARIABLES: [&str; 3] = ["OPENSSL_CONF", "OPENSSL_MODULES", "OPENSSL_ENGINES"];
 
 /// Every file and directory of settings: they decide what code runs, and what is written where.
 pub fn settings(module: &Path) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = [softhsm(module), kryoptic(), yubihsm()]
         .into_iter()
         .flatten()
-        .chain(OPENSSL.into_iter().filter_map(named))
+        .chain(OPENSSL_VARIABLES.into_iter().filter_map(named))
         .collect();
     if is_named(module, "p11-kit") {
-        let folders = P11_KIT.map(PathBuf::from).into_iter();
-        for folder in folders.chain(of_home(P11_KIT_OF_USER)) {
+        let folders = P11_KIT_SYSTEM_DIRECTORIES.map(PathBuf::from).into_iter();
+        for folder in folders.chain(of_home(P11_KIT_USER_DIRECTORY)) {
             found.extend(of_p11_kit(folder, module));
         }
     }
@@ -94,7 +94,7 @@ fn in_folder(folder: &Path) -> Vec<PathBuf> {
 /// What p11-kit runs for one of its files: the library of `module:`, which without a path is in the
 /// directory `pkcs11` beside p11-kit's own, and the programs and files that `remote:` names.
 fn loaded_by(file: &Path, p11_kit: &Path) -> Vec<PathBuf> {
-    let Ok(text) = files::read_to_string(file, files::MAX_BY_HAND) else {
+    let Ok(text) = files::read_to_string(file, files::MAX_WRITTEN_BY_HAND) else {
         return Vec::new();
     };
     // Where the library is, and not where a link to it is.
@@ -145,10 +145,14 @@ mod tests {
     fn what_a_module_obeys_is_found_by_its_name() {
         let of = |module: &str| settings(Path::new(module));
         let proxy = of("/usr/lib/p11-kit-proxy.so");
-        assert!(P11_KIT.iter().all(|folder| proxy.contains(&folder.into())));
+        assert!(
+            P11_KIT_SYSTEM_DIRECTORIES
+                .iter()
+                .all(|folder| proxy.contains(&folder.into()))
+        );
         let other = of("/opt/vendor/module.so");
         assert!(
-            P11_KIT
+            P11_KIT_SYSTEM_DIRECTORIES
                 .iter()
                 .all(|folder| !other.contains(&Path::new(folder).into()))
         );

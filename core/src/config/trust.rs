@@ -17,12 +17,12 @@ use strongroom_hsm::PinSource;
 use super::walk::{Step, walk};
 use super::{Config, ConfigError};
 
-const OTHERS_WRITE: u32 = 0o022;
-const OTHERS_ALL: u32 = 0o077;
-const STICKY: u32 = 0o1000;
+const GROUP_OR_OTHERS_WRITE: u32 = 0o022;
+const GROUP_OR_OTHERS_ANY: u32 = 0o077;
+const STICKY_BIT: u32 = 0o1000;
 
 /// What to do where nobody inside can change the mode.
-pub(crate) const VOLUME: &str = ", or, if it is a Kubernetes emptyDir, have an init container make a directory in it (mode 0755) and mount only that, by `subPath`";
+pub(crate) const EMPTY_DIR_ADVICE: &str = ", or, if it is a Kubernetes emptyDir, have an init container make a directory in it (mode 0755) and mount only that, by `subPath`";
 
 /// Whose files are obeyed.
 #[derive(Clone, Debug)]
@@ -47,7 +47,7 @@ impl Owners {
     /// Root and whoever runs this.
     fn own() -> Self {
         let mut owners = Self(vec![0, geteuid().as_raw()]);
-        owners.0.extend(*OUTSIDE);
+        owners.0.extend(*OVERFLOW_UID);
         owners
     }
 
@@ -68,10 +68,10 @@ impl Owners {
         if !(kind.is_file() || kind.is_dir() || kind.is_symlink()) {
             return Ok(());
         }
-        let sticky = kind.is_dir() && mode & STICKY != 0;
-        if mode & OTHERS_WRITE != 0 && !sticky && !kind.is_symlink() {
-            let volume = if kind.is_dir() && mode & OTHERS_ALL == OTHERS_ALL {
-                VOLUME
+        let sticky = kind.is_dir() && mode & STICKY_BIT != 0;
+        if mode & GROUP_OR_OTHERS_WRITE != 0 && !sticky && !kind.is_symlink() {
+            let volume = if kind.is_dir() && mode & GROUP_OR_OTHERS_ANY == GROUP_OR_OTHERS_ANY {
+                EMPTY_DIR_ADVICE
             } else {
                 ""
             };
@@ -131,22 +131,26 @@ impl Config {
 /// everybody, and trusted only where it is the system too: where root has no number inside, as in a
 /// rootless container. With `PrivateUsers=` root keeps its own, and "nobody" is some other user.
 /// Asked once: a server that is confined can't see it any more.
-static OUTSIDE: LazyLock<Option<u32>> = LazyLock::new(|| {
-    const NOBODY: &str = "/proc/sys/kernel/overflowuid";
-    let nobody = fs::read_to_string(NOBODY).ok()?.trim().parse().ok()?;
+static OVERFLOW_UID: LazyLock<Option<u32>> = LazyLock::new(|| {
+    const OVERFLOW_UID_FILE: &str = "/proc/sys/kernel/overflowuid";
+    let nobody = fs::read_to_string(OVERFLOW_UID_FILE)
+        .ok()?
+        .trim()
+        .parse()
+        .ok()?;
     // The kernel's own files belong to the root of all namespaces.
-    (fs::metadata(NOBODY).ok()?.uid() == nobody).then_some(nobody)
+    (fs::metadata(OVERFLOW_UID_FILE).ok()?.uid() == nobody).then_some(nobody)
 });
 
 /// Whether anybody at all can rename what is in a directory, and put something else in its place.
 pub(crate) fn is_anybodys(seen: &Metadata) -> bool {
-    const ANYBODY_WRITES: u32 = 0o002;
-    seen.is_dir() && seen.mode() & (ANYBODY_WRITES | STICKY) == ANYBODY_WRITES
+    const OTHERS_WRITE: u32 = 0o002;
+    seen.is_dir() && seen.mode() & (OTHERS_WRITE | STICKY_BIT) == OTHERS_WRITE
 }
 
 /// Whether that user is outside of this user namespace, and the system too.
 pub(crate) fn is_outside(uid: u32) -> bool {
-    *OUTSIDE == Some(uid)
+    *OVERFLOW_UID == Some(uid)
 }
 
 #[cfg(test)]

@@ -11,8 +11,8 @@ use super::key::{Key, Version};
 use super::memory::HostKey;
 use super::{KeyringError, Refusal, Residency};
 
-const NONCE: usize = 12;
-const TAG: usize = 16;
+const NONCE_BYTES: usize = 12;
+const TAG_BYTES: usize = 16;
 
 /// One item, its version already chosen.
 pub(super) struct Job {
@@ -89,9 +89,9 @@ pub(super) async fn decrypt(
     mut jobs: Vec<Job>,
 ) -> Result<Answers<Zeroizing<Vec<u8>>>, KeyringError> {
     let mut answers = Vec::with_capacity(jobs.len());
-    for short in jobs.extract_if(.., |job| job.data.len() < NONCE + TAG) {
+    for short in jobs.extract_if(.., |job| job.data.len() < NONCE_BYTES + TAG_BYTES) {
         let error = match short.data.len() {
-            0..NONCE => Refusal::CiphertextTooShort.into(),
+            0..NONCE_BYTES => Refusal::CiphertextTooShort.into(),
             _ => KeyringError::Decrypt,
         };
         answers.push((short.index, Err(error)));
@@ -116,7 +116,7 @@ pub(super) async fn decrypt(
         let mut indexes = Vec::with_capacity(jobs.len());
         let mut items = Vec::with_capacity(jobs.len());
         for job in jobs {
-            let Some((iv, sealed)) = job.data.split_first_chunk::<NONCE>() else {
+            let Some((iv, sealed)) = job.data.split_first_chunk::<NONCE_BYTES>() else {
                 continue; // Shorter ones were answered above.
             };
             indexes.push(job.index);
@@ -167,7 +167,7 @@ async fn derive_all(
 
 fn encrypt_derived(
     job: &Job,
-    random: [u8; NONCE],
+    random: [u8; NONCE_BYTES],
     derived: Result<Derived, KeyringError>,
 ) -> Result<Vec<u8>, KeyringError> {
     let derived = derived?;
@@ -184,15 +184,15 @@ fn cipher(key: &[u8; 32]) -> Aes256Gcm {
 
 fn encrypt_here(
     cipher: &Aes256Gcm,
-    nonce: [u8; NONCE],
+    nonce: [u8; NONCE_BYTES],
     aad: &[u8],
     plaintext: &[u8],
 ) -> Result<Vec<u8>, KeyringError> {
     // Made at its full size: a buffer that grows would leave plaintext behind.
-    let mut out = Vec::with_capacity(NONCE + plaintext.len() + TAG);
+    let mut out = Vec::with_capacity(NONCE_BYTES + plaintext.len() + TAG_BYTES);
     out.extend_from_slice(&nonce);
     out.extend_from_slice(plaintext);
-    let (_, body) = out.split_at_mut(NONCE);
+    let (_, body) = out.split_at_mut(NONCE_BYTES);
     let tag = cipher
         .encrypt_inout_detached(&Nonce::from(nonce), aad, body.into())
         .map_err(|_| Refusal::PlaintextTooLong)?;
@@ -206,10 +206,10 @@ fn decrypt_here(
     data: &[u8],
 ) -> Result<Zeroizing<Vec<u8>>, KeyringError> {
     let (nonce, sealed) = data
-        .split_first_chunk::<NONCE>()
+        .split_first_chunk::<NONCE_BYTES>()
         .ok_or(KeyringError::Decrypt)?;
     let (body, tag) = sealed
-        .split_last_chunk::<TAG>()
+        .split_last_chunk::<TAG_BYTES>()
         .ok_or(KeyringError::Decrypt)?;
     let mut plaintext = Zeroizing::new(body.to_vec());
     cipher
@@ -223,8 +223,8 @@ fn decrypt_here(
     Ok(plaintext)
 }
 
-fn random_nonces(count: usize) -> Result<Vec<[u8; NONCE]>, KeyringError> {
-    let mut nonces = vec![[0; NONCE]; count];
+fn random_nonces(count: usize) -> Result<Vec<[u8; NONCE_BYTES]>, KeyringError> {
+    let mut nonces = vec![[0; NONCE_BYTES]; count];
     getrandom::fill(nonces.as_flattened_mut()).map_err(|error| {
         KeyringError::System(format!("no random bytes from the kernel: {error}"))
     })?;

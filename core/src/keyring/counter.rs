@@ -7,7 +7,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::store::FENCED;
+use crate::store::COUNT_LOST;
 
 /// Whether encryptions may be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +46,7 @@ impl UseCounter {
 
     /// Whether the count was lost: no encryption is made any more.
     pub(super) fn is_fenced(&self) -> bool {
-        self.reserved.load(Ordering::Acquire) == FENCED
+        self.reserved.load(Ordering::Acquire) == COUNT_LOST
     }
 
     /// Counts `n` more encryptions, if they are within the reservation. `block`: how many to
@@ -103,8 +103,8 @@ mod tests {
 
     #[test]
     fn a_lost_count_takes_nothing_whatever_the_limit() {
-        let counter = UseCounter::recovered(FENCED);
-        assert!(counter.is_fenced() && !UseCounter::recovered(FENCED - 1).is_fenced());
+        let counter = UseCounter::recovered(COUNT_LOST);
+        assert!(counter.is_fenced() && !UseCounter::recovered(COUNT_LOST - 1).is_fenced());
         for limit in [1, 1 << 32, u64::MAX] {
             assert_eq!(counter.take(1, limit, 1 << 20), Take::Exhausted);
         }

@@ -21,7 +21,7 @@ use super::{Kdf, KeyName, KeyringError};
 use crate::store::{RecordId, RecordKind, Store};
 
 /// Bytes of what RSA-4096 encrypts: the length of a wrapped key.
-const BLOB: usize = 512;
+const WRAPPED_KEY_BYTES: usize = 512;
 
 /// Every key there is.
 pub(super) async fn load(store: &Store) -> Result<Keys, KeyringError> {
@@ -178,7 +178,11 @@ fn check_version(
                 "has a wrapped key of another usage or residency than its key's settings",
             ));
         }
-        if blob.len() != BLOB || transfer.as_ref().is_some_and(|key| key.blob.len() != BLOB) {
+        if blob.len() != WRAPPED_KEY_BYTES
+            || transfer
+                .as_ref()
+                .is_some_and(|key| key.blob.len() != WRAPPED_KEY_BYTES)
+        {
             return Err(inconsistent(
                 place,
                 "has a wrapped key that no RSA-4096 key has wrapped",

@@ -18,7 +18,7 @@ use super::{
 };
 
 /// The RSA-4096 part of an import's ciphertext, bytes.
-const IMPORT_RSA: usize = 512;
+const IMPORT_RSA_BYTES: usize = 512;
 
 impl Inner {
     /// `false`: there is a key of that name, which is left as it is.
@@ -238,7 +238,7 @@ impl Inner {
         oaep: OaepHash,
     ) -> Result<Version, KeyringError> {
         let (rsa, target) = ciphertext
-            .split_at_checked(IMPORT_RSA)
+            .split_at_checked(IMPORT_RSA_BYTES)
             .filter(|(_, target)| !target.is_empty())
             .ok_or(Refusal::ImportTooShort)?;
         let (usage, master) = (settings.usage(), settings.master());

@@ -31,7 +31,7 @@ pub use automatic::Scheduled;
 pub use error::{KeyringError, Purpose, Refusal};
 pub use moving::{Moved, Standing};
 pub use name::{BadKeyName, KeyName, MAX_NAME};
-pub use schedule::{SKIPPED_AFTER, Verdict};
+pub use schedule::{MAX_ROTATION_DELAY, Verdict};
 pub use signing::{
     Jwk, JwtSigner, KeyHealth, MadeSignature, Marshaling, RsaScheme, SaltLength, SignOptions,
     Transition,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{ConfigChange, Purpose, Refusal};
 
 /// Vault's shortest.
-const MIN_AUTO_ROTATE: Duration = Duration::from_hours(1);
+const MIN_ROTATION_PERIOD: Duration = Duration::from_hours(1);
 
 /// Which versions a key has, which of them may be used, and what may be done to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,7 +137,7 @@ impl Rules {
 
 /// None, or an hour at least.
 pub(super) fn check_auto_rotate(period: Duration) -> Result<(), Refusal> {
-    if period.is_zero() || period >= MIN_AUTO_ROTATE {
+    if period.is_zero() || period >= MIN_ROTATION_PERIOD {
         Ok(())
     } else {
         Err(Refusal::PeriodTooShort)

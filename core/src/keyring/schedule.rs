@@ -4,13 +4,13 @@
 use sha2::{Digest as _, Sha256};
 
 /// A rotation this long after its time is one that was skipped: somebody must know.
-pub const SKIPPED_AFTER: i64 = 15 * 60;
+pub const MAX_ROTATION_DELAY: i64 = 15 * 60;
 /// A latest version that is younger than now by more than this was made by a clock that was ahead,
 /// or this one is behind.
-const CLOCK_TOLERANCE: i64 = 24 * 60 * 60;
+const MAX_CLOCK_SKEW: i64 = 24 * 60 * 60;
 /// Keys made together are rotated apart: each up to a twentieth of its period before the period
 /// ends, never after.
-const SPREAD: u64 = 20;
+const JITTER_DIVISOR: u64 = 20;
 
 /// What the schedule says of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub enum Verdict {
 impl Verdict {
     /// Whether the rotation was skipped for so long that somebody must know.
     pub fn is_skipped(self) -> bool {
-        matches!(self, Self::Due(since) if since >= SKIPPED_AFTER)
+        matches!(self, Self::Due(since) if since >= MAX_ROTATION_DELAY)
     }
 }
 
@@ -38,7 +38,7 @@ pub(super) fn verdict(name: &str, latest: u32, created: i64, period: u64, now: i
         return Verdict::Never;
     }
     let age = now.saturating_sub(created);
-    if age < -CLOCK_TOLERANCE {
+    if age < -MAX_CLOCK_SKEW {
         return Verdict::ClockBehind;
     }
     let wait = i64::try_from(period - jitter(name, latest, period)).unwrap_or(i64::MAX);
@@ -61,7 +61,7 @@ fn jitter(name: &str, latest: u32, period: u64) -> u64 {
         .iter()
         .take(8)
         .fold(0, |n: u64, byte| n << 8 | u64::from(*byte));
-    number % (period / SPREAD + 1)
+    number % (period / JITTER_DIVISOR + 1)
 }
 
 #[cfg(test)]
@@ -87,8 +87,8 @@ mod tests {
             unreachable!("a new key is not due")
         };
         assert_eq!(verdict("k", 1, 0, period, left), Verdict::Due(0));
-        assert!(!verdict("k", 1, 0, period, left + SKIPPED_AFTER - 1).is_skipped());
-        assert!(verdict("k", 1, 0, period, left + SKIPPED_AFTER).is_skipped());
+        assert!(!verdict("k", 1, 0, period, left + MAX_ROTATION_DELAY - 1).is_skipped());
+        assert!(verdict("k", 1, 0, period, left + MAX_ROTATION_DELAY).is_skipped());
     }
 
     #[test]
@@ -117,7 +117,7 @@ mod tests {
                 return Err(TestCaseError::fail("due at once"));
             };
             let left = u64::try_from(left).unwrap_or(0);
-            prop_assert!(left <= period && left >= period - period / SPREAD, "{left} of {period}");
+            prop_assert!(left <= period && left >= period - period / JITTER_DIVISOR, "{left} of {period}");
         }
 
         #[test]

@@ -163,11 +163,12 @@ pub enum PolicyError {
 impl Policy {
     /// Reads and validates the whole file, or says what is wrong with it.
     pub fn load(path: &Path) -> Result<Self, PolicyError> {
-        let text =
-            files::read_to_string(path, files::MAX_LIST).map_err(|source| PolicyError::Read {
+        let text = files::read_to_string(path, files::MAX_GENERATED_LIST).map_err(|source| {
+            PolicyError::Read {
                 path: path.to_owned(),
                 source,
-            })?;
+            }
+        })?;
         Self::parse(&text).map_err(|problem| PolicyError::Invalid {
             path: path.to_owned(),
             problem,
@@ -416,17 +417,17 @@ impl IdentityPattern {
         }
     }
 
-    /// A SPIFFE ID has a path; only `**` could reach into it from here.
+    /// A SPIFFE_PREFIX ID has a path; only `**` could reach into it from here.
     pub(crate) fn stops_at_the_domain(&self) -> bool {
         self.text
-            .strip_prefix(SPIFFE)
+            .strip_prefix(SPIFFE_PREFIX)
             .is_some_and(|rest| !rest.contains('/') && !rest.contains("**"))
     }
 }
 
-const SPIFFE: &str = "spiffe://";
-const DNS: &str = "dns:";
-const KEY: &str = "spki:sha256:";
+const SPIFFE_PREFIX: &str = "spiffe://";
+const DNS_PREFIX: &str = "dns:";
+const SPKI_PREFIX: &str = "spki:sha256:";
 
 impl TryFrom<String> for IdentityPattern {
     type Error = String;
@@ -461,14 +462,14 @@ fn can_be_met(pattern: &str) -> Result<(), &'static str> {
             byte.is_ascii_lowercase() || byte.is_ascii_digit() || others.contains(&byte)
         })
     };
-    if let Some(name) = pattern.strip_prefix(DNS) {
+    if let Some(name) = pattern.strip_prefix(DNS_PREFIX) {
         if !only(name, b".-_*?") {
             return Err("a DNS name here holds only a-z, 0-9, '-', '_' and '.'");
         }
         if name.starts_with('.') || name.ends_with('.') || name.contains("..") {
             return Err("a DNS name here has no empty label, and no dot at its end");
         }
-    } else if let Some(hex) = pattern.strip_prefix(KEY) {
+    } else if let Some(hex) = pattern.strip_prefix(SPKI_PREFIX) {
         let digits = hex.bytes().filter(|byte| *byte != b'*').count();
         let hex_only = hex
             .bytes()
@@ -476,7 +477,7 @@ fn can_be_met(pattern: &str) -> Result<(), &'static str> {
         if !hex_only || digits > 64 || (digits < 64 && !hex.contains('*')) {
             return Err("a key is 64 hexadecimal digits in lower case");
         }
-    } else if let Some(id) = pattern.strip_prefix(SPIFFE) {
+    } else if let Some(id) = pattern.strip_prefix(SPIFFE_PREFIX) {
         let (domain, path) = id
             .split_once('/')
             .map_or((id, None), |(domain, path)| (domain, Some(path)));

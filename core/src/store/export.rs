@@ -21,11 +21,11 @@ use super::{AcceptedRollback, Store, StoreError};
 const MAGIC: [u8; 4] = *b"SRex";
 const VERSION: u8 = 1;
 /// SHA-256 at the end, bytes.
-const HASH: usize = 32;
+const HASH_BYTES: usize = 32;
 /// No sealed record is longer, bytes.
-const LONGEST: usize = 1 << 24;
+const MAX_RECORD_BYTES: usize = 1 << 24;
 /// Nor shorter: an envelope around nothing.
-const SHORTEST: usize = 50;
+const MIN_RECORD_BYTES: usize = 50;
 
 /// The file of these database entries. `None`: they are no store's, or too large for the format.
 fn encode(pairs: &[Pair]) -> Option<Vec<u8>> {
@@ -55,7 +55,7 @@ fn encode(pairs: &[Pair]) -> Option<Vec<u8>> {
 /// The database entries of a file, the header first. The error says what is wrong with it.
 fn decode(bytes: &[u8]) -> Result<Vec<Pair>, &'static str> {
     let cut = "it was cut off, or is longer than it says";
-    let (content, hash) = bytes.split_last_chunk::<HASH>().ok_or(cut)?;
+    let (content, hash) = bytes.split_last_chunk::<HASH_BYTES>().ok_or(cut)?;
     let mut reader = Reader(content);
     if reader.array() != Some(MAGIC) {
         return Err("it is not an export of a store");
@@ -72,7 +72,7 @@ fn decode(bytes: &[u8]) -> Result<Vec<Pair>, &'static str> {
     for number in 0..count {
         let key = part(&mut reader).ok_or(cut)?;
         let sealed = part(&mut reader).ok_or(cut)?;
-        if !(SHORTEST..=LONGEST).contains(&sealed.len()) {
+        if !(MIN_RECORD_BYTES..=MAX_RECORD_BYTES).contains(&sealed.len()) {
             return Err("a record in it has a length that can't be");
         }
         if number == 0 {
@@ -377,7 +377,7 @@ mod tests {
             refuse("a record changed", &encode(&changed).unwrap()).await;
         }
         let rehashed = |bytes: &[u8]| [bytes, &Sha256::digest(bytes)[..]].concat();
-        let content = &file[..file.len() - HASH];
+        let content = &file[..file.len() - HASH_BYTES];
         let mut more = content.to_vec();
         more[12] += 1;
         refuse("one more than there are", &rehashed(&more)).await;
@@ -398,7 +398,7 @@ mod tests {
         fn any_bytes_are_refused_or_encode_to_themselves(
             bytes in proptest::collection::vec(any::<u8>(), 0..300), entries in 0_u8..4
         ) {
-            let sealed = [&[7; SHORTEST][..], &bytes].concat();
+            let sealed = [&[7; MIN_RECORD_BYTES][..], &bytes].concat();
             let id = |version| record::encode_id(&place("k", version)).unwrap();
             let pairs: Vec<Pair> = std::iter::once(HEADER_KEY.to_vec())
                 .chain((1..=u32::from(entries)).map(id))

@@ -12,7 +12,7 @@ use aes_gcm::aead::{Aead as _, KeyInit as _, Payload};
 use super::record::{Anchor, Envelope, aad, decode_id, encode_id};
 use super::{RecordId, RecordKind, claim};
 
-const STORE: [u8; 16] = [5; 16];
+const STORE_ID: [u8; 16] = [5; 16];
 
 /// Two bytes of length, a place in the database, and a sealed record: what opens is what was sealed
 /// for that very place.
@@ -27,7 +27,7 @@ pub fn store_record(data: &[u8]) {
     let Some(id) = decode_id(place) else {
         return;
     };
-    let payload = claim(&STORE, &id, sealed).and_then(|(envelope, aad)| {
+    let payload = claim(&STORE_ID, &id, sealed).and_then(|(envelope, aad)| {
         let message = Payload {
             msg: &envelope.sealed,
             aad: &aad,
@@ -70,7 +70,7 @@ fn sealed(
     };
     let nonce = [number; 12];
     let payload = format!("payload {number}");
-    let aad = aad(&STORE, &encode_id(&id)?);
+    let aad = aad(&STORE_ID, &encode_id(&id)?);
     let message = Payload {
         msg: payload.as_bytes(),
         aad: &aad,
@@ -78,7 +78,7 @@ fn sealed(
     let sealed = cipher()?.encrypt(&nonce.into(), message).ok()?;
     let envelope = Envelope {
         kind: kind as u8,
-        store_id: STORE,
+        store_id: STORE_ID,
         nonce,
         sealed,
     };

@@ -42,7 +42,7 @@ use crate::owner::acting;
 const MAX_SEALS: u64 = (1 << 28) - (1 << 20);
 /// The payload of a [`RecordKind::UseCounter`] whose count was lost when its store was accepted:
 /// more than any key may make.
-pub const FENCED: u64 = u64::MAX;
+pub const COUNT_LOST: u64 = u64::MAX;
 /// A database call longer than this counts as hung.
 const ENGINE_DEADLINE: Duration = Duration::from_mins(1);
 /// Pauses between tries to write the token's epoch.
@@ -283,7 +283,7 @@ impl Store {
     /// Takes the store as it is, after authenticating every record, and moves both epochs past the
     /// greater of the two.
     ///
-    /// The count of each version that is in it is written as lost ([`FENCED`]): how many
+    /// The count of each version that is in it is written as lost ([`COUNT_LOST`]): how many
     /// encryptions it has made since, nobody knows.
     ///
     /// # Errors

@@ -15,7 +15,7 @@ use super::engine::{Engine, Pair, Write};
 use super::record::{self, Anchor, Digests, Envelope, HEADER_KEY, HEADER_KIND, Token};
 use super::trial::{Files, With, is_free};
 use super::{
-    AcceptedRollback, Committer, FENCED, Inner, RecordId, RecordKind, Store, StoreError, View,
+    AcceptedRollback, COUNT_LOST, Committer, Inner, RecordId, RecordKind, Store, StoreError, View,
     as_owner, count_seal, open_record, seal_record,
 };
 use crate::hex::encode as hex;
@@ -123,7 +123,7 @@ async fn fence(
             continue; // It was decoded from one, so it can be encoded.
         };
         count_seal(seals)?;
-        let payload = Zeroizing::new(FENCED.to_be_bytes().to_vec());
+        let payload = Zeroizing::new(COUNT_LOST.to_be_bytes().to_vec());
         let sealed = seal_record(hsm, &found.anchor.store_id, &place, payload).await?;
         *digest = record::digest(&sealed);
         writes.push((place, Some(sealed)));

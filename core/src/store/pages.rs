@@ -10,15 +10,15 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
 
-const SEGMENT: u64 = 512 << 10;
-const SEGMENT_HEADER: usize = 20;
-const BLOCK: usize = 4096;
+const SEGMENT_BYTES: u64 = 512 << 10;
+const SEGMENT_HEADER_BYTES: usize = 20;
+const READ_BYTES: usize = 4096;
 /// No message is shorter, bytes. Each page has one at least.
-const SHORTEST: u64 = 8;
+const MIN_MESSAGE_BYTES: u64 = 8;
 /// Ends a segment.
-const CAP: u8 = 2;
+const CAP_KIND: u8 = 2;
 /// The kinds of messages that are about a page.
-const OF_PAGES: std::ops::RangeInclusive<u8> = 4..=11;
+const PAGE_KINDS: std::ops::RangeInclusive<u8> = 4..=11;
 
 /// A page number that no log of this size can have, if there is one.
 pub(super) fn impossible(log: &Path) -> io::Result<Option<u64>> {
@@ -27,13 +27,18 @@ pub(super) fn impossible(log: &Path) -> io::Result<Option<u64>> {
     let (mut greatest, mut written) = (0, 0);
     loop {
         segment.clear();
-        if file.by_ref().take(SEGMENT).read_to_end(&mut segment)? == 0 {
-            return Ok(Some(greatest).filter(|page| *page > written / SHORTEST));
+        if file
+            .by_ref()
+            .take(SEGMENT_BYTES)
+            .read_to_end(&mut segment)?
+            == 0
+        {
+            return Ok(Some(greatest).filter(|page| *page > written / MIN_MESSAGE_BYTES));
         }
         // A file may be long and empty.
-        let blocks = segment.chunks(BLOCK).filter(|block| !is_zero(block));
+        let blocks = segment.chunks(READ_BYTES).filter(|block| !is_zero(block));
         written += blocks.map(|block| block.len() as u64).sum::<u64>();
-        let messages = Messages(segment.get(SEGMENT_HEADER..).unwrap_or_default());
+        let messages = Messages(segment.get(SEGMENT_HEADER_BYTES..).unwrap_or_default());
         greatest = messages.flatten().fold(greatest, u64::max);
     }
 }
@@ -63,8 +68,8 @@ impl Iterator for Messages<'_> {
         if kind == 0 || hasher.finalize() ^ u32::MAX != u32::from_le_bytes(*crc) {
             return None;
         }
-        self.0 = if kind == CAP { &[] } else { rest };
-        Some(OF_PAGES.contains(&kind).then_some(page))
+        self.0 = if kind == CAP_KIND { &[] } else { rest };
+        Some(PAGE_KINDS.contains(&kind).then_some(page))
     }
 }
 
@@ -110,7 +115,7 @@ mod tests {
         drop(engine);
         let bytes = fs::read(&log).unwrap();
         let pages = |segment: &[u8]| {
-            let mut messages = Messages(&segment[SEGMENT_HEADER..]);
+            let mut messages = Messages(&segment[SEGMENT_HEADER_BYTES..]);
             let pages = messages.by_ref().flatten().count();
             (pages, segment.len() - messages.0.len())
         };
@@ -131,7 +136,7 @@ mod tests {
             message[..4].copy_from_slice(&crc.to_le_bytes());
             // In the place of a message that is there.
             let at = if end + message.len() > 512 << 10 {
-                SEGMENT_HEADER
+                SEGMENT_HEADER_BYTES
             } else {
                 end
             };

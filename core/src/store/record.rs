@@ -21,11 +21,11 @@ pub(super) const HEADER_KIND: u8 = 0;
 /// The header's database key; no record id encodes to it.
 pub(super) const HEADER_KEY: [u8; 1] = [HEADER_KIND];
 
-const NONCE: usize = 12;
-const TAG: usize = 16;
-const PREFIX: usize = MAGIC.len() + 1 + 1 + 16 + NONCE;
+const NONCE_BYTES: usize = 12;
+const TAG_BYTES: usize = 16;
+const PREFIX_BYTES: usize = MAGIC.len() + 1 + 1 + 16 + NONCE_BYTES;
 /// Store id, epoch, root, seals.
-const ANCHOR: usize = 16 + 8 + 32 + 8;
+const ANCHOR_BYTES: usize = 16 + 8 + 32 + 8;
 
 /// SHA-256 of a sealed record.
 pub(super) type Digest = [u8; 32];
@@ -41,14 +41,14 @@ pub(super) struct Envelope {
     /// The store that it says it belongs to; bound by the AAD.
     pub(super) store_id: [u8; 16],
     /// AES-256-GCM nonce.
-    pub(super) nonce: [u8; NONCE],
+    pub(super) nonce: [u8; NONCE_BYTES],
     /// AES-256-GCM ciphertext || tag.
     pub(super) sealed: Vec<u8>,
 }
 
 impl Envelope {
     pub(super) fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(PREFIX + self.sealed.len());
+        let mut out = Vec::with_capacity(PREFIX_BYTES + self.sealed.len());
         out.extend_from_slice(&MAGIC);
         out.push(FORMAT_VERSION);
         out.push(self.kind);
@@ -68,7 +68,7 @@ impl Envelope {
         let store_id = reader.array()?;
         let nonce = reader.array()?;
         let sealed = reader.0.to_vec();
-        (sealed.len() >= TAG).then_some(Self {
+        (sealed.len() >= TAG_BYTES).then_some(Self {
             kind,
             store_id,
             nonce,
@@ -93,7 +93,7 @@ pub(super) struct Anchor {
 impl Anchor {
     /// The payload of the header record.
     pub(super) fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(ANCHOR);
+        let mut out = Vec::with_capacity(ANCHOR_BYTES);
         out.extend_from_slice(&self.store_id);
         out.extend_from_slice(&self.epoch.to_be_bytes());
         out.extend_from_slice(&self.root);
@@ -281,7 +281,7 @@ mod tests {
             let envelope = Envelope { kind, store_id, nonce, sealed };
             let bytes = envelope.encode();
             prop_assert_eq!(Envelope::decode(&bytes), Some(envelope));
-            prop_assert_eq!(Envelope::decode(&bytes[..cut.min(PREFIX + TAG - 1)]), None);
+            prop_assert_eq!(Envelope::decode(&bytes[..cut.min(PREFIX_BYTES + TAG_BYTES - 1)]), None);
             let mut foreign = bytes;
             foreign[byte] ^= 0x80;
             prop_assert_eq!(Envelope::decode(&foreign), None);

@@ -18,14 +18,14 @@ use crate::files;
 use crate::owner::acting;
 
 /// Where copies are made, in the store's directory: the process may have no right to any other.
-const TRIAL: &str = "trial";
+const TRIAL_DIRECTORY: &str = "trial";
 /// Where files are put that were not good, in a directory for each time.
-const ASIDE: &str = "aside";
+const REJECTED_DIRECTORY: &str = "aside";
 /// No store is larger than this, bytes; a file that says so is not tried.
-const LARGEST: u64 = 16 << 30;
+const MAX_STORE_BYTES: u64 = 16 << 30;
 
 /// Nor is a file that the database can do without, bytes.
-const SPARE: u64 = 256 << 20;
+const MAX_SPARE_FILE_BYTES: u64 = 256 << 20;
 
 /// Which files of a store are copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +83,7 @@ impl Files {
                 Role::Other => {}
             }
         }
-        if size > LARGEST {
+        if size > MAX_STORE_BYTES {
             return Err(StoreError::Io(format!(
                 "{} has {size} bytes of files, more than any store: put its own files back",
                 folder.display()
@@ -118,10 +118,11 @@ impl Files {
         let now = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
             .unwrap_or_default();
-        let aside =
-            self.folder
-                .join(ASIDE)
-                .join(format!("{}.{:09}", now.as_secs(), now.subsec_nanos()));
+        let aside = self.folder.join(REJECTED_DIRECTORY).join(format!(
+            "{}.{:09}",
+            now.as_secs(),
+            now.subsec_nanos()
+        ));
         let moved = || {
             private().recursive(true).create(&aside)?;
             for name in &self.spare {
@@ -164,7 +165,7 @@ impl Scratch {
             let seen = fs::symlink_metadata(&path).map_err(|error| unreadable(&path, &error))?;
             let why = match seen.len() {
                 _ if !seen.is_file() => "it is not a regular file".to_owned(),
-                size if size > SPARE => format!("it has {size} bytes"),
+                size if size > MAX_SPARE_FILE_BYTES => format!("it has {size} bytes"),
                 _ => continue,
             };
             return Err(StoreError::Damaged { file: path, why });
@@ -182,7 +183,7 @@ impl Scratch {
 /// Removes what a process that was killed has left of a trial. The directory where the next one is
 /// made.
 fn clear(store: &Path) -> Result<PathBuf, StoreError> {
-    let folder = store.join(TRIAL);
+    let folder = store.join(TRIAL_DIRECTORY);
     match fs::remove_dir_all(&folder) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(unwritable(&folder, &error)),
         _ => Ok(folder),
@@ -194,13 +195,13 @@ fn clear(store: &Path) -> Result<PathBuf, StoreError> {
 pub(super) fn is_free(store: &Path) -> Result<bool, StoreError> {
     for (path, name) in entries(store)? {
         let free = match name.as_deref() {
-            Some(ASIDE) => true,
+            Some(REJECTED_DIRECTORY) => true,
             Some(SETTINGS) => path.symlink_metadata().is_ok_and(|seen| seen.is_file()),
             Some(BLOBS) => {
                 path.symlink_metadata().is_ok_and(|seen| seen.is_dir())
                     && entries(&path)?.is_empty()
             }
-            Some(TRIAL) => {
+            Some(TRIAL_DIRECTORY) => {
                 path.is_dir() && entries(&path)?.iter().all(|(path, _)| is_like_sleds(path))
             }
             _ => false,

@@ -11,20 +11,20 @@ use super::Peer;
 
 /// So many identities are remembered; one more, and the one that was not here for the longest time
 /// is forgotten.
-const MOST: usize = 1024;
+const MAX_IDENTITIES: usize = 1024;
 const DAY: i64 = 24 * 60 * 60;
 /// One that ended so long ago belongs to a client that is no more.
-const FORGOTTEN: i64 = 7 * DAY;
+const KEEP_EXPIRED: i64 = 7 * DAY;
 
 /// So many certificates of one identity: nodes of a cluster may share a name, and one of them may
 /// not be renewed.
-const OF_ONE: usize = 4;
+const MAX_CERTIFICATES_PER_IDENTITY: usize = 4;
 /// Until then whoever has renewed its certificate may come with the one before: connections that
 /// were open, a restart node by node.
-const CHANGE: i64 = 60 * 60;
+const RENEWAL_OVERLAP: i64 = 60 * 60;
 /// Who did not come for so long has no use for its certificate. Vault's seal comes each ten
 /// minutes.
-const UNUSED: i64 = DAY;
+const ACTIVE_WITHIN: i64 = DAY;
 
 /// The certificates of each identity that was here since the start.
 #[derive(Debug, Default)]
@@ -85,7 +85,7 @@ impl Clients {
                 same.last = now;
                 return;
             }
-            if known.len() >= OF_ONE {
+            if known.len() >= MAX_CERTIFICATES_PER_IDENTITY {
                 let oldest = known.iter().enumerate().min_by_key(|(_, seen)| seen.last);
                 if let Some(at) = oldest.map(|(at, _)| at) {
                     known.swap_remove(at);
@@ -94,7 +94,7 @@ impl Clients {
             known.push(new);
             return;
         }
-        if all.len() >= MOST {
+        if all.len() >= MAX_IDENTITIES {
             let last = |known: &[Seen]| known.iter().map(|seen| seen.last).max();
             let oldest = all.iter().min_by_key(|(_, known)| last(known));
             if let Some(oldest) = oldest.map(|(identity, _)| identity.clone()) {
@@ -108,7 +108,7 @@ impl Clients {
     pub(super) fn list(&self, now: i64) -> Vec<ClientCertificate> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|_, known| {
-            newest(known).is_some_and(|seen| now.saturating_sub(seen.not_after) < FORGOTTEN)
+            newest(known).is_some_and(|seen| now.saturating_sub(seen.not_after) < KEEP_EXPIRED)
         });
         let mut list: Vec<_> = all
             .iter()
@@ -145,7 +145,8 @@ fn newest(known: &[Seen]) -> Option<&Seen> {
 fn ends_first(known: &[Seen], now: i64) -> Option<Seen> {
     let newest = newest(known)?;
     let in_use = |seen: &&Seen| {
-        seen.last > newest.first.saturating_add(CHANGE) && now.saturating_sub(seen.last) < UNUSED
+        seen.last > newest.first.saturating_add(RENEWAL_OVERLAP)
+            && now.saturating_sub(seen.last) < ACTIVE_WITHIN
     };
     let others = known.iter().filter(in_use);
     others
@@ -192,7 +193,7 @@ mod tests {
             ends(0),
             [("dns:a".to_owned(), 3_000), ("dns:b".to_owned(), 5_000)]
         );
-        assert_eq!(ends(3_000 + FORGOTTEN), [("dns:b".to_owned(), 5_000)]);
+        assert_eq!(ends(3_000 + KEEP_EXPIRED), [("dns:b".to_owned(), 5_000)]);
     }
 
     #[test]
@@ -206,33 +207,36 @@ mod tests {
         clients.saw(&new, at(DAY));
         assert_eq!(end(DAY), Some(90));
         // A connection that was open.
-        clients.saw(&old, at(DAY + CHANGE));
-        assert_eq!(end(DAY + CHANGE), Some(90));
-        clients.saw(&old, at(DAY + CHANGE + 1));
-        clients.saw(&new, at(DAY + CHANGE + 2));
-        assert_eq!(end(DAY + CHANGE + 3), Some(50));
+        clients.saw(&old, at(DAY + RENEWAL_OVERLAP));
+        assert_eq!(end(DAY + RENEWAL_OVERLAP), Some(90));
+        clients.saw(&old, at(DAY + RENEWAL_OVERLAP + 1));
+        clients.saw(&new, at(DAY + RENEWAL_OVERLAP + 2));
+        assert_eq!(end(DAY + RENEWAL_OVERLAP + 3), Some(50));
         // Renewed by now, or gone.
-        clients.saw(&new, at(2 * DAY + CHANGE + 1));
-        assert_eq!(end(2 * DAY + CHANGE + 1), Some(90));
+        clients.saw(&new, at(2 * DAY + RENEWAL_OVERLAP + 1));
+        assert_eq!(end(2 * DAY + RENEWAL_OVERLAP + 1), Some(90));
         // However many there were.
         for later in 0..100 {
             clients.saw(&peer("a", DAY + later, 80 * DAY), at(3 * DAY + later));
         }
-        assert_eq!(clients.0.lock().unwrap()["dns:a"].len(), OF_ONE);
+        assert_eq!(
+            clients.0.lock().unwrap()["dns:a"].len(),
+            MAX_CERTIFICATES_PER_IDENTITY
+        );
     }
 
     #[test]
     fn no_number_of_identities_is_too_much() {
         let clients = Clients::default();
         let mut peer = peer("a", 0, 10_000);
-        for at in 0..MOST + 10 {
+        for at in 0..MAX_IDENTITIES + 10 {
             peer.identity = format!("dns:a{at}.example").parse().unwrap();
             clients.saw(&peer, at as u64);
         }
         let list = clients.list(0);
-        assert_eq!(list.len(), MOST);
+        assert_eq!(list.len(), MAX_IDENTITIES);
         assert!(!list.iter().any(|one| one.identity == "dns:a0.example"));
-        let last = format!("dns:a{}.example", MOST + 9);
+        let last = format!("dns:a{}.example", MAX_IDENTITIES + 9);
         assert!(list.iter().any(|one| one.identity == last));
     }
 

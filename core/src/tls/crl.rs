@@ -24,7 +24,7 @@ use x509_parser::prelude::{CertificateRevocationList, X509Certificate, X509Versi
 const CERTIFICATE_ISSUER: Oid<'static> = oid!(2.5.29.29);
 
 /// RFC 5280, section 5.2.3: at most 20 octets.
-const NUMBER_MAX: usize = 20;
+const MAX_NUMBER_BYTES: usize = 20;
 
 /// A list that was understood.
 pub(super) struct Crl {
@@ -183,7 +183,7 @@ impl Number {
             "has no CRL number, which RFC 5280 requires, so that a new one can't be told from an old one",
         )?;
         let bytes = number.to_bytes_be();
-        if bytes.len() > NUMBER_MAX {
+        if bytes.len() > MAX_NUMBER_BYTES {
             return Err("has a number of more than 20 bytes".to_owned());
         }
         Ok(Self(bytes.len(), bytes, number.to_string()))
@@ -249,7 +249,7 @@ impl Scope {
                         "lists only some reasons of revocation: give one that lists all".to_owned(),
                     );
                 }
-                4 if is_true => return Err(INDIRECT.to_owned()),
+                4 if is_true => return Err(INDIRECT_CRL.to_owned()),
                 5 if is_true => {
                     return Err("lists attribute certificates only, which no client has".to_owned());
                 }
@@ -296,7 +296,7 @@ fn full_name(der: &[u8]) -> Result<Vec<String>, String> {
     Ok(uris)
 }
 
-const INDIRECT: &str =
+const INDIRECT_CRL: &str =
     "is an indirect one, which speaks for other CAs than its issuer: give the CRL of each CA";
 
 /// Reads those that change what the list means, and refuses what is unknown and critical.

@@ -11,7 +11,7 @@ use crate::hex::encode as hex;
 use crate::identity::{Identity, IdentityError};
 
 /// For so long the answer of a whole check is good, in seconds.
-const CHECK_LASTS: u64 = 60;
+const CHECK_VALID_SECONDS: u64 = 60;
 
 /// The client at the other end of one connection.
 #[derive(Debug)]
@@ -95,7 +95,7 @@ impl Peer {
             && now <= self.not_after
             && now
                 .checked_sub(checked_at)
-                .is_some_and(|age| age < CHECK_LASTS)
+                .is_some_and(|age| age < CHECK_VALID_SECONDS)
     }
 
     pub(super) fn set_checked(&self, generation: u64, now: u64) {

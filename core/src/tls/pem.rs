@@ -15,7 +15,7 @@ pub(super) struct Wanted {
 }
 
 /// As long as a line of base64 may be that is taken for a word of the text.
-const WORD: usize = 40;
+const MAX_WORD: usize = 40;
 
 /// Each section with its BEGIN and END lines.
 ///
@@ -71,7 +71,7 @@ pub(super) fn sections<'a>(pem: &'a [u8], wanted: &Wanted) -> Result<Vec<&'a [u8
                 } else {
                     0
                 };
-                if base64 >= WORD {
+                if base64 >= MAX_WORD {
                     return Err(format!(
                         "line {number} looks like the inside of a section, and none has begun there"
                     ));

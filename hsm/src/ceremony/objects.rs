@@ -11,13 +11,13 @@ use crate::template::{KeySpec, OPTIONAL, REQUIRED};
 use crate::watched::WatchedSession;
 
 /// What an object that nobody here made is called.
-const FOREIGN: &str = "not of the appliance";
+const FOREIGN_OBJECT: &str = "not of the appliance";
 /// What is left of an object whose making was cut off: `SoftHSM` writes it to the token with
 /// defaults first (a key that may both wrap and decrypt, and even `CKA_TOKEN=false`), and gives it
 /// its name and attributes afterwards.
 const HALF_MADE: &str = "half-made object";
 /// How every label of the appliance's objects begins.
-const PREFIX: &str = "strongroom-";
+const LABEL_PREFIX: &str = "strongroom-";
 
 /// An object that is kept on the token.
 pub(super) struct TokenObject {
@@ -34,7 +34,7 @@ pub(super) struct TokenObject {
 impl TokenObject {
     /// Whether the appliance made it, or began to.
     pub(super) fn is_ours(&self) -> bool {
-        self.label.starts_with(PREFIX) || self.is_half_made()
+        self.label.starts_with(LABEL_PREFIX) || self.is_half_made()
     }
 
     /// It has neither a label nor an identifier, as nothing on a token of the appliance is without.
@@ -53,12 +53,12 @@ impl TokenObject {
 }
 
 /// How often a listing is begun again.
-const LISTINGS: usize = 50;
+const MAX_LISTINGS: usize = 50;
 
 /// Begins again when an object went in the middle: a running server replaces its epoch object with
 /// each change of the store.
 pub(super) fn steadily<T>(mut body: impl FnMut() -> Result<T, Fault>) -> Result<T, Fault> {
-    for _ in 1..LISTINGS {
+    for _ in 1..MAX_LISTINGS {
         match body() {
             Err(fault) if fault.reach() == Reach::Object => {}
             other => return other,
@@ -153,10 +153,10 @@ fn identify(class: CK_ULONG, label: &str) -> (usize, String) {
         };
         return (rank, register.name().to_owned());
     }
-    if label.starts_with(PREFIX) {
+    if label.starts_with(LABEL_PREFIX) {
         return (usize::MAX, format!("object labelled {label:?}"));
     }
-    (usize::MAX, FOREIGN.to_owned())
+    (usize::MAX, FOREIGN_OBJECT.to_owned())
 }
 
 fn known() -> impl Iterator<Item = &'static KeySpec> {

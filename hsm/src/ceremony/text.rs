@@ -40,7 +40,7 @@ macro_rules! attributes {
 
 /// What is asked of every object: nothing that could be a secret. Moduli and points are in the
 /// `SubjectPublicKeyInfo`.
-const ASKED: &[(CK_ATTRIBUTE_TYPE, &str, Kind)] = attributes! {
+const SHOWN_ATTRIBUTES: &[(CK_ATTRIBUTE_TYPE, &str, Kind)] = attributes! {
     Bool: CKA_TOKEN CKA_PRIVATE CKA_SENSITIVE CKA_EXTRACTABLE CKA_ALWAYS_SENSITIVE CKA_NEVER_EXTRACTABLE CKA_LOCAL
         CKA_ENCRYPT CKA_DECRYPT CKA_SIGN CKA_SIGN_RECOVER CKA_VERIFY CKA_VERIFY_RECOVER CKA_WRAP CKA_UNWRAP CKA_DERIVE
         CKA_MODIFIABLE CKA_COPYABLE CKA_DESTROYABLE CKA_TRUSTED CKA_WRAP_WITH_TRUSTED CKA_ALWAYS_AUTHENTICATE;
@@ -60,7 +60,7 @@ pub(super) fn attributes(
     object: ObjectHandle,
 ) -> Result<Vec<(String, String)>, Fault> {
     let mut all = Vec::new();
-    for (attribute, name, kind) in ASKED {
+    for (attribute, name, kind) in SHOWN_ATTRIBUTES {
         if let Some(bytes) = watched
             .raw()
             .attribute(watched.session(), object, *attribute)?
@@ -118,7 +118,7 @@ pub(super) fn of(attribute: CK_ATTRIBUTE_TYPE, bytes: &[u8]) -> String {
 }
 
 fn kind(attribute: CK_ATTRIBUTE_TYPE) -> Option<(&'static str, Kind)> {
-    ASKED
+    SHOWN_ATTRIBUTES
         .iter()
         .find(|(asked, _, _)| *asked == attribute)
         .map(|(_, name, kind)| (*name, *kind))

@@ -21,9 +21,9 @@ use crate::types::TokenIdentity;
 use crate::watched::{Access, Watch, WatchedSession};
 
 /// `CK_TOKEN_INFO.label` has room for this many bytes.
-const LABEL_LIMIT: usize = 32;
+const MAX_LABEL_BYTES: usize = 32;
 /// More random bytes than this come in several calls.
-const RANDOM_CHUNK: usize = 64 * 1024;
+const MAX_RANDOM_PER_CALL: usize = 64 * 1024;
 
 pub(super) fn slots(module: &Path) -> Result<Vec<SlotState>, HsmError> {
     with_module(module, |module| list(&module.library().raw))
@@ -138,7 +138,7 @@ pub(super) fn random(
     on_token(module, selector, |watched, _| {
         Access::new(PinSource::Given(user_pin.clone())).login(watched)?;
         let mut bytes = Zeroizing::new(vec![0; len]);
-        for chunk in bytes.chunks_mut(RANDOM_CHUNK) {
+        for chunk in bytes.chunks_mut(MAX_RANDOM_PER_CALL) {
             watched.session().generate_random_slice(chunk)?;
         }
         Ok(bytes)
@@ -251,7 +251,7 @@ fn locked(state: &SlotState) -> HsmError {
 }
 
 fn check_label(label: &str) -> Result<(), HsmError> {
-    let problem = if label.is_empty() || label.len() > LABEL_LIMIT {
+    let problem = if label.is_empty() || label.len() > MAX_LABEL_BYTES {
         "must be 1 to 32 bytes long"
     } else if label.trim() != label || label.chars().any(char::is_control) {
         // Tokens pad it with blanks.

@@ -32,15 +32,15 @@ use crate::types::{KeyUsage, MasterKind};
 use crate::watched::{Access, WatchedSession};
 
 /// Bytes of AES-256.
-const LEN: usize = 32;
+const AES_256_BYTES: usize = 32;
 /// What the trial's KEK encrypts, and the store key.
-const KNOWN: &[u8; 16] = b"strongroom trial";
+const TRIAL_PLAINTEXT: &[u8; 16] = b"strongroom trial";
 
 /// Every key that a second token needs, wrapped.
 pub(super) fn export(
     config: &HsmConfig,
     so_pin: &SecretPin,
-    transport: &[u8; LEN],
+    transport: &[u8; AES_256_BYTES],
 ) -> Result<(Vec<MovedKey>, Trial, Epoch), HsmError> {
     on_token(&config.module, &config.token, |watched, found| {
         log_in(watched, UserType::So, so_pin, &found.info)?;
@@ -58,7 +58,10 @@ pub(super) fn export(
     })
 }
 
-fn make_trusted(watched: &WatchedSession, transport: &[u8; LEN]) -> Result<ObjectHandle, Fault> {
+fn make_trusted(
+    watched: &WatchedSession,
+    transport: &[u8; AES_256_BYTES],
+) -> Result<ObjectHandle, Fault> {
     create(
         watched,
         transport,
@@ -87,7 +90,7 @@ fn make_trusted(watched: &WatchedSession, transport: &[u8; LEN]) -> Result<Objec
 
 fn create(
     watched: &WatchedSession,
-    value: &[u8; LEN],
+    value: &[u8; AES_256_BYTES],
     more: &[Attribute],
 ) -> Result<ObjectHandle, Fault> {
     let mut template = vec![
@@ -190,7 +193,7 @@ impl Trial {
                 kek,
                 &[0; 12],
                 &[],
-                &writable(KNOWN),
+                &writable(TRIAL_PLAINTEXT),
                 &mut answer,
             )?;
             // At random, as the store's own are: the store key must see no nonce twice.
@@ -201,8 +204,8 @@ impl Trial {
                 session,
                 keys.store,
                 &iv,
-                &writable(KNOWN),
-                &writable(KNOWN),
+                &writable(TRIAL_PLAINTEXT),
+                &writable(TRIAL_PLAINTEXT),
                 &mut sealed,
             )?;
             Ok(Self {
@@ -236,10 +239,14 @@ impl Trial {
         )
         .map_err(|_| fails("the master key"))?;
         let mut answer = Vec::new();
-        let encrypted =
-            watched
-                .raw()
-                .gcm_encrypt(session, kek, &[0; 12], &[], &writable(KNOWN), &mut answer);
+        let encrypted = watched.raw().gcm_encrypt(
+            session,
+            kek,
+            &[0; 12],
+            &[],
+            &writable(TRIAL_PLAINTEXT),
+            &mut answer,
+        );
         session.destroy_object(kek)?;
         encrypted?;
         if answer != self.answer {
@@ -250,11 +257,11 @@ impl Trial {
             session,
             keys.store,
             &self.iv,
-            &writable(KNOWN),
+            &writable(TRIAL_PLAINTEXT),
             &self.sealed,
             &mut opened,
         );
-        if result.is_err() || opened.as_slice() != KNOWN {
+        if result.is_err() || opened.as_slice() != TRIAL_PLAINTEXT {
             return Err(fails("the store key").into());
         }
         Ok(())
@@ -264,7 +271,7 @@ impl Trial {
 /// The keys on an initialised token without any, and new ones for what is not moved.
 pub(super) fn import(
     config: &HsmConfig,
-    transport: &[u8; LEN],
+    transport: &[u8; AES_256_BYTES],
     moved: &[MovedKey],
     trial: &Trial,
     epoch: &Epoch,

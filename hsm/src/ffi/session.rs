@@ -22,9 +22,9 @@ use cryptoki_sys::{
 use super::{Raw, Result, checked};
 
 /// More slots than any module has.
-const SLOT_LIMIT: usize = 16 * 1024;
+const MAX_SLOTS: usize = 16 * 1024;
 /// `CK_TOKEN_INFO.label`, padded with blanks.
-const LABEL: usize = 32;
+const LABEL_BYTES: usize = 32;
 
 /// A read/write session. Closed by [`Session::close`] only.
 pub(crate) struct Session {
@@ -71,7 +71,7 @@ impl Raw {
                 )
             }?;
             let room = usize::try_from(count)?;
-            if room > SLOT_LIMIT {
+            if room > MAX_SLOTS {
                 return Err(Error::InvalidValue);
             }
             let mut slots: Vec<CK_SLOT_ID> = vec![0; room];
@@ -142,7 +142,7 @@ impl Raw {
 
     /// `C_InitToken`. The label is cut after 32 bytes.
     pub(crate) fn init_token(&self, slot: Slot, pin: &[u8], label: &str) -> Result<()> {
-        let mut padded = [b' '; LABEL];
+        let mut padded = [b' '; LABEL_BYTES];
         for (place, byte) in padded.iter_mut().zip(label.bytes()) {
             *place = byte;
         }

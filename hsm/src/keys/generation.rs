@@ -28,7 +28,7 @@ use crate::types::{MasterGeneration, MasterKind};
 use crate::watched::WatchedSession;
 
 /// The end of a mark's label.
-const MARK: &str = "-trusted";
+const MARK_SUFFIX: &str = "-trusted";
 
 /// A key in one of its generations, the first of which is 1.
 #[derive(Clone, Copy)]
@@ -57,7 +57,7 @@ impl Numbered<'_> {
 
     /// `CKA_LABEL` and `CKA_ID` of the public half that the security officer has marked.
     pub(crate) fn trusted_label(&self) -> String {
-        self.label() + MARK
+        self.label() + MARK_SUFFIX
     }
 
     /// For people.
@@ -100,7 +100,7 @@ impl Numbered<'_> {
 
 /// What a label is that [`Numbered`] makes: the key, and whether it is the mark.
 pub(crate) fn parse(label: &str) -> Option<(Numbered<'static>, bool)> {
-    let (rest, trusted) = match label.strip_suffix(MARK) {
+    let (rest, trusted) = match label.strip_suffix(MARK_SUFFIX) {
         Some(rest) => (rest, true),
         None => (label, false),
     };

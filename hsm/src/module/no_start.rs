@@ -68,7 +68,7 @@ impl SoftHsm {
 
     /// What keeps it from starting, and what to do.
     fn trouble(&self) -> Option<String> {
-        const MAX: u64 = 1 << 20;
+        const MAX_SETTINGS_BYTES: u64 = 1 << 20;
         let (user, at) = (this_user(), self.settings.display());
         let because = self.because;
         let mut text = String::new();
@@ -77,7 +77,7 @@ impl SoftHsm {
                 return Err(io::Error::other("not a regular file"));
             }
             File::open(&self.settings)?
-                .take(MAX)
+                .take(MAX_SETTINGS_BYTES)
                 .read_to_string(&mut text)
         });
         if let Err(error) = read {

@@ -47,8 +47,8 @@ impl Conn {
             return Err(HsmError::Unsupported("CKM_AES_KEY_WRAP_KWP (RFC 5649)".to_owned()).into());
         };
         // RFC 5649: the key, padded to 8 bytes, and 8 more.
-        if wrapped_target.len() != session_key::LEN.next_multiple_of(8) + 8 {
-            return Err(wrong_length(session_key::LEN));
+        if wrapped_target.len() != session_key::KEY_BYTES.next_multiple_of(8) + 8 {
+            return Err(wrong_length(session_key::KEY_BYTES));
         }
         let ephemeral = session_key::unwrap_ephemeral(
             &self.watched,
@@ -87,7 +87,7 @@ impl Conn {
             .decrypt(&session_key::oaep(key.oaep), master.private, &key.blob)
             .map(Zeroizing::new)
             .map_err(|error| self.unwrapping_failed(error.into()))?;
-        if bytes.len() == session_key::LEN {
+        if bytes.len() == session_key::KEY_BYTES {
             Ok(bytes)
         } else {
             Err(HsmError::Authentication.into())
@@ -153,10 +153,10 @@ impl Conn {
             .map_or(0, cryptoki_sys::CK_ULONG::from_ne_bytes);
         let generated = session_key::generated_len(usage, MasterKind::Hsm);
         let fits = |wanted: usize| usize::try_from(length) == Ok(wanted);
-        if length == 0 || fits(session_key::LEN) || fits(generated) {
+        if length == 0 || fits(session_key::KEY_BYTES) || fits(generated) {
             return Ok(());
         }
-        Err(wrong_length(session_key::LEN))
+        Err(wrong_length(session_key::KEY_BYTES))
     }
 
     fn wrap_and_compare(

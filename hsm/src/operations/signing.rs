@@ -16,7 +16,7 @@ use crate::template::signing::{LABEL, spec};
 use crate::types::{Digest, SignItem, Signature, SigningKey, SigningKind};
 
 /// `SubjectPublicKeyInfo` of an Ed25519 key, up to the 32 bytes of the key itself (RFC 8410).
-const ED25519_SPKI: [u8; 12] = [
+const ED25519_SPKI_PREFIX: [u8; 12] = [
     0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00,
 ];
 
@@ -242,7 +242,7 @@ fn ed25519_spki(point: &[u8]) -> Option<Vec<u8>> {
         }
         key => key.try_into().ok()?,
     };
-    Some([&ED25519_SPKI[..], &key].concat())
+    Some([&ED25519_SPKI_PREFIX[..], &key].concat())
 }
 
 /// The mechanisms of a kind, for the message that says they are not all there.

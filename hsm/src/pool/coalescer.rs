@@ -14,9 +14,9 @@ use crate::fault::{Fault, Reach};
 use crate::operations::Conn;
 
 /// A batch of more items is a job of its own.
-const SMALL: usize = 8;
+const MAX_COALESCED_ITEMS: usize = 8;
 /// Callers in one job at most: those at its end wait for all before them.
-const CALLERS: usize = 64;
+const MAX_CALLERS_PER_JOB: usize = 64;
 
 type Operation<I, T> = fn(&mut Conn, &[I]) -> Result<Vec<Result<T, HsmError>>, Fault>;
 
@@ -47,7 +47,7 @@ impl<I: Send + 'static, T: Send + 'static> Coalescer<I, T> {
     /// As [`Pool::submit`]. With other callers about, those that are ready get their turn first.
     pub(crate) async fn submit(&self, pool: &Pool, items: Vec<I>) -> Batch<T> {
         let counted = Counted::new(&self.callers);
-        if items.len() > SMALL || counted.alone() {
+        if items.len() > MAX_COALESCED_ITEMS || counted.alone() {
             let operation = self.operation;
             return pool.submit(move |conn| operation(conn, &items)).await;
         }
@@ -56,7 +56,10 @@ impl<I: Send + 'static, T: Send + 'static> Coalescer<I, T> {
         tokio::task::yield_now().await;
         // Whoever comes first submits for all.
         let mut callers = std::mem::take(&mut *self.waiting());
-        let share = callers.len().div_ceil(self.sessions).clamp(1, CALLERS);
+        let share = callers
+            .len()
+            .div_ceil(self.sessions)
+            .clamp(1, MAX_CALLERS_PER_JOB);
         while !callers.is_empty() {
             let rest = callers.split_off(share.min(callers.len()));
             pool.queue(self.job(std::mem::replace(&mut callers, rest)));

@@ -16,8 +16,8 @@ use crate::trial;
 use crate::watched::{Watch, WatchedSession};
 
 /// How often a session looks for what another has found, and the pause after each.
-const LOOKS: u32 = 10;
-const PAUSE: Duration = Duration::from_millis(10);
+const MAX_LOOKS: u32 = 10;
+const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// A connection that works.
 pub(super) struct Connected {
@@ -164,11 +164,11 @@ fn keys_of_others(shared: &Shared, watched: &WatchedSession, facts: &Facts) -> R
 pub(super) fn look_again<T>(
     mut look: impl FnMut() -> Result<Option<T>, Fault>,
 ) -> Result<Option<T>, Fault> {
-    for _ in 0..LOOKS {
+    for _ in 0..MAX_LOOKS {
         if let Some(found) = look()? {
             return Ok(Some(found));
         }
-        std::thread::sleep(PAUSE);
+        std::thread::sleep(LOOK_INTERVAL);
     }
     Ok(None)
 }

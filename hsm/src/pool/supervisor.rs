@@ -18,17 +18,17 @@ use crate::types::HsmState;
 use crate::watched::Watch;
 
 /// Wait after the first failed attempt to connect; doubled after each further one ...
-const FIRST_WAIT: Duration = Duration::from_millis(50);
+const MIN_RECONNECT_WAIT: Duration = Duration::from_millis(50);
 /// ... up to this, so that serving resumes within 2 s of the token's return.
-const LONGEST_WAIT: Duration = Duration::from_millis(500);
+const MAX_RECONNECT_WAIT: Duration = Duration::from_millis(500);
 /// Threads that may hang in the module before no more are risked.
-const HUNG_LIMIT: usize = 8;
+const MAX_HUNG_THREADS: usize = 8;
 /// A failed attempt is logged at most this often.
-const LOG_INTERVAL: Duration = Duration::from_secs(10);
+const MIN_LOG_GAP: Duration = Duration::from_secs(10);
 /// How often it is looked whether the workers have left.
-const LEAVE_LOOK: Duration = Duration::from_millis(1);
+const STOP_POLL: Duration = Duration::from_millis(1);
 /// How long a stop waits for calls that have not come back.
-const STOP_WAIT: Duration = Duration::from_secs(2);
+const MAX_STOP_WAIT: Duration = Duration::from_secs(2);
 
 /// Where to send events, the supervisor's thread, what was found.
 type Started = (Sender<Event>, JoinHandle<()>, Arc<Facts>);
@@ -104,7 +104,7 @@ impl Retry {
     fn at_once() -> Self {
         Self {
             at: Instant::now(),
-            wait: FIRST_WAIT,
+            wait: MIN_RECONNECT_WAIT,
             failures: 0,
         }
     }
@@ -112,7 +112,7 @@ impl Retry {
     fn after_a_failure(self) -> Self {
         Self {
             at: Instant::now() + self.wait,
-            wait: (self.wait * 2).min(LONGEST_WAIT),
+            wait: (self.wait * 2).min(MAX_RECONNECT_WAIT),
             failures: self.failures.saturating_add(1),
         }
     }
@@ -166,7 +166,7 @@ impl Supervisor {
     /// Until when nothing needs to be looked at.
     fn patience(&self) -> Duration {
         if self.restarting.is_some() {
-            return LEAVE_LOOK;
+            return STOP_POLL;
         }
         let look = (self.shared.config.call_deadline / 4)
             .clamp(Duration::from_millis(2), Duration::from_secs(1));
@@ -216,8 +216,10 @@ impl Supervisor {
     /// `restart`: the module is started again before, if no thread is inside.
     fn begin_attempt(&mut self, restart: bool) {
         self.hung.retain(|watch| watch.strong_count() > 0);
-        if self.hung.len() >= HUNG_LIMIT {
-            self.failed(&format!("{HUNG_LIMIT} calls hang in the PKCS#11 module"));
+        if self.hung.len() >= MAX_HUNG_THREADS {
+            self.failed(&format!(
+                "{MAX_HUNG_THREADS} calls hang in the PKCS#11 module"
+            ));
             return;
         }
         self.attempts += 1;
@@ -406,7 +408,7 @@ impl Supervisor {
             .iter()
             .any(|watched| watched.connection == self.connection);
         self.hung.retain(|watch| watch.strong_count() > 0);
-        if !others || self.hung.len() >= HUNG_LIMIT {
+        if !others || self.hung.len() >= MAX_HUNG_THREADS {
             self.lost(&format!("a call did not come back within {deadline:?}"));
             return;
         }
@@ -443,7 +445,7 @@ impl Supervisor {
         );
         if self
             .logged
-            .is_none_or(|logged| logged.elapsed() >= LOG_INTERVAL)
+            .is_none_or(|logged| logged.elapsed() >= MIN_LOG_GAP)
         {
             self.logged = Some(Instant::now());
             tracing::warn!(reason, "the HSM is still away");
@@ -474,16 +476,16 @@ impl Supervisor {
 
     /// The orderly end, bounded in time.
     fn leave(mut self) {
-        const REASON: &str = "it is being stopped";
+        const STOPPING: &str = "it is being stopped";
         self.close(
             HsmState::Stopped {
-                reason: REASON.to_owned(),
+                reason: STOPPING.to_owned(),
             },
-            REASON,
+            STOPPING,
         );
-        let until = Instant::now() + STOP_WAIT.min(self.shared.config.call_deadline);
+        let until = Instant::now() + MAX_STOP_WAIT.min(self.shared.config.call_deadline);
         while self.shared.threads_inside() > 0 && Instant::now() < until {
-            std::thread::sleep(LEAVE_LOOK);
+            std::thread::sleep(STOP_POLL);
         }
         if let Some(module) = self.module.take() {
             module.release(self.shared.threads_inside() > 0);

@@ -69,7 +69,7 @@ pub(crate) fn check(trial: &Trial<'_>, master: &Pair) -> Result<bool> {
 }
 
 /// As what a key of 32 bytes may be unwrapped.
-const TYPES: [CK_KEY_TYPE; 6] = [
+const KEY_TYPES: [CK_KEY_TYPE; 6] = [
     CKK_AES,
     CKK_GENERIC_SECRET,
     CKK_CHACHA20,
@@ -78,7 +78,7 @@ const TYPES: [CK_KEY_TYPE; 6] = [
     CKK_VENDOR_DEFINED,
 ];
 /// What would be easier to take out if it were otherwise.
-const WEAKER: &[CK_ATTRIBUTE_TYPE] = &[
+const WEAKENING_ATTRIBUTES: &[CK_ATTRIBUTE_TYPE] = &[
     CKA_EXTRACTABLE,
     CKA_SENSITIVE,
     CKA_WRAP,
@@ -120,7 +120,13 @@ impl Kek<'_> {
             let problem = format!("is false, and yet a part of it comes out by {mechanism}");
             return Err(exposed("CKA_DERIVE", &problem).into());
         }
-        trial.keeps(kek, KEK, kek_rules(usage), self.narrow, WEAKER)
+        trial.keeps(
+            kek,
+            KEK,
+            kek_rules(usage),
+            self.narrow,
+            WEAKENING_ATTRIBUTES,
+        )
     }
 
     /// That the unwrap template decides, whatever the call asks for: it is refused, or the key
@@ -171,7 +177,7 @@ impl Kek<'_> {
             }
             rules
         };
-        for kind in TYPES {
+        for kind in KEY_TYPES {
             let Some(unwrapped) = self.given(silent(kind).iter())? else {
                 continue;
             };
@@ -207,7 +213,7 @@ impl Kek<'_> {
     /// That no part of it comes out, by a call that asks for less of it, or by a derivation.
     fn comes_whole(&self) -> Result<()> {
         let trial = self.trial;
-        for kind in parts::SHORTER {
+        for kind in parts::SHORTER_KINDS {
             let rules = kek_rules(kind.usage());
             let rules: Vec<_> = session_key::asked(rules, &self.master.forced, false)
                 .cloned()

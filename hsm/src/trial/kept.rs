@@ -27,7 +27,7 @@ use crate::template::{
 use crate::types::{KeyUsage, OaepHash};
 
 /// What a private or secret key must not tell.
-const SECRETS: [(CK_ATTRIBUTE_TYPE, &str); 7] = [
+const SECRET_ATTRIBUTES: [(CK_ATTRIBUTE_TYPE, &str); 7] = [
     (CKA_VALUE, "CKA_VALUE"),
     (CKA_PRIVATE_EXPONENT, "CKA_PRIVATE_EXPONENT"),
     (CKA_PRIME_1, "CKA_PRIME_1"),
@@ -152,7 +152,7 @@ impl Kept<'_> {
 
     fn tells_nothing(&self, key: ObjectHandle) -> Result<()> {
         let watched = self.trial.watched;
-        for (attribute, name) in SECRETS {
+        for (attribute, name) in SECRET_ATTRIBUTES {
             let value = watched.raw().attribute(watched.session(), key, attribute)?;
             if value.is_some_and(|value| !value.is_empty()) {
                 return Err(self.wrong(name, "is told to whoever has the user PIN"));
@@ -234,7 +234,7 @@ impl Kept<'_> {
     }
 
     fn blobs(&self, pair: &Pair) -> Result<Blobs> {
-        let value = [0x5a; session_key::LEN];
+        let value = [0x5a; session_key::KEY_BYTES];
         let made = || {
             let key = rsa::PublicKey::from_public_key_der(&pair.spki).ok()?;
             let oaep = match self.trial.hash {
@@ -320,7 +320,7 @@ impl Kept<'_> {
                 return Err(self.wrong(attribute, problem));
             }
         }
-        for kind in parts::SHORTER {
+        for kind in parts::SHORTER_KINDS {
             let Some(part) = unwrap(&kind.instead(&ephemeral(kind.usage(), &pair.forced)))? else {
                 continue;
             };

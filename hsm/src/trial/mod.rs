@@ -300,7 +300,7 @@ impl<'a> Trial<'a> {
 }
 
 /// How long another process may take from an object's making to its name.
-const NAMING: Duration = Duration::from_secs(1);
+const MAX_NAMING_DELAY: Duration = Duration::from_secs(1);
 
 /// Destroys what `SoftHSM` left where it refused to make an object on the token: what was not there
 /// before and has neither name nor `CKA_TOKEN`. Whatever has either, somebody else made meanwhile:
@@ -313,7 +313,7 @@ fn sweep(watched: &WatchedSession, before: &[ObjectHandle]) -> Result<()> {
         return Ok(());
     }
     // SoftHSM writes each object so first, another process's too, and then what it is to be.
-    thread::sleep(NAMING);
+    thread::sleep(MAX_NAMING_DELAY);
     for object in leftovers(watched, left)? {
         match watched
             .session()

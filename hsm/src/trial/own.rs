@@ -24,7 +24,7 @@ pub(crate) struct Own {
     pub(crate) aes: Option<ObjectHandle>,
     /// ... and how such a key wraps here.
     pub(crate) aes_wraps: Vec<Wrapping>,
-    /// A generic secret that derives, of [`session_key::LEN`] bytes.
+    /// A generic secret that derives, of [`session_key::KEY_BYTES`] bytes.
     pub(crate) secret: Option<ObjectHandle>,
     /// Keys that wrap by mechanisms which are not for AES keys.
     others: Vec<(ObjectHandle, Vec<Wrapping>)>,
@@ -47,7 +47,7 @@ const fn short_iv(mechanism: CK_MECHANISM_TYPE) -> Way {
 
 /// What many tokens wrap by: tried where the token has the mechanism, whatever it says that it is
 /// for.
-const USUAL: [Way; 7] = [
+const COMMON_WAYS: [Way; 7] = [
     plain(CKM_AES_KEY_WRAP),
     plain(CKM_AES_KEY_WRAP_PAD),
     plain(CKM_AES_KEY_WRAP_KWP),
@@ -58,7 +58,7 @@ const USUAL: [Way; 7] = [
 ];
 
 /// What few do: tried where it says that it wraps (`CKF_WRAP`).
-const RARE: [Way; 9] = [
+const RARE_WAYS: [Way; 9] = [
     plain(CKM_AES_KEY_WRAP_PKCS7),
     (CKM_AES_CTR, Wrapping::Ctr),
     (CKM_AES_CCM, Wrapping::Ccm),
@@ -70,18 +70,18 @@ const RARE: [Way; 9] = [
     iv(CKM_AES_CTS),
 ];
 
-const BY_DES3: [Way; 3] = [
+const DES3_WAYS: [Way; 3] = [
     short_iv(CKM_DES3_CBC_PAD),
     short_iv(CKM_DES3_CBC),
     plain(CKM_DES3_ECB),
 ];
 
-const BY_CHACHA20: [Way; 2] = [
+const CHACHA20_WAYS: [Way; 2] = [
     (CKM_CHACHA20, Wrapping::ChaCha20),
     (CKM_CHACHA20_POLY1305, Wrapping::ChaCha20Poly1305),
 ];
 
-const BY_EC: [Way; 1] = [(CKM_ECDH_AES_KEY_WRAP, Wrapping::EcdhAes)];
+const EC_WAYS: [Way; 1] = [(CKM_ECDH_AES_KEY_WRAP, Wrapping::EcdhAes)];
 
 impl Own {
     /// For a trial whose mechanisms are known.
@@ -95,7 +95,7 @@ impl Own {
     }
 
     fn fill(&mut self, trial: &Trial<'_>) -> Result<()> {
-        let length = Rule::length(session_key::LEN);
+        let length = Rule::length(session_key::KEY_BYTES);
         let generate = |mechanism, rules: &[Rule]| {
             let watched = trial.watched;
             let template = once(&length).chain(rules);
@@ -106,16 +106,16 @@ impl Own {
             )
         };
         self.aes = generate(CKM_AES_KEY_GEN, OWN_AES)?;
-        self.aes_wraps = USUAL
+        self.aes_wraps = COMMON_WAYS
             .into_iter()
             .filter(|(mechanism, _)| trial.offers(*mechanism))
             .map(|(_, wrapping)| wrapping)
-            .chain(that_wrap(trial, &RARE)?)
+            .chain(that_wrap(trial, &RARE_WAYS)?)
             .collect();
         self.secret = generate(CKM_GENERIC_SECRET_KEY_GEN, OWN_SECRET)?;
         for (ways, mechanism, kind) in [
-            (&BY_DES3[..], CKM_DES3_KEY_GEN, CKK_DES3),
-            (&BY_CHACHA20, CKM_CHACHA20_KEY_GEN, CKK_CHACHA20),
+            (&DES3_WAYS[..], CKM_DES3_KEY_GEN, CKK_DES3),
+            (&CHACHA20_WAYS, CKM_CHACHA20_KEY_GEN, CKK_CHACHA20),
         ] {
             let ways = that_wrap(trial, ways)?;
             if ways.is_empty() {
@@ -125,7 +125,7 @@ impl Own {
                 self.others.push((key, ways));
             }
         }
-        let ways = that_wrap(trial, &BY_EC)?;
+        let ways = that_wrap(trial, &EC_WAYS)?;
         if ways.is_empty() {
             return Ok(());
         }

@@ -49,9 +49,9 @@ const fn by_type(key_type: CK_KEY_TYPE) -> Kind {
     }
 }
 
-/// Shorter than a key of [`session_key::LEN`] bytes. Each by itself is found by trying, or the next
-/// is by what is known of it.
-pub(super) const SHORTER: [Kind; 10] = [
+/// Shorter than a key of [`session_key::KEY_BYTES`] bytes. Each by itself is found by trying, or
+/// the next is by what is known of it.
+pub(super) const SHORTER_KINDS: [Kind; 10] = [
     secret(1),
     secret(2),
     secret(4),
@@ -137,7 +137,7 @@ impl Asked {
 /// The mechanism by which something can be derived from that key that tells of it; `None`: by none
 /// that keeps its bits.
 pub(super) fn way(trial: &Trial<'_>, base: ObjectHandle) -> Result<Option<&'static str>> {
-    let data = writable(&[0x5a; session_key::LEN]);
+    let data = writable(&[0x5a; session_key::KEY_BYTES]);
     let whole = Derivation::Data(&data);
     let ways = [
         (
@@ -162,9 +162,9 @@ pub(super) fn way(trial: &Trial<'_>, base: ObjectHandle) -> Result<Option<&'stat
             continue;
         }
         let own = shortest(trial, mechanism)?.map(secret);
-        let kinds = SHORTER
+        let kinds = SHORTER_KINDS
             .into_iter()
-            .chain(own.filter(|own| !SHORTER.contains(own)));
+            .chain(own.filter(|own| !SHORTER_KINDS.contains(own)));
         for asked in kinds.map(Asked::Short).chain(once(Asked::Open)) {
             if derives(trial, mechanism, given, base, asked)? {
                 return Ok(Some(name));
@@ -186,7 +186,7 @@ pub(super) fn way(trial: &Trial<'_>, base: ObjectHandle) -> Result<Option<&'stat
     }
     if trial.offers(CKM_CONCATENATE_DATA_AND_BASE) {
         let all_but_one = Derivation::Data(&data[1..]);
-        for asked in [Asked::NearlyKnown(session_key::LEN), Asked::Open] {
+        for asked in [Asked::NearlyKnown(session_key::KEY_BYTES), Asked::Open] {
             let mechanism = CKM_CONCATENATE_DATA_AND_BASE;
             if derives(trial, mechanism, all_but_one, base, asked)? {
                 return Ok(Some("CKM_CONCATENATE_DATA_AND_BASE"));
@@ -203,7 +203,7 @@ pub(super) fn joined(trial: &Trial<'_>, key: ObjectHandle) -> Result<Option<&'st
     let Some(own) = trial.own.secret.filter(|_| trial.offers(mechanism)) else {
         return Ok(None);
     };
-    for asked in [Asked::NearlyKnown(session_key::LEN + 1), Asked::Open] {
+    for asked in [Asked::NearlyKnown(session_key::KEY_BYTES + 1), Asked::Open] {
         if derives(trial, mechanism, Derivation::Key(key), own, asked)? {
             return Ok(Some("CKM_CONCATENATE_BASE_AND_KEY"));
         }
@@ -216,12 +216,12 @@ pub(super) fn joined(trial: &Trial<'_>, key: ObjectHandle) -> Result<Option<&'st
 fn shortest(trial: &Trial<'_>, mechanism: CK_MECHANISM_TYPE) -> Result<Option<usize>> {
     let info = trial.watched.mechanism_info(mechanism)?;
     let told = info.map_or(0, |info| info.ulMinKeySize);
-    let whole = session_key::LEN as CK_ULONG;
+    let whole = session_key::KEY_BYTES as CK_ULONG;
     // Some count bits.
     let bytes = if told > whole { told / 8 } else { told };
     Ok(usize::try_from(bytes)
         .ok()
-        .filter(|bytes| (1..session_key::LEN).contains(bytes)))
+        .filter(|bytes| (1..session_key::KEY_BYTES).contains(bytes)))
 }
 
 /// Whether what is asked for is made, and tells of the key.
@@ -252,7 +252,7 @@ fn tells(trial: &Trial<'_>, part: ObjectHandle, asked: Asked) -> Result<bool> {
         // A token that takes the length and ignores it gives a whole key, which tells as little as
         // the base; one that does not say is not believed.
         Asked::Short(_) => {
-            let whole = Rule::length(session_key::LEN);
+            let whole = Rule::length(session_key::KEY_BYTES);
             !attribute(CKA_VALUE_LEN)?.is_some_and(|length| whole.admits(&length))
         }
         Asked::NearlyKnown(_) => true,
@@ -273,7 +273,7 @@ pub(super) fn says_whole(trial: &Trial<'_>, kind: Kind, part: ObjectHandle) -> R
     let told = watched
         .raw()
         .attribute(watched.session(), part, CKA_VALUE_LEN)?;
-    let whole = Rule::length(session_key::LEN);
+    let whole = Rule::length(session_key::KEY_BYTES);
     Ok(told.is_some_and(|told| whole.admits(&told)))
 }
 

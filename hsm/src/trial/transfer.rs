@@ -28,9 +28,9 @@ use crate::{selftest, session_key};
 /// Rules at a template's beginning that say what kind of key it is: class and type.
 const KIND: usize = 2;
 /// For people.
-const NAME: &str = "key from the transfer key";
+const KEY_DESCRIPTION: &str = "key from the transfer key";
 /// What would help to take it out if it were otherwise.
-const WEAKER: &[CK_ATTRIBUTE_TYPE] = &[
+const WEAKENING_ATTRIBUTES: &[CK_ATTRIBUTE_TYPE] = &[
     CKA_WRAP_WITH_TRUSTED,
     CKA_SENSITIVE,
     CKA_ENCRYPT,
@@ -191,7 +191,7 @@ fn shortened(
     private: ObjectHandle,
 ) -> Result<Option<&'static str>> {
     let watched = trial.watched;
-    for kind in parts::SHORTER {
+    for kind in parts::SHORTER_KINDS {
         let template = kind.instead(&session_key::to_move(kind.usage()));
         let unwrapped = throwaway.unwrap(watched, private, template.iter());
         let Some(part) = trial.given(unwrapped)? else {
@@ -208,7 +208,7 @@ fn shortened(
     let Some(data) = trial.given(data)? else {
         return Ok(None);
     };
-    let told = trial.tells_nothing(data, NAME);
+    let told = trial.tells_nothing(data, KEY_DESCRIPTION);
     trial.destroy(data)?;
     match told {
         Err(Fault::Own(HsmError::KeyPolicy { .. })) => Ok(Some("CKA_CLASS")),
@@ -225,9 +225,9 @@ fn leak(
 ) -> Result<Option<String>> {
     let watched = trial.watched;
     let said = |what: &str| Ok(Some(format!("a key from the transfer key {what}")));
-    let strict = keys::check_small(watched, moved, NAME, template, true)
-        .and_then(|()| trial.tells_nothing(moved, NAME))
-        .and_then(|()| trial.keeps(moved, NAME, template, true, WEAKER));
+    let strict = keys::check_small(watched, moved, KEY_DESCRIPTION, template, true)
+        .and_then(|()| trial.tells_nothing(moved, KEY_DESCRIPTION))
+        .and_then(|()| trial.keeps(moved, KEY_DESCRIPTION, template, true, WEAKENING_ATTRIBUTES));
     match strict {
         Ok(()) => {}
         Err(Fault::Own(HsmError::KeyPolicy {

@@ -56,14 +56,22 @@ pub(crate) fn is_ignored(trial: &Trial<'_>, public: ObjectHandle) -> Result<Opti
             ));
         }
         let strict = trial
-            .tells_nothing(guarded, NAME)
-            .and_then(|()| trial.keeps(guarded, NAME, GUARDED, true, WEAKER));
+            .tells_nothing(guarded, KEY_DESCRIPTION)
+            .and_then(|()| {
+                trial.keeps(
+                    guarded,
+                    KEY_DESCRIPTION,
+                    GUARDED,
+                    true,
+                    WEAKENING_ATTRIBUTES,
+                )
+            });
         match strict {
             Ok(()) => Ok(None),
             Err(Fault::Own(HsmError::KeyPolicy {
                 attribute, problem, ..
             })) => Ok(Some(format!(
-                "{NAME} is not what it must be: {attribute} {problem}"
+                "{KEY_DESCRIPTION} is not what it must be: {attribute} {problem}"
             ))),
             Err(fault) => Err(fault),
         }
@@ -73,12 +81,13 @@ pub(crate) fn is_ignored(trial: &Trial<'_>, public: ObjectHandle) -> Result<Opti
 }
 
 /// For people.
-const NAME: &str = "a key with CKA_WRAP_WITH_TRUSTED";
+const KEY_DESCRIPTION: &str = "a key with CKA_WRAP_WITH_TRUSTED";
 /// What would help to take it out if it were otherwise.
-const WEAKER: &[CK_ATTRIBUTE_TYPE] = &[CKA_WRAP_WITH_TRUSTED, CKA_SENSITIVE, CKA_DERIVE];
+const WEAKENING_ATTRIBUTES: &[CK_ATTRIBUTE_TYPE] =
+    &[CKA_WRAP_WITH_TRUSTED, CKA_SENSITIVE, CKA_DERIVE];
 
 fn guarded(trial: &Trial<'_>) -> Result<ObjectHandle> {
-    let length = Rule::length(session_key::LEN);
+    let length = Rule::length(session_key::KEY_BYTES);
     Ok(trial.watched.raw().generate_key(
         trial.watched.session(),
         CKM_AES_KEY_GEN,
@@ -192,7 +201,7 @@ impl Marks<'_> {
     }
 
     fn by_generating(&self) -> Result<bool> {
-        let length = Rule::length(session_key::LEN);
+        let length = Rule::length(session_key::KEY_BYTES);
         for place in self.trial.places() {
             let (raw, session) = (self.trial.watched.raw(), self.trial.watched.session());
             let template = [place, &length].into_iter().chain(CLAIMED_AES);
@@ -329,7 +338,7 @@ impl Marks<'_> {
                         Attribute::KeyType(KeyType::AES),
                         Attribute::Token(on_token),
                         Attribute::ValueLen(cryptoki::types::Ulong::new(
-                            session_key::LEN as CK_ULONG,
+                            session_key::KEY_BYTES as CK_ULONG,
                         )),
                         Attribute::Wrap(true),
                         Attribute::Trusted(true),

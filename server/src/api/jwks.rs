@@ -19,11 +19,11 @@ use super::vault::routes::route;
 pub(super) static PAGES: Pages = Pages {
     name: "the published keys",
     claims: &[Claim::Path("/.well-known/jwks.json")],
-    table: TABLE,
+    table: ROUTES,
 };
 
 #[rustfmt::skip]
-static TABLE: &[Route] = &[
+static ROUTES: &[Route] = &[
     route!(Read   ".well-known/jwks.json",        "jwks",              None,                       Small, false, false, Nothing, jwks),
 ];
 

@@ -7,13 +7,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 /// One sample is taken this often.
-pub const SAMPLE: Duration = Duration::from_secs(10);
+pub const SAMPLE_INTERVAL: Duration = Duration::from_secs(10);
 /// An hour of them is kept.
-const SAMPLES: usize = 360;
+const MAX_SAMPLES: usize = 360;
 /// So many denials are kept.
-const DENIALS: usize = 50;
+const MAX_DENIALS: usize = 50;
 /// A denial's texts come from clients and configuration; longer ones are cut.
-const LONGEST: usize = 200;
+const MAX_TEXT_CHARS: usize = 200;
 
 /// Requests answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,9 +62,9 @@ impl Recent {
 
     /// One request is denied.
     pub(super) fn deny(&self, identity: &str, operation: &'static str, key: &str, reason: &str) {
-        let cut = |text: &str| text.chars().take(LONGEST).collect();
+        let cut = |text: &str| text.chars().take(MAX_TEXT_CHARS).collect();
         let mut denials = lock(&self.denials);
-        denials.truncate(DENIALS - 1);
+        denials.truncate(MAX_DENIALS - 1);
         denials.push_front(Denial {
             time: SystemTime::now(),
             identity: cut(identity),
@@ -74,7 +74,7 @@ impl Recent {
         });
     }
 
-    /// Takes a sample; to be called each [`SAMPLE`].
+    /// Takes a sample; to be called each [`SAMPLE_INTERVAL`].
     pub(super) fn sample(&self) {
         let now = Answered {
             ok: self.ok.load(Ordering::Relaxed),
@@ -83,7 +83,7 @@ impl Recent {
         };
         let mut samples = lock(&self.samples);
         let last = std::mem::replace(&mut samples.last, now);
-        samples.history.truncate(SAMPLES - 1);
+        samples.history.truncate(MAX_SAMPLES - 1);
         samples.history.push_front(Answered {
             ok: now.ok - last.ok,
             denied: now.denied - last.denied,
@@ -91,7 +91,7 @@ impl Recent {
         });
     }
 
-    /// Requests of each [`SAMPLE`], the latest first.
+    /// Requests of each [`SAMPLE_INTERVAL`], the latest first.
     pub(super) fn samples(&self) -> Vec<Answered> {
         lock(&self.samples).history.iter().copied().collect()
     }
@@ -133,10 +133,10 @@ mod tests {
             },
         );
         assert_eq!(recent.samples(), [second, first]);
-        for _ in 0..SAMPLES {
+        for _ in 0..MAX_SAMPLES {
             recent.sample();
         }
-        assert_eq!(recent.samples(), [Answered::default(); SAMPLES]);
+        assert_eq!(recent.samples(), [Answered::default(); MAX_SAMPLES]);
     }
 
     #[test]
@@ -146,8 +146,8 @@ mod tests {
             recent.deny("dns:a", "decrypt", &format!("{number}"), &"x".repeat(1000));
         }
         let denials = recent.denials();
-        assert_eq!(denials.len(), DENIALS);
+        assert_eq!(denials.len(), MAX_DENIALS);
         assert_eq!(denials.first().map(|d| d.key.as_str()), Some("59"));
-        assert!(denials.iter().all(|d| d.reason.len() == LONGEST));
+        assert!(denials.iter().all(|d| d.reason.len() == MAX_TEXT_CHARS));
     }
 }

@@ -14,7 +14,7 @@ use strongroom_core::config::Hardening;
 use super::Paths;
 
 /// What is asked for; an older kernel gives what it has.
-const KNOWN: ABI = ABI::V7;
+const NEWEST_ABI: ABI = ABI::V7;
 
 /// Confines the calling thread and all that it starts. In which form, or why not.
 pub(super) fn confine(options: &Hardening, paths: &Paths) -> Result<String, String> {
@@ -30,7 +30,7 @@ pub(super) fn confine(options: &Hardening, paths: &Paths) -> Result<String, Stri
         RulesetStatus::FullyEnforced => Ok(format!("files, ports, signals; version {version}")),
         RulesetStatus::PartiallyEnforced => Ok(format!(
             "as far as this kernel can: version {version} of {}",
-            KNOWN as u8
+            NEWEST_ABI as u8
         )),
         RulesetStatus::NotEnforced => Err("the kernel did not enforce it".to_owned()),
     }
@@ -44,8 +44,8 @@ fn restrict(
     let write = read
         | make_bitflags!(AccessFs::{WriteFile | Truncate | IoctlDev | MakeReg | MakeDir | RemoveFile | RemoveDir});
     let mut ruleset = Ruleset::default()
-        .handle_access(AccessFs::from_all(KNOWN))?
-        .handle_access(AccessNet::from_all(KNOWN))?
+        .handle_access(AccessFs::from_all(NEWEST_ABI))?
+        .handle_access(AccessNet::from_all(NEWEST_ABI))?
         .scope(scopes())?
         .create()?
         .add_rules(path_beneath_rules(&paths.read, read))?
@@ -63,5 +63,5 @@ fn scopes() -> BitFlags<Scope> {
     if manager.is_some_and(|path| path.to_string_lossy().starts_with('@')) {
         return Scope::Signal.into();
     }
-    Scope::from_all(KNOWN)
+    Scope::from_all(NEWEST_ABI)
 }

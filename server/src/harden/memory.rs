@@ -6,7 +6,7 @@ use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 
 /// `MCL_ONFAULT` of `mlockall(2)`, which nix does not name: pages are locked when they are first
 /// used, not all at once.
-const ONFAULT: i32 = 4;
+const MCL_ONFAULT: i32 = 4;
 
 pub(super) fn forbid_core_dumps() -> Result<String, String> {
     setrlimit(Resource::RLIMIT_CORE, 0, 0)
@@ -37,7 +37,7 @@ pub(super) fn lock() -> Result<String, String> {
     mlockall(
         MlockAllFlags::MCL_CURRENT
             | MlockAllFlags::MCL_FUTURE
-            | MlockAllFlags::from_bits_retain(ONFAULT),
+            | MlockAllFlags::from_bits_retain(MCL_ONFAULT),
     )
     .map(|()| "every page, when it is first used".to_owned())
     .map_err(|error| format!("mlockall: {error}"))

@@ -10,7 +10,7 @@ use strongroom_core::config::{Config, Hardening};
 use strongroom_core::files;
 
 /// Libraries of the C library, of the PKCS#11 module, and their settings.
-const SYSTEM: [&str; 16] = [
+const SYSTEM_PATHS: [&str; 16] = [
     "/lib",
     "/lib64",
     "/usr/lib",
@@ -54,7 +54,7 @@ impl Paths {
         paths
             .read
             .extend(env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from));
-        paths.read.extend(SYSTEM.map(PathBuf::from));
+        paths.read.extend(SYSTEM_PATHS.map(PathBuf::from));
         let libraries = env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
         paths
             .read
@@ -91,7 +91,7 @@ impl Paths {
         if let Some(file) = module::kryoptic() {
             self.read.extend(folders(&file));
             // `dbargs` of each slot: SQLite makes files beside its database.
-            let text = files::read_to_string(&file, files::MAX_BY_HAND).unwrap_or_default();
+            let text = files::read_to_string(&file, files::MAX_WRITTEN_BY_HAND).unwrap_or_default();
             let databases = text.lines().filter_map(|line| setting(line, "dbargs"));
             self.tokens(databases.flat_map(|database| folders(&database)));
         }
@@ -147,7 +147,7 @@ fn places(file: &Path) -> BTreeSet<PathBuf> {
 /// The root, the directories of the file hierarchy standard, where each program has its own, and
 /// homes. Another one right in the root, as a volume at `/certs`, is somebody's own.
 fn is_the_systems(folder: &Path) -> bool {
-    const SHARED: [&str; 37] = [
+    const SHARED_DIRECTORIES: [&str; 37] = [
         "/",
         "/bin",
         "/boot",
@@ -187,7 +187,9 @@ fn is_the_systems(folder: &Path) -> bool {
         "/usr/share",
     ];
     let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
-    SHARED.iter().any(|shared| folder == Path::new(shared))
+    SHARED_DIRECTORIES
+        .iter()
+        .any(|shared| folder == Path::new(shared))
         || folder.parent() == Some(Path::new("/home"))
 }
 

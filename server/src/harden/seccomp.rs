@@ -14,10 +14,10 @@ use super::HardenError;
 
 /// Lists by name, each a list of rules in seccompiler's JSON; `name@arch` has what only that
 /// architecture knows.
-const LISTS: &str = include_str!("filters.json");
+const FILTER_LISTS: &str = include_str!("filters.json");
 
-/// Answered `ENOSYS`, so that glibc takes the older call, whose arguments a filter can read.
-const ENOSYS: &str = r#"{"enosys": {
+/// Answered `ENOSYS_FILTER`, so that glibc takes the older call, whose arguments a filter can read.
+const ENOSYS_FILTER: &str = r#"{"enosys": {
     "mismatch_action": "allow",
     "match_action": {"errno": 38},
     "filter": [{"syscall": "clone3"}]
@@ -87,7 +87,7 @@ impl Filters {
     fn compile(options: &Hardening, arch: &str, target: TargetArch) -> Result<Self, HardenError> {
         let broken = |error: &dyn std::fmt::Display| HardenError::Filters(error.to_string());
         let lists: Map<String, Value> =
-            serde_json::from_str(LISTS).map_err(|error| broken(&error))?;
+            serde_json::from_str(FILTER_LISTS).map_err(|error| broken(&error))?;
         let filter = |group: Group, more: &[String]| {
             let mut rules: Vec<Value> = group
                 .lists(options)
@@ -117,7 +117,7 @@ impl Filters {
                 .map_err(|error| HardenError::SystemCalls(error.to_string()))?,
         };
         Ok(Self {
-            enosys: program_of(ENOSYS, target).map_err(|error| broken(&error))?,
+            enosys: program_of(ENOSYS_FILTER, target).map_err(|error| broken(&error))?,
             main: ours(Group::Main)?,
             server: ours(Group::Server)?,
             hsm,
@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn every_list_is_some_groups() {
-        let lists: Map<String, Value> = serde_json::from_str(LISTS).unwrap();
+        let lists: Map<String, Value> = serde_json::from_str(FILTER_LISTS).unwrap();
         let options = Hardening {
             hsm_connect: vec![1],
             ..Hardening::default()

@@ -32,20 +32,20 @@ use super::plain::Plain;
 use crate::api::{self, App, Client, Endpoint};
 
 /// A client that has not finished its TLS handshake by then is dropped.
-const HANDSHAKE: Duration = Duration::from_secs(10);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// HTTP/1.1: from one answer to the end of the next request's headers, so also how long a
 /// connection may idle. At least, and at most a look more. Longer than the 90 s of Go's and hyper's
 /// pools, so that it is the client that closes and no request meets a closing connection.
-const IDLE: Duration = Duration::from_mins(2);
+const MIN_IDLE_TIMEOUT: Duration = Duration::from_mins(2);
 /// How often that is looked at: a timer for each request would cost more than the looks.
-const LOOK: Duration = Duration::from_secs(10);
+const IDLE_CHECK_INTERVAL: Duration = Duration::from_secs(10);
 /// HTTP/2: a ping this often, and the connection is dropped if it is not answered.
-const PING: Duration = Duration::from_secs(30);
-const PING_ANSWER: Duration = Duration::from_secs(10);
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// HTTP/2: requests in flight on one connection.
-const STREAMS: u32 = 128;
+const MAX_STREAMS: u32 = 128;
 /// Request line and headers together, bytes: more than any client of the Transit API sends.
-const HEADERS: usize = 16 * 1024;
+const MAX_HEADER_BYTES: usize = 16 * 1024;
 
 /// Accepts connections and serves each in a task of its own.
 pub(super) struct Acceptor {
@@ -131,14 +131,14 @@ async fn connection(
     }
     let handshake = TlsAcceptor::from(app.tls.server_config()).accept(Plain(stream));
     let tls = tokio::select! {
-        done = tokio::time::timeout(HANDSHAKE, handshake) => match done {
+        done = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake) => match done {
             Ok(Ok(tls)) => tls,
             Ok(Err(error)) => {
                 seldom!(10, info, %remote, error = causes(&error), "TLS handshake refused");
                 return;
             }
             Err(_) => {
-                seldom!(10, info, %remote, "TLS handshake not finished within {HANDSHAKE:?}");
+                seldom!(10, info, %remote, "TLS handshake not finished within {HANDSHAKE_TIMEOUT:?}");
                 return;
             }
         },
@@ -169,7 +169,7 @@ async fn connection(
         serve(serving, course.end(stop.clone(), None)).await
     } else {
         let serving = http1().serve_connection(tls, service);
-        serve(serving, course.end(stop.clone(), Some(IDLE))).await
+        serve(serving, course.end(stop.clone(), Some(MIN_IDLE_TIMEOUT))).await
     };
     // Held until all is served: the server's stop waits for it.
     drop(stop);
@@ -255,7 +255,9 @@ async fn serve<C: GracefulConnection>(
     serving.as_mut().graceful_shutdown();
     match end {
         End::Gracefully => serving.await,
-        End::Idle => tokio::time::timeout(LOOK, serving).await.unwrap_or(Ok(())),
+        End::Idle => tokio::time::timeout(IDLE_CHECK_INTERVAL, serving)
+            .await
+            .unwrap_or(Ok(())),
     }
 }
 
@@ -285,7 +287,7 @@ impl Course {
         let mut seen = 0;
         let mut since = Instant::now();
         loop {
-            tokio::time::sleep(LOOK.min(limit)).await;
+            tokio::time::sleep(IDLE_CHECK_INTERVAL.min(limit)).await;
             let now = self.heads_and_answers.load(Ordering::Relaxed);
             if now != seen || now % 2 == 1 {
                 (seen, since) = (now, Instant::now());
@@ -298,7 +300,9 @@ impl Course {
 
 fn http1() -> http1::Builder {
     let mut builder = http1::Builder::new();
-    builder.header_read_timeout(None).max_buf_size(HEADERS);
+    builder
+        .header_read_timeout(None)
+        .max_buf_size(MAX_HEADER_BYTES);
     builder
 }
 
@@ -306,10 +310,10 @@ fn http2() -> http2::Builder<TokioExecutor> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
-        .keep_alive_interval(PING)
-        .keep_alive_timeout(PING_ANSWER)
-        .max_concurrent_streams(STREAMS)
-        .max_header_list_size(u32::try_from(HEADERS).unwrap_or(u32::MAX));
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(u32::try_from(MAX_HEADER_BYTES).unwrap_or(u32::MAX));
     builder
 }
 

@@ -8,7 +8,7 @@ use super::ServeError;
 /// Kept from connections: for the store, the audit log, TLS files, libraries, and the token, which
 /// opens its own (`SoftHSM` one for each object). Without it, connections that nobody has to be
 /// allowed for would keep the token from its objects.
-const KEPT: u64 = 256;
+const RESERVED_DESCRIPTORS: u64 = 256;
 
 /// Raises the soft limit as far as `max_connections` needs it, and no further: a PKCS#11 module may
 /// use `select(2)`, which knows 1,024 descriptors.
@@ -30,12 +30,12 @@ pub(super) fn provide(max_connections: usize) -> Result<(), ServeError> {
         max_connections,
         limit: soft.max(hard),
         needed,
-        most: soft.max(hard).saturating_sub(KEPT),
+        most: soft.max(hard).saturating_sub(RESERVED_DESCRIPTORS),
     })
 }
 
 fn needed(max_connections: usize) -> u64 {
     u64::try_from(max_connections)
         .unwrap_or(u64::MAX)
-        .saturating_add(KEPT)
+        .saturating_add(RESERVED_DESCRIPTORS)
 }

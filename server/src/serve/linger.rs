@@ -19,7 +19,7 @@ use tokio_rustls::server::TlsStream;
 use super::plain::Plain;
 
 /// Time for a client to read the answer and to stop.
-const PATIENCE: Duration = Duration::from_secs(2);
+const MAX_LINGER: Duration = Duration::from_secs(2);
 
 /// A TLS stream that lingers at its end if it is told to.
 pub(super) struct Linger {
@@ -73,7 +73,7 @@ impl AsyncWrite for Linger {
         }
         let deadline = this
             .deadline
-            .get_or_insert_with(|| Box::pin(sleep(PATIENCE)));
+            .get_or_insert_with(|| Box::pin(sleep(MAX_LINGER)));
         // Below TLS: nobody looks at these bytes.
         let (tcp, _) = this.tls.get_mut();
         let mut dropped = [0; 16 * 1024];

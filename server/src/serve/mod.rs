@@ -49,13 +49,13 @@ use crate::harden::{self, Filters, Group, HardenError, Paths, Report};
 use listen::Bound;
 
 /// Requests in flight at a stop get this long to finish.
-const DRAIN: Duration = Duration::from_secs(10);
-/// Then changes that nobody waits for get this long: with DRAIN, less than `TimeoutStopSec` of the
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Then changes that nobody waits for get this long: with DRAIN_TIMEOUT, less than `TimeoutStopSec` of the
 /// unit.
-const SETTLE: Duration = Duration::from_secs(5);
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Between two looks at what is still under way.
-const LOOK: Duration = Duration::from_millis(10);
+const DRAIN_POLL: Duration = Duration::from_millis(10);
 
 /// What the command line adds to the configuration.
 #[derive(Clone, Debug, Default)]
@@ -138,7 +138,7 @@ pub enum ServeError {
 }
 
 /// The server's own thread runs the runtime, so it has the room that a main thread has.
-const STACK: usize = 8 << 20;
+const SERVER_STACK_BYTES: usize = 8 << 20;
 
 /// Runs the server until SIGTERM or SIGINT.
 ///
@@ -170,7 +170,7 @@ pub fn run(config: Config, options: &ServeOptions) -> Result<(), ServeError> {
             go,
             hsm,
         };
-        spawn("strongroom", STACK, move || {
+        spawn("strongroom", SERVER_STACK_BYTES, move || {
             filters.confine(Group::Server)?;
             start.run(&options, cores)
         })?
@@ -191,7 +191,7 @@ fn hsm_thread(
 ) -> Result<(mpsc::Sender<()>, HsmThread), ServeError> {
     let (go, gone) = mpsc::channel();
     let (config, filters) = (config.hsm.clone(), filters.clone());
-    let thread = spawn("hsm-start", STACK, move || {
+    let thread = spawn("hsm-start", SERVER_STACK_BYTES, move || {
         filters.confine(Group::Hsm)?;
         // Nobody says so: the runtime could not be started.
         if gone.recv().is_err() {
@@ -347,10 +347,10 @@ async fn serve(
     reloader.stop();
 
     notify::stopping();
-    tracing::info!("stopping: requests in flight get {DRAIN:?} to finish");
+    tracing::info!("stopping: requests in flight get {DRAIN_TIMEOUT:?} to finish");
     timers.abort_all();
     let finished = async {
-        acceptor.drain(DRAIN).await;
+        acceptor.drain(DRAIN_TIMEOUT).await;
         settle(app, &mut timers).await
     };
     // Held to the end.
@@ -389,14 +389,14 @@ async fn settle<'a>(app: &'a App, timers: &mut JoinSet<()>) -> Option<MutexGuard
     let settled = async {
         while timers.join_next().await.is_some() {}
         while app.admission.close() > 0 {
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(DRAIN_POLL).await;
         }
         app.keyring.hold().await
     };
-    let settled = tokio::time::timeout(SETTLE, settled).await.ok();
+    let settled = tokio::time::timeout(SETTLE_TIMEOUT, settled).await.ok();
     if settled.is_none() {
         tracing::warn!(
-            "a change was still under way after {SETTLE:?}: the next start says that its outcome is not known"
+            "a change was still under way after {SETTLE_TIMEOUT:?}: the next start says that its outcome is not known"
         );
     }
     settled

@@ -21,11 +21,11 @@ use super::notify;
 use crate::api::App;
 
 /// What was read comes into force when the audit log says so; that is tried this often.
-const AGAIN: Duration = Duration::from_secs(1);
+const AUDIT_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A reload takes moments; one that takes this long is said, and again each time that it has
 /// passed.
-const SLOW: Duration = Duration::from_secs(10);
+const SLOW_RELOAD: Duration = Duration::from_secs(10);
 
 /// Does one reload at a time.
 pub(super) struct Reloader {
@@ -56,7 +56,7 @@ impl Reloader {
         let (app, stopping) = (self.app.clone(), self.stopping.clone());
         let mut reload = tokio::task::spawn_blocking(move || reload(&app, cause, &stopping));
         let ended = loop {
-            if let Ok(ended) = timeout(SLOW, &mut reload).await {
+            if let Ok(ended) = timeout(SLOW_RELOAD, &mut reload).await {
                 break ended;
             }
             tracing::error!(
@@ -141,7 +141,7 @@ impl Announced<'_> {
                     if self.stopping.load(Ordering::Relaxed) {
                         return;
                     }
-                    thread::sleep(AGAIN);
+                    thread::sleep(AUDIT_RETRY_INTERVAL);
                 }
                 put_in_force(new);
                 tracing::info!(operation, cause, "read again");

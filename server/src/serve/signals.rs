@@ -12,7 +12,7 @@ use super::reload::Reloader;
 use crate::api::App;
 
 /// A reload under way at a stop has so much time to end: a disk may hang.
-const LAST_RELOAD: Duration = Duration::from_secs(1);
+const MAX_RELOAD_AT_STOP: Duration = Duration::from_secs(1);
 
 /// The signals that the server acts on; from here on none of them has its default effect.
 pub(super) struct Signals {
@@ -61,7 +61,10 @@ impl Signals {
         // A reload that waits does so no longer now, and systemd is to be told of its end before
         // the stop.
         let ends = async { while reloads.join_next().await.is_some() {} };
-        if tokio::time::timeout(LAST_RELOAD, ends).await.is_err() {
+        if tokio::time::timeout(MAX_RELOAD_AT_STOP, ends)
+            .await
+            .is_err()
+        {
             tracing::warn!("a reload does not end, and is left behind");
         }
         // One that was begun goes on: the log's end waits for it.

@@ -17,10 +17,10 @@ use super::watch::Watch;
 use crate::api::{App, recent};
 
 /// What an outage of the token kept from being rotated is caught up within a minute of its return.
-const ROTATION: Duration = Duration::from_secs(15);
+const ROTATION_INTERVAL: Duration = Duration::from_secs(15);
 /// Published keys are looked after this often.
-const KEEPING: Duration = Duration::from_secs(1);
-const IDLE_KEYS: Duration = Duration::from_secs(10);
+const LIFECYCLE_INTERVAL: Duration = Duration::from_secs(1);
+const IDLE_KEYS_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Starts every timer; dropping the set stops them.
 pub(super) fn start(app: &Arc<App>, reloader: &Arc<Reloader>, watch: Watch) -> JoinSet<()> {
@@ -42,7 +42,7 @@ pub(super) fn start(app: &Arc<App>, reloader: &Arc<Reloader>, watch: Watch) -> J
 }
 
 async fn rotate(app: Arc<App>) {
-    let mut ticks = every(ROTATION);
+    let mut ticks = every(ROTATION_INTERVAL);
     loop {
         ticks.tick().await;
         for (key, rotated) in app.keyring.rotate_due().await {
@@ -83,7 +83,7 @@ async fn move_keys(app: Arc<App>) {
 
 /// Walks the published signing keys through their states, and tells of each change.
 async fn keep(app: Arc<App>) {
-    let mut ticks = every(KEEPING);
+    let mut ticks = every(LIFECYCLE_INTERVAL);
     loop {
         ticks.tick().await;
         for transition in app.keyring.keep().await {
@@ -121,7 +121,7 @@ async fn keep(app: Arc<App>) {
 }
 
 async fn drop_idle(app: Arc<App>) {
-    let mut ticks = every(IDLE_KEYS);
+    let mut ticks = every(IDLE_KEYS_INTERVAL);
     loop {
         ticks.tick().await;
         app.keyring.drop_idle();
@@ -130,7 +130,7 @@ async fn drop_idle(app: Arc<App>) {
 
 /// For the status page.
 async fn sample(app: Arc<App>) {
-    let mut ticks = every(recent::SAMPLE);
+    let mut ticks = every(recent::SAMPLE_INTERVAL);
     loop {
         ticks.tick().await;
         app.admission.sample();

@@ -15,7 +15,7 @@ use super::reload::Reloader;
 
 /// How often the files are looked at. Also the time for whoever replaces certificate and key to
 /// replace both: a change is read when nothing has changed since the look before.
-const LOOK: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The files, and what they looked like when they were last read.
 pub(super) struct Watch {
@@ -44,7 +44,7 @@ impl Watch {
     pub(super) async fn run(mut self, reloader: Arc<Reloader>) {
         let mut last = self.read.clone();
         loop {
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
             let now = fingerprint(&self.files);
             if now != self.read && now == last {
                 self.read.clone_from(&now);

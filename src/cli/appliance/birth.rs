@@ -10,7 +10,7 @@ use std::path::Path;
 
 use strongroom_core::atomic::{self, Access};
 
-use super::status::CONFIGURATION;
+use super::status::CONFIGURATION_FILE;
 use crate::cli::exit::Failure;
 
 /// On the state partition, beside the ceremony's directory, which only the ceremony writes to.
@@ -18,7 +18,7 @@ const UNDER_WAY: &str = "/var/lib/strongroom-ceremony-under-way";
 
 /// A ceremony was held here to its end.
 pub(super) fn is_born() -> bool {
-    is_born_by(Path::new(CONFIGURATION), Path::new(UNDER_WAY))
+    is_born_by(Path::new(CONFIGURATION_FILE), Path::new(UNDER_WAY))
 }
 
 fn is_born_by(configuration: &Path, mark: &Path) -> bool {

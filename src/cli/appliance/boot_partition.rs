@@ -13,29 +13,33 @@ use super::root_disk;
 use crate::cli::exit::{Exit, Failure};
 
 /// The partition's label.
-const LABEL: &str = "strongroom-esp";
+const PARTITION_LABEL: &str = "strongroom-esp";
 
 /// Leads to it: `efi.mount` mounts what is here.
-const LINK: &str = "/run/strongroom-boot-partition";
+const PARTITION_LINK: &str = "/run/strongroom-boot-partition";
 
 /// What systemd-boot says it was started from: attributes, then a UUID in UTF-16. Boot Loader
 /// Interface.
-const STARTED_FROM: &str =
+const LOADER_PARTITION_VARIABLE: &str =
     "/sys/firmware/efi/efivars/LoaderDevicePartUUID-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
 
 pub(super) fn find() -> Result<(), Failure> {
-    let partition = root_disk::partition(LABEL)
+    let partition = root_disk::partition(PARTITION_LABEL)
         .map_err(|error| not_mounted(&error.to_string()))?
-        .ok_or_else(|| not_mounted(&format!("the root's disk has no partition {LABEL}")))?;
-    let said =
-        fs::read(STARTED_FROM).map_err(|error| not_mounted(&format!("{STARTED_FROM}: {error}")))?;
+        .ok_or_else(|| {
+            not_mounted(&format!(
+                "the root's disk has no partition {PARTITION_LABEL}"
+            ))
+        })?;
+    let said = fs::read(LOADER_PARTITION_VARIABLE)
+        .map_err(|error| not_mounted(&format!("{LOADER_PARTITION_VARIABLE}: {error}")))?;
     if identity(&said) != Some(partition.identity) {
         return Err(
             not_mounted("the machine was started from another disk than the root is on")
                 .next("take the other disk out, or have the firmware start from the root's disk"),
         );
     }
-    let link = Path::new(LINK);
+    let link = Path::new(PARTITION_LINK);
     symlink(&partition.device, link).map_err(|error| Failure::file(link, &error))
 }
 

@@ -14,16 +14,16 @@ use strongroom_core::files;
 
 use super::birth;
 use super::medium::Medium;
-use super::status::CONFIGURATION;
+use super::status::CONFIGURATION_FILE;
 use crate::cli::exit::{Exit, Failure};
 
 /// The ceremony's own directory.
-pub(super) const FOLDER: &str = "/var/lib/strongroom-ceremony";
+pub(super) const CEREMONY_DIRECTORY: &str = "/var/lib/strongroom-ceremony";
 
-const POLL: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The exit code of a ceremony that waits for something from outside.
-const WAITING: i32 = 10;
+const WAITING_EXIT_CODE: i32 = 10;
 
 /// Returns when the appliance has its keys, or when the medium asks for something that can't be
 /// done.
@@ -35,7 +35,7 @@ pub(super) fn run() -> Result<(), Failure> {
             Outcome::Nothing => {}
             Outcome::Waiting(text) => told.waits(text),
         }
-        std::thread::sleep(POLL);
+        std::thread::sleep(POLL_INTERVAL);
     }
 }
 
@@ -99,7 +99,7 @@ fn attempt(told: &mut Told) -> Result<Outcome, Failure> {
     let output = Command::new(program)
         .args(["ceremony", "run"])
         .arg(medium.path("plan.toml"))
-        .args(["--dir", FOLDER, "--answers"])
+        .args(["--dir", CEREMONY_DIRECTORY, "--answers"])
         .arg(&answers)
         .output()
         .map_err(|error| {
@@ -115,8 +115,12 @@ fn attempt(told: &mut Told) -> Result<Outcome, Failure> {
             finish(&medium)?;
             Ok(Outcome::Done)
         }
-        Some(WAITING) => {
-            give(Path::new(FOLDER), "certificate-request.pem", &request)?;
+        Some(WAITING_EXIT_CODE) => {
+            give(
+                Path::new(CEREMONY_DIRECTORY),
+                "certificate-request.pem",
+                &request,
+            )?;
             Ok(Outcome::Waiting(last))
         }
         _ => Err(Failure::new(
@@ -155,7 +159,7 @@ fn give_record(medium: &Medium) -> Result<(), Failure> {
     let record = medium.path("record");
     let shares = record.join("shares");
     fs::create_dir_all(&shares).map_err(|error| Failure::file(&shares, &error))?;
-    let folder = Path::new(FOLDER);
+    let folder = Path::new(CEREMONY_DIRECTORY);
     for name in ["transcript.jsonl", "report.html", "audit-key.pem"] {
         give(folder, name, &record.join(name))?;
     }
@@ -184,8 +188,8 @@ fn hand_over(medium: &Medium) -> Result<(), Failure> {
         .flatten()
         .ok_or_else(|| Failure::new(Exit::Failed, "there is no user strongroom"))?;
     // On the image a link leads to the state.
-    let folder = fs::canonicalize(CONFIGURATION)
-        .map_err(|error| Failure::file(Path::new(CONFIGURATION), &error))?;
+    let folder = fs::canonicalize(CONFIGURATION_FILE)
+        .map_err(|error| Failure::file(Path::new(CONFIGURATION_FILE), &error))?;
     let folder = folder.parent().unwrap_or(Path::new("/var/etc/strongroom"));
     for name in ["policy.toml", "logs/url", "logs/ca.pem"] {
         take(&medium.path(name), &folder.join(name))?;
@@ -200,7 +204,7 @@ fn hand_over(medium: &Medium) -> Result<(), Failure> {
 
 /// A file of the medium, if it is there.
 fn take(from: &Path, to: &Path) -> Result<(), Failure> {
-    let bytes = match files::read(from, files::MAX_LIST) {
+    let bytes = match files::read(from, files::MAX_GENERATED_LIST) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(Failure::file(from, &error)),
@@ -234,7 +238,7 @@ mod tests {
         take(&from, &to).unwrap();
         assert_eq!(fs::read(&to).unwrap(), b"one");
         let file = fs::File::create(&from).unwrap();
-        file.set_len(files::MAX_LIST + 1).unwrap();
+        file.set_len(files::MAX_GENERATED_LIST + 1).unwrap();
         let failure = take(&from, &to).unwrap_err();
         assert!(failure.message().contains("larger than"), "{failure:?}");
         assert_eq!(fs::read(&to).unwrap(), b"one");

@@ -6,18 +6,18 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::birth;
-use super::ceremony::{FOLDER, finish};
+use super::ceremony::{CEREMONY_DIRECTORY, finish};
 use super::medium::Medium;
 use super::status::Status;
 use crate::cli::exit::{Exit, Failure};
 
-const LOOK: Duration = Duration::from_secs(5);
+const REFRESH_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What has to be typed: a line that nobody types by chance.
-const ACCEPT: &str = "accept";
+const ACCEPT_WORD: &str = "accept";
 
 /// Carries `strongroom audit accept` out, as the server's user and with its PIN.
-const ACCEPTS: &str = "strongroom-audit-accept.service";
+const ACCEPT_UNIT: &str = "strongroom-audit-accept.service";
 
 /// What somebody at the console can have done.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -44,7 +44,7 @@ impl Offer {
             ),
             Self::Accept => println!(
                 "strongroom: the audit log is not as the token knows it: lines may be lost or forged. {}\n\
-                 strongroom: to go on with the log as it is type {ACCEPT} and press Enter",
+                 strongroom: to go on with the log as it is type {ACCEPT_WORD} and press Enter",
                 why_refused().unwrap_or_default()
             ),
         }
@@ -53,7 +53,7 @@ impl Offer {
     fn take_up(self, line: &str) -> Result<(), Failure> {
         match self {
             Self::Ceremony => hold(),
-            Self::Accept if line.trim() == ACCEPT => {
+            Self::Accept if line.trim() == ACCEPT_WORD => {
                 accept_log();
                 Ok(())
             }
@@ -85,7 +85,7 @@ pub(super) fn run() -> Result<(), Failure> {
                     offer.take_up(&line)?;
                 }
             }
-            None => std::thread::sleep(LOOK),
+            None => std::thread::sleep(REFRESH_INTERVAL),
         }
     }
 }
@@ -96,7 +96,7 @@ fn line_soon() -> Option<String> {
     use std::os::fd::AsFd as _;
     let stdin = std::io::stdin();
     let mut fds = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
-    let soon = PollTimeout::try_from(LOOK).unwrap_or(PollTimeout::ZERO);
+    let soon = PollTimeout::try_from(REFRESH_INTERVAL).unwrap_or(PollTimeout::ZERO);
     if poll(&mut fds, soon) != Ok(1) {
         return None;
     }
@@ -126,7 +126,7 @@ fn why_refused() -> Option<String> {
 
 fn accept_log() {
     let done = Command::new("systemctl")
-        .args(["--no-ask-password", "start", ACCEPTS])
+        .args(["--no-ask-password", "start", ACCEPT_UNIT])
         .status();
     if done.is_ok_and(|status| status.success()) {
         println!(
@@ -158,7 +158,7 @@ fn hold() -> Result<(), Failure> {
     let status = Command::new(program)
         .args(["ceremony", "run"])
         .arg(medium.path("plan.toml"))
-        .args(["--dir", FOLDER])
+        .args(["--dir", CEREMONY_DIRECTORY])
         .status()
         .map_err(|error| {
             Failure::new(

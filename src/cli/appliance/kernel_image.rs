@@ -17,10 +17,10 @@ struct Section {
 }
 
 /// Of the optional header, by the PE format for 64 bits.
-const MAGIC: u16 = 0x20b;
-const HEADERS_SIZE: usize = 60;
-const CHECKSUM: usize = 64;
-const CERTIFICATE_TABLE: usize = 112 + 4 * 8;
+const PE32_PLUS_MAGIC: u16 = 0x20b;
+const SIZE_OF_HEADERS_OFFSET: usize = 60;
+const CHECKSUM_OFFSET: usize = 64;
+const CERTIFICATE_TABLE_OFFSET: usize = 112 + 4 * 8;
 
 impl KernelImage {
     pub(super) fn new(bytes: Vec<u8>) -> Self {
@@ -62,16 +62,16 @@ impl KernelImage {
     /// but for the signatures.
     pub(super) fn hash(&self) -> Option<[u8; 32]> {
         let header = self.optional_header()?;
-        let headers_size = self.number(header + HEADERS_SIZE)?;
+        let headers_size = self.number(header + SIZE_OF_HEADERS_OFFSET)?;
         let mut hash = Sha256::new();
-        hash.update(self.bytes.get(..header + CHECKSUM)?);
+        hash.update(self.bytes.get(..header + CHECKSUM_OFFSET)?);
         hash.update(
             self.bytes
-                .get(header + CHECKSUM + 4..header + CERTIFICATE_TABLE)?,
+                .get(header + CHECKSUM_OFFSET + 4..header + CERTIFICATE_TABLE_OFFSET)?,
         );
         hash.update(
             self.bytes
-                .get(header + CERTIFICATE_TABLE + 8..headers_size)?,
+                .get(header + CERTIFICATE_TABLE_OFFSET + 8..headers_size)?,
         );
         let mut sections = self.sections()?;
         sections.sort_by_key(|section| section.start);
@@ -87,21 +87,22 @@ impl KernelImage {
         Some(hash.finalize().into())
     }
 
-    /// The signatures, each a PKCS#7 structure.
+    /// The signatures, each a PKCS_SIGNED_DATA#7 structure.
     pub(super) fn signatures(&self) -> Vec<&[u8]> {
-        const HEADER: usize = 8;
-        const PKCS: [u8; 4] = [0x00, 0x02, 0x02, 0x00]; // revision 2.0, type PKCS_SIGNED_DATA
+        const HEADER_BYTES: usize = 8;
+        // Revision 2.0 and the type.
+        const PKCS_SIGNED_DATA: [u8; 4] = [0x00, 0x02, 0x02, 0x00];
         let mut found = Vec::new();
         let mut left = self
             .signatures_place()
             .and_then(|(start, size)| self.take(start, size))
             .unwrap_or_default();
-        while let Some(header) = left.first_chunk::<HEADER>() {
+        while let Some(header) = left.first_chunk::<HEADER_BYTES>() {
             let length = u32::from_le_bytes([header[0], header[1], header[2], header[3]]) as usize;
-            let Some(signature) = left.get(HEADER..length) else {
+            let Some(signature) = left.get(HEADER_BYTES..length) else {
                 break;
             };
-            if header[4..] == PKCS {
+            if header[4..] == PKCS_SIGNED_DATA {
                 found.push(signature);
             }
             left = left.get(length.next_multiple_of(8)..).unwrap_or_default();
@@ -110,7 +111,7 @@ impl KernelImage {
     }
 
     fn signatures_place(&self) -> Option<(usize, usize)> {
-        let at = self.optional_header()? + CERTIFICATE_TABLE;
+        let at = self.optional_header()? + CERTIFICATE_TABLE_OFFSET;
         Some((self.number(at)?, self.number(at + 4)?))
     }
 
@@ -134,7 +135,8 @@ impl KernelImage {
     fn optional_header(&self) -> Option<usize> {
         let start = self.number(0x3c)?;
         let header = start.checked_add(24)?;
-        (self.take(start, 4)? == b"PE\0\0" && self.short(header)? == MAGIC).then_some(header)
+        (self.take(start, 4)? == b"PE\0\0" && self.short(header)? == PE32_PLUS_MAGIC)
+            .then_some(header)
     }
 
     fn take(&self, start: usize, length: usize) -> Option<&[u8]> {

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use crate::cli::exit::{Exit, Failure};
 
-const SENDER: &str = "/usr/lib/systemd/systemd-journal-upload";
+const JOURNAL_UPLOAD_PROGRAM: &str = "/usr/lib/systemd/systemd-journal-upload";
 
 /// Returns only with an error.
 pub(super) fn forward() -> Result<(), Failure> {
@@ -26,7 +26,7 @@ pub(super) fn forward() -> Result<(), Failure> {
         )
         .next("give it as logs/ca.pem on the ceremony's medium, or as the credential strongroom.logs.ca")
     })?;
-    let error = Command::new(SENDER)
+    let error = Command::new(JOURNAL_UPLOAD_PROGRAM)
         .arg("--save-state")
         .arg(format!("--url={url}"))
         .arg(option("--trust", &trust))
@@ -35,7 +35,7 @@ pub(super) fn forward() -> Result<(), Failure> {
         .exec();
     Err(Failure::new(
         Exit::Failed,
-        format!("{SENDER} does not start: {error}"),
+        format!("{JOURNAL_UPLOAD_PROGRAM} does not start: {error}"),
     ))
 }
 

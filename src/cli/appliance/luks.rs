@@ -15,18 +15,18 @@ use serde_json::{Value, json};
 use strongroom_core::json::Document;
 
 /// Bytes, from the partition's start to its data.
-pub(super) const HEADER_SIZE: usize = 16 << 20;
+pub(super) const HEADER_BYTES: usize = 16 << 20;
 
 /// Each of the two copies: a block of numbers, then JSON.
-const COPY_SIZE: usize = 16 << 10;
-const JSON_START: usize = 4 << 10;
+const HEADER_COPY_BYTES: usize = 16 << 10;
+const JSON_OFFSET: usize = 4 << 10;
 
 /// Of the specification: the first copy and the second.
 const MAGICS: [&[u8; 8]; 2] = [b"LUKS\xba\xbe\x00\x02", b"SKUL\xba\xbe\x00\x02"];
 
 /// What differs from one state to the next: numbers and texts that are keys, or that only fit one
 /// key.
-const OWN: [&str; 10] = [
+const INSTANCE_MEMBERS: [&str; 10] = [
     "/keyslots/0/kdf/iterations",
     "/keyslots/0/kdf/salt",
     "/tokens/0/tpm2-blob",
@@ -40,7 +40,7 @@ const OWN: [&str; 10] = [
 ];
 
 /// TPMA_OBJECT: made in this TPM, never to leave it. The TPM imports nothing that says so.
-const FIXED: u32 = (1 << 1) | (1 << 4);
+const FIXED_TPM_AND_PARENT: u32 = (1 << 1) | (1 << 4);
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(super) enum NotOurs {
@@ -56,10 +56,11 @@ pub(super) enum NotOurs {
     Key,
 }
 
-/// `header`: the partition's first [`HEADER_SIZE`] bytes.
+/// `header`: the partition's first [`HEADER_BYTES`] bytes.
 pub(super) fn check(header: &[u8]) -> Result<(), NotOurs> {
-    let copy = |index: usize| header.get(index * COPY_SIZE..(index + 1) * COPY_SIZE);
-    let (Some(first), Some(second), HEADER_SIZE) = (copy(0), copy(1), header.len()) else {
+    let copy =
+        |index: usize| header.get(index * HEADER_COPY_BYTES..(index + 1) * HEADER_COPY_BYTES);
+    let (Some(first), Some(second), HEADER_BYTES) = (copy(0), copy(1), header.len()) else {
         return Err(NotOurs::NoHeader);
     };
     if !first.starts_with(MAGICS[0]) || !second.starts_with(MAGICS[1]) {
@@ -67,16 +68,16 @@ pub(super) fn check(header: &[u8]) -> Result<(), NotOurs> {
     }
     // Whichever is read in the end says the same. Nothing writes a header again once the state was
     // made.
-    if first[JSON_START..] != second[JSON_START..] {
+    if first[JSON_OFFSET..] != second[JSON_OFFSET..] {
         return Err(NotOurs::Copies);
     }
-    let mut metadata = metadata(&first[JSON_START..])?;
+    let mut metadata = metadata(&first[JSON_OFFSET..])?;
     let blob = metadata
         .pointer("/tokens/0/tpm2-blob")
         .and_then(Value::as_str)
         .and_then(|text| STANDARD.decode(text).ok())
         .ok_or(NotOurs::Other)?;
-    for own in OWN {
+    for own in INSTANCE_MEMBERS {
         let value = metadata.pointer_mut(own).ok_or(NotOurs::Other)?;
         if !value.is_string() && !value.is_u64() {
             return Err(NotOurs::Other);
@@ -110,7 +111,7 @@ fn is_fixed(blob: &[u8]) -> Option<()> {
     let (public, rest) = part(rest)?;
     // Type, hash, attributes.
     let attributes = u32::from_be_bytes(*public.get(4..)?.first_chunk()?);
-    (rest.is_empty() && attributes & FIXED == FIXED).then_some(())
+    (rest.is_empty() && attributes & FIXED_TPM_AND_PARENT == FIXED_TPM_AND_PARENT).then_some(())
 }
 
 fn part(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
@@ -181,7 +182,7 @@ mod tests {
     /// As this image makes it.
     fn ours() -> Value {
         let mut metadata = made();
-        for own in OWN {
+        for own in INSTANCE_MEMBERS {
             *metadata.pointer_mut(own).unwrap() = json!("c2FsdA==");
         }
         metadata["tokens"]["0"]["tpm2-blob"] = json!(blob(0x412, &[]));
@@ -192,11 +193,11 @@ mod tests {
     }
 
     fn header(first: &str, second: &str) -> Vec<u8> {
-        let mut header = vec![0; HEADER_SIZE];
+        let mut header = vec![0; HEADER_BYTES];
         for (index, text) in [first, second].iter().enumerate() {
-            let copy = &mut header[index * COPY_SIZE..];
+            let copy = &mut header[index * HEADER_COPY_BYTES..];
             copy[..8].copy_from_slice(MAGICS[index]);
-            copy[JSON_START..JSON_START + text.len()].copy_from_slice(text.as_bytes());
+            copy[JSON_OFFSET..JSON_OFFSET + text.len()].copy_from_slice(text.as_bytes());
         }
         header
     }
@@ -242,7 +243,7 @@ mod tests {
             metadata.pointer_mut(place).unwrap()[name] = value.clone();
             assert_eq!(judge(&metadata), Err(NotOurs::Other), "{pointer} {value}");
         }
-        for own in OWN {
+        for own in INSTANCE_MEMBERS {
             let mut metadata = ours();
             let (place, name) = own.rsplit_once('/').unwrap();
             let parent = metadata.pointer_mut(place).unwrap().as_object_mut();
@@ -283,11 +284,11 @@ mod tests {
         assert_eq!(check(&header(&text, &other)), Err(NotOurs::Copies));
         assert_eq!(check(&header(&other, &text)), Err(NotOurs::Copies));
         assert_eq!(check(&header(&text, &text)[1..]), Err(NotOurs::NoHeader));
-        assert_eq!(check(&vec![0; HEADER_SIZE]), Err(NotOurs::NoHeader));
+        assert_eq!(check(&vec![0; HEADER_BYTES]), Err(NotOurs::NoHeader));
         assert_eq!(check(&[]), Err(NotOurs::NoHeader));
         let mut header = header(&text, &text);
-        for copy in [0, COPY_SIZE] {
-            header[copy + COPY_SIZE - 1] = b'x';
+        for copy in [0, HEADER_COPY_BYTES] {
+            header[copy + HEADER_COPY_BYTES - 1] = b'x';
         }
         assert!(matches!(check(&header), Err(NotOurs::Json(_))));
         // Of two members of one name the last counts for libcryptsetup.

@@ -7,12 +7,12 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::cli::exit::{Exit, Failure};
 
-const DEVICE: &str = "/dev/disk/by-label/STRONGROOM";
-const PLACE: &str = "/run/strongroom-medium";
+const MEDIUM_DEVICE: &str = "/dev/disk/by-label/STRONGROOM";
+const MOUNT_POINT: &str = "/run/strongroom-medium";
 
 /// Whoever mounts the medium has this file locked: the ceremony, the console and updates, each in
 /// a process of its own, use one after the other.
-const LOCK: &str = "/run/strongroom-medium.lock";
+const LOCK_FILE: &str = "/run/strongroom-medium.lock";
 
 /// A mounted medium; written out and unmounted when it is dropped, so that it may be pulled at any
 /// other time.
@@ -25,7 +25,7 @@ pub(super) struct Medium {
 impl Medium {
     /// Whether one is there.
     pub(super) fn is_there() -> bool {
-        Path::new(DEVICE).exists()
+        Path::new(MEDIUM_DEVICE).exists()
     }
 
     /// Mounts it, if one is there. Waits for as long as another part of the appliance has it.
@@ -33,16 +33,17 @@ impl Medium {
         if !Self::is_there() {
             return Ok(None);
         }
-        let lock = lock(Path::new(LOCK))?;
+        let lock = lock(Path::new(LOCK_FILE))?;
         if !Self::is_there() {
             return Ok(None);
         }
         // Left by one that was killed: whoever has the lock is alone.
-        while umount2(PLACE, MntFlags::MNT_DETACH).is_ok() {}
-        std::fs::create_dir_all(PLACE).map_err(|error| Failure::file(Path::new(PLACE), &error))?;
+        while umount2(MOUNT_POINT, MntFlags::MNT_DETACH).is_ok() {}
+        std::fs::create_dir_all(MOUNT_POINT)
+            .map_err(|error| Failure::file(Path::new(MOUNT_POINT), &error))?;
         mount(
-            Some(DEVICE),
-            PLACE,
+            Some(MEDIUM_DEVICE),
+            MOUNT_POINT,
             Some("vfat"),
             // The kernel's own words about another file system would come with each look.
             MsFlags::MS_NODEV | MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC | MsFlags::MS_SILENT,
@@ -57,7 +58,7 @@ impl Medium {
             )
         })?;
         Ok(Some(Self {
-            place: PLACE.into(),
+            place: MOUNT_POINT.into(),
             _lock: lock,
         }))
     }

@@ -121,33 +121,33 @@ fn device_name(folder: &Path) -> io::Result<String> {
 
 /// A disk's partition table, the first partition first. UEFI 2.10, 5.3.
 fn entries(disk: &mut impl Read) -> io::Result<Vec<Entry>> {
-    const BLOCK: usize = 512; // of the image's disks
-    const ENTRY: usize = 128;
-    const MOST: usize = 128;
-    const IDENTITY: usize = 16;
-    const NAME: usize = 56;
-    let mut start = [0; 2 * BLOCK];
+    const BLOCK_BYTES: usize = 512; // of the image's disks
+    const ENTRY_BYTES: usize = 128;
+    const MAX_PARTITIONS: usize = 128;
+    const UNIQUE_ID_OFFSET: usize = 16;
+    const NAME_OFFSET: usize = 56;
+    let mut start = [0; 2 * BLOCK_BYTES];
     disk.read_exact(&mut start)?;
     let number = |at: usize| {
-        let bytes = start[BLOCK + at..].first_chunk().copied();
+        let bytes = start[BLOCK_BYTES + at..].first_chunk().copied();
         bytes.map_or(0, u32::from_le_bytes) as usize
     };
     // Signature, the block that the entries begin at, how many there are, how long each is.
-    if !start[BLOCK..].starts_with(b"EFI PART")
-        || (number(72), number(76), number(84)) != (2, 0, ENTRY)
+    if !start[BLOCK_BYTES..].starts_with(b"EFI PART")
+        || (number(72), number(76), number(84)) != (2, 0, ENTRY_BYTES)
     {
         return Err(io::Error::other("it has no partition table of this image"));
     }
-    (0..number(80).min(MOST))
+    (0..number(80).min(MAX_PARTITIONS))
         .map(|_| {
-            let mut entry = [0; ENTRY];
+            let mut entry = [0; ENTRY_BYTES];
             disk.read_exact(&mut entry)?;
-            let units: Vec<u16> = entry[NAME..]
+            let units: Vec<u16> = entry[NAME_OFFSET..]
                 .chunks_exact(2)
                 .map(|unit| u16::from_le_bytes([unit[0], unit[1]]))
                 .take_while(|unit| *unit != 0)
                 .collect();
-            let identity = entry[IDENTITY..].first_chunk().copied();
+            let identity = entry[UNIQUE_ID_OFFSET..].first_chunk().copied();
             Ok(Entry {
                 label: String::from_utf16_lossy(&units),
                 identity: Uuid::from_bytes_le(identity.unwrap_or_default()),

@@ -12,12 +12,12 @@ use x509_parser::prelude::X509Certificate;
 use super::kernel_image::KernelImage;
 
 /// Variables of the firmware: allowed and forbidden signers and images.
-const ALLOWED: &str = "/sys/firmware/efi/efivars/db-d719b2cb-3d3a-4596-a3bc-dad00e67656f";
-const FORBIDDEN: &str = "/sys/firmware/efi/efivars/dbx-d719b2cb-3d3a-4596-a3bc-dad00e67656f";
+const DB_VARIABLE: &str = "/sys/firmware/efi/efivars/db-d719b2cb-3d3a-4596-a3bc-dad00e67656f";
+const DBX_VARIABLE: &str = "/sys/firmware/efi/efivars/dbx-d719b2cb-3d3a-4596-a3bc-dad00e67656f";
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(super) enum Refused {
-    #[error("the firmware names no keys ({ALLOWED}): set Secure Boot up first")]
+    #[error("the firmware names no keys ({DB_VARIABLE}): set Secure Boot up first")]
     NoKeys,
     #[error("the kernel image is no PE file")]
     NoImage,
@@ -28,11 +28,11 @@ pub(super) enum Refused {
 }
 
 pub(super) fn check(image: &KernelImage) -> Result<(), Refused> {
-    let allowed = Signers::read(Path::new(ALLOWED));
+    let allowed = Signers::read(Path::new(DB_VARIABLE));
     if allowed.certificates.is_empty() {
         return Err(Refused::NoKeys);
     }
-    judge(image, &allowed, &Signers::read(Path::new(FORBIDDEN)))
+    judge(image, &allowed, &Signers::read(Path::new(DBX_VARIABLE)))
 }
 
 fn judge(image: &KernelImage, allowed: &Signers, forbidden: &Signers) -> Result<(), Refused> {
@@ -78,35 +78,37 @@ impl Signers {
 
     /// A row of EFI_SIGNATURE_LIST.
     fn parse(mut lists: &[u8]) -> Self {
-        const HEADER: usize = 28;
-        const OWNER: usize = 16;
+        const LIST_HEADER_BYTES: usize = 28;
+        const OWNER_BYTES: usize = 16;
         /// EFI_CERT_X509_GUID and EFI_CERT_SHA256_GUID.
-        const X509: [u8; 16] = [
+        const EFI_CERT_X509_GUID: [u8; 16] = [
             0xa1, 0x59, 0xc0, 0xa5, 0xe4, 0x94, 0xa7, 0x4a, 0x87, 0xb5, 0xab, 0x15, 0x5c, 0x2b,
             0xf0, 0x72,
         ];
-        const SHA256: [u8; 16] = [
+        const EFI_CERT_SHA256_GUID: [u8; 16] = [
             0x26, 0x16, 0xc4, 0xc1, 0x4c, 0x50, 0x92, 0x40, 0xac, 0xa9, 0x41, 0xf9, 0x36, 0x93,
             0x43, 0x28,
         ];
         let mut signers = Self::default();
-        while let Some(header) = lists.first_chunk::<HEADER>() {
+        while let Some(header) = lists.first_chunk::<LIST_HEADER_BYTES>() {
             let number = |at: usize| {
                 u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
                     as usize
             };
             let (length, extra, size) = (number(16), number(20), number(24));
-            let entries = HEADER
+            let entries = LIST_HEADER_BYTES
                 .checked_add(extra)
                 .and_then(|start| lists.get(start..length));
-            let (Some(entries), true) = (entries, size > OWNER) else {
+            let (Some(entries), true) = (entries, size > OWNER_BYTES) else {
                 break;
             };
             for entry in entries.chunks_exact(size) {
-                let data = &entry[OWNER..];
-                if header.starts_with(&X509) {
+                let data = &entry[OWNER_BYTES..];
+                if header.starts_with(&EFI_CERT_X509_GUID) {
                     signers.certificates.push(data.to_vec());
-                } else if let (true, Ok(hash)) = (header.starts_with(&SHA256), data.try_into()) {
+                } else if let (true, Ok(hash)) =
+                    (header.starts_with(&EFI_CERT_SHA256_GUID), data.try_into())
+                {
                     signers.hashes.push(hash);
                 }
             }

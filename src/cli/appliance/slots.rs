@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::cli::exit::Failure;
 
-const FOLDER: &str = "/efi/EFI/Linux";
+const KERNELS_DIRECTORY: &str = "/efi/EFI/Linux";
 
 #[derive(Debug)]
 pub(super) struct Installed {
@@ -16,7 +16,7 @@ pub(super) struct Installed {
 }
 
 pub(super) fn installed() -> Result<Vec<Installed>, Failure> {
-    let folder = Path::new(FOLDER);
+    let folder = Path::new(KERNELS_DIRECTORY);
     fs::read_dir(folder)
         .and_then(|entries| {
             entries

@@ -14,21 +14,25 @@ use super::{luks, tpm};
 use crate::cli::exit::{Exit, Failure};
 
 /// The partition's label.
-const LABEL: &str = "strongroom-state";
+const PARTITION_LABEL: &str = "strongroom-state";
 
-const CRYPTSETUP: &str = "/usr/bin/systemd-cryptsetup";
+const CRYPTSETUP_PROGRAM: &str = "/usr/bin/systemd-cryptsetup";
 
 /// Here the header stays while it is in use: in memory, where nobody changes it.
-const HEADER: &str = "/run/strongroom-state-header";
+const HEADER_FILE: &str = "/run/strongroom-state-header";
 
 /// What the kernel image's stub brought: the signature of its PCR 11.
-const SIGNATURE: &str = "/run/systemd/tpm2-pcr-signature.json";
+const PCR_SIGNATURE_FILE: &str = "/run/systemd/tpm2-pcr-signature.json";
 
 /// Opens the one state of the root's disk as `/dev/mapper/state`, if it is as this image makes it.
 pub(super) fn open() -> Result<(), Failure> {
     let partition = partition()
         .map_err(|error| not_opened(&error.to_string()))?
-        .ok_or_else(|| not_opened(&format!("the root's disk has no partition {LABEL}")))?;
+        .ok_or_else(|| {
+            not_opened(&format!(
+                "the root's disk has no partition {PARTITION_LABEL}"
+            ))
+        })?;
     let header = read_header(&partition).map_err(|error| Failure::file(&partition, &error))?;
     luks::check(&header).map_err(|problem| {
         not_opened(&format!(
@@ -37,19 +41,19 @@ pub(super) fn open() -> Result<(), Failure> {
         ))
         .next("somebody changed it, or put another in its place; put the right disk back")
     })?;
-    let copy = Path::new(HEADER);
+    let copy = Path::new(HEADER_FILE);
     let status = keep(copy, &header).and_then(|()| {
-        Command::new(CRYPTSETUP)
+        Command::new(CRYPTSETUP_PROGRAM)
             .args(["attach", "state"])
             .arg(&partition)
             .arg("-")
             .arg(format!(
-                "tpm2-device=auto,headless=true,tpm2-signature={SIGNATURE},header={HEADER}"
+                "tpm2-device=auto,headless=true,tpm2-signature={PCR_SIGNATURE_FILE},header={HEADER_FILE}"
             ))
             .status()
     });
     let removed = fs::remove_file(copy);
-    let status = status.map_err(|error| Failure::file(Path::new(CRYPTSETUP), &error))?;
+    let status = status.map_err(|error| Failure::file(Path::new(CRYPTSETUP_PROGRAM), &error))?;
     if !status.success() {
         return Err(not_opened(&format!(
             "{} does not open with this machine's TPM",
@@ -82,14 +86,14 @@ fn not_opened(why: &str) -> Failure {
 
 /// The state's device, if the root's disk has one.
 fn partition() -> Result<Option<PathBuf>, RootDiskError> {
-    let partition = root_disk::partition(LABEL)?;
+    let partition = root_disk::partition(PARTITION_LABEL)?;
     Ok(partition.map(|partition| partition.device))
 }
 
 fn read_header(partition: &Path) -> io::Result<Vec<u8>> {
-    let mut header = Vec::with_capacity(luks::HEADER_SIZE);
+    let mut header = Vec::with_capacity(luks::HEADER_BYTES);
     fs::File::open(partition)?
-        .take(luks::HEADER_SIZE as u64)
+        .take(luks::HEADER_BYTES as u64)
         .read_to_end(&mut header)?;
     Ok(header)
 }

@@ -15,11 +15,11 @@ use super::birth;
 use crate::cli::exit::Exit;
 
 /// Written by the ceremony.
-pub(super) const CONFIGURATION: &str = "/etc/strongroom/strongroom.toml";
+pub(super) const CONFIGURATION_FILE: &str = "/etc/strongroom/strongroom.toml";
 
-const SERVER: &str = "strongroom.service";
+const SERVER_UNIT: &str = "strongroom.service";
 
-const CERTIFICATE: &str = "/etc/strongroom/tls/server.pem";
+const SERVER_CERTIFICATE: &str = "/etc/strongroom/tls/server.pem";
 
 /// One look at the appliance.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -76,7 +76,7 @@ pub(super) fn release(name: &str) -> Option<String> {
 }
 
 fn fingerprint() -> Option<String> {
-    let certificate = CertificateDer::from_pem_file(CERTIFICATE).ok()?;
+    let certificate = CertificateDer::from_pem_file(SERVER_CERTIFICATE).ok()?;
     Some(hex::encode(&Sha256::digest(&certificate)))
 }
 
@@ -92,7 +92,7 @@ fn health(units: &Units, born: bool) -> String {
     if !born {
         return "waiting for the key ceremony".to_owned();
     }
-    let server = |property: &str| units.property(SERVER, property);
+    let server = |property: &str| units.property(SERVER_UNIT, property);
     match server("ActiveState") {
         "active" => format!("serving ({})", server("StatusText")),
         "failed" => format!("FAILED: the server ended with {}", server("ExecMainStatus")),
@@ -113,7 +113,7 @@ impl Units {
                 "state.service",
                 "systemd-repart.service",
                 "strongroom-version.service",
-                SERVER,
+                SERVER_UNIT,
             ])
             .output();
         Self(output.map_or_else(
@@ -123,8 +123,8 @@ impl Units {
     }
 
     fn log_refused(&self) -> bool {
-        self.property(SERVER, "ActiveState") == "failed"
-            && self.property(SERVER, "ExecMainStatus") == (Exit::Audit as u8).to_string()
+        self.property(SERVER_UNIT, "ActiveState") == "failed"
+            && self.property(SERVER_UNIT, "ExecMainStatus") == (Exit::Audit as u8).to_string()
     }
 
     /// Empty if systemd does not say.
@@ -176,7 +176,7 @@ mod tests {
         ] {
             let units = Units(format!(
                 "Id=state.service\nActiveState=active\nExecMainStatus=0\n\n\
-                 Id={SERVER}\nActiveState={state}\nExecMainStatus={status}\nStatusText=\n"
+                 Id={SERVER_UNIT}\nActiveState={state}\nExecMainStatus={status}\nStatusText=\n"
             ));
             assert_eq!(units.log_refused(), refused, "{state} {status}");
         }

@@ -10,11 +10,11 @@ use std::io::{self, Read, Write};
 use strongroom_core::hex;
 
 /// The kernel's resource manager.
-const DEVICE: &str = "/dev/tpmrm0";
+const TPM_DEVICE: &str = "/dev/tpmrm0";
 
 /// `TPM2_DictionaryAttackLockReset`, TPM 2.0 Library part 3, 25.2: with the lockout hierarchy's
 /// password, which nobody has set.
-const RESET: [u8; 27] = [
+const LOCKOUT_RESET_COMMAND: [u8; 27] = [
     0x80, 0x02, // with sessions
     0, 0, 0, 27, // length
     0, 0, 0x01, 0x39, // the command
@@ -27,12 +27,12 @@ const RESET: [u8; 27] = [
 ];
 
 pub(super) fn forget_failures() -> io::Result<()> {
-    let mut device = OpenOptions::new().read(true).write(true).open(DEVICE)?;
+    let mut device = OpenOptions::new().read(true).write(true).open(TPM_DEVICE)?;
     ask(&mut device)
 }
 
 fn ask(tpm: &mut (impl Read + Write)) -> io::Result<()> {
-    tpm.write_all(&RESET)?;
+    tpm.write_all(&LOCKOUT_RESET_COMMAND)?;
     let mut answer = [0; 64];
     let read = tpm.read(&mut answer)?;
     // Tag, length, then the response code.

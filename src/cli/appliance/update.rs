@@ -21,12 +21,12 @@ use crate::cli::exit::{Exit, Failure};
 /// From here systemd-sysupdate takes the kernel image: the bytes that were checked, not what the
 /// medium gives when it is read again. On the disk, since memory is short beside a server that has
 /// all of its own locked.
-const CHECKED: &str = "/var/lib/strongroom-update";
+const CHECKED_COPY: &str = "/var/lib/strongroom-update";
 
 /// Bytes of a kernel image at most: two must fit the boot partition.
-const MOST: u64 = 44 << 20;
+const MAX_KERNEL_IMAGE_BYTES: u64 = 44 << 20;
 
-const POLL: Duration = Duration::from_secs(2);
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Returns when a new version is installed and the machine about to start again.
 pub(super) fn run() -> Result<(), Failure> {
@@ -66,7 +66,7 @@ pub(super) fn run() -> Result<(), Failure> {
                 }
             };
         }
-        std::thread::sleep(POLL);
+        std::thread::sleep(POLL_INTERVAL);
     }
 }
 
@@ -107,10 +107,10 @@ fn attempt(running: &str) -> Result<Outcome, Failure> {
     update.is_that_of(&image)?;
     println!("strongroom: installing version {}", update.version);
     // One that was interrupted left its own.
-    for entry in fs::read_dir(CHECKED).into_iter().flatten().flatten() {
+    for entry in fs::read_dir(CHECKED_COPY).into_iter().flatten().flatten() {
         let _ = fs::remove_file(entry.path());
     }
-    let checked = Path::new(CHECKED).join(format!("strongroom_{}.efi", update.version));
+    let checked = Path::new(CHECKED_COPY).join(format!("strongroom_{}.efi", update.version));
     let kept = fs::write(&checked, image.bytes());
     drop(image);
     let done = kept
@@ -129,11 +129,11 @@ fn attempt(running: &str) -> Result<Outcome, Failure> {
 }
 
 fn read(kernel: &Path) -> Result<Vec<u8>, Failure> {
-    match files::read(kernel, MOST) {
+    match files::read(kernel, MAX_KERNEL_IMAGE_BYTES) {
         Ok(mut bytes) => Ok(std::mem::take(&mut *bytes)),
         Err(error) if error.kind() == ErrorKind::FileTooLarge => Err(refused(format!(
             "the kernel image has more than {} MiB",
-            MOST >> 20
+            MAX_KERNEL_IMAGE_BYTES >> 20
         ))),
         Err(error) => Err(Failure::file(kernel, &error)),
     }
@@ -412,8 +412,11 @@ mod tests {
             failure.message().contains("more than 44 MiB"),
             "{failure:?}"
         );
-        file.as_file().set_len(MOST).unwrap();
-        assert_eq!(read(file.path()).unwrap().len() as u64, MOST);
+        file.as_file().set_len(MAX_KERNEL_IMAGE_BYTES).unwrap();
+        assert_eq!(
+            read(file.path()).unwrap().len() as u64,
+            MAX_KERNEL_IMAGE_BYTES
+        );
     }
 
     #[test]

@@ -10,7 +10,7 @@ use strongroom_core::atomic::{self, Access};
 use super::status::release;
 use crate::cli::exit::{Exit, Failure};
 
-const MINIMUM: &str = "/var/lib/strongroom-minimum-version";
+const MINIMUM_VERSION_FILE: &str = "/var/lib/strongroom-minimum-version";
 
 pub(super) fn check() -> Result<(), Failure> {
     let running = running()?;
@@ -28,7 +28,7 @@ pub(super) fn check() -> Result<(), Failure> {
 pub(super) fn raise() -> Result<(), Failure> {
     let own = release("MINIMUM_VERSION").unwrap_or_else(|| "0".to_owned());
     if compare(&own, &minimum()?) == Ordering::Greater {
-        let path = Path::new(MINIMUM);
+        let path = Path::new(MINIMUM_VERSION_FILE);
         atomic::replace(path, own.as_bytes(), Access::Mode(0o644))
             .map_err(|error| Failure::file(path, &error))?;
         println!("strongroom: no version before {own} runs on this state from now on");
@@ -44,10 +44,10 @@ pub(super) fn running() -> Result<String, Failure> {
 }
 
 pub(super) fn minimum() -> Result<String, Failure> {
-    match fs::read_to_string(MINIMUM) {
+    match fs::read_to_string(MINIMUM_VERSION_FILE) {
         Ok(text) => Ok(text.trim().to_owned()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok("0".to_owned()),
-        Err(error) => Err(Failure::file(Path::new(MINIMUM), &error)),
+        Err(error) => Err(Failure::file(Path::new(MINIMUM_VERSION_FILE), &error)),
     }
 }
 

@@ -116,18 +116,18 @@ pub(super) fn keep_memory_private() -> Result<(), Failure> {
 impl From<RunError> for Failure {
     fn from(error: RunError) -> Self {
         match error {
-            RunError::Hsm(error) => Self::from(error).next(AGAIN),
-            RunError::Store(error) => Self::from(error).next(AGAIN),
-            RunError::Audit(error) => Self::from(error).next(AGAIN),
+            RunError::Hsm(error) => Self::from(error).next(RESUME_ADVICE),
+            RunError::Store(error) => Self::from(error).next(RESUME_ADVICE),
+            RunError::Audit(error) => Self::from(error).next(RESUME_ADVICE),
             RunError::Ceremony(error) => Self::from(error),
             RunError::Waiting { what, next } => Self::new(Exit::Waiting, what).next(next),
             error @ RunError::Ui(UiError::NoTerminal) => Self::caused(Exit::Usage, &error)
                 .next("run it on a terminal, or give a directory of answers with --answers"),
             error @ RunError::Ui(UiError::Answer { .. }) => Self::caused(Exit::Waiting, &error)
                 .next("docs/ceremony.md lists the answers; correct them and run the same command again"),
-            error => Self::caused(Exit::Failed, &error).next(AGAIN),
+            error => Self::caused(Exit::Failed, &error).next(RESUME_ADVICE),
         }
     }
 }
 
-const AGAIN: &str = "what was done stays done; see to the cause, and run the same command again: it goes on where it stopped";
+const RESUME_ADVICE: &str = "what was done stays done; see to the cause, and run the same command again: it goes on where it stopped";

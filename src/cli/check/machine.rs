@@ -14,13 +14,13 @@ use strongroom_core::owner::acting;
 use super::{Finding, date, now};
 
 /// With less the server would soon refuse requests, since it can't write its audit log.
-const FREE: u64 = 256 << 20;
+const MIN_FREE_BYTES: u64 = 256 << 20;
 
 /// More than one line of the audit log.
-const TAIL: u64 = 64 * 1024;
+const TAIL_BYTES: u64 = 64 * 1024;
 
 /// Clocks are compared to the second, and set back a little by NTP now and then.
-const TOLERANCE: i64 = 5;
+const MAX_CLOCK_STEP_SECONDS: i64 = 5;
 
 pub(super) fn disk(config: &Config) -> Finding {
     let folder = config.audit.path.parent().unwrap_or(&config.store);
@@ -34,7 +34,7 @@ pub(super) fn disk(config: &Config) -> Finding {
     let text = format!("{} MiB free for {}", free >> 20, folder.display());
     Finding::new(
         "disk",
-        if free < FREE {
+        if free < MIN_FREE_BYTES {
             Err(format!("make room: {text}"))
         } else {
             Ok(text)
@@ -47,7 +47,7 @@ pub(super) fn disk(config: &Config) -> Finding {
 pub(super) fn clock(config: &Config) -> Finding {
     let last = last_line_time(&config.audit.path);
     let found = match last {
-        Some(last) if last > now() + TOLERANCE => Err(format!(
+        Some(last) if last > now() + MAX_CLOCK_STEP_SECONDS => Err(format!(
             "it shows {}, but the audit log's last line is of {}: it was set back, or was wrong then",
             date(now()),
             date(last)
@@ -72,10 +72,10 @@ fn synchronised() -> Option<bool> {
 fn last_line_time(log: &Path) -> Option<i64> {
     let mut file = acting(log, || files::open(log)).flatten().ok()?;
     let length = file.metadata().ok()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))
+    file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))
         .ok()?;
     let mut tail = Vec::new();
-    file.take(TAIL).read_to_end(&mut tail).ok()?;
+    file.take(TAIL_BYTES).read_to_end(&mut tail).ok()?;
     // The last line that is whole; the very last may be on its way.
     tail.split(|byte| *byte == b'\n')
         .rev()

@@ -14,7 +14,7 @@ use crate::cli::exit::Failure;
 use crate::cli::remote::{Remote, block_on};
 
 /// The server looks once a minute; an hour later something is wrong.
-const GRACE: i64 = 60 * 60;
+const MAX_RELOAD_DELAY_SECONDS: i64 = 60 * 60;
 /// The configuration of the units.
 const UNIT_CONFIG: &str = "/etc/strongroom/strongroom.toml";
 
@@ -189,7 +189,7 @@ fn overdue(key: &Value) -> Option<i64> {
         .filter_map(Value::as_i64)
         .max()?;
     let due = latest.saturating_add(period);
-    (now() > due.saturating_add(GRACE)).then_some(due)
+    (now() > due.saturating_add(MAX_RELOAD_DELAY_SECONDS)).then_some(due)
 }
 
 #[cfg(test)]

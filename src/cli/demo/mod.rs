@@ -23,10 +23,10 @@ use super::remote::{Remote, block_on};
 use super::seal;
 
 /// The key that Vault's `seal "transit"` names in its documentation's example.
-const KEY: &str = "vault-unseal";
-const MOUNT: &str = "transit";
+const SEAL_KEY: &str = "vault-unseal";
+const SEAL_MOUNT: &str = "transit";
 /// Names the executable of Vault's own seal client; `tests/interop/build.sh seal` makes one.
-const SEAL_CLIENT: &str = "STRONGROOM_SEAL_CLIENT";
+const SEAL_CLIENT_VARIABLE: &str = "STRONGROOM_SEAL_CLIENT";
 
 #[derive(Args, Debug)]
 pub(super) struct DemoArgs {
@@ -88,7 +88,7 @@ async fn tell(site: &Site, keep: bool, story: &mut Story) -> Result<String, Fail
     story.step("serve", &server.address)?;
 
     create(&client).await?;
-    story.step("key", &format!("{KEY}, version 1"))?;
+    story.step("key", &format!("{SEAL_KEY}, version 1"))?;
     let old = seal_round_trip(site, &remote, &client, story).await?;
     story.step("audit", &last_line(&site.audit_log())?)?;
     rotate(&remote, &client, &old, story).await?;
@@ -104,7 +104,7 @@ async fn tell(site: &Site, keep: bool, story: &mut Story) -> Result<String, Fail
 }
 
 async fn create(client: &Client) -> Result<(), Failure> {
-    let path = format!("{MOUNT}/keys/{KEY}");
+    let path = format!("{SEAL_MOUNT}/keys/{SEAL_KEY}");
     client.call("POST", &path, Some(&json!({}))).await?;
     Ok(())
 }
@@ -117,7 +117,7 @@ async fn seal_round_trip(
     client: &Client,
     story: &mut Story,
 ) -> Result<String, Failure> {
-    let executable = std::env::var_os(SEAL_CLIENT).filter(|path| !path.is_empty());
+    let executable = std::env::var_os(SEAL_CLIENT_VARIABLE).filter(|path| !path.is_empty());
     if let Some(executable) = executable {
         real_seal_client(Path::new(&executable), site, remote).await?;
         story.seal_client = "the seal client of Vault and OpenBao";
@@ -126,7 +126,7 @@ async fn seal_round_trip(
             "sealed and unsealed by the real transit seal client (go-kms-wrapping)",
         )?;
     }
-    let trip = seal::round_trip(client, remote, KEY).await?;
+    let trip = seal::round_trip(client, remote, SEAL_KEY).await?;
     let by = "sealed and unsealed by `strongroom client seal`, which sends the same requests";
     story.step(
         "seal",
@@ -143,8 +143,8 @@ async fn real_seal_client(executable: &Path, site: &Site, remote: &Remote) -> Re
         .env("STRONGROOM_CA", site.ca())
         .env("STRONGROOM_CERT", site.client_certificate())
         .env("STRONGROOM_KEY", site.client_key())
-        .env("STRONGROOM_MOUNT", MOUNT)
-        .env("STRONGROOM_KEY_NAME", KEY);
+        .env("STRONGROOM_MOUNT", SEAL_MOUNT)
+        .env("STRONGROOM_KEY_NAME", SEAL_KEY);
     server::output(command).await.map(drop)
 }
 
@@ -157,12 +157,12 @@ async fn rotate(
     client
         .call(
             "POST",
-            &format!("{MOUNT}/keys/{KEY}/rotate"),
+            &format!("{SEAL_MOUNT}/keys/{SEAL_KEY}/rotate"),
             Some(&json!({})),
         )
         .await?;
-    let new = seal::round_trip(client, remote, KEY).await?;
-    seal::unseal(client, remote, KEY, old).await?;
+    let new = seal::round_trip(client, remote, SEAL_KEY).await?;
+    seal::unseal(client, remote, SEAL_KEY, old).await?;
     let text = format!(
         "new seals use version {}, and what version 1 sealed still unseals",
         new.key_version()

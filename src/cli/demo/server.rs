@@ -10,8 +10,8 @@ use super::site::Site;
 use crate::cli::exit::{Exit, Failure};
 
 /// Longer than any start takes on a slow machine.
-const PATIENCE: Duration = Duration::from_secs(30);
-const POLL: Duration = Duration::from_millis(5);
+const MAX_START_TIME: Duration = Duration::from_secs(30);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// `strongroom serve` as a child. It stops when its standard input closes, so also when this
 /// process dies.
@@ -44,19 +44,19 @@ impl Server {
             log,
             address: String::new(),
         };
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + MAX_START_TIME;
         loop {
             if let Ok(text) = std::fs::read_to_string(&addr_file) {
                 server.address = format!("https://{}", text.trim());
                 return Ok(server);
             }
             server.check(deadline)?;
-            tokio::time::sleep(POLL).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
     pub(super) async fn wait_until_healthy(&mut self, client: &Client) -> Result<(), Failure> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + MAX_START_TIME;
         loop {
             if let Ok(answer) = client.request("GET", "sys/health", None).await
                 && answer.status.is_success()
@@ -64,14 +64,14 @@ impl Server {
                 return Ok(());
             }
             self.check(deadline)?;
-            tokio::time::sleep(POLL).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
     /// Closes its standard input and waits for it to leave.
     pub(super) async fn stop(&mut self) -> Result<(), Failure> {
         drop(self.child.stdin.take());
-        let status = tokio::time::timeout(PATIENCE, self.child.wait())
+        let status = tokio::time::timeout(MAX_START_TIME, self.child.wait())
             .await
             .map_err(|_| Failure::new(Exit::Failed, "the server does not stop"))?
             .map_err(|error| Failure::new(Exit::Failed, format!("the server: {error}")))?;

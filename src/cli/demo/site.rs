@@ -9,13 +9,13 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use super::pki::Authority;
-use super::{KEY, MOUNT, people, server};
+use super::{SEAL_KEY, SEAL_MOUNT, people, server};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::files;
 use crate::cli::remote::Remote;
 
 /// The demo client's name; its certificate carries it, the policy allows it.
-const CLIENT: &str = "vault.demo.internal";
+const CLIENT_NAME: &str = "vault.demo.internal";
 
 pub(super) struct Site {
     /// Removed with this value, unless it is kept or somebody else's.
@@ -102,7 +102,7 @@ impl Site {
     pub(super) fn write_certificates(&self) -> Result<(), Failure> {
         let made = || {
             let ca = Authority::new("Strongroom demo client CA")?;
-            Ok((ca.certificate(), ca.client(CLIENT)?))
+            Ok((ca.certificate(), ca.client(CLIENT_NAME)?))
         };
         let (ca, client) = made().map_err(|error: rcgen::Error| {
             Failure::new(Exit::Failed, format!("certificates can't be made: {error}"))
@@ -189,7 +189,7 @@ impl Site {
             client_cert: Some(self.client_certificate()),
             client_key: Some(self.client_key()),
             token_file: None,
-            mount: MOUNT.to_owned(),
+            mount: SEAL_MOUNT.to_owned(),
             timeout: 30,
         }
     }
@@ -198,8 +198,8 @@ impl Site {
         format!(
             "seal \"transit\" {{\n  \
                address         = \"{address}\"\n  \
-               mount_path      = \"{MOUNT}/\"\n  \
-               key_name        = \"{KEY}\"\n  \
+               mount_path      = \"{SEAL_MOUNT}/\"\n  \
+               key_name        = \"{SEAL_KEY}\"\n  \
                disable_renewal = \"true\"\n  \
                tls_ca_cert     = \"{}\"\n  \
                tls_client_cert = \"{}\"\n  \
@@ -216,8 +216,8 @@ fn policy() -> String {
     format!(
         "# Who may do what with which key; everything else is denied.\n\
          [[rule]]\n\
-         identities = [\"dns:{CLIENT}\"]\n\
-         keys = [\"{KEY}\"]\n\
+         identities = [\"dns:{CLIENT_NAME}\"]\n\
+         keys = [\"{SEAL_KEY}\"]\n\
          operations = [\"create\", \"read\", \"rotate\", \"encrypt\", \"decrypt\"]\n"
     )
 }

@@ -16,9 +16,9 @@ use crate::cli::output::Format;
 use crate::cli::remote::{Remote, block_on};
 
 /// The file is read, and its journal written, in pieces of this many bytes.
-const PIECE: usize = 1024 * 1024;
+const PIECE_BYTES: usize = 1024 * 1024;
 /// No ciphertext that an appliance takes is longer, bytes.
-const LONGEST: usize = 64 * 1024 * 1024;
+const MAX_CIPHERTEXT_BYTES: usize = 64 * 1024 * 1024;
 
 #[derive(Args, Debug)]
 pub(in crate::cli) struct FileArgs {
@@ -148,7 +148,7 @@ impl Pieces {
     fn next(&mut self, path: &Path) -> Result<Option<Vec<u8>>, Failure> {
         while !self.ended {
             let read = (&self.file)
-                .take(PIECE as u64)
+                .take(PIECE_BYTES as u64)
                 .read_to_end(&mut self.rest)
                 .map_err(|error| Failure::file(path, &error))?;
             self.ended = read == 0;
@@ -161,7 +161,7 @@ impl Pieces {
                 let rest = self.rest.split_off(settled);
                 return Ok(Some(std::mem::replace(&mut self.rest, rest)));
             }
-            if self.rest.len() > LONGEST {
+            if self.rest.len() > MAX_CIPHERTEXT_BYTES {
                 return Err(Failure::new(
                     Exit::Failed,
                     format!(

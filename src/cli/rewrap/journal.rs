@@ -15,16 +15,16 @@ use strongroom_core::atomic::{self, Access};
 use super::Bound;
 use super::tally::Tally;
 
-const PARTIAL: &str = ".rewrap-partial";
-const JOURNAL: &str = ".rewrap-journal";
+const PARTIAL_SUFFIX: &str = ".rewrap-partial";
+const JOURNAL_SUFFIX: &str = ".rewrap-journal";
 /// A journal is some hundred bytes.
-const MAX_JOURNAL: u64 = 64 * 1024;
+const MAX_JOURNAL_BYTES: u64 = 64 * 1024;
 
 /// Whether a file is one of those that are kept beside another one.
 pub(super) fn is_ours(path: &Path) -> bool {
     path.file_name()
         .and_then(OsStr::to_str)
-        .is_some_and(|name| name.ends_with(PARTIAL) || name.ends_with(JOURNAL))
+        .is_some_and(|name| name.ends_with(PARTIAL_SUFFIX) || name.ends_with(JOURNAL_SUFFIX))
 }
 
 /// What a file was when its rewrapping began: any change makes what was done so far worthless.
@@ -78,7 +78,7 @@ pub(super) struct Partial {
 impl Partial {
     /// Goes on where an earlier run of the same work stopped, or begins again.
     pub(super) fn open(target: &Path, of: Identity, like: &File) -> io::Result<Self> {
-        let path = beside(target, PARTIAL);
+        let path = beside(target, PARTIAL_SUFFIX);
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -86,7 +86,8 @@ impl Partial {
             .truncate(false)
             .mode(0o600)
             .open(&path)?;
-        let earlier = read_journal(&beside(target, JOURNAL)).filter(|earlier| earlier.of == of);
+        let earlier =
+            read_journal(&beside(target, JOURNAL_SUFFIX)).filter(|earlier| earlier.of == of);
         let length = file.metadata()?.len();
         let progress = match earlier {
             Some(earlier) if earlier.written <= length => earlier,
@@ -130,7 +131,7 @@ impl Partial {
         self.progress.written += text.len() as u64;
         self.progress.lines += lines;
         self.progress.tally.add(tally);
-        let journal = beside(&self.target, JOURNAL);
+        let journal = beside(&self.target, JOURNAL_SUFFIX);
         let progress = serde_json::to_vec(&self.progress)?;
         atomic::replace(&journal, &progress, Access::Mode(0o600))
     }
@@ -138,16 +139,16 @@ impl Partial {
     /// Puts the new text in the target's place, in one step.
     pub(super) fn finish(self) -> io::Result<Tally> {
         self.file.sync_all()?;
-        fs::rename(beside(&self.target, PARTIAL), &self.target)?;
-        remove(&beside(&self.target, JOURNAL))?;
+        fs::rename(beside(&self.target, PARTIAL_SUFFIX), &self.target)?;
+        remove(&beside(&self.target, JOURNAL_SUFFIX))?;
         atomic::sync_folder(&self.target)?;
         Ok(self.progress.tally)
     }
 
     /// Nothing was to be changed.
     pub(super) fn discard(self) -> io::Result<Tally> {
-        remove(&beside(&self.target, PARTIAL))?;
-        remove(&beside(&self.target, JOURNAL))?;
+        remove(&beside(&self.target, PARTIAL_SUFFIX))?;
+        remove(&beside(&self.target, JOURNAL_SUFFIX))?;
         Ok(self.progress.tally)
     }
 }
@@ -156,7 +157,7 @@ fn read_journal(path: &Path) -> Option<Progress> {
     let mut text = Vec::new();
     File::open(path)
         .ok()?
-        .take(MAX_JOURNAL)
+        .take(MAX_JOURNAL_BYTES)
         .read_to_end(&mut text)
         .ok()?;
     // One that can't be read is of no use: the work begins again.

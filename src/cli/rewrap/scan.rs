@@ -3,7 +3,7 @@
 use memchr::memmem;
 
 /// What a ciphertext begins with, before its version.
-const PREFIX: &[u8] = b"vault:v";
+const CIPHERTEXT_PREFIX: &[u8] = b"vault:v";
 
 /// A ciphertext in a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub(super) fn find(text: &[u8]) -> impl Iterator<Item = Found<'_>> {
     let mut from = 0;
     std::iter::from_fn(move || {
         loop {
-            let start = from + memmem::find(text.get(from..)?, PREFIX)?;
+            let start = from + memmem::find(text.get(from..)?, CIPHERTEXT_PREFIX)?;
             let rest = text.get(start..)?;
             let Fit { bytes, version } = fit(rest);
             from = start + bytes;
@@ -48,7 +48,7 @@ pub(super) fn version(ciphertext: &str) -> Option<u32> {
 pub(super) fn settled(text: &[u8]) -> usize {
     let mut from = 0;
     while let Some(rest) = text.get(from..)
-        && let Some(start) = memmem::find(rest, PREFIX)
+        && let Some(start) = memmem::find(rest, CIPHERTEXT_PREFIX)
     {
         let bytes = rest.get(start..).map_or(0, |rest| fit(rest).bytes);
         if from + start + bytes == text.len() {
@@ -57,10 +57,10 @@ pub(super) fn settled(text: &[u8]) -> usize {
         from += start + bytes;
     }
     // A prefix cut in the middle.
-    (from.max(text.len().saturating_sub(PREFIX.len() - 1))..text.len())
+    (from.max(text.len().saturating_sub(CIPHERTEXT_PREFIX.len() - 1))..text.len())
         .find(|start| {
             text.get(*start..)
-                .is_some_and(|rest| PREFIX.starts_with(rest))
+                .is_some_and(|rest| CIPHERTEXT_PREFIX.starts_with(rest))
         })
         .unwrap_or(text.len())
 }
@@ -80,8 +80,13 @@ fn fit(text: &[u8]) -> Fit {
             .take_while(|byte| fits(**byte))
             .count()
     };
-    let digits_end = PREFIX.len() + count(PREFIX.len(), usize::MAX, |byte| byte.is_ascii_digit());
-    let number = text.get(PREFIX.len()..digits_end).unwrap_or_default();
+    let digits_end = CIPHERTEXT_PREFIX.len()
+        + count(CIPHERTEXT_PREFIX.len(), usize::MAX, |byte| {
+            byte.is_ascii_digit()
+        });
+    let number = text
+        .get(CIPHERTEXT_PREFIX.len()..digits_end)
+        .unwrap_or_default();
     let version = std::str::from_utf8(number)
         .ok()
         .and_then(|digits| digits.parse().ok())

@@ -29,7 +29,7 @@ use std::sync::Arc;
 use strongroom_core::{files, lock};
 use strongroom_hsm::KeyShape;
 
-use super::chain::{CHAIN, previous};
+use super::chain::{CHAIN_DIRECTORY, previous};
 use super::journal::Journal;
 use super::site::Site;
 use super::ui::Ui;
@@ -122,7 +122,7 @@ pub fn rehearsal_folder(after: &Path) -> Result<Option<PathBuf>, RunError> {
     }
     let path = after.join(REHEARSAL);
     if path.exists() {
-        return files::read_to_string(&path, files::MAX_BY_HAND)
+        return files::read_to_string(&path, files::MAX_WRITTEN_BY_HAND)
             .map(|text| Some(PathBuf::from(text.trim_end())))
             .map_err(|error| RunError::file(&path, error));
     }
@@ -326,7 +326,7 @@ fn follow(after: &Path, folder: &Path) -> Result<(), RunError> {
     let held = files::open(&own).map_err(|error| RunError::file(&own, error))?;
     lock::take(&held).map_err(|error| RunError::file(&own, error.into()))?;
     let path = after.join(FOLLOWED);
-    let follower = match files::read_to_string(&path, files::MAX_BY_HAND) {
+    let follower = match files::read_to_string(&path, files::MAX_WRITTEN_BY_HAND) {
         Ok(text) => PathBuf::from(text.trim_end()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let own = folder.display().to_string();
@@ -348,25 +348,27 @@ fn follow(after: &Path, folder: &Path) -> Result<(), RunError> {
 /// The transcripts so far and the shares in force, so that the new directory is all that the next
 /// ceremony, or a stranger, needs.
 fn copy(before: &Before, after: &Path, folder: &Path) -> Result<(), RunError> {
-    disk::make_folder(&folder.join(CHAIN))?;
+    disk::make_folder(&folder.join(CHAIN_DIRECTORY))?;
     for (number, transcript) in before.chain.iter().enumerate() {
-        let path = folder.join(CHAIN).join(format!("{:04}.jsonl", number + 1));
+        let path = folder
+            .join(CHAIN_DIRECTORY)
+            .join(format!("{:04}.jsonl", number + 1));
         disk::write(&path, transcript, 0o600)?;
     }
     let custody = &before.custody;
     let dealt = custody.shares.ceremony_id == custody.ceremony_id.to_string();
     let from = after.join(if dealt {
-        custody::DEALT
+        custody::SHARES_DIRECTORY
     } else {
-        custody::PREVIOUS
+        custody::PREVIOUS_SHARES_DIRECTORY
     });
-    let to = folder.join(custody::PREVIOUS);
+    let to = folder.join(custody::PREVIOUS_SHARES_DIRECTORY);
     disk::make_folder(&to)?;
     for custodian in &custody.plan.custodians {
         let name = custody::name(custodian);
         // One that is not there any more is asked for when it is needed; its custodian may have it
         // on paper.
-        if let Ok(share) = files::read(&from.join(&name), files::MAX_BY_HAND) {
+        if let Ok(share) = files::read(&from.join(&name), files::MAX_WRITTEN_BY_HAND) {
             disk::write(&to.join(&name), &share, 0o600)?;
         }
     }

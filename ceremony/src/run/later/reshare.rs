@@ -48,7 +48,7 @@ fn inputs(ceremony: &mut Ceremony<'_>) -> Result<Value, RunError> {
 
 /// Shares that no `done` line commits to are of nothing: those in force are still the old ones.
 fn recover(ceremony: &mut Ceremony<'_>) -> Result<Found, RunError> {
-    let removed = pins::remove(ceremony, custody::DEALT)?;
+    let removed = pins::remove(ceremony, custody::SHARES_DIRECTORY)?;
     Ok(Found {
         text: format!(
             "{} shares or pages of the interrupted step were removed; the old ones are still in force, and the step starts over",
@@ -76,7 +76,7 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Outputs, RunError> {
         so: known.so.expose().to_vec().into(),
         user: known.user.expose().to_vec().into(),
     };
-    let outputs = pins::deal_out(ceremony, &same, custody::DEALT)?;
+    let outputs = pins::deal_out(ceremony, &same, custody::SHARES_DIRECTORY)?;
     ceremony.ui.say(&format!(
         "Each new share is with its custodian. {}: have every old share destroyed, page and file: M of them would still give the PINs.",
         ceremony.plan.security_officer.name()

@@ -15,7 +15,7 @@ use crate::lifecycle::{Due, Event, Lifecycle, State, Versions};
 use crate::store::RecordKind;
 
 /// HSM and store are asked this often; a token that is known to be away counts at once.
-const CONFIRM_EVERY: Duration = Duration::from_secs(10);
+const HEALTH_CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The machines of the published keys.
 pub(in crate::keyring) struct Keeper {
@@ -99,7 +99,7 @@ impl Keeper {
             return true;
         }
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = asked.is_none_or(|at| at.elapsed() >= CONFIRM_EVERY);
+        let due = asked.is_none_or(|at| at.elapsed() >= HEALTH_CHECK_INTERVAL);
         if due {
             *asked = Some(Instant::now());
         }

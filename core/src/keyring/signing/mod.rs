@@ -35,7 +35,7 @@ use public::{PublicKey, digest, digest_info};
 use record::Settings;
 
 /// RSA-4096: bytes of a signature.
-const RSA_BYTES: usize = 512;
+const RSA_SIGNATURE_BYTES: usize = 512;
 
 /// How a signature is made or checked.
 #[derive(Clone, Copy, Debug)]
@@ -400,7 +400,7 @@ fn sign_item(
 
 /// RFC 8017, 9.1.1: hash, salt and two bytes fit into the encoded message.
 fn salt_bytes(salt: SaltLength, hash: usize) -> Result<u16, Refusal> {
-    let most = u16::try_from(RSA_BYTES - hash - 2).unwrap_or(0);
+    let most = u16::try_from(RSA_SIGNATURE_BYTES - hash - 2).unwrap_or(0);
     match salt {
         SaltLength::Auto => Ok(most),
         // No hash is longer than 64 bytes.

@@ -14,12 +14,12 @@ use zeroize::Zeroizing;
 use super::{Algorithm, KeyringError, Marshaling, Refusal, RsaScheme, SaltLength, SignOptions};
 
 /// `SubjectPublicKeyInfo` of an Ed25519 key, up to the 32 bytes of the key itself (RFC 8410).
-const ED25519_SPKI: [u8; 12] = [
+const ED25519_SPKI_PREFIX: [u8; 12] = [
     0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00,
 ];
 /// RFC 8017, 9.2, note 1: what stands before the digest in a `DigestInfo`, but for its last five
 /// bytes and the two lengths, is alike for SHA-2.
-const SHA2_OID: [u8; 10] = [0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02];
+const SHA2_OID_PREFIX: [u8; 10] = [0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02];
 
 /// A public key, ready for use.
 pub(super) enum PublicKey {
@@ -57,11 +57,14 @@ impl PublicKey {
             }
             SigningKind::Rsa4096 => {
                 let key = rsa::PublicKey::from_public_key_der(&key.spki).ok()?;
-                (key.size() == super::RSA_BYTES).then_some(Self::Rsa4096(key))?
+                (key.size() == super::RSA_SIGNATURE_BYTES).then_some(Self::Rsa4096(key))?
             }
-            SigningKind::Ed25519 => {
-                Self::Ed25519(key.spki.strip_prefix(&ED25519_SPKI)?.try_into().ok()?)
-            }
+            SigningKind::Ed25519 => Self::Ed25519(
+                key.spki
+                    .strip_prefix(&ED25519_SPKI_PREFIX)?
+                    .try_into()
+                    .ok()?,
+            ),
         })
     }
 
@@ -230,7 +233,7 @@ pub(super) fn digest_info(
 ) -> Result<Zeroizing<Vec<u8>>, Refusal> {
     if options.hash.is_none() {
         // RFC 8017, 9.2: eleven bytes of padding at least.
-        return if options.prehashed && input.len() <= super::RSA_BYTES - 11 {
+        return if options.prehashed && input.len() <= super::RSA_SIGNATURE_BYTES - 11 {
             Ok(Zeroizing::new(input.to_vec()))
         } else {
             Err(Refusal::DigestInfo)
@@ -245,7 +248,7 @@ pub(super) fn digest_info(
         _ => return Err(Refusal::HashForRsa),
     };
     let mut info = vec![0x30, 17 + length, 0x30, 0x0d];
-    info.extend_from_slice(&SHA2_OID);
+    info.extend_from_slice(&SHA2_OID_PREFIX);
     info.extend_from_slice(&[last, 0x05, 0x00, 0x04, length]);
     info.extend_from_slice(&digest);
     Ok(Zeroizing::new(info))

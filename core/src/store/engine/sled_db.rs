@@ -25,7 +25,7 @@ const CACHE_BYTES: u64 = 1 << 20;
 /// What opening makes of a database that nobody made, and what a database is made of.
 pub(in crate::store) const LOG: &str = "db";
 /// How the names of files begin that only shorten an opening: the log has all that is in them.
-const SNAPSHOT: &str = "snap.";
+const SNAPSHOT_PREFIX: &str = "snap.";
 /// The settings of the log, which are always those that [`Sled::open`] gives.
 pub(in crate::store) const SETTINGS: &str = "conf";
 /// The directory of values that are too large for the log.
@@ -50,7 +50,7 @@ pub(in crate::store) fn role(name: &str) -> Role {
         LOG => Role::Log,
         BLOBS => Role::Blobs,
         SETTINGS => Role::Spare,
-        name if name.starts_with(SNAPSHOT) => Role::Spare,
+        name if name.starts_with(SNAPSHOT_PREFIX) => Role::Spare,
         _ => Role::Other,
     }
 }
@@ -187,9 +187,9 @@ fn file(folder: &Path) -> PathBuf {
 
 fn guarded<T>(call: impl FnOnce() -> Result<T, sled::Error>) -> Result<T, EngineError> {
     keep_quiet();
-    GUARDED.set(true);
+    PANIC_IS_CAUGHT.set(true);
     let outcome = catch_unwind(AssertUnwindSafe(call));
-    GUARDED.set(false);
+    PANIC_IS_CAUGHT.set(false);
     match outcome {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(describe(&error)),
@@ -206,20 +206,20 @@ fn guarded<T>(call: impl FnOnce() -> Result<T, sled::Error>) -> Result<T, Engine
 
 thread_local! {
     /// A panic in this thread is caught, and told as an error.
-    static GUARDED: Cell<bool> = const { Cell::new(false) };
+    static PANIC_IS_CAUGHT: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Keeps panics that are caught here, and those of sled's own threads, out of the log: they are
 /// told as errors.
 fn keep_quiet() {
-    static INSTALLED: Once = Once::new();
-    INSTALLED.call_once(|| {
+    static HOOK_INSTALLED: Once = Once::new();
+    HOOK_INSTALLED.call_once(|| {
         let before = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
             let of_sled = std::thread::current()
                 .name()
                 .is_some_and(|name| name.starts_with("sled-"));
-            if of_sled || GUARDED.try_with(Cell::get).unwrap_or(false) {
+            if of_sled || PANIC_IS_CAUGHT.try_with(Cell::get).unwrap_or(false) {
                 tracing::debug!(%panic, "the database panicked");
             } else {
                 before(panic);

@@ -116,7 +116,7 @@ fn what_is_not_as_expected_is_left_as_it_is(kept: &mut Kept) {
 
 fn of_writers_at_once_none_is_lost(kept: &mut Kept) {
     const WRITERS: u8 = 4;
-    const EACH: u8 = 8;
+    const COMMITS_EACH: u8 = 8;
     let engine = kept.open();
     let start = Barrier::new(WRITERS.into());
     thread::scope(|scope| {
@@ -124,7 +124,7 @@ fn of_writers_at_once_none_is_lost(kept: &mut Kept) {
             let (engine, start) = (&*engine, &start);
             scope.spawn(move || {
                 start.wait();
-                for turn in 0..EACH {
+                for turn in 0..COMMITS_EACH {
                     loop {
                         let count = engine.get(b"count").unwrap();
                         let next = count.as_ref().map_or(0, |bytes| bytes[0]) + 1;
@@ -139,9 +139,12 @@ fn of_writers_at_once_none_is_lost(kept: &mut Kept) {
             });
         }
     });
-    assert_eq!(engine.get(b"count").unwrap(), Some(vec![WRITERS * EACH]));
+    assert_eq!(
+        engine.get(b"count").unwrap(),
+        Some(vec![WRITERS * COMMITS_EACH])
+    );
     let all = engine.scan().unwrap().len();
-    assert_eq!(all, usize::from(WRITERS * EACH) + 1);
+    assert_eq!(all, usize::from(WRITERS * COMMITS_EACH) + 1);
 }
 
 fn a_large_value_is_kept_whole(kept: &mut Kept) {

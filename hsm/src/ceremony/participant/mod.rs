@@ -27,7 +27,7 @@ use crate::module::Module;
 use crate::selector::Wanted;
 use crate::types::TokenIdentity;
 use crate::watched::{Access, Watch, WatchedSession};
-use pair::{BOTH, Found, Purpose, find_keys, make_pair};
+use pair::{Found, PURPOSES, Purpose, find_keys, make_pair};
 
 /// The public halves, and how to find the private ones again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,7 +70,7 @@ impl ParticipantToken {
             let mut id = vec![0; 16];
             watched.session().generate_random_slice(&mut id)?;
             let mut made = Vec::new();
-            let result = BOTH
+            let result = PURPOSES
                 .into_iter()
                 .try_for_each(|purpose| {
                     make_pair(watched, purpose, &id, name).map(|pair| made.extend(pair))

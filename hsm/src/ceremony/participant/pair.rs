@@ -21,7 +21,7 @@ pub(super) enum Purpose {
     Agreement,
 }
 
-pub(super) const BOTH: [Purpose; 2] = [Purpose::Signing, Purpose::Agreement];
+pub(super) const PURPOSES: [Purpose; 2] = [Purpose::Signing, Purpose::Agreement];
 
 /// Both pairs of a participant.
 pub(super) struct Found {

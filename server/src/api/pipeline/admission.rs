@@ -34,7 +34,7 @@ impl Default for Admission {
 
 impl Admission {
     /// Remembers how many requests were answered since the last call; to be called each
-    /// [`SAMPLE`](crate::api::recent::SAMPLE).
+    /// [`SAMPLE_INTERVAL`](crate::api::recent::SAMPLE_INTERVAL).
     pub fn sample(&self) {
         self.recent.sample();
     }

@@ -112,9 +112,9 @@ fn once<'h>(
     own: &'static [&'static HeaderName],
 ) -> Result<(Said<'h>, OwnHeaders<'h>), Refusal> {
     let names = [
-        &origin::SITE,
-        &origin::MODE,
-        &origin::DEST,
+        &origin::SEC_FETCH_SITE,
+        &origin::SEC_FETCH_MODE,
+        &origin::SEC_FETCH_DEST,
         &header::ORIGIN,
         &header::REFERER,
         &header::CONTENT_TYPE,

@@ -13,7 +13,7 @@ const STRICT_TRANSPORT_SECURITY: &str = "max-age=63072000; includeSubDomains; pr
 /// nobody frames the page.
 const PAGE_POLICY: &str = "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 /// Seconds that a client is asked to wait after 503.
-const RETRY_AFTER: &str = "1";
+const RETRY_AFTER_SECONDS: &str = "1";
 
 /// A request's id: a random UUID, in the envelope and in the audit log.
 #[derive(Clone, Copy)]
@@ -135,7 +135,10 @@ impl ApiError {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
         if self.status == 503 {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
+            headers.insert(
+                header::RETRY_AFTER,
+                HeaderValue::from_static(RETRY_AFTER_SECONDS),
+            );
         }
         if let Some(allow) = self.allow.and_then(|a| HeaderValue::try_from(a).ok()) {
             headers.insert(header::ALLOW, allow);

@@ -16,8 +16,8 @@ use super::error::Refusal;
 const BODY_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Of a body that nobody reads, as much is taken off the wire, bytes, and for as long.
-const DISCARDED: usize = 64 * 1024;
-const PATIENCE: Duration = Duration::from_secs(1);
+const MAX_DISCARDED_BYTES: usize = 64 * 1024;
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Reads and drops the body of a request that was refused without it: a client that is still
 /// sending when its stream is reset, as HTTP/2 does then (RFC 9113, 8.1), may lose the answer, as
@@ -26,11 +26,11 @@ pub(super) async fn discard<B>(mut body: B)
 where
     B: Body<Data = Bytes> + Unpin,
 {
-    if usize::try_from(body.size_hint().lower()).map_or(true, |n| n > DISCARDED) {
+    if usize::try_from(body.size_hint().lower()).map_or(true, |n| n > MAX_DISCARDED_BYTES) {
         return;
     }
     let read = async {
-        let mut room = DISCARDED;
+        let mut room = MAX_DISCARDED_BYTES;
         while let Some(Ok(frame)) = body.frame().await {
             let Ok(piece) = frame.into_data() else {
                 continue;
@@ -43,7 +43,7 @@ where
             }
         }
     };
-    let _ = tokio::time::timeout(PATIENCE, read).await;
+    let _ = tokio::time::timeout(DISCARD_TIMEOUT, read).await;
 }
 
 /// The whole body, within the limit and in time.

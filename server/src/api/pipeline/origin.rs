@@ -16,12 +16,13 @@ use strongroom_core::policy::Operation;
 use super::error::Refusal;
 use super::route::Route;
 
-pub(super) static SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-pub(super) static MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
-pub(super) static DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
+pub(super) static SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+pub(super) static SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+pub(super) static SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 
-const FOREIGN: &str = "a browser sent this for a page of another site, so it is refused: only programs, and the appliance's own pages, may ask";
-const FORM: &str = "a browser sent this as a form, so it is refused: the appliance has none";
+const CROSS_SITE_REFUSED: &str = "a browser sent this for a page of another site, so it is refused: only programs, and the appliance's own pages, may ask";
+const FORM_REFUSED: &str =
+    "a browser sent this as a form, so it is refused: the appliance has none";
 
 /// What a browser says of a request.
 #[derive(Clone, Copy, Default)]
@@ -37,9 +38,9 @@ impl<'h> Said<'h> {
     /// Of a request that leads nowhere: one header of each name counts.
     pub(super) fn of(headers: &'h HeaderMap) -> Self {
         Self {
-            site: headers.get(&SITE),
-            mode: headers.get(&MODE),
-            dest: headers.get(&DEST),
+            site: headers.get(&SEC_FETCH_SITE),
+            mode: headers.get(&SEC_FETCH_MODE),
+            dest: headers.get(&SEC_FETCH_DEST),
             origin: headers.get(header::ORIGIN),
             referer: headers.get(header::REFERER),
         }
@@ -57,7 +58,7 @@ impl<'h> Said<'h> {
         let read = matches!(head.method, Method::GET | Method::HEAD);
         let navigates = is(self.mode, b"navigate");
         if navigates && !read {
-            return Err(Refusal::Browser(FORM));
+            return Err(Refusal::Browser(FORM_REFUSED));
         }
         // Somebody follows a link to the status page: it is shown to them alone, in no frame, and
         // changes nothing.
@@ -70,7 +71,7 @@ impl<'h> Said<'h> {
         if link || self.is_own(head) {
             Ok(())
         } else {
-            Err(Refusal::Browser(FOREIGN))
+            Err(Refusal::Browser(CROSS_SITE_REFUSED))
         }
     }
 

@@ -45,12 +45,12 @@ pub(crate) enum Limit {
 
 impl Limit {
     /// [`Limit::Small`], bytes.
-    const SMALL: usize = 64 * 1024;
+    const SMALL_BYTES: usize = 64 * 1024;
 
     /// Bytes, where no body may have more than `max_body`.
     pub(crate) fn bytes(self, max_body: usize) -> usize {
         match self {
-            Self::Small => Self::SMALL.min(max_body),
+            Self::Small => Self::SMALL_BYTES.min(max_body),
             Self::Data => max_body,
         }
     }
@@ -144,7 +144,7 @@ pub(crate) fn allow<'r>(rows: impl Iterator<Item = &'r Route>) -> String {
 }
 
 /// Not a path: what is not there, for the metrics and the audit log.
-pub(super) static NOWHERE: Route = Route {
+pub(super) static NO_SUCH_ROUTE: Route = Route {
     verb: Verb::Read,
     path: "",
     parts: ("", ""),

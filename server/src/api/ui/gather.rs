@@ -15,7 +15,7 @@ use crate::api::recent::{Answered, Denial};
 /// More keys than this make no page that anybody reads.
 const MAX_KEYS: usize = 500;
 /// An end that is nearer than this is worth a look.
-const SOON: i64 = 14 * 24 * 60 * 60;
+const EXPIRES_SOON_SECONDS: i64 = 14 * 24 * 60 * 60;
 
 /// How good something is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -132,7 +132,7 @@ fn facts(app: &App, now: i64) -> Vec<Fact> {
                 let grade = match left {
                     ..=0 => Grade::Bad,
                     // A CRL lives for days, and is renewed as a matter of course.
-                    1..SOON if !expiry.is_crl => Grade::Watch,
+                    1..EXPIRES_SOON_SECONDS if !expiry.is_crl => Grade::Watch,
                     _ => Grade::Good,
                 };
                 let what = if expiry.is_crl {

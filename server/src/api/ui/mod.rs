@@ -22,11 +22,11 @@ use super::vault::routes::route;
 pub(super) static PAGES: Pages = Pages {
     name: "the status page",
     claims: &[Claim::Path("/ui/"), Claim::Path("/ui/style.css")],
-    table: TABLE,
+    table: ROUTES,
 };
 
 #[rustfmt::skip]
-static TABLE: &[Route] = &[
+static ROUTES: &[Route] = &[
     route!(Read   "ui/",                          "status-page",       Some(Operation::StatusPage), Small, true,  false, Nothing, page),
     route!(Read   "ui/style.css",                 "status-page",       None,                       Small, false, false, Nothing, style),
 ];

@@ -6,10 +6,10 @@ use maud::{DOCTYPE, Markup, html};
 
 use super::gather::{Fact, Grade, Key, Status};
 use super::{time, timeline};
-use crate::api::recent::{Denial, SAMPLE};
+use crate::api::recent::{Denial, SAMPLE_INTERVAL};
 
 /// The page asks for itself again this often, seconds.
-const REFRESH: u32 = 15;
+const REFRESH_SECONDS: u32 = 15;
 
 pub(super) fn render(status: &Status) -> Markup {
     let (class, word) = match status.grade() {
@@ -23,7 +23,7 @@ pub(super) fn render(status: &Status) -> Markup {
             head {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
-                meta http-equiv="refresh" content=(REFRESH);
+                meta http-equiv="refresh" content=(REFRESH_SECONDS);
                 title { "Strongroom: " (word) }
                 link rel="stylesheet" href="style.css";
             }
@@ -64,7 +64,7 @@ fn facts(facts: &[Fact]) -> Markup {
 }
 
 fn rates(status: &Status) -> Markup {
-    let seconds = SAMPLE.as_secs();
+    let seconds = SAMPLE_INTERVAL.as_secs();
     html! {
         section id="requests" {
             h2 { "Requests" }

@@ -5,16 +5,16 @@ use maud::{Markup, html};
 
 use super::gather::{Grade, Key};
 use super::time;
-use crate::api::recent::{Answered, SAMPLE};
+use crate::api::recent::{Answered, SAMPLE_INTERVAL};
 
 const DAY: i64 = 24 * 60 * 60;
 /// Days shown before and after today.
-const BEFORE: i64 = 180;
-const AFTER: i64 = 100;
+const DAYS_BEFORE: i64 = 180;
+const DAYS_AFTER: i64 = 100;
 
 const WIDTH: i64 = 840;
-const LABELS: i64 = 180;
-const ROW: i64 = 22;
+const LABELS_WIDTH: i64 = 180;
+const ROW_HEIGHT: i64 = 22;
 /// More rows than this are no drawing any more.
 const MAX_ROWS: usize = 40;
 
@@ -22,32 +22,33 @@ const MAX_ROWS: usize = 40;
 pub(super) fn rotations(keys: &[Key], now: i64) -> Markup {
     let shown = keys.get(..keys.len().min(MAX_ROWS)).unwrap_or_default();
     let rows = i64::try_from(shown.len()).unwrap_or(0);
-    let height = (rows + 1) * ROW + 8;
+    let height = (rows + 1) * ROW_HEIGHT + 8;
     let x = |time: i64| {
-        let from_start = (time - (now - BEFORE * DAY)).clamp(0, (BEFORE + AFTER) * DAY);
-        LABELS + from_start * (WIDTH - LABELS - 12) / ((BEFORE + AFTER) * DAY)
+        let from_start =
+            (time - (now - DAYS_BEFORE * DAY)).clamp(0, (DAYS_BEFORE + DAYS_AFTER) * DAY);
+        LABELS_WIDTH + from_start * (WIDTH - LABELS_WIDTH - 12) / ((DAYS_BEFORE + DAYS_AFTER) * DAY)
     };
     html! {
         svg viewBox=(format!("0 0 {WIDTH} {height}")) role="img" aria-label="Rotations of each key" {
             @for days in [-180, -90, 0, 90] {
                 @let at = x(now + days * DAY);
-                line class=(if days == 0 { "today" } else { "grid" }) x1=(at) x2=(at) y1="0" y2=(height - ROW) {}
+                line class=(if days == 0 { "today" } else { "grid" }) x1=(at) x2=(at) y1="0" y2=(height - ROW_HEIGHT) {}
                 text class="axis" x=(at) y=(height - 6) text-anchor="middle" {
                     @if days == 0 { "today" } @else { (time::day(now + days * DAY)) }
                 }
             }
             @for (row, key) in (0_i64..).zip(shown) {
-                @let y = row * ROW + ROW / 2 + 2;
+                @let y = row * ROW_HEIGHT + ROW_HEIGHT / 2 + 2;
                 text class="label" x="0" y=(y + 4) { (shorten(&key.name)) }
                 @if let (Some(first), Some(last)) = (key.created.first(), key.created.last()) {
                     line class="life" x1=(x(*first)) x2=(x(key.due.map_or(now, |due| (now + due).max(*last)))) y1=(y) y2=(y) {}
                 }
-                @for created in key.created.iter().filter(|created| now - **created <= BEFORE * DAY) {
+                @for created in key.created.iter().filter(|created| now - **created <= DAYS_BEFORE * DAY) {
                     circle class="made" cx=(x(*created)) cy=(y) r="4" {
                         title { (key.name) ": a version made on " (time::moment(*created)) }
                     }
                 }
-                @if let Some(due) = key.due.filter(|due| *due <= AFTER * DAY) {
+                @if let Some(due) = key.due.filter(|due| *due <= DAYS_AFTER * DAY) {
                     circle class=(if key.grade == Grade::Good { "due" } else { "due late" }) cx=(x(now + due)) cy=(y) r="4" {
                         title { (key.name) ": due " (time::moment(now + due)) }
                     }
@@ -62,7 +63,7 @@ pub(super) fn rotations(keys: &[Key], now: i64) -> Markup {
 pub(super) fn rates(samples: &[Answered]) -> Markup {
     const HEIGHT: u64 = 120;
     const STEP: u64 = 2;
-    let seconds = SAMPLE.as_secs();
+    let seconds = SAMPLE_INTERVAL.as_secs();
     let all = |s: &Answered| s.ok + s.denied + s.error;
     let most = samples.iter().map(all).max().unwrap_or(0).max(1);
     let column = |count: u64| (count * (HEIGHT - 10)).div_ceil(most);
@@ -93,9 +94,12 @@ pub(super) fn rate(count: u64, seconds: u64) -> String {
 }
 
 fn shorten(name: &str) -> String {
-    const LONGEST: usize = 24;
-    if name.chars().count() <= LONGEST {
+    const MAX_CHARS: usize = 24;
+    if name.chars().count() <= MAX_CHARS {
         return name.to_owned();
     }
-    name.chars().take(LONGEST - 1).chain(['\u{2026}']).collect()
+    name.chars()
+        .take(MAX_CHARS - 1)
+        .chain(['\u{2026}'])
+        .collect()
 }

@@ -28,12 +28,12 @@ use crate::api::pipeline::credentials::Presented;
 use crate::api::vault::envelope::Envelope;
 
 /// What a login's token begins with.
-const LOGIN_PREFIX: &str = "srl.";
+const LOGIN_TOKEN_PREFIX: &str = "srl.";
 /// The longest lease, seconds: Vault's, 32 days.
-const MAX_LEASE: i64 = 32 * 24 * 60 * 60;
+const MAX_LEASE_SECONDS: i64 = 32 * 24 * 60 * 60;
 
 /// How many logins are remembered as ended.
-const MAX_ENDED: usize = 4096;
+const MAX_ENDED_LOGINS: usize = 4096;
 
 /// What tells one login of a certificate from another.
 type Login = [u8; 16];
@@ -46,7 +46,7 @@ pub struct Logins(Mutex<VecDeque<Login>>);
 impl Logins {
     fn add(&self, login: Login) {
         let mut ended = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if ended.len() == MAX_ENDED {
+        if ended.len() == MAX_ENDED_LOGINS {
             ended.pop_front();
         }
         ended.push_back(login);
@@ -70,7 +70,7 @@ pub(in crate::api) fn presented_login(
 }
 
 fn login_of(text: &str) -> Option<Login> {
-    let text = text.strip_prefix(LOGIN_PREFIX)?;
+    let text = text.strip_prefix(LOGIN_TOKEN_PREFIX)?;
     let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
     bytes.first_chunk().copied()
 }
@@ -78,7 +78,7 @@ fn login_of(text: &str) -> Option<Login> {
 fn login_token(peer: &Peer, login: Login) -> String {
     let mut bytes = login.to_vec();
     bytes.extend(digest(peer, b"token", login));
-    format!("{LOGIN_PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes))
+    format!("{LOGIN_TOKEN_PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes))
 }
 
 fn login_info(peer: &Peer, login: Login) -> TokenInfo {
@@ -117,7 +117,7 @@ fn validity(peer: &Peer) -> (i64, i64) {
 /// certificate ends.
 fn lease(peer: &Peer) -> i64 {
     let left = validity(peer).1 - jiff::Timestamp::now().as_second();
-    left.clamp(0, MAX_LEASE)
+    left.clamp(0, MAX_LEASE_SECONDS)
 }
 
 request! {

@@ -18,7 +18,7 @@ use super::wire;
 /// The most parameters that one route may name.
 pub(in crate::api) const MAX_PARAMS: usize = 12;
 /// Go's longest duration, which is what Vault counts in.
-const LONGEST: Duration = Duration::from_nanos(i64::MAX as u64);
+const MAX_DURATION: Duration = Duration::from_nanos(i64::MAX as u64);
 /// The most items of one batch: what a body of the default size can hold, and no more work than a
 /// token does in seconds.
 pub(in crate::api) const MAX_BATCH: usize = 16_384;
@@ -29,7 +29,7 @@ pub(in crate::api) const CLAIMS: &str = "claims";
 /// The parameter whose value is a list of paths.
 pub(in crate::api) const PATHS: &str = "paths";
 /// What an item may hold, where the route takes it at all.
-const ITEM: &[&str] = &[
+const ITEM_PARAMETERS: &[&str] = &[
     "plaintext",
     "ciphertext",
     "input",
@@ -41,12 +41,12 @@ const ITEM: &[&str] = &[
     "key_version",
 ];
 /// The most unknown names that are repeated to the client.
-const MAX_NAMED: usize = 8;
+const MAX_UNKNOWN_NAMED: usize = 8;
 /// The most names in one object that the route doesn't take.
 pub(in crate::api) const MAX_OTHERS: usize = 256;
-const TWICE: &str = "is given twice";
+const GIVEN_TWICE: &str = "is given twice";
 /// Vault's words for a body that is neither `null` nor an object, or not even JSON.
-const NO_JSON: &str = "error parsing JSON";
+const JSON_ERROR: &str = "error parsing JSON";
 
 /// What a route takes.
 #[derive(Clone, Copy)]
@@ -67,7 +67,7 @@ impl Shape<'_> {
     /// Whether an item of a batch may hold it. The version that signs or makes HMACs is the whole
     /// batch's.
     fn takes_in_item(&self, name: &str) -> bool {
-        ITEM.contains(&name)
+        ITEM_PARAMETERS.contains(&name)
             && self.names.contains(&name)
             && !(name == "key_version" && self.names.first() == Some(&"input"))
     }
@@ -97,7 +97,7 @@ impl Others {
     /// anything.
     fn note(&mut self, name: &str) -> Result<(), String> {
         if self.0.contains(name) {
-            return Err(format!("a parameter that is not known {TWICE}"));
+            return Err(format!("a parameter that is not known {GIVEN_TWICE}"));
         }
         if self.0.len() == MAX_OTHERS {
             return Err(format!(
@@ -250,7 +250,7 @@ impl<'a> Params<'a> {
             (Ok(()), _) => params.agree(shape),
             (Err(_), Some(fault)) => Err(ApiError::bad_request(fault).in_own_words()),
             // serde's own message repeats what it found.
-            (Err(_), None) => Err(ApiError::bad_request(NO_JSON)),
+            (Err(_), None) => Err(ApiError::bad_request(JSON_ERROR)),
         }
     }
 
@@ -308,7 +308,7 @@ impl<'a> Params<'a> {
             params
                 .take(shape, &name, Scalar::Text(value))
                 .map_err(|fault| match fault {
-                    Fault::Twice(name) => format!("{name:?} {TWICE}"),
+                    Fault::Twice(name) => format!("{name:?} {GIVEN_TWICE}"),
                     Fault::Other(why) => why,
                 })
                 .map_err(|why| ApiError::bad_request(why).in_own_words())?;
@@ -456,7 +456,7 @@ impl<'a> Params<'a> {
             Scalar::Text(text) => wire::parse_duration(text).map_err(why)?,
             _ => return Err(conversion(name, "duration")),
         };
-        if duration > LONGEST {
+        if duration > MAX_DURATION {
             return Err(why("it is too long"));
         }
         Ok(Some(duration))
@@ -491,7 +491,7 @@ impl Unknown {
                 shape.names.join(", ")
             ));
         }
-        if !is_word(name) || self.named.len() == MAX_NAMED {
+        if !is_word(name) || self.named.len() == MAX_UNKNOWN_NAMED {
             self.others = true;
         } else if !self.named.iter().any(|known| known == name) {
             self.named.push(name.to_owned());
@@ -601,12 +601,12 @@ impl<'de> Visitor<'de> for Seed<'_, '_, 'de> {
                 let value = map.next_value()?;
                 match params.take(shape, &name, value) {
                     Ok(()) => {}
-                    Err(Fault::Twice(_)) => return Err(de::Error::custom(TWICE)),
+                    Err(Fault::Twice(_)) => return Err(de::Error::custom(GIVEN_TWICE)),
                     Err(Fault::Other(why)) => return Err(fail(fault, why)),
                 }
             }
             if batches > 1 || structured > 1 {
-                return Err(de::Error::custom(TWICE));
+                return Err(de::Error::custom(GIVEN_TWICE));
             }
         }
         Ok(())
@@ -686,7 +686,10 @@ impl<'de> Visitor<'de> for Exact<'_> {
         while let Some(name) = map.next_key::<String>()? {
             let value = map.next_value_seed(self.inner())?.unwrap_or_default();
             if object.insert(name, value).is_some() {
-                return Err(fail(self.fault, format!("a name {TWICE} in one object")));
+                return Err(fail(
+                    self.fault,
+                    format!("a name {GIVEN_TWICE} in one object"),
+                ));
             }
         }
         Ok(object.into())
@@ -878,7 +881,7 @@ const REFERENCE: &str = "reference";
 
 /// The name as it is known, if it is.
 fn known_in_item(name: &str) -> Option<&'static str> {
-    let mut names = ITEM.iter().chain([&REFERENCE]);
+    let mut names = ITEM_PARAMETERS.iter().chain([&REFERENCE]);
     names.find(|known| **known == name).copied()
 }
 
@@ -889,8 +892,8 @@ struct Seen(u16);
 impl Seen {
     /// False: it was given before.
     fn first(&mut self, name: &str) -> bool {
-        let at = ITEM.iter().position(|known| *known == name);
-        let bit = 1 << at.unwrap_or(ITEM.len());
+        let at = ITEM_PARAMETERS.iter().position(|known| *known == name);
+        let bit = 1 << at.unwrap_or(ITEM_PARAMETERS.len());
         let first = self.0 & bit == 0;
         self.0 |= bit;
         first
@@ -1135,7 +1138,7 @@ mod tests {
             "\u{a0}",
             "\u{c}",
         ] {
-            assert_eq!(refusal(body), NO_JSON, "{body}");
+            assert_eq!(refusal(body), JSON_ERROR, "{body}");
         }
         for body in ["", " \r\n\t", "null", "{}", "{}\n", " \n{ } \t"] {
             assert!(json(body).is_ok(), "{body}");
@@ -1149,9 +1152,9 @@ mod tests {
     #[test]
     fn a_name_stands_once_and_is_written_as_it_is() {
         for (body, error) in [
-            (r#"{"bits":1,"bits":1}"#, NO_JSON),
-            (r#"{"bits":null,"bits":1}"#, NO_JSON),
-            (r#"{"batch_input":[],"batch_input":null}"#, NO_JSON),
+            (r#"{"bits":1,"bits":1}"#, JSON_ERROR),
+            (r#"{"bits":null,"bits":1}"#, JSON_ERROR),
+            (r#"{"batch_input":[],"batch_input":null}"#, JSON_ERROR),
             (
                 r#"{"Derived":true}"#,
                 "a parameter is \"derived\" but for the case of its letters: names are in lower case",
@@ -1204,7 +1207,7 @@ mod tests {
             (r#"{"4111":1,"4111":2}"#, unknown),
             (r#"{"padding_scheme":"","padding_scheme":""}"#, unknown),
             (r#"{"padding_scheme":"","padding_scheme":"oaep"}"#, unknown),
-            (r#"{"name":"n","name":"m"}"#, NO_JSON),
+            (r#"{"name":"n","name":"m"}"#, JSON_ERROR),
             (
                 r#"{"batch_input":[{"z":1},{"z":1,"z":2}]}"#,
                 "failed to parse batch input: '[1]': a parameter that is not known is given twice",

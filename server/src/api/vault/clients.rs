@@ -20,7 +20,7 @@ use crate::api::vault::envelope::Envelope;
 /// The most paths of one question.
 const MAX_PATHS: usize = 64;
 /// Where any mount is taken: what clients ask for if nobody tells them otherwise.
-const MOUNT: &str = "transit/";
+const DEFAULT_MOUNT: &str = "transit/";
 
 /// `GET sys/mounts`.
 pub(in crate::api) async fn mounts(call: &mut Call<'_>) -> Result<Answer, ApiError> {
@@ -181,7 +181,7 @@ fn allowed(call: &Call<'_>, operation: Operation, key: Option<&str>) -> bool {
 fn secret_mounts(call: &Call<'_>) -> Map<String, Value> {
     let configured = &call.app.config.mounts;
     let names: Vec<String> = if configured.is_empty() {
-        vec![MOUNT.to_owned()]
+        vec![DEFAULT_MOUNT.to_owned()]
     } else {
         let names = configured.iter().map(|mount| mount.trim_matches('/'));
         names.map(|mount| format!("{mount}/")).collect()

@@ -25,14 +25,19 @@ use crate::api::pipeline::route::{Found, Verb};
 pub(super) const ROOT: &str = "/v1/";
 
 /// Stands for what is not a token at all, and is refused as an unknown one.
-const NO_TOKEN: &str = "\u{fffd}";
+const NOT_A_TOKEN: &str = "\u{fffd}";
 
 /// Its headers: as names, since a text is parsed as one at each look.
-static TOKEN: HeaderName = HeaderName::from_static("x-vault-token");
-static AUTHORIZATION: HeaderName = header::AUTHORIZATION;
-static NAMESPACE: HeaderName = HeaderName::from_static("x-vault-namespace");
-static WRAP_TTL: HeaderName = HeaderName::from_static("x-vault-wrap-ttl");
-static HEADERS: [&HeaderName; 4] = [&TOKEN, &AUTHORIZATION, &NAMESPACE, &WRAP_TTL];
+static TOKEN_HEADER: HeaderName = HeaderName::from_static("x-vault-token");
+static AUTHORIZATION_HEADER: HeaderName = header::AUTHORIZATION;
+static NAMESPACE_HEADER: HeaderName = HeaderName::from_static("x-vault-namespace");
+static WRAP_TTL_HEADER: HeaderName = HeaderName::from_static("x-vault-wrap-ttl");
+static CREDENTIAL_HEADERS: [&HeaderName; 4] = [
+    &TOKEN_HEADER,
+    &AUTHORIZATION_HEADER,
+    &NAMESPACE_HEADER,
+    &WRAP_TTL_HEADER,
+];
 
 /// Vault's dialect.
 pub(in crate::api) struct Vault;
@@ -61,7 +66,7 @@ impl Dialect for Vault {
     }
 
     fn headers(&self) -> &'static [&'static HeaderName] {
-        &HEADERS
+        &CREDENTIAL_HEADERS
     }
 
     fn decode<'p>(&self, path: &'p str) -> Option<Cow<'p, str>> {
@@ -196,7 +201,7 @@ fn presented_token<'h>(
     authorization: Option<&'h HeaderValue>,
 ) -> Result<Option<&'h str>, ApiError> {
     // Not ASCII, so no token of ours: it is looked up, and refused, as any other unknown one.
-    let text = |value: &'h HeaderValue| value.to_str().unwrap_or(NO_TOKEN);
+    let text = |value: &'h HeaderValue| value.to_str().unwrap_or(NOT_A_TOKEN);
     let own = own.map_or("", text);
     let other = authorization.map_or("", |value| bearer(text(value)));
     match (own, other) {
@@ -236,7 +241,7 @@ fn bearer(credentials: &str) -> &str {
     if credentials.is_empty() || scheme.eq_ignore_ascii_case("bearer") {
         token.trim()
     } else {
-        NO_TOKEN
+        NOT_A_TOKEN
     }
 }
 

@@ -14,7 +14,7 @@ use super::wire::{BASE64, PREFIX};
 use crate::api::pipeline::answer::RequestId;
 
 /// Room for the envelope around `data`.
-const ENVELOPE: usize = 224;
+const ENVELOPE_BYTES: usize = 224;
 
 /// Vault's envelope, open at `"data":`.
 pub(in crate::api) struct Envelope {
@@ -25,7 +25,7 @@ impl Envelope {
     /// `room`: bytes that `data` will take. What doesn't fit still works, but leaves a copy behind
     /// in freed memory.
     pub(in crate::api) fn open(id: &RequestId, room: usize) -> Self {
-        let mut buf = Zeroizing::new(Vec::with_capacity(ENVELOPE + room));
+        let mut buf = Zeroizing::new(Vec::with_capacity(ENVELOPE_BYTES + room));
         buf.extend_from_slice(b"{\"request_id\":\"");
         buf.extend_from_slice(id.as_str().as_bytes());
         buf.extend_from_slice(

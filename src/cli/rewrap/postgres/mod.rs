@@ -17,7 +17,7 @@ use crate::cli::remote::{Remote, block_on};
 use table::Table;
 
 /// Looks at the table, so that rows which others changed meanwhile are looked at again.
-const PASSES: usize = 5;
+const MAX_PASSES: usize = 5;
 
 #[derive(Args, Debug)]
 pub(in crate::cli) struct PostgresArgs {
@@ -78,7 +78,7 @@ pub(in crate::cli) fn run(
             after: args.after.clone(),
         };
         let mut tally = Tally::default();
-        for pass in 0..PASSES {
+        for pass in 0..MAX_PASSES {
             let done = tokio::select! {
                 done = work.pass(&mut database, &bar) => done,
                 _ = tokio::signal::ctrl_c() => Err(Failure::new(Exit::Failed, "interrupted")),

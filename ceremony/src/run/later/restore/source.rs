@@ -32,8 +32,8 @@ impl Source {
         custody: &CustodyState,
     ) -> Result<Self, RunError> {
         let path = folder.join(backup::FILE);
-        let bytes =
-            files::read(&path, backup::MAX).map_err(|error| RunError::file(&path, error))?;
+        let bytes = files::read(&path, backup::MAX_FILE_BYTES)
+            .map_err(|error| RunError::file(&path, error))?;
         let sha256 = sha256_hex(&bytes);
         let file = Backup::parse(&bytes)?;
         let unknown = || {

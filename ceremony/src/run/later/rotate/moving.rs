@@ -19,7 +19,7 @@ use super::{SealedBefore, successor, trial};
 use crate::record::{MoveOutputs, RetireOutputs};
 
 /// Between two questions to the server.
-const POLL: Duration = Duration::from_millis(500);
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 pub(in crate::run) const MOVE: Act = Act {
     title: "Move every key",
@@ -155,7 +155,7 @@ fn by_server(
             why.map(|why| format!(", waiting: {why}"))
                 .unwrap_or_default()
         )));
-        std::thread::sleep(POLL);
+        std::thread::sleep(POLL_INTERVAL);
         answer = told(server.progress())?;
     }
 }

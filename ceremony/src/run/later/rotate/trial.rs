@@ -11,7 +11,7 @@ use crate::Step;
 use crate::encoding::unbase64;
 
 /// What is encrypted.
-const TEXT: &[u8] = b"sealed under the old master key";
+const TRIAL_PLAINTEXT: &[u8] = b"sealed under the old master key";
 
 /// Its record in the transcript, in base64.
 #[derive(Debug, Serialize, Deserialize)]
@@ -46,7 +46,7 @@ pub(super) async fn make(hsm: &Hsm) -> Result<SealedBefore, RunError> {
     let key = hsm.generate_key(KeyUsage::Aead, MasterKind::Hsm).await?;
     let mut iv = [0; 12];
     getrandom::fill(&mut iv).map_err(|_| RunError::random())?;
-    let item = item(key.clone(), iv, TEXT);
+    let item = item(key.clone(), iv, TRIAL_PLAINTEXT);
     let ciphertext = hsm
         .encrypt(vec![item])
         .await?
@@ -110,7 +110,7 @@ pub(super) async fn check(hsm: &Hsm, trial: &SealedBefore) -> Result<(), RunErro
         .pop()
         .ok_or_else(broken)?;
     match opened {
-        Ok(text) if text.as_slice() == TEXT => Ok(()),
+        Ok(text) if text.as_slice() == TRIAL_PLAINTEXT => Ok(()),
         Ok(_) => Err(fails("another text came out")),
         Err(error) => Err(fails(&error.to_string())),
     }

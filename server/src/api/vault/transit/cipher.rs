@@ -9,7 +9,9 @@ use strongroom_core::policy::Operation;
 use super::batch::{
     ItemError, Sorted, batch_status, count, in_order, partial_failure, references, write_batch,
 };
-use super::{KEY_TYPE, close, decode_optional, key_type, only, refuse_nonce, wanted_version};
+use super::{
+    ENCRYPTION_KEY_TYPE, close, decode_optional, key_type, only, refuse_nonce, wanted_version,
+};
 use crate::api::pipeline::answer::Answer;
 use crate::api::pipeline::change;
 use crate::api::vault::body::{Item, Params, Text};
@@ -35,7 +37,7 @@ request! {
         /// Additional authenticated data, base64: needed again to decrypt.
         associated_data: Base64<'p>,
         /// The only type that encrypts; another one is refused.
-        r#type: Option<Cow<'p, str>> = one_of(&[KEY_TYPE, ""]),
+        r#type: Option<Cow<'p, str>> = one_of(&[ENCRYPTION_KEY_TYPE, ""]),
         /// Equal plaintexts give equal ciphertexts under one context; needs `derived`.
         convergent_encryption: Option<bool>,
         /// The HTTP status, 200 to 599 but 204, 205 and 304, of a batch in which some items failed;

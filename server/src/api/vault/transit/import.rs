@@ -7,7 +7,7 @@ use serde::Serialize;
 use strongroom_core::keyring::{ImportOptions, KeyType};
 use strongroom_hsm::OaepHash;
 
-use super::{KEY_TYPE, NewKey, answer, create_options};
+use super::{ENCRYPTION_KEY_TYPE, NewKey, answer, create_options};
 use crate::api::pipeline::answer::Answer;
 use crate::api::vault::body::word;
 use crate::api::vault::call::Call;
@@ -37,7 +37,7 @@ request! {
         /// Of RSA-OAEP, and of its MGF1: SHA256 (if missing) or SHA1.
         hash_function: Option<Cow<'p, str>>,
         /// The only type that is imported.
-        r#type: Option<Cow<'p, str>> = one_of(&[KEY_TYPE]),
+        r#type: Option<Cow<'p, str>> = one_of(&[ENCRYPTION_KEY_TYPE]),
         /// Each operation takes a `context`, from which its key is derived by HKDF-SHA256.
         derived: Option<bool>,
         /// Whether the appliance may make new versions of the imported key.

@@ -8,7 +8,8 @@ use serde::Serialize;
 use strongroom_core::keyring::{ConfigChange, KeyInfo, KeyName, KeyType, Residency, VersionInfo};
 
 use super::{
-    KEY_TYPE, NewKey, answer, check_period, create_options, decode_optional, refuse_exports,
+    ENCRYPTION_KEY_TYPE, NewKey, answer, check_period, create_options, decode_optional,
+    refuse_exports,
 };
 use crate::api::pipeline::answer::Answer;
 use crate::api::vault::call::Call;
@@ -23,7 +24,7 @@ request! {
     /// `POST keys/:name`.
     Create<'p> {
         /// Missing: aes256-gcm96. The others sign; ed25519 where the token can.
-        r#type: Option<Cow<'p, str>> = one_of(&[KEY_TYPE, "ecdsa-p256", "rsa-4096", "ed25519"]),
+        r#type: Option<Cow<'p, str>> = one_of(&[ENCRYPTION_KEY_TYPE, "ecdsa-p256", "rsa-4096", "ed25519"]),
         /// Each operation takes a `context`, from which its key is derived by HKDF-SHA256.
         derived: Option<bool>,
         /// Equal plaintexts give equal ciphertexts under one context; needs `derived`.

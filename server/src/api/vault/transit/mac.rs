@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::algorithm::{HASHES, hash, invalid_hash, of_path_or_body};
 use super::batch::{ItemError, Sorted, count, in_order, references, refuse_empty, write_batch};
 use super::verify::Verify;
-use super::{NO_CONTEXT, Valid, answer, close, made_by, only, valid_answer};
+use super::{CONTEXT_REFUSED, Valid, answer, close, made_by, only, valid_answer};
 use crate::api::pipeline::answer::Answer;
 use crate::api::vault::call::Call;
 use crate::api::vault::envelope::{Envelope, room};
@@ -113,7 +113,7 @@ pub(super) async fn verify(call: &mut Call<'_>) -> Result<Answer, ApiError> {
         }
         let sorted = Sorted::sort(&items, |item| {
             if item.context.as_deref().is_some_and(|c| !c.is_empty()) {
-                return Err(NO_CONTEXT.into());
+                return Err(CONTEXT_REFUSED.into());
             }
             check(
                 item.input.as_deref(),
@@ -160,7 +160,7 @@ pub(super) async fn verify(call: &mut Call<'_>) -> Result<Answer, ApiError> {
 /// What is said of signatures, and would make an HMAC another one. Vault looks at none of it.
 fn refuse_for_hmac(asked: &Verify<'_>) -> Result<(), ApiError> {
     if asked.context.0 {
-        return Err(ApiError::bad_request(NO_CONTEXT));
+        return Err(ApiError::bad_request(CONTEXT_REFUSED));
     }
     if asked.prehashed == Some(true) {
         return Err(ApiError::bad_request(

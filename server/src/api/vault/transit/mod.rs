@@ -29,9 +29,9 @@ use strongroom_hsm::SigningKind;
 use strongroom_core::keyring::{CreateOptions, KeyType, KeyringError, Residency};
 
 /// The type of a key that encrypts.
-const KEY_TYPE: &str = "aes256-gcm96";
+const ENCRYPTION_KEY_TYPE: &str = "aes256-gcm96";
 /// Vault's other types: known, and refused as not supported.
-const OTHER_TYPES: &[&str] = &[
+const UNSUPPORTED_KEY_TYPES: &[&str] = &[
     "aes128-gcm96",
     "chacha20-poly1305",
     "ecdsa-p384",
@@ -43,7 +43,8 @@ const OTHER_TYPES: &[&str] = &[
 ];
 
 /// For what is made with the key itself, not with one derived from it.
-const NO_CONTEXT: &str = "signatures and HMACs are not made with derived keys: leave context out";
+const CONTEXT_REFUSED: &str =
+    "signatures and HMACs are not made with derived keys: leave context out";
 
 /// The only result of a request without a batch.
 fn only<R>(results: Vec<Result<R, KeyringError>>, doing: Doing, name: &str) -> Result<R, ApiError> {
@@ -176,9 +177,9 @@ fn key_type(text: Option<&str>) -> Result<KeyType, ApiError> {
         return Ok(KeyType::Signing(kind));
     }
     match text {
-        None | Some(KEY_TYPE) => Ok(KeyType::Aes256Gcm96),
-        Some(known) if OTHER_TYPES.contains(&known) => Err(ApiError::bad_request(format!(
-            "key type {known} is not supported: the types are {KEY_TYPE}, ecdsa-p256, rsa-4096 and ed25519"
+        None | Some(ENCRYPTION_KEY_TYPE) => Ok(KeyType::Aes256Gcm96),
+        Some(known) if UNSUPPORTED_KEY_TYPES.contains(&known) => Err(ApiError::bad_request(format!(
+            "key type {known} is not supported: the types are {ENCRYPTION_KEY_TYPE}, ecdsa-p256, rsa-4096 and ed25519"
         ))
         .in_own_words()),
         Some(unknown) => Err(ApiError::bad_request(format!(

@@ -16,7 +16,7 @@ use strongroom_core::keyring::RandomSource;
 /// How bytes are written.
 const FORMATS: &[&str] = &["hex", "base64", ""];
 /// The most bytes of one answer.
-const MAX_RANDOM: i64 = 128 * 1024;
+const MAX_RANDOM_BYTES: i64 = 128 * 1024;
 
 request! {
     /// `random`, `random/:bytes`.
@@ -100,9 +100,9 @@ impl Draw {
         if len < 1 {
             return Err(ApiError::bad_request("\"bytes\" cannot be less than 1"));
         }
-        if len > MAX_RANDOM {
+        if len > MAX_RANDOM_BYTES {
             return Err(ApiError::bad_request(format!(
-                "\"bytes\" should be less than {MAX_RANDOM}"
+                "\"bytes\" should be less than {MAX_RANDOM_BYTES}"
             )));
         }
         let hex = is_hex(asked.format.as_deref(), "base64", |other| {
@@ -114,7 +114,7 @@ impl Draw {
         // The path wins.
         let said = asked.source.as_deref().filter(|said| !said.is_empty());
         Ok(Self {
-            // Between 1 and MAX_RANDOM.
+            // Between 1 and MAX_RANDOM_BYTES.
             len: usize::try_from(len).unwrap_or(1),
             source: random_source(source.or(said))?,
             hex,

@@ -13,7 +13,7 @@ use strongroom_hsm::SigningKind;
 use super::algorithm::{SIGNED_HASHES, hash};
 use super::batch::{ItemError, Sorted, count, in_order, references, refuse_empty, write_batch};
 use super::verify::Verify;
-use super::{NO_CONTEXT, Valid, answer, close, made_by, only, valid_answer};
+use super::{CONTEXT_REFUSED, Valid, answer, close, made_by, only, valid_answer};
 use crate::api::pipeline::answer::Answer;
 use crate::api::vault::body::{Item, word};
 use crate::api::vault::call::Call;
@@ -24,7 +24,7 @@ use crate::api::vault::wire::{self, WireError};
 use zeroize::Zeroizing;
 
 /// Room for a signature in base64: RSA-4096's is the longest.
-const SIGNATURE: usize = 512;
+const MAX_SIGNATURE_BASE64: usize = 512;
 
 request! {
     /// `sign/:name[/:hash]`.
@@ -82,7 +82,7 @@ pub(in crate::api) async fn sign(call: &mut Call<'_>) -> Result<Answer, ApiError
         )?;
         let mut envelope = Envelope::open(
             call.id,
-            results.len() * room(SIGNATURE) + references(&items),
+            results.len() * room(MAX_SIGNATURE_BASE64) + references(&items),
         );
         write_batch(&mut envelope, &items, &results, |envelope, result| {
             if let Ok(made) = result {
@@ -106,7 +106,7 @@ pub(in crate::api) async fn sign(call: &mut Call<'_>) -> Result<Answer, ApiError
         .sign(call.key()?, version, &options, vec![item])
         .await;
     let made = only(results.map_err(failed)?, Doing::Sign, call.name)?;
-    let mut envelope = Envelope::open(call.id, room(SIGNATURE));
+    let mut envelope = Envelope::open(call.id, room(MAX_SIGNATURE_BASE64));
     envelope.raw("{");
     write(&mut envelope, options.marshaling, &made);
     envelope.raw("}");
@@ -254,7 +254,7 @@ impl How<'_> {
     /// And whether the path counts, and not what the body says of the hash.
     fn options(self, captures: [Option<&str>; 2]) -> Result<(SignOptions, bool), ApiError> {
         if self.context.0 {
-            return Err(ApiError::bad_request(NO_CONTEXT));
+            return Err(ApiError::bad_request(CONTEXT_REFUSED));
         }
         let (hash, replaced) = hash(captures, self.hash_algorithm, self.algorithm)?;
         let salt = match self.salt_length.unwrap_or_default() {
@@ -326,7 +326,7 @@ fn input(text: Option<&str>) -> Result<Zeroizing<Vec<u8>>, ItemError> {
 
 fn item_input(item: &Item<'_>) -> Result<Zeroizing<Vec<u8>>, ItemError> {
     if item.context.as_deref().is_some_and(|c| !c.is_empty()) {
-        return Err(NO_CONTEXT.into());
+        return Err(CONTEXT_REFUSED.into());
     }
     input(item.input.as_deref())
 }
