@@ -121,7 +121,7 @@ fn is(reply: &Reply, body: Body) -> bool {
 /// The shape that the document gives to every error.
 fn is_documented_error(body: &Value) -> bool {
     static SHAPE: LazyLock<jsonschema::Validator> = LazyLock::new(|| {
-        let document: Value = serde_json::from_str(OPENAPI).unwrap();
+        let document: Value = serde_json::from_str(&OPENAPI).unwrap();
         jsonschema::draft202012::new(&document["components"]["schemas"]["Errors"]).unwrap()
     });
     SHAPE.is_valid(body)

@@ -67,21 +67,33 @@ pub(crate) struct Request {
     /// The parameters' names.
     pub(crate) names: &'static [&'static str],
     /// What the document says of each, in the same order.
-    #[cfg_attr(not(test), allow(dead_code))]
     pub(crate) parameters: &'static [Parameter],
+    /// Those that each item of a batch may hold.
+    pub(crate) item: &'static [&'static str],
+    /// Those that it must.
+    pub(crate) needed_in_item: &'static [&'static str],
     /// Names that are known, and would change what is done in a way that there is not here.
     pub(crate) refused: &'static [&'static str],
     /// Any other name is refused too.
     pub(crate) strict: bool,
 }
 
-/// A parameter, as the document has it: a test compares them.
-#[cfg_attr(not(test), allow(dead_code))]
+/// A parameter, as the document has it.
 pub(crate) struct Parameter {
     /// The lines of its description.
     pub(crate) about: &'static [&'static str],
     /// Its JSON Schema, without the description.
     pub(crate) schema: fn() -> serde_json::Value,
+    /// A request without it is refused.
+    pub(crate) needed: bool,
+}
+
+impl Parameter {
+    /// Its description; empty if there is none.
+    pub(crate) fn about(&self) -> String {
+        let lines: Vec<&str> = self.about.iter().map(|line| line.trim()).collect();
+        lines.join(" ")
+    }
 }
 
 /// One row of a table.
@@ -153,6 +165,8 @@ pub(super) static NO_SUCH_ROUTE: Route = Route {
     request: &Request {
         names: &[],
         parameters: &[],
+        item: &[],
+        needed_in_item: &[],
         refused: &[],
         strict: false,
     },

@@ -28,8 +28,8 @@ pub(in crate::api) const BATCH: &str = "batch_input";
 pub(in crate::api) const CLAIMS: &str = "claims";
 /// The parameter whose value is a list of paths.
 pub(in crate::api) const PATHS: &str = "paths";
-/// What an item may hold, where the route takes it at all.
-const ITEM_PARAMETERS: &[&str] = &[
+/// What an item can hold, where its request takes it.
+pub(in crate::api) const ITEM_PARAMETERS: &[&str] = &[
     "plaintext",
     "ciphertext",
     "input",
@@ -53,6 +53,8 @@ const JSON_ERROR: &str = "error parsing JSON";
 pub(in crate::api) struct Shape<'p> {
     /// The parameters.
     pub(in crate::api) names: &'static [&'static str],
+    /// Those of them that an item of a batch may hold.
+    pub(in crate::api) item: &'static [&'static str],
     /// Parameters of Vault's, or of `OpenBao`'s, that would change what is done, and that this
     /// appliance doesn't have.
     pub(in crate::api) refused: &'static [&'static str],
@@ -61,16 +63,6 @@ pub(in crate::api) struct Shape<'p> {
     pub(in crate::api) strict: bool,
     /// The names that the path gave already.
     pub(in crate::api) captured: &'p [&'static str],
-}
-
-impl Shape<'_> {
-    /// Whether an item of a batch may hold it. The version that signs or makes HMACs is the whole
-    /// batch's.
-    fn takes_in_item(&self, name: &str) -> bool {
-        ITEM_PARAMETERS.contains(&name)
-            && self.names.contains(&name)
-            && !(name == "key_version" && self.names.first() == Some(&"input"))
-    }
 }
 
 /// The parameters of one request, by the names that its route knows.
@@ -352,7 +344,7 @@ impl<'a> Params<'a> {
             return Ok(self);
         }
         let mut values = self.names.iter().zip(&self.values);
-        match values.find(|(name, value)| value.is_set() && shape.takes_in_item(name)) {
+        match values.find(|(name, value)| value.is_set() && shape.item.contains(name)) {
             None => Ok(self),
             Some((name, _)) => Err(ApiError::bad_request(format!(
                 "{name} is given beside {BATCH}: give it in each item"
@@ -843,7 +835,7 @@ impl<'de> Visitor<'de> for One<'_, '_, '_> {
         while let Some(name) = map.next_key::<Text<'de>>()? {
             let shape = batch.shape;
             let Some(name) =
-                known_in_item(&name).filter(|name| shape.takes_in_item(name) || *name == REFERENCE)
+                known_in_item(&name).filter(|name| shape.item.contains(name) || *name == REFERENCE)
             else {
                 let same = |known: &&&str| **known == &*name;
                 if let Some(name) = shape.names.iter().find(same) {
@@ -1022,6 +1014,7 @@ mod tests {
     ];
     const SHAPE: Shape<'static> = Shape {
         names: NAMES,
+        item: &["plaintext", "key_version"],
         refused: &["padding_scheme"],
         strict: false,
         captured: &["name"],

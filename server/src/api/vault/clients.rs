@@ -10,7 +10,7 @@ use strongroom_core::policy::{Decision, Operation};
 use super::call::Call;
 use super::dialect::{ROOT, VAULT, shown};
 use super::error::ApiError;
-use super::request::request;
+use super::request::{Unread, request};
 use super::routes::{self, Target, Verb};
 use crate::api::pipeline::answer::Answer;
 use crate::api::pipeline::credentials::Presented;

@@ -1,8 +1,8 @@
 //! Vault's dialect: Transit, and what Vault's clients ask besides.
 //!
 //! `dialect` is what the pipeline asks; `routes` the table; `call` what a handler is given; `body`
-//! reads parameters, `request` makes types of them, `envelope` writes answers, `error` has Vault's
-//! words.
+//! reads parameters, `request` makes types of them, `openapi` describes them, `envelope` writes
+//! answers, `error` has Vault's words.
 
 mod auth;
 pub(super) mod body;
@@ -13,6 +13,7 @@ pub(super) mod envelope;
 pub(super) mod error;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzz;
+mod openapi;
 pub(super) mod request;
 mod rotation;
 pub(super) mod routes;
@@ -23,7 +24,4 @@ mod words;
 
 pub use auth::Logins;
 pub(super) use dialect::{VAULT, verb};
-
-/// The `OpenAPI` 3.1 document that describes every route; served, and checked against the route
-/// table by a test.
-pub const OPENAPI: &str = include_str!("openapi.json");
+pub use openapi::OPENAPI;

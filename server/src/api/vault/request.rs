@@ -13,6 +13,9 @@ use super::error::ApiError;
 
 /// What the document says of a parameter of this type.
 pub(super) trait Described {
+    /// A request without it is refused.
+    const NEEDED: bool = false;
+
     /// Its JSON Schema, without a description.
     fn schema() -> Value;
 }
@@ -32,6 +35,23 @@ impl Described for Option<Cow<'_, str>> {
 impl<'p> Field<'p> for Option<Cow<'p, str>> {
     fn read(params: &'p Params<'_>, name: &str) -> Result<Self, ApiError> {
         params.text(name)
+    }
+}
+
+/// A text without which nothing is done: the handler says what it must be.
+pub(super) struct Needed<'p>(pub(super) Option<Cow<'p, str>>);
+
+impl Described for Needed<'_> {
+    const NEEDED: bool = true;
+
+    fn schema() -> Value {
+        json!({ "type": "string" })
+    }
+}
+
+impl<'p> Field<'p> for Needed<'p> {
+    fn read(params: &'p Params<'_>, name: &str) -> Result<Self, ApiError> {
+        params.text(name).map(Self)
     }
 }
 
@@ -111,8 +131,8 @@ impl<'p> Field<'p> for Option<Duration> {
     }
 }
 
-/// The items of a batch, which the parser reads by itself: `Params::batch`. An item takes what the
-/// request takes.
+/// The items of a batch, which the parser reads by itself: `Params::batch`. What they take stands
+/// in the request's `item`.
 pub(super) struct Batch;
 
 impl Described for Batch {
@@ -147,9 +167,10 @@ pub(super) const fn bare(field: &'static str) -> &'static str {
 
 /// A request's struct, `REQUEST` for its row, and `read`. Behind each field's type may stand the
 /// schema that says more than the type does. `besides` has what is taken and not read from here:
-/// the parser does, or nobody. `refused` has Vault's and `OpenBao`'s that would change what is
-/// done; ignored, they would silently not do what was asked. `strict`: any other is refused too,
-/// since the answer has no room for a warning, or none of Vault's clients could send one.
+/// the parser does, or nobody. `item` names the fields that each item of a batch may hold, `needs`
+/// those that it must. `refused` has Vault's and `OpenBao`'s that would change what is done;
+/// ignored, they would silently not do what was asked. `strict`: any other is refused too, since
+/// the answer has no room for a warning, or none of Vault's clients could send one.
 macro_rules! request {
     (@schema $type:ty) => {
         <$type as $crate::api::vault::request::Described>::schema
@@ -165,6 +186,7 @@ macro_rules! request {
         $(besides {
             $($(#[doc = $about2:literal])* $field2:ident: $type2:ty $(= $schema2:expr)?,)*
         })?
+        $(item [$($item:ident),*] $(needs [$($needed:ident),*])?)?
         $(refused [$($refused:literal),*])?
         $(; $strict:ident)?
     ) => {
@@ -187,14 +209,18 @@ macro_rules! request {
                             schema: $crate::api::vault::request::request!(
                                 @schema $type $(, $schema)?
                             ),
+                            needed: <$type as $crate::api::vault::request::Described>::NEEDED,
                         },)*
                         $($($crate::api::pipeline::route::Parameter {
                             about: &[$($about2),*],
                             schema: $crate::api::vault::request::request!(
                                 @schema $type2 $(, $schema2)?
                             ),
+                            needed: <$type2 as $crate::api::vault::request::Described>::NEEDED,
                         },)*)?
                     ],
+                    item: &[$($(stringify!($item)),*)?],
+                    needed_in_item: &[$($($(stringify!($needed)),*)?)?],
                     refused: &[$($($refused),*)?],
                     strict: false $(|| stringify!($strict).len() == "strict".len())?,
                 };

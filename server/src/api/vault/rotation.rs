@@ -1,15 +1,12 @@
 //! `sys/rotate-master`: a ceremony tells the server that another master key is in force, and asks
 //! how far the keys are.
 
-use std::borrow::Cow;
-
 use serde::Serialize;
-use serde_json::json;
 use strongroom_hsm::Hsm;
 
 use super::call::Call;
 use super::error::ApiError;
-use super::request::request;
+use super::request::{Needed, request};
 use super::sys;
 use crate::api::App;
 use crate::api::pipeline::answer::Answer;
@@ -20,7 +17,7 @@ request! {
     RotateMaster<'p> {
         /// SHA-256 of the new master key's public half (SubjectPublicKeyInfo, DER), hexadecimal: it
         /// must be the one in force.
-        master_sha256: Option<Cow<'p, str>> = json!({ "type": "string" }),
+        master_sha256: Needed<'p>,
     }
     ; strict
 }
@@ -36,6 +33,7 @@ pub(in crate::api) async fn read(call: &mut Call<'_>) -> Result<Answer, ApiError
 pub(in crate::api) async fn update(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     let wanted = RotateMaster::read(&call.params)?
         .master_sha256
+        .0
         .map(|text| text.to_ascii_lowercase())
         .filter(|text| text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit()))
         .ok_or_else(|| {

@@ -18,6 +18,7 @@ pub(in crate::api) use crate::api::pipeline::route::{Captures, Route, Verb, allo
 pub(super) fn shape<'c>(route: &Route, captures: &'c Captures<'_>) -> Shape<'c> {
     Shape {
         names: route.request.names,
+        item: route.request.item,
         refused: route.request.refused,
         strict: route.request.strict,
         captured: captures.names,

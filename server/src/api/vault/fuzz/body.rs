@@ -29,6 +29,7 @@ const CAPTURED: &[&str] = &["name"];
 const REFUSED: &[&str] = &["padding_scheme"];
 const SHAPE: Shape<'static> = Shape {
     names: NAMES,
+    item: &["plaintext", "context", "key_version"],
     refused: REFUSED,
     strict: false,
     captured: CAPTURED,

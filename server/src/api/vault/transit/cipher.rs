@@ -47,6 +47,7 @@ request! {
     besides {
         batch_input: Batch,
     }
+    item [plaintext, context, nonce, key_version, associated_data] needs [plaintext]
     refused ["padding_scheme"]
 }
 
@@ -68,6 +69,7 @@ request! {
     besides {
         batch_input: Batch,
     }
+    item [ciphertext, context, nonce, associated_data] needs [ciphertext]
     refused ["padding_scheme"]
 }
 
@@ -88,6 +90,7 @@ request! {
     besides {
         batch_input: Batch,
     }
+    item [ciphertext, context, nonce, key_version, associated_data] needs [ciphertext]
     refused ["padding_scheme", "decrypt_padding_scheme", "encrypt_padding_scheme"]
 }
 

@@ -15,7 +15,7 @@ use crate::api::pipeline::answer::Answer;
 use crate::api::vault::body::word;
 use crate::api::vault::call::Call;
 use crate::api::vault::error::{ApiError, Doing};
-use crate::api::vault::request::{one_of, request};
+use crate::api::vault::request::{Unread, one_of, request};
 
 request! {
     /// `jwt/:name`.

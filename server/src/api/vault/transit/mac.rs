@@ -28,6 +28,7 @@ request! {
     besides {
         batch_input: Batch,
     }
+    item [input] needs [input]
     refused ["hash_algorithm"]
 }
 

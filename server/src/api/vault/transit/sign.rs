@@ -52,6 +52,7 @@ request! {
     besides {
         batch_input: Batch,
     }
+    item [input, context]
 }
 
 /// `sign/:name[/:hash]`.

@@ -41,6 +41,7 @@ request! {
     besides {
         batch_input: Batch,
     }
+    item [input, hmac, signature, context]
     refused ["cmac", "mac_length"]
 }
 
