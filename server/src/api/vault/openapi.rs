@@ -105,7 +105,7 @@ fn item(path: &str, operations: BTreeMap<String, Words>) -> Map<String, Value> {
     for (method, words) in operations {
         let route = row(path, &method);
         let responses = responses(&words, route);
-        let mut operation = Operation {
+        let operation = Operation {
             operation_id: &words.operation_id,
             summary: &words.summary,
             tags: &words.tags,
@@ -117,11 +117,11 @@ fn item(path: &str, operations: BTreeMap<String, Words>) -> Map<String, Value> {
             responses: &responses,
         };
         if method == "post" {
-            let id = &words.operation_id;
-            let id = format!("{}Put", id.strip_suffix("Post").unwrap_or(id));
-            operation.operation_id = &id;
-            item.insert("put".to_owned(), json!(operation));
-            operation.operation_id = &words.operation_id;
+            let id = operation.operation_id;
+            let put = format!("{}Put", id.strip_suffix("Post").unwrap_or(id));
+            let mut same = json!(operation);
+            same["operationId"] = put.into();
+            item.insert("put".to_owned(), same);
         }
         item.insert(method, json!(operation));
     }
