@@ -81,7 +81,7 @@ pub type Moved = (Vec<hsm::MovedKey>, hsm::Trial, hsm::Epoch);
 /// What a backup says besides what is moved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each is a field of `Content`")]
-pub struct About {
+pub struct BackupDetails {
     pub mode: Mode,
     pub name: String,
     pub ceremony_id: String,
@@ -94,7 +94,7 @@ pub struct About {
 
 impl Content {
     /// From what the token gave.
-    pub fn new(about: About, (keys, trial, epoch): &Moved) -> Self {
+    pub fn new(about: BackupDetails, (keys, trial, epoch): &Moved) -> Self {
         Self {
             format: FORMAT,
             r#type: "strongroom-backup".to_owned(),
@@ -128,8 +128,8 @@ impl Content {
         }
     }
 
-    fn about(&self) -> About {
-        About {
+    fn about(&self) -> BackupDetails {
+        BackupDetails {
             mode: self.mode,
             name: self.name.clone(),
             ceremony_id: self.ceremony_id.clone(),
@@ -146,7 +146,7 @@ impl Content {
     ///
     /// # Errors
     /// [`CeremonyError::Backup`] with what is wrong.
-    pub fn check(&self, made: &About, keys: &[KeyRecord]) -> Result<(), CeremonyError> {
+    pub fn check(&self, made: &BackupDetails, keys: &[KeyRecord]) -> Result<(), CeremonyError> {
         let wrong = |what: &str| Err(CeremonyError::Backup(what.to_owned()));
         if self.about() != *made {
             return wrong(
@@ -314,7 +314,7 @@ mod tests {
             manufacturer: "m".into(),
             model: "n".into(),
         };
-        let about = About {
+        let about = BackupDetails {
             mode: Mode::Ceremony,
             name: "keys".into(),
             ceremony_id: "00".repeat(16),

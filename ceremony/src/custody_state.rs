@@ -11,7 +11,7 @@ use super::{CeremonyId, Kind, Mode, Plan, PlanSignature, verify};
 
 /// What the ceremonies so far had, so that nothing of it is taken for new.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Past {
+pub(super) struct UsedValues {
     pub(super) ceremony_ids: Vec<CeremonyId>,
     /// Hashes of closing lines, hexadecimal.
     pub(super) closings: BTreeSet<String>,
@@ -40,7 +40,7 @@ pub struct CustodyState {
     pub moved: bool,
     /// Labels of those that it made itself since then, in a rotation.
     pub(super) made_here: BTreeSet<String>,
-    pub(super) past: Past,
+    pub(super) past: UsedValues,
     /// SHA-256 of its closing line, hexadecimal: what the token knows of it.
     pub(super) closing: String,
     /// A spare is at work since then.
@@ -61,7 +61,7 @@ pub struct CustodyState {
     pub audit_key: String,
 }
 
-impl Past {
+impl UsedValues {
     fn add(&mut self, earlier: &Self) {
         self.ceremony_ids.extend_from_slice(&earlier.ceremony_ids);
         self.closings.extend(earlier.closings.iter().cloned());

@@ -83,7 +83,7 @@ pub struct PresentRecord {
 
 /// Those who were there, of what a later ceremony's step `opening` records.
 #[derive(Clone, Debug, Default, Deserialize)]
-pub(crate) struct Roll {
+pub(crate) struct Attendance {
     pub(crate) present: Vec<PresentRecord>,
 }
 

@@ -31,12 +31,12 @@ pub struct Owner {
 
 /// Directories of two users on one way: the first of them could lead to any of the other's.
 #[derive(Debug)]
-struct Contested {
+struct MixedOwnership {
     first: PathBuf,
     then: PathBuf,
 }
 
-impl fmt::Display for Contested {
+impl fmt::Display for MixedOwnership {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -47,13 +47,13 @@ impl fmt::Display for Contested {
     }
 }
 
-impl std::error::Error for Contested {}
+impl std::error::Error for MixedOwnership {}
 
 /// A directory on the way that everybody may write to: whose rights should those be?
 #[derive(Debug)]
-struct Anybodys(PathBuf);
+struct WorldWritable(PathBuf);
 
-impl fmt::Display for Anybodys {
+impl fmt::Display for WorldWritable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let at = self.0.display();
         write!(
@@ -63,7 +63,7 @@ impl fmt::Display for Anybodys {
     }
 }
 
-impl std::error::Error for Anybodys {}
+impl std::error::Error for WorldWritable {}
 
 /// Who else than root can change what is on the way to a path, or at its end, as far as it is
 /// there. `None`: only root, and the groups that root lets write to its directories, which are as
@@ -78,7 +78,7 @@ pub fn owner(path: &Path) -> io::Result<Option<Owner>> {
     };
     for step in walk(path) {
         if is_anybodys(&step.seen) {
-            return denied(Anybodys(step.path).into());
+            return denied(WorldWritable(step.path).into());
         }
         let owner = Owner {
             uid: step.seen.uid(),
@@ -91,7 +91,7 @@ pub fn owner(path: &Path) -> io::Result<Option<Owner>> {
             None => found = Some((owner, step.path)),
             Some((first, _)) if first.uid == owner.uid => {}
             Some((_, first)) => {
-                let error = Contested {
+                let error = MixedOwnership {
                     first: first.clone(),
                     then: step.path,
                 };

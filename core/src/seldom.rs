@@ -9,7 +9,7 @@ use crate::clock;
 const SECOND: Duration = Duration::from_secs(1);
 
 /// One such line's bound.
-pub struct Seldom {
+pub struct LogLimit {
     /// A second.
     lines: u32,
     window: Mutex<Window>,
@@ -30,7 +30,7 @@ pub struct Due {
     pub left_out: Option<u64>,
 }
 
-impl Seldom {
+impl LogLimit {
     /// So many lines a second.
     pub const fn new(lines: u32) -> Self {
         let window = Window {
@@ -74,7 +74,7 @@ impl Seldom {
 #[macro_export]
 macro_rules! __seldom {
     ($lines:literal, $level:ident, $($line:tt)+) => {{
-        static LINE: $crate::seldom::Seldom = $crate::seldom::Seldom::new($lines);
+        static LINE: $crate::seldom::LogLimit = $crate::seldom::LogLimit::new($lines);
         if let Some(due) = LINE.due() {
             tracing::$level!(left_out = due.left_out, $($line)+);
         }
@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn so_many_lines_a_second_and_the_number_of_the_others() {
-        let seldom = Seldom::new(2);
+        let seldom = LogLimit::new(2);
         let at = |millis| seldom.due_at(Duration::from_millis(millis));
         let due = |left_out| Some(Due { left_out });
         assert_eq!(at(5000), due(None));

@@ -9,7 +9,7 @@ use crate::config::HsmConfig;
 use crate::error::HsmError;
 use crate::fault::Fault;
 use crate::module::{Library, Module};
-use crate::selector::Wanted;
+use crate::selector::TokenFilter;
 use crate::session_key;
 use crate::types::{KeyUsage, MasterKind};
 use crate::watched::{Access, Watch, WatchedSession};
@@ -38,7 +38,7 @@ impl RawDecryption {
     /// # Errors
     /// As [`crate::Hsm::start`].
     pub fn start(config: &HsmConfig, len: usize) -> Result<Self, HsmError> {
-        let wanted = Wanted::new(&config.token)?;
+        let wanted = TokenFilter::new(&config.token)?;
         let module = Module::acquire(&config.module).map_err(Fault::into_error)?;
         match Work::start(module.library(), config, &wanted, len) {
             Ok(work) => Ok(Self { work, module }),
@@ -80,7 +80,7 @@ impl Work {
     fn start(
         library: Arc<Library>,
         config: &HsmConfig,
-        wanted: &Wanted,
+        wanted: &TokenFilter,
         len: usize,
     ) -> Result<Self, Fault> {
         let found = wanted.find(&library.raw)?;

@@ -37,15 +37,15 @@ pub(crate) struct Pair {
     /// `SubjectPublicKeyInfo`, DER.
     pub(crate) spki: Vec<u8>,
     /// What the private half forces on whatever it unwraps.
-    pub(crate) forced: Forced,
+    pub(crate) forced: UnwrapAttributes,
 }
 
 /// The attributes of a key's `CKA_UNWRAP_TEMPLATE`, by the token's own word: a call repeats each of
 /// them (`SoftHSM` demands it), and not every key has all of its table's.
 #[derive(Clone, Default)]
-pub(crate) struct Forced(Vec<CK_ATTRIBUTE_TYPE>);
+pub(crate) struct UnwrapAttributes(Vec<CK_ATTRIBUTE_TYPE>);
 
-impl Forced {
+impl UnwrapAttributes {
     pub(crate) fn read(watched: &WatchedSession, private: ObjectHandle) -> Result<Self, Fault> {
         let template = watched.raw().unwrap_template(watched.session(), private)?;
         let template = template.unwrap_or_default().into_iter();
@@ -190,7 +190,7 @@ fn rsa_pair(watched: &WatchedSession, key: Numbered<'_>, shape: KeyShape) -> Res
         public,
         private,
         spki: rsa_spki(watched, key, public)?,
-        forced: Forced::read(watched, private)?,
+        forced: UnwrapAttributes::read(watched, private)?,
     })
 }
 
@@ -207,7 +207,7 @@ fn ec_pair(watched: &WatchedSession, key: Numbered<'_>, shape: KeyShape) -> Resu
         public,
         private,
         spki,
-        forced: Forced::default(),
+        forced: UnwrapAttributes::default(),
     })
 }
 

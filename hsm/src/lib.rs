@@ -63,7 +63,7 @@ pub struct Hsm {
     signatures: Arc<Coalescer<SignItem, Vec<u8>>>,
     /// One writer at a time: two would take the same sequence number.
     register_writer: Arc<tokio::sync::Mutex<()>>,
-    registers: Arc<register::Seen>,
+    registers: Arc<register::KnownRegisters>,
 }
 
 /// One result per item of a batch, or one error for the batch as a whole.

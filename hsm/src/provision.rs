@@ -11,7 +11,7 @@ use crate::keys::generation::Numbered;
 use crate::keys::{self, Keys};
 use crate::module::Module;
 use crate::register::Register;
-use crate::selector::Wanted;
+use crate::selector::TokenFilter;
 use crate::selftest;
 use crate::template::{MEMORY_MASTER, REQUIRED, TRANSFER};
 use crate::trial::{self, Places, Trial, kek, kept, transfer};
@@ -59,7 +59,7 @@ pub(crate) fn provision(
     optional: OptionalKeys,
     progress: &mut dyn FnMut(&str),
 ) -> Result<Provisioned, HsmError> {
-    let wanted = Wanted::new(&config.token)?;
+    let wanted = TokenFilter::new(&config.token)?;
     let module = Module::acquire(&config.module).map_err(Fault::into_error)?;
     let result = on_token(&module, config, &wanted, optional, progress);
     module.release(false);
@@ -69,7 +69,7 @@ pub(crate) fn provision(
 fn on_token(
     module: &Module,
     config: &HsmConfig,
-    wanted: &Wanted,
+    wanted: &TokenFilter,
     optional: OptionalKeys,
     progress: &mut dyn FnMut(&str),
 ) -> Result<Provisioned, Fault> {

@@ -165,9 +165,9 @@ impl Register {
 /// The registers that were on the token. One that was there and is not to be seen is away, not
 /// gone: making it again would begin its sequence at 1, beside the true one.
 #[derive(Default)]
-pub(crate) struct Seen(Mutex<BTreeSet<Register>>);
+pub(crate) struct KnownRegisters(Mutex<BTreeSet<Register>>);
 
-impl Seen {
+impl KnownRegisters {
     /// As [`Register::read`]; [`HsmError::Missing`] of one that was there, and of any on a token
     /// that shows nothing.
     pub(crate) fn read(

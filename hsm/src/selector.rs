@@ -10,7 +10,7 @@ use crate::types::TokenIdentity;
 
 /// What a token must match; unset fields match anything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Wanted {
+pub(crate) struct TokenFilter {
     label: Option<String>,
     serial: Option<String>,
     manufacturer: Option<String>,
@@ -25,7 +25,7 @@ pub(crate) struct Found {
     pub(crate) identity: TokenIdentity,
 }
 
-impl Wanted {
+impl TokenFilter {
     pub(crate) fn new(selector: &TokenSelector) -> Result<Self, HsmError> {
         let mut wanted = Self::default();
         match selector {
@@ -99,7 +99,7 @@ impl Wanted {
     }
 }
 
-impl std::fmt::Display for Wanted {
+impl std::fmt::Display for TokenFilter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut parts = Vec::new();
         let fields = [
@@ -121,7 +121,7 @@ impl std::fmt::Display for Wanted {
 }
 
 /// RFC 7512, section 2.3, as far as it names a token.
-fn from_uri(uri: &str) -> Result<Wanted, HsmError> {
+fn from_uri(uri: &str) -> Result<TokenFilter, HsmError> {
     let refused = |problem: &str| {
         // Without the URI itself: a PIN may stand in it.
         HsmError::Config(format!("the token URI is not usable: {problem}"))
@@ -140,7 +140,7 @@ fn from_uri(uri: &str) -> Result<Wanted, HsmError> {
         )));
     }
     let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
-    let mut wanted = Wanted::default();
+    let mut wanted = TokenFilter::default();
     for part in query
         .split('&')
         .chain(path.split(';'))
@@ -175,7 +175,7 @@ fn from_uri(uri: &str) -> Result<Wanted, HsmError> {
             return Err(refused(&format!("it holds {name} twice")));
         }
     }
-    if wanted == Wanted::default() {
+    if wanted == TokenFilter::default() {
         return Err(refused("it names no token: add token=… or serial=…"));
     }
     Ok(wanted)

@@ -9,7 +9,7 @@ use cryptoki_sys::{CK_MECHANISM_TYPE, CKM_AES_KEY_GEN, CKM_GENERIC_SECRET_KEY_GE
 
 use crate::fault::Fault;
 use crate::ffi::Wrapping;
-use crate::keys::{self, Forced, Pair};
+use crate::keys::{self, Pair, UnwrapAttributes};
 use crate::template::{
     EPHEMERAL, KEK_AEAD, KEK_MAC, NEW_AEAD, NEW_MAC, Rule, TARGET_AEAD, TARGET_MAC,
     TRANSFER_UNWRAP_TEMPLATE,
@@ -89,7 +89,7 @@ pub(crate) fn unwrap(
     watched: &WatchedSession,
     hash: OaepHash,
     master: ObjectHandle,
-    forced: &Forced,
+    forced: &UnwrapAttributes,
     blob: &[u8],
     usage: KeyUsage,
     narrow: bool,
@@ -108,7 +108,7 @@ pub(crate) fn unwrap(
 /// What a call by a key that forces something asks for. `narrow`: see [`unwrap`].
 pub(crate) fn asked<'a>(
     rules: &'a [Rule],
-    forced: &Forced,
+    forced: &UnwrapAttributes,
     narrow: bool,
 ) -> impl Iterator<Item = &'a Rule> {
     rules.iter().filter(move |rule| forced.asked(rule, narrow))

@@ -19,7 +19,7 @@ use super::exit::{Exit, Failure};
 use super::files;
 use super::output::Format;
 use super::remote::block_on;
-use super::server::{Act, ConfigFile};
+use super::server::{AuditedAct, ConfigFile};
 
 /// The label of a SubjectPublicKeyInfo in PEM (RFC 7468, section 13).
 const PEM_LABEL: &str = "PUBLIC KEY";
@@ -170,7 +170,7 @@ fn accept(config: &Config, format: Format) -> Result<(), Failure> {
     block_on(async {
         let (audit, problem) = Audit::accept(config.audit.clone(), hsm).await?;
         let reason = problem.unwrap_or_else(|| "nothing was wrong with it".to_owned());
-        let act = Act::begin_in(audit, "cli:audit-accept").await?;
+        let act = AuditedAct::begin_in(audit, "cli:audit-accept").await?;
         act.end(Ok(()), |()| reason.clone()).await?;
         format.either(&format!("accepted: {reason}"), &json!({"accepted": reason}))
     })

@@ -222,7 +222,7 @@ pub(super) fn create_store(
     private_files();
     let hsm = Hsm::start(config.hsm.clone())?;
     block_on(async {
-        let act = Act::begin(config, hsm.clone(), operation).await?;
+        let act = AuditedAct::begin(config, hsm.clone(), operation).await?;
         let store = Store::create(&config.store, hsm).await.map_err(Into::into);
         let store = act.end(store, |_| String::new()).await?;
         Ok(store.status())
@@ -231,14 +231,14 @@ pub(super) fn create_store(
 
 /// An act on the appliance itself: that it begins is in the audit log before it does, what came of
 /// it afterwards, signed.
-pub(super) struct Act<'a> {
+pub(super) struct AuditedAct<'a> {
     audit: Audit,
     operation: &'a str,
     user: String,
     intent: u64,
 }
 
-impl<'a> Act<'a> {
+impl<'a> AuditedAct<'a> {
     pub(super) async fn begin(
         config: &Config,
         hsm: Hsm,

@@ -15,7 +15,7 @@ use super::exit::{Exit, Failure};
 use super::files;
 use super::output::Format;
 use super::remote::block_on;
-use super::server::{Act, ConfigFile, create_store, private_files};
+use super::server::{AuditedAct, ConfigFile, create_store, private_files};
 
 #[derive(Args, Debug)]
 pub(super) struct StoreArgs {
@@ -187,7 +187,7 @@ fn import(config: &ConfigFile, file: &Path, accept: bool, format: Format) -> Res
             }
         })?;
         let (keys, versions) = look_into(&config, import.store(), hsm.clone()).await?;
-        let act = Act::begin(&config, hsm, "cli:store-import").await?;
+        let act = AuditedAct::begin(&config, hsm, "cli:store-import").await?;
         let finished = import.finish().await.map(|(store, accepted)| {
             let status = store.status();
             let rollback = accepted.as_ref().map_or_else(String::new, |accepted| {
@@ -222,7 +222,7 @@ fn accept_rollback(config: &ConfigFile, format: Format) -> Result<(), Failure> {
     let config = config.load_as_owner()?;
     let hsm = Hsm::start(config.hsm.clone())?;
     block_on(async {
-        let act = Act::begin(&config, hsm.clone(), "cli:accept-rollback").await?;
+        let act = AuditedAct::begin(&config, hsm.clone(), "cli:accept-rollback").await?;
         let say = |accepted: &AcceptedRollback| {
             format!(
                 "epoch of the token {}, of the store {}, now {}",

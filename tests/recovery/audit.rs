@@ -400,9 +400,9 @@ async fn a_flood_of_denials_is_counted_in_the_chain() {
 }
 
 /// A file system of a few megabytes in memory.
-struct Disc(PathBuf);
+struct SmallFileSystem(PathBuf);
 
-impl Disc {
+impl SmallFileSystem {
     fn new(path: &Path, size: &str) -> Option<Self> {
         fs::create_dir_all(path).unwrap();
         let mounted = Command::new("mount")
@@ -435,7 +435,7 @@ impl Disc {
     }
 }
 
-impl Drop for Disc {
+impl Drop for SmallFileSystem {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("-l").arg(&self.0).output();
     }
@@ -447,7 +447,7 @@ async fn on_a_full_disc_there_is_room_for_others_and_for_what_was_begun() {
         .section("audit", "checkpoint_interval = \"300ms\"\n")
         .prepare();
     let folder = appliance.path().join("disc");
-    let Some(disc) = Disc::new(&folder, "8m") else {
+    let Some(disc) = SmallFileSystem::new(&folder, "8m") else {
         skip("a full disk", "nothing can be mounted here");
         return;
     };

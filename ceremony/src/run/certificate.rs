@@ -8,7 +8,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 /// What was asked for.
-pub(super) struct Wanted {
+pub(super) struct CertificateWanted {
     /// The key's `SubjectPublicKeyInfo`, DER.
     pub(super) spki: Vec<u8>,
     /// DNS names and IP addresses.
@@ -16,7 +16,7 @@ pub(super) struct Wanted {
 }
 
 /// The chain's first certificate is for this key and these names, for servers, and valid now.
-pub(super) fn check(pem: &str, wanted: &Wanted) -> Result<(), String> {
+pub(super) fn check(pem: &str, wanted: &CertificateWanted) -> Result<(), String> {
     let chain = chain(pem)?;
     let certificate = parse(&chain[0])?;
     if certificate.public_key().raw != wanted.spki {
@@ -135,14 +135,14 @@ mod tests {
         PublicKeyData as _, date_time_ymd,
     };
 
-    fn made(change: impl FnOnce(&mut CertificateParams)) -> (String, Wanted) {
+    fn made(change: impl FnOnce(&mut CertificateParams)) -> (String, CertificateWanted) {
         let key = KeyPair::generate().unwrap();
         let names = vec!["keys.example".to_owned(), "192.0.2.7".to_owned()];
         let mut params = CertificateParams::new(names.clone()).unwrap();
         change(&mut params);
         let spki = key.subject_public_key_info();
         let pem = params.self_signed(&key).unwrap().pem();
-        (pem, Wanted { spki, names })
+        (pem, CertificateWanted { spki, names })
     }
 
     fn refused(change: impl FnOnce(&mut CertificateParams)) -> String {

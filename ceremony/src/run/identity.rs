@@ -13,7 +13,7 @@ use strongroom_core::files;
 use strongroom_core::tls::Tls;
 use zeroize::Zeroizing;
 
-use super::certificate::{self, Wanted};
+use super::certificate::{self, CertificateWanted};
 use super::outputs::Outputs;
 use super::ui::Question;
 use super::{Act, Ceremony, Found, RunError, disk, sha256_hex, throwaway};
@@ -88,7 +88,7 @@ fn run(ceremony: &mut Ceremony<'_>) -> Result<Outputs, RunError> {
         throwaway::issue(ceremony, &request)?;
     }
 
-    let wanted = Wanted {
+    let wanted = CertificateWanted {
         spki: spki.clone(),
         names: ceremony.site.names.clone(),
     };

@@ -60,7 +60,7 @@ use self::outputs::Outputs;
 use self::site::Site;
 use self::work::Work;
 use super::encoding::{base64, hex, sha256};
-use super::record::{KeyRecord, Roll, TokenOutputs, TokenRecord};
+use super::record::{Attendance, KeyRecord, TokenOutputs, TokenRecord};
 use super::shares::Deal;
 use super::{CustodyState, Kind, Mode, Participant, Plan, Role, Step, transcript, verify};
 
@@ -314,7 +314,7 @@ impl Ceremony<'_> {
     /// Those who sign, in this order: at an initial ceremony everyone in the plan, later those whom
     /// step `opening` found present.
     fn signers(&self) -> Result<Vec<(Role, Participant)>, RunError> {
-        let present: Option<Roll> = match self.kind {
+        let present: Option<Attendance> = match self.kind {
             Kind::Birth => None,
             _ => Some(self.journal.recorded(Step::Opening)?.unwrap_or_default()),
         };

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::super::custody_state::Past;
+use super::super::custody_state::UsedValues;
 use super::super::encoding::{base64, hex};
 use super::super::record::{
     CopyOutputs, ExportOutputs, KeyRecord, LaterOpeningOutputs, PinsRecord, SharesRecord,
@@ -12,7 +12,7 @@ use super::chain::Chain;
 use super::facts;
 use super::later::is_rotated;
 
-impl Past {
+impl UsedValues {
     /// What one ceremony adds to it.
     pub(super) fn of(chain: &Chain) -> Self {
         let mut past = Self::default();
@@ -72,7 +72,7 @@ pub(super) fn custody(chain: &Chain, sha256: &str) -> Option<CustodyState> {
         opening.shares
     };
     Some(CustodyState {
-        past: Past::of(chain),
+        past: UsedValues::of(chain),
         closing: hex(&close.hash),
         is_spare: false,
         made_here: match chain.kind? {

@@ -10,7 +10,7 @@ use strongroom_core::json;
 
 use super::super::encoding::{base64, hex, sha256, unbase64, unhex};
 use super::super::page::printable;
-use super::super::record::{InventoryOutputs, Roll};
+use super::super::record::{Attendance, InventoryOutputs};
 use super::super::transcript::{
     Begin, Body, Close, Done, FORMAT, GENESIS_HASH, Line, Note, Open, Seal, Signature, check_time,
     seal_digest, signing_digest,
@@ -146,10 +146,10 @@ impl Chain {
     /// there.
     pub(super) fn signers(&self) -> Vec<(Role, &Participant)> {
         let later = self.kind.is_some_and(Kind::is_later);
-        let roll: Roll = if later {
+        let roll: Attendance = if later {
             self.recorded(Step::Opening).unwrap_or_default()
         } else {
-            Roll::default()
+            Attendance::default()
         };
         self.plan
             .iter()

@@ -19,7 +19,7 @@ const MASTER_LABEL: &str = "strongroom-master";
 const EPOCH_LABEL: &str = "strongroom-epoch";
 
 /// What must be on the token.
-pub(in super::super) struct Demands<'a> {
+pub(in super::super) struct TokenRequirements<'a> {
     keys: Vec<ExpectedKey>,
     shape: &'a dyn Fn(&str) -> KeyShape,
     /// Whether the objects are all that are on the token, and not some.
@@ -29,7 +29,7 @@ pub(in super::super) struct Demands<'a> {
     signing: Option<BTreeSet<String>>,
 }
 
-impl<'a> Demands<'a> {
+impl<'a> TokenRequirements<'a> {
     /// Of a token with every key of the plan; the generation is that of the master key among these.
     pub(in super::super) fn new(
         plan: &Plan,
@@ -177,7 +177,7 @@ impl<'a> Demands<'a> {
     }
 }
 
-impl Demands<'_> {
+impl TokenRequirements<'_> {
     /// Two signing keys that are one.
     fn signing_twins(&self, objects: &[ObjectRecord]) -> Option<String> {
         self.signing.as_ref()?;

@@ -14,7 +14,7 @@ use super::super::record::{
 };
 use super::super::{Kind, Mode, Plan, Step};
 use super::chain::{Chain, Closed};
-use super::evidence::Demands;
+use super::evidence::TokenRequirements;
 
 /// Line and what is wrong there.
 pub(super) type Problems = Vec<(usize, String)>;
@@ -63,7 +63,7 @@ pub(super) fn problems(chain: &Chain) -> Problems {
     if let (Some((line, keys)), Some(plan)) = (at_hand, &chain.plan) {
         // What a rotation's token holds besides is held against those before it.
         let shape = born_or_moved(chain.kind, plan);
-        let demands = Demands::new(plan, keys, &shape);
+        let demands = TokenRequirements::new(plan, keys, &shape);
         let told = demands.key_problems(keys).into_iter();
         problems.extend(told.map(|problem| (line, problem)));
         problems.extend(somebodys(plan, keys).map(|problem| (line, problem)));

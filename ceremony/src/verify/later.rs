@@ -12,7 +12,7 @@ use super::super::record::{
 };
 use super::super::{CeremonyId, Kind, Plan, Step};
 use super::chain::Chain;
-use super::evidence::{Demands, is_own};
+use super::evidence::{TokenRequirements, is_own};
 use super::facts::{self, Problems};
 
 /// Everything in a later ceremony that does not fit by itself.
@@ -165,7 +165,7 @@ fn copy(chain: &Chain, problems: &mut Problems) {
     }
     if let Some(plan) = &chain.plan {
         let shape = |_: &str| KeyShape::Moved;
-        let demands = Demands::new(plan, &copy.keys, &shape);
+        let demands = TokenRequirements::new(plan, &copy.keys, &shape);
         let told = demands.key_problems(&copy.keys).into_iter();
         let told = told.chain(demands.object_problems(&copy.keys, &copy.objects));
         let told = told.chain(facts::somebodys(plan, &copy.keys));
@@ -224,7 +224,7 @@ fn rotate(chain: &Chain, problems: &mut Problems) {
     }
     if let Some(plan) = &chain.plan {
         let shape = |_: &str| made_here(plan);
-        let demands = Demands::successor(plan, successor.generation, &shape);
+        let demands = TokenRequirements::successor(plan, successor.generation, &shape);
         let told = demands.key_problems(&successor.keys).into_iter();
         let told = told.chain(demands.object_problems(&successor.keys, &successor.objects));
         problems.extend(told.map(|problem| (line, problem)));

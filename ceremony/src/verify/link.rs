@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use strongroom_hsm::ceremony::expected::{AUDIT_LABEL, WRAPPING_LABEL};
 
-use super::super::custody_state::Past;
+use super::super::custody_state::UsedValues;
 use super::super::encoding::base64;
 use super::super::record::{
     EvidenceOutputs, InventoryOutputs, KeyRecord, KeysOutputs, LaterOpeningOutputs, RestoreOutputs,
@@ -12,7 +12,7 @@ use super::super::record::{
 };
 use super::super::{CustodyState, Kind, Plan, Step};
 use super::chain::{Chain, Closed};
-use super::evidence::{self, Demands, is_own};
+use super::evidence::{self, TokenRequirements, is_own};
 use super::facts::{self, Problems};
 use super::later::{is_rotated, made_here};
 
@@ -164,7 +164,7 @@ fn used_before(chain: &Chain, kind: Kind, before: &CustodyState) -> Problems {
     if chain.id.is_some_and(|id| past.ceremony_ids.contains(&id)) {
         problems.push((1, "it has the ceremony id of a transcript before it".into()));
     }
-    let own = Past::of(chain);
+    let own = UsedValues::of(chain);
     let line = |step| {
         let done = chain.done.iter().find(|done| done.step == step);
         done.map_or(0, |done| done.line)
@@ -291,14 +291,14 @@ fn tokens_objects(chain: &Chain, plan: &Plan, before: &CustodyState) -> Problems
         }
     };
     // Of this ceremony, whose close may not be there yet, and of all before.
-    let own = Past::of(chain);
+    let own = UsedValues::of(chain);
     let past = [&own, &before.past].into_iter();
     let taken = past
         .flat_map(|past| past.public_keys.iter().chain(&past.peoples_keys))
         .chain(keys.iter().filter_map(|key| key.spki.as_ref()))
         .cloned()
         .collect();
-    Demands::new(plan, &keys, &shape)
+    TokenRequirements::new(plan, &keys, &shape)
         .with_signing_keys(taken)
         .object_problems(&keys, &objects)
         .into_iter()

@@ -142,7 +142,7 @@ pub fn verify(transcript: &[u8], anchors: &Anchors) -> Verified {
         all.push(alone(bytes, &Anchors::default()));
     }
     // From the oldest on: what stood after it, and whether the next one fits that.
-    let mut before: Option<Alone> = None;
+    let mut before: Option<UnlinkedTranscript> = None;
     let mut predecessors = Vec::new();
     let mut problems = Vec::new();
     while let Some(mut this) = all.pop() {
@@ -199,13 +199,13 @@ fn find<'a>(transcripts: &'a [Vec<u8>], wanted: &str) -> Option<&'a [u8]> {
 }
 
 /// One transcript, not yet held against those before it.
-struct Alone {
+struct UnlinkedTranscript {
     found: Verified,
     previous: Option<String>,
     chain: Chain,
 }
 
-fn alone(transcript: &[u8], anchors: &Anchors) -> Alone {
+fn alone(transcript: &[u8], anchors: &Anchors) -> UnlinkedTranscript {
     let mut chain = Chain::read(transcript);
     chain.finish();
     let mut found = Verified {
@@ -265,7 +265,7 @@ fn alone(transcript: &[u8], anchors: &Anchors) -> Alone {
         custody: after::custody(&chain, &hex(&sha256(transcript))),
         ..found
     };
-    Alone {
+    UnlinkedTranscript {
         previous: chain
             .previous_sha256
             .clone()

@@ -162,9 +162,9 @@ fn a_link_beside_it_leads_nowhere() {
 }
 
 /// A file system of a few pages in memory, where this process may mount one.
-struct Disc(TempDir);
+struct SmallFileSystem(TempDir);
 
-impl Disc {
+impl SmallFileSystem {
     fn new() -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let mounted = Command::new("mount")
@@ -177,7 +177,7 @@ impl Disc {
     }
 }
 
-impl Drop for Disc {
+impl Drop for SmallFileSystem {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("-l").arg(self.0.path()).output();
     }
@@ -185,7 +185,7 @@ impl Drop for Disc {
 
 #[test]
 fn a_full_disc_leaves_the_old_file_and_nothing_beside_it() {
-    let Some(disc) = Disc::new() else {
+    let Some(disc) = SmallFileSystem::new() else {
         eprintln!("skipped: nothing can be mounted here");
         return;
     };

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::anchor::{Anchor, Phase};
 use super::line::{Chain, Content, Head, MAX_LINE_BYTES};
-use super::resume::{self, End, Found, Intended, Known, Refusal, Signer};
+use super::resume::{self, End, Found, Known, OpenIntent, Refusal, Signer};
 use super::room::{self, Room};
 use super::{AuditError, Entry};
 use crate::hex;
@@ -29,7 +29,7 @@ const WITHHELD_REASON: &str =
 /// How much may be written, as others see it without having the file to themselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
-pub(super) enum Level {
+pub(super) enum RoomLevel {
     /// All.
     Good = 0,
     /// The disk is nearly full: denials and errors are counted, and each identity has its share.
@@ -59,7 +59,7 @@ pub(super) struct LogFile {
     /// Changes that were begun and have no outcome here yet.
     open: BTreeSet<u64>,
     /// Outcomes that could not be written.
-    late: Vec<Late>,
+    late: Vec<DelayedOutcome>,
     room: Room,
     /// When a write failed, and with what.
     failed: Option<(Instant, Arc<io::Error>)>,
@@ -72,7 +72,7 @@ pub(super) struct LogFile {
 
 /// The outcome of a change, kept until it can be written.
 #[derive(Clone, Debug)]
-pub(super) struct Late {
+pub(super) struct DelayedOutcome {
     intent: u64,
     request_id: String,
     identity: String,
@@ -90,7 +90,7 @@ pub(super) struct Late {
     reason: String,
 }
 
-impl Late {
+impl DelayedOutcome {
     pub(super) fn new(entry: &Entry<'_>) -> Self {
         // No more than a line takes of it.
         let text = |text: &str| text.chars().take(MAX_LINE_BYTES / 4).collect();
@@ -181,7 +181,7 @@ impl LogFile {
         path: &Path,
         signer: &Signer,
         known: Known<'_>,
-    ) -> Result<(Self, Resumed), AuditError> {
+    ) -> Result<(Self, LogEnd), AuditError> {
         if let Known::Anchor(anchor) = known
             && anchor.phase != Phase::Rotating
             && !path.exists()
@@ -228,14 +228,14 @@ impl LogFile {
         };
         let Some(end) = end else {
             log.begin()?;
-            return Ok((log, Resumed::default()));
+            return Ok((log, LogEnd::default()));
         };
         log.log_id = end.log_id;
         log.chain = end.chain;
         log.length = end.length;
         log.first = end.chain.seq;
         log.unsigned = end.found.unsigned;
-        Ok((log, Resumed(Some(end))))
+        Ok((log, LogEnd(Some(end))))
     }
 
     /// The first line of a log.
@@ -262,7 +262,7 @@ impl LogFile {
 
     /// Accounts for what a power cut or a kill left at the end, and for the changes whose outcome
     /// it took.
-    pub(super) fn go_on(&mut self, resumed: Resumed) -> Result<Found, AuditError> {
+    pub(super) fn go_on(&mut self, resumed: LogEnd) -> Result<Found, AuditError> {
         let Some(end) = resumed.0 else {
             self.room.refill(&self.file, self.length);
             return Ok(Found::default());
@@ -387,7 +387,7 @@ impl LogFile {
     }
 
     /// Its outcome could not be written: it is with the next line that can.
-    pub(super) fn keep(&mut self, outcomes: Vec<Late>) {
+    pub(super) fn keep(&mut self, outcomes: Vec<DelayedOutcome>) {
         self.late.extend(outcomes);
     }
 
@@ -475,11 +475,11 @@ impl LogFile {
 
     fn grade(&self) {
         let level = if self.failed.is_some() {
-            Level::Failing
+            RoomLevel::Failing
         } else if self.room.is_short() {
-            Level::Short
+            RoomLevel::Short
         } else {
-            Level::Good
+            RoomLevel::Good
         };
         self.level.store(level as u8, Ordering::Relaxed);
     }
@@ -671,7 +671,7 @@ impl LogFile {
         line.decide(&entry);
         let said = self.append(&line);
         if said.is_err() {
-            self.late.push(Late::new(&entry));
+            self.late.push(DelayedOutcome::new(&entry));
         }
         said
     }
@@ -773,10 +773,10 @@ impl LogFile {
 
 /// What [`LogFile::open`] found at the end of a log that was there already.
 #[derive(Default)]
-pub(super) struct Resumed(Option<End>);
+pub(super) struct LogEnd(Option<End>);
 
 /// The line that stands for an outcome that nobody knows.
-fn unknown(intent: u64, what: &Intended) -> Entry<'_> {
+fn unknown(intent: u64, what: &OpenIntent) -> Entry<'_> {
     Entry {
         request_id: &what.request_id,
         identity: &what.identity,

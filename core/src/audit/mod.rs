@@ -26,9 +26,9 @@ use tokio::sync::Notify;
 
 use anchor::Phase;
 pub use anchor::{Anchor, NoAnchor};
-use file::{Change, Level, LogFile};
+use file::{Change, LogFile, RoomLevel};
 use line::Content;
-use queue::{Place, Queue};
+use queue::{Queue, QueuedLine};
 use quota::Quota;
 pub use resume::Found;
 use resume::{Known, Signer};
@@ -343,7 +343,7 @@ impl Audit {
     }
 
     fn is_counted(&self, entry: &Entry<'_>) -> bool {
-        let limit = if self.at(Level::Good) {
+        let limit = if self.at(RoomLevel::Good) {
             quota::MAX_LINES_PER_WINDOW
         } else {
             0
@@ -389,7 +389,7 @@ impl Audit {
 
     /// `None` while as many changes are open as the token can name: of more, a rotation of the file
     /// and a kill would leave no trace of how they ended.
-    fn intend(&self, entry: &Entry<'_>) -> Result<Option<Place>, AuditError> {
+    fn intend(&self, entry: &Entry<'_>) -> Result<Option<QueuedLine>, AuditError> {
         let mut log = lock(&self.log);
         log.check(true)?;
         let mut queue = lock(&self.queue);
@@ -435,12 +435,12 @@ impl Audit {
         self.waiting(place)
     }
 
-    fn waiting(&self, place: Place) -> Waiting<'_> {
+    fn waiting(&self, place: QueuedLine) -> Waiting<'_> {
         Waiting { audit: self, place }
     }
 
     /// Returns when it is time to write, if nobody has by then.
-    async fn let_others_come(&self, place: &Place) {
+    async fn let_others_come(&self, place: &QueuedLine) {
         for _ in 0..MAX_YIELDS {
             tokio::task::yield_now().await;
             // While the lines before are being written, others have their turn.
@@ -460,7 +460,7 @@ impl Audit {
         self.call_for_signature(log);
     }
 
-    fn at(&self, level: Level) -> bool {
+    fn at(&self, level: RoomLevel) -> bool {
         self.level.load(Ordering::Relaxed) == level as u8
     }
 
@@ -471,11 +471,11 @@ impl Audit {
     /// # Errors
     /// [`AuditError::Write`], [`AuditError::Room`], [`AuditError::Share`].
     pub fn admit(&self, identity: &str) -> Result<(), AuditError> {
-        if self.at(Level::Good) {
+        if self.at(RoomLevel::Good) {
             return Ok(());
         }
         self.check()?;
-        if self.at(Level::Short) && !self.quota.takes_share(identity) {
+        if self.at(RoomLevel::Short) && !self.quota.takes_share(identity) {
             let path = self.options.path.clone();
             return Err(AuditError::Share { path });
         }
@@ -487,7 +487,7 @@ impl Audit {
     /// # Errors
     /// [`AuditError::Write`], [`AuditError::Room`].
     pub fn check(&self) -> Result<(), AuditError> {
-        if self.at(Level::Good) {
+        if self.at(RoomLevel::Good) {
             return Ok(());
         }
         lock(&self.log).check(false)
@@ -500,7 +500,7 @@ impl Audit {
                 "its path leads to another file than the one that is written: send SIGUSR1 after a rotation",
             );
         }
-        (!self.at(Level::Good)).then_some(
+        (!self.at(RoomLevel::Good)).then_some(
             "its disk is nearly full: denials are only counted, changes are refused first",
         )
     }
@@ -512,7 +512,7 @@ impl Audit {
 
     /// Whether the disk is so full that not every line can be written any more.
     pub fn is_short(&self) -> bool {
-        !self.at(Level::Good)
+        !self.at(RoomLevel::Good)
     }
 
     /// Opens the file again (after logrotate moved it); the chain goes on in the new one. Both ends
@@ -663,7 +663,7 @@ impl Audit {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            if self.at(Level::Good) {
+            if self.at(RoomLevel::Good) {
                 self.quota.give_shares_back();
             }
             self.write_sums(false);
@@ -782,7 +782,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// A line that waits to be written: also if the request that it belongs to is dropped meanwhile.
 struct Waiting<'a> {
     audit: &'a Audit,
-    place: Place,
+    place: QueuedLine,
 }
 
 impl Waiting<'_> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::SetOnce;
 
 use super::Entry;
-use super::file::{Late, LogFile};
+use super::file::{DelayedOutcome, LogFile};
 use super::line::Content;
 
 /// What became of lines that were written together: the number of the first, or why they could not
@@ -28,18 +28,18 @@ pub(super) struct Batch {
     /// Places among them of those that begin a change.
     intents: Vec<u64>,
     /// Those that end one.
-    outcomes: Vec<Late>,
+    outcomes: Vec<DelayedOutcome>,
     outcome: Outcome,
 }
 
 /// A line that waits.
-pub(super) struct Place {
+pub(super) struct QueuedLine {
     pub(super) outcome: Outcome,
     /// Its place among those that are written together.
     pub(super) at: u64,
 }
 
-impl Place {
+impl QueuedLine {
     /// Whether it is the first of these, which is to see to it.
     pub(super) fn is_first(&self) -> bool {
         self.at == 0
@@ -55,16 +55,16 @@ impl Queue {
     }
 
     /// A decision, to be written with what is there already, and with what comes until it is taken.
-    pub(super) fn put(&mut self, entry: &Entry<'_>) -> Place {
+    pub(super) fn put(&mut self, entry: &Entry<'_>) -> QueuedLine {
         if entry.intent > 0 {
-            self.next.outcomes.push(Late::new(entry));
+            self.next.outcomes.push(DelayedOutcome::new(entry));
         }
         self.next.content.decide(entry);
         self.next.place()
     }
 
     /// A change that is about to begin, likewise.
-    pub(super) fn intend(&mut self, entry: &Entry<'_>) -> Place {
+    pub(super) fn intend(&mut self, entry: &Entry<'_>) -> QueuedLine {
         self.next.intents.push(self.next.lines);
         self.next.content.intend(entry);
         self.next.place()
@@ -102,9 +102,9 @@ impl Batch {
         }
     }
 
-    fn place(&mut self) -> Place {
+    fn place(&mut self) -> QueuedLine {
         self.lines += 1;
-        Place {
+        QueuedLine {
             outcome: Arc::clone(&self.outcome),
             at: self.lines - 1,
         }

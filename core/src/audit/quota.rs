@@ -25,7 +25,7 @@ const MAX_IDENTITIES: usize = 1024;
 pub(super) const OTHER_IDENTITIES: &str = "(others)";
 
 /// A count for the log.
-pub(super) struct Sum {
+pub(super) struct WindowSummary {
     pub(super) identity: Box<str>,
     pub(super) since: Timestamp,
     pub(super) counts: Counts,
@@ -171,12 +171,12 @@ impl Quota {
     }
 
     /// Takes the sums of the windows that have ended, or of `all`.
-    pub(super) fn ended(&self, all: bool) -> Vec<Sum> {
+    pub(super) fn ended(&self, all: bool) -> Vec<WindowSummary> {
         let mut windows = self.lock();
         windows
             .extract_if(|_, window| all || window.began.elapsed() >= QUOTA_WINDOW)
             .filter(|(_, window)| window.has_sum())
-            .map(|(identity, window)| Sum {
+            .map(|(identity, window)| WindowSummary {
                 identity,
                 since: window.since,
                 counts: window.counts,
@@ -185,7 +185,7 @@ impl Quota {
     }
 
     /// A sum could not be written: it is part of the next one.
-    pub(super) fn give_back(&self, sum: Sum) {
+    pub(super) fn give_back(&self, sum: WindowSummary) {
         let mut windows = self.lock();
         let window = windows.entry(sum.identity).or_insert_with(Window::new);
         window.since = window.since.min(sum.since);

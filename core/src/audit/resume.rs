@@ -51,7 +51,7 @@ pub(super) struct End {
     /// Offset behind the last line of the chain.
     pub(super) length: u64,
     /// What stands behind it, if anything does.
-    pub(super) torn: Option<Torn>,
+    pub(super) torn: Option<TornTail>,
     /// The last line lacks its newline.
     pub(super) unended: bool,
     /// The file begins with another line than a header, as after a `copytruncate`, and has none.
@@ -59,12 +59,12 @@ pub(super) struct End {
     /// The file is to begin here: the program ended when the log was about to go on in it.
     pub(super) anew: bool,
     /// Intents without an outcome.
-    pub(super) open: BTreeMap<u64, Intended>,
+    pub(super) open: BTreeMap<u64, OpenIntent>,
     pub(super) found: Found,
 }
 
 /// Bytes that are not of the chain.
-pub(super) struct Torn {
+pub(super) struct TornTail {
     pub(super) bytes: u64,
     /// Of all of them, and of a newline behind them if they lack it.
     pub(super) sha256: [u8; 32],
@@ -73,7 +73,7 @@ pub(super) struct Torn {
 
 /// What an intent said.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Intended {
+pub(super) struct OpenIntent {
     pub(super) request_id: String,
     pub(super) identity: String,
     pub(super) token_id: String,
@@ -174,7 +174,7 @@ pub(super) fn find(path: &Path, signer: &Signer, known: Known<'_>) -> Result<Opt
             ));
         }
     };
-    let mut walk = Walk::new(log_id, signer);
+    let mut walk = ChainWalk::new(log_id, signer);
     match known {
         Known::Anchor(anchor) => {
             if anchor.log_id != log_id {
@@ -221,7 +221,7 @@ fn anew(anchor: &Anchor) -> End {
     let open: BTreeMap<_, _> = anchor
         .open
         .iter()
-        .map(|seq| (*seq, Intended::default()))
+        .map(|seq| (*seq, OpenIntent::default()))
         .collect();
     End {
         chain: Chain::of(anchor),
@@ -281,7 +281,7 @@ fn find_anchor(
     file: &mut File,
     length: u64,
     anchor: &Anchor,
-    walk: &mut Walk<'_>,
+    walk: &mut ChainWalk<'_>,
 ) -> Result<u64, Refusal> {
     let lowest = anchor
         .open
@@ -385,13 +385,13 @@ struct Who {
     issuer: String,
 }
 
-fn intended(line: &Line, bytes: &[u8]) -> Intended {
+fn intended(line: &Line, bytes: &[u8]) -> OpenIntent {
     let text = |text: &Option<String>| text.clone().unwrap_or_default();
     let who: Who = Document::parse(bytes)
         .ok()
         .and_then(|document| document.read().ok())
         .unwrap_or_default();
-    Intended {
+    OpenIntent {
         request_id: text(&line.request_id),
         identity: text(&line.identity),
         token_id: who.token_id,
@@ -414,7 +414,7 @@ struct Recovered {
 }
 
 /// The chain, followed from a line on.
-struct Walk<'a> {
+struct ChainWalk<'a> {
     log_id: [u8; 16],
     signer: &'a Signer,
     chain: Option<Chain>,
@@ -425,11 +425,11 @@ struct Walk<'a> {
     /// There was a header.
     header: bool,
     recent: VecDeque<(u64, [u8; 32])>,
-    open: BTreeMap<u64, Option<Intended>>,
+    open: BTreeMap<u64, Option<OpenIntent>>,
     found: Found,
 }
 
-impl<'a> Walk<'a> {
+impl<'a> ChainWalk<'a> {
     fn new(log_id: [u8; 16], signer: &'a Signer) -> Self {
         Self {
             log_id,
@@ -574,7 +574,7 @@ impl<'a> Walk<'a> {
         let torn = if length > self.length {
             let (sha256, lacks_newline) = torn_sha256(file, self.length, length)?;
             found.torn_bytes = length - self.length;
-            Some(Torn {
+            Some(TornTail {
                 bytes: length - self.length + u64::from(lacks_newline),
                 sha256,
                 lacks_newline,

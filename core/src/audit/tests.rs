@@ -577,13 +577,16 @@ fn full_disc_child() {
         let error = outcome.get().unwrap().as_ref().unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::FileTooLarge, "{error}");
     }
-    assert_eq!(file.level().load(Ordering::Relaxed), Level::Failing as u8);
+    assert_eq!(
+        file.level().load(Ordering::Relaxed),
+        RoomLevel::Failing as u8
+    );
     file.check(false).unwrap_err();
 
     setrlimit(Resource::RLIMIT_FSIZE, hard, hard).unwrap();
     std::thread::sleep(Duration::from_millis(150));
     file.append(&decision(&entry("after"))).unwrap();
-    assert_eq!(file.level().load(Ordering::Relaxed), Level::Good as u8);
+    assert_eq!(file.level().load(Ordering::Relaxed), RoomLevel::Good as u8);
     log.checkpoint(&mut file);
     let found = log.verify();
     assert!(found.problems.is_empty(), "{found:?}");

@@ -6,7 +6,9 @@ use aes_gcm::{AeadInOut, Aes256Gcm, Key as AesKey, KeyInit, Nonce, Tag};
 use strongroom_hsm::{GcmItem, Hsm, HsmError};
 use zeroize::Zeroizing;
 
-use super::derive::{Derived, PseudorandomKeys, Want, convergent_nonce, derive, wrong_usage};
+use super::derive::{
+    Derived, DerivedKind, PseudorandomKeys, convergent_nonce, derive, wrong_usage,
+};
 use super::key::{Key, Version};
 use super::memory::HostKey;
 use super::{KeyringError, Refusal, Residency};
@@ -38,9 +40,9 @@ pub(super) async fn encrypt(
     if key.settings.derived {
         let derived = derive_all(hsm, key, &jobs, |job| {
             match (key.settings.convergent, job.aad.is_empty()) {
-                (false, _) => Want::Key,
-                (true, true) => Want::PlainNonce,
-                (true, false) => Want::BoundNonce,
+                (false, _) => DerivedKind::Key,
+                (true, true) => DerivedKind::PlainNonce,
+                (true, false) => DerivedKind::BoundNonce,
             }
         })
         .await?;
@@ -97,7 +99,7 @@ pub(super) async fn decrypt(
         answers.push((short.index, Err(error)));
     }
     if key.settings.derived {
-        let derived = derive_all(hsm, key, &jobs, |_| Want::Key).await?;
+        let derived = derive_all(hsm, key, &jobs, |_| DerivedKind::Key).await?;
         answers.extend(jobs.into_iter().zip(derived).map(|(job, derived)| {
             let answer = derived
                 .and_then(|derived| decrypt_here(&cipher(&derived.key), &job.aad, &job.data));
@@ -143,7 +145,7 @@ async fn derive_all(
     hsm: &Hsm,
     key: &Key,
     jobs: &[Job],
-    want: impl Fn(&Job) -> Want,
+    want: impl Fn(&Job) -> DerivedKind,
 ) -> Result<Vec<Result<Derived, KeyringError>>, KeyringError> {
     let keys = match key.settings.residency {
         Residency::Hsm => PseudorandomKeys::Token(hsm),

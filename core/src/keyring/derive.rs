@@ -29,7 +29,7 @@ pub(super) struct Derived {
 /// What is derived for an item: its key, and of a convergent key to encrypt with, one of two nonce
 /// keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Want {
+pub(super) enum DerivedKind {
     /// T(1) of HKDF-Expand.
     Key,
     /// T(1), and T(2) for the nonce: of an item without associated data.
@@ -41,7 +41,7 @@ pub(super) enum Want {
 }
 
 /// An item to derive for: version, context.
-pub(super) type Item<'a> = (Arc<Version>, &'a [u8], Want);
+pub(super) type Item<'a> = (Arc<Version>, &'a [u8], DerivedKind);
 
 /// Where the version's key is.
 pub(super) enum PseudorandomKeys<'a> {
@@ -72,11 +72,11 @@ pub(super) async fn derive(
         })
         .collect();
     let second = Round {
-        of: |want| want != Want::Key,
+        of: |want| want != DerivedKind::Key,
         number: 2,
     };
     let third = Round {
-        of: |want| want == Want::BoundNonce,
+        of: |want| want == DerivedKind::BoundNonce,
         number: 3,
     };
     for round in [second, third] {
@@ -87,7 +87,7 @@ pub(super) async fn derive(
 
 /// One of the later blocks of HKDF-Expand, and whose it is.
 struct Round {
-    of: fn(Want) -> bool,
+    of: fn(DerivedKind) -> bool,
     number: u8,
 }
 

@@ -29,7 +29,7 @@ mod types;
 
 pub use automatic::Scheduled;
 pub use error::{KeyringError, Purpose, Refusal};
-pub use moving::{Moved, Standing};
+pub use moving::{MoveProgress, Moved};
 pub use name::{BadKeyName, KeyName, MAX_NAME};
 pub use schedule::{MAX_ROTATION_DELAY, Verdict};
 pub use signing::{

@@ -17,7 +17,7 @@ use crate::hex::encode as hex;
 
 /// Where the keys stand against the master key in force.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Standing {
+pub struct MoveProgress {
     /// Versions of keys.
     pub versions: usize,
     /// Those that are wrapped by the master key in force.
@@ -27,7 +27,7 @@ pub struct Standing {
     pub unmovable: Vec<(KeyName, u32)>,
 }
 
-impl Standing {
+impl MoveProgress {
     /// Nothing is left to be moved, and nothing that can't be.
     pub fn is_complete(&self) -> bool {
         self.moved == self.versions
@@ -56,9 +56,9 @@ impl Keyring {
     }
 
     /// Counts the versions by the master key that wraps them.
-    pub fn standing(&self) -> Standing {
+    pub fn standing(&self) -> MoveProgress {
         let masters = Masters::of(&self.inner.hsm.generations());
-        let mut standing = Standing::default();
+        let mut standing = MoveProgress::default();
         for key in self
             .inner
             .keys

@@ -108,7 +108,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 /// An appliance in front of the machine, and verifiers that each fetched the set at another moment.
-struct World {
+struct Simulation {
     key: Lifecycle,
     /// What the store says.
     stored: Versions,
@@ -122,7 +122,7 @@ struct World {
     last_state: State,
 }
 
-impl World {
+impl Simulation {
     fn new() -> Self {
         let key = fresh().after(Event::Confirmed, s(0));
         let stored = key.versions();
@@ -211,7 +211,7 @@ proptest! {
 
     #[test]
     fn no_verifier_rejects_a_valid_token_whatever_happens(steps in steps()) {
-        let mut world = World::new();
+        let mut world = Simulation::new();
         for step in steps {
             match step {
                 Step::Wait(seconds) => (0..seconds).for_each(|_| world.second()),

@@ -209,7 +209,7 @@ impl Policy {
                 Effect::AllowWithToken => needs_token = true,
                 Effect::Allow => {}
             }
-            allowed |= fit == Fit::Narrow;
+            allowed |= fit == Match::Narrow;
         }
         match (allowed, needs_token) {
             (false, _) => Decision::Denied,
@@ -233,7 +233,7 @@ impl Policy {
                     let number = index + 1;
                     denies = Some(denies.map_or(number, |first: usize| first.min(number)));
                 }
-                _ => allowed |= fit == Fit::Narrow,
+                _ => allowed |= fit == Match::Narrow,
             }
         }
         denies.map_or(Denial::NoRule, |number| Denial::Rule { number, allowed })
@@ -245,7 +245,7 @@ impl Policy {
         identity: &'a Identity,
         operation: Operation,
         key: Option<&'a str>,
-    ) -> impl Iterator<Item = (usize, &'a Rule, Fit)> {
+    ) -> impl Iterator<Item = (usize, &'a Rule, Match)> {
         // Without a key nothing is allowed that needs one.
         let speaks = operation.is_global() || key.is_some();
         let key = key.filter(|_| !operation.is_global());
@@ -254,7 +254,7 @@ impl Policy {
             .get(identity.as_str())
             .map_or(&[][..], Vec::as_slice)
             .iter()
-            .map(|index| (*index, Fit::Narrow));
+            .map(|index| (*index, Match::Narrow));
         let operation = Operations::only(operation);
         // The cheap questions first: the operation is one bit, patterns cost more.
         let patterns = self.by_pattern.iter().filter_map(move |(pattern, index)| {
@@ -394,7 +394,7 @@ pub struct IdentityPattern {
 
 /// How an identity meets a pattern.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fit {
+enum Match {
     /// As it is written.
     Narrow,
     /// Only if `*` is as wide as `**`.
@@ -407,11 +407,11 @@ impl IdentityPattern {
         self.narrow.matches(identity.as_str())
     }
 
-    fn fit(&self, identity: &str, widely: bool) -> Option<Fit> {
+    fn fit(&self, identity: &str, widely: bool) -> Option<Match> {
         if self.narrow.matches(identity) {
-            Some(Fit::Narrow)
+            Some(Match::Narrow)
         } else if widely && self.wide.matches(identity) {
-            Some(Fit::Wide)
+            Some(Match::Wide)
         } else {
             None
         }

@@ -28,10 +28,10 @@ const ACTIVE_WITHIN: i64 = DAY;
 
 /// The certificates of each identity that was here since the start.
 #[derive(Debug, Default)]
-pub(super) struct Clients(Mutex<HashMap<String, Vec<Seen>>>);
+pub(super) struct Clients(Mutex<HashMap<String, Vec<SeenCertificate>>>);
 
 #[derive(Clone, Copy, Debug)]
-struct Seen {
+struct SeenCertificate {
     not_before: i64,
     not_after: i64,
     first: i64,
@@ -73,7 +73,7 @@ impl Clients {
         };
         let validity = certificate.validity();
         let now = i64::try_from(now).unwrap_or(i64::MAX);
-        let new = Seen {
+        let new = SeenCertificate {
             not_before: validity.not_before.timestamp(),
             not_after: validity.not_after.timestamp(),
             first: now,
@@ -95,7 +95,7 @@ impl Clients {
             return;
         }
         if all.len() >= MAX_IDENTITIES {
-            let last = |known: &[Seen]| known.iter().map(|seen| seen.last).max();
+            let last = |known: &[SeenCertificate]| known.iter().map(|seen| seen.last).max();
             let oldest = all.iter().min_by_key(|(_, known)| last(known));
             if let Some(oldest) = oldest.map(|(identity, _)| identity.clone()) {
                 all.remove(&oldest);
@@ -129,22 +129,22 @@ impl Clients {
     }
 }
 
-impl Seen {
+impl SeenCertificate {
     /// By which the newer one is known.
     fn age(&self) -> (i64, i64) {
         (self.not_before, self.not_after)
     }
 }
 
-fn newest(known: &[Seen]) -> Option<&Seen> {
+fn newest(known: &[SeenCertificate]) -> Option<&SeenCertificate> {
     known.iter().max_by_key(|seen| seen.age())
 }
 
 /// Of the newest certificate, and of those with which somebody still comes though there is a newer
 /// one, the one that ends first.
-fn ends_first(known: &[Seen], now: i64) -> Option<Seen> {
+fn ends_first(known: &[SeenCertificate], now: i64) -> Option<SeenCertificate> {
     let newest = newest(known)?;
-    let in_use = |seen: &&Seen| {
+    let in_use = |seen: &&SeenCertificate| {
         seen.last > newest.first.saturating_add(RENEWAL_OVERLAP)
             && now.saturating_sub(seen.last) < ACTIVE_WITHIN
     };

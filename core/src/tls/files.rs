@@ -14,7 +14,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::authority::{Authorities, Authority};
 use super::crl::Crl;
-use super::pem::{self, Wanted};
+use super::pem::{self, PemContents};
 use super::{ClientCa, TlsError};
 use crate::files;
 
@@ -136,7 +136,7 @@ pub fn expiries(files: &super::TlsFiles) -> Result<Vec<Expiry>, TlsError> {
 
 /// A kind of file.
 struct Kind {
-    wanted: Wanted,
+    wanted: PemContents,
     /// What is in it, for people.
     what: &'static str,
     /// What to do, for people.
@@ -144,7 +144,7 @@ struct Kind {
 }
 
 const A_CRL: Kind = Kind {
-    wanted: Wanted {
+    wanted: PemContents {
         label: "X509 CRL",
         with_keys: false,
     },
@@ -153,7 +153,7 @@ const A_CRL: Kind = Kind {
 };
 
 const A_CA: Kind = Kind {
-    wanted: Wanted {
+    wanted: PemContents {
         label: "CERTIFICATE",
         with_keys: false,
     },
@@ -163,7 +163,7 @@ const A_CA: Kind = Kind {
 
 /// Some keep the server's key in the file of its chain.
 const A_CHAIN: Kind = Kind {
-    wanted: Wanted {
+    wanted: PemContents {
         label: "CERTIFICATE",
         with_keys: true,
     },

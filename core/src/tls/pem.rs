@@ -8,7 +8,7 @@
 use std::iter;
 
 /// What a file is to hold.
-pub(super) struct Wanted {
+pub(super) struct PemContents {
     pub(super) label: &'static str,
     /// The private key may stand in the same file.
     pub(super) with_keys: bool,
@@ -22,7 +22,7 @@ const MAX_WORD: usize = 40;
 /// # Errors
 /// What is wrong and where, for people. It holds nothing of the file but labels: there may be a
 /// private key in it.
-pub(super) fn sections<'a>(pem: &'a [u8], wanted: &Wanted) -> Result<Vec<&'a [u8]>, String> {
+pub(super) fn sections<'a>(pem: &'a [u8], wanted: &PemContents) -> Result<Vec<&'a [u8]>, String> {
     let mut found = Vec::new();
     let mut open: Option<(&str, usize, usize)> = None;
     let mut base64 = 0;
@@ -87,7 +87,7 @@ pub(super) fn sections<'a>(pem: &'a [u8], wanted: &Wanted) -> Result<Vec<&'a [u8
     }
 }
 
-impl Wanted {
+impl PemContents {
     fn allow(&self, label: &str) -> Result<(), String> {
         let of_a_key =
             ["EC PARAMETERS", "DH PARAMETERS"].contains(&label) || label.ends_with("PRIVATE KEY");

@@ -99,12 +99,12 @@ impl Ca {
     }
 }
 
-struct House {
+struct TestPki {
     folder: TempDir,
     ca: Ca,
 }
 
-impl House {
+impl TestPki {
     fn new() -> Self {
         let house = Self {
             folder: TempDir::new().unwrap(),
@@ -200,7 +200,7 @@ fn peer(chain: &[&CertificateDer<'_>]) -> Peer {
 
 #[test]
 fn it_speaks_1_3_with_the_hybrid_key_exchange() {
-    let house = House::new();
+    let house = TestPki::new();
     let tls = house.load(&[]).unwrap();
     let leaf = house.ca.leaf(7, |_| ());
     let (client, server) = handshake(&tls, &house.client(Some((&leaf, &[])))).unwrap();
@@ -216,7 +216,7 @@ fn it_speaks_1_3_with_the_hybrid_key_exchange() {
 
 #[test]
 fn no_session_is_resumed() {
-    let house = House::new();
+    let house = TestPki::new();
     let tls = house.load(&[]).unwrap();
     let leaf = house.ca.leaf(7, |_| ());
     let client = house.client(Some((&leaf, &[])));
@@ -229,7 +229,7 @@ fn no_session_is_resumed() {
 
 #[test]
 fn who_has_no_good_certificate_is_refused() {
-    let house = House::new();
+    let house = TestPki::new();
     let tls = house.load(&[]).unwrap();
     assert!(handshake(&tls, &house.client(None)).is_err());
     let stranger = Ca::new("clients").leaf(7, |_| ());
@@ -250,7 +250,7 @@ fn who_has_no_good_certificate_is_refused() {
 
 #[test]
 fn a_revoked_client_is_refused_also_on_an_open_connection() {
-    let house = House::new();
+    let house = TestPki::new();
     house.write("crl.pem", &house.ca.crl(&[], 2090));
     let tls = house.load(&["crl.pem"]).unwrap();
     let (good, bad) = (house.ca.leaf(7, |_| ()), house.ca.leaf(8, |_| ()));
@@ -271,7 +271,7 @@ fn a_revoked_client_is_refused_also_on_an_open_connection() {
 
 #[test]
 fn with_crls_every_issuer_of_the_chain_needs_one() {
-    let house = House::new();
+    let house = TestPki::new();
     let intermediate = house.ca.intermediate("issuing");
     let leaf = intermediate.leaf(7, |_| ());
     // A new one for each configuration: a peer remembers its last check.
@@ -295,7 +295,7 @@ fn with_crls_every_issuer_of_the_chain_needs_one() {
 
 #[test]
 fn an_expired_crl_is_refused() {
-    let house = House::new();
+    let house = TestPki::new();
     house.write("crl.pem", &house.ca.crl(&[], 2025));
     let error = house.load(&["crl.pem"]).err().unwrap();
     assert!(error.problem.contains("ended on 2025-01-01"), "{error}");
@@ -303,7 +303,7 @@ fn an_expired_crl_is_refused() {
 
 #[test]
 fn what_has_ended_lets_the_server_start_and_takes_its_successor() {
-    let house = House::new();
+    let house = TestPki::new();
     let (leaf, good) = (house.ca.leaf(7, |_| ()), house.ca.leaf(1, |_| ()));
     let renew = |server: &Leaf| {
         house.write("server.pem", &server.pem);
@@ -345,7 +345,7 @@ fn what_has_ended_lets_the_server_start_and_takes_its_successor() {
 
 #[test]
 fn broken_files_leave_the_old_ones_in_force() {
-    let house = House::new();
+    let house = TestPki::new();
     let tls = house.load(&[]).unwrap();
     let leaf = house.ca.leaf(7, |_| ());
     for (name, text) in [
@@ -374,8 +374,8 @@ fn broken_files_leave_the_old_ones_in_force() {
 
 #[test]
 fn errors_say_what_is_expected() {
-    let house = House::new();
-    let problem = |house: &House| house.load(&[]).err().unwrap().to_string();
+    let house = TestPki::new();
+    let problem = |house: &TestPki| house.load(&[]).err().unwrap().to_string();
 
     fs::set_permissions(house.path("server.key"), Permissions::from_mode(0o604)).unwrap();
     assert!(
@@ -396,7 +396,7 @@ fn errors_say_what_is_expected() {
         problem(&house)
     );
 
-    let house = House::new();
+    let house = TestPki::new();
     house.write("server.pem", "x");
     assert!(
         problem(&house).contains("no PEM certificate"),
@@ -410,7 +410,7 @@ fn errors_say_what_is_expected() {
         problem(&house)
     );
 
-    let house = House::new();
+    let house = TestPki::new();
     let old = house
         .ca
         .leaf(2, |params| params.not_after = date_time_ymd(2021, 2, 3));
@@ -425,7 +425,7 @@ fn errors_say_what_is_expected() {
 
 #[test]
 fn a_remembered_answer_needs_no_check_and_ends_with_the_certificate() {
-    let house = House::new();
+    let house = TestPki::new();
     let tls = house.load(&[]).unwrap();
     let leaf = house.ca.leaf(7, |_| ());
     let mut peer = peer(&[&leaf.der]);
@@ -448,8 +448,8 @@ fn a_remembered_answer_needs_no_check_and_ends_with_the_certificate() {
 }
 
 /// The clients' CA of this house is made again, so.
-fn house_with(change: impl FnOnce(&mut CertificateParams)) -> House {
-    let mut house = House::new();
+fn house_with(change: impl FnOnce(&mut CertificateParams)) -> TestPki {
+    let mut house = TestPki::new();
     let mut params = Ca::params("limited");
     change(&mut params);
     let key = KeyPair::generate().unwrap();
@@ -576,7 +576,7 @@ fn an_anchors_own_limits_hold() {
     let house = house_with(|params| params.key_usages = vec![KeyUsagePurpose::CrlSign]);
     let error = house.load(&[]).err().unwrap();
     assert!(error.problem.contains("no keyCertSign"), "{error}");
-    let house = House::new();
+    let house = TestPki::new();
     house.write("crl.pem", &house.ca.crl(&[], 2090));
     let mut params = Ca::params("clients");
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
@@ -589,7 +589,7 @@ fn an_anchors_own_limits_hold() {
 #[test]
 fn a_ca_between_that_may_not_sign_certificates_makes_no_clients() {
     use KeyUsagePurpose::{CrlSign, DigitalSignature, KeyCertSign};
-    let house = House::new();
+    let house = TestPki::new();
     let tls = house.load(&[]).unwrap();
     for (usages, allowed) in [
         (vec![], true),
@@ -626,7 +626,7 @@ fn a_ca_between_that_may_not_sign_certificates_makes_no_clients() {
 
 #[test]
 fn a_ca_makes_only_the_clients_that_it_is_bound_to() {
-    let house = House::new();
+    let house = TestPki::new();
     let (spire, hosts, any) = (Ca::new("spire"), Ca::new("hosts"), Ca::new("any"));
     let patterns = |texts: &[&str]| -> Vec<IdentityPattern> {
         let one = |text: &&str| IdentityPattern::try_from((*text).to_owned()).unwrap();
@@ -684,7 +684,7 @@ fn a_ca_makes_only_the_clients_that_it_is_bound_to() {
 
 #[test]
 fn no_ca_of_a_file_is_passed_over() {
-    let house = House::new();
+    let house = TestPki::new();
     let spire = house.ca.intermediate("spire");
     let other = Ca::new("other");
     let mut files = house.files(&[]);
@@ -737,7 +737,7 @@ fn no_ca_of_a_file_is_passed_over() {
 
 #[test]
 fn the_key_may_stand_in_the_file_of_the_servers_chain() {
-    let house = House::new();
+    let house = TestPki::new();
     let server = house.ca.leaf(3, |_| ());
     let mut files = house.files(&[]);
     files.private_key = files.certificate.clone();
@@ -765,7 +765,7 @@ fn pem_of(der: &[u8]) -> String {
 
 #[test]
 fn a_bound_ca_stays_bound_whichever_way_its_client_shows() {
-    let house = House::new();
+    let house = TestPki::new();
     // Both are trusted, `spire` for its names only, and `clients` has issued its certificate.
     let spire = house.ca.intermediate("spire");
     let itself = Ca::params("spire").self_signed(spire.issuer.key()).unwrap();
@@ -819,7 +819,7 @@ fn a_bound_ca_stays_bound_whichever_way_its_client_shows() {
 
 #[test]
 fn a_bound_ca_stays_bound_with_a_new_key_under_its_old_name() {
-    let house = House::new();
+    let house = TestPki::new();
     let spire = house.ca.intermediate("spire");
     // Its successor: only the CA above it vouches for it, and that one is bound to nothing.
     let again = house.ca.intermediate("spire");
@@ -864,7 +864,7 @@ fn a_bound_ca_stays_bound_with_a_new_key_under_its_old_name() {
 #[test]
 fn a_client_whose_key_is_not_for_signatures_is_refused() {
     use KeyUsagePurpose::{ContentCommitment, DigitalSignature, KeyAgreement, KeyEncipherment};
-    let house = House::new();
+    let house = TestPki::new();
     let tls = house.load(&[]).unwrap();
     for (usages, allowed) in [
         (vec![], true),

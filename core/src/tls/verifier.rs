@@ -126,7 +126,7 @@ impl Verifier {
             .accept(path.anchor(), below, identity, now)?;
         let cas = between
             .iter()
-            .map(|ca| Between::new(ca))
+            .map(|ca| IntermediateCa::new(ca))
             .collect::<Result<Vec<_>, _>>()?;
         for ca in &cas {
             ca.kinds.allow(&ca.name, identity)?;
@@ -141,8 +141,11 @@ impl Verifier {
                 key_id: authority.key_id(),
                 may_sign: authority.may_sign_crls(),
             };
-            let issuers: Vec<Issuer<'_>> =
-                cas.iter().map(Between::issuer).chain([anchor]).collect();
+            let issuers: Vec<Issuer<'_>> = cas
+                .iter()
+                .map(IntermediateCa::issuer)
+                .chain([anchor])
+                .collect();
             let end_entity: &Cert<'_> = path.end_entity();
             let ders: Vec<_> = [end_entity]
                 .into_iter()
@@ -182,7 +185,7 @@ fn may_sign(client: &Cert<'_>) -> Result<(), Refusal> {
 }
 
 /// A CA between the client's certificate and the anchor.
-struct Between<'a> {
+struct IntermediateCa<'a> {
     name: String,
     subject: &'a [u8],
     spki: Vec<u8>,
@@ -192,7 +195,7 @@ struct Between<'a> {
     fingerprint: [u8; 32],
 }
 
-impl<'a> Between<'a> {
+impl<'a> IntermediateCa<'a> {
     fn new(ca: &'a Cert<'_>) -> Result<Self, Refusal> {
         let der = ca.der();
         let (_, parsed) =

@@ -12,7 +12,7 @@ use crate::fault::{Fault, Reach};
 use crate::pin;
 use crate::pin::SecretPin;
 use crate::register::Register;
-use crate::selector::{Found, Wanted};
+use crate::selector::{Found, TokenFilter};
 use crate::types::TokenIdentity;
 use crate::watched::{Access, Watch, WatchedSession};
 
@@ -63,7 +63,7 @@ pub(super) fn discard_unused_keys(config: &HsmConfig) -> Result<Vec<String>, Hsm
 }
 
 pub(super) fn destroy(config: &HsmConfig, so_pin: &SecretPin) -> Result<Destroyed, HsmError> {
-    let wanted = Wanted::new(&config.token)?;
+    let wanted = TokenFilter::new(&config.token)?;
     with_module(&config.module, |module| {
         let library = module.library();
         let found = wanted.find(&library.raw)?;

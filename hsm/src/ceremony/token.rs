@@ -16,7 +16,7 @@ use crate::fault::{Fault, code_name};
 use crate::ffi::Raw;
 use crate::module::Module;
 use crate::pin::SecretPin;
-use crate::selector::{Found, Wanted};
+use crate::selector::{Found, TokenFilter};
 use crate::types::TokenIdentity;
 use crate::watched::{Access, Watch, WatchedSession};
 
@@ -162,7 +162,7 @@ pub(super) fn on_token<T>(
     selector: &TokenSelector,
     body: impl FnOnce(&WatchedSession, &Found) -> Result<T, Fault>,
 ) -> Result<T, HsmError> {
-    let wanted = Wanted::new(selector)?;
+    let wanted = TokenFilter::new(selector)?;
     with_module(module, |module| {
         let library = module.library();
         let found = wanted.find(&library.raw)?;

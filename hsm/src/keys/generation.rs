@@ -146,7 +146,7 @@ pub(crate) struct Generations {
 impl Generations {
     /// Finds and checks them.
     pub(super) fn check(watched: &WatchedSession, shape: KeyShape) -> Result<Self, Fault> {
-        let marks = Marks::find(watched)?;
+        let marks = TrustedMarks::find(watched)?;
         let numbers = numbers(watched)?;
         let mut whole = Vec::new();
         for number in &numbers {
@@ -264,7 +264,7 @@ impl Generation {
         number: u32,
         shape: KeyShape,
         strict: bool,
-        marks: &Marks,
+        marks: &TrustedMarks,
     ) -> Result<Self, Fault> {
         let key = |spec| Numbered {
             spec,
@@ -314,9 +314,9 @@ fn as_known(found: &[MasterGeneration], known: &[MasterGeneration]) -> Option<us
 }
 
 /// Every key on the token that is trusted and may wrap, by its label.
-struct Marks(BTreeMap<String, Vec<ObjectHandle>>);
+struct TrustedMarks(BTreeMap<String, Vec<ObjectHandle>>);
 
-impl Marks {
+impl TrustedMarks {
     fn find(watched: &WatchedSession) -> Result<Self, Fault> {
         // A backup's transport key is one too, but a session object, for the seconds of its use.
         let trusted = [

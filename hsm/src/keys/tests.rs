@@ -9,7 +9,7 @@ use strongroom_softhsm::Throwaway;
 use super::*;
 use crate::config::{PinSource, TokenSelector};
 use crate::module::Module;
-use crate::selector::Wanted;
+use crate::selector::TokenFilter;
 use crate::template::{KeySpec, MASTER, MEMORY_MASTER, TRANSFER};
 use crate::watched::{Access, Watch};
 
@@ -29,7 +29,7 @@ fn on_token(body: impl FnOnce(&WatchedSession)) {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let token = Throwaway::in_process().unwrap();
     let module = Module::acquire(token.module()).unwrap();
-    let wanted = Wanted::new(&TokenSelector::Label(token.label().to_owned())).unwrap();
+    let wanted = TokenFilter::new(&TokenSelector::Label(token.label().to_owned())).unwrap();
     let found = wanted.find(&module.library().raw).unwrap();
     let watched =
         WatchedSession::open(module.library(), found.slot, Arc::new(Watch::default())).unwrap();

@@ -31,7 +31,7 @@ use crate::config::HsmConfig;
 use crate::error::HsmError;
 use crate::fault::Fault;
 use crate::operations::Conn;
-use crate::selector::Wanted;
+use crate::selector::TokenFilter;
 use crate::selftest::Abilities;
 use crate::types::{HsmState, MasterGeneration, TokenIdentity};
 use crate::watched::Access;
@@ -93,9 +93,9 @@ pub(crate) struct Pool {
 /// What all threads of a pool share.
 struct Shared {
     config: HsmConfig,
-    wanted: Wanted,
+    wanted: TokenFilter,
     access: Access,
-    gate: RwLock<Gate>,
+    gate: RwLock<JobQueue>,
     /// Threads that may be inside the module: workers, a connection attempt, hung ones.
     inside: AtomicUsize,
     forgotten: Forgotten,
@@ -104,7 +104,7 @@ struct Shared {
 }
 
 /// Whether jobs are let in.
-enum Gate {
+enum JobQueue {
     Open { queue: Sender<Job>, connection: u64 },
     Closed(HsmState),
 }
@@ -140,9 +140,9 @@ impl Pool {
                 "the HSM's call deadline is below 10 ms".to_owned(),
             ));
         }
-        let wanted = Wanted::new(&config.token)?;
+        let wanted = TokenFilter::new(&config.token)?;
         let access = Access::new(config.pin.clone());
-        let gate = RwLock::new(Gate::Closed(HsmState::Reconnecting {
+        let gate = RwLock::new(JobQueue::Closed(HsmState::Reconnecting {
             reason: "starting".to_owned(),
         }));
         let shared = Arc::new(Shared {
@@ -174,8 +174,8 @@ impl Pool {
             .read()
             .unwrap_or_else(PoisonError::into_inner)
         {
-            Gate::Open { .. } => HsmState::Ready,
-            Gate::Closed(state) => state.clone(),
+            JobQueue::Open { .. } => HsmState::Ready,
+            JobQueue::Closed(state) => state.clone(),
         }
     }
 
@@ -249,26 +249,26 @@ impl Drop for Pool {
 impl Shared {
     fn admit(&self, job: Job) -> Result<(), HsmError> {
         match &*self.gate.read().unwrap_or_else(PoisonError::into_inner) {
-            Gate::Open { queue, .. } => queue.try_send(job).map_err(|error| match error {
+            JobQueue::Open { queue, .. } => queue.try_send(job).map_err(|error| match error {
                 TrySendError::Full(_) => HsmError::Busy(self.config.queue),
                 TrySendError::Disconnected(_) => Pool::lost(),
             }),
-            Gate::Closed(HsmState::Stopped { reason } | HsmState::Reconnecting { reason }) => {
+            JobQueue::Closed(HsmState::Stopped { reason } | HsmState::Reconnecting { reason }) => {
                 Err(HsmError::Unavailable(reason.clone()))
             }
-            Gate::Closed(HsmState::Ready) => Err(HsmError::Unavailable("starting".to_owned())),
+            JobQueue::Closed(HsmState::Ready) => Err(HsmError::Unavailable("starting".to_owned())),
         }
     }
 
-    fn set_gate(&self, gate: Gate) {
+    fn set_gate(&self, gate: JobQueue) {
         *self.gate.write().unwrap_or_else(PoisonError::into_inner) = gate;
     }
 
     /// Closes the gate of a connection that a worker has found lost, before its caller hears of it.
     fn close_gate(&self, connection: u64, reason: &str) {
         let mut gate = self.gate.write().unwrap_or_else(PoisonError::into_inner);
-        if matches!(*gate, Gate::Open { connection: open, .. } if open == connection) {
-            *gate = Gate::Closed(HsmState::Reconnecting {
+        if matches!(*gate, JobQueue::Open { connection: open, .. } if open == connection) {
+            *gate = JobQueue::Closed(HsmState::Reconnecting {
                 reason: reason.to_owned(),
             });
         }
@@ -306,16 +306,16 @@ impl Forgotten {
 }
 
 /// Counts a thread as inside the module as long as it lives.
-struct Inside(Arc<Shared>);
+struct ModuleCall(Arc<Shared>);
 
-impl Inside {
+impl ModuleCall {
     fn new(shared: &Arc<Shared>) -> Self {
         shared.inside.fetch_add(1, Ordering::AcqRel);
         Self(Arc::clone(shared))
     }
 }
 
-impl Drop for Inside {
+impl Drop for ModuleCall {
     fn drop(&mut self) {
         self.0.inside.fetch_sub(1, Ordering::AcqRel);
     }

@@ -9,7 +9,7 @@ use cryptoki::slot::Slot;
 
 use super::connect::{Connected, connect};
 use super::worker::{Worker, WorkerSlot};
-use super::{Event, Facts, Gate, Inside, Job, Pool, Shared};
+use super::{Event, Facts, Job, JobQueue, ModuleCall, Pool, Shared};
 use crate::error::HsmError;
 use crate::fault::Fault;
 use crate::module::Module;
@@ -226,7 +226,7 @@ impl Supervisor {
         let number = self.attempts;
         let worker_slot = WorkerSlot::opening();
         let watch = Arc::clone(&worker_slot.watch);
-        let inside = Inside::new(&self.shared);
+        let inside = ModuleCall::new(&self.shared);
         let shared = Arc::clone(&self.shared);
         let module = self.module.clone();
         let facts = self.facts.clone();
@@ -320,7 +320,7 @@ impl Supervisor {
         let (sender, queue) = bounded(self.shared.config.queue);
         self.connection += 1;
         self.queue = Some(queue);
-        self.shared.set_gate(Gate::Open {
+        self.shared.set_gate(JobQueue::Open {
             queue: sender,
             connection: self.connection,
         });
@@ -344,7 +344,7 @@ impl Supervisor {
             events: self.events.clone(),
             connection: self.connection,
             state: Arc::clone(&worker_slot),
-            inside: Inside::new(&self.shared),
+            inside: ModuleCall::new(&self.shared),
         };
         spawn("hsm-worker", move || worker.run(conn))?;
         self.worker_slots.push(Watched {
@@ -467,7 +467,7 @@ impl Supervisor {
     /// Lets no more jobs in and refuses those that wait. Workers end when they find their queue
     /// closed.
     fn close(&mut self, state: HsmState, reason: &str) {
-        self.shared.set_gate(Gate::Closed(state));
+        self.shared.set_gate(JobQueue::Closed(state));
         let error = HsmError::Unavailable(reason.to_owned());
         for queue in [self.restarting.take(), self.queue.take()].iter().flatten() {
             refuse_queued(queue, &error);

@@ -8,7 +8,7 @@ use cryptoki::slot::Slot;
 
 use super::connect::{look_again, open_another, unseen};
 use super::job::{Answer, Job};
-use super::{Event, Facts, Inside, Shared};
+use super::{Event, Facts, ModuleCall, Shared};
 use crate::error::HsmError;
 use crate::fault::{Fault, Reach};
 use crate::module::Library;
@@ -93,7 +93,7 @@ pub(super) struct Worker {
     pub(super) connection: u64,
     pub(super) state: Arc<WorkerSlot>,
     /// Counted before the thread starts, so that nobody thinks the module empty in between.
-    pub(super) inside: Inside,
+    pub(super) inside: ModuleCall,
 }
 
 impl Worker {

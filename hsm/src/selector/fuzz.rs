@@ -7,7 +7,7 @@
 use std::fmt::Write as _;
 use std::str;
 
-use super::{Wanted, from_uri};
+use super::{TokenFilter, from_uri};
 use crate::types::TokenIdentity;
 
 /// A URI that is accepted means the same when written again, and no PIN that stands in one is used
@@ -43,7 +43,7 @@ pub fn token_uri(data: &[u8]) {
 }
 
 /// The token that it describes matches, one that differs in any named field does not.
-fn only_its_own(wanted: &Wanted) {
+fn only_its_own(wanted: &TokenFilter) {
     let text = |field: &Option<String>| field.clone().unwrap_or_default();
     let token = TokenIdentity {
         label: text(&wanted.label),
@@ -69,7 +69,7 @@ fn only_its_own(wanted: &Wanted) {
 }
 
 /// With every byte of each value percent-encoded.
-fn written(wanted: &Wanted) -> String {
+fn written(wanted: &TokenFilter) -> String {
     let fields = [
         ("token", &wanted.label),
         ("serial", &wanted.serial),

@@ -18,7 +18,7 @@ use sha2::Sha256;
 use super::{Result, Trial, forced, parts};
 use crate::fault::Fault;
 use crate::ffi::Wrapping;
-use crate::keys::{Forced, Keys, Pair, policy};
+use crate::keys::{Keys, Pair, UnwrapAttributes, policy};
 use crate::session_key;
 use crate::template::{
     AS_DATA, AUDIT, EPHEMERAL, KeySpec, LOOSER, LOOSER_LISTS, MASTER, MEMORY_MASTER, ON_TOKEN,
@@ -81,13 +81,13 @@ pub(crate) fn check(trial: &Trial<'_>, keys: &Keys) -> Result<()> {
 }
 
 /// As the master key unwraps.
-fn kek_rules(usage: KeyUsage, forced: &Forced) -> Vec<Rule> {
+fn kek_rules(usage: KeyUsage, forced: &UnwrapAttributes) -> Vec<Rule> {
     let rules = session_key::kek_rules(usage);
     session_key::asked(rules, forced, false).cloned().collect()
 }
 
 /// As the BYOK wrapping key does, with the use by which it can be seen what came out.
-fn ephemeral(usage: KeyUsage, forced: &Forced) -> Vec<Rule> {
+fn ephemeral(usage: KeyUsage, forced: &UnwrapAttributes) -> Vec<Rule> {
     let mut rules: Vec<_> = session_key::kek_rules(usage)
         .iter()
         .take(KIND)

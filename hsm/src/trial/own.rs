@@ -31,23 +31,23 @@ pub(crate) struct Own {
 }
 
 /// A mechanism, and how it is used.
-type Way = (CK_MECHANISM_TYPE, Wrapping);
+type WrapMechanism = (CK_MECHANISM_TYPE, Wrapping);
 
-const fn plain(mechanism: CK_MECHANISM_TYPE) -> Way {
+const fn plain(mechanism: CK_MECHANISM_TYPE) -> WrapMechanism {
     (mechanism, Wrapping::Plain(mechanism))
 }
 
-const fn iv(mechanism: CK_MECHANISM_TYPE) -> Way {
+const fn iv(mechanism: CK_MECHANISM_TYPE) -> WrapMechanism {
     (mechanism, Wrapping::Iv(mechanism))
 }
 
-const fn short_iv(mechanism: CK_MECHANISM_TYPE) -> Way {
+const fn short_iv(mechanism: CK_MECHANISM_TYPE) -> WrapMechanism {
     (mechanism, Wrapping::ShortIv(mechanism))
 }
 
 /// What many tokens wrap by: tried where the token has the mechanism, whatever it says that it is
 /// for.
-const COMMON_WAYS: [Way; 7] = [
+const COMMON_WAYS: [WrapMechanism; 7] = [
     plain(CKM_AES_KEY_WRAP),
     plain(CKM_AES_KEY_WRAP_PAD),
     plain(CKM_AES_KEY_WRAP_KWP),
@@ -58,7 +58,7 @@ const COMMON_WAYS: [Way; 7] = [
 ];
 
 /// What few do: tried where it says that it wraps (`CKF_WRAP`).
-const RARE_WAYS: [Way; 9] = [
+const RARE_WAYS: [WrapMechanism; 9] = [
     plain(CKM_AES_KEY_WRAP_PKCS7),
     (CKM_AES_CTR, Wrapping::Ctr),
     (CKM_AES_CCM, Wrapping::Ccm),
@@ -70,18 +70,18 @@ const RARE_WAYS: [Way; 9] = [
     iv(CKM_AES_CTS),
 ];
 
-const DES3_WAYS: [Way; 3] = [
+const DES3_WAYS: [WrapMechanism; 3] = [
     short_iv(CKM_DES3_CBC_PAD),
     short_iv(CKM_DES3_CBC),
     plain(CKM_DES3_ECB),
 ];
 
-const CHACHA20_WAYS: [Way; 2] = [
+const CHACHA20_WAYS: [WrapMechanism; 2] = [
     (CKM_CHACHA20, Wrapping::ChaCha20),
     (CKM_CHACHA20_POLY1305, Wrapping::ChaCha20Poly1305),
 ];
 
-const EC_WAYS: [Way; 1] = [(CKM_ECDH_AES_KEY_WRAP, Wrapping::EcdhAes)];
+const EC_WAYS: [WrapMechanism; 1] = [(CKM_ECDH_AES_KEY_WRAP, Wrapping::EcdhAes)];
 
 impl Own {
     /// For a trial whose mechanisms are known.
@@ -165,7 +165,7 @@ impl Own {
     }
 }
 
-fn that_wrap(trial: &Trial<'_>, ways: &[Way]) -> Result<Vec<Wrapping>> {
+fn that_wrap(trial: &Trial<'_>, ways: &[WrapMechanism]) -> Result<Vec<Wrapping>> {
     let mut wrap = Vec::new();
     for (mechanism, wrapping) in ways {
         if !trial.offers(*mechanism) {

@@ -19,7 +19,7 @@ use crate::error::HsmError;
 use crate::fault::{Fault, Verdict};
 use crate::ffi::{Wrapping, writable};
 use crate::keys::generation::{Numbered, trusted_rules};
-use crate::keys::{self, Forced};
+use crate::keys::{self, UnwrapAttributes};
 use crate::template::{AS_DATA, MASTER, Rule};
 use crate::types::{KeyUsage, MasterKind, OaepHash};
 use crate::watched::WatchedSession;
@@ -100,7 +100,7 @@ impl Throwaway {
     ) -> Result<Option<String>> {
         let transfer = one(watched, CKO_PRIVATE_KEY, transfer)?;
         let master = one(watched, CKO_PRIVATE_KEY, master)?;
-        let forced = Forced::read(watched, master)?;
+        let forced = UnwrapAttributes::read(watched, master)?;
         let usage = KeyUsage::Aead;
         let moved =
             session_key::unwrap_to_move(watched, self.hash, transfer, &self.by_transfer, usage)?;

@@ -181,12 +181,12 @@ async fn connection(
 /// What the requests of one connection share.
 struct Session {
     client: Arc<Client>,
-    course: Arc<Course>,
+    course: Arc<ConnectionState>,
 }
 
 /// What is known of a connection beside its requests.
 #[derive(Default)]
-struct Course {
+struct ConnectionState {
     /// Odd while an HTTP/1.1 request is answered.
     heads_and_answers: AtomicU64,
     /// Its certificate is no longer good.
@@ -261,7 +261,7 @@ async fn serve<C: GracefulConnection>(
     }
 }
 
-impl Course {
+impl ConnectionState {
     /// Returns once the connection is to be ended. `idle`: how long it may be without a request.
     async fn end(self: Arc<Self>, mut stop: watch::Receiver<()>, idle: Option<Duration>) -> End {
         let idle = async {

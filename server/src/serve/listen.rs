@@ -13,13 +13,13 @@ use super::ServeError;
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
 
-/// Bound; nobody can connect to one of our own before [`Bound::listen`].
-pub(super) struct Bound {
+/// Bound; nobody can connect to one of our own before [`BoundListener::listen`].
+pub(super) struct BoundListener {
     socket: Socket,
     inherited: bool,
 }
 
-impl Bound {
+impl BoundListener {
     /// The one that the service manager hands over (`LISTEN_FDS`, see `sd_listen_fds(3)`), or else
     /// one bound to `address`.
     pub(super) fn new(address: SocketAddr) -> Result<Self, ServeError> {

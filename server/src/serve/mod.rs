@@ -46,7 +46,7 @@ use tokio::task::JoinSet;
 
 use crate::api::{self, Admission, App, Endpoint, Logins};
 use crate::harden::{self, Filters, Group, HardenError, Paths, Report};
-use listen::Bound;
+use listen::BoundListener;
 
 /// Requests in flight at a stop get this long to finish.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -156,7 +156,7 @@ pub fn run(config: Config, options: &ServeOptions) -> Result<(), ServeError> {
         return Err(ConfigError(contradictions).into());
     }
     descriptors::provide(config.max_connections)?;
-    let bound = Bound::new(config.listen)?;
+    let bound = BoundListener::new(config.listen)?;
     let paths = Paths::new(&config, &config.hardening).written(options.addr_file.as_deref());
     let (report, filters) = harden::process(&config.hardening, &paths)?;
     let (go, hsm) = hsm_thread(&config, &filters)?;
@@ -224,7 +224,7 @@ struct Start {
     config: Config,
     started: Instant,
     report: Report,
-    bound: Bound,
+    bound: BoundListener,
     go: mpsc::Sender<()>,
     hsm: HsmThread,
 }
@@ -318,7 +318,7 @@ fn start(
 
 async fn serve(
     app: &Arc<App>,
-    bound: Bound,
+    bound: BoundListener,
     options: &ServeOptions,
     signals: &mut signals::Signals,
     watch: watch::Watch,

@@ -39,7 +39,7 @@ pub(super) struct DemoArgs {
 }
 
 pub(super) fn run(args: &DemoArgs, format: Format) -> Result<(), Failure> {
-    let mut story = Story::new(format);
+    let mut story = StepTimes::new(format);
     let site = Site::new(args.dir.as_deref())?;
     // Ctrl-C must not leave a token or a server behind: it ends the work, and the drops below clean
     // up.
@@ -64,7 +64,7 @@ pub(super) fn run(args: &DemoArgs, format: Format) -> Result<(), Failure> {
     story.end(&stanza, &after)
 }
 
-async fn tell(site: &Site, keep: bool, story: &mut Story) -> Result<String, Failure> {
+async fn tell(site: &Site, keep: bool, story: &mut StepTimes) -> Result<String, Failure> {
     site.write_certificates()?;
     story.step("certificates", "a client CA and a client certificate")?;
     site.write_plan(keep)?;
@@ -115,7 +115,7 @@ async fn seal_round_trip(
     site: &Site,
     remote: &Remote,
     client: &Client,
-    story: &mut Story,
+    story: &mut StepTimes,
 ) -> Result<String, Failure> {
     let executable = std::env::var_os(SEAL_CLIENT_VARIABLE).filter(|path| !path.is_empty());
     if let Some(executable) = executable {
@@ -152,7 +152,7 @@ async fn rotate(
     remote: &Remote,
     client: &Client,
     old: &str,
-    story: &mut Story,
+    story: &mut StepTimes,
 ) -> Result<(), Failure> {
     client
         .call(
@@ -180,7 +180,7 @@ fn last_line(log: &Path) -> Result<String, Failure> {
 }
 
 /// What was done, and how long each step took.
-struct Story {
+struct StepTimes {
     format: Format,
     begun: Instant,
     last: Instant,
@@ -188,7 +188,7 @@ struct Story {
     seal_client: &'static str,
 }
 
-impl Story {
+impl StepTimes {
     fn new(format: Format) -> Self {
         let now = Instant::now();
         Self {

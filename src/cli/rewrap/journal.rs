@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use strongroom_core::atomic::{self, Access};
 
-use super::Bound;
+use super::Binding;
 use super::tally::Tally;
 
 const PARTIAL_SUFFIX: &str = ".rewrap-partial";
@@ -41,7 +41,7 @@ pub(super) struct Identity {
 }
 
 impl Identity {
-    pub(super) fn of(file: &File, key: &str, bound: Bound<'_>, latest: u32) -> io::Result<Self> {
+    pub(super) fn of(file: &File, key: &str, bound: Binding<'_>, latest: u32) -> io::Result<Self> {
         let metadata = file.metadata()?;
         Ok(Self {
             key: key.to_owned(),

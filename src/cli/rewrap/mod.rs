@@ -57,15 +57,15 @@ pub(super) struct Common {
 
 /// What the ciphertexts of a text are bound to, base64.
 #[derive(Clone, Copy, Debug, Default)]
-struct Bound<'a> {
+struct Binding<'a> {
     context: Option<&'a str>,
     associated_data: Option<&'a str>,
 }
 
 impl Common {
     /// What all are bound to.
-    fn bound(&self) -> Bound<'_> {
-        Bound {
+    fn bound(&self) -> Binding<'_> {
+        Binding {
             context: self.context.as_deref(),
             associated_data: self.associated_data.as_deref(),
         }
@@ -110,7 +110,7 @@ impl<'a> Rewrapper<'a> {
     /// encrypted again. `place` says where a byte of a text is, for an error.
     async fn texts(
         &self,
-        texts: &[(&[u8], Bound<'_>)],
+        texts: &[(&[u8], Binding<'_>)],
         tally: &mut Tally,
         place: impl Fn(usize, usize) -> String,
     ) -> Result<Vec<Vec<u8>>, Failure> {
@@ -164,7 +164,7 @@ impl<'a> Rewrapper<'a> {
     /// Each ciphertext encrypted again, or why not.
     async fn rewrap(
         &self,
-        ciphertexts: &[(&str, Bound<'_>)],
+        ciphertexts: &[(&str, Binding<'_>)],
     ) -> Result<Vec<Result<String, String>>, Failure> {
         let mut results = Vec::with_capacity(ciphertexts.len());
         for some in ciphertexts.chunks(usize::from(self.common.batch)) {

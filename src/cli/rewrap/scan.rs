@@ -23,7 +23,7 @@ pub(super) fn find(text: &[u8]) -> impl Iterator<Item = Found<'_>> {
         loop {
             let start = from + memmem::find(text.get(from..)?, CIPHERTEXT_PREFIX)?;
             let rest = text.get(start..)?;
-            let Fit { bytes, version } = fit(rest);
+            let MatchLength { bytes, version } = fit(rest);
             from = start + bytes;
             if let Some(version) = version
                 && let Ok(text) = std::str::from_utf8(rest.get(..bytes)?)
@@ -66,13 +66,13 @@ pub(super) fn settled(text: &[u8]) -> usize {
 }
 
 /// How far a text that begins with the prefix goes on as a ciphertext does.
-struct Fit {
+struct MatchLength {
     bytes: usize,
     /// If that is a whole ciphertext.
     version: Option<u32>,
 }
 
-fn fit(text: &[u8]) -> Fit {
+fn fit(text: &[u8]) -> MatchLength {
     let count = |from: usize, limit: usize, fits: fn(u8) -> bool| {
         let rest = text.get(from..).unwrap_or_default();
         rest.iter()
@@ -92,14 +92,14 @@ fn fit(text: &[u8]) -> Fit {
         .and_then(|digits| digits.parse().ok())
         .filter(|version| *version > 0);
     if text.get(digits_end) != Some(&b':') {
-        return Fit {
+        return MatchLength {
             bytes: digits_end,
             version: None,
         };
     }
     let base64 = count(digits_end + 1, usize::MAX, is_base64);
     let end = digits_end + 1 + base64;
-    Fit {
+    MatchLength {
         bytes: end + count(end, 2, |byte| byte == b'='),
         version: version.filter(|_| base64 > 0),
     }

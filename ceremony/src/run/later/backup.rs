@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 use super::super::custody::{self, Set};
 use super::super::outputs::Outputs;
 use super::super::{Act, Ceremony, Found, RunError, disk, pins, sha256_hex};
-use crate::backup::{self, About, Content};
+use crate::backup::{self, BackupDetails, Content};
 use crate::record::{ExportOutputs, PinsRecord};
 use crate::{Step, shares};
 
@@ -122,7 +122,7 @@ fn export(ceremony: &mut Ceremony<'_>) -> Result<Outputs, RunError> {
     let moved = hsm::export_keys(&config, &so_pin, &key);
     ceremony.ui.working(None);
     let custody = super::opening::custody(ceremony)?;
-    let about = About {
+    let about = BackupDetails {
         mode: ceremony.mode,
         name: ceremony.plan.name.clone(),
         ceremony_id: ceremony.journal.ceremony_id().to_string(),

@@ -24,7 +24,7 @@ use crate::config::{PinSource, TokenSelector};
 use crate::error::HsmError;
 use crate::fault::{Fault, Reach};
 use crate::module::Module;
-use crate::selector::Wanted;
+use crate::selector::TokenFilter;
 use crate::types::TokenIdentity;
 use crate::watched::{Access, Watch, WatchedSession};
 use pair::{Found, PURPOSES, Purpose, find_keys, make_pair};
@@ -169,7 +169,7 @@ fn connect(
     selector: &TokenSelector,
     pin: &PinSource,
 ) -> Result<(Connection, TokenIdentity), Fault> {
-    let wanted = Wanted::new(selector)?;
+    let wanted = TokenFilter::new(selector)?;
     let mut connection = Connection {
         module: Module::acquire(module)?,
         watched: None,

@@ -14,7 +14,7 @@ use super::audit::{AuditGuard, unaudited};
 use super::credentials::{Credentials, Presented};
 use super::dialect::{Dialect, MAX_HEADERS, OwnHeaders};
 use super::error::{ApiError, Refusal};
-use super::origin::{self, Said};
+use super::origin::{self, FetchMetadata};
 use super::route::{Route, Verb};
 use crate::api::App;
 
@@ -110,7 +110,7 @@ pub(super) fn still_good(app: &App, peer: &Peer) -> Result<(), Refusal> {
 fn once<'h>(
     headers: &'h HeaderMap,
     own: &'static [&'static HeaderName],
-) -> Result<(Said<'h>, OwnHeaders<'h>), Refusal> {
+) -> Result<(FetchMetadata<'h>, OwnHeaders<'h>), Refusal> {
     let names = [
         &origin::SEC_FETCH_SITE,
         &origin::SEC_FETCH_MODE,
@@ -131,7 +131,7 @@ fn once<'h>(
         }
     }
     let [site, mode, dest, origin, referer, _] = values;
-    let said = Said {
+    let said = FetchMetadata {
         site,
         mode,
         dest,

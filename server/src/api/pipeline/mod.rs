@@ -50,7 +50,7 @@ use audit::AuditGuard;
 use credentials::Presented;
 use dialect::Dialect;
 use error::{ApiError, Refusal};
-use origin::Said;
+use origin::FetchMetadata;
 use route::{Ask, Captures, NO_SUCH_ROUTE, Source};
 
 /// Answers one request of one authenticated client. Never fails, never panics: what goes wrong is
@@ -191,7 +191,7 @@ async fn leads_nowhere(
 ) -> ApiError {
     let refuse = |refusal| dialect.refuse(refusal);
     let mut guard = AuditGuard::begin(client, dialect, id, &NO_SUCH_ROUTE, "", begun);
-    let own = || Said::of(&head.headers).check(head, &NO_SUCH_ROUTE);
+    let own = || FetchMetadata::of(&head.headers).check(head, &NO_SUCH_ROUTE);
     let admitted = admit::still_good(&client.app, &client.peer).and_then(|()| own());
     let error = match admitted.map_err(refuse) {
         Err(error) => error,

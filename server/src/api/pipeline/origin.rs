@@ -26,7 +26,7 @@ const FORM_REFUSED: &str =
 
 /// What a browser says of a request.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Said<'h> {
+pub(super) struct FetchMetadata<'h> {
     pub(super) site: Option<&'h HeaderValue>,
     pub(super) mode: Option<&'h HeaderValue>,
     pub(super) dest: Option<&'h HeaderValue>,
@@ -34,7 +34,7 @@ pub(super) struct Said<'h> {
     pub(super) referer: Option<&'h HeaderValue>,
 }
 
-impl<'h> Said<'h> {
+impl<'h> FetchMetadata<'h> {
     /// Of a request that leads nowhere: one header of each name counts.
     pub(super) fn of(headers: &'h HeaderMap) -> Self {
         Self {
@@ -141,7 +141,7 @@ mod tests {
             request = request.header(*name, *value);
         }
         let (head, ()) = request.body(()).unwrap().into_parts();
-        let said = Said::of(&head.headers);
+        let said = FetchMetadata::of(&head.headers);
         let table = if page { ui::PAGES.table } else { TRANSIT };
         let path = if page { "ui/" } else { "keys/{name}/rotate" };
         let route = table.iter().find(|route| route.path == path).unwrap();

@@ -19,7 +19,7 @@ const EXPIRES_SOON_SECONDS: i64 = 14 * 24 * 60 * 60;
 
 /// How good something is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Grade {
+pub(super) enum Severity {
     Good,
     Watch,
     Bad,
@@ -29,7 +29,7 @@ pub(super) enum Grade {
 pub(super) struct Fact {
     pub(super) name: String,
     pub(super) value: String,
-    pub(super) grade: Grade,
+    pub(super) grade: Severity,
 }
 
 /// One key's row.
@@ -42,7 +42,7 @@ pub(super) struct Key {
     /// Seconds until the next rotation; negative: it is overdue for so long.
     pub(super) due: Option<i64>,
     pub(super) state: &'static str,
-    pub(super) grade: Grade,
+    pub(super) grade: Severity,
 }
 
 /// Everything.
@@ -58,10 +58,10 @@ pub(super) struct Status {
 
 impl Status {
     /// The worst of it.
-    pub(super) fn grade(&self) -> Grade {
+    pub(super) fn grade(&self) -> Severity {
         let facts = self.facts.iter().map(|fact| fact.grade);
         let keys = self.keys.iter().map(|key| key.grade);
-        facts.chain(keys).max().unwrap_or(Grade::Good)
+        facts.chain(keys).max().unwrap_or(Severity::Good)
     }
 }
 
@@ -88,7 +88,7 @@ pub(super) fn gather(app: &App) -> Status {
 
 fn facts(app: &App, now: i64) -> Vec<Fact> {
     let mut facts = Vec::new();
-    let mut say = |name: &str, value: String, grade: Grade| {
+    let mut say = |name: &str, value: String, grade: Severity| {
         facts.push(Fact {
             name: name.to_owned(),
             value,
@@ -96,16 +96,16 @@ fn facts(app: &App, now: i64) -> Vec<Fact> {
         });
     };
     match app.hsm.state() {
-        HsmState::Ready => say("HSM", "ready".to_owned(), Grade::Good),
+        HsmState::Ready => say("HSM", "ready".to_owned(), Severity::Good),
         HsmState::Reconnecting { reason } => {
             say(
                 "HSM",
                 format!("away, being reconnected: {reason}"),
-                Grade::Bad,
+                Severity::Bad,
             );
         }
         HsmState::Stopped { reason } => {
-            say("HSM", format!("stopped for good: {reason}"), Grade::Bad);
+            say("HSM", format!("stopped for good: {reason}"), Severity::Bad);
         }
     }
     let token = app.hsm.token();
@@ -113,27 +113,31 @@ fn facts(app: &App, now: i64) -> Vec<Fact> {
         "{} {}, serial {}",
         token.manufacturer, token.model, token.serial
     );
-    say("Token", format!("{} ({model})", token.label), Grade::Good);
+    say(
+        "Token",
+        format!("{} ({model})", token.label),
+        Severity::Good,
+    );
     let store = app.store.status();
     say(
         "Store",
         format!("{} records, epoch {}", store.records, store.epoch),
-        Grade::Good,
+        Severity::Good,
     );
     match app.audit.check().map(|()| app.audit.worry()) {
-        Ok(None) => say("Audit log", "written".to_owned(), Grade::Good),
-        Ok(Some(worry)) => say("Audit log", format!("written, but {worry}"), Grade::Bad),
-        Err(error) => say("Audit log", error.to_string(), Grade::Bad),
+        Ok(None) => say("Audit log", "written".to_owned(), Severity::Good),
+        Ok(Some(worry)) => say("Audit log", format!("written, but {worry}"), Severity::Bad),
+        Err(error) => say("Audit log", error.to_string(), Severity::Bad),
     }
     match tls::expiries(&app.config.tls) {
         Ok(expiries) => {
             for expiry in expiries {
                 let left = expiry.end - now;
                 let grade = match left {
-                    ..=0 => Grade::Bad,
+                    ..=0 => Severity::Bad,
                     // A CRL lives for days, and is renewed as a matter of course.
-                    1..EXPIRES_SOON_SECONDS if !expiry.is_crl => Grade::Watch,
-                    _ => Grade::Good,
+                    1..EXPIRES_SOON_SECONDS if !expiry.is_crl => Severity::Watch,
+                    _ => Severity::Good,
                 };
                 let what = if expiry.is_crl {
                     "Revocation list"
@@ -144,15 +148,15 @@ fn facts(app: &App, now: i64) -> Vec<Fact> {
                 say(what, value, grade);
             }
         }
-        Err(error) => say("Certificates", error.to_string(), Grade::Bad),
+        Err(error) => say("Certificates", error.to_string(), Severity::Bad),
     }
     let clients = app.tls.client_certificates();
     let seen = clients.len();
     for client in clients {
         let left = client.not_after - now;
         let grade = match left {
-            ..=0 => Grade::Bad,
-            _ if now >= client.renewal_due(RENEWAL_DAYS) => Grade::Watch,
+            ..=0 => Severity::Bad,
+            _ if now >= client.renewal_due(RENEWAL_DAYS) => Severity::Watch,
             _ => continue,
         };
         let value = format!("{}: {} left", client.identity, super::time::span(left));
@@ -161,14 +165,14 @@ fn facts(app: &App, now: i64) -> Vec<Fact> {
     say(
         "Clients",
         format!("{seen} identities seen since the start"),
-        Grade::Good,
+        Severity::Good,
     );
     match app.hardening.missing().as_slice() {
-        [] => say("Hardening", "complete".to_owned(), Grade::Good),
+        [] => say("Hardening", "complete".to_owned(), Severity::Good),
         missing => say(
             "Hardening",
             format!("missing: {}", missing.join(", ")),
-            Grade::Watch,
+            Severity::Watch,
         ),
     }
     let uptime = i64::try_from(app.started.elapsed().as_secs()).unwrap_or(i64::MAX);
@@ -176,7 +180,7 @@ fn facts(app: &App, now: i64) -> Vec<Fact> {
     say(
         "Running",
         format!("version {version}, for {}", super::time::span(uptime)),
-        Grade::Good,
+        Severity::Good,
     );
     facts
 }
@@ -202,24 +206,24 @@ fn keys(app: &App, now: i64) -> Vec<Key> {
     infos
         .map(|info| {
             let (due, mut grade) = match scheduled.get(info.name.as_str()).copied() {
-                Some((Verdict::In(left), _)) => (Some(left), Grade::Good),
-                Some((Verdict::Due(_), true)) => (Some(0), Grade::Good),
+                Some((Verdict::In(left), _)) => (Some(left), Severity::Good),
+                Some((Verdict::Due(_), true)) => (Some(0), Severity::Good),
                 Some((verdict @ Verdict::Due(since), false)) => {
                     let grade = if verdict.is_skipped() {
-                        Grade::Bad
+                        Severity::Bad
                     } else {
-                        Grade::Watch
+                        Severity::Watch
                     };
                     (Some(since.saturating_neg()), grade)
                 }
-                Some((Verdict::ClockBehind, _)) => (None, Grade::Bad),
-                Some((Verdict::Never, _)) | None => (None, Grade::Good),
+                Some((Verdict::ClockBehind, _)) => (None, Severity::Bad),
+                Some((Verdict::Never, _)) | None => (None, Severity::Good),
             };
             let state = states.get(&info.name).copied();
             grade = grade.max(match state {
-                Some(State::Degraded) => Grade::Watch,
-                Some(State::Critical) => Grade::Bad,
-                _ => Grade::Good,
+                Some(State::Degraded) => Severity::Watch,
+                Some(State::Critical) => Severity::Bad,
+                _ => Severity::Good,
             });
             let mut created: Vec<i64> = info
                 .versions

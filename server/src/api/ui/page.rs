@@ -4,7 +4,7 @@ use std::time::UNIX_EPOCH;
 
 use maud::{DOCTYPE, Markup, html};
 
-use super::gather::{Fact, Grade, Key, Status};
+use super::gather::{Fact, Key, Severity, Status};
 use super::{time, timeline};
 use crate::api::recent::{Denial, SAMPLE_INTERVAL};
 
@@ -13,9 +13,9 @@ const REFRESH_SECONDS: u32 = 15;
 
 pub(super) fn render(status: &Status) -> Markup {
     let (class, word) = match status.grade() {
-        Grade::Good => ("good", "All is well"),
-        Grade::Watch => ("watch", "Worth a look"),
-        Grade::Bad => ("bad", "Needs somebody"),
+        Severity::Good => ("good", "All is well"),
+        Severity::Watch => ("watch", "Worth a look"),
+        Severity::Bad => ("bad", "Needs somebody"),
     };
     html! {
         (DOCTYPE)
@@ -115,7 +115,7 @@ fn row(key: &Key, now: i64) -> Markup {
                 @match key.due {
                     Some(left) if left >= 0 => { "in " (time::span(left)) }
                     Some(left) => { "overdue for " (time::span(-left)) }
-                    None if key.grade == Grade::Bad => { "stopped: the clock is, or was, wrong" }
+                    None if key.grade == Severity::Bad => { "stopped: the clock is, or was, wrong" }
                     None => { "by hand" }
                 }
             }
@@ -153,10 +153,10 @@ fn denials(denials: &[Denial]) -> Markup {
     }
 }
 
-fn class(grade: Grade) -> &'static str {
+fn class(grade: Severity) -> &'static str {
     match grade {
-        Grade::Good => "good",
-        Grade::Watch => "watch",
-        Grade::Bad => "bad",
+        Severity::Good => "good",
+        Severity::Watch => "watch",
+        Severity::Bad => "bad",
     }
 }

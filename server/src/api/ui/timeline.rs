@@ -3,7 +3,7 @@
 
 use maud::{Markup, html};
 
-use super::gather::{Grade, Key};
+use super::gather::{Key, Severity};
 use super::time;
 use crate::api::recent::{Answered, SAMPLE_INTERVAL};
 
@@ -49,7 +49,7 @@ pub(super) fn rotations(keys: &[Key], now: i64) -> Markup {
                     }
                 }
                 @if let Some(due) = key.due.filter(|due| *due <= DAYS_AFTER * DAY) {
-                    circle class=(if key.grade == Grade::Good { "due" } else { "due late" }) cx=(x(now + due)) cy=(y) r="4" {
+                    circle class=(if key.grade == Severity::Good { "due" } else { "due late" }) cx=(x(now + due)) cy=(y) r="4" {
                         title { (key.name) ": due " (time::moment(now + due)) }
                     }
                 }

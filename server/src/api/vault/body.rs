@@ -831,7 +831,7 @@ impl<'de> Visitor<'de> for One<'_, '_, '_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let Self { at, batch } = self;
         let mut item = Item::default();
-        let (mut seen, mut others) = (Seen::default(), Others::default());
+        let (mut seen, mut others) = (GivenMembers::default(), Others::default());
         while let Some(name) = map.next_key::<Text<'de>>()? {
             let shape = batch.shape;
             let Some(name) =
@@ -879,9 +879,9 @@ fn known_in_item(name: &str) -> Option<&'static str> {
 
 /// Which names an item has given.
 #[derive(Default)]
-struct Seen(u16);
+struct GivenMembers(u16);
 
-impl Seen {
+impl GivenMembers {
     /// False: it was given before.
     fn first(&mut self, name: &str) -> bool {
         let at = ITEM_PARAMETERS.iter().position(|known| *known == name);

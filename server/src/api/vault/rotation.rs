@@ -119,7 +119,7 @@ fn answer(app: &App) -> Answer {
         in_force: bool,
     }
     #[derive(Serialize)]
-    struct Place {
+    struct UnmovableVersion {
         name: String,
         version: u32,
         reason: String,
@@ -130,7 +130,7 @@ fn answer(app: &App) -> Answer {
         waiting_for: Option<String>,
         versions: usize,
         moved: usize,
-        unmovable: Vec<Place>,
+        unmovable: Vec<UnmovableVersion>,
         generations: Vec<Generation>,
     }
     let standing = app.keyring.standing();
@@ -138,7 +138,7 @@ fn answer(app: &App) -> Answer {
     let mut unmovable: Vec<_> = standing
         .unmovable
         .iter()
-        .map(|(name, version)| Place {
+        .map(|(name, version)| UnmovableVersion {
             name: name.to_string(),
             version: *version,
             reason: "it was made without a transfer key: rotate it, re-encrypt what it protects, and trim its old versions".to_owned(),
@@ -148,7 +148,7 @@ fn answer(app: &App) -> Answer {
         state
             .failed
             .into_iter()
-            .map(|((name, version), reason)| Place {
+            .map(|((name, version), reason)| UnmovableVersion {
                 name: name.to_string(),
                 version,
                 reason,

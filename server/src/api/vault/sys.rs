@@ -69,7 +69,7 @@ request! {
 pub(in crate::api) async fn health(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     #[derive(Serialize)]
     #[allow(clippy::struct_excessive_bools)]
-    struct Standing {
+    struct HealthBody {
         initialized: bool,
         sealed: bool,
         standby: bool,
@@ -107,7 +107,7 @@ pub(in crate::api) async fn health(call: &mut Call<'_>) -> Result<Answer, ApiErr
             }
         },
     };
-    let body = Standing {
+    let body = HealthBody {
         initialized: true,
         sealed: reason.is_some(),
         standby: false,
@@ -232,14 +232,14 @@ pub(in crate::api) async fn lifecycle(call: &mut Call<'_>) -> Result<Answer, Api
 #[derive(Serialize)]
 pub(in crate::api) struct Lifecycle {
     pub(in crate::api) signing_keys: Vec<KeyHealth>,
-    pub(in crate::api) rotations: Vec<Rotation>,
+    pub(in crate::api) rotations: Vec<DueRotation>,
     /// Of those who were here since the start, when their certificates end.
     pub(in crate::api) client_certificates: Vec<ClientCertificate>,
 }
 
 /// A key that is rotated automatically.
 #[derive(Serialize)]
-pub(in crate::api) struct Rotation {
+pub(in crate::api) struct DueRotation {
     pub(in crate::api) name: String,
     pub(in crate::api) latest_version: u32,
     /// Seconds until it is due; negative: since.
@@ -252,7 +252,7 @@ pub(in crate::api) struct Rotation {
 
 impl Lifecycle {
     pub(in crate::api) fn now(app: &App) -> Self {
-        let rotation = |key: Scheduled| Rotation {
+        let rotation = |key: Scheduled| DueRotation {
             due_in: match key.verdict {
                 Verdict::In(seconds) => Some(seconds),
                 Verdict::Due(since) => Some(since.saturating_neg()),

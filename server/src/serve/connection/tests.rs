@@ -26,7 +26,7 @@ impl Connection {
         let (here, there) = tokio::io::duplex(1 << 16);
         let (stop, stopped) = watch::channel(());
         let server = tokio::spawn(async move {
-            let course = Arc::<Course>::default();
+            let course = Arc::<ConnectionState>::default();
             let service = service_fn(|request: Request<Incoming>| {
                 let course = &course;
                 async move {

@@ -9,7 +9,7 @@ use clap::Args;
 use tokio_postgres::Client;
 
 use super::tally::Tally;
-use super::{Bound, Common, Rewrapper, scan};
+use super::{Binding, Common, Rewrapper, scan};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::Format;
 use crate::cli::remote::{Remote, block_on};
@@ -72,7 +72,7 @@ pub(in crate::cli) fn run(
             return rewrapper.tell(format, &count(&database, &table).await?, false);
         }
         let bar = format.bar(table.rows(&database).await?, "rewrapping");
-        let mut work = Work {
+        let mut work = TableRewrap {
             rewrapper: &rewrapper,
             table: &table,
             after: args.after.clone(),
@@ -125,14 +125,14 @@ async fn count(database: &Client, table: &Table) -> Result<Tally, Failure> {
 }
 
 /// One look at the table after another.
-struct Work<'a> {
+struct TableRewrap<'a> {
     rewrapper: &'a Rewrapper<'a>,
     table: &'a Table,
     /// Rows up to this id are done.
     after: Option<String>,
 }
 
-impl Work<'_> {
+impl TableRewrap<'_> {
     /// What was found, and how many rows others changed between the reading and the writing.
     async fn pass(
         &mut self,
@@ -150,7 +150,7 @@ impl Work<'_> {
             let texts: Vec<_> = rows
                 .iter()
                 .map(|row| {
-                    let bound = Bound {
+                    let bound = Binding {
                         associated_data: row.associated_data.as_deref().or(all.associated_data),
                         context: row.context.as_deref().or(all.context),
                     };

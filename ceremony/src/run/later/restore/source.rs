@@ -7,7 +7,7 @@ use strongroom_core::{files, json};
 
 use super::super::super::chain::previous;
 use super::super::super::{Ceremony, RunError, hex, sha256_hex};
-use crate::backup::{self, About, Backup};
+use crate::backup::{self, Backup, BackupDetails};
 use crate::record::{ExportOutputs, PinsRecord};
 use crate::shares::Deal;
 use crate::transcript::{Body, Close, Line, Open};
@@ -53,7 +53,7 @@ impl Source {
         }
         let plan = Plan::parse(&record.open.plan)?;
         let summary = record.close.summary;
-        let made = About {
+        let made = BackupDetails {
             mode: custody.mode,
             name: plan.name.clone(),
             ceremony_id: id.to_string(),

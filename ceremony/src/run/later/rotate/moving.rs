@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use strongroom_core::audit::{Audit, AuditError, AuditOptions};
 use strongroom_core::causes::causes;
-use strongroom_core::keyring::{Keyring, KeyringOptions, Standing};
+use strongroom_core::keyring::{Keyring, KeyringOptions, MoveProgress};
 use strongroom_core::store::Store;
 use strongroom_hsm::Hsm;
 use strongroom_hsm::ceremony as hsm;
@@ -122,13 +122,13 @@ fn move_all(ceremony: &mut Ceremony<'_>) -> Result<Outputs, RunError> {
 fn by_server(
     ceremony: &mut Ceremony<'_>,
     server: &dyn RunningServer,
-) -> Result<Standing, RunError> {
+) -> Result<MoveProgress, RunError> {
     let master = sha256_hex(&successor(ceremony)?.master);
     let mut answer = told(server.rotate_to(&master))?;
     loop {
         if answer.state == "complete" {
             ceremony.ui.working(None);
-            return Ok(Standing {
+            return Ok(MoveProgress {
                 versions: answer.versions,
                 moved: answer.moved,
                 unmovable: Vec::new(),
@@ -161,7 +161,7 @@ fn by_server(
 }
 
 /// On the store itself, with the server's own code, and in the server's audit log.
-fn by_hand(ceremony: &mut Ceremony<'_>) -> Result<Standing, RunError> {
+fn by_hand(ceremony: &mut Ceremony<'_>) -> Result<MoveProgress, RunError> {
     let (keyring, hsm) = open(ceremony)?;
     let audit = audit_log(ceremony, hsm)?;
     keyring.record_in(Arc::clone(&audit));

@@ -55,7 +55,7 @@ request! {
 
 /// `random`, `random/:bytes`.
 pub(in crate::api) async fn random(call: &mut Call<'_>) -> Result<Answer, ApiError> {
-    let draw = Draw::of(call.captures, &Random::read(&call.params)?)?;
+    let draw = RandomDraw::of(call.captures, &Random::read(&call.params)?)?;
     draw.answer(call).await
 }
 
@@ -67,12 +67,12 @@ pub(in crate::api) async fn random_from(call: &mut Call<'_>) -> Result<Answer, A
         format,
         source: None,
     };
-    let draw = Draw::of(call.captures, &asked)?;
+    let draw = RandomDraw::of(call.captures, &asked)?;
     draw.answer(call).await
 }
 
 /// What is drawn, and which parameters the path replaced.
-struct Draw {
+struct RandomDraw {
     len: usize,
     source: RandomSource,
     hex: bool,
@@ -80,7 +80,7 @@ struct Draw {
     source_replaced: bool,
 }
 
-impl Draw {
+impl RandomDraw {
     fn of(captures: [Option<&str>; 2], asked: &Random<'_>) -> Result<Self, ApiError> {
         let (source, bytes) = match captures {
             [Some(source), Some(bytes)] => (Some(source), Some(bytes)),

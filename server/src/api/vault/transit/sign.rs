@@ -59,7 +59,7 @@ request! {
 pub(in crate::api) async fn sign(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     let items = call.params.batch.take();
     let asked = Sign::read(&call.params)?;
-    let (options, replaced) = How::from(&asked).options(call.captures)?;
+    let (options, replaced) = SignParameters::from(&asked).options(call.captures)?;
     let version = made_by(
         asked.key_version,
         "requested version for signing is negative",
@@ -119,7 +119,7 @@ pub(in crate::api) async fn sign(call: &mut Call<'_>) -> Result<Answer, ApiError
 pub(super) fn verify(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     let items = call.params.batch.take();
     let asked = Verify::read(&call.params)?;
-    let (options, replaced) = How::from(&asked).options(call.captures)?;
+    let (options, replaced) = SignParameters::from(&asked).options(call.captures)?;
     let jws = options.marshaling == Marshaling::Jws;
     let keyring = &call.app.keyring;
     let failed = |e| ApiError::from_keyring(e, Doing::VerifySignature, call.name);
@@ -213,7 +213,7 @@ pub(in crate::api) async fn export_public_key(call: &mut Call<'_>) -> Result<Ans
 
 /// What `sign` and `verify` say of how to sign: Vault's names, defaults and words.
 #[derive(Clone, Copy)]
-struct How<'p> {
+struct SignParameters<'p> {
     hash_algorithm: Option<&'p str>,
     algorithm: Option<&'p str>,
     signature_algorithm: Option<&'p str>,
@@ -223,7 +223,7 @@ struct How<'p> {
     context: Given,
 }
 
-impl<'p> From<&'p Sign<'_>> for How<'p> {
+impl<'p> From<&'p Sign<'_>> for SignParameters<'p> {
     fn from(asked: &'p Sign<'_>) -> Self {
         Self {
             hash_algorithm: asked.hash_algorithm.as_deref(),
@@ -237,7 +237,7 @@ impl<'p> From<&'p Sign<'_>> for How<'p> {
     }
 }
 
-impl<'p> From<&'p Verify<'_>> for How<'p> {
+impl<'p> From<&'p Verify<'_>> for SignParameters<'p> {
     fn from(asked: &'p Verify<'_>) -> Self {
         Self {
             hash_algorithm: asked.hash_algorithm.as_deref(),
@@ -251,7 +251,7 @@ impl<'p> From<&'p Verify<'_>> for How<'p> {
     }
 }
 
-impl How<'_> {
+impl SignParameters<'_> {
     /// And whether the path counts, and not what the body says of the hash.
     fn options(self, captures: [Option<&str>; 2]) -> Result<(SignOptions, bool), ApiError> {
         if self.context.0 {
