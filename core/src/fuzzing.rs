@@ -8,6 +8,7 @@
 pub use crate::audit::fuzz::audit_resume;
 pub use crate::audit::verify::fuzz::audit_log;
 pub use crate::config::fuzz::config;
+pub use crate::duration::fuzz::duration;
 pub use crate::identity::fuzz::{certificate, identity};
 pub use crate::json::fuzz::strict_json;
 pub use crate::keyring::fuzz::key_record;
@@ -25,7 +26,7 @@ mod short;
 mod tests {
     short_forms! {
         "strongroom_core", "../fuzz";
-        audit_log 300, audit_resume 1000, certificate 3000, config 2000, glob 5000, identity 5000,
+        audit_log 300, audit_resume 1000, certificate 3000, config 2000, duration 5000, glob 5000, identity 5000,
         key_record 3000, pem_files 1000, policy 1000, store_record 3000, strict_json 5000, tokens 2000,
     }
 }

@@ -11,6 +11,7 @@ pub mod audit;
 pub mod causes;
 mod clock;
 pub mod config;
+pub mod duration;
 pub mod files;
 #[cfg(any(fuzzing, test))]
 #[doc(hidden)]

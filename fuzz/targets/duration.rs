@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| strongroom_server::fuzzing::duration(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| strongroom_core::fuzzing::duration(data));

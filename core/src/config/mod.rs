@@ -544,6 +544,34 @@ checkpoint_interval = 5
     }
 
     #[test]
+    fn durations_are_written_as_for_the_api() {
+        let period = |value: &str| {
+            let text = format!("{GOOD}\n[keyring]\nrotation_period = {value}\n");
+            parse(&text).map(|config| config.keyring.rotation_period)
+        };
+        for (value, hours) in [
+            ("\"768h\"", 768),
+            ("\"768h0m0s\"", 768),
+            ("\"1.5d\"", 36),
+            ("\"7200\"", 2),
+            ("7200", 2),
+        ] {
+            assert_eq!(
+                period(value).unwrap(),
+                Duration::from_hours(hours),
+                "{value}"
+            );
+        }
+        for value in ["\"\"", "\" \"", "\"-2h\"", "\"2 hours\"", "-7200"] {
+            let problem = period(value).unwrap_err().to_string();
+            assert!(
+                problem.contains("expected a duration like"),
+                "{value}: {problem}"
+            );
+        }
+    }
+
+    #[test]
     fn the_names_of_the_platform_are_honoured_in_the_environment() {
         let path = Path::new("/etc/strongroom/strongroom.toml");
         let text = format!(

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use toml::{Table, Value};
 
+use crate::duration;
+
 /// The whole file.
 pub(super) struct Reader {
     file: PathBuf,
@@ -176,7 +178,7 @@ impl Section {
             None => {
                 self.problem(
                     key,
-                    &format!("expected a duration like \"250ms\", \"10s\", \"5m\", \"2h\" or \"30d\", found {value}"),
+                    &format!("expected a duration like \"250ms\", \"10s\", \"1h30m\" or \"30d\", found {value}"),
                 );
                 default
             }
@@ -197,8 +199,7 @@ impl Section {
         let Some(text) = given.filter(|text| !text.is_empty()) else {
             return in_file;
         };
-        let seconds = text.parse().ok().map(Duration::from_secs);
-        match seconds.or_else(|| parse_duration(&text)) {
+        match parse_duration(&text) {
             Some(duration) if duration >= least => duration,
             _ => {
                 let problem = format!(
@@ -314,17 +315,9 @@ impl Section {
     }
 }
 
+/// An empty text is not a duration here: whoever has left it out would not know what holds.
 fn parse_duration(text: &str) -> Option<Duration> {
-    let digits = text.find(|c: char| !c.is_ascii_digit())?;
-    let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().ok()?;
-    let seconds = match unit {
-        "ms" => return Some(Duration::from_millis(number)),
-        "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        "d" => 86_400,
-        _ => return None,
-    };
-    number.checked_mul(seconds).map(Duration::from_secs)
+    duration::parse(text)
+        .ok()
+        .filter(|_| !text.trim().is_empty())
 }

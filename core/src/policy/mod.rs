@@ -417,7 +417,7 @@ impl IdentityPattern {
         }
     }
 
-    /// A SPIFFE_PREFIX ID has a path; only `**` could reach into it from here.
+    /// A SPIFFE ID has a path; only `**` could reach into it from here.
     pub(crate) fn stops_at_the_domain(&self) -> bool {
         self.text
             .strip_prefix(SPIFFE_PREFIX)

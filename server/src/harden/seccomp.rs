@@ -16,7 +16,7 @@ use super::HardenError;
 /// architecture knows.
 const FILTER_LISTS: &str = include_str!("filters.json");
 
-/// Answered `ENOSYS_FILTER`, so that glibc takes the older call, whose arguments a filter can read.
+/// Answered `ENOSYS`, so that glibc takes the older call, whose arguments a filter can read.
 const ENOSYS_FILTER: &str = r#"{"enosys": {
     "mismatch_action": "allow",
     "match_action": {"errno": 38},

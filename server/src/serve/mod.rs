@@ -50,8 +50,8 @@ use listen::BoundListener;
 
 /// Requests in flight at a stop get this long to finish.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
-/// Then changes that nobody waits for get this long: with DRAIN_TIMEOUT, less than `TimeoutStopSec` of the
-/// unit.
+/// Then changes that nobody waits for get this long: with [`DRAIN_TIMEOUT`], less
+/// than `TimeoutStopSec` of the unit.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Between two looks at what is still under way.

@@ -87,7 +87,7 @@ impl KernelImage {
         Some(hash.finalize().into())
     }
 
-    /// The signatures, each a PKCS_SIGNED_DATA#7 structure.
+    /// The signatures, each a PKCS#7 structure.
     pub(super) fn signatures(&self) -> Vec<&[u8]> {
         const HEADER_BYTES: usize = 8;
         // Revision 2.0 and the type.

@@ -7,6 +7,7 @@ use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use strongroom_core::duration::{self, DurationError};
 use strongroom_core::keyring::{Ciphertext, HmacTag, MadeSignature};
 use zeroize::Zeroizing;
 
@@ -96,70 +97,14 @@ pub fn parse_signature(text: &str, jws: bool) -> Result<MadeSignature, WireError
     Ok(MadeSignature { version, bytes })
 }
 
-/// Reads a duration as Vault does: seconds (`3600`), Go's units (`1h30m`, `1.5h`, `300ms`), or days
-/// (`30d`). An empty text is zero. The error says what is wrong with it, without a word of it.
+/// Reads a duration, with Vault's words for what is wrong with it.
 pub fn parse_duration(text: &str) -> Result<Duration, &'static str> {
-    const INVALID: &str = "time: invalid duration";
-    let text = text.trim();
-    if text.is_empty() {
-        return Ok(Duration::ZERO);
-    }
-    if text.bytes().all(|b| b.is_ascii_digit()) {
-        return text.parse().map(Duration::from_secs).map_err(|_| INVALID);
-    }
-    if text.starts_with('-') {
-        return Err("a duration cannot be negative");
-    }
-    let mut total = Duration::ZERO;
-    let mut rest = text.strip_prefix('+').unwrap_or(text);
-    loop {
-        let digits = rest
-            .find(|c: char| !c.is_ascii_digit() && c != '.')
-            .ok_or("time: missing unit in duration")?;
-        let (number, after) = rest.split_at(digits);
-        let unit_end = after
-            .find(|c: char| c.is_ascii_digit() || c == '.')
-            .unwrap_or(after.len());
-        let (unit, next) = after.split_at(unit_end);
-        let nanos_per_unit: u64 = match unit {
-            "ns" => 1,
-            "us" | "µs" | "μs" => 1_000,
-            "ms" => 1_000_000,
-            "s" => 1_000_000_000,
-            "m" => 60_000_000_000,
-            "h" => 3_600_000_000_000,
-            "d" => 86_400_000_000_000,
-            _ => return Err("time: unknown unit in duration"),
-        };
-        let part = scale(number, nanos_per_unit).ok_or(INVALID)?;
-        total = total.checked_add(part).ok_or(INVALID)?;
-        rest = next;
-        if rest.is_empty() {
-            return Ok(total);
-        }
-    }
-}
-
-/// `number` (digits with at most one point) times a unit given in nanoseconds.
-fn scale(number: &str, unit: u64) -> Option<Duration> {
-    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    if whole.is_empty() && fraction.is_empty() || fraction.contains('.') {
-        return None;
-    }
-    let whole: u64 = if whole.is_empty() {
-        0
-    } else {
-        whole.parse().ok()?
-    };
-    let mut nanos = u128::from(whole) * u128::from(unit);
-    let mut place = u128::from(unit);
-    for digit in fraction.bytes() {
-        place /= 10;
-        nanos = nanos.checked_add(u128::from(digit - b'0') * place)?;
-    }
-    let seconds = u64::try_from(nanos / 1_000_000_000).ok()?;
-    let rest = u32::try_from(nanos % 1_000_000_000).ok()?;
-    Some(Duration::new(seconds, rest))
+    duration::parse(text).map_err(|error| match error {
+        DurationError::Invalid => "time: invalid duration",
+        DurationError::Negative => "a duration cannot be negative",
+        DurationError::MissingUnit => "time: missing unit in duration",
+        DurationError::UnknownUnit => "time: unknown unit in duration",
+    })
 }
 
 /// `vault:v<version>:<rest>` to (version, rest).

@@ -7,7 +7,7 @@
 use std::str;
 use std::time::Duration;
 
-use super::super::wire::parse_duration;
+use super::parse;
 
 const UNITS: [(&str, u128); 9] = [
     ("ns", 1),
@@ -26,7 +26,7 @@ pub fn duration(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else {
         return;
     };
-    let found = parse_duration(text);
+    let found = parse(text);
     match by_the_book(text.trim()) {
         None => assert!(found.is_err(), "{text:?} is {found:?}"),
         Some(nanos) if nanos / 1_000_000_000 <= u128::from(u64::MAX / 2) => {
@@ -45,14 +45,13 @@ pub fn duration(data: &[u8]) {
 
 /// Nanoseconds; `None`: not a duration. What is too large for any duration is `u128::MAX`.
 fn by_the_book(text: &str) -> Option<u128> {
-    if text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Some(if text.is_empty() {
-            0
-        } else {
-            times(text, 1_000_000_000)
-        });
+    if text.is_empty() {
+        return Some(0);
     }
     let mut rest = text.strip_prefix('+').unwrap_or(text);
+    if !rest.is_empty() && digits(rest) == rest {
+        return Some(times(rest, 1_000_000_000));
+    }
     let mut total = 0_u128;
     // At least one part, as in Go.
     loop {
