@@ -11,6 +11,7 @@ use percent_encoding::percent_decode;
 use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
+use zeroize::Zeroizing;
 
 use super::error::ApiError;
 use super::wire;
@@ -113,37 +114,55 @@ struct Unknown {
 #[derive(Default)]
 #[allow(clippy::struct_field_names)]
 pub(in crate::api) struct Item<'a> {
-    pub(in crate::api) plaintext: Option<Text<'a>>,
-    pub(in crate::api) ciphertext: Option<Text<'a>>,
-    pub(in crate::api) input: Option<Text<'a>>,
-    pub(in crate::api) hmac: Option<Text<'a>>,
-    pub(in crate::api) signature: Option<Text<'a>>,
-    pub(in crate::api) context: Option<Text<'a>>,
-    pub(in crate::api) nonce: Option<Text<'a>>,
-    pub(in crate::api) associated_data: Option<Text<'a>>,
-    pub(in crate::api) reference: Option<Text<'a>>,
+    pub(in crate::api) plaintext: Option<SecretText<'a>>,
+    pub(in crate::api) ciphertext: Option<SecretText<'a>>,
+    pub(in crate::api) input: Option<SecretText<'a>>,
+    pub(in crate::api) hmac: Option<SecretText<'a>>,
+    pub(in crate::api) signature: Option<SecretText<'a>>,
+    pub(in crate::api) context: Option<SecretText<'a>>,
+    pub(in crate::api) nonce: Option<SecretText<'a>>,
+    pub(in crate::api) associated_data: Option<SecretText<'a>>,
+    pub(in crate::api) reference: Option<SecretText<'a>>,
     pub(in crate::api) key_version: Option<i64>,
 }
 
-/// A string, borrowed from the body unless it has escapes.
-#[derive(Clone, Debug, Default)]
-pub(in crate::api) struct Text<'a>(pub(in crate::api) Cow<'a, str>);
+/// A string that may be a secret: in the body, which is wiped, or a copy where that has escapes.
+/// `Debug` does not show it.
+pub(in crate::api) enum SecretText<'a> {
+    Borrowed(&'a str),
+    Copied(Zeroizing<String>),
+}
 
-impl std::ops::Deref for Text<'_> {
+impl SecretText<'_> {
+    fn copied(text: &str) -> Self {
+        Self::Copied(Zeroizing::new(text.to_owned()))
+    }
+}
+
+impl std::ops::Deref for SecretText<'_> {
     type Target = str;
 
     fn deref(&self) -> &str {
-        &self.0
+        match self {
+            Self::Borrowed(text) => text,
+            Self::Copied(text) => text,
+        }
+    }
+}
+
+impl fmt::Debug for SecretText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretText(..)")
     }
 }
 
 /// A parameter's value as it came.
-#[derive(Clone, Debug, Default)]
+#[derive(Default)]
 enum Scalar<'a> {
     #[default]
     Absent,
     Null,
-    Text(Cow<'a, str>),
+    Text(SecretText<'a>),
     Int(i64),
     Unsigned(u64),
     Float,
@@ -276,22 +295,22 @@ impl<'a> Params<'a> {
                     "error parsing the query"
                 }));
             };
-            if !form && name == "list" {
+            if !form && &*name == "list" {
                 // It made the request what it is: LIST, or not.
                 continue;
             }
-            if name == BATCH && shape.names.contains(&BATCH) {
+            if &*name == BATCH && shape.names.contains(&BATCH) {
                 return Err(ApiError::bad_request(
                     "failed to parse batch input: send it as a list in a JSON body",
                 ));
             }
-            if name == CLAIMS && shape.names.contains(&CLAIMS) {
+            if &*name == CLAIMS && shape.names.contains(&CLAIMS) {
                 return Err(ApiError::bad_request(
                     "claims is an object: send it in a JSON body",
                 ));
             }
-            if name == PATHS && shape.names.contains(&PATHS) {
-                let paths = value.into_owned().into();
+            if &*name == PATHS && shape.names.contains(&PATHS) {
+                let paths = (*value).into();
                 if params.structured.replace(paths).is_some() {
                     return Err(ApiError::bad_request("\"paths\" is given twice"));
                 }
@@ -391,7 +410,7 @@ impl<'a> Params<'a> {
     pub(in crate::api) fn text(&self, name: &str) -> Result<Option<Cow<'_, str>>, ApiError> {
         Ok(Some(match self.get(name) {
             Scalar::Absent | Scalar::Null => return Ok(None),
-            Scalar::Text(text) => Cow::Borrowed(text.as_ref()),
+            Scalar::Text(text) => Cow::Borrowed(&**text),
             Scalar::Int(n) => Cow::Owned(n.to_string()),
             Scalar::Unsigned(n) => Cow::Owned(n.to_string()),
             Scalar::Bool(b) => Cow::Borrowed(if *b { "1" } else { "0" }),
@@ -419,7 +438,7 @@ impl<'a> Params<'a> {
             Scalar::Bool(b) => Ok(Some(*b)),
             Scalar::Int(0) => Ok(Some(false)),
             Scalar::Int(1) => Ok(Some(true)),
-            Scalar::Text(text) => match text.as_ref() {
+            Scalar::Text(text) => match &**text {
                 "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(Some(true)),
                 "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(Some(false)),
                 _ => Err(conversion(name, "bool")),
@@ -519,7 +538,7 @@ fn conversion(name: &str, wanted: &str) -> ApiError {
 
 /// A form's or query's text; `None`: a percent sign without its digits, a semicolon (which some
 /// readers take for `&`), or not UTF-8.
-fn unescape(text: &[u8]) -> Option<Cow<'_, str>> {
+fn unescape(text: &[u8]) -> Option<SecretText<'_>> {
     let whole = |at: usize| {
         let digits = text.get(at + 1..at + 3);
         digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
@@ -534,14 +553,14 @@ fn unescape(text: &[u8]) -> Option<Cow<'_, str>> {
         }
     }
     if plain {
-        return std::str::from_utf8(text).ok().map(Cow::Borrowed);
+        return std::str::from_utf8(text).ok().map(SecretText::Borrowed);
     }
-    let spaced: Vec<u8> = text
-        .iter()
-        .map(|&b| if b == b'+' { b' ' } else { b })
-        .collect();
-    let decoded = percent_decode(&spaced).decode_utf8().ok()?;
-    Some(Cow::Owned(decoded.into_owned()))
+    let spaced = text.iter().map(|&b| if b == b'+' { b' ' } else { b });
+    let spaced = Zeroizing::new(spaced.collect::<Vec<u8>>());
+    // Decoded it is no longer, so that no copy is left behind by one that grows.
+    let mut decoded = Zeroizing::new(Vec::with_capacity(spaced.len()));
+    decoded.extend(percent_decode(&spaced));
+    std::str::from_utf8(&decoded).ok().map(SecretText::copied)
 }
 
 /// Reads the top-level object into parameters: they are large, and stay where they are.
@@ -578,7 +597,7 @@ impl<'de> Visitor<'de> for Seed<'_, '_, 'de> {
             fault,
         } = self;
         let (mut batches, mut structured) = (0, 0);
-        while let Some(name) = map.next_key::<Text<'de>>()? {
+        while let Some(name) = map.next_key::<SecretText<'de>>()? {
             if &*name == BATCH && params.names.contains(&BATCH) {
                 batches += 1;
                 params.batch = map.next_value_seed(Batch {
@@ -832,7 +851,7 @@ impl<'de> Visitor<'de> for One<'_, '_, '_> {
         let Self { at, batch } = self;
         let mut item = Item::default();
         let (mut seen, mut others) = (GivenMembers::default(), Others::default());
-        while let Some(name) = map.next_key::<Text<'de>>()? {
+        while let Some(name) = map.next_key::<SecretText<'de>>()? {
             let shape = batch.shape;
             let Some(name) =
                 known_in_item(&name).filter(|name| shape.item.contains(name) || *name == REFERENCE)
@@ -916,29 +935,29 @@ impl<'a> Item<'a> {
         };
         *slot = match value {
             Scalar::Null => None,
-            Scalar::Text(text) => Some(Text(text)),
+            Scalar::Text(text) => Some(text),
             other => return Err(("string", other.kind())),
         };
         Ok(())
     }
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
+impl<'de: 'a, 'a> Deserialize<'de> for SecretText<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Str;
         impl<'de> Visitor<'de> for Str {
-            type Value = Text<'de>;
+            type Value = SecretText<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a string")
             }
 
-            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Text<'de>, E> {
-                Ok(Text(Cow::Borrowed(text)))
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<SecretText<'de>, E> {
+                Ok(SecretText::Borrowed(text))
             }
 
-            fn visit_str<E>(self, text: &str) -> Result<Text<'de>, E> {
-                Ok(Text(Cow::Owned(text.to_owned())))
+            fn visit_str<E>(self, text: &str) -> Result<SecretText<'de>, E> {
+                Ok(SecretText::copied(text))
             }
         }
         deserializer.deserialize_str(Str)
@@ -956,11 +975,11 @@ impl<'de: 'a, 'a> Deserialize<'de> for Scalar<'a> {
             }
 
             fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Scalar<'de>, E> {
-                Ok(Scalar::Text(Cow::Borrowed(text)))
+                Ok(Scalar::Text(SecretText::Borrowed(text)))
             }
 
             fn visit_str<E>(self, text: &str) -> Result<Scalar<'de>, E> {
-                Ok(Scalar::Text(Cow::Owned(text.to_owned())))
+                Ok(Scalar::Text(SecretText::copied(text)))
             }
 
             fn visit_i64<E>(self, n: i64) -> Result<Scalar<'de>, E> {
@@ -1026,6 +1045,40 @@ mod tests {
 
     fn form(body: &str) -> Result<Params<'_>, ApiError> {
         Params::from_form(SHAPE, body.as_bytes())
+    }
+
+    /// A copy is made where there are escapes: PHP writes each slash of base64 with one.
+    #[test]
+    fn a_text_is_wiped_and_not_shown() {
+        // By its type: no copy goes without being wiped.
+        let copied = |text: &SecretText<'_>| match text {
+            SecretText::Copied(text) => Some(Zeroizing::clone(text)),
+            SecretText::Borrowed(_) => None,
+        };
+        let wanted = Some(Zeroizing::new("c2VjcmV0/w==".to_owned()));
+        let params = json(r#"{"plaintext":"c2VjcmV0\/w=="}"#).unwrap();
+        let Scalar::Text(secret) = params.get("plaintext") else {
+            panic!("no text");
+        };
+        assert_eq!(copied(secret), wanted);
+        assert_eq!(format!("{secret:?}"), "SecretText(..)");
+        let params = json(r#"{"plaintext":"c2VjcmV0"}"#).unwrap();
+        let plain = params.get("plaintext");
+        assert!(matches!(
+            plain,
+            Scalar::Text(SecretText::Borrowed("c2VjcmV0"))
+        ));
+        let params = form("plaintext=c2VjcmV0%2Fw%3D%3D").unwrap();
+        let text = params.text("plaintext").unwrap();
+        assert_eq!(text.as_deref(), Some("c2VjcmV0/w=="));
+        // Not copied once more.
+        assert!(matches!(text, Some(Cow::Borrowed(_))));
+        let batch = json(r#"{"batch_input":[{"plaintext":"c2VjcmV0\/w=="}]}"#)
+            .unwrap()
+            .batch
+            .unwrap();
+        let item = batch.first().unwrap().plaintext.as_ref().unwrap();
+        assert_eq!(copied(item), wanted);
     }
 
     fn refusal(body: &str) -> String {

@@ -55,7 +55,8 @@ impl<'p> Field<'p> for Needed<'p> {
     }
 }
 
-/// Base64, not yet decoded: each handler has its own words for what is not.
+/// Base64, not yet decoded: each handler has its own words for what is not. May be a secret: the
+/// parser's own text is borrowed, which is wiped, and there is no `Debug`.
 pub(super) struct Base64<'p>(Option<Cow<'p, str>>);
 
 impl<'p> Deref for Base64<'p> {

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::api::pipeline::answer::Answer;
 use crate::api::pipeline::change;
-use crate::api::vault::body::{Item, Params, Text};
+use crate::api::vault::body::{Item, Params, SecretText};
 use crate::api::vault::call::Call;
 use crate::api::vault::envelope::{Envelope, room};
 use crate::api::vault::error::{ApiError, Doing};
@@ -477,7 +477,7 @@ fn associated(text: Option<&str>) -> Result<Vec<u8>, ItemError> {
     })
 }
 
-fn has(text: Option<&Text<'_>>) -> bool {
+fn has(text: Option<&SecretText<'_>>) -> bool {
     text.is_some_and(|t| !t.is_empty())
 }
 
