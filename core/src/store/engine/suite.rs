@@ -29,6 +29,7 @@ pub(super) fn run(fresh: &mut dyn FnMut() -> Kept) {
         of_two_writes_of_a_key_the_later_counts,
         what_is_not_as_expected_is_left_as_it_is,
         of_writers_at_once_none_is_lost,
+        of_writers_that_saw_the_same_one_wins,
         a_large_value_is_kept_whole,
     ] {
         promise(&mut fresh());
@@ -145,6 +146,34 @@ fn of_writers_at_once_none_is_lost(kept: &mut Kept) {
     );
     let all = engine.scan().unwrap().len();
     assert_eq!(all, usize::from(WRITERS * COMMITS_EACH) + 1);
+}
+
+/// Each batch is large, so that others come between a look and its writes where nothing keeps them
+/// out.
+fn of_writers_that_saw_the_same_one_wins(kept: &mut Kept) {
+    const WRITERS: u8 = 4;
+    let engine = kept.open();
+    let start = Barrier::new(WRITERS.into());
+    for turn in 0..16_u8 {
+        let before = engine.get(b"turn").unwrap();
+        let winners: usize = thread::scope(|scope| {
+            let writers: Vec<_> = (0..WRITERS)
+                .map(|writer| {
+                    let (engine, start) = (&*engine, &start);
+                    let only_if = (b"turn".to_vec(), before.clone());
+                    let mut writes = vec![put(b"turn", &[turn, writer])];
+                    writes.extend((0..2000_u32).map(|key| put(&key.to_be_bytes(), &[writer])));
+                    scope.spawn(move || {
+                        start.wait();
+                        engine.write(Some(&only_if), writes).is_ok()
+                    })
+                })
+                .collect();
+            let outcomes = writers.into_iter().map(|writer| writer.join().unwrap());
+            outcomes.map(usize::from).sum()
+        });
+        assert_eq!(winners, 1, "in turn {turn}");
+    }
 }
 
 fn a_large_value_is_kept_whole(kept: &mut Kept) {
