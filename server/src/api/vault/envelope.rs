@@ -5,7 +5,6 @@ use std::io::Write as _;
 
 use base16ct::HexDisplay;
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use serde::Serialize;
 use zeroize::Zeroizing;
@@ -34,7 +33,8 @@ impl Envelope {
         Self { buf }
     }
 
-    /// Bytes so far.
+    /// Bytes so far, for tests.
+    #[cfg(test)]
     pub(in crate::api) fn len(&self) -> usize {
         self.buf.len()
     }
@@ -78,16 +78,6 @@ impl Envelope {
         self.number(version);
         self.raw(":");
         self.base64(bytes);
-        self.raw("\"");
-    }
-
-    /// `vault:v<version>:<base64url, no padding>` with quotes.
-    pub(in crate::api) fn versioned_url(&mut self, version: u32, bytes: &[u8]) {
-        self.raw("\"");
-        self.raw(PREFIX);
-        self.number(version);
-        self.raw(":");
-        self.raw(&URL_SAFE_NO_PAD.encode(bytes));
         self.raw("\"");
     }
 

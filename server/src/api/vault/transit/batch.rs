@@ -10,6 +10,8 @@ use crate::api::vault::envelope::Envelope;
 use crate::api::vault::error::{ApiError, Doing, is_outage};
 use crate::api::vault::words;
 
+use super::data::Outcome;
+
 /// An item's error, as text.
 pub(super) type ItemError = Cow<'static, str>;
 
@@ -74,28 +76,23 @@ pub(super) fn refuse_empty(items: &[Item<'_>]) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// `batch_results`, each with its error if there is one, and its reference.
-pub(super) fn write_batch<R>(
+/// `batch_results`: of each item what was made, its error if there is one, and its reference.
+pub(super) fn write_batch<'r, R, T>(
     envelope: &mut Envelope,
-    items: &[Item<'_>],
-    results: &[Result<R, ItemError>],
-    write: impl Fn(&mut Envelope, &Result<R, ItemError>),
+    items: &'r [Item<'_>],
+    results: &'r [Result<R, ItemError>],
+    made: impl Fn(Option<&'r R>) -> Option<T>,
+    write: impl Fn(&Outcome<'r, T>, &mut Envelope),
 ) {
     envelope.raw("{\"batch_results\":[");
     for (at, (item, result)) in items.iter().zip(results).enumerate() {
-        envelope.raw(if at == 0 { "{" } else { ",{" });
-        let before = envelope.len();
-        write(envelope, result);
-        let comma = if envelope.len() > before { "," } else { "" };
-        envelope.raw(comma);
-        if let Err(why) = result {
-            envelope.raw("\"error\":");
-            envelope.string(why);
-            envelope.raw(",");
-        }
-        envelope.raw("\"reference\":");
-        envelope.string(item.reference.as_deref().unwrap_or_default());
-        envelope.raw("}");
+        envelope.raw(if at == 0 { "" } else { "," });
+        let outcome = Outcome {
+            made: made(result.as_ref().ok()),
+            error: result.as_ref().err().map(AsRef::as_ref),
+            reference: item.reference.as_deref().unwrap_or_default(),
+        };
+        write(&outcome, envelope);
     }
     envelope.raw("]}");
 }

@@ -9,6 +9,7 @@ use strongroom_core::policy::Operation;
 use super::batch::{
     ItemError, Sorted, batch_status, count, in_order, partial_failure, references, write_batch,
 };
+use super::data::{Decrypted, Encrypted, Outcome, object};
 use super::{
     ENCRYPTION_KEY_TYPE, close, decode_optional, key_type, only, refuse_nonce, wanted_version,
 };
@@ -175,9 +176,12 @@ pub(in crate::api) async fn decrypt(call: &mut Call<'_>) -> Result<Answer, ApiEr
         .map_err(|e| ApiError::from_keyring(e, Doing::Decrypt, call.name))
         .and_then(|results| only(results, Doing::Decrypt, call.name))?;
     let mut envelope = Envelope::open(call.id, room(plaintext.len()));
-    envelope.raw("{\"plaintext\":\"");
-    envelope.base64(&plaintext);
-    envelope.raw("\"}");
+    object(
+        &mut envelope,
+        &Decrypted {
+            plaintext: &plaintext,
+        },
+    );
     Ok(close(call, envelope, &[]).with_version(version))
 }
 
@@ -338,13 +342,18 @@ async fn decrypt_batch(call: &mut Call<'_>, items: Vec<Item<'_>>) -> Result<Answ
         })
         .sum();
     let mut envelope = Envelope::open(call.id, bytes + references(&items));
-    write_batch(&mut envelope, &items, &results, |envelope, result| {
-        envelope.raw("\"plaintext\":\"");
-        if let Ok(plaintext) = result {
-            envelope.base64(plaintext);
-        }
-        envelope.raw("\"");
-    });
+    // Vault has an empty plaintext where an item failed.
+    write_batch(
+        &mut envelope,
+        &items,
+        &results,
+        |made| {
+            Some(Decrypted {
+                plaintext: made.map_or(&[], |made| made.as_slice()),
+            })
+        },
+        Outcome::write,
+    );
     let mut answer = close(call, envelope, &[]).with_version(version);
     answer.status = batch_status(if_some, &results);
     count(&mut answer, &results);
@@ -501,11 +510,7 @@ fn check_batch(items: &[Item<'_>]) -> Result<bool, ApiError> {
 
 fn ciphertext_answer(call: &mut Call<'_>, made: &Ciphertext) -> Answer {
     let mut envelope = Envelope::open(call.id, room(made.bytes.len()));
-    envelope.raw("{\"ciphertext\":");
-    envelope.versioned(made.version, &made.bytes);
-    envelope.raw(",\"key_version\":");
-    envelope.number(made.version);
-    envelope.raw("}");
+    object(&mut envelope, &Encrypted::new(made.version, &made.bytes));
     close(call, envelope, &[]).with_version(made.version)
 }
 
@@ -522,14 +527,13 @@ fn ciphertexts_answer(
         })
         .sum();
     let mut envelope = Envelope::open(call.id, bytes + references(items));
-    write_batch(&mut envelope, items, results, |envelope, result| {
-        if let Ok(made) = result {
-            envelope.raw("\"ciphertext\":");
-            envelope.versioned(made.version, &made.bytes);
-            envelope.raw(",\"key_version\":");
-            envelope.number(made.version);
-        }
-    });
+    write_batch(
+        &mut envelope,
+        items,
+        results,
+        |made| made.map(|made| Encrypted::new(made.version, &made.bytes)),
+        Outcome::write,
+    );
     let mut answer = close(call, envelope, &[]);
     answer.key_version = results
         .iter()

@@ -4,8 +4,9 @@ use std::borrow::Cow;
 
 use super::algorithm::{HASHES, hash, invalid_hash, of_path_or_body};
 use super::batch::{ItemError, Sorted, count, in_order, references, refuse_empty, write_batch};
+use super::data::{Outcome, Tag, Valid, Versioned};
 use super::verify::Verify;
-use super::{CONTEXT_REFUSED, Valid, answer, close, made_by, only, valid_answer};
+use super::{CONTEXT_REFUSED, answer, close, made_by, only, valid_answer};
 use crate::api::pipeline::answer::Answer;
 use crate::api::vault::call::Call;
 use crate::api::vault::envelope::{Envelope, room};
@@ -62,12 +63,13 @@ pub(in crate::api) async fn hmac(call: &mut Call<'_>) -> Result<Answer, ApiError
         )?;
         let bytes = results.len() * room(96) + references(&items);
         let mut envelope = Envelope::open(call.id, bytes);
-        write_batch(&mut envelope, &items, &results, |envelope, result| {
-            if let Ok(made) = result {
-                envelope.raw("\"hmac\":");
-                envelope.versioned(made.version, &made.tag);
-            }
-        });
+        write_batch(
+            &mut envelope,
+            &items,
+            &results,
+            |made| made.map(tag_of),
+            Outcome::serialize_into,
+        );
         let mut answer = close(call, envelope, &[]);
         answer.key_version = results
             .iter()
@@ -89,9 +91,7 @@ pub(in crate::api) async fn hmac(call: &mut Call<'_>) -> Result<Answer, ApiError
         .await;
     let made = only(results.map_err(failed)?, Doing::Hmac, call.name)?;
     let mut envelope = Envelope::open(call.id, room(made.tag.len()));
-    envelope.raw("{\"hmac\":");
-    envelope.versioned(made.version, &made.tag);
-    envelope.raw("}");
+    envelope.json(&tag_of(&made));
     Ok(close(call, envelope, &[]).with_version(made.version))
 }
 
@@ -169,6 +169,16 @@ fn refuse_for_hmac(asked: &Verify<'_>) -> Result<(), ApiError> {
         ));
     }
     Ok(())
+}
+
+fn tag_of(made: &HmacTag) -> Tag<'_> {
+    Tag {
+        hmac: Versioned {
+            version: made.version,
+            bytes: &made.tag,
+            url: false,
+        },
+    }
 }
 
 fn hmac_input(text: &str) -> Result<HmacInput, ItemError> {

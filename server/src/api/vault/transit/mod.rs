@@ -3,6 +3,7 @@
 mod algorithm;
 mod batch;
 pub(in crate::api) mod cipher;
+mod data;
 pub(in crate::api) mod import;
 pub(in crate::api) mod jwt;
 pub(in crate::api) mod keys;
@@ -24,6 +25,7 @@ use crate::api::pipeline::answer::Answer;
 use crate::api::vault::call::Call;
 use crate::api::vault::envelope::Envelope;
 use batch::{ItemError, count, references, write_batch};
+use data::{Outcome, Valid};
 use strongroom_hsm::SigningKind;
 
 use strongroom_core::keyring::{CreateOptions, KeyType, KeyringError, Residency};
@@ -88,12 +90,6 @@ fn made_by(wanted: Option<i64>, negative: &'static str) -> Result<Option<u32>, A
     }
 }
 
-/// The answer of `verify` for one input.
-#[derive(Serialize)]
-struct Valid {
-    valid: bool,
-}
-
 /// The answer of `verify` for a batch.
 fn valid_answer(
     call: &mut Call<'_>,
@@ -102,15 +98,8 @@ fn valid_answer(
     warnings: &[&str],
 ) -> Answer {
     let mut envelope = Envelope::open(call.id, results.len() * 160 + references(items));
-    write_batch(&mut envelope, items, results, |envelope, result| {
-        if let Ok(valid) = result {
-            envelope.raw(if *valid {
-                "\"valid\":true"
-            } else {
-                "\"valid\":false"
-            });
-        }
-    });
+    let made = |valid: Option<&bool>| valid.map(|&valid| Valid { valid });
+    write_batch(&mut envelope, items, results, made, Outcome::serialize_into);
     let mut answer = close(call, envelope, warnings);
     count(&mut answer, results);
     answer

@@ -12,8 +12,9 @@ use strongroom_hsm::SigningKind;
 
 use super::algorithm::{SIGNED_HASHES, hash};
 use super::batch::{ItemError, Sorted, count, in_order, references, refuse_empty, write_batch};
+use super::data::{Outcome, Signed, Valid, Versioned};
 use super::verify::Verify;
-use super::{CONTEXT_REFUSED, Valid, answer, close, made_by, only, valid_answer};
+use super::{CONTEXT_REFUSED, answer, close, made_by, only, valid_answer};
 use crate::api::pipeline::answer::Answer;
 use crate::api::vault::body::{Item, word};
 use crate::api::vault::call::Call;
@@ -85,11 +86,14 @@ pub(in crate::api) async fn sign(call: &mut Call<'_>) -> Result<Answer, ApiError
             call.id,
             results.len() * room(MAX_SIGNATURE_BASE64) + references(&items),
         );
-        write_batch(&mut envelope, &items, &results, |envelope, result| {
-            if let Ok(made) = result {
-                write(envelope, options.marshaling, made);
-            }
-        });
+        let marshaling = options.marshaling;
+        write_batch(
+            &mut envelope,
+            &items,
+            &results,
+            |made| made.map(|made| signed(marshaling, made)),
+            Outcome::serialize_into,
+        );
         let warnings = only_rsa(call, options);
         let mut answer = close(call, envelope, warnings);
         answer.key_version = results
@@ -108,9 +112,7 @@ pub(in crate::api) async fn sign(call: &mut Call<'_>) -> Result<Answer, ApiError
         .await;
     let made = only(results.map_err(failed)?, Doing::Sign, call.name)?;
     let mut envelope = Envelope::open(call.id, room(MAX_SIGNATURE_BASE64));
-    envelope.raw("{");
-    write(&mut envelope, options.marshaling, &made);
-    envelope.raw("}");
+    envelope.json(&signed(options.marshaling, &made));
     let warnings = only_rsa(call, options);
     Ok(close(call, envelope, warnings).with_version(made.version))
 }
@@ -341,13 +343,13 @@ fn signature_of(text: &str, jws: bool) -> Result<MadeSignature, ItemError> {
     })
 }
 
-/// `"signature": "vault:v<version>:…", "key_version": <version>`.
-fn write(envelope: &mut Envelope, marshaling: Marshaling, made: &MadeSignature) {
-    envelope.raw("\"signature\":");
-    match marshaling {
-        Marshaling::Asn1 => envelope.versioned(made.version, &made.bytes),
-        Marshaling::Jws => envelope.versioned_url(made.version, &made.bytes),
+fn signed(marshaling: Marshaling, made: &MadeSignature) -> Signed<'_> {
+    Signed {
+        signature: Versioned {
+            version: made.version,
+            bytes: &made.bytes,
+            url: marshaling == Marshaling::Jws,
+        },
+        key_version: made.version,
     }
-    envelope.raw(",\"key_version\":");
-    envelope.number(made.version);
 }
