@@ -141,6 +141,6 @@ async fn a_reload_that_waits_for_the_log_keeps_no_signal_from_being_heard() {
     appliance.signal(Signal::SIGHUP);
     wait_said(&appliance, from, waits).await;
     file_size_limit(appliance.pid(), "unlimited");
-    wait_said(&appliance, from, "read again").await;
+    wait_said(&appliance, from, "reloaded").await;
     assert_eq!(appliance.stop(), Some(0), "{}", appliance.log());
 }

@@ -423,7 +423,7 @@ impl Appliance {
     /// Whether the TLS files and the policy that it read again are in force; the audit log has them
     /// before they are.
     pub fn has_read_again(&self) -> bool {
-        self.log().matches("read again").count() >= 2
+        self.log().matches("reloaded").count() >= 2
     }
 
     fn log_path(&self) -> PathBuf {

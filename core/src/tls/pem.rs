@@ -3,7 +3,7 @@
 //!
 //! Text may stand around the sections, as `openssl x509 -text` writes it. What could be a section
 //! that was damaged is refused: another label, a BEGIN or END that is not alone on its line or has
-//! no partner, base64 outside of a section, bytes that are no text (DER, UTF-16).
+//! no partner, base64 outside of a section, bytes that are not text (DER, UTF-16).
 
 use std::iter;
 
@@ -64,7 +64,7 @@ pub(super) fn sections<'a>(pem: &'a [u8], wanted: &PemContents) -> Result<Vec<&'
             (Line::Other, Some(_)) => {}
             (Line::Other, None) => {
                 let text = text(line).ok_or_else(|| {
-                    format!("line {number} holds bytes that are no text: is it DER, or UTF-16?")
+                    format!("line {number} holds bytes that are not text: is it DER, or UTF-16?")
                 })?;
                 base64 = if is_base64(text) {
                     base64 + text.trim().len()

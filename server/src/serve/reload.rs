@@ -144,7 +144,7 @@ impl Announced<'_> {
                     thread::sleep(AUDIT_RETRY_INTERVAL);
                 }
                 put_in_force(new);
-                tracing::info!(operation, cause, "read again");
+                tracing::info!(operation, cause, "reloaded");
             }
             Err(problem) => {
                 let reason = format!("{cause}: {}", causes(&problem));

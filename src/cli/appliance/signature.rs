@@ -19,7 +19,7 @@ const DBX_VARIABLE: &str = "/sys/firmware/efi/efivars/dbx-d719b2cb-3d3a-4596-a3b
 pub(super) enum Refused {
     #[error("the firmware names no keys ({DB_VARIABLE}): set Secure Boot up first")]
     NoKeys,
-    #[error("the kernel image is no PE file")]
+    #[error("the kernel image is not a PE file")]
     NoImage,
     #[error("the kernel image has no signature by a key of this machine's firmware")]
     NotSigned,
