@@ -77,9 +77,14 @@ impl Keys {
         Ok(Self {
             generations: Generations::check(watched, shape)?,
             wrapping: rsa_pair(watched, (&WRAPPING).into(), shape)?,
-            audit: ec_pair(watched, (&AUDIT).into(), shape)?,
+            audit: Self::audit(watched, shape)?,
             store: private_key(watched, (&STORE).into(), shape)?,
         })
+    }
+
+    /// The audit signing key alone, checked as with the others.
+    pub(crate) fn audit(watched: &WatchedSession, shape: KeyShape) -> Result<Pair, Fault> {
+        ec_pair(watched, (&AUDIT).into(), shape)
     }
 
     /// The master key of that kind that wraps new KEKs.

@@ -181,6 +181,12 @@ pub(super) fn token_end(config: &Config) -> Result<Option<Anchor>, Failure> {
     decode(ceremony::read_register(&config.hsm, Register::AuditEnd)?)
 }
 
+/// The public key of its log, and where that ends, both by the configuration's token.
+pub(super) fn token_key_and_end(config: &Config) -> Result<(Vec<u8>, Option<Anchor>), Failure> {
+    let (key, end) = ceremony::read_audit(&config.hsm)?;
+    Ok((key, decode(end)?))
+}
+
 fn decode(value: Option<Vec<u8>>) -> Result<Option<Anchor>, Failure> {
     let anchor = |value: Vec<u8>| Anchor::decode(&value).ok_or(AuditError::Register);
     Ok(value.map(anchor).transpose()?)
@@ -250,7 +256,7 @@ fn beginning(path: &Path, key: &[u8]) -> Result<[u8; 32], Failure> {
         })
 }
 
-fn read_key(path: &Path) -> Result<Vec<u8>, Failure> {
+pub(super) fn read_key(path: &Path) -> Result<Vec<u8>, Failure> {
     let text = files::read(path)?;
     match pem::decode_vec(&text) {
         Ok((PEM_LABEL, key)) => Ok(key),
@@ -277,7 +283,7 @@ fn open(logs: &[PathBuf]) -> Result<Vec<(PathBuf, File)>, Failure> {
 /// A log in one file, held against what the token knows of it.
 pub(super) fn verify(
     file: &Path,
-    public_key: &Path,
+    public_key: &[u8],
     end: Option<Anchor>,
 ) -> Result<Verification, Failure> {
     let held = Held {
@@ -285,7 +291,7 @@ pub(super) fn verify(
         ..Held::default()
     };
     let opened = open(&[file.to_owned()])?;
-    Ok(Audit::verify_opened(opened, &read_key(public_key)?, &held)?)
+    Ok(Audit::verify_opened(opened, public_key, &held)?)
 }
 
 pub(super) fn summary(found: &Verification) -> String {

@@ -318,6 +318,51 @@ async fn a_log_whose_end_was_cut_stops_the_start_until_it_is_accepted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn check_holds_the_log_against_the_token_without_a_key_file() {
+    let mut appliance = Appliance::builder()
+        .section("audit", "checkpoint_interval = \"200ms\"\n")
+        .start()
+        .await;
+    appliance.create_key("k", json!({})).await;
+    let check = |appliance: &Appliance| -> (String, String) {
+        let output = appliance.cli(["--output", "json", "check", "--certificate-days", "0"]);
+        let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let all = found["checks"].as_array().unwrap().clone();
+        let audit = all.into_iter().find(|one| one["check"] == "audit log");
+        let audit = audit.unwrap();
+        let text = |name: &str| audit[name].as_str().unwrap().to_owned();
+        assert!(text("state") != "failed" || !output.status.success());
+        (text("state"), text("text"))
+    };
+    let (state, text) = check(&appliance);
+    assert_eq!(state, "ok", "beside the running server: {text}");
+    assert!(text.contains("lines verify"), "{text}");
+    appliance.stop();
+    let whole = fs::read_to_string(appliance.audit()).unwrap();
+    assert_eq!(check(&appliance).0, "ok");
+
+    let checkpoint = whole.find("{\"type\":\"checkpoint\"").unwrap();
+    let cut = checkpoint + whole[checkpoint..].find('\n').unwrap() + 1;
+    let forged = whole.replacen("\"operation\":\"create\"", "\"operation\":\"rotate\"", 1);
+    let bad = [
+        (whole[..cut].to_owned(), "its end was cut off"),
+        (forged, "line"),
+        (format!("{whole}{{}}\n"), "line"),
+    ];
+    for (text, why) in bad {
+        assert_ne!(text, whole);
+        fs::write(appliance.audit(), text).unwrap();
+        let (state, said) = check(&appliance);
+        assert_eq!(state, "failed", "{why}: {said}");
+        assert!(said.contains(why), "{why}: {said}");
+    }
+    fs::remove_file(appliance.audit()).unwrap();
+    let (state, said) = check(&appliance);
+    assert_eq!(state, "failed", "{said}");
+    assert!(said.contains("No such file"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_that_is_cut_or_deleted_while_it_is_written_is_noticed_and_goes_on() {
     let mut appliance = Appliance::builder()
         .section("audit", "checkpoint_interval = \"200ms\"\n")

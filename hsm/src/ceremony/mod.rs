@@ -221,6 +221,19 @@ pub fn read_register(
     })
 }
 
+/// The key that signs the audit log, `SubjectPublicKeyInfo`, DER, once the token has shown that it
+/// has the private half; and [`crate::Register::AuditEnd`]. As [`read_register`], also beside a
+/// server that runs.
+pub fn read_audit(config: &HsmConfig) -> Result<(Vec<u8>, Option<Vec<u8>>), HsmError> {
+    token::on_token(&config.module, &config.token, |watched, _| {
+        crate::watched::Access::new(config.pin.clone()).login(watched)?;
+        let audit = crate::keys::Keys::audit(watched, config.shape)?;
+        crate::selftest::ecdsa(watched, &audit)?;
+        let end = objects::steadily(|| crate::Register::AuditEnd.read(watched))?;
+        Ok((audit.spki, end))
+    })
+}
+
 /// Destroys every object on the token, whoever made it, checks that none is left, and initializes
 /// the token again. Cut off by a power failure, it may be called again; the list then holds what
 /// was left.

@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 use crate::error::HsmError;
 use crate::fault::Fault;
 use crate::ffi::{Wrapping, writable};
-use crate::keys::Keys;
+use crate::keys::{Keys, Pair};
 use crate::session_key;
 use crate::template::{self, KWP_TEST_TARGET};
 use crate::trial::{Places, Trial, kek};
@@ -83,7 +83,7 @@ pub(crate) fn run(
         let mut needed = template::signing::spec(*kind).signs_with.iter();
         needed.all(|(mechanism, _)| offered(*mechanism))
     });
-    ecdsa(watched, keys)?;
+    ecdsa(watched, &keys.audit)?;
     let narrow_session_keys = master(watched, keys, preferred)?;
     Ok(Abilities {
         profile: Profile {
@@ -121,7 +121,7 @@ pub(crate) fn run_short(
 ) -> Result<()> {
     random(watched)?;
     gcm(watched)?;
-    ecdsa(watched, keys)?;
+    ecdsa(watched, &keys.audit)?;
     master(watched, keys, abilities.profile.oaep)?;
     Ok(())
 }
@@ -331,11 +331,11 @@ fn kwp_is_rfc5649(watched: &WatchedSession, mechanism: CK_MECHANISM_TYPE) -> Res
     Ok(value.as_deref() == Some(&vectors::KWP_PLAINTEXT[..]))
 }
 
-/// Pairwise: the token signs, this program verifies.
-fn ecdsa(watched: &WatchedSession, keys: &Keys) -> Result<()> {
+/// Pairwise: the token signs with the audit signing key, this program verifies.
+pub(crate) fn ecdsa(watched: &WatchedSession, audit: &Pair) -> Result<()> {
     let digest = Sha256::digest(b"Strongroom power-on self-test");
-    let signature = watched.sign(&Mechanism::Ecdsa, keys.audit.private, &digest)?;
-    let good = VerifyingKey::from_public_key_der(&keys.audit.spki)
+    let signature = watched.sign(&Mechanism::Ecdsa, audit.private, &digest)?;
+    let good = VerifyingKey::from_public_key_der(&audit.spki)
         .ok()
         .zip(Signature::from_slice(&signature).ok())
         .is_some_and(|(key, signature)| key.verify_prehash(&digest, &signature).is_ok());

@@ -127,31 +127,54 @@ fn readable(config: &Config) -> Result<String, String> {
     }
 }
 
+/// Held against what the token knows of it; signatures are verified with `key`, and if that is not
+/// there with the token's own.
 pub(super) fn audit_log(config: &Config, key: Option<&Path>) -> Finding {
-    let Some(key) = key else {
-        return Finding::skipped(
-            "audit log",
-            "no key to verify it with: `strongroom audit public-key` prints it, --audit-key names its file",
-        );
-    };
-    // Before the file is read, as a running server goes on with both.
-    let (end, unheld) = match audit::token_end(config) {
-        Ok(end) => (end, String::new()),
-        Err(failure) => (
-            None,
-            format!(
-                "; its end was not held against the token: {}",
-                failure.message()
-            ),
-        ),
-    };
-    let found = audit::verify(&config.audit.path, key, end);
-    Finding::new(
-        "audit log",
-        match found {
-            Err(failure) => Err(failure.message().to_owned()),
-            Ok(found) if found.problems.is_empty() => Ok(audit::summary(&found) + &unheld),
-            Ok(found) => Err(found.problems.join("; ")),
+    const CHECK: &str = "audit log";
+    // The token is asked before the file is read, as a running server goes on with both.
+    let (key, end, unheld) = match key {
+        None => match audit::token_key_and_end(config) {
+            Ok((key, end)) => (key, end, String::new()),
+            Err(failure) => {
+                return Finding::skipped(
+                    CHECK,
+                    &format!(
+                        "no key to verify it with, and the token can't be asked: {}; `strongroom audit public-key` prints the key, --audit-key names its file",
+                        failure.message()
+                    ),
+                );
+            }
         },
-    )
+        Some(file) => {
+            let key = match audit::read_key(file) {
+                Ok(key) => key,
+                Err(failure) => return Finding::new(CHECK, Err(failure.message().to_owned())),
+            };
+            match audit::token_end(config) {
+                Ok(end) => (key, end, String::new()),
+                Err(failure) => {
+                    let unheld = format!(
+                        "; its end was not held against the token: {}",
+                        failure.message()
+                    );
+                    (key, None, unheld)
+                }
+            }
+        }
+    };
+    let path = &config.audit.path;
+    if end.is_none() && unheld.is_empty() && is_missing(path) {
+        return Finding::skipped(CHECK, "there is none yet: the server begins it");
+    }
+    let found = match audit::verify(path, &key, end) {
+        Err(failure) => Err(failure.message().to_owned()),
+        Ok(found) if found.problems.is_empty() => Ok(audit::summary(&found) + &unheld),
+        Ok(found) => Err(found.problems.join("; ")),
+    };
+    Finding::new(CHECK, found)
+}
+
+fn is_missing(path: &Path) -> bool {
+    let there = acting(path, || fs::symlink_metadata(path)).flatten();
+    there.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
 }

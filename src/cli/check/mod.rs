@@ -24,7 +24,7 @@ pub(super) struct CheckArgs {
     #[arg(long, value_name = "DAYS", default_value_t = 14)]
     certificate_days: u32,
     /// Public key to verify the audit log with, from `strongroom audit public-key` [default:
-    /// audit-key.pem beside the configuration]
+    /// audit-key.pem beside the configuration, or the token's own]
     #[arg(long, value_name = "FILE", env = "STRONGROOM_CHECK_AUDIT_KEY")]
     audit_key: Option<PathBuf>,
     /// Directory of backups, whose newest file must be recent

@@ -95,7 +95,11 @@ async fn tell(site: &Site, keep: bool, story: &mut StepTimes) -> Result<String, 
 
     server.stop().await?;
     // With the key that the ceremony's transcript is sealed with.
-    let found = audit::verify(&site.audit_log(), &site.audit_key(), None)?;
+    let found = audit::verify(
+        &site.audit_log(),
+        &audit::read_key(&site.audit_key())?,
+        None,
+    )?;
     if !found.problems.is_empty() {
         return Err(Failure::new(Exit::Audit, found.problems.join("\n")));
     }
