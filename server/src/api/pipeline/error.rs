@@ -72,7 +72,7 @@ impl ApiError {
     }
 
     /// The audit log may say what the client is told: the text holds nothing that came with the
-    /// request but a key's name and numbers.
+    /// request but a key's name, and places in a batch.
     pub(crate) fn in_own_words(mut self) -> Self {
         self.reason = self.messages.first().cloned();
         self

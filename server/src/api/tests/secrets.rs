@@ -67,6 +67,76 @@ fn method(verb: Verb) -> &'static str {
     }
 }
 
+/// Vault's words repeat a version that could be one, and a length: to the client alone.
+#[test]
+fn a_number_that_is_repeated_to_the_client_is_not_in_the_log() {
+    let a = Appliance::with(|config| config.keyring.jwt.keys = vec![named("n-jwt").to_owned()]);
+    a.key("n-aes", &Value::Null);
+    a.key("n-jwt", &json!({ "type": "ecdsa-p256" }));
+    a.key("n-rsa", &json!({ "type": "rsa-4096" }));
+    let config = "transit/keys/n-aes/config";
+    a.expect(200, "POST", "transit/keys/n-aes/rotate", &Value::Null);
+    let both = json!({ "min_encryption_version": 1, "min_decryption_version": 2 });
+    for (path, body, told, logged) in [
+        (
+            config,
+            json!({ "min_decryption_version": 1_234_567 }),
+            "cannot set min decryption version of 1234567, latest key version is 2",
+            "min_decryption_version is higher than the latest key version",
+        ),
+        (
+            config,
+            json!({ "min_encryption_version": 1_234_567 }),
+            "cannot set min encryption version of 1234567, latest key version is 2",
+            "min_encryption_version is higher than the latest key version",
+        ),
+        (
+            config,
+            both,
+            "cannot set min encryption/decryption values; min encryption version of 1 must be greater than or equal to min decryption version of 2",
+            "min_encryption_version is lower than min_decryption_version",
+        ),
+        (
+            config,
+            json!({ "min_decryption_version": 4_111_111_111_111_111_u64 }),
+            "cannot set min decryption version: it is higher than any key version can be",
+            "cannot set min decryption version: it is higher than any key version can be",
+        ),
+        (
+            "transit/sign/n-rsa",
+            json!({ "input": "YQ==", "salt_length": 12345 }),
+            "salt_length 12345 is too long: at most 478 bytes with this hash",
+            "salt_length is too long with this hash",
+        ),
+        (
+            "transit/keys/n-new",
+            json!({ "type": "rsa-2048" }),
+            "key type rsa-2048 is not supported: the types are aes256-gcm96, ecdsa-p256, rsa-4096 and ed25519",
+            "a key type that is not supported",
+        ),
+    ] {
+        let reply = a.send(Who::Operator, "POST", path, &[], body.to_string());
+        assert_eq!((reply.status, &*reply.error()), (400, told), "{body}");
+        assert_eq!(a.audited().last().unwrap()["reason"], logged, "{body}");
+    }
+    let number = 1_234_567_890_u32;
+    for route in TRANSIT.iter().filter(|route| route.verb == Verb::Update) {
+        for key in ["n-aes", "n-jwt", "n-rsa"] {
+            let path = path(route, key, "sha2-256");
+            for name in route.request.names {
+                for value in [json!(number), json!(number.to_string())] {
+                    let mut body = json!({ "plaintext": "YQ==", "input": "YQ==", "claims": {} });
+                    body[*name] = value;
+                    a.send(Who::Operator, "POST", &path, &[], body.to_string());
+                }
+            }
+        }
+    }
+    let log = std::fs::read_to_string(&a.app.config.audit.path).unwrap();
+    let line = log.lines().find(|line| line.contains(&number.to_string()));
+    assert_eq!(line, None);
+}
+
 #[test]
 fn a_value_is_neither_repeated_nor_logged_whatever_parameter_it_stands_in() {
     let a = Appliance::with(|config| config.keyring.jwt.keys = vec![named("x-sign").to_owned()]);

@@ -55,14 +55,16 @@ pub(in crate::api) enum Doing {
 }
 
 impl ApiError {
-    /// An error of the keyring about the key `name`. The layers below know no text of the client's
-    /// but the key's name.
+    /// An error of the keyring about the key `name`. The layers below know nothing of the client's
+    /// but the key's name, and numbers.
     pub(in crate::api) fn from_keyring(error: KeyringError, doing: Doing, name: &str) -> Self {
+        let without_numbers = words::without_numbers(&error);
         let answer = Self::keyrings(error, doing, name);
-        if answer.reason.is_some() {
-            return answer;
+        match (&answer.reason, without_numbers) {
+            (Some(_), _) => answer,
+            (None, Some(words)) => answer.because(words),
+            (None, None) => answer.in_own_words(),
         }
-        answer.in_own_words()
     }
 
     fn keyrings(error: KeyringError, doing: Doing, name: &str) -> Self {

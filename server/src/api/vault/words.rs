@@ -201,6 +201,31 @@ fn of_refusal(refusal: &Refusal) -> Cow<'static, str> {
     }
 }
 
+/// For the audit log, of what repeats a number that the client sent.
+pub(super) fn without_numbers(error: &KeyringError) -> Option<&'static str> {
+    let KeyringError::Refused(refusal) = error else {
+        return None;
+    };
+    Some(match refusal {
+        Refusal::MinDecryptionAboveLatest { .. } => {
+            "min_decryption_version is higher than the latest key version"
+        }
+        Refusal::MinEncryptionAboveLatest { .. } => {
+            "min_encryption_version is higher than the latest key version"
+        }
+        Refusal::EncryptsBelowDecryption { .. } => {
+            "min_encryption_version is lower than min_decryption_version"
+        }
+        Refusal::MinAboveSigning { .. } => {
+            "a minimum version is higher than the version that signs"
+        }
+        Refusal::VersionNotSigning { .. } => "the version is published and does not sign yet",
+        Refusal::SaltTooLong { .. } => "salt_length is too long with this hash",
+        Refusal::DigestLength { .. } => "the prehashed input is not as long as the hash makes it",
+        _ => return None,
+    })
+}
+
 fn too_new(purpose: Purpose, latest: u32) -> Cow<'static, str> {
     match purpose {
         Purpose::Encrypt => ENCRYPTION_TOO_NEW.into(),

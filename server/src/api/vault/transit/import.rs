@@ -157,7 +157,7 @@ fn wrapped(
             return Err(ApiError::bad_request(format!(
                 "hash function {name} is not supported: wrap with SHA256 or SHA1"
             ))
-            .in_own_words());
+            .because("a hash_function that is not supported"));
         }
         _ => {
             return Err(

@@ -281,15 +281,19 @@ fn managed_keys() -> ApiError {
     ApiError::bad_request("managed keys are not supported: every key is held by the HSM")
 }
 
-/// A version that a setting names. What no key can have is left to the keyring to refuse, by a
-/// number it can't reach.
+/// A version that a setting names. What no key can have is no version, and not repeated.
 fn version(said: Option<i64>, words: &str) -> Result<Option<u32>, ApiError> {
     match said {
         None => Ok(None),
         Some(n) if n < 0 => {
             Err(ApiError::bad_request(format!("{words} cannot be negative")).in_own_words())
         }
-        Some(n) => Ok(Some(u32::try_from(n).unwrap_or(u32::MAX))),
+        Some(n) => u32::try_from(n).map(Some).map_err(|_| {
+            ApiError::bad_request(format!(
+                "cannot set {words}: it is higher than any key version can be"
+            ))
+            .in_own_words()
+        }),
     }
 }
 

@@ -170,7 +170,7 @@ fn key_type(text: Option<&str>) -> Result<KeyType, ApiError> {
         Some(known) if UNSUPPORTED_KEY_TYPES.contains(&known) => Err(ApiError::bad_request(format!(
             "key type {known} is not supported: the types are {ENCRYPTION_KEY_TYPE}, ecdsa-p256, rsa-4096 and ed25519"
         ))
-        .in_own_words()),
+        .because("a key type that is not supported")),
         Some(unknown) => Err(ApiError::bad_request(format!(
             "unknown key type {}",
             word(unknown)
