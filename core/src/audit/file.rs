@@ -64,6 +64,8 @@ pub(super) struct LogFile {
     /// When a write failed, and with what.
     failed: Option<(Instant, Arc<io::Error>)>,
     level: Arc<AtomicU8>,
+    /// What somebody else had written, and was accounted for before a line came behind it.
+    accounted: Option<Change>,
     /// Nothing more may be written.
     closed: bool,
     /// What is being written.
@@ -223,6 +225,7 @@ impl LogFile {
             room: Room::new(),
             failed: None,
             level: Arc::default(),
+            accounted: None,
             closed: false,
             buffer: Vec::new(),
         };
@@ -345,6 +348,7 @@ impl LogFile {
 
     fn write_now(&mut self, content: &Content) -> Result<u64, Arc<io::Error>> {
         self.try_again()?;
+        self.account_for_appended()?;
         self.buffer.clear();
         // What was left over comes first, so that no outcome overtakes another.
         let mut before = self.chain;
@@ -369,6 +373,28 @@ impl LogFile {
         }
         self.grade();
         Ok(before.seq)
+    }
+
+    /// What somebody else has written is accounted for before a line comes behind it: nothing could
+    /// account for it then.
+    fn account_for_appended(&mut self) -> Result<(), Arc<io::Error>> {
+        let Ok(here) = self.file.metadata() else {
+            return Ok(());
+        };
+        if self.closed || !here.is_file() || here.len() <= self.length {
+            return Ok(());
+        }
+        let change = Change::Appended {
+            bytes: here.len() - self.length,
+        };
+        self.accounted = Some(change);
+        self.go_on_after(change)
+            .map_err(|error| Arc::new(io::Error::other(error.to_string())))
+    }
+
+    /// What was accounted for since this was asked last.
+    pub(super) fn take_accounted(&mut self) -> Option<Change> {
+        self.accounted.take()
     }
 
     /// Changes that were begun and have no outcome here yet.
@@ -624,10 +650,11 @@ impl LogFile {
                     path: self.path.clone(),
                     source,
                 };
-                let mut file = resume::open(&self.path).map_err(read)?;
+                // Not by its path, which may lead elsewhere by now, or be closed to us. Where this
+                // leaves the file's position is all the same to what is appended.
                 let to = self.length + bytes;
                 let (sha256, lacks_newline) =
-                    resume::torn_sha256(&mut file, self.length, to).map_err(read)?;
+                    resume::torn_sha256(&*self.file, self.length, to).map_err(read)?;
                 self.length = to;
                 if lacks_newline {
                     self.write_raw(b"\n")?;

@@ -687,6 +687,7 @@ impl Audit {
     /// the documentation says.
     fn look_after_file(&self) -> Option<Change> {
         let mut log = self.lock_to_write();
+        self.say_accounted(&mut log);
         let change = log.look();
         self.moved
             .store(change == Some(Change::Moved), Ordering::Relaxed);
@@ -702,15 +703,26 @@ impl Audit {
     /// As [`Audit::look_after_file`], before the file is left: that it was moved away is then as it
     /// should be.
     fn settle(&self, log: &mut LogFile) {
+        self.say_accounted(log);
         if let Some(change) = log.look().filter(|change| *change != Change::Moved) {
             self.go_on_after(log, change);
         }
     }
 
-    fn go_on_after(&self, log: &mut LogFile, change: Change) {
+    fn say_accounted(&self, log: &mut LogFile) {
+        if let Some(change) = log.take_accounted() {
+            self.say_changed(change);
+        }
+    }
+
+    fn say_changed(&self, change: Change) {
         self.changes.fetch_add(1, Ordering::Relaxed);
         let path = self.options.path.display();
         tracing::error!(%path, ?change, "the audit log's file was changed by somebody else while it was written");
+    }
+
+    fn go_on_after(&self, log: &mut LogFile, change: Change) {
+        self.say_changed(change);
         if let Err(error) = log.go_on_after(change) {
             tracing::error!(%error, "the audit log does not go on: requests are refused");
         }

@@ -706,9 +706,13 @@ pub(super) fn sha256(mut file: impl Read + io::Seek, from: u64, to: u64) -> io::
 }
 
 /// Of what stands between, and of the newline that it is given if it has none.
-pub(super) fn torn_sha256(file: &mut File, from: u64, to: u64) -> io::Result<([u8; 32], bool)> {
+pub(super) fn torn_sha256(
+    file: impl Read + io::Seek,
+    from: u64,
+    to: u64,
+) -> io::Result<([u8; 32], bool)> {
     let mut hasher = Sha256::new();
-    let last = copy(&mut *file, from, to, &mut hasher)?;
+    let last = copy(file, from, to, &mut hasher)?;
     let lacks_newline = last != Some(b'\n');
     if lacks_newline {
         hasher.update(b"\n");

@@ -1045,6 +1045,65 @@ fn what_others_do_to_the_file_is_seen_and_the_log_goes_on() {
     assert_eq!(file.look(), Some(Change::Moved));
 }
 
+#[test]
+fn what_was_appended_is_accounted_for_wherever_the_path_leads() {
+    for other in [
+        None,
+        Some("another file, which is longer than what was appended"),
+    ] {
+        let log = Log::filled();
+        let mut file = log.open();
+        let moved = log.folder.path().join("moved");
+        let mut foreign = fs::OpenOptions::new()
+            .append(true)
+            .open(log.path())
+            .unwrap();
+        std::io::Write::write_all(&mut foreign, b"not of this log").unwrap();
+        fs::rename(log.path(), &moved).unwrap();
+        if let Some(text) = other {
+            fs::write(log.path(), text.repeat(1000)).unwrap();
+        }
+        let change = file.look().unwrap();
+        assert_eq!(change, Change::Appended { bytes: 15 });
+        file.go_on_after(change).unwrap();
+        file.append(&decision(&entry("behind it"))).unwrap();
+        log.checkpoint(&mut file);
+        let found = Audit::verify(&[&moved], &log.public_key(), &Held::default()).unwrap();
+        assert!(found.problems.is_empty(), "{:?}", found.problems);
+        let text = fs::read_to_string(&moved).unwrap();
+        assert!(text.contains("\"type\":\"recovered\""), "{text}");
+        assert!(text.contains("15 bytes that are not of this log"), "{text}");
+    }
+}
+
+#[test]
+fn what_was_appended_is_accounted_for_before_a_line_comes_behind_it() {
+    let log = Log::filled();
+    let mut file = log.open();
+    let append = |bytes: &[u8]| {
+        let mut foreign = fs::OpenOptions::new()
+            .append(true)
+            .open(log.path())
+            .unwrap();
+        std::io::Write::write_all(&mut foreign, bytes).unwrap();
+    };
+    for (bytes, length) in [(&b"{}\n"[..], 3), (b"half a line", 11)] {
+        append(bytes);
+        file.append(&decision(&entry("behind it"))).unwrap();
+        assert_eq!(
+            file.take_accounted(),
+            Some(Change::Appended { bytes: length })
+        );
+        assert_eq!((file.take_accounted(), file.look()), (None, None));
+        file.append(&decision(&entry("and another"))).unwrap();
+    }
+    log.checkpoint(&mut file);
+    assert!(log.verify().problems.is_empty(), "{:?}", log.verify());
+    let text = fs::read_to_string(log.path()).unwrap();
+    assert_eq!(text.matches("\"type\":\"recovered\"").count(), 2);
+    assert_eq!(text.matches("server:audit-file").count(), 2);
+}
+
 #[tokio::test]
 async fn a_change_is_on_the_disc_before_it_begins_and_its_outcome_is_kept() {
     let log = Log::new();
