@@ -26,16 +26,49 @@ pub(super) fn provide(max_connections: usize) -> Result<(), ServeError> {
         tracing::info!(from = soft, to = needed, "raised the limit of open files");
         return Ok(());
     }
-    Err(ServeError::Descriptors {
+    Err(too_many(max_connections, soft.max(hard), needed))
+}
+
+fn too_many(max_connections: usize, limit: u64, needed: u64) -> ServeError {
+    ServeError::Descriptors {
         max_connections,
-        limit: soft.max(hard),
+        limit,
         needed,
-        most: soft.max(hard).saturating_sub(RESERVED_DESCRIPTORS),
-    })
+        most: limit.saturating_sub(RESERVED_DESCRIPTORS),
+    }
 }
 
 fn needed(max_connections: usize) -> u64 {
     u64::try_from(max_connections)
         .unwrap_or(u64::MAX)
         .saturating_add(RESERVED_DESCRIPTORS)
+}
+
+/// What can be done instead of raising the limit.
+pub(super) fn or_fewer(most: u64) -> String {
+    if most == 0 {
+        return String::new();
+    }
+    format!("set max_connections to at most {most}, or ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_said_with_a_limit_that_suffices() {
+        let refused = |limit: u64| too_many(1000, limit, needed(1000)).to_string();
+        let said = refused(256);
+        assert!(
+            said.ends_with("the limit is 256: raise the limit to 1256 or more (LimitNOFILE= of the unit, `ulimit -n`)"),
+            "{said}"
+        );
+        assert!(refused(100).contains("the limit is 100: raise the limit to 1256"));
+        let said = refused(300);
+        assert!(
+            said.contains("300: set max_connections to at most 44, or raise the limit to 1256"),
+            "{said}"
+        );
+    }
 }

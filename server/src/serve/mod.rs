@@ -111,8 +111,9 @@ pub enum ServeError {
     },
     /// `server.max_connections` is more than the files that may be open.
     #[error(
-        "server.max_connections = {max_connections} needs {needed} files that may be open at once, and the limit is {limit}: set max_connections to at most {most}, or \
-         raise the limit (LimitNOFILE= of the unit, `ulimit -n`)"
+        "server.max_connections = {max_connections} needs {needed} files that may be open at once, and the limit is {limit}: {}raise the limit to {needed} or more \
+         (LimitNOFILE= of the unit, `ulimit -n`)",
+        descriptors::or_fewer(*most)
     )]
     Descriptors {
         /// As configured.
@@ -121,7 +122,7 @@ pub enum ServeError {
         limit: u64,
         /// What the setting needs.
         needed: u64,
-        /// What may be set under this limit.
+        /// What may be set under this limit; 0: nothing.
         most: u64,
     },
     /// The process could not be hardened.
