@@ -249,6 +249,9 @@ const BIRTH: &[Breach] = &[
     (12, "a self-test without an answer", |f| {
         set(f, Step::SelfTest, "known_answers", "failed");
     }),
+    (12, "a known answer of no name", |f| {
+        set(f, Step::SelfTest, "known_answers", json!(["SHA-256", ""]));
+    }),
     (13, "a user PIN that is not set", |f| {
         f.outputs(Step::Token)["flags"]["user_pin_set"] = false.into();
     }),
@@ -370,6 +373,14 @@ const BIRTH: &[Breach] = &[
                 .remove("register");
         },
     ),
+    (28, "nobody acts", |f| {
+        f.lines[1].1["actor"] = json!([]);
+    }),
+    (28, "nobody has done it", |f| {
+        let mut lines = f.lines.iter_mut();
+        let (_, done) = lines.find(|(kind, _)| kind.as_str() == "done").unwrap();
+        done["actor"] = json!([]);
+    }),
     (28, "a stranger acts", |f| {
         f.lines[1].1["actor"] = json!(["Mallory"]);
     }),
@@ -396,6 +407,9 @@ const BACKUP: &[Breach] = &[
             .as_object_mut()
             .unwrap()
             .remove("register");
+    }),
+    (11, "a program without a hash", |f| {
+        f.open()["software"]["binary_sha256"] = "failed".into();
     }),
     (11, "no program was read aloud", |f| {
         set(f, Step::Opening, "binary_sha256", Value::Null);
@@ -663,6 +677,9 @@ const ROTATE: &[Breach] = &[
     (23, "another generation was left", |f| {
         set(f, Step::Retire, "generation", 1);
     }),
+    (23, "something was destroyed that is no object", |f| {
+        set(f, Step::Retire, "destroyed", json!(["failed"]));
+    }),
     (31, "the old master key under another label", |f| {
         let old = rsa("strongroom-master 0");
         let label = "strongroom-master-2";
@@ -688,6 +705,9 @@ const ROTATE: &[Breach] = &[
 ];
 
 const DESTROY: &[Breach] = &[
+    (25, "what was destroyed is not told", |f| {
+        set(f, Step::Destroy, "destroyed", Value::Null);
+    }),
     (
         9,
         "a signing key that is the master key of the initial ceremony",

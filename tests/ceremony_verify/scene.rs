@@ -303,7 +303,7 @@ impl Scene {
                 "audit_key": self.audit_key(), "register": self.register,
             }),
             Step::Consent => json!({"typed": plan.name}),
-            Step::Destroy => json!({"left": [], "reinitialised": true}),
+            Step::Destroy => json!({"left": [], "reinitialised": true, "destroyed": []}),
             Step::Closing if self.kind == Kind::Destroy => json!({}),
             Step::Closing => json!({"audit_key": self.audit_key(), "register": self.register}),
         }

@@ -178,6 +178,7 @@ class Transcript:
             need(line["step"] in self.steps, f"unknown step {line['step']!r}")
         if kind in ("begin", "done"):
             names = [person["name"] for person in self.people]
+            need(line["actor"], "nobody acts")
             need(all(name in names for name in line["actor"]), "an actor who is not in the plan")
         before = (self.seq, self.hash, self.time)
         self.seq, self.hash, self.time = number, hashlib.sha256(raw).digest(), line["time"]
@@ -201,6 +202,7 @@ class Transcript:
         need(line["plan_sha256"] == plan_hash.hex(), "plan_sha256 is not the plan's hash")
         self.plan_text, self.plan_hash = line["plan"], plan_hash.hex()
         self.binary = line["software"]["binary_sha256"]
+        unhex(self.binary, 32)
         need(not re.search("[\\\\{}\ufeff\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", line["plan"]), "the plan has a character that none has")
         self.plan = tomllib.loads(line["plan"])
         self.people = check_plan(self.plan)
@@ -389,6 +391,11 @@ class Transcript:
                 told = self.outputs[step][member]
                 need(type(told) is type(value) and told == value, f"{step}: {member} is not {value!r}")
 
+        def destroyed(outputs):
+            need(isinstance(outputs["destroyed"], list), "destroyed is not a list")
+            for one in outputs["destroyed"]:
+                members(one, {"name": str, "class": str, "label": str})
+
         plan, outputs = self.plan, self.outputs
         keys = {"memory_master": False, "transfer": False} | plan.get("keys", {})
         summary = self.closed[0]["summary"]
@@ -399,7 +406,7 @@ class Transcript:
                 same(step, binary_sha256=self.binary, plan_sha256=self.plan_hash, present=everyone)
             elif step == "self-test":
                 known = outputs[step]["known_answers"]
-                need(isinstance(known, list) and known and all(isinstance(one, str) for one in known), "self-test: nothing was right")
+                need(isinstance(known, list) and known and all(isinstance(one, str) and one for one in known), "self-test: nothing was right")
             elif step in ("token", "second-token"):
                 same(step, flags={"initialized": True, "user_pin_set": True, "user_pin_locked": False, "so_pin_locked": False})
                 need(all(isinstance(flag, bool) for flag in outputs[step]["flags"].values()), f"{step}: flags")
@@ -441,6 +448,9 @@ class Transcript:
                 same(step, typed=plan["name"])
             elif step == "destroy":
                 same(step, reinitialised=True)
+                destroyed(outputs[step])
+            elif step == "retire":
+                destroyed(outputs[step])
             elif step == "closing" and self.kind != "destroy":
                 same(step, audit_key=self.closed[0]["audit_key"])
         told = outputs["inventory" if self.kind == "destroy" else "closing"]["register"]

@@ -257,6 +257,9 @@ impl Chain {
         if unhex(&open.plan_sha256) != Some(sha256(open.plan.as_bytes())) {
             self.say("`plan_sha256` is not the hash of the plan");
         }
+        if unhex::<32>(&open.software.binary_sha256).is_none() {
+            self.say("`software.binary_sha256` is not 64 lower-case hexadecimal digits");
+        }
         self.binary_sha256.clone_from(&open.software.binary_sha256);
         match Plan::parse(&open.plan) {
             Ok(plan) => {
@@ -307,6 +310,9 @@ impl Chain {
 
     /// Who acts is somebody of the plan.
     fn actors(&mut self, actors: &[String]) {
+        if actors.is_empty() {
+            self.say("`actor` names nobody");
+        }
         let Some(plan) = &self.plan else { return };
         let known = |actor: &String| plan.participants().any(|(_, one)| one.name() == actor);
         if let Some(stranger) = actors.iter().find(|actor| !known(actor)) {

@@ -62,6 +62,29 @@ impl Check<'_> {
     }
 }
 
+fn is_said(value: &Value) -> bool {
+    value.as_str().is_some_and(|text| !text.is_empty())
+}
+
+/// What a step destroyed.
+fn destroyed(check: &mut Check<'_>) {
+    const MEMBERS: [&str; 3] = ["name", "class", "label"];
+    let is_object = |one: &Value| {
+        one.as_object()
+            .is_some_and(|one| one.len() == MEMBERS.len())
+            && MEMBERS.iter().all(|member| one[member].is_string())
+    };
+    check.holds(
+        "destroyed",
+        "a list of objects with name, class and label",
+        |value| {
+            value
+                .as_array()
+                .is_some_and(|all| all.iter().all(is_object))
+        },
+    );
+}
+
 /// A text of the transcript's may be long.
 fn short(value: &Value) -> String {
     value.to_string().chars().take(100).collect()
@@ -88,7 +111,7 @@ fn step(chain: &Chain, kind: Kind, plan: &Plan, done: &DoneStep, check: &mut Che
         Step::SelfTest => check.holds("known_answers", "a list of what was right", |value| {
             value
                 .as_array()
-                .is_some_and(|all| !all.is_empty() && all.iter().all(Value::is_string))
+                .is_some_and(|all| !all.is_empty() && all.iter().all(is_said))
         }),
         Step::Token | Step::SecondToken => check.is(
             "flags",
@@ -166,7 +189,11 @@ fn step(chain: &Chain, kind: Kind, plan: &Plan, done: &DoneStep, check: &mut Che
             });
         }
         Step::Consent => check.is("typed", plan.name.as_str()),
-        Step::Destroy => check.is("reinitialised", true),
+        Step::Destroy => {
+            check.is("reinitialised", true);
+            destroyed(check);
+        }
+        Step::Retire => destroyed(check),
         Step::Closing => {
             if kind.sealed_before().is_none()
                 && let Some(close) = &chain.close
@@ -180,13 +207,8 @@ fn step(chain: &Chain, kind: Kind, plan: &Plan, done: &DoneStep, check: &mut Che
                 _ => register(check, |_| true),
             }
         }
-        Step::Pins
-        | Step::Keys
-        | Step::Transport
-        | Step::Export
-        | Step::Successor
-        | Step::Retire
-        | Step::Copy => {}
+        Step::Pins | Step::Keys | Step::Transport | Step::Export | Step::Successor | Step::Copy => {
+        }
         Step::Inventory => register(check, |_| true),
     }
 }
