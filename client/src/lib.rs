@@ -26,7 +26,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use strongroom_core::causes::causes;
-use strongroom_core::files;
+use strongroom_core::{files, parse_error};
 use zeroize::Zeroizing;
 
 /// An answer larger than this is refused, bytes: twice the largest batch that a server takes.
@@ -505,7 +505,7 @@ fn tls_config(options: &ClientOptions) -> Result<rustls::ClientConfig, ClientErr
             path: key.clone(),
             problem: format!(
                 "expected a PEM private key, PKCS#8 or SEC1: {}",
-                causes(&error)
+                parse_error::pem(&error)
             ),
         })?;
     builder
@@ -523,7 +523,12 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ClientError
     };
     let found = CertificateDer::pem_slice_iter(&read(path)?)
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| file_error(format!("expected PEM certificates: {}", causes(&error))))?;
+        .map_err(|error| {
+            file_error(format!(
+                "expected PEM certificates: {}",
+                parse_error::pem(&error)
+            ))
+        })?;
     if found.is_empty() {
         return Err(file_error("there is no PEM certificate in it".into()));
     }

@@ -23,6 +23,7 @@ pub mod keyring;
 pub mod lifecycle;
 pub mod lock;
 pub mod owner;
+pub mod parse_error;
 pub mod policy;
 pub mod rotation;
 pub mod seldom;

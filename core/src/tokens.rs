@@ -18,9 +18,13 @@ use zeroize::Zeroizing;
 use crate::files;
 use crate::hex;
 use crate::identity::Identity;
+use crate::parse_error;
 
 /// What a token begins with, so that secret scanners and people know one when they see it.
 pub const TOKEN_PREFIX: &str = "srt.";
+
+const ID_FORM: &str =
+    "use 1 to 64 letters, digits, '.', '-' and '_', and not `srt.` at its beginning";
 
 /// The tokens file, parsed: SHA-256 of each token, never the token.
 #[derive(Debug, Default)]
@@ -71,7 +75,7 @@ pub enum TokensError {
         problem: String,
     },
     /// A new token can't have this name.
-    #[error("{0:?} can't name a token: use 1 to 64 letters, digits, '.', '-' and '_'")]
+    #[error("{0:?} can't name a token: {ID_FORM}")]
     Id(String),
     /// The kernel gave no random bytes.
     #[error("no random bytes from the kernel")]
@@ -98,7 +102,9 @@ impl Tokens {
 
     /// As [`Tokens::load`], from the file's text; the error names the line.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let file: File = toml::from_str(text).map_err(|error| error.to_string())?;
+        let file: File = toml::from_str(text).map_err(|error: toml::de::Error| {
+            parse_error::toml(text, error.span().map(|span| span.start), error.message())
+        })?;
         let (mut ids, mut hashes) = (HashSet::new(), HashSet::new());
         let mut tokens = Self::default();
         for token in file.tokens {
@@ -213,13 +219,15 @@ impl TryFrom<String> for TokenId {
 
     fn try_from(id: String) -> Result<Self, String> {
         let good = (1..=64).contains(&id.len())
+            && !id.starts_with(TOKEN_PREFIX)
             && id
                 .bytes()
                 .all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte));
         if good {
             Ok(Self(id))
         } else {
-            Err(TokensError::Id(id).to_string())
+            // Does not repeat it either.
+            Err(format!("`id` names the token: {ID_FORM}"))
         }
     }
 }
@@ -255,9 +263,11 @@ impl TryFrom<String> for BoundIdentity {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-            .map(Self)
-            .map_err(|error: crate::identity::IdentityError| error.to_string())
+        // A token may stand here by mistake, so the message does not repeat it.
+        text.parse().map(Self).map_err(|_| {
+            "`identity` is not an identity: write spiffe://DOMAIN/PATH, dns:NAME, or spki:sha256: and 64 lower-case hex digits"
+                .to_owned()
+        })
     }
 }
 
@@ -316,6 +326,43 @@ mod tests {
     }
 
     #[test]
+    fn a_token_in_the_file_is_refused_wherever_it_stands_and_never_told_of() {
+        let made = Tokens::new_token("a", &identity("dns:a"), None).unwrap();
+        let token = made.token.as_str();
+        let quoted = format!("\"{token}\"");
+        let lines: Vec<&str> = made.entry.lines().collect();
+        let mut texts = vec![
+            format!("{}\n{token}\n", made.entry),
+            format!("{}\ntoken = {quoted}\n", made.entry),
+            format!("{}\n{quoted} = 1\n", made.entry),
+            format!("{token} = 1\n{}\n", made.entry),
+            format!("{}\n[{token}]\n", made.entry),
+        ];
+        for (number, line) in lines.iter().enumerate() {
+            let Some((name, _)) = line.split_once(" = ") else {
+                continue;
+            };
+            for value in [
+                token,
+                &quoted,
+                &format!("[{quoted}]"),
+                &format!("\"{token}"),
+            ] {
+                let mut lines: Vec<String> = lines.iter().map(|&line| line.to_owned()).collect();
+                lines[number] = format!("{name} = {value}");
+                texts.push(lines.join("\n"));
+            }
+        }
+        assert!(texts.len() >= 21, "{texts:?}");
+        for text in texts {
+            let told = Tokens::parse(&text).err().unwrap_or_default();
+            assert!(!told.contains(&token[4..20]), "{text}: {told}");
+            // Free text for people, which goes nowhere.
+            assert!(!told.is_empty() || text.contains("description"), "{text}");
+        }
+    }
+
+    #[test]
     fn what_is_not_understood_is_refused_with_its_line() {
         let sha256 = "0a".repeat(32);
         let good = format!(
@@ -346,6 +393,7 @@ mod tests {
         .err()
         .unwrap();
         assert!(error.contains("not its SHA-256"), "{error}");
+        assert!(!error.contains("srt.abc"), "{error}");
     }
 
     #[test]

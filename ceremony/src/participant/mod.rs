@@ -11,7 +11,7 @@ use p256::ecdsa::signature::hazmat::PrehashVerifier as _;
 use p256::ecdsa::{Signature, VerifyingKey};
 use p256::pkcs8::{DecodePublicKey as _, EncodePublicKey as _};
 use serde::{Deserialize, Serialize};
-use strongroom_core::files;
+use strongroom_core::{files, parse_error};
 use zeroize::Zeroizing;
 
 use super::CeremonyError;
@@ -92,9 +92,11 @@ impl Participant {
     pub fn load(path: &Path) -> Result<Self, CeremonyError> {
         let text = files::read_to_string(path, files::MAX_WRITTEN_BY_HAND)
             .map_err(|error| CeremonyError::read(path, error))?;
-        let file: PublicFile = toml::from_str(&text).map_err(|error| {
+        let file: PublicFile = toml::from_str(&text).map_err(|error: toml::de::Error| {
+            let at = error.span().map(|span| span.start);
+            let problem = parse_error::toml(&text, at, error.message());
             CeremonyError::Participant(format!(
-                "{} is not a participant's public file: {error}",
+                "{} is not a participant's public file: {problem}",
                 path.display()
             ))
         })?;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
-use strongroom_core::files;
+use strongroom_core::{files, parse_error};
 
 use super::encoding::{hex, sha256, sha256_of};
 use super::participant::PublicFile;
@@ -160,10 +160,11 @@ impl Plan {
     /// # Errors
     /// [`CeremonyError::Plan`] with everything that is wrong.
     pub fn parse(text: &str) -> Result<Self, CeremonyError> {
-        let file: File = toml::from_str(text).map_err(|error| {
+        let file: File = toml::from_str(text).map_err(|error: toml::de::Error| {
+            let at = error.span().map(|span| span.start);
+            let problem = parse_error::toml(text, at, error.message());
             CeremonyError::Plan(vec![format!(
-                "{}; correct it, and have it signed again",
-                error.to_string().trim_end()
+                "{problem}; correct it, and have it signed again"
             )])
         })?;
         check::check(file, text).map_err(CeremonyError::Plan)

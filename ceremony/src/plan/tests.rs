@@ -57,10 +57,22 @@ fn an_unknown_field_is_an_error_wherever_it_is() {
     ];
     for table in tables {
         let changed = text.replacen(&format!("{table}\n"), &format!("{table}\nbogus = 1\n"), 1);
-        assert!(problems(&changed)[0].contains("bogus"), "{table}");
+        let line = 1 + changed[..changed.find("bogus").unwrap()]
+            .matches('\n')
+            .count();
+        let problem = &problems(&changed)[0];
+        assert!(
+            problem.starts_with(&format!("line {line}, ")) && problem.contains("not known"),
+            "{table}: {problem}"
+        );
     }
-    assert!(problems(&format!("bogus = 1\n{text}"))[0].contains("bogus"));
-    assert!(problems(&format!("text = \"x\"\n{text}"))[0].contains("text"));
+    for more in ["bogus = 1", "text = \"x\""] {
+        let problem = &problems(&format!("{more}\n{text}"))[0];
+        assert!(
+            problem.starts_with("line 1, column 1: a name that is not known"),
+            "{problem}"
+        );
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
+use strongroom_core::parse_error;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
@@ -71,7 +72,7 @@ pub(super) fn check_authority(pem: &str) -> Result<(), String> {
 fn chain(pem: &str) -> Result<Vec<CertificateDer<'static>>, String> {
     let chain: Vec<_> = CertificateDer::pem_slice_iter(pem.as_bytes())
         .collect::<Result<_, _>>()
-        .map_err(|error| format!("it is not PEM: {error}"))?;
+        .map_err(|error| format!("it is not PEM: {}", parse_error::pem(&error)))?;
     if chain.is_empty() {
         return Err(
             "there is no certificate in it: expected -----BEGIN CERTIFICATE-----".to_owned(),

@@ -5,9 +5,9 @@
 use std::path::Path;
 
 use strongroom_core::config::Config;
-use strongroom_core::files;
+use strongroom_core::{files, parse_error};
 use strongroom_hsm::{KeyShape, PinSource, TokenSelector};
-use toml_edit::{DocumentMut, Item, TableLike, value};
+use toml_edit::{DocumentMut, Item, TableLike, TomlError, value};
 
 use super::RunError;
 use super::site::{CREDENTIAL, PinPlace, Site, TLS_KEY_CREDENTIAL};
@@ -145,8 +145,11 @@ fn elsewhere(site: &Site, config: &Config) -> Result<(), RunError> {
 }
 
 fn document(text: &str, path: &Path) -> Result<DocumentMut, RunError> {
-    text.parse()
-        .map_err(|error| RunError::refused(format!("{}: {error}", path.display())))
+    text.parse().map_err(|error: TomlError| {
+        let at = error.span().map(|span| span.start);
+        let problem = parse_error::toml(text, at, error.message());
+        RunError::refused(format!("{}: {problem}", path.display()))
+    })
 }
 
 fn table<'a>(

@@ -169,9 +169,12 @@ fn tls(reader: &mut Reader) -> Option<TlsFiles> {
     let certificate = section.path("certificate");
     let private_key = section
         .one_of(&["private_key", "private_key_credential"])
-        .map(|(name, value)| match name {
-            "private_key" => section.resolve(&value),
-            _ => credential(&mut section, name, &value),
+        .and_then(|(name, value)| {
+            let file = section.place(name, &value)?;
+            Some(match name {
+                "private_key" => file,
+                _ => credential(&mut section, name, &value),
+            })
         });
     let bound = section.tables("client_cas", "tls.client_cas");
     let anybody = if section.has("client_ca") || bound.is_empty() {
@@ -245,9 +248,12 @@ fn hsm(reader: &mut Reader) -> Option<HsmConfig> {
         });
     let pin = section
         .one_of(&["pin_file", "pin_credential"])
-        .map(|(name, value)| match name {
-            "pin_file" => PinSource::File(section.resolve(&value)),
-            _ => PinSource::Credential(value),
+        .and_then(|(name, value)| {
+            let file = section.place(name, &value)?;
+            Some(match name {
+                "pin_file" => PinSource::File(file),
+                _ => PinSource::Credential(value),
+            })
         });
     let sessions = section.size("sessions", 1, 1..=64);
     let queue = section.size("queue", 1024, 1..=1 << 16);
@@ -503,6 +509,39 @@ checkpoint_interval = 5
                 .to_string()
                 .contains("tls.client_ca")
         );
+    }
+
+    #[test]
+    fn nothing_that_may_be_a_secret_is_repeated() {
+        let key = "-----BEGIN PRIVATE KEY-----\nMIGHAgEAMBMG\n-----END PRIVATE KEY-----\n";
+        let toml = |text: &str| toml::Value::String(text.to_owned()).to_string();
+        let (broken, inline) = (key.replace('\n', "\\n"), toml(key));
+        for (from, to) in [
+            ("\"/keys/server.key\"", inline.clone()),
+            ("\"/keys/server.key\"", toml(&broken)),
+            ("\"/keys/server.key\"", key.to_owned()),
+            ("\"server.pem\"", inline.clone()),
+            ("\"ca.pem\"", inline.clone()),
+            ("\"pin\"", "87654321".to_owned()),
+            ("\"pin\"", "\"87654321\"".to_owned()),
+            ("\"pin\"", "87654321x".to_owned()),
+            ("\"pin\"", "[87654321]".to_owned()),
+            ("pin_file = \"pin\"", "pin = 87654321".to_owned()),
+            (
+                "pin_file = \"pin\"",
+                "pin_credential = \"87654321\"".to_owned(),
+            ),
+            ("pin_file = \"pin\"", "pin_credential = 87654321".to_owned()),
+            ("pin_file = \"pin\"", "87654321".to_owned()),
+        ] {
+            let text = GOOD.replacen(from, &to, 1);
+            assert_ne!(text, GOOD, "{from}");
+            let said = parse(&text).unwrap_err().to_string();
+            assert!(
+                !said.contains("87654321") && !said.contains("MIGHAgEA"),
+                "{to}: {said}"
+            );
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::time::Duration;
 use toml::{Table, Value};
 
 use crate::duration;
+use crate::parse_error;
 
 /// The whole file.
 pub(super) struct Reader {
@@ -26,12 +27,17 @@ pub(super) struct Section {
     problems: Vec<String>,
 }
 
+/// Bytes of a text that a message repeats.
+const LONGEST_SHOWN: usize = 64;
+
 impl Reader {
     /// Fails only if the text is not TOML at all.
     pub(super) fn new(text: &str, file: &Path) -> Result<Self, String> {
-        let table = text
-            .parse()
-            .map_err(|error| format!("{}: {error}", file.display()))?;
+        let table = text.parse().map_err(|error: toml::de::Error| {
+            let at = error.span().map(|span| span.start);
+            let problem = parse_error::toml(text, at, error.message());
+            format!("{}: {problem}", file.display())
+        })?;
         let folder = file.parent().map(Path::to_owned).unwrap_or_default();
         Ok(Self {
             file: file.to_owned(),
@@ -106,7 +112,8 @@ impl Section {
             other => {
                 self.problem(
                     key,
-                    &format!("expected a text that is not empty, found {other}"),
+                    // Not what it says: it may be a PIN.
+                    &format!("expected a text that is not empty, found {}", kind(&other)),
                 );
                 None
             }
@@ -118,7 +125,10 @@ impl Section {
             None => default,
             Some(Value::Boolean(value)) => value,
             Some(other) => {
-                self.problem(key, &format!("expected true or false, found {other}"));
+                self.problem(
+                    key,
+                    &format!("expected true or false, found {}", shown(&other)),
+                );
                 default
             }
         }
@@ -129,7 +139,10 @@ impl Section {
         let text = self.required(key, expected)?;
         let value = text.parse().ok();
         if value.is_none() {
-            self.problem(key, &format!("expected {expected}, found {text:?}"));
+            self.problem(
+                key,
+                &format!("expected {expected}, found {}", shown(&Value::String(text))),
+            );
         }
         value
     }
@@ -152,7 +165,10 @@ impl Section {
                 let (low, high) = (range.start(), range.end());
                 self.problem(
                     key,
-                    &format!("expected a whole number from {low} to {high}, found {value}"),
+                    &format!(
+                        "expected a whole number from {low} to {high}, found {}",
+                        shown(&value)
+                    ),
                 );
                 default
             }
@@ -172,13 +188,16 @@ impl Section {
         match duration {
             Some(duration) if duration >= least => duration,
             Some(_) => {
-                self.problem(key, &format!("expected at least {least:?}, found {value}"));
+                self.problem(
+                    key,
+                    &format!("expected at least {least:?}, found {}", shown(&value)),
+                );
                 default
             }
             None => {
                 self.problem(
                     key,
-                    &format!("expected a duration like \"250ms\", \"10s\", \"1h30m\" or \"30d\", found {value}"),
+                    &format!("expected a duration like \"250ms\", \"10s\", \"1h30m\" or \"30d\", found {}", shown(&value)),
                 );
                 default
             }
@@ -213,13 +232,15 @@ impl Section {
 
     /// A required path.
     pub(super) fn path(&mut self, key: &str) -> Option<PathBuf> {
-        self.required(key, "a path").map(|text| self.resolve(&text))
+        let text = self.required(key, "a path")?;
+        self.place(key, &text)
     }
 
     pub(super) fn paths(&mut self, key: &str) -> Vec<PathBuf> {
-        self.strings(key)
+        let texts = self.strings(key);
+        texts
             .iter()
-            .map(|text| self.resolve(text))
+            .filter_map(|text| self.place(key, text))
             .collect()
     }
 
@@ -236,7 +257,10 @@ impl Section {
             .as_array()
             .and_then(|array| array.iter().map(port).collect());
         ports.unwrap_or_else(|| {
-            self.problem(key, &format!("expected a list of ports, found {value}"));
+            self.problem(
+                key,
+                &format!("expected a list of ports, found {}", kind(&value)),
+            );
             Vec::new()
         })
     }
@@ -252,7 +276,10 @@ impl Section {
                 .collect()
         });
         texts.unwrap_or_else(|| {
-            self.problem(key, &format!("expected a list of texts, found {value}"));
+            self.problem(
+                key,
+                &format!("expected a list of texts, found {}", kind(&value)),
+            );
             Vec::new()
         })
     }
@@ -301,9 +328,18 @@ impl Section {
         None
     }
 
-    /// A path as the file means it: a relative one stands beside the file.
-    pub(super) fn resolve(&self, text: &str) -> PathBuf {
-        self.folder.join(text)
+    /// A path as the file means it: a relative one stands beside the file. What is meant to be in
+    /// that file is not taken for its path: it would stand in each message about it.
+    pub(super) fn place(&mut self, key: &str, text: &str) -> Option<PathBuf> {
+        let is_pin = text.bytes().all(|byte| byte.is_ascii_digit());
+        if is_pin || text.contains("-----") || text.contains(char::is_control) {
+            self.problem(
+                key,
+                "expected the path of a file, found what may be the content of one: put that into a file, and write its path here",
+            );
+            return None;
+        }
+        Some(self.folder.join(text))
     }
 
     fn required(&mut self, key: &str, expected: &str) -> Option<String> {
@@ -312,6 +348,29 @@ impl Section {
             return None;
         }
         self.string(key)
+    }
+}
+
+/// What is there, where that can be neither a key nor a PIN by what belongs there.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::String(text) if text.len() > LONGEST_SHOWN || text.contains(char::is_control) => {
+            kind(value).to_owned()
+        }
+        Value::Array(_) | Value::Table(_) => kind(value).to_owned(),
+        value => value.to_string(),
+    }
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::String(text) if text.is_empty() => "an empty one",
+        Value::String(_) => "another text",
+        Value::Integer(_) | Value::Float(_) => "a number",
+        Value::Boolean(_) => "true or false",
+        Value::Datetime(_) => "a date or time",
+        Value::Array(_) => "a list",
+        Value::Table(_) => "a table",
     }
 }
 

@@ -20,6 +20,7 @@ use serde::Deserialize;
 use self::glob::Glob;
 use crate::files;
 use crate::identity::Identity;
+use crate::parse_error;
 
 /// What a request asks to do; the names in the policy file are these in kebab case.
 #[derive(
@@ -177,7 +178,9 @@ impl Policy {
 
     /// As [`Policy::load`], from the file's text; the error names the line.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let file: File = toml::from_str(text).map_err(|error| error.to_string())?;
+        let file: File = toml::from_str(text).map_err(|error: toml::de::Error| {
+            parse_error::toml(text, error.span().map(|span| span.start), error.message())
+        })?;
         let mut by_identity: HashMap<String, Vec<usize>> = HashMap::new();
         let mut by_pattern = Vec::new();
         for (index, rule) in file.rules.iter().enumerate() {

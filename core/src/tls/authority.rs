@@ -12,6 +12,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::TlsError;
 use super::files::{Expiry, date, refuse};
+use super::name;
 use super::refusal::Refusal;
 use crate::identity::{Identity, Kind};
 use crate::policy::IdentityPattern;
@@ -29,6 +30,7 @@ pub(super) struct Authority {
     file: PathBuf,
     name: String,
     anchor: TrustAnchor<'static>,
+    subject: Vec<u8>,
     spki: Vec<u8>,
     key_id: Option<Vec<u8>>,
     fingerprint: [u8; 32],
@@ -69,7 +71,7 @@ impl Authorities {
     /// When each ends; of one that was renewed under its name and key, the last.
     pub(super) fn ends(&self) -> Vec<Expiry> {
         let same = |one: &Authority, other: &Authority| {
-            one.spki == other.spki && one.anchor.subject == other.anchor.subject
+            one.spki == other.spki && one.subject == other.subject
         };
         let is_last = |one: &&Authority| {
             !self
@@ -113,10 +115,10 @@ impl Authorities {
     /// sends the certificates.
     ///
     /// A CA is known by its key. One whose key is not in the bundle is taken for the one of its
-    /// name: it may have got a new key from the CA above it.
+    /// name: it may have got a new key from the CA above it. `subject` is the name's one form.
     pub(super) fn bound(
         &self,
-        name: &[u8],
+        subject: &[u8],
         spki: &[u8],
         identity: &Identity,
     ) -> Result<(), Refusal> {
@@ -127,7 +129,7 @@ impl Authorities {
                 if known {
                     one.spki == spki
                 } else {
-                    one.subject() == name
+                    one.subject() == subject
                 }
             })
             .try_for_each(|one| one.may_give(identity))
@@ -183,6 +185,7 @@ impl Authority {
         Ok(Self {
             file: file.to_owned(),
             spki: spki_for_anchor(&anchor).to_vec(),
+            subject: name::canonical(&anchor.subject),
             anchor,
             key_id: key_id(&parsed),
             fingerprint: Sha256::digest(der).into(),
@@ -204,9 +207,9 @@ impl Authority {
         &self.name
     }
 
-    /// The content of the name's SEQUENCE.
+    /// Its subject's one form.
     pub(super) fn subject(&self) -> &[u8] {
-        &self.anchor.subject
+        &self.subject
     }
 
     /// `SubjectPublicKeyInfo`, DER.

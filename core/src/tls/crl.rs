@@ -20,6 +20,8 @@ use x509_parser::oid_registry::{
 };
 use x509_parser::prelude::{CertificateRevocationList, X509Certificate, X509Version};
 
+use super::name;
+
 /// RFC 5280, section 5.3.3: the certificate issuer of an entry.
 const CERTIFICATE_ISSUER: Oid<'static> = oid!(2.5.29.29);
 
@@ -32,7 +34,7 @@ pub(super) struct Crl {
     pub(super) file: PathBuf,
     /// Whose it is, for people.
     pub(super) issuer_name: String,
-    /// Whose it is: the content of the name's SEQUENCE.
+    /// Whose it is: the name's one form.
     pub(super) issuer: Vec<u8>,
     pub(super) number: Number,
     /// Seconds since 1970.
@@ -125,7 +127,7 @@ impl Crl {
         let revoked = body.revoked().map_err(|problem| refuse(&problem))?;
         Ok(Self {
             file: file.to_owned(),
-            issuer: body.issuer.to_vec(),
+            issuer: name::canonical(body.issuer),
             issuer_name,
             number,
             this_update,

@@ -17,6 +17,7 @@ use super::crl::Crl;
 use super::pem::{self, PemContents};
 use super::{ClientCa, TlsError};
 use crate::files;
+use crate::parse_error;
 
 /// The server's chain with its key.
 pub(super) fn certified_key(certificate: &Path, key: &Path) -> Result<CertifiedKey, TlsError> {
@@ -197,7 +198,9 @@ fn der<T: PemObject>(path: &Path, kind: &Kind) -> Result<Vec<T>, TlsError> {
     }
     sections
         .into_iter()
-        .map(|section| T::from_pem_slice(section).map_err(|error| broken(error.to_string())))
+        .map(|section| {
+            T::from_pem_slice(section).map_err(|error| broken(parse_error::pem(&error).to_owned()))
+        })
         .collect()
 }
 
@@ -240,7 +243,7 @@ fn private_key(path: &Path) -> Result<Key, TlsError> {
                 PemError::NoItemsFound => {
                     "no PEM private key in it; expected `-----BEGIN PRIVATE KEY-----`".to_owned()
                 }
-                error => format!("the PEM is broken: {error}"),
+                error => format!("the PEM is broken: {}", parse_error::pem(&error)),
             },
         )
     })

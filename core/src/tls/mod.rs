@@ -20,6 +20,7 @@ mod crl;
 mod files;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzz;
+mod name;
 mod peer;
 mod pem;
 mod refusal;

@@ -17,6 +17,9 @@ pub(super) struct PemContents {
 /// As long as a line of base64 may be that is taken for a word of the text.
 const MAX_WORD: usize = 40;
 
+/// Longer than any label in use.
+const LABEL: usize = 40;
+
 /// Each section with its BEGIN and END lines.
 ///
 /// # Errors
@@ -123,15 +126,19 @@ fn marker<'a>(line: &'a [u8], wanted: &str) -> Line<'a> {
         .and_then(|line| line.trim_ascii_end().strip_prefix("-----"))
         .and_then(|line| line.strip_prefix(words)?.strip_prefix(' '))
         .and_then(|line| line.strip_suffix("-----"))
-        .filter(|label| {
-            let good = |byte: u8| byte.is_ascii_graphic() || byte == b' ';
-            label.bytes().all(good) && !label.starts_with('-') && !label.ends_with('-')
-        });
+        .filter(|label| is_label(label));
     match label {
         Some(label) if words == "BEGIN" => Line::Begin(label),
         Some(label) => Line::End(label),
         None => Line::Broken,
     }
+}
+
+/// As labels in use are. A whole section on one line, whose newlines were lost, is not one: what
+/// stands in it may be a key.
+fn is_label(label: &str) -> bool {
+    let good = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b' ';
+    (1..=LABEL).contains(&label.len()) && label.bytes().all(good)
 }
 
 /// Whatever is before and behind it.

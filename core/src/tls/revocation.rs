@@ -26,7 +26,7 @@ pub(super) struct Revocation {
 
 /// A CA on the way from a client's certificate to an anchor.
 pub(super) struct Issuer<'a> {
-    /// The content of the name's SEQUENCE.
+    /// Its name's one form.
     pub(super) name: &'a [u8],
     /// `SubjectPublicKeyInfo`, DER.
     pub(super) spki: &'a [u8],
@@ -341,6 +341,18 @@ fn claim(
             "the signature of the CRL number {} is not good, though it names the key of the CA {}: it was changed, or is of a CA with the same name",
             list.number,
             authority.name()
+        )));
+    }
+    // It would be asked about nobody's certificate, and nobody would miss it.
+    let by_another_name = authorities
+        .iter()
+        .find(|one| list.is_signed_by(one.spki(), algorithms));
+    if let Some(authority) = by_another_name {
+        return Err(refuse(format!(
+            "the CRL number {} is signed by the key of the CA {}, but its issuer is {}: have it issued under the name in the CA's certificate, or add the CA's certificate of that name to tls.client_ca",
+            list.number,
+            authority.name(),
+            list.issuer_name
         )));
     }
     // Its key is found when a client first shows it; until then, nothing else tells whether it is

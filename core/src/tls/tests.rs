@@ -5,8 +5,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::SystemTime;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, IsCa, Issuer,
-    KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName,
+    DnValue, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType,
+    SerialNumber, date_time_ymd,
 };
 use rustls::client::Resumption;
 use rustls::pki_types::{PrivateKeyDer, ServerName};
@@ -40,6 +41,21 @@ impl Ca {
         }
     }
 
+    /// The same CA, whose software writes its name as an older type of string.
+    fn renamed(&self, name: &str) -> Issuer<'_, &KeyPair> {
+        Issuer::new(Self::printable(name), self.issuer.key())
+    }
+
+    fn printable(name: &str) -> CertificateParams {
+        let mut params = Self::params("");
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(
+            rcgen::DnType::CommonName,
+            DnValue::PrintableString(name.try_into().unwrap()),
+        );
+        params
+    }
+
     fn params(name: &str) -> CertificateParams {
         let mut params = CertificateParams::default();
         params
@@ -51,7 +67,10 @@ impl Ca {
     }
 
     fn intermediate(&self, name: &str) -> Self {
-        let params = Self::params(name);
+        self.intermediate_of(Self::params(name))
+    }
+
+    fn intermediate_of(&self, params: CertificateParams) -> Self {
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         Self {
@@ -76,27 +95,36 @@ impl Ca {
     }
 
     fn crl(&self, revoked: &[u64], next_year: i32) -> String {
-        CertificateRevocationListParams {
-            this_update: date_time_ymd(2024, 1, 1),
-            next_update: date_time_ymd(next_year, 1, 1),
-            crl_number: SerialNumber::from(1),
-            issuing_distribution_point: None,
-            revoked_certs: revoked
-                .iter()
-                .map(|serial| RevokedCertParams {
-                    serial_number: SerialNumber::from(*serial),
-                    revocation_time: date_time_ymd(2024, 1, 1),
-                    reason_code: None,
-                    invalidity_date: None,
-                })
-                .collect(),
-            key_identifier_method: KeyIdMethod::Sha256,
-        }
-        .signed_by(&self.issuer)
-        .unwrap()
-        .pem()
-        .unwrap()
+        crl(&self.issuer, 1, revoked, next_year)
     }
+}
+
+fn crl(
+    issuer: &Issuer<'_, impl rcgen::SigningKey>,
+    number: u64,
+    revoked: &[u64],
+    next_year: i32,
+) -> String {
+    CertificateRevocationListParams {
+        this_update: date_time_ymd(2024, 1, 1),
+        next_update: date_time_ymd(next_year, 1, 1),
+        crl_number: SerialNumber::from(number),
+        issuing_distribution_point: None,
+        revoked_certs: revoked
+            .iter()
+            .map(|serial| RevokedCertParams {
+                serial_number: SerialNumber::from(*serial),
+                revocation_time: date_time_ymd(2024, 1, 1),
+                reason_code: None,
+                invalidity_date: None,
+            })
+            .collect(),
+        key_identifier_method: KeyIdMethod::Sha256,
+    }
+    .signed_by(issuer)
+    .unwrap()
+    .pem()
+    .unwrap()
 }
 
 struct TestPki {
@@ -757,6 +785,75 @@ fn the_key_may_stand_in_the_file_of_the_servers_chain() {
     }
 }
 
+/// RFC 5280, section 7.1, as `openssl verify` has it.
+#[test]
+fn a_list_counts_whichever_way_its_issuer_is_written() {
+    for name in ["clients", "CLIENTS ", " Clients"] {
+        let house = TestPki::new();
+        let leaf = house.ca.leaf(7, |_| ());
+        house.write("old.pem", &house.ca.crl(&[], 2999));
+        house.write("new.pem", &crl(&house.ca.renamed(name), 2, &[7], 2999));
+        for lists in [["old.pem", "new.pem"], ["new.pem", "old.pem"]] {
+            let tls = house.load(&lists).unwrap();
+            let refused = handshake(&tls, &house.client(Some((&leaf, &[]))));
+            assert!(refused.is_err(), "{name} {lists:?}");
+        }
+    }
+    // Of another name, none would be asked.
+    let house = TestPki::new();
+    house.write("old.pem", &house.ca.crl(&[], 2999));
+    house.write("new.pem", &crl(&house.ca.renamed("others"), 2, &[7], 2999));
+    let error = house.load(&["old.pem", "new.pem"]).err().unwrap();
+    assert_eq!(error.file, house.path("new.pem"));
+    assert!(error.problem.contains("its issuer is CN=others"), "{error}");
+}
+
+/// Newlines are lost where a template or a shell writes the file.
+#[test]
+fn no_key_is_told_of_whichever_way_and_place_its_pem_is_broken() {
+    let house = TestPki::new();
+    let key = house.ca.leaf(3, |_| ()).key.serialize_pem();
+    let secret = key.lines().nth(1).unwrap();
+    let decimal: Vec<String> = secret.bytes().map(|byte| byte.to_string()).collect();
+    let decimal = decimal[..16].join(", ");
+    let broken = [
+        key.replace('\n', ""),
+        key.replace('\n', " "),
+        key.replace('\n', "\\n"),
+        key.replacen('\n', "", 1),
+        key.replacen("\n-----END", "-----END", 1),
+        key.replace("-----END PRIVATE KEY-----\n", ""),
+        key.replace("-----\n", "----\n"),
+        key.replace("PRIVATE KEY", secret),
+        key.replacen("PRIVATE KEY", secret, 1),
+        key.replace("BEGIN PRIVATE KEY-----", "BEGIN PRIVATE KEY-----!"),
+        format!("x{key}"),
+        secret.to_owned(),
+    ];
+    house.write("crl.pem", &house.ca.crl(&[9], 2999));
+    for name in ["server.pem", "server.key", "ca.pem", "crl.pem"] {
+        let good = fs::read_to_string(house.path(name)).unwrap();
+        for key in &broken {
+            for text in [
+                key.clone(),
+                format!("{good}{key}"),
+                format!("{key}\n{good}"),
+            ] {
+                house.write(name, &text);
+                let Err(error) = house.load(&["crl.pem"]) else {
+                    continue;
+                };
+                let said = format!("{error} {error:?}");
+                for part in [secret, &secret[8..40], decimal.as_str()] {
+                    assert!(!said.contains(part), "{name}: {text}: {said}");
+                }
+            }
+        }
+        house.write(name, &good);
+    }
+    house.load(&["crl.pem"]).unwrap();
+}
+
 fn pem_of(der: &[u8]) -> String {
     use base64::prelude::{BASE64_STANDARD, Engine as _};
     let text = BASE64_STANDARD.encode(der);
@@ -824,6 +921,7 @@ fn a_bound_ca_stays_bound_with_a_new_key_under_its_old_name() {
     // Its successor: only the CA above it vouches for it, and that one is bound to nothing.
     let again = house.ca.intermediate("spire");
     let below = again.intermediate("below");
+    let rewritten = house.ca.intermediate_of(Ca::printable("SPIRE"));
     // Of the same name and known by its own key: its own bounds hold.
     let namesake = house.ca.intermediate("spire");
     house.write("spire.pem", &spire.pem);
@@ -844,8 +942,10 @@ fn a_bound_ca_stays_bound_with_a_new_key_under_its_old_name() {
         (spiffe, true),
     ] {
         let (leaf, low) = (again.leaf(7, change), below.leaf(8, change));
-        let chains: [&[&CertificateDer<'_>]; 2] = [
+        let third = rewritten.leaf(10, change);
+        let chains: [&[&CertificateDer<'_>]; 3] = [
             &[&leaf.der, &again.der],
+            &[&third.der, &rewritten.der],
             &[&low.der, &below.der, &again.der],
         ];
         for chain in chains {

@@ -18,6 +18,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use super::TlsError;
 use super::authority::{Authorities, Kinds, key_id};
 use super::crl::Subject;
+use super::name;
 use super::refusal::Refusal;
 use super::revocation::{Issuer, Revocation};
 use crate::identity::Identity;
@@ -130,13 +131,13 @@ impl Verifier {
             .collect::<Result<Vec<_>, _>>()?;
         for ca in &cas {
             ca.kinds.allow(&ca.name, identity)?;
-            self.authorities.bound(ca.subject, &ca.spki, identity)?;
+            self.authorities.bound(&ca.subject, &ca.spki, identity)?;
         }
         may_sign(path.end_entity())?;
         if let Some(revocation) = &self.revocation {
             let anchor_spki = spki_for_anchor(path.anchor());
             let anchor = Issuer {
-                name: &path.anchor().subject,
+                name: authority.subject(),
                 spki: &anchor_spki,
                 key_id: authority.key_id(),
                 may_sign: authority.may_sign_crls(),
@@ -185,9 +186,9 @@ fn may_sign(client: &Cert<'_>) -> Result<(), Refusal> {
 }
 
 /// A CA between the client's certificate and the anchor.
-struct IntermediateCa<'a> {
+struct IntermediateCa {
     name: String,
-    subject: &'a [u8],
+    subject: Vec<u8>,
     spki: Vec<u8>,
     key_id: Option<Vec<u8>>,
     may_sign_crls: bool,
@@ -195,8 +196,8 @@ struct IntermediateCa<'a> {
     fingerprint: [u8; 32],
 }
 
-impl<'a> IntermediateCa<'a> {
-    fn new(ca: &'a Cert<'_>) -> Result<Self, Refusal> {
+impl IntermediateCa {
+    fn new(ca: &Cert<'_>) -> Result<Self, Refusal> {
         let der = ca.der();
         let (_, parsed) =
             X509Certificate::from_der(&der).map_err(|_| Refusal::Path(webpki::Error::BadDer))?;
@@ -219,7 +220,7 @@ impl<'a> IntermediateCa<'a> {
             });
         }
         Ok(Self {
-            subject: ca.subject(),
+            subject: name::canonical(ca.subject()),
             spki: ca.subject_public_key_info().to_vec(),
             key_id: key_id(&parsed),
             may_sign_crls: usage.is_none_or(|usage| usage.value.crl_sign()),
@@ -231,7 +232,7 @@ impl<'a> IntermediateCa<'a> {
 
     fn issuer(&self) -> Issuer<'_> {
         Issuer {
-            name: self.subject,
+            name: &self.subject,
             spki: &self.spki,
             key_id: self.key_id.as_deref(),
             may_sign: self.may_sign_crls,

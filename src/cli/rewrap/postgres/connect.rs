@@ -6,6 +6,7 @@ use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use strongroom_core::causes::causes;
+use strongroom_core::parse_error;
 use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::{Client, Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -46,7 +47,7 @@ pub(super) async fn connect(args: &PostgresArgs) -> Result<Client, Failure> {
     for certificate in CertificateDer::pem_slice_iter(&files::read(path)?) {
         let bad =
             |problem: String| Failure::new(Exit::Usage, format!("{}: {problem}", path.display()));
-        let certificate = certificate.map_err(|error| bad(error.to_string()))?;
+        let certificate = certificate.map_err(|error| bad(parse_error::pem(&error).to_owned()))?;
         roots
             .add(certificate)
             .map_err(|error| bad(error.to_string()))?;
