@@ -148,7 +148,7 @@ mod tests {
             let mut nanos = 0;
             for (number, unit) in parts {
                 let (name, each) = units[unit];
-                text += &format!("{number}{name}");
+                text.extend([number.to_string(), name.to_owned()]);
                 nanos += u128::from(number) * each;
             }
             prop_assert_eq!(parse(&text).map(|found| found.as_nanos()), Ok(nanos));

@@ -40,7 +40,7 @@ pub(crate) fn patiently<T, E>(
     loop {
         match attempt() {
             Err(error) if is_busy(&error) && Instant::now() < deadline => {
-                std::thread::sleep(LOCK_RETRY_INTERVAL)
+                std::thread::sleep(LOCK_RETRY_INTERVAL);
             }
             outcome => return outcome,
         }

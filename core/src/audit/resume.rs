@@ -159,15 +159,12 @@ pub(super) fn find(path: &Path, signer: &Signer, known: Known<'_>) -> Result<Opt
         };
     }
     let header = Line::parse(&first).filter(|line| line.kind == "header");
-    let first_line = Line::parse(&first);
     let header_seq = header.as_ref().map(|header| header.seq);
     let log_id = match (&header, known) {
         (Some(header), _) => check_header(header, signer)?,
-        // The file was truncated while it was written: lines of ours stand at its beginning, and
-        // the token knows of which log.
-        (None, Known::Anchor(anchor) | Known::Accepted(Some(anchor))) if first_line.is_some() => {
-            anchor.log_id
-        }
+        // The file was truncated or written over while the log was written: the token knows of
+        // which log, and its line is looked for behind what stands at the beginning.
+        (None, Known::Anchor(anchor) | Known::Accepted(Some(anchor))) => anchor.log_id,
         _ => {
             return Err(Refusal::Foreign(
                 "it does not begin with the header of an audit log".to_owned(),

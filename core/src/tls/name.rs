@@ -41,14 +41,13 @@ fn attributes(mut set: &[u8]) -> Option<Vec<Vec<u8>>> {
         }
         let mut one = Vec::new();
         put(&mut one, kind.data);
-        match text(&value) {
-            Some(text) => put(&mut one, folded(&text).as_bytes()),
-            None => {
-                // No string is told by this byte: it is not UTF-8.
-                one.push(0xff);
-                put(&mut one, &value.tag().0.to_be_bytes());
-                put(&mut one, value.data);
-            }
+        if let Some(text) = text(&value) {
+            put(&mut one, folded(&text).as_bytes());
+        } else {
+            // No length begins with this byte.
+            one.push(0xff);
+            put(&mut one, &value.tag().0.to_be_bytes());
+            put(&mut one, value.data);
         }
         all.push(one);
     }

@@ -70,7 +70,8 @@ struct Document {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Operation<'o> {
-    operation_id: &'o str,
+    #[serde(rename = "operationId")]
+    id: &'o str,
     summary: &'o str,
     tags: &'o [String],
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -106,7 +107,7 @@ fn item(path: &str, operations: BTreeMap<String, Words>) -> Map<String, Value> {
         let route = row(path, &method);
         let responses = responses(&words, route);
         let operation = Operation {
-            operation_id: &words.operation_id,
+            id: &words.operation_id,
             summary: &words.summary,
             tags: &words.tags,
             description: words.description.as_deref(),
@@ -117,7 +118,7 @@ fn item(path: &str, operations: BTreeMap<String, Words>) -> Map<String, Value> {
             responses: &responses,
         };
         if method == "post" {
-            let id = operation.operation_id;
+            let id = operation.id;
             let put = format!("{}Put", id.strip_suffix("Post").unwrap_or(id));
             let mut same = json!(operation);
             same["operationId"] = put.into();
