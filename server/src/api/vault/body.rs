@@ -1019,6 +1019,8 @@ impl<'de: 'a, 'a> Deserialize<'de> for Scalar<'a> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
+    #![allow(clippy::panic)]
+
     use super::*;
     use crate::api::pipeline::route::is_called_form;
     use proptest::prelude::*;
