@@ -1492,6 +1492,35 @@ async fn an_end_that_was_written_over_is_seen_though_the_length_is_the_same() {
     audit.begin(&entry("goes on")).await.unwrap();
 }
 
+/// What stands at the beginning then is nothing of ours; the token knows where the log goes on.
+#[tokio::test]
+async fn a_log_that_was_written_over_from_its_beginning_is_opened_again() {
+    for bytes in [100, 1 << 20] {
+        let log = Log::new();
+        let (audit, _turn) = audit(log.path()).await;
+        audit.record(&entry("a")).unwrap();
+        audit.checkpoint().await.unwrap();
+        assert_eq!(audit.look_after_file(), None);
+        let length = fs::metadata(log.path()).unwrap().len();
+        let zeros = vec![0; bytes.min(usize::try_from(length).unwrap())];
+        let file = fs::OpenOptions::new().write(true).open(log.path()).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &zeros, 0).unwrap();
+        let _ = audit.look_after_file();
+        audit.begin(&entry("goes on")).await.unwrap();
+        let (options, hsm) = (audit.options.clone(), audit.hsm.clone());
+        audit.close().await.unwrap();
+        drop(audit);
+        let again = Audit::open(options.clone(), hsm.clone()).await.unwrap();
+        again.record(&entry("b")).unwrap();
+        again.close().await.unwrap();
+        drop(again);
+        // Of another log there is no line that the token knows.
+        fs::write(log.path(), "something else\n").unwrap();
+        let refused = Audit::open(options, hsm).await.err().unwrap();
+        assert!(matches!(refused, AuditError::End { .. }), "{refused:?}");
+    }
+}
+
 #[test]
 fn what_is_no_file_is_refused_at_once() {
     let log = Log::new();

@@ -1017,10 +1017,8 @@ impl<'de: 'a, 'a> Deserialize<'de> for Scalar<'a> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests {
-    #![allow(clippy::panic)]
-
     use super::*;
     use crate::api::pipeline::route::is_called_form;
     use proptest::prelude::*;
