@@ -25,6 +25,16 @@ pub(crate) struct Found {
     pub(crate) identity: TokenIdentity,
 }
 
+impl TokenSelector {
+    /// Whether it can name a token at all, before there is one.
+    ///
+    /// # Errors
+    /// [`HsmError::Config`], which does not repeat the URI: a PIN may stand in it.
+    pub fn check(&self) -> Result<(), HsmError> {
+        TokenFilter::new(self).map(drop)
+    }
+}
+
 impl TokenFilter {
     pub(crate) fn new(selector: &TokenSelector) -> Result<Self, HsmError> {
         let mut wanted = Self::default();

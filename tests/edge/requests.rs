@@ -185,6 +185,9 @@ async fn what_is_hardly_http_is_refused_and_the_connection_closed() {
         ("a folded header", raw("GET", ENCRYPT, &["X-A: a\r\n b"], ""), 400, Empty),
         ("no host", b"GET /v1/sys/health HTTP/1.1\r\n\r\n".to_vec(), 400, Begins("HTTP/1.1 wants one Host header")),
         ("two hosts", raw("GET", "/v1/sys/health", &["Host: localhost"], ""), 400, Begins("HTTP/1.1 wants one Host header")),
+        ("a host with a blank", b"GET /v1/sys/health HTTP/1.1\r\nHost: a b\r\n\r\n".to_vec(), 400, Begins("HTTP/1.1 wants one Host header")),
+        ("an empty host", b"GET /v1/sys/health HTTP/1.1\r\nHost:\r\n\r\n".to_vec(), 400, Begins("HTTP/1.1 wants one Host header")),
+        ("a host behind a user", b"GET /v1/sys/health HTTP/1.1\r\nHost: a@b\r\n\r\n".to_vec(), 400, Begins("HTTP/1.1 wants one Host header")),
         ("no HTTP", b"hello, is it me you're looking for?\r\n\r\n".to_vec(), 400, Empty),
         ("HTTP/9", b"GET / HTTP/9.9\r\n\r\n".to_vec(), 400, Empty),
     ];
@@ -200,6 +203,22 @@ async fn http_1_0_needs_no_host() {
         .await
         .unwrap();
     assert_eq!(wire.answer().await.unwrap().status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn http_1_1_takes_whatever_can_be_a_host() {
+    let appliance = start().await;
+    let mut wire = Wire::open(&appliance, Who::Operator).await.unwrap();
+    for host in [
+        "[::1]:8200",
+        "vault_1.example.org",
+        "10.0.0.1:8200",
+        "x%20y",
+    ] {
+        let request = format!("GET /v1/sys/health HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        wire.send(request.as_bytes()).await.unwrap();
+        assert_eq!(wire.answer().await.unwrap().status, 200, "{host}");
+    }
 }
 
 /// A client that is still writing must not lose the answer to the end of its connection.

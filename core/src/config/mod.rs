@@ -246,6 +246,9 @@ fn hsm(reader: &mut Reader) -> Option<HsmConfig> {
             "serial" => TokenSelector::Serial(value),
             _ => TokenSelector::Uri(value),
         });
+    if let Some(Err(error)) = token.as_ref().map(TokenSelector::check) {
+        section.problem("uri", &error.to_string());
+    }
     let pin = section
         .one_of(&["pin_file", "pin_credential"])
         .and_then(|(name, value)| {
@@ -509,6 +512,29 @@ checkpoint_interval = 5
                 .to_string()
                 .contains("tls.client_ca")
         );
+    }
+
+    #[test]
+    fn a_uri_that_names_no_token_is_refused_before_there_is_one() {
+        let with = |uri: &str| {
+            let named = format!("uri = {uri:?}");
+            parse(&GOOD.replace("label = \"strongroom\"", &named))
+        };
+        with("pkcs11:token=strongroom;slot-id=1").unwrap();
+        for uri in [
+            "nonsense",
+            "pkcs11:",
+            "pkcs11:token",
+            "pkcs11:slot-id=one",
+            "pkcs11:token=a;token=b",
+            "pkcs11:token=%zz",
+            "pkcs11:token=a?pin-value=87654321",
+            "pkcs11:token=a;pin-value=87654321",
+        ] {
+            let said = with(uri).unwrap_err().to_string();
+            assert!(said.contains("hsm.uri: "), "{uri}: {said}");
+            assert!(!said.contains("87654321"), "{said}");
+        }
     }
 
     #[test]

@@ -217,10 +217,22 @@ async fn answer(
     Ok(response)
 }
 
-/// HTTP/1.1 has exactly one `Host`. hyper does not ask for it.
+/// HTTP/1.1 has exactly one `Host`, which can be one (RFC 9112, section 3.2). hyper does not ask
+/// for it.
 fn names_its_host<B>(request: &Request<B>) -> bool {
+    if request.version() != Version::HTTP_11 {
+        return true;
+    }
     let mut hosts = request.headers().get_all(HOST).iter();
-    request.version() != Version::HTTP_11 || hosts.next().is_some() && hosts.next().is_none()
+    let first = hosts.next();
+    hosts.next().is_none() && first.is_some_and(|host| is_host(host.as_bytes()))
+}
+
+/// Of the characters of `uri-host [ ":" port ]` (RFC 3986, section 3.2.2) and not empty, as the URI
+/// of no HTTPS request is without one. Which server it names is not asked.
+fn is_host(host: &[u8]) -> bool {
+    let good = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:[]%".contains(byte);
+    !host.is_empty() && host.iter().all(good)
 }
 
 /// Why a connection is ended from here.

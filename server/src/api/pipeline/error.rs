@@ -111,7 +111,7 @@ pub(crate) enum Refusal {
     Overloaded,
     /// The server is about to stop.
     Stopping,
-    /// No `Host`, or two.
+    /// No `Host`, or two, or what can't be one.
     Host,
     /// The client's certificate is no longer good: why.
     Certificate(String),
