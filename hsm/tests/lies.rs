@@ -79,6 +79,12 @@ fn a_key_that_unwraps_by_oaep_does_nothing_else() {
                     &format!("where key={key} allow C_SignInit"),
                     &[name(key), "CKA_SIGN "],
                 );
+                for mechanism in ["CKM_RSA_PKCS", "CKM_RSA_X_509"] {
+                    rig.refused(
+                        &format!("where key={key} mechanism={mechanism} allow C_SignInit"),
+                        &[name(key), "CKA_SIGN "],
+                    );
+                }
                 rig.refused(
                     &format!("where key={key} allow C_SignRecoverInit"),
                     &[name(key), "CKA_SIGN_RECOVER"],
