@@ -874,7 +874,7 @@ mod tests {
             Policy::parse("[[rule]]\nidentities=['**']\nkeys=['*']\noperations=['decript']")
                 .unwrap_err();
         assert!(
-            error.contains("decript") && error.contains("`datakey-plaintext`"),
+            error.starts_with("line 4, column 12: ") && error.contains("`datakey-plaintext`"),
             "{error}"
         );
         assert!(error.contains("`seal`"), "{error}");
