@@ -4,14 +4,21 @@
 //! stand a key, a token or a PIN: by mistake, or because a newline was lost. So they name the place
 //! and what belongs there, never what was found.
 
+use std::ops::Range;
+
 use rustls::pki_types::pem;
 
+use crate::tokens::TOKEN_PREFIX;
+
 /// A TOML parser's error: line, column, and what is wrong.
-///
-/// `at` and `message` are the error's own `span()`, where it starts, and `message()`.
-pub fn toml(text: &str, at: Option<usize>, message: &str) -> String {
+pub fn toml(text: &str, error: &toml::de::Error) -> String {
+    toml_at(text, error.span(), error.message())
+}
+
+/// The same of another TOML parser: its error's own `span()` and `message()`.
+pub fn toml_at(text: &str, span: Option<Range<usize>>, message: &str) -> String {
     let what = without_values(message);
-    let Some(before) = at.and_then(|at| text.get(..at)) else {
+    let Some(before) = span.and_then(|span| text.get(..span.start)) else {
         return what;
     };
     let line = 1 + before.matches('\n').count();
@@ -38,6 +45,12 @@ fn without_values(message: &str) -> String {
         }
     }
     message.trim_end().to_owned()
+}
+
+/// Whether a value, by its form, may be an API token or the content of a file that holds a key:
+/// then no message repeats it.
+pub fn may_be_secret(value: &str) -> bool {
+    value.starts_with(TOKEN_PREFIX) || value.contains("-----") || value.contains(char::is_control)
 }
 
 /// A PEM parser's error: its own words hold whole lines, in which a key may stand.
@@ -133,7 +146,7 @@ mod tests {
         ] {
             let text = text.replace('S', SECRET);
             let error = toml::from_str::<File>(&text).unwrap_err();
-            let said = toml(&text, error.span().map(|span| span.start), error.message());
+            let said = toml(&text, &error);
             assert!(said.starts_with(place), "{text}: {said}");
             assert!(said.contains(what), "{text}: {said}");
             assert!(!said.contains(SECRET), "{text}: {said}");

@@ -102,9 +102,7 @@ impl Tokens {
 
     /// As [`Tokens::load`], from the file's text; the error names the line.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let file: File = toml::from_str(text).map_err(|error: toml::de::Error| {
-            parse_error::toml(text, error.span().map(|span| span.start), error.message())
-        })?;
+        let file: File = toml::from_str(text).map_err(|error| parse_error::toml(text, &error))?;
         let (mut ids, mut hashes) = (HashSet::new(), HashSet::new());
         let mut tokens = Self::default();
         for token in file.tokens {

@@ -92,9 +92,8 @@ impl Participant {
     pub fn load(path: &Path) -> Result<Self, CeremonyError> {
         let text = files::read_to_string(path, files::MAX_WRITTEN_BY_HAND)
             .map_err(|error| CeremonyError::read(path, error))?;
-        let file: PublicFile = toml::from_str(&text).map_err(|error: toml::de::Error| {
-            let at = error.span().map(|span| span.start);
-            let problem = parse_error::toml(&text, at, error.message());
+        let file: PublicFile = toml::from_str(&text).map_err(|error| {
+            let problem = parse_error::toml(&text, &error);
             CeremonyError::Participant(format!(
                 "{} is not a participant's public file: {problem}",
                 path.display()

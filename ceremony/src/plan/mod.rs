@@ -160,9 +160,8 @@ impl Plan {
     /// # Errors
     /// [`CeremonyError::Plan`] with everything that is wrong.
     pub fn parse(text: &str) -> Result<Self, CeremonyError> {
-        let file: File = toml::from_str(text).map_err(|error: toml::de::Error| {
-            let at = error.span().map(|span| span.start);
-            let problem = parse_error::toml(text, at, error.message());
+        let file: File = toml::from_str(text).map_err(|error| {
+            let problem = parse_error::toml(text, &error);
             CeremonyError::Plan(vec![format!(
                 "{problem}; correct it, and have it signed again"
             )])

@@ -146,8 +146,7 @@ fn elsewhere(site: &Site, config: &Config) -> Result<(), RunError> {
 
 fn document(text: &str, path: &Path) -> Result<DocumentMut, RunError> {
     text.parse().map_err(|error: TomlError| {
-        let at = error.span().map(|span| span.start);
-        let problem = parse_error::toml(text, at, error.message());
+        let problem = parse_error::toml_at(text, error.span(), error.message());
         RunError::refused(format!("{}: {problem}", path.display()))
     })
 }

@@ -303,7 +303,8 @@ fn store(reader: &mut Reader) -> Option<PathBuf> {
     // would refuse what comes after it.
     let engine = section.string("engine").filter(|engine| engine != "sled");
     if let Some(engine) = engine {
-        let problem = format!("expected \"sled\", which is the only one, found {engine:?}");
+        let found = reader::shown(&toml::Value::String(engine));
+        let problem = format!("expected \"sled\", which is the only one, found {found}");
         section.problem("engine", &problem);
     }
     reader.close(section);

@@ -34,9 +34,7 @@ impl Reader {
     /// Fails only if the text is not TOML at all.
     pub(super) fn new(text: &str, file: &Path) -> Result<Self, String> {
         let table = text.parse().map_err(|error: toml::de::Error| {
-            let at = error.span().map(|span| span.start);
-            let problem = parse_error::toml(text, at, error.message());
-            format!("{}: {problem}", file.display())
+            format!("{}: {}", file.display(), parse_error::toml(text, &error))
         })?;
         let folder = file.parent().map(Path::to_owned).unwrap_or_default();
         Ok(Self {
@@ -259,7 +257,7 @@ impl Section {
         ports.unwrap_or_else(|| {
             self.problem(
                 key,
-                &format!("expected a list of ports, found {}", kind(&value)),
+                &format!("expected a list of ports, found {}", instead(&value)),
             );
             Vec::new()
         })
@@ -278,7 +276,7 @@ impl Section {
         texts.unwrap_or_else(|| {
             self.problem(
                 key,
-                &format!("expected a list of texts, found {}", kind(&value)),
+                &format!("expected a list of texts, found {}", instead(&value)),
             );
             Vec::new()
         })
@@ -332,7 +330,7 @@ impl Section {
     /// that file is not taken for its path: it would stand in each message about it.
     pub(super) fn place(&mut self, key: &str, text: &str) -> Option<PathBuf> {
         let is_pin = text.bytes().all(|byte| byte.is_ascii_digit());
-        if is_pin || text.contains("-----") || text.contains(char::is_control) {
+        if is_pin || parse_error::may_be_secret(text) {
             self.problem(
                 key,
                 "expected the path of a file, found what may be the content of one: put that into a file, and write its path here",
@@ -352,13 +350,21 @@ impl Section {
 }
 
 /// What is there, where that can be neither a key nor a PIN by what belongs there.
-fn shown(value: &Value) -> String {
+pub(super) fn shown(value: &Value) -> String {
     match value {
-        Value::String(text) if text.len() > LONGEST_SHOWN || text.contains(char::is_control) => {
+        Value::String(text) if text.len() > LONGEST_SHOWN || parse_error::may_be_secret(text) => {
             kind(value).to_owned()
         }
         Value::Array(_) | Value::Table(_) => kind(value).to_owned(),
         value => value.to_string(),
+    }
+}
+
+/// What stands where a list of one kind of values belongs.
+fn instead(value: &Value) -> &'static str {
+    match value {
+        Value::Array(_) => "a list with something else in it",
+        value => kind(value),
     }
 }
 

@@ -178,9 +178,7 @@ impl Policy {
 
     /// As [`Policy::load`], from the file's text; the error names the line.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let file: File = toml::from_str(text).map_err(|error: toml::de::Error| {
-            parse_error::toml(text, error.span().map(|span| span.start), error.message())
-        })?;
+        let file: File = toml::from_str(text).map_err(|error| parse_error::toml(text, &error))?;
         let mut by_identity: HashMap<String, Vec<usize>> = HashMap::new();
         let mut by_pattern = Vec::new();
         for (index, rule) in file.rules.iter().enumerate() {
@@ -436,7 +434,13 @@ impl TryFrom<String> for IdentityPattern {
     type Error = String;
 
     fn try_from(pattern: String) -> Result<Self, String> {
-        let narrow = Glob::new(&pattern)?;
+        Self::new(&pattern).map_err(|problem| unless_secret(&pattern, problem))
+    }
+}
+
+impl IdentityPattern {
+    fn new(pattern: &str) -> Result<Self, String> {
+        let narrow = Glob::new(pattern)?;
         if let Some(literal) = narrow.literal() {
             let identity: Identity = literal
                 .parse()
@@ -447,14 +451,24 @@ impl TryFrom<String> for IdentityPattern {
                 ));
             }
         } else {
-            can_be_met(&pattern)
+            can_be_met(pattern)
                 .map_err(|problem| format!("{pattern:?} is never met: {problem}"))?;
         }
         Ok(Self {
             wide: narrow.widened(),
             narrow,
-            text: pattern,
+            text: pattern.to_owned(),
         })
+    }
+}
+
+/// What is wrong with a pattern is said with the pattern, unless that may be no pattern at all.
+fn unless_secret(pattern: &str, problem: String) -> String {
+    if parse_error::may_be_secret(pattern) {
+        "a pattern belongs there, and what stands there may be an API token or a key: take it out of the file, and replace it with one that was never written down"
+            .to_owned()
+    } else {
+        problem
     }
 }
 
@@ -517,7 +531,13 @@ impl TryFrom<String> for KeyGlob {
     type Error = String;
 
     fn try_from(pattern: String) -> Result<Self, String> {
-        let glob = Glob::new(&pattern)?;
+        Self::new(&pattern).map_err(|problem| unless_secret(&pattern, problem))
+    }
+}
+
+impl KeyGlob {
+    fn new(pattern: &str) -> Result<Self, String> {
+        let glob = Glob::new(pattern)?;
         let of_names = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-*?".contains(&byte);
         let end = |byte: Option<u8>| byte.is_some_and(|byte| b".-".contains(&byte));
         if !pattern.bytes().all(of_names)
@@ -865,6 +885,24 @@ mod tests {
                 error.contains(&format!("line {line},")),
                 "{broken}\n{error}"
             );
+        }
+    }
+
+    #[test]
+    fn a_token_in_the_file_is_never_told_of() {
+        let token = format!("srt.{}", "ab".repeat(21));
+        for rule in [
+            format!("identities = ['{token}']"),
+            format!("identities = ['{token}*']"),
+            format!("keys = ['{token}/']"),
+            format!("operations = ['{token}']"),
+            format!("{token} = 1"),
+            token.clone(),
+            format!("deny = '{token}'"),
+        ] {
+            let told = Policy::parse(&format!("[[rule]]\n{rule}\n")).unwrap_err();
+            assert!(told.starts_with("line 2,"), "{told}");
+            assert!(!told.contains(&token[4..20]), "{rule}: {told}");
         }
     }
 
