@@ -5,16 +5,22 @@
 //! with random PINs, and removes it all when dropped. SoftHSM reads its configuration's path from
 //! `SOFTHSM2_CONF` in the environment of the process that loads it, so a child process gets
 //! [`Throwaway::env`]; a test that loads the module itself sees the shared directory that
-//! `.cargo/config.toml` names, and gets its token from [`Throwaway::in_process`].
+//! `.cargo/config.toml` names, and gets its token from [`Throwaway::in_process`]; where several
+//! tests of a process run side by side, each takes a [`Throwaway::copy`] of it from a [`Pool`].
 
-use std::fs::{self, OpenOptions, Permissions};
+mod pool;
+
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use tempfile::{Builder, TempDir};
 use zeroize::Zeroizing;
+
+pub use pool::{Pool, Taken};
 
 /// The variable through which SoftHSM finds its configuration.
 pub const CONF_VARIABLE: &str = "SOFTHSM2_CONF";
@@ -64,6 +70,8 @@ pub enum SoftHsmError {
 pub struct Throwaway {
     folder: TempDir,
     configuration: PathBuf,
+    /// Where `SoftHSM` keeps its tokens, this one among them.
+    tokens: PathBuf,
     module: PathBuf,
     label: String,
 }
@@ -77,15 +85,16 @@ impl Throwaway {
     pub fn new() -> Result<Self, SoftHsmError> {
         let folder = private_folder()?;
         let configuration = folder.path().join("softhsm2.conf");
-        write_configuration(&configuration, &folder.path().join("tokens"))?;
-        Self::with_configuration(folder, configuration)
+        let tokens = folder.path().join("tokens");
+        write_configuration(&configuration, &tokens)?;
+        Self::with_configuration(folder, configuration, tokens)
     }
 
     /// A token in the directory that this process's own `SOFTHSM2_CONF` names, for tests that load
     /// the module themselves.
     ///
     /// The configuration is made if it is not there. The token itself stays in that directory
-    /// (SoftHSM can't delete one while it is loaded).
+    /// (SoftHSM can't delete one while it is loaded), until a process comes that has it to itself.
     ///
     /// # Errors
     /// As [`Throwaway::new`], and if the variable is not set.
@@ -93,22 +102,50 @@ impl Throwaway {
         let configuration = std::env::var_os(CONF_VARIABLE)
             .map(PathBuf::from)
             .ok_or(SoftHsmError::NoConfiguration)?;
+        let tokens = configuration.with_extension("tokens");
         if !configuration.exists() {
-            let folder = configuration.with_extension("tokens");
-            write_configuration(&configuration, &folder)?;
+            write_configuration(&configuration, &tokens)?;
         }
-        Self::with_configuration(private_folder()?, configuration)
+        share(&configuration, &tokens)?;
+        Self::with_configuration(private_folder()?, configuration, tokens)
     }
 
-    fn with_configuration(folder: TempDir, configuration: PathBuf) -> Result<Self, SoftHsmError> {
+    /// Another token beside this one, with what is on it and its PIN, but a label and a serial
+    /// number of its own. To copy keys takes milliseconds, to make them seconds.
+    ///
+    /// Before a process loads the module: a loaded SoftHSM sees no token that was not there.
+    ///
+    /// # Errors
+    /// As [`Throwaway::new`], and if this one's files can't be read.
+    pub fn copy(&self) -> Result<Self, SoftHsmError> {
+        let folder = private_folder()?;
+        let pin = fs::read(self.pin_file()).map_err(at(&self.pin_file()))?;
+        write_private(&folder.path().join("pin"), &pin)?;
+        let label = random_label()?;
+        copy_token(&self.tokens, &self.label, &label)?;
+        Ok(Self {
+            folder,
+            configuration: self.configuration.clone(),
+            tokens: self.tokens.clone(),
+            module: self.module.clone(),
+            label,
+        })
+    }
+
+    fn with_configuration(
+        folder: TempDir,
+        configuration: PathBuf,
+        tokens: PathBuf,
+    ) -> Result<Self, SoftHsmError> {
         let module = module_path()?;
-        let label = format!("strongroom-{}", &*random_hex(8)?);
+        let label = random_label()?;
         let pin = random_hex(16)?;
         write_private(&folder.path().join("pin"), pin.as_bytes())?;
         init_token(&configuration, &label, &pin)?;
         Ok(Self {
             folder,
             configuration,
+            tokens,
             module,
             label,
         })
@@ -265,6 +302,85 @@ fn init_token(configuration: &Path, label: &str, pin: &str) -> Result<(), SoftHs
     }
 }
 
+/// From now on until it ends, this process uses the shared directory.
+fn share(configuration: &Path, tokens: &Path) -> Result<(), SoftHsmError> {
+    static IN_USE: Mutex<Option<File>> = Mutex::new(None);
+    let mut in_use = IN_USE.lock().unwrap_or_else(PoisonError::into_inner);
+    if in_use.is_none() {
+        *in_use = Some(use_directory(
+            &configuration.with_extension("lock"),
+            tokens,
+        )?);
+    }
+    Ok(())
+}
+
+/// Says by a lock that somebody uses the directory. If nobody did, what is in it goes first: every
+/// start of the module looks at each token that earlier processes left.
+fn use_directory(lock: &Path, tokens: &Path) -> Result<File, SoftHsmError> {
+    let mut options = OpenOptions::new();
+    let file = options.create(true).append(true).open(lock);
+    let file = file.map_err(at(lock))?;
+    if file.try_lock().is_ok() {
+        for entry in fs::read_dir(tokens).map_err(at(tokens))?.flatten() {
+            fs::remove_dir_all(entry.path()).map_err(at(&entry.path()))?;
+        }
+    }
+    // Whoever comes between the two locks finds the directory empty.
+    file.lock_shared().map_err(at(lock))?;
+    Ok(file)
+}
+
+/// Copies the token of that label. Label and serial number stand as they are in the file of the
+/// token itself and nowhere else, and nothing is signed with them.
+fn copy_token(tokens: &Path, label: &str, new_label: &str) -> Result<(), SoftHsmError> {
+    const OBJECT: &str = "token.object";
+    let mut entries = fs::read_dir(tokens).map_err(at(tokens))?.flatten();
+    let (from, mut object) = entries
+        .find_map(|entry| {
+            let object = fs::read(entry.path().join(OBJECT)).ok()?;
+            find(&object, label.as_bytes())?;
+            Some((entry.path(), object))
+        })
+        .ok_or_else(|| SoftHsmError::Init(format!("{label} is not in {}", tokens.display())))?;
+    let odd = || SoftHsmError::Init(format!("{label} is not in the form of SoftHSM 2"));
+    let serial_at = find(&object, SERIAL_ATTRIBUTE).ok_or_else(odd)? + SERIAL_ATTRIBUTE.len();
+    let label_at = find(&object, label.as_bytes()).ok_or_else(odd)?;
+    for (at, new) in [(serial_at, random_hex(8)?.as_str()), (label_at, new_label)] {
+        let old = object.get_mut(at..at + new.len()).ok_or_else(odd)?;
+        old.copy_from_slice(new.as_bytes());
+    }
+
+    let to = tokens.join(new_label);
+    fs::create_dir(&to).map_err(at(&to))?;
+    for entry in fs::read_dir(&from).map_err(at(&from))?.flatten() {
+        fs::copy(entry.path(), to.join(entry.file_name())).map_err(at(&entry.path()))?;
+    }
+    fs::write(to.join(OBJECT), object).map_err(at(&to))
+}
+
+/// In SoftHSM's files: the number of its attribute `CKA_OS_TOKENSERIAL`, the kind "bytes", and how
+/// many.
+const SERIAL_ATTRIBUTE: &[u8] = b"\0\0\0\0\x80\0SJ\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0\x10";
+
+fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
+    bytes
+        .windows(wanted.len())
+        .position(|found| found == wanted)
+}
+
+/// Names the file in an error.
+fn at(path: &Path) -> impl FnOnce(std::io::Error) -> SoftHsmError {
+    move |source| SoftHsmError::Io {
+        path: path.into(),
+        source,
+    }
+}
+
+fn random_label() -> Result<String, SoftHsmError> {
+    Ok(format!("strongroom-{}", &*random_hex(8)?))
+}
+
 fn random_hex(bytes: usize) -> Result<Zeroizing<String>, SoftHsmError> {
     let mut raw = Zeroizing::new(vec![0_u8; bytes]);
     getrandom::fill(&mut raw).map_err(|_| SoftHsmError::Random)?;
@@ -274,6 +390,8 @@ fn random_hex(bytes: usize) -> Result<Zeroizing<String>, SoftHsmError> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -293,6 +411,51 @@ mod tests {
         );
         drop(token);
         assert!(!folder.exists());
+    }
+
+    #[test]
+    fn a_copy_is_another_token_beside_the_first() {
+        let token = Throwaway::new().unwrap();
+        let copy = token.copy().unwrap();
+        let (name, value) = token.env();
+        assert_eq!(copy.env(), (name, value));
+        let shown = Command::new("softhsm2-util")
+            .arg("--show-slots")
+            .env(name, value)
+            .output()
+            .unwrap();
+        let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+        let of = |field: &str| {
+            let lines = shown.lines().map(str::trim);
+            let found = lines
+                .filter_map(|line| line.strip_prefix(field))
+                .map(str::trim);
+            found
+                .filter(|value| !value.is_empty())
+                .collect::<BTreeSet<_>>()
+        };
+        assert_eq!(of("Label:"), BTreeSet::from([token.label(), copy.label()]));
+        assert_eq!(of("Serial number:").len(), 2, "{shown}");
+        assert_eq!(
+            fs::read(copy.pin_file()).unwrap(),
+            fs::read(token.pin_file()).unwrap()
+        );
+    }
+
+    #[test]
+    fn tokens_of_processes_that_are_gone_go_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let (lock, tokens) = (folder.path().join("lock"), folder.path().join("tokens"));
+        fs::create_dir(&tokens).unwrap();
+        let one = use_directory(&lock, &tokens).unwrap();
+        fs::create_dir(tokens.join("one's")).unwrap();
+        let two = use_directory(&lock, &tokens).unwrap();
+        drop(one);
+        let three = use_directory(&lock, &tokens).unwrap();
+        assert!(tokens.join("one's").exists(), "somebody used it all along");
+        drop((two, three));
+        let _four = use_directory(&lock, &tokens).unwrap();
+        assert!(!tokens.join("one's").exists());
     }
 
     #[test]
