@@ -1,10 +1,10 @@
-//! One token, store and set of certificates for all tests of this file's neighbours; an [`App`] for
-//! each.
+//! An [`App`] for each test of this file's neighbours. Its token and its store it has to itself, as
+//! a test before it left them: a token has one store, and a store one keyring that changes it.
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -26,17 +26,23 @@ use strongroom_core::rotation::MasterRotation;
 use strongroom_core::store::Store;
 use strongroom_core::tls::{Peer, Tls};
 use strongroom_core::tokens::Tokens;
-use strongroom_hsm::{Hsm, OptionalKeys};
-use strongroom_softhsm::Throwaway;
+use strongroom_hsm::Hsm;
+use strongroom_softhsm::{Pool, Taken, Throwaway};
 
 use super::openapi;
 use crate::api::vault::routes::{self, Target};
 use crate::api::{Admission, App, Client, Endpoint, Logins, handle};
 use crate::harden::Report;
 
-/// Everything that is made once.
-struct Site {
+/// Where an appliance stands.
+pub(super) struct Site {
     token: &'static Throwaway,
+    /// Made for the first appliance.
+    fixed: OnceLock<Fixed>,
+}
+
+/// What the appliances of a site have in common.
+struct Fixed {
     config: Config,
     hsm: Hsm,
     store: Arc<Store>,
@@ -50,10 +56,19 @@ static RUNTIME: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {
         .unwrap()
 });
 
-static SITE: LazyLock<Site> = LazyLock::new(Site::make);
+static SITES: LazyLock<Pool<Site>> = LazyLock::new(|| {
+    Pool::new(crate::testing::api_tokens().iter().map(|token| Site {
+        token,
+        fixed: OnceLock::new(),
+    }))
+});
 
-/// One appliance at a time: a token has one store, and a store one keyring that changes it.
-static TURN: Mutex<()> = Mutex::new(());
+/// The directory with the certificates that all have.
+static CERTIFICATES: LazyLock<&'static Path> = LazyLock::new(|| {
+    let folder = crate::testing::api_tokens()[0].path();
+    certificates(folder);
+    folder
+});
 
 const POLICY: &str = r#"
 [[rule]]
@@ -98,32 +113,36 @@ impl Who {
     }
 
     fn file(self) -> PathBuf {
-        SITE.token.path().join(format!("{self:?}.der"))
+        CERTIFICATES.join(format!("{self:?}.der"))
     }
 }
 
 impl Site {
-    fn make() -> Self {
-        let token = crate::testing::api_token();
-        certificates(token);
+    fn fixed(&self) -> &Fixed {
+        self.fixed.get_or_init(|| Fixed::make(self.token))
+    }
+}
+
+impl Fixed {
+    fn make(token: &Throwaway) -> Self {
         fs::write(token.path().join("policy.toml"), POLICY).unwrap();
         let (module, label) = (token.module(), token.label());
+        let [certificate, private_key, client_ca] =
+            ["server.pem", "server.key", "ca.pem"].map(|name| CERTIFICATES.join(name));
         let text = format!(
             "[server]\nlisten = \"127.0.0.1:0\"\n\
-             [tls]\ncertificate = \"server.pem\"\nprivate_key = \"server.key\"\nclient_ca = \"ca.pem\"\n\
-             [hsm]\nmodule = {module:?}\nlabel = {label:?}\npin_file = \"pin\"\n\
+             [tls]\ncertificate = {certificate:?}\nprivate_key = {private_key:?}\nclient_ca = {client_ca:?}\n\
+             [hsm]\nmodule = {module:?}\nlabel = {label:?}\npin_file = \"pin\"\ncall_deadline = \"1m\"\n\
              [store]\npath = \"store\"\n[policy]\npath = \"policy.toml\"\n[audit]\npath = \"audit.log\"\n"
         );
         let path = token.path().join("strongroom.toml");
         fs::write(&path, text).unwrap();
         let config = Config::load(&path).unwrap();
-        Hsm::provision(&config.hsm, OptionalKeys::ALL, &mut |_| {}).unwrap();
         let hsm = Hsm::start(config.hsm.clone()).unwrap();
         let store = RUNTIME
             .block_on(Store::create(&config.store, hsm.clone()))
             .unwrap();
         Self {
-            token,
             config,
             hsm,
             store: Arc::new(store),
@@ -131,7 +150,7 @@ impl Site {
     }
 }
 
-fn certificates(token: &Throwaway) {
+fn certificates(folder: &Path) {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -143,7 +162,7 @@ fn certificates(token: &Throwaway) {
             .create(true)
             .truncate(true)
             .mode(0o600)
-            .open(token.path().join(name))
+            .open(folder.join(name))
             .unwrap();
         std::io::Write::write_all(&mut file, bytes).unwrap();
     };
@@ -174,7 +193,8 @@ fn certificates(token: &Throwaway) {
 /// An appliance as seen by HTTP.
 pub(super) struct Appliance {
     pub(super) app: Arc<App>,
-    pub(super) turn: MutexGuard<'static, ()>,
+    /// Kept for as long as anything is done with the rest.
+    pub(super) site: Taken<Site>,
 }
 
 /// An answer that the `OpenAPI` document allows.
@@ -214,30 +234,26 @@ impl Appliance {
 
     /// With another one.
     pub(super) fn with(change: impl FnOnce(&mut Config)) -> Self {
-        // A test that failed in its turn has not harmed the next one's.
-        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut config = SITE.config.clone();
-        let folder = tempfile::tempdir_in(SITE.token.path()).unwrap().keep();
+        let site = SITES.take();
+        let Fixed { config, hsm, store } = site.fixed();
+        let mut config = config.clone();
+        let folder = tempfile::tempdir_in(site.token.path()).unwrap().keep();
         config.audit.path = folder.join("audit.log");
         change(&mut config);
         let (keyring, audit) = RUNTIME.block_on(async {
-            let keyring = Keyring::open(
-                Arc::clone(&SITE.store),
-                SITE.hsm.clone(),
-                config.keyring.clone(),
-            )
-            .await;
-            // The token, which the tests share, knows of the log of another one.
-            let audit = Audit::accept(config.audit.clone(), SITE.hsm.clone()).await;
+            let keyring =
+                Keyring::open(Arc::clone(store), hsm.clone(), config.keyring.clone()).await;
+            // The token knows of the log of the appliance before.
+            let audit = Audit::accept(config.audit.clone(), hsm.clone()).await;
             (keyring.unwrap(), Arc::new(audit.unwrap().0))
         });
         let app = App {
             admission: Admission::default(),
             logins: Logins::default(),
             tls: Arc::new(Tls::load(config.tls.clone()).unwrap()),
-            hsm: SITE.hsm.clone(),
+            hsm: hsm.clone(),
             keyring,
-            store: Arc::clone(&SITE.store),
+            store: Arc::clone(store),
             policy: ArcSwap::from_pointee(Policy::parse(POLICY).unwrap()),
             tokens: ArcSwap::from_pointee(Tokens::default()),
             audit,
@@ -248,7 +264,7 @@ impl Appliance {
         };
         Self {
             app: Arc::new(app),
-            turn,
+            site,
         }
     }
 

@@ -376,12 +376,12 @@ proptest! {
         prop_assert!(found.lines >= counted as u64);
         // A restart goes on, and the token agrees.
         let options = a.app.config.audit.clone();
-        let Appliance { app, turn } = a;
+        let Appliance { app, site } = a;
         let hsm = app.hsm.clone();
         drop(app);
         let again = run(Audit::open(options, hsm)).unwrap();
         prop_assert_eq!(again.found().unsigned, 0);
-        drop(turn);
+        drop(site);
     }
 }
 
