@@ -191,6 +191,23 @@ impl Throwaway {
 /// If SoftHSM2 is not installed or the directory can't be written to.
 pub fn blank(folder: &Path) -> Result<PathBuf, SoftHsmError> {
     module_path()?;
+    let configuration = folder.join("softhsm2.conf");
+    if configuration.exists() {
+        return configuration
+            .canonicalize()
+            .map_err(|source| SoftHsmError::Io {
+                path: configuration,
+                source,
+            });
+    }
+    configure(folder)
+}
+
+/// The same, with the configuration written again: for a directory that may have been moved.
+///
+/// # Errors
+/// If the directory can't be written to.
+pub fn configure(folder: &Path) -> Result<PathBuf, SoftHsmError> {
     let io = |source| SoftHsmError::Io {
         path: folder.into(),
         source,
@@ -203,9 +220,7 @@ pub fn blank(folder: &Path) -> Result<PathBuf, SoftHsmError> {
     // SoftHSM takes a relative path from wherever the process happens to be.
     let folder = folder.canonicalize().map_err(io)?;
     let configuration = folder.join("softhsm2.conf");
-    if !configuration.exists() {
-        write_configuration(&configuration, &folder.join("tokens"))?;
-    }
+    write_configuration(&configuration, &folder.join("tokens"))?;
     Ok(configuration)
 }
 

@@ -45,6 +45,25 @@ pub(super) enum Exit {
 }
 
 impl Exit {
+    /// What a child of this program ended with.
+    pub(super) fn of_code(code: Option<i32>) -> Self {
+        let known = [
+            Self::Usage,
+            Self::Config,
+            Self::Hsm,
+            Self::Store,
+            Self::Denied,
+            Self::Unavailable,
+            Self::Audit,
+            Self::HsmRefused,
+            Self::Waiting,
+        ];
+        known
+            .into_iter()
+            .find(|exit| code == Some(i32::from(*exit as u8)))
+            .unwrap_or(Self::Failed)
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::Failed => "failed",

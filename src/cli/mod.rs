@@ -7,14 +7,17 @@ mod appliance;
 mod audit;
 mod ceremony;
 mod check;
+mod child;
 mod crypt;
 mod demo;
+mod dev;
 mod exit;
 mod files;
 mod generate;
 mod import;
 mod key;
 mod output;
+mod pki;
 mod remote;
 mod rewrap;
 mod seal;
@@ -38,6 +41,7 @@ use output::Format;
     version,
     max_term_width = 100,
     after_help = "Start here:\n  strongroom demo                  see it work, on a throwaway token\n  \
+        strongroom dev                   an appliance for development and CI\n  \
         strongroom init                  make the keys on your token\n  \
         strongroom serve                 run the appliance\n  \
         strongroom client seal NAME      do what a Vault that unseals does\n\n\
@@ -112,6 +116,14 @@ enum Command {
         Needs SoftHSM2. The seal is made by Vault's own seal client if STRONGROOM_SEAL_CLIENT names its executable."
     )]
     Demo(demo::DemoArgs),
+    /// Run an appliance for development and CI, on a SoftHSM2 token of its own
+    #[command(
+        after_help = "Examples:\n  strongroom dev\n  strongroom dev --dir dev --key tenant-a --client billing\n  \
+        strongroom dev --port 0 --output json\n\n\
+        NOT FOR PRODUCTION. Needs SoftHSM2 and no rights; anything but SoftHSM's tokens is refused. Makes token, keys, certificates, policy and configuration, serves in the foreground, \
+        and prints what clients and a Vault need; the last line is `ready URL`, or the whole is one JSON document."
+    )]
+    Dev(dev::DevArgs),
     /// Print a completion script for a shell
     #[command(
         after_help = "Example:\n  strongroom completions bash > /usr/share/bash-completion/completions/strongroom"
@@ -155,6 +167,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Appliance(args) => appliance::run(args),
         Command::Token(args) => token::run(args, format),
         Command::Demo(args) => demo::run(args, format),
+        Command::Dev(args) => dev::run(args, format),
         Command::Completions(args) => generate::completions(args, Cli::command()),
         Command::Man(args) => generate::man(args, Cli::command()),
     }

@@ -1,6 +1,7 @@
 //! What Vault's transit seal asks of an appliance, and nothing else: the same requests in the same
 //! order.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -37,6 +38,30 @@ impl RoundTrip {
             "milliseconds": self.took.as_secs_f64() * 1e3,
         })
     }
+}
+
+/// What makes a Vault or OpenBao unseal with `key`, for its configuration.
+pub(super) fn stanza(remote: &Remote, key: &str) -> String {
+    let shown = |path: &Option<PathBuf>| {
+        path.as_deref()
+            .map_or_else(String::new, |path| path.display().to_string())
+    };
+    format!(
+        "seal \"transit\" {{\n  \
+           address         = \"{}\"\n  \
+           mount_path      = \"{}/\"\n  \
+           key_name        = \"{key}\"\n  \
+           disable_renewal = \"true\"\n  \
+           tls_ca_cert     = \"{}\"\n  \
+           tls_client_cert = \"{}\"\n  \
+           tls_client_key  = \"{}\"\n\
+         }}",
+        remote.addr(),
+        remote.mount,
+        shown(&remote.cacert),
+        shown(&remote.client_cert),
+        shown(&remote.client_key),
+    )
 }
 
 /// Seals a random value with `key`, unseals it, and compares.

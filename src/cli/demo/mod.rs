@@ -2,8 +2,6 @@
 //! command.
 
 mod people;
-mod pki;
-mod server;
 mod site;
 
 use std::path::{Path, PathBuf};
@@ -14,9 +12,9 @@ use clap::Args;
 use serde_json::{Value, json};
 use strongroom_client::Client;
 
-use self::server::Server;
 use self::site::Site;
 use super::audit;
+use super::child;
 use super::exit::{Exit, Failure};
 use super::output::Format;
 use super::remote::{Remote, block_on};
@@ -81,7 +79,7 @@ async fn tell(site: &Site, keep: bool, story: &mut StepTimes) -> Result<String, 
     site.run(&["check-config"]).await?;
     story.step("configuration", &site.configuration().display().to_string())?;
 
-    let mut server = Server::start(site).await?;
+    let mut server = site.serve().await?;
     let remote = site.remote(&server.address);
     let client = remote.client()?;
     server.wait_until_healthy(&client).await?;
@@ -104,7 +102,7 @@ async fn tell(site: &Site, keep: bool, story: &mut StepTimes) -> Result<String, 
         return Err(Failure::new(Exit::Audit, found.problems.join("\n")));
     }
     story.step("audit verify", &audit::summary(&found))?;
-    Ok(site.stanza(&server.address))
+    Ok(seal::stanza(&remote, SEAL_KEY))
 }
 
 async fn create(client: &Client) -> Result<(), Failure> {
@@ -149,7 +147,7 @@ async fn real_seal_client(executable: &Path, site: &Site, remote: &Remote) -> Re
         .env("STRONGROOM_KEY", site.client_key())
         .env("STRONGROOM_MOUNT", SEAL_MOUNT)
         .env("STRONGROOM_KEY_NAME", SEAL_KEY);
-    server::output(command).await.map(drop)
+    child::output(command).await.map(drop)
 }
 
 async fn rotate(

@@ -8,10 +8,11 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use super::pki::Authority;
-use super::{SEAL_KEY, SEAL_MOUNT, people, server};
+use super::{SEAL_KEY, SEAL_MOUNT, people};
+use crate::cli::child::{self, Server, executable};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::files;
+use crate::cli::pki::Authority;
 use crate::cli::remote::Remote;
 
 /// The demo client's name; its certificate carries it, the policy allows it.
@@ -100,18 +101,13 @@ impl Site {
 
     /// The client's; the appliance's own is part of the ceremony.
     pub(super) fn write_certificates(&self) -> Result<(), Failure> {
-        let made = || {
-            let ca = Authority::new("Strongroom demo client CA")?;
-            Ok((ca.certificate(), ca.client(CLIENT_NAME)?))
-        };
-        let (ca, client) = made().map_err(|error: rcgen::Error| {
-            Failure::new(Exit::Failed, format!("certificates can't be made: {error}"))
-        })?;
+        let ca = Authority::new("Strongroom demo client CA")?;
+        let client = ca.client(CLIENT_NAME)?;
         files::replace(&self.client_certificate(), client.certificate.as_bytes())?;
         files::replace(&self.client_key(), client.key.as_bytes())?;
         let answers = self.path("answers");
         fs::create_dir_all(&answers).map_err(|error| Failure::file(&answers, &error))?;
-        files::replace(&answers.join("client_ca.pem"), ca.as_bytes())
+        files::replace(&answers.join("client_ca.pem"), ca.certificate().as_bytes())
     }
 
     /// With a port that stays the same if the site is to be kept, else with any.
@@ -132,7 +128,7 @@ impl Site {
             .arg(self.ceremony())
             .arg("--answers")
             .arg(self.path("answers"));
-        server::output(command).await?;
+        child::output(command).await?;
         let policy_file = self.ceremony().join("appliance/policy.toml");
         files::replace(&policy_file, policy().as_bytes())?;
         let start = format!(
@@ -155,7 +151,7 @@ impl Site {
             .arg(self.path("plan.toml"))
             .arg("--audit-key")
             .arg(self.audit_key());
-        let output = server::output(command).await?;
+        let output = child::output(command).await?;
         let text = String::from_utf8_lossy(&output.stdout);
         Ok(text.lines().next().unwrap_or_default().to_owned())
     }
@@ -176,9 +172,14 @@ impl Site {
         Ok(command)
     }
 
+    pub(super) async fn serve(&self) -> Result<Server, Failure> {
+        let command = self.command(&["serve"])?;
+        Server::start(command, self.path("server.log"), &self.path("address")).await
+    }
+
     /// Runs [`Site::command`] to its end and gives its standard output.
     pub(super) async fn run(&self, arguments: &[&str]) -> Result<Vec<u8>, Failure> {
-        let output = server::output(self.command(arguments)?).await?;
+        let output = child::output(self.command(arguments)?).await?;
         Ok(output.stdout)
     }
 
@@ -193,23 +194,6 @@ impl Site {
             timeout: 30,
         }
     }
-
-    pub(super) fn stanza(&self, address: &str) -> String {
-        format!(
-            "seal \"transit\" {{\n  \
-               address         = \"{address}\"\n  \
-               mount_path      = \"{SEAL_MOUNT}/\"\n  \
-               key_name        = \"{SEAL_KEY}\"\n  \
-               disable_renewal = \"true\"\n  \
-               tls_ca_cert     = \"{}\"\n  \
-               tls_client_cert = \"{}\"\n  \
-               tls_client_key  = \"{}\"\n\
-             }}",
-            self.ca().display(),
-            self.client_certificate().display(),
-            self.client_key().display()
-        )
-    }
 }
 
 fn policy() -> String {
@@ -220,15 +204,6 @@ fn policy() -> String {
          keys = [\"{SEAL_KEY}\"]\n\
          operations = [\"create\", \"read\", \"rotate\", \"encrypt\", \"decrypt\"]\n"
     )
-}
-
-fn executable() -> Result<PathBuf, Failure> {
-    std::env::current_exe().map_err(|error| {
-        Failure::new(
-            Exit::Failed,
-            format!("this program's own path is not known: {error}"),
-        )
-    })
 }
 
 fn free_port() -> Result<u16, Failure> {

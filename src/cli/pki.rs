@@ -1,10 +1,12 @@
-//! Throwaway certificates: the CA's key is in this process's memory, and dies with it.
+//! Certificates for the demo and `strongroom dev`, of a CA of their own.
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, date_time_ymd,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, date_time_ymd,
 };
 use zeroize::Zeroizing;
+
+use super::exit::{Exit, Failure};
 
 /// A certificate and its private key (PKCS#8), PEM.
 pub(super) struct Certified {
@@ -12,9 +14,10 @@ pub(super) struct Certified {
     pub(super) key: Zeroizing<String>,
 }
 
-/// A certificate authority that dies with the process.
+/// A certificate authority. Its key dies with the process, unless the caller keeps it.
 pub(super) struct Authority {
-    issuer: CertifiedIssuer<'static, KeyPair>,
+    certificate: String,
+    issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
@@ -22,18 +25,42 @@ impl Authority {
         let mut params = params(common_name, &[])?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
-        Ok(Self { issuer })
+        let key = KeyPair::generate()?;
+        let certificate = params.self_signed(&key)?.pem();
+        Ok(Self {
+            certificate,
+            issuer: Issuer::new(params, key),
+        })
+    }
+
+    /// One that was made before, of its certificate and its key, both PEM.
+    pub(super) fn again(certificate: String, key: &str) -> Result<Self, rcgen::Error> {
+        let issuer = Issuer::from_ca_cert_pem(&certificate, KeyPair::from_pem(key)?)?;
+        Ok(Self {
+            certificate,
+            issuer,
+        })
     }
 
     /// Its own certificate, PEM.
-    pub(super) fn certificate(&self) -> String {
-        self.issuer.pem()
+    pub(super) fn certificate(&self) -> &str {
+        &self.certificate
+    }
+
+    /// Its private key (PKCS#8), PEM.
+    pub(super) fn key(&self) -> Zeroizing<String> {
+        Zeroizing::new(self.issuer.key().serialize_pem())
     }
 
     /// A client's certificate, for one DNS name.
     pub(super) fn client(&self, name: &str) -> Result<Certified, rcgen::Error> {
         self.sign(params(name, &[name])?, ExtendedKeyUsagePurpose::ClientAuth)
+    }
+
+    /// A server's certificate, for these DNS names and IP addresses.
+    pub(super) fn server(&self, names: &[&str]) -> Result<Certified, rcgen::Error> {
+        let name = names.first().copied().unwrap_or_default();
+        self.sign(params(name, names)?, ExtendedKeyUsagePurpose::ServerAuth)
     }
 
     fn sign(
@@ -50,6 +77,12 @@ impl Authority {
             certificate,
             key: Zeroizing::new(key.serialize_pem()),
         })
+    }
+}
+
+impl From<rcgen::Error> for Failure {
+    fn from(error: rcgen::Error) -> Self {
+        Self::new(Exit::Failed, format!("certificates can't be made: {error}"))
     }
 }
 

@@ -1,40 +1,58 @@
-//! The demo's server and other child processes: none outlives the demo.
+//! This program again as child processes, for the demo and `strongroom dev`: none outlives its
+//! parent.
 
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use strongroom_client::Client;
+use tokio::io::AsyncReadExt as _;
 use tokio::process::{Child, Command as AsyncCommand};
 
-use super::site::Site;
-use crate::cli::exit::{Exit, Failure};
+use super::exit::{Exit, Failure};
 
 /// Longer than any start takes on a slow machine.
 const MAX_START_TIME: Duration = Duration::from_secs(30);
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
+/// Bytes of what a child says of why it failed.
+const MAX_SAID: u64 = 64 * 1024;
 
 /// `strongroom serve` as a child. It stops when its standard input closes, so also when this
 /// process dies.
 pub(super) struct Server {
     child: Child,
-    log: std::path::PathBuf,
+    log: PathBuf,
     pub(super) address: String,
 }
 
 impl Server {
-    pub(super) async fn start(site: &Site) -> Result<Self, Failure> {
+    /// Starts the command, which is `serve` with its configuration, and waits until it listens.
+    /// What it logs goes into `log`, its address through `addr_file`.
+    pub(super) async fn start(
+        mut command: Command,
+        log: PathBuf,
+        addr_file: &Path,
+    ) -> Result<Self, Failure> {
         let fail =
             |error: &std::io::Error| Failure::new(Exit::Failed, format!("the server: {error}"));
-        let log = site.path("server.log");
         let file = std::fs::File::create(&log).map_err(|error| Failure::file(&log, &error))?;
-        let addr_file = site.path("address");
-        let mut command = site.command(&["serve", "--stop-with-stdin"])?;
+        // An earlier server's would be taken for this one's.
+        match std::fs::remove_file(addr_file) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Failure::file(addr_file, &error));
+            }
+            _ => {}
+        }
         command
+            .arg("--stop-with-stdin")
             .arg("--addr-file")
-            .arg(&addr_file)
+            .arg(addr_file)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
-            .stderr(file);
+            .stderr(file)
+            // Ctrl-C is for the parent, which then stops this one in order, once.
+            .process_group(0);
         let child = AsyncCommand::from(command)
             .kill_on_drop(true)
             .spawn()
@@ -46,7 +64,7 @@ impl Server {
         };
         let deadline = Instant::now() + MAX_START_TIME;
         loop {
-            if let Ok(text) = std::fs::read_to_string(&addr_file) {
+            if let Ok(text) = std::fs::read_to_string(addr_file) {
                 server.address = format!("https://{}", text.trim());
                 return Ok(server);
             }
@@ -65,6 +83,14 @@ impl Server {
             }
             self.check(deadline)?;
             tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    }
+
+    /// Waits until it ends by itself, which it should not.
+    pub(super) async fn ended(&mut self) -> Failure {
+        match self.child.wait().await {
+            Ok(status) => self.failure(&format!("the server ended with {status}")),
+            Err(error) => self.failure(&format!("the server: {error}")),
         }
     }
 
@@ -98,6 +124,59 @@ impl Server {
             format!("{what}; its log:\n{}", log.trim_end()),
         )
     }
+}
+
+/// This program's own file.
+pub(super) fn executable() -> Result<PathBuf, Failure> {
+    std::env::current_exe().map_err(|error| {
+        Failure::new(
+            Exit::Failed,
+            format!("this program's own path is not known: {error}"),
+        )
+    })
+}
+
+/// Runs this program with other arguments to its end, unless `stop` comes first: then it is killed,
+/// and gone when this returns. A failure of it is this one's, with its exit code.
+pub(super) async fn run(command: Command, stop: impl Future<Output = ()>) -> Result<(), Failure> {
+    let fail = |error: &std::io::Error| Failure::new(Exit::Failed, error.to_string());
+    let mut command = AsyncCommand::from(command);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        // As the server: `stop` is how it ends early.
+        .process_group(0)
+        .kill_on_drop(true);
+    let mut child = command.spawn().map_err(|error| fail(&error))?;
+    let stderr = child.stderr.take();
+    let mut said = Vec::new();
+    let ended = async {
+        if let Some(stderr) = stderr {
+            stderr.take(MAX_SAID).read_to_end(&mut said).await?;
+        }
+        child.wait().await
+    };
+    let status = tokio::select! {
+        status = ended => Some(status.map_err(|error| fail(&error))?),
+        () = stop => None,
+    };
+    let Some(status) = status else {
+        child.kill().await.map_err(|error| fail(&error))?;
+        return Err(Failure::new(Exit::Failed, "interrupted"));
+    };
+    if status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&said);
+    let said = said.trim_end();
+    let (message, next) = said.rsplit_once("\nnext: ").unwrap_or((said, ""));
+    let exit = Exit::of_code(status.code());
+    let failure = Failure::new(exit, message.strip_prefix("error: ").unwrap_or(message));
+    Err(match next {
+        "" => failure,
+        next => failure.next(next),
+    })
 }
 
 /// Runs a command to its end; what it printed, or a failure that quotes its errors.
