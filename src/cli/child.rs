@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use strongroom_client::Client;
 use tokio::io::AsyncReadExt as _;
-use tokio::process::{Child, Command as AsyncCommand};
+use tokio::process::{Child, ChildStdin, Command as AsyncCommand};
 
 use super::exit::{Exit, Failure};
 
@@ -22,6 +22,8 @@ const MAX_SAID: u64 = 64 * 1024;
 /// process dies.
 pub(super) struct Server {
     child: Child,
+    /// Apart from the child, whose `wait` closes what it has.
+    stdin: Option<ChildStdin>,
     log: PathBuf,
     pub(super) address: String,
 }
@@ -53,11 +55,12 @@ impl Server {
             .stderr(file)
             // Ctrl-C is for the parent, which then stops this one in order, once.
             .process_group(0);
-        let child = AsyncCommand::from(command)
+        let mut child = AsyncCommand::from(command)
             .kill_on_drop(true)
             .spawn()
             .map_err(|error| fail(&error))?;
         let mut server = Self {
+            stdin: child.stdin.take(),
             child,
             log,
             address: String::new(),
@@ -96,7 +99,7 @@ impl Server {
 
     /// Closes its standard input and waits for it to leave.
     pub(super) async fn stop(&mut self) -> Result<(), Failure> {
-        drop(self.child.stdin.take());
+        drop(self.stdin.take());
         let status = tokio::time::timeout(MAX_START_TIME, self.child.wait())
             .await
             .map_err(|_| Failure::new(Exit::Failed, "the server does not stop"))?
