@@ -10,7 +10,7 @@
 mod support;
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -71,6 +71,44 @@ fn a_seal_client_that_fails_fails_the_demo() {
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(1));
+}
+
+/// By what `strongroom dev` prints, from nothing.
+#[test]
+#[ignore = "needs Go"]
+fn the_seal_clients_of_vault_and_openbao_against_strongroom_dev() {
+    let (Some(vault), Some(openbao)) = (built("seal"), built("seal-openbao")) else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let mut dev = Command::new(support::STRONGROOM)
+        .args(["dev", "--port", "0", "--output", "json"])
+        .env("TMPDIR", folder.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(dev.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    let told: Value = serde_json::from_str(&line).unwrap();
+    for program in [vault, openbao] {
+        let env = |name: &str| told["env"][name].as_str().unwrap();
+        run(Command::new(program)
+            .arg("check")
+            .env("STRONGROOM_ADDR", env("VAULT_ADDR"))
+            .env("STRONGROOM_CA", env("VAULT_CACERT"))
+            .env("STRONGROOM_CERT", env("VAULT_CLIENT_CERT"))
+            .env("STRONGROOM_KEY", env("VAULT_CLIENT_KEY"))
+            .env("STRONGROOM_MOUNT", "transit")
+            .env("STRONGROOM_KEY_NAME", KEY)
+            .env_remove("STRONGROOM_TOKEN")
+            .stdin(Stdio::null()));
+    }
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(dev.id()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    assert!(dev.wait().unwrap().success());
 }
 
 #[tokio::test]

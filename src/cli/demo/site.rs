@@ -174,7 +174,7 @@ impl Site {
 
     pub(super) async fn serve(&self) -> Result<Server, Failure> {
         let command = self.command(&["serve"])?;
-        Server::start(command, self.path("server.log"), &self.path("address")).await
+        Server::start(command, self.path("server.log"), self.path("address")).await
     }
 
     /// Runs [`Site::command`] to its end and gives its standard output.

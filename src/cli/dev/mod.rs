@@ -1,43 +1,58 @@
 //! `strongroom dev`: an appliance on a SoftHSM2 token of its own, in the foreground, for
 //! development and CI.
 
+mod certificates;
+mod ready;
 mod site;
+mod stop;
 mod token;
 
-use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use clap::Args;
-use serde_json::{Map, Value, json};
+use serde_json::json;
 use strongroom_core::identity::Identity;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use strongroom_core::keyring::KeyName;
 
-use self::site::{DOMAIN, Site};
+use self::certificates::DOMAIN;
+use self::ready::Ready;
+use self::site::Site;
+use self::stop::Stop;
 use super::child::{self, Server};
 use super::exit::{Exit, Failure};
 use super::output::Format;
 use super::remote::{Remote, block_on};
-use super::{files, seal, server};
+use super::server;
 
 /// The key of the stanza, as in Vault's documentation.
 const KEY: &str = "vault-unseal";
 /// The client of the stanza.
 const CLIENT: &str = "vault";
 const MOUNT: &str = "transit";
-const WARNING: &str =
-    "NOT FOR PRODUCTION: SoftHSM keeps keys in files, and every client may do everything";
+/// How long the server of a start before, killed with its parent, may still have the port.
+const MAX_PORT_WAIT: Duration = Duration::from_secs(2);
 
 #[derive(Args, Debug)]
 pub(super) struct DevArgs {
     /// Work in this directory and keep it, created if it does not exist, instead of a temporary one
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// Listen on this port of 127.0.0.1; 0: any that is free
+    /// Listen on this port; 0: any that is free
     #[arg(long, default_value_t = 8220)]
     port: u16,
+    /// Listen on this address; with any but a loopback one other machines can connect
+    #[arg(long, value_name = "IP", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    listen: IpAddr,
+    /// Also put this host name or IP address into the server's certificate; the first one is what
+    /// clients are told; may be repeated
+    #[arg(long, value_name = "HOST", value_parser = host_name)]
+    host: Vec<String>,
     /// Also create this key, beside vault-unseal; may be repeated
-    #[arg(long, value_name = "NAME", value_parser = key_name)]
-    key: Vec<String>,
+    #[arg(long, value_name = "NAME")]
+    key: Vec<KeyName>,
     /// Also make a certificate for this client, beside vault; may be repeated
     #[arg(long, value_name = "NAME", value_parser = client_name)]
     client: Vec<String>,
@@ -49,18 +64,21 @@ pub(super) struct DevArgs {
     make_token: Option<PathBuf>,
 }
 
-fn key_name(text: &str) -> Result<String, &'static str> {
-    let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    if !text.is_empty() && text.chars().all(fits) && !text.starts_with('.') {
-        Ok(text.to_owned())
-    } else {
-        Err("a key's name has letters, digits, `-`, `_` and `.`")
+/// It becomes a file's name and a part of a DNS name.
+fn client_name(text: &str) -> Result<String, String> {
+    dns_name(&format!("{text}.{DOMAIN}"))?;
+    Ok(text.to_ascii_lowercase())
+}
+
+fn host_name(text: &str) -> Result<String, String> {
+    match text.parse::<IpAddr>() {
+        Ok(address) => Ok(address.to_string()),
+        Err(_) => dns_name(text),
     }
 }
 
-/// It becomes a file's name and a part of a DNS name.
-fn client_name(text: &str) -> Result<String, String> {
-    format!("dns:{text}.{DOMAIN}")
+fn dns_name(text: &str) -> Result<String, String> {
+    format!("dns:{text}")
         .parse::<Identity>()
         .map_err(|error| error.to_string())?;
     Ok(text.to_ascii_lowercase())
@@ -68,6 +86,7 @@ fn client_name(text: &str) -> Result<String, String> {
 
 pub(super) fn run(args: &DevArgs, format: Format) -> Result<(), Failure> {
     if let Some(config) = &args.make_token {
+        child::end_with_stdin();
         return token::make(config);
     }
     server::private_files();
@@ -81,7 +100,7 @@ pub(super) fn run(args: &DevArgs, format: Format) -> Result<(), Failure> {
             None => strongroom_softhsm::module_path()
                 .map_err(|error| Failure::caused(Exit::Hsm, &error))?,
         };
-        let site = Site::open(args.dir.as_deref(), module)?;
+        let site = Site::open(args.dir.as_deref(), &module)?;
         develop(args, &site, &mut stop, format).await
     })
 }
@@ -93,70 +112,118 @@ async fn develop(
     format: Format,
 ) -> Result<(), Failure> {
     let begun = Instant::now();
-    let keys = with(KEY, &args.key);
-    let clients = with(CLIENT, &args.client);
-    site.write_certificates(&clients)?;
+    let listen = SocketAddr::new(args.listen, args.port);
+    wait_for_port(listen).await?;
+    let certificates = site.certificates();
+    let keys = with(KEY, args.key.iter().map(ToString::to_string));
+    let known = certificates.known_clients()?;
+    let clients = with(CLIENT, args.client.iter().cloned().chain(known));
+    let mut hosts = args.host.clone();
+    if !args.listen.is_unspecified() {
+        hosts.push(args.listen.to_string());
+    }
+    let made_again = certificates.complete(&hosts, &clients)?;
+    for file in &made_again {
+        format.note(&format!("made again: {file}"));
+    }
     site.write_policy()?;
-    let state = make_state(site, args.port, stop, format).await?;
+    let state = make_state(site, listen, stop, format).await?;
 
     let serve = site.command(&state, &["serve", "--config"])?;
-    let mut server = Server::start(serve, site.path("server.log"), &site.path("address")).await?;
-    let shown = match create_keys(&mut server, site, &keys).await {
-        Ok(remote) => {
-            let ready = Ready {
-                site,
-                remote,
-                keys: &keys,
-                clients: &clients,
-                seconds: begun.elapsed().as_secs_f64(),
-            };
-            ready.show(format)
-        }
-        Err(failure) => Err(failure),
+    let mut server = Server::spawn(serve, site.path("server.log"), site.path("address"))?;
+    let come_up = async {
+        let remote = create_keys(&mut server, site, &keys).await?;
+        let ready = Ready {
+            site,
+            remote: as_told(remote, args.host.first()),
+            keys: &keys,
+            clients: &clients,
+            made_again: &made_again,
+            is_open: !args.listen.is_loopback(),
+            seconds: begun.elapsed().as_secs_f64(),
+        };
+        ready.tell(format)
     };
-    if let Err(failure) = shown {
-        server.stop().await?;
+    let up = tokio::select! {
+        up = come_up => up,
+        () = stop.told() => Err(child::interrupted()),
+    };
+    if let Err(failure) = up {
+        // It may have ended already; what is worth telling is why.
+        let _ = server.stop().await;
         return Err(failure);
     }
+    tell_service_manager(&[sd_notify::NotifyState::Ready]);
     tokio::select! {
         failure = server.ended() => return Err(failure),
         () = stop.told() => {}
     }
+    tell_service_manager(&[sd_notify::NotifyState::Stopping]);
     server.stop().await
+}
+
+/// Where this is a service of systemd's, its server is not the process that systemd knows.
+fn tell_service_manager(state: &[sd_notify::NotifyState<'_>]) {
+    // Nobody is there to be told of that.
+    let _ = sd_notify::notify(state);
+}
+
+/// Whether the server will be able to listen: asked before work that takes seconds.
+async fn wait_for_port(listen: SocketAddr) -> Result<(), Failure> {
+    let deadline = Instant::now() + MAX_PORT_WAIT;
+    loop {
+        let error = match TcpListener::bind(listen) {
+            Ok(_) => return Ok(()),
+            Err(error) => error,
+        };
+        if error.kind() == ErrorKind::AddrInUse && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        }
+        let failure = Failure::new(
+            Exit::Usage,
+            format!("{listen} can't be listened on: {error}"),
+        );
+        return Err(match error.kind() {
+            ErrorKind::AddrInUse => failure
+                .next("stop what listens there, or choose another --port; 0 is any that is free"),
+            ErrorKind::PermissionDenied => failure.next("choose a --port of 1024 or above"),
+            _ => failure.next("choose a --listen of this machine's addresses"),
+        });
+    }
 }
 
 /// Token, keys and store, which take seconds where they are not there; their directory.
 async fn make_state(
     site: &Site,
-    port: u16,
+    listen: SocketAddr,
     stop: &mut Stop,
     format: Format,
 ) -> Result<PathBuf, Failure> {
     let (place, is_new) = site.place_of_state()?;
-    site.configure(&place, port)?;
-    let spinner = format.spinner();
+    site.configure(&place, listen)?;
     if is_new {
-        spinner.set_message("making a token and its RSA-4096 master key");
+        format.note("making a token and its RSA-4096 master key, which takes some seconds");
     }
-    let made = child::run(site.command(&place, &["dev", "--make-token"])?, stop.told()).await;
-    spinner.finish_and_clear();
-    made?;
+    child::run(site.command(&place, &["dev", "--make-token"])?, stop.told()).await?;
     if !is_new {
         return Ok(place);
     }
     site.keep_state(&place)?;
     let (state, _) = site.place_of_state()?;
-    site.configure(&state, port)?;
+    site.configure(&state, listen)?;
     Ok(state)
 }
 
 async fn create_keys(server: &mut Server, site: &Site, keys: &[String]) -> Result<Remote, Failure> {
-    let (certificate, key) = site.client(CLIENT);
+    server.wait_until_listening().await?;
+    let certificates = site.certificates();
+    let client = certificates.client(CLIENT);
     let remote = Remote {
-        addr: Some(server.address.clone()),
-        cacert: Some(site.ca()),
-        client_cert: Some(certificate),
-        client_key: Some(key),
+        addr: Some(on_this_machine(&server.address)),
+        cacert: Some(certificates.ca()),
+        client_cert: Some(client.certificate),
+        client_key: Some(client.key),
         token_file: None,
         mount: MOUNT.to_owned(),
         timeout: 30,
@@ -171,132 +238,41 @@ async fn create_keys(server: &mut Server, site: &Site, keys: &[String]) -> Resul
     Ok(remote)
 }
 
+/// The address of a listener, `https://…`, as one that can be connected to.
+fn on_this_machine(address: &str) -> String {
+    match address.trim_start_matches("https://").parse::<SocketAddr>() {
+        Ok(mut listener) if listener.ip().is_unspecified() => {
+            listener.set_ip(match listener {
+                SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+                SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+            });
+            format!("https://{listener}")
+        }
+        _ => address.to_owned(),
+    }
+}
+
+/// By that name, if there is one.
+fn as_told(mut remote: Remote, host: Option<&String>) -> Remote {
+    if let Some(host) = host
+        && let Some((_, port)) = remote.addr().rsplit_once(':')
+    {
+        let host = match host.parse() {
+            Ok(IpAddr::V6(address)) => format!("[{address}]"),
+            _ => host.clone(),
+        };
+        remote.addr = Some(format!("https://{host}:{port}"));
+    }
+    remote
+}
+
 /// The first one and then the others, each once.
-fn with(first: &str, others: &[String]) -> Vec<String> {
+fn with(first: &str, others: impl IntoIterator<Item = String>) -> Vec<String> {
     let mut all = vec![first.to_owned()];
     for other in others {
-        if !all.contains(other) {
-            all.push(other.clone());
+        if !all.contains(&other) {
+            all.push(other);
         }
     }
     all
-}
-
-/// What is told once, when all is up.
-struct Ready<'a> {
-    site: &'a Site,
-    remote: Remote,
-    keys: &'a [String],
-    clients: &'a [String],
-    seconds: f64,
-}
-
-impl Ready<'_> {
-    fn show(&self, format: Format) -> Result<(), Failure> {
-        let stanza = seal::stanza(&self.remote, KEY);
-        let exports: String = self
-            .exports()
-            .iter()
-            .map(|(name, value)| format!("export {name}='{value}'\n"))
-            .collect();
-        files::replace(&self.site.path("env.sh"), exports.as_bytes())?;
-        files::replace(
-            &self.site.path("seal.hcl"),
-            format!("{stanza}\n").as_bytes(),
-        )?;
-        let folder = self.site.folder().display();
-        let kept = if self.site.is_kept() {
-            "kept; start again with the same --dir"
-        } else {
-            "removed at the end; --dir DIR keeps it"
-        };
-        let names = self.clients.join(", ");
-        let text = format!(
-            "{WARNING}\n\n\
-             For clients (also in {folder}/env.sh):\n\n{exports}\n\
-             For Vault or OpenBao (also in {folder}/seal.hcl):\n\n{stanza}\n\n\
-             keys     {}\nclients  {names} (pki/client-NAME.pem and .key)\n\
-             audit    {}\nfiles    {folder} ({kept})\n\n\
-             Ctrl-C stops it. Ready in {:.1} s:\nready {}",
-            self.keys.join(", "),
-            self.site.audit_log().display(),
-            self.seconds,
-            self.remote.addr(),
-        );
-        format.either(&text, &self.document(&stanza))
-    }
-
-    fn document(&self, stanza: &str) -> Value {
-        let env: Map<_, _> = self
-            .exports()
-            .into_iter()
-            .map(|(name, value)| (name.to_owned(), value.into()))
-            .collect();
-        let clients: Map<_, _> = self
-            .clients
-            .iter()
-            .map(|name| {
-                let (certificate, key) = self.site.client(name);
-                let identity = format!("dns:{name}.{DOMAIN}");
-                let client = json!({"identity": identity, "certificate": certificate, "key": key});
-                (name.clone(), client)
-            })
-            .collect();
-        json!({
-            "ready": true,
-            "warning": WARNING,
-            "address": self.remote.addr(),
-            "env": env,
-            "stanza": stanza,
-            "keys": self.keys,
-            "clients": clients,
-            "dir": self.site.folder(),
-            "kept": self.site.is_kept(),
-            "policy": self.site.path("policy.toml"),
-            "audit_log": self.site.audit_log(),
-            "log": self.site.path("server.log"),
-            "seconds": self.seconds,
-        })
-    }
-
-    /// What Vault's own programs and libraries read. No value needs a quote: the directory's path
-    /// was looked at, and names have nothing of the kind.
-    fn exports(&self) -> [(&'static str, String); 4] {
-        let shown = |path: &Path| path.display().to_string();
-        let (certificate, key) = self.site.client(CLIENT);
-        [
-            ("VAULT_ADDR", self.remote.addr().to_owned()),
-            ("VAULT_CACERT", shown(&self.site.ca())),
-            ("VAULT_CLIENT_CERT", shown(&certificate)),
-            ("VAULT_CLIENT_KEY", shown(&key)),
-        ]
-    }
-}
-
-/// The signals that end it. From here on none of them has its default effect.
-struct Stop([Signal; 3]);
-
-impl Stop {
-    fn new() -> Result<Self, Failure> {
-        let caught = |kind| {
-            signal(kind).map_err(|error| {
-                Failure::new(Exit::Failed, format!("signals can't be caught: {error}"))
-            })
-        };
-        Ok(Self([
-            caught(SignalKind::interrupt())?,
-            caught(SignalKind::terminate())?,
-            // The terminal is gone.
-            caught(SignalKind::hangup())?,
-        ]))
-    }
-
-    async fn told(&mut self) {
-        let [interrupt, terminate, hangup] = &mut self.0;
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            _ = hangup.recv() => {}
-        }
-    }
 }

@@ -27,6 +27,8 @@ pub(crate) struct Control {
     pub(crate) blind: bool,
     /// RFC 5649 is `CKM_AES_KEY_WRAP_KWP` here.
     pub(crate) kwp: bool,
+    /// Who made the token, as it says.
+    pub(crate) manufacturer: Option<String>,
 }
 
 impl Control {
@@ -287,6 +289,7 @@ impl Control {
             ["blind"] => self.blind = true,
             ["overlong", target] => self.rule(target, Action::Overlong)?,
             ["kwp-by-its-name"] => self.kwp = true,
+            ["manufacturer", name] => self.manufacturer = Some(name.to_owned()),
             ["allow", target] => self.rule(target, Action::Allow)?,
             ["make", target, what] => {
                 let what = made_for(what)?;

@@ -587,6 +587,22 @@ unsafe extern "C" fn C_FindObjects(
     })
 }
 
+unsafe extern "C" fn C_GetTokenInfo(slot: CK_SLOT_ID, info: *mut CK_TOKEN_INFO) -> CK_RV {
+    guard(|| {
+        inject::call(
+            Function::C_GetTokenInfo,
+            WhenAbsent::slot,
+            |real, control| {
+                // SAFETY: the caller's arguments.
+                let value = unsafe { real.C_GetTokenInfo?(slot, info) };
+                // SAFETY: as above.
+                unsafe { traits::token_info(control, value, info) };
+                Some(value)
+            },
+        )
+    })
+}
+
 unsafe extern "C" fn C_GetMechanismList(
     slot: CK_SLOT_ID,
     list: *mut CK_MECHANISM_TYPE,
@@ -714,11 +730,10 @@ functions! {
     by hand {
         C_Initialize C_Finalize C_GetSlotList C_GetSlotInfo C_Login C_CreateObject C_CopyObject C_SetAttributeValue C_GetAttributeValue
         C_GenerateKey C_GenerateKeyPair C_UnwrapKey C_DeriveKey C_WrapKey C_EncryptInit C_DecryptInit C_SignInit C_SignRecoverInit
-        C_Encrypt C_Decrypt C_Sign C_SignRecover C_FindObjects C_GetMechanismList C_GetMechanismInfo
+        C_Encrypt C_Decrypt C_Sign C_SignRecover C_FindObjects C_GetTokenInfo C_GetMechanismList C_GetMechanismInfo
     }
     forwarded {
         C_GetInfo general(info: *mut CK_INFO);
-        C_GetTokenInfo slot(slot: CK_SLOT_ID, info: *mut CK_TOKEN_INFO);
         C_InitToken slot(slot: CK_SLOT_ID, pin: *mut CK_UTF8CHAR, pin_len: CK_ULONG, label: *mut CK_UTF8CHAR);
         C_OpenSession slot(slot: CK_SLOT_ID, flags: CK_FLAGS, application: *mut c_void, notify: CK_NOTIFY, session: *mut CK_SESSION_HANDLE);
         C_CloseAllSessions slot(slot: CK_SLOT_ID);

@@ -10,13 +10,13 @@ use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use cryptoki_sys::{
     CK_ATTRIBUTE, CK_ATTRIBUTE_TYPE, CK_BYTE, CK_FALSE, CK_FUNCTION_LIST, CK_GCM_PARAMS,
     CK_KEY_TYPE, CK_MECHANISM, CK_MECHANISM_INFO, CK_MECHANISM_TYPE, CK_OBJECT_HANDLE, CK_RV,
-    CK_SESSION_HANDLE, CK_ULONG, CK_UNAVAILABLE_INFORMATION, CKA_CLASS, CKA_EXTRACTABLE,
-    CKA_KEY_TYPE, CKA_LABEL, CKA_TOKEN, CKA_TRUSTED, CKA_UNWRAP_TEMPLATE, CKA_VALUE, CKA_VALUE_LEN,
-    CKF_WRAP, CKK_AES, CKK_DES, CKK_DES2, CKK_DES3, CKK_GENERIC_SECRET, CKM_AES_GCM,
-    CKM_AES_KEY_GEN, CKM_AES_KEY_WRAP_KWP, CKM_AES_KEY_WRAP_PAD, CKM_CONCATENATE_BASE_AND_KEY,
-    CKM_DES_KEY_GEN, CKM_DES2_KEY_GEN, CKM_DES3_KEY_GEN, CKM_GENERIC_SECRET_KEY_GEN, CKO_DATA,
-    CKR_ATTRIBUTE_TYPE_INVALID, CKR_BUFFER_TOO_SMALL, CKR_FUNCTION_NOT_SUPPORTED,
-    CKR_KEY_FUNCTION_NOT_PERMITTED, CKR_KEY_NOT_WRAPPABLE, CKR_OK,
+    CK_SESSION_HANDLE, CK_TOKEN_INFO, CK_ULONG, CK_UNAVAILABLE_INFORMATION, CKA_CLASS,
+    CKA_EXTRACTABLE, CKA_KEY_TYPE, CKA_LABEL, CKA_TOKEN, CKA_TRUSTED, CKA_UNWRAP_TEMPLATE,
+    CKA_VALUE, CKA_VALUE_LEN, CKF_WRAP, CKK_AES, CKK_DES, CKK_DES2, CKK_DES3, CKK_GENERIC_SECRET,
+    CKM_AES_GCM, CKM_AES_KEY_GEN, CKM_AES_KEY_WRAP_KWP, CKM_AES_KEY_WRAP_PAD,
+    CKM_CONCATENATE_BASE_AND_KEY, CKM_DES_KEY_GEN, CKM_DES2_KEY_GEN, CKM_DES3_KEY_GEN,
+    CKM_GENERIC_SECRET_KEY_GEN, CKO_DATA, CKR_ATTRIBUTE_TYPE_INVALID, CKR_BUFFER_TOO_SMALL,
+    CKR_FUNCTION_NOT_SUPPORTED, CKR_KEY_FUNCTION_NOT_PERMITTED, CKR_KEY_NOT_WRAPPABLE, CKR_OK,
 };
 
 use crate::control::{Control, Facts};
@@ -605,6 +605,22 @@ pub(crate) unsafe fn output(
         unsafe { length.write(length.read() + (1 << 40)) };
     }
     value
+}
+
+/// Who made the token, as it says.
+///
+/// # Safety
+/// `info` must be a caller's.
+pub(crate) unsafe fn token_info(control: &Control, value: CK_RV, info: *mut CK_TOKEN_INFO) {
+    let Some(manufacturer) = control.manufacturer.as_ref().filter(|_| value == CKR_OK) else {
+        return;
+    };
+    // SAFETY: the caller of this function vouches for it.
+    let field = unsafe { &mut (*info).manufacturerID };
+    let padded = manufacturer.bytes().chain(std::iter::repeat(b' '));
+    for (byte, said) in field.iter_mut().zip(padded) {
+        *byte = said;
+    }
 }
 
 /// What `C_GetMechanismInfo` returns and tells, of which the real module said `value`.
