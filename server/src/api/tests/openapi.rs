@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use strongroom_core::keyring::MAX_NAME;
 
 use crate::api::OPENAPI;
-use crate::api::vault::body::{BATCH, ITEM_PARAMETERS};
+use crate::api::vault::batch::items::{BATCH, ITEM_PARAMETERS};
 use crate::api::vault::routes::{Route, SYSTEM, TRANSIT, Verb};
 use crate::api::{jwks, ui};
 

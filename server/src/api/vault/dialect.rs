@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use super::error::{ApiError, PERMISSION_DENIED};
 use super::routes::{self, Target};
-use super::{auth, body};
+use super::{auth, names};
 use crate::api::App;
 use crate::api::pipeline::credentials::{Credentials, Presented};
 use crate::api::pipeline::dialect::{Claim, Dialect, OwnHeaders};
@@ -137,7 +137,7 @@ pub(super) fn shown(path: &str) -> &str {
     if path.len() <= 128
         && path
             .split('/')
-            .all(|part| part.is_empty() || body::is_word(part))
+            .all(|part| part.is_empty() || names::is_word(part))
     {
         path
     } else {

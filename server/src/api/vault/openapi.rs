@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use strongroom_core::keyring::MAX_NAME;
 
-use super::body::BATCH;
+use super::batch::items::BATCH;
 use super::routes::{self, SYSTEM, TRANSIT};
 use crate::api::pipeline::route::{Parameter, Request, Route, Verb};
 

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::body::{MAX_BATCH, Params};
+use super::batch::items::MAX_BATCH;
+use super::body::Params;
 use super::error::ApiError;
 
 /// What the document says of a parameter of this type.

@@ -7,8 +7,8 @@ use hyper::Method;
 use strongroom_core::keyring::KeyName;
 use strongroom_core::policy::Operation;
 
-use super::body::Shape;
 use super::dialect::ROOT;
+use super::names::Shape;
 use super::request::{Nothing, NothingElse};
 use super::transit::{cipher, import, jwt, keys, mac, random, sign, unsupported, verify};
 use super::{auth, clients, rotation, sys};

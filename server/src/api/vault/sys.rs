@@ -10,9 +10,9 @@ use strongroom_core::keyring::{KeyHealth, Scheduled, Verdict};
 use strongroom_core::tls::ClientCertificate;
 use strongroom_hsm::HsmState;
 
-use super::body::word;
 use super::call::Call;
 use super::error::ApiError;
+use super::names::word;
 use super::openapi::OPENAPI;
 use super::request::{Unread, request};
 use super::rotation;

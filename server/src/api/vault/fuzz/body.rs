@@ -10,9 +10,9 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
-use super::super::body::{
-    BATCH, Item, MAX_BATCH, MAX_OTHERS, Params, Shape, is_form, says_nothing,
-};
+use super::super::batch::items::{BATCH, Item, MAX_BATCH};
+use super::super::body::{Params, is_form, says_nothing};
+use super::super::names::{MAX_OTHERS, Shape};
 use crate::api::pipeline::route::is_called_form;
 
 const NAMES: &[&str] = &[

@@ -1,7 +1,7 @@
 //! The hash algorithms by Vault's names.
 
-use crate::api::vault::body::word;
 use crate::api::vault::error::ApiError;
+use crate::api::vault::names::word;
 use strongroom_core::keyring::Algorithm;
 
 /// The hashes, for the document.

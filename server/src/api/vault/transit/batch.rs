@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use strongroom_core::keyring::KeyringError;
 
 use crate::api::pipeline::answer::Answer;
-use crate::api::vault::body::Item;
+use crate::api::vault::batch::items::Item;
 use crate::api::vault::envelope::Envelope;
 use crate::api::vault::error::{ApiError, Doing, is_outage};
 use crate::api::vault::words;

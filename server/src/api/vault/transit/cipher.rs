@@ -15,12 +15,14 @@ use super::{
 };
 use crate::api::pipeline::answer::Answer;
 use crate::api::pipeline::change;
-use crate::api::vault::body::{Item, Params, SecretText};
+use crate::api::vault::batch::items::Item;
+use crate::api::vault::body::Params;
 use crate::api::vault::call::Call;
 use crate::api::vault::envelope::{Envelope, room};
 use crate::api::vault::error::{ApiError, Doing};
 use crate::api::vault::request::{Base64, Batch, Given, one_of, request};
 use crate::api::vault::routes::UPSERT;
+use crate::api::vault::value::SecretText;
 use crate::api::vault::wire::{self, WireError};
 use crate::api::vault::words;
 

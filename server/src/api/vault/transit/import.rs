@@ -9,9 +9,9 @@ use strongroom_hsm::OaepHash;
 
 use super::{ENCRYPTION_KEY_TYPE, NewKey, answer, create_options};
 use crate::api::pipeline::answer::Answer;
-use crate::api::vault::body::word;
 use crate::api::vault::call::Call;
 use crate::api::vault::error::{ApiError, Doing};
+use crate::api::vault::names::word;
 use crate::api::vault::request::{Base64, Described as _, Given, one_of, request};
 use crate::api::vault::{wire, words};
 

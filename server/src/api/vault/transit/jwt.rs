@@ -12,9 +12,9 @@ use zeroize::Zeroizing;
 
 use super::answer;
 use crate::api::pipeline::answer::Answer;
-use crate::api::vault::body::word;
 use crate::api::vault::call::Call;
 use crate::api::vault::error::{ApiError, Doing};
+use crate::api::vault::names::word;
 use crate::api::vault::request::{Unread, one_of, request};
 
 request! {

@@ -17,8 +17,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::body::{Item, word};
+use super::batch::items::Item;
 use super::error::{ApiError, Doing};
+use super::names::word;
 use super::request::Given;
 use super::{wire, words};
 use crate::api::pipeline::answer::Answer;

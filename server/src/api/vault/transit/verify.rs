@@ -8,7 +8,7 @@ use super::algorithm::HASHES;
 use super::batch::refuse_empty;
 use super::{mac, sign};
 use crate::api::pipeline::answer::Answer;
-use crate::api::vault::body::Item;
+use crate::api::vault::batch::items::Item;
 use crate::api::vault::call::Call;
 use crate::api::vault::error::ApiError;
 use crate::api::vault::request::{Base64, Batch, Described as _, Given, one_of, request};

@@ -1,0 +1,3 @@
+//! Batches: many items in one request, each with a result of its own.
+
+pub(in crate::api) mod items;
