@@ -276,8 +276,7 @@ pub(in crate::api) async fn lookup_self(call: &mut Call<'_>) -> Result<Answer, A
         ttl,
         r#type: "service",
     });
-    let warnings = call.params.warnings();
-    Ok(Answer::ok(envelope.close(&warnings, None::<&()>)))
+    Ok(call.close(envelope, &[]))
 }
 
 /// The token that was sent. Without one the answer is Vault's 403, which the seal's client takes

@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
+use serde::Serialize;
 use strongroom_core::keyring::KeyName;
 use strongroom_core::tls::Peer;
 
 use super::body::{Params, is_form, says_nothing};
+use super::envelope::Envelope;
 use super::error::ApiError;
 use super::routes;
 use crate::api::App;
-use crate::api::pipeline::answer::RequestId;
+use crate::api::pipeline::answer::{Answer, RequestId};
 use crate::api::pipeline::credentials::Presented;
 use crate::api::pipeline::route::{self, Ask, Verb};
 
@@ -48,6 +50,20 @@ impl<'a> Call<'a> {
             params,
             token: request.token,
         })
+    }
+
+    /// `data` as a value, with the request's warnings and `more`.
+    pub(in crate::api) fn answer<T: Serialize>(&mut self, data: &T, more: &[&str]) -> Answer {
+        let mut envelope = Envelope::open(self.id, 512);
+        envelope.json(data);
+        self.close(envelope, more)
+    }
+
+    /// The same where `data` is written already.
+    pub(in crate::api) fn close(&mut self, envelope: Envelope, more: &[&str]) -> Answer {
+        let mut warnings = self.params.warnings();
+        warnings.extend(more.iter().map(|&w| w.to_owned()));
+        Answer::ok(envelope.close(&warnings, None::<&()>))
     }
 }
 

@@ -15,7 +15,6 @@ use super::routes::{self, Target, Verb};
 use crate::api::pipeline::answer::Answer;
 use crate::api::pipeline::credentials::Presented;
 use crate::api::pipeline::dialect::Dialect as _;
-use crate::api::vault::envelope::Envelope;
 
 /// The most paths of one question.
 const MAX_PATHS: usize = 64;
@@ -25,7 +24,7 @@ const DEFAULT_MOUNT: &str = "transit/";
 /// `GET sys/mounts`.
 pub(in crate::api) async fn mounts(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     let all = secret_mounts(call);
-    Ok(enveloped(call, &Value::Object(all)))
+    Ok(call.answer(&Value::Object(all), &[]))
 }
 
 /// `GET sys/mounts/:path`: the mount of that name.
@@ -38,7 +37,7 @@ pub(in crate::api) async fn read_mount(call: &mut Call<'_>) -> Result<Answer, Ap
                 .because("no such mount"),
         );
     };
-    Ok(enveloped(call, &found))
+    Ok(call.answer(&found, &[]))
 }
 
 /// `GET sys/internal/ui/mounts`.
@@ -48,7 +47,7 @@ pub(in crate::api) async fn ui_mounts(call: &mut Call<'_>) -> Result<Answer, Api
         "token/": mount("token", "auth_token", "tokens of the tokens file"),
     });
     let secret = secret_mounts(call);
-    Ok(enveloped(call, &json!({ "auth": auth, "secret": secret })))
+    Ok(call.answer(&json!({ "auth": auth, "secret": secret }), &[]))
 }
 
 /// `GET sys/internal/ui/mounts/:path`: the mount that a path is below.
@@ -74,7 +73,7 @@ pub(in crate::api) async fn ui_mount(call: &mut Call<'_>) -> Result<Answer, ApiE
     if let Some(fields) = found.as_object_mut() {
         fields.insert("path".to_owned(), name.into());
     }
-    Ok(enveloped(call, &found))
+    Ok(call.answer(&found, &[]))
 }
 
 request! {
@@ -105,7 +104,7 @@ pub(in crate::api) async fn capabilities(call: &mut Call<'_>) -> Result<Answer, 
         let first = at(call, first);
         data.insert("capabilities".to_owned(), first.into());
     }
-    Ok(enveloped(call, &Value::Object(data)))
+    Ok(call.answer(&Value::Object(data), &[]))
 }
 
 fn paths(call: &mut Call<'_>) -> Result<Vec<String>, ApiError> {
@@ -209,11 +208,4 @@ fn mount(kind: &str, accessor: &str, description: &str) -> Value {
         "seal_wrap": false,
         "type": kind,
     })
-}
-
-fn enveloped(call: &mut Call<'_>, data: &Value) -> Answer {
-    let mut envelope = Envelope::open(call.id, 1024);
-    envelope.json(data);
-    let warnings = call.params.warnings();
-    Answer::ok(envelope.close(&warnings, None::<&()>))
 }

@@ -10,9 +10,8 @@ use super::batch::{
     ItemError, Sorted, batch_status, count, in_order, partial_failure, references, write_batch,
 };
 use super::data::{Decrypted, Encrypted, Outcome, object};
-use super::{
-    ENCRYPTION_KEY_TYPE, close, decode_optional, key_type, only, refuse_nonce, wanted_version,
-};
+use super::new_key::{ENCRYPTION_KEY_TYPE, key_type};
+use super::{decode_optional, only, refuse_nonce, wanted_version};
 use crate::api::pipeline::answer::Answer;
 use crate::api::pipeline::change;
 use crate::api::vault::batch::items::Item;
@@ -184,7 +183,7 @@ pub(in crate::api) async fn decrypt(call: &mut Call<'_>) -> Result<Answer, ApiEr
             plaintext: &plaintext,
         },
     );
-    Ok(close(call, envelope, &[]).with_version(version))
+    Ok(call.close(envelope, &[]).with_version(version))
 }
 
 fn one_to_decrypt(params: &Params<'_>) -> Result<DecryptItem, ApiError> {
@@ -259,7 +258,9 @@ async fn datakey(call: &mut Call<'_>, with_plaintext: bool) -> Result<Answer, Ap
         envelope.raw("\"");
     }
     envelope.raw("}");
-    Ok(close(call, envelope, &[]).with_version(key.ciphertext.version))
+    Ok(call
+        .close(envelope, &[])
+        .with_version(key.ciphertext.version))
 }
 
 /// The data key's length in bits, and how it is to be encrypted.
@@ -356,7 +357,7 @@ async fn decrypt_batch(call: &mut Call<'_>, items: Vec<Item<'_>>) -> Result<Answ
         },
         Outcome::write,
     );
-    let mut answer = close(call, envelope, &[]).with_version(version);
+    let mut answer = call.close(envelope, &[]).with_version(version);
     answer.status = batch_status(if_some, &results);
     count(&mut answer, &results);
     Ok(answer)
@@ -513,7 +514,7 @@ fn check_batch(items: &[Item<'_>]) -> Result<bool, ApiError> {
 fn ciphertext_answer(call: &mut Call<'_>, made: &Ciphertext) -> Answer {
     let mut envelope = Envelope::open(call.id, room(made.bytes.len()));
     object(&mut envelope, &Encrypted::new(made.version, &made.bytes));
-    close(call, envelope, &[]).with_version(made.version)
+    call.close(envelope, &[]).with_version(made.version)
 }
 
 fn ciphertexts_answer(
@@ -536,7 +537,7 @@ fn ciphertexts_answer(
         |made| made.map(|made| Encrypted::new(made.version, &made.bytes)),
         Outcome::write,
     );
-    let mut answer = close(call, envelope, &[]);
+    let mut answer = call.close(envelope, &[]);
     answer.key_version = results
         .iter()
         .find_map(|r| r.as_ref().ok())

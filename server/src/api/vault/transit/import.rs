@@ -7,7 +7,7 @@ use serde::Serialize;
 use strongroom_core::keyring::{ImportOptions, KeyType};
 use strongroom_hsm::OaepHash;
 
-use super::{ENCRYPTION_KEY_TYPE, NewKey, answer, create_options};
+use super::new_key::{ENCRYPTION_KEY_TYPE, NewKey, create_options};
 use crate::api::pipeline::answer::Answer;
 use crate::api::vault::call::Call;
 use crate::api::vault::error::{ApiError, Doing};
@@ -25,7 +25,7 @@ pub(in crate::api) async fn wrapping_key(call: &mut Call<'_>) -> Result<Answer, 
     if !public_key.ends_with('\n') {
         public_key.push('\n');
     }
-    Ok(answer(call, &WrappingKey { public_key }, &[]))
+    Ok(call.answer(&WrappingKey { public_key }, &[]))
 }
 
 request! {

@@ -10,7 +10,6 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
-use super::answer;
 use crate::api::pipeline::answer::Answer;
 use crate::api::vault::call::Call;
 use crate::api::vault::error::{ApiError, Doing};
@@ -110,7 +109,7 @@ pub(in crate::api) async fn jwt(call: &mut Call<'_>) -> Result<Answer, ApiError>
         issued_at: now,
         expires_at,
     };
-    Ok(answer(call, &data, &[]).with_version(signer.version))
+    Ok(call.answer(&data, &[]).with_version(signer.version))
 }
 
 /// From `ttl` or the claim `exp`, else as late as may be.

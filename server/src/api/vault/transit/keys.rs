@@ -7,10 +7,8 @@ use std::time::Duration;
 use serde::Serialize;
 use strongroom_core::keyring::{ConfigChange, KeyInfo, KeyName, KeyType, Residency, VersionInfo};
 
-use super::{
-    ENCRYPTION_KEY_TYPE, NewKey, answer, check_period, create_options, decode_optional,
-    refuse_exports,
-};
+use super::decode_optional;
+use super::new_key::{ENCRYPTION_KEY_TYPE, NewKey, check_period, create_options, refuse_exports};
 use crate::api::pipeline::answer::Answer;
 use crate::api::vault::call::Call;
 use crate::api::vault::error::{ApiError, Doing};
@@ -142,7 +140,7 @@ pub(in crate::api) async fn create(call: &mut Call<'_>) -> Result<Answer, ApiErr
     let key = key.map_err(|e| ApiError::from_keyring(e, Doing::Read, call.name))?;
     agrees(&asked, call.name, &key)?;
     let warning = format!("key {} already existed", call.name);
-    Ok(answer(call, &Description::from(key), &[&warning]))
+    Ok(call.answer(&Description::from(key), &[&warning]))
 }
 
 /// What is said of a key that was there already must be true of it: creating changes nothing.
@@ -215,7 +213,7 @@ pub(in crate::api) async fn list(call: &mut Call<'_>) -> Result<Answer, ApiError
     if keys.is_empty() {
         return Err(ApiError::empty(404));
     }
-    Ok(answer(call, &Names { keys }, &[]))
+    Ok(call.answer(&Names { keys }, &[]))
 }
 
 /// `DELETE keys/:name`.
@@ -417,5 +415,5 @@ fn describe(call: &mut Call<'_>, warnings: &[&str]) -> Result<Answer, ApiError> 
         .keyring
         .read(call.key()?)
         .map_err(|e| ApiError::from_keyring(e, Doing::Read, call.name))?;
-    Ok(answer(call, &Description::from(key), warnings))
+    Ok(call.answer(&Description::from(key), warnings))
 }

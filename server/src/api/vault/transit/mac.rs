@@ -6,7 +6,7 @@ use super::algorithm::{HASHES, hash, invalid_hash, of_path_or_body};
 use super::batch::{ItemError, Sorted, count, in_order, references, refuse_empty, write_batch};
 use super::data::{Outcome, Tag, Valid, Versioned};
 use super::verify::Verify;
-use super::{CONTEXT_REFUSED, answer, close, made_by, only, valid_answer};
+use super::{CONTEXT_REFUSED, made_by, only, valid_answer};
 use crate::api::pipeline::answer::Answer;
 use crate::api::vault::call::Call;
 use crate::api::vault::envelope::{Envelope, room};
@@ -70,7 +70,7 @@ pub(in crate::api) async fn hmac(call: &mut Call<'_>) -> Result<Answer, ApiError
             |made| made.map(tag_of),
             Outcome::serialize_into,
         );
-        let mut answer = close(call, envelope, &[]);
+        let mut answer = call.close(envelope, &[]);
         answer.key_version = results
             .iter()
             .find_map(|r| r.as_ref().ok())
@@ -92,7 +92,7 @@ pub(in crate::api) async fn hmac(call: &mut Call<'_>) -> Result<Answer, ApiError
     let made = only(results.map_err(failed)?, Doing::Hmac, call.name)?;
     let mut envelope = Envelope::open(call.id, room(made.tag.len()));
     envelope.json(&tag_of(&made));
-    Ok(close(call, envelope, &[]).with_version(made.version))
+    Ok(call.close(envelope, &[]).with_version(made.version))
 }
 
 /// `verify/:name[/:algorithm]` with `hmac`.
@@ -155,7 +155,7 @@ pub(super) async fn verify(call: &mut Call<'_>) -> Result<Answer, ApiError> {
         .verify_hmac(call.key()?, algorithm, vec![item])
         .await;
     let valid = only(results.map_err(failed)?, Doing::VerifyHmac, call.name)?;
-    Ok(answer(call, &Valid { valid }, &[]).with_version(version))
+    Ok(call.answer(&Valid { valid }, &[]).with_version(version))
 }
 
 /// What is said of signatures, and would make an HMAC another one. Vault looks at none of it.

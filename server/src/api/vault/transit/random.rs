@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 
 use super::algorithm::{HASHES, of_path_or_body};
-use super::close;
 use crate::api::pipeline::answer::Answer;
 use crate::api::vault::call::Call;
 use crate::api::vault::envelope::{Envelope, room};
@@ -200,5 +199,5 @@ fn encoded(call: &mut Call<'_>, name: &str, bytes: &[u8], hex: bool) -> Answer {
         envelope.base64(bytes);
     }
     envelope.raw("\"}");
-    close(call, envelope, &[])
+    call.close(envelope, &[])
 }

@@ -14,7 +14,7 @@ use super::algorithm::{SIGNED_HASHES, hash};
 use super::batch::{ItemError, Sorted, count, in_order, references, refuse_empty, write_batch};
 use super::data::{Outcome, Signed, Valid, Versioned};
 use super::verify::Verify;
-use super::{CONTEXT_REFUSED, answer, close, made_by, only, valid_answer};
+use super::{CONTEXT_REFUSED, made_by, only, valid_answer};
 use crate::api::pipeline::answer::Answer;
 use crate::api::vault::batch::items::Item;
 use crate::api::vault::call::Call;
@@ -96,7 +96,7 @@ pub(in crate::api) async fn sign(call: &mut Call<'_>) -> Result<Answer, ApiError
             Outcome::serialize_into,
         );
         let warnings = only_rsa(call, options);
-        let mut answer = close(call, envelope, warnings);
+        let mut answer = call.close(envelope, warnings);
         answer.key_version = results
             .iter()
             .find_map(|r| r.as_ref().ok())
@@ -115,7 +115,7 @@ pub(in crate::api) async fn sign(call: &mut Call<'_>) -> Result<Answer, ApiError
     let mut envelope = Envelope::open(call.id, room(MAX_SIGNATURE_BASE64));
     envelope.json(&signed(options.marshaling, &made));
     let warnings = only_rsa(call, options);
-    Ok(close(call, envelope, warnings).with_version(made.version))
+    Ok(call.close(envelope, warnings).with_version(made.version))
 }
 
 /// `verify/:name[/:hash]` with `signature`.
@@ -156,7 +156,9 @@ pub(super) fn verify(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     let results = keyring.verify_signatures(call.key()?, &options, &[item]);
     let valid = only(results.map_err(failed)?, Doing::VerifySignature, call.name)?;
     let warnings = only_rsa(call, options);
-    Ok(answer(call, &Valid { valid }, warnings).with_version(version))
+    Ok(call
+        .answer(&Valid { valid }, warnings)
+        .with_version(version))
 }
 
 /// `export/public-key/:name[/:version]`.
@@ -211,7 +213,7 @@ pub(in crate::api) async fn export_public_key(call: &mut Call<'_>) -> Result<Ans
         r#type: key.key_type.as_str(),
         keys,
     };
-    Ok(answer(call, &exported, &[]))
+    Ok(call.answer(&exported, &[]))
 }
 
 /// What `sign` and `verify` say of how to sign: Vault's names, defaults and words.
