@@ -3,7 +3,6 @@
 
 use std::io::Write as _;
 
-use base16ct::HexDisplay;
 use base64::Engine as _;
 use bytes::Bytes;
 use serde::Serialize;
@@ -64,11 +63,6 @@ impl Envelope {
             // The room is as long as the encoding says.
             let _ = BASE64.encode_slice(bytes, room);
         }
-    }
-
-    /// Hexadecimal, lower case, without quotes.
-    pub(in crate::api) fn hex(&mut self, bytes: &[u8]) {
-        let _ = write!(*self.buf, "{:x}", HexDisplay(bytes));
     }
 
     /// `vault:v<version>:<base64>` with quotes.

@@ -9,7 +9,7 @@ use strongroom_core::policy::Operation;
 use super::batch::{
     ItemError, Sorted, batch_status, count, in_order, partial_failure, references, write_batch,
 };
-use super::data::{Decrypted, Encrypted, Outcome, object};
+use super::data::{DataKeyMade, Decrypted, Encrypted, Outcome, object};
 use super::new_key::{ENCRYPTION_KEY_TYPE, key_type};
 use super::{decode_optional, only, refuse_nonce, wanted_version};
 use crate::api::pipeline::answer::Answer;
@@ -247,20 +247,12 @@ async fn datakey(call: &mut Call<'_>, with_plaintext: bool) -> Result<Answer, Ap
         .data_key(call.key()?, bits, template)
         .await
         .map_err(|e| ApiError::from_keyring(e, Doing::Encrypt, call.name))?;
+    let plaintext = with_plaintext.then_some(key.plaintext.as_slice());
+    let made = DataKeyMade::new(&key.ciphertext, plaintext);
     let mut envelope = Envelope::open(call.id, 256 + room(key.ciphertext.bytes.len()));
-    envelope.raw("{\"ciphertext\":");
-    envelope.versioned(key.ciphertext.version, &key.ciphertext.bytes);
-    envelope.raw(",\"key_version\":");
-    envelope.number(key.ciphertext.version);
-    if with_plaintext {
-        envelope.raw(",\"plaintext\":\"");
-        envelope.base64(&key.plaintext);
-        envelope.raw("\"");
-    }
-    envelope.raw("}");
-    Ok(call
-        .close(envelope, &[])
-        .with_version(key.ciphertext.version))
+    envelope.json(&made);
+    let version = key.ciphertext.version;
+    Ok(call.close(envelope, &[]).with_version(version))
 }
 
 /// The data key's length in bits, and how it is to be encrypted.

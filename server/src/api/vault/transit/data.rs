@@ -3,9 +3,13 @@
 
 use std::fmt;
 
+use base64::Engine as _;
 use base64::display::Base64Display;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Serialize, Serializer};
+use strongroom_core::hex;
+use strongroom_core::keyring::Ciphertext;
+use zeroize::Zeroizing;
 
 use crate::api::vault::envelope::Envelope;
 use crate::api::vault::wire::{BASE64, PREFIX};
@@ -79,6 +83,23 @@ impl Serialize for Versioned<'_> {
     }
 }
 
+/// Bytes that may be a secret: what is made of them on their way to the answer is wiped.
+#[derive(Clone, Copy)]
+pub(super) enum Encoded<'a> {
+    Hex(&'a [u8]),
+    Base64(&'a [u8]),
+}
+
+impl Serialize for Encoded<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let text = Zeroizing::new(match self {
+            Self::Hex(bytes) => hex::encode(bytes),
+            Self::Base64(bytes) => BASE64.encode(bytes),
+        });
+        serializer.serialize_str(&text)
+    }
+}
+
 /// Of `encrypt` and `rewrap`.
 #[derive(Serialize)]
 pub(super) struct Encrypted<'a> {
@@ -99,6 +120,12 @@ impl<'a> Encrypted<'a> {
     }
 }
 
+impl<'a> From<&'a Ciphertext> for Encrypted<'a> {
+    fn from(made: &'a Ciphertext) -> Self {
+        Self::new(made.version, &made.bytes)
+    }
+}
+
 impl Members for Encrypted<'_> {
     fn write(&self, envelope: &mut Envelope) {
         envelope.raw("\"ciphertext\":");
@@ -116,7 +143,7 @@ pub(super) struct Decrypted<'a> {
 }
 
 fn base64<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&Base64Display::new(bytes, &BASE64))
+    Encoded::Base64(bytes).serialize(serializer)
 }
 
 impl Members for Decrypted<'_> {
@@ -125,6 +152,42 @@ impl Members for Decrypted<'_> {
         envelope.base64(self.plaintext);
         envelope.raw("\"");
     }
+}
+
+/// Of `datakey`.
+#[derive(Serialize)]
+pub(super) struct DataKeyMade<'a> {
+    ciphertext: Versioned<'a>,
+    key_version: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    plaintext: Option<Encoded<'a>>,
+}
+
+impl<'a> DataKeyMade<'a> {
+    /// `plaintext`: where it is answered too.
+    pub(super) fn new(made: &'a Ciphertext, plaintext: Option<&'a [u8]>) -> Self {
+        let Encrypted {
+            ciphertext,
+            key_version,
+        } = Encrypted::from(made);
+        Self {
+            ciphertext,
+            key_version,
+            plaintext: plaintext.map(Encoded::Base64),
+        }
+    }
+}
+
+/// Of `random`.
+#[derive(Serialize)]
+pub(super) struct Drawn<'a> {
+    pub(super) random_bytes: Encoded<'a>,
+}
+
+/// Of `hash`.
+#[derive(Serialize)]
+pub(super) struct Digest<'a> {
+    pub(super) sum: Encoded<'a>,
 }
 
 /// Of `hmac`.

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use super::algorithm::{HASHES, of_path_or_body};
+use super::data::{Digest, Drawn, Encoded};
 use crate::api::pipeline::answer::Answer;
 use crate::api::vault::call::Call;
 use crate::api::vault::envelope::{Envelope, room};
@@ -10,6 +11,7 @@ use crate::api::vault::error::{ApiError, Doing};
 use crate::api::vault::names::word;
 use crate::api::vault::request::{Base64, one_of, request};
 use crate::api::vault::wire;
+use serde::Serialize;
 use strongroom_core::keyring::RandomSource;
 
 /// How bytes are written.
@@ -131,7 +133,8 @@ impl RandomDraw {
         }
         let bytes = call.app.keyring.random(self.len, self.source).await;
         let bytes = bytes.map_err(|e| ApiError::from_keyring(e, Doing::Random, ""))?;
-        Ok(encoded(call, "random_bytes", &bytes, self.hex))
+        let random_bytes = encoded(&bytes, self.hex);
+        Ok(long_answer(call, &Drawn { random_bytes }, bytes.len()))
     }
 }
 
@@ -165,11 +168,12 @@ pub(in crate::api) async fn hash(call: &mut Call<'_>) -> Result<Answer, ApiError
     let input = wire::decode_base64(input).map_err(|e| {
         ApiError::bad_request(format!("unable to decode input as base64: {e}")).in_own_words()
     })?;
-    let sum = algorithm.digest(&input);
+    let digest = algorithm.digest(&input);
     if replaced {
         call.params.replaced_by_path("algorithm");
     }
-    Ok(encoded(call, "sum", &sum, hex))
+    let sum = encoded(&digest, hex);
+    Ok(long_answer(call, &Digest { sum }, digest.len()))
 }
 
 fn is_hex(
@@ -187,17 +191,17 @@ fn is_hex(
     }
 }
 
-/// `{"<name>":"<bytes>"}`.
-fn encoded(call: &mut Call<'_>, name: &str, bytes: &[u8], hex: bool) -> Answer {
-    let mut envelope = Envelope::open(call.id, room(bytes.len()) + 2 * bytes.len());
-    envelope.raw("{\"");
-    envelope.raw(name);
-    envelope.raw("\":\"");
+fn encoded(bytes: &[u8], hex: bool) -> Encoded<'_> {
     if hex {
-        envelope.hex(bytes);
+        Encoded::Hex(bytes)
     } else {
-        envelope.base64(bytes);
+        Encoded::Base64(bytes)
     }
-    envelope.raw("\"}");
+}
+
+/// With room for so many bytes, however they are written.
+fn long_answer(call: &mut Call<'_>, data: &impl Serialize, bytes: usize) -> Answer {
+    let mut envelope = Envelope::open(call.id, room(bytes) + 2 * bytes);
+    envelope.json(data);
     call.close(envelope, &[])
 }
