@@ -11,7 +11,8 @@ use super::batch::{
 };
 use super::data::{DataKeyMade, Decrypted, Encrypted, Outcome, object};
 use super::new_key::{ENCRYPTION_KEY_TYPE, key_type};
-use super::{decode_optional, only, refuse_nonce, wanted_version};
+use super::unsupported::Refused;
+use super::{decode_optional, only, wanted_version};
 use crate::api::pipeline::answer::Answer;
 use crate::api::pipeline::change;
 use crate::api::vault::batch::items::Item;
@@ -128,11 +129,7 @@ impl Encrypt<'_> {
 
     fn new_key(&self) -> Result<NewKey, ApiError> {
         let said = self.r#type.as_deref().filter(|said| !said.is_empty());
-        if key_type(said)? != KeyType::Aes256Gcm96 {
-            return Err(ApiError::bad_request(
-                "the type of a key that encrypts is aes256-gcm96",
-            ));
-        }
+        Refused::TypeToEncrypt.when(key_type(said)? != KeyType::Aes256Gcm96)?;
         Ok(NewKey {
             convergent: self.convergent_encryption.unwrap_or(false),
         })
@@ -264,7 +261,7 @@ fn key_to_make(params: &Params<'_>) -> Result<(u32, EncryptItem), ApiError> {
         Some(512) => 512,
         Some(_) => return Err(ApiError::bad_request(words::DATA_KEY_LENGTH)),
     };
-    refuse_nonce(asked.nonce.0).map_err(ApiError::of_item)?;
+    Refused::Nonce.when(asked.nonce.0)?;
     let template = EncryptItem {
         context: decode_optional(asked.context.as_deref())
             .map_err(|_| ApiError::bad_request("failed to base64-decode context"))?,
@@ -441,7 +438,7 @@ fn encrypt_item(
     key_version: i64,
 ) -> Result<EncryptItem, ItemError> {
     let plaintext = plaintext.ok_or("missing plaintext to encrypt")?;
-    refuse_nonce(nonce)?;
+    Refused::Nonce.when(nonce)?;
     Ok(EncryptItem {
         plaintext: wire::decode_base64(plaintext).map_err(|e| e.to_string())?,
         associated_data: associated(associated_data)?,
@@ -460,7 +457,7 @@ fn decrypt_item(
         None | Some("") => return Err("missing ciphertext to decrypt".into()),
         Some(text) => text,
     };
-    refuse_nonce(nonce)?;
+    Refused::Nonce.when(nonce)?;
     Ok(DecryptItem {
         ciphertext: wire::parse_ciphertext(ciphertext).map_err(ciphertext_error)?,
         associated_data: associated(associated_data)?,

@@ -8,6 +8,7 @@ use strongroom_core::keyring::{ImportOptions, KeyType};
 use strongroom_hsm::OaepHash;
 
 use super::new_key::{ENCRYPTION_KEY_TYPE, NewKey, create_options};
+use super::unsupported::Refused;
 use crate::api::pipeline::answer::Answer;
 use crate::api::vault::call::Call;
 use crate::api::vault::error::{ApiError, Doing};
@@ -94,11 +95,7 @@ pub(in crate::api) async fn import(call: &mut Call<'_>) -> Result<Answer, ApiErr
         create: create_options(&said, Duration::ZERO)?,
         allow_rotation: asked.allow_rotation.unwrap_or(false),
     };
-    if options.create.key_type != KeyType::Aes256Gcm96 {
-        return Err(ApiError::bad_request(
-            "signing keys can't be imported: they are made in the token; create one with keys/:name",
-        ));
-    }
+    Refused::TypeToImport.when(options.create.key_type != KeyType::Aes256Gcm96)?;
     if !options.create.auto_rotate_period.is_zero() && !options.allow_rotation {
         return Err(ApiError::bad_request(words::PERIOD_WITHOUT_ROTATION));
     }
@@ -119,11 +116,7 @@ pub(in crate::api) async fn import(call: &mut Call<'_>) -> Result<Answer, ApiErr
 /// `POST keys/:name/import_version`.
 pub(in crate::api) async fn import_version(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     let asked = ImportVersion::read(&call.params)?;
-    if asked.version.0 {
-        return Err(ApiError::bad_request(
-            "version is not supported: an imported version becomes the latest one",
-        ));
-    }
+    Refused::ImportedVersion.when(asked.version.0)?;
     let (ciphertext, hash) = wrapped(
         asked.public_key,
         asked.hash_function.as_deref(),
@@ -144,11 +137,7 @@ fn wrapped(
     hash_function: Option<&str>,
     ciphertext: Option<&str>,
 ) -> Result<(Vec<u8>, OaepHash), ApiError> {
-    if public_key.0 {
-        return Err(ApiError::bad_request(
-            "provided type does not support public_key import",
-        ));
-    }
+    Refused::PublicKey.when(public_key.0)?;
     let name = hash_function.unwrap_or_default();
     let hash = match name.to_ascii_uppercase().as_str() {
         "" | "SHA256" => OaepHash::Sha256,

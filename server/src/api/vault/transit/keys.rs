@@ -9,6 +9,7 @@ use strongroom_core::keyring::{ConfigChange, KeyInfo, KeyName, KeyType, Residenc
 
 use super::decode_optional;
 use super::new_key::{ENCRYPTION_KEY_TYPE, NewKey, check_period, create_options, refuse_exports};
+use super::unsupported::Refused;
 use crate::api::pipeline::answer::Answer;
 use crate::api::vault::call::Call;
 use crate::api::vault::error::{ApiError, Doing};
@@ -107,9 +108,7 @@ request! {
 /// `POST keys/:name`: makes a key; one that exists is described and left as it is.
 pub(in crate::api) async fn create(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     let asked = Create::read(&call.params)?;
-    if asked.managed_key_name.0 || asked.managed_key_id.0 {
-        return Err(managed_keys());
-    }
+    Refused::ManagedKey.when(asked.managed_key_name.0 || asked.managed_key_id.0)?;
     let said = NewKey {
         key_type: asked.r#type.as_deref(),
         derived: asked.derived,
@@ -251,9 +250,7 @@ pub(in crate::api) async fn configure(call: &mut Call<'_>) -> Result<Answer, Api
 /// `POST keys/:name/rotate`.
 pub(in crate::api) async fn rotate(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     let asked = Rotate::read(&call.params)?;
-    if asked.managed_key_name.0 || asked.managed_key_id.0 {
-        return Err(managed_keys());
-    }
+    Refused::ManagedKey.when(asked.managed_key_name.0 || asked.managed_key_id.0)?;
     let rotated = call.app.keyring.rotate(call.key()?).await;
     let version = rotated.map_err(|e| ApiError::from_keyring(e, Doing::Rotate, call.name))?;
     Ok(describe(call, &[])?.with_version(version))
@@ -273,10 +270,6 @@ pub(in crate::api) async fn trim(call: &mut Call<'_>) -> Result<Answer, ApiError
     let trimmed = call.app.keyring.trim(call.key()?, wanted).await;
     trimmed.map_err(|e| ApiError::from_keyring(e, Doing::Trim, call.name))?;
     describe(call, &[])
-}
-
-fn managed_keys() -> ApiError {
-    ApiError::bad_request("managed keys are not supported: every key is held by the HSM")
 }
 
 /// A version that a setting names. What no key can have is no version, and not repeated.

@@ -5,8 +5,9 @@ use std::borrow::Cow;
 use super::algorithm::{HASHES, hash, invalid_hash, of_path_or_body};
 use super::batch::{ItemError, Sorted, count, in_order, references, refuse_empty, write_batch};
 use super::data::{Outcome, Tag, Valid, Versioned};
+use super::unsupported::Refused;
 use super::verify::Verify;
-use super::{CONTEXT_REFUSED, made_by, only, valid_answer};
+use super::{made_by, only, valid_answer};
 use crate::api::pipeline::answer::Answer;
 use crate::api::vault::call::Call;
 use crate::api::vault::envelope::{Envelope, room};
@@ -113,9 +114,8 @@ pub(super) async fn verify(call: &mut Call<'_>) -> Result<Answer, ApiError> {
             call.params.replaced_by_path("hash_algorithm");
         }
         let sorted = Sorted::sort(&items, |item| {
-            if item.context.as_deref().is_some_and(|c| !c.is_empty()) {
-                return Err(CONTEXT_REFUSED.into());
-            }
+            let context = item.context.as_deref();
+            Refused::Context.when(context.is_some_and(|c| !c.is_empty()))?;
             check(
                 item.input.as_deref(),
                 item.hmac.as_deref().unwrap_or_default(),
@@ -160,14 +160,8 @@ pub(super) async fn verify(call: &mut Call<'_>) -> Result<Answer, ApiError> {
 
 /// What is said of signatures, and would make an HMAC another one. Vault looks at none of it.
 fn refuse_for_hmac(asked: &Verify<'_>) -> Result<(), ApiError> {
-    if asked.context.0 {
-        return Err(ApiError::bad_request(CONTEXT_REFUSED));
-    }
-    if asked.prehashed == Some(true) {
-        return Err(ApiError::bad_request(
-            "prehashed is for signatures: an HMAC is made of the input as it is",
-        ));
-    }
+    Refused::Context.when(asked.context.0)?;
+    Refused::Prehashed.when(asked.prehashed == Some(true))?;
     Ok(())
 }
 

@@ -24,10 +24,6 @@ use batch::{ItemError, count, references, write_batch};
 use data::{Outcome, Valid};
 use strongroom_core::keyring::KeyringError;
 
-/// For what is made with the key itself, not with one derived from it.
-const CONTEXT_REFUSED: &str =
-    "signatures and HMACs are not made with derived keys: leave context out";
-
 /// The only result of a request without a batch.
 fn only<R>(results: Vec<Result<R, KeyringError>>, doing: Doing, name: &str) -> Result<R, ApiError> {
     match results.into_iter().next() {
@@ -70,15 +66,6 @@ fn valid_answer(
     let mut answer = call.close(envelope, warnings);
     count(&mut answer, results);
     answer
-}
-
-/// Refuses a `nonce`: it served convergent keys of version 1, which nobody makes any more, and was
-/// CVE-2023-4680.
-fn refuse_nonce(given: bool) -> Result<(), ItemError> {
-    if given {
-        return Err("provided nonce not allowed for this key".into());
-    }
-    Ok(())
 }
 
 /// Base64 of a parameter that may be missing.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use strongroom_core::keyring::{CreateOptions, KeyType, Residency};
 use strongroom_hsm::SigningKind;
 
+use super::unsupported::Refused;
 use crate::api::vault::error::ApiError;
 use crate::api::vault::names::word;
 use crate::api::vault::request::Given;
@@ -42,11 +43,7 @@ pub(super) fn create_options(
 ) -> Result<CreateOptions, ApiError> {
     let key_type = key_type(said.key_type)?;
     refuse_exports(said.exportable, said.allow_plaintext_backup)?;
-    if said.context.0 {
-        return Err(ApiError::bad_request(
-            "a key has no context of its own: leave it out, and give it with each operation",
-        ));
-    }
+    Refused::KeyContext.when(said.context.0)?;
     let period = said.auto_rotate_period.unwrap_or(default_period);
     check_period(period)?;
     let residency = match said.residency {
@@ -92,22 +89,13 @@ pub(super) fn key_type(text: Option<&str>) -> Result<KeyType, ApiError> {
     }
 }
 
+/// No key leaves the appliance in plaintext.
 pub(super) fn refuse_exports(
     exportable: Option<bool>,
     backup: Option<bool>,
-) -> Result<(), ApiError> {
-    for (name, said) in [
-        ("exportable", exportable),
-        ("allow_plaintext_backup", backup),
-    ] {
-        if said == Some(true) {
-            return Err(ApiError::bad_request(format!(
-                "{name} is not supported: keys never leave the appliance in plaintext"
-            ))
-            .in_own_words());
-        }
-    }
-    Ok(())
+) -> Result<(), Refused> {
+    Refused::Exportable.when(exportable == Some(true))?;
+    Refused::PlaintextBackup.when(backup == Some(true))
 }
 
 /// Zero, or at least an hour.

@@ -13,8 +13,9 @@ use strongroom_hsm::SigningKind;
 use super::algorithm::{SIGNED_HASHES, hash};
 use super::batch::{ItemError, Sorted, count, in_order, references, refuse_empty, write_batch};
 use super::data::{Outcome, Signed, Valid, Versioned};
+use super::unsupported::Refused;
 use super::verify::Verify;
-use super::{CONTEXT_REFUSED, made_by, only, valid_answer};
+use super::{made_by, only, valid_answer};
 use crate::api::pipeline::answer::Answer;
 use crate::api::vault::batch::items::Item;
 use crate::api::vault::call::Call;
@@ -259,9 +260,7 @@ impl<'p> From<&'p Verify<'_>> for SignParameters<'p> {
 impl SignParameters<'_> {
     /// And whether the path counts, and not what the body says of the hash.
     fn options(self, captures: [Option<&str>; 2]) -> Result<(SignOptions, bool), ApiError> {
-        if self.context.0 {
-            return Err(ApiError::bad_request(CONTEXT_REFUSED));
-        }
+        Refused::Context.when(self.context.0)?;
         let (hash, replaced) = hash(captures, self.hash_algorithm, self.algorithm)?;
         let salt = match self.salt_length.unwrap_or_default() {
             "" | "auto" => SaltLength::Auto,
@@ -331,9 +330,8 @@ fn input(text: Option<&str>) -> Result<Zeroizing<Vec<u8>>, ItemError> {
 }
 
 fn item_input(item: &Item<'_>) -> Result<Zeroizing<Vec<u8>>, ItemError> {
-    if item.context.as_deref().is_some_and(|c| !c.is_empty()) {
-        return Err(CONTEXT_REFUSED.into());
-    }
+    let context = item.context.as_deref();
+    Refused::Context.when(context.is_some_and(|c| !c.is_empty()))?;
     input(item.input.as_deref())
 }
 
