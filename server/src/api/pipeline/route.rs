@@ -69,13 +69,27 @@ pub(crate) struct Request {
     /// What the document says of each, in the same order.
     pub(crate) parameters: &'static [Parameter],
     /// Those that each item of a batch may hold.
-    pub(crate) item: &'static [&'static str],
+    pub(crate) item: &'static [Member],
     /// Those that it must.
     pub(crate) needed_in_item: &'static [&'static str],
     /// Names that are known, and would change what is done in a way that there is not here.
     pub(crate) refused: &'static [&'static str],
     /// Any other name is refused too.
     pub(crate) strict: bool,
+}
+
+/// What an item of a batch may hold.
+#[derive(Clone, Copy)]
+pub(crate) struct Member {
+    pub(crate) name: &'static str,
+    pub(crate) kind: Kind,
+}
+
+/// The type that a member has in JSON, or null.
+#[derive(Clone, Copy)]
+pub(crate) enum Kind {
+    Text,
+    Integer,
 }
 
 /// A parameter, as the document has it.

@@ -2,8 +2,10 @@
 //! does, never copied where the body can be borrowed. What goes wrong is told by names, places and
 //! types, never by a value: values are the client's secrets.
 
+#[cfg(any(fuzzing, test))]
 use std::borrow::Cow;
 use std::fmt;
+#[cfg(any(fuzzing, test))]
 use std::time::Duration;
 
 use percent_encoding::percent_decode;
@@ -11,16 +13,13 @@ use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visit
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
-use super::batch::items::{BATCH, Batch, Item};
+use super::batch::items::{BATCH, Items, Reader};
 use super::error::ApiError;
 use super::names::{Fault, GIVEN_TWICE, Others, Shape, Unknown, fail};
-use super::value::{Scalar, SecretText};
-use super::wire;
+use super::value::{Scalar, SecretText, Values};
 
 /// The most parameters that one route may name.
 pub(in crate::api) const MAX_PARAMS: usize = 12;
-/// Go's longest duration, which is what Vault counts in.
-const MAX_DURATION: Duration = Duration::from_nanos(i64::MAX as u64);
 /// The parameter whose value is an object: the claims of a token.
 pub(in crate::api) const CLAIMS: &str = "claims";
 /// The parameter whose value is a list of paths.
@@ -33,7 +32,7 @@ pub(in crate::api) struct Params<'a> {
     names: &'static [&'static str],
     values: [Scalar<'a>; MAX_PARAMS],
     /// `batch_input`, where it was given and is not null.
-    pub(in crate::api) batch: Option<Vec<Item<'a>>>,
+    pub(in crate::api) batch: Option<Items<'a>>,
     /// `claims` or `paths`, where it was given and is not null.
     pub(in crate::api) structured: Option<Value>,
     /// Names that the route doesn't know.
@@ -211,7 +210,7 @@ impl<'a> Params<'a> {
             return Ok(self);
         }
         let mut values = self.names.iter().zip(&self.values);
-        match values.find(|(name, value)| value.is_set() && shape.item.contains(name)) {
+        match values.find(|(name, value)| value.is_set() && shape.in_item(name).is_some()) {
             None => Ok(self),
             Some((name, _)) => Err(ApiError::bad_request(format!(
                 "{name} is given beside {BATCH}: give it in each item"
@@ -248,94 +247,42 @@ impl<'a> Params<'a> {
         }
     }
 
-    /// Whether a parameter was given, with whatever value but the empty string, zero, false and
-    /// null.
+    /// For the request whose parameters have these names.
+    pub(in crate::api) fn values(&self, names: &'static [&'static str]) -> Values<'_> {
+        debug_assert_eq!(self.names, names, "another request's parameters");
+        Values::new(&self.values)
+    }
+}
+
+/// By name: a handler reads its request's type.
+#[cfg(any(fuzzing, test))]
+impl Params<'_> {
     pub(in crate::api) fn is_set(&self, name: &str) -> bool {
         self.get(name).is_set()
     }
 
-    /// A string; an integer or a bool is taken as its text. Null is none.
     pub(in crate::api) fn text(&self, name: &str) -> Result<Option<Cow<'_, str>>, ApiError> {
-        Ok(Some(match self.get(name) {
-            Scalar::Absent | Scalar::Null => return Ok(None),
-            Scalar::Text(text) => Cow::Borrowed(&**text),
-            Scalar::Int(n) => Cow::Owned(n.to_string()),
-            Scalar::Unsigned(n) => Cow::Owned(n.to_string()),
-            Scalar::Bool(b) => Cow::Borrowed(if *b { "1" } else { "0" }),
-            // The text of a float is not the one that was sent.
-            Scalar::Float | Scalar::List | Scalar::Object => {
-                return Err(conversion(name, "string"));
-            }
-        }))
+        self.get(name).text(name)
     }
 
-    /// An integer, or a string that holds one.
     pub(in crate::api) fn int(&self, name: &str) -> Result<Option<i64>, ApiError> {
-        match self.get(name) {
-            Scalar::Absent | Scalar::Null => Ok(None),
-            Scalar::Int(n) => Ok(Some(*n)),
-            Scalar::Text(text) => text.parse().map(Some).map_err(|_| conversion(name, "int")),
-            _ => Err(conversion(name, "int")),
-        }
+        self.get(name).int(name)
     }
 
-    /// A bool, or a string, 0 or 1 that stands for one.
     pub(in crate::api) fn flag(&self, name: &str) -> Result<Option<bool>, ApiError> {
-        match self.get(name) {
-            Scalar::Absent | Scalar::Null => Ok(None),
-            Scalar::Bool(b) => Ok(Some(*b)),
-            Scalar::Int(0) => Ok(Some(false)),
-            Scalar::Int(1) => Ok(Some(true)),
-            Scalar::Text(text) => match &**text {
-                "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(Some(true)),
-                "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(Some(false)),
-                _ => Err(conversion(name, "bool")),
-            },
-            _ => Err(conversion(name, "bool")),
-        }
+        self.get(name).flag(name)
     }
 
-    /// A duration: seconds, or a text such as `30d`. At most what Go can hold, 292 years.
     pub(in crate::api) fn duration(&self, name: &str) -> Result<Option<Duration>, ApiError> {
-        let why = |why: &str| {
-            ApiError::bad_request(format!(
-                "Field validation failed: error converting input for field {name:?}: {why}"
-            ))
-            .in_own_words()
-        };
-        let duration = match self.get(name) {
-            Scalar::Absent | Scalar::Null => return Ok(None),
-            Scalar::Int(n) => match u64::try_from(*n) {
-                Ok(seconds) => Duration::from_secs(seconds),
-                Err(_) => return Err(why("cannot provide negative value")),
-            },
-            Scalar::Text(text) if text.trim().is_empty() => {
-                return Err(conversion(name, "duration"));
-            }
-            Scalar::Text(text) => wire::parse_duration(text).map_err(why)?,
-            _ => return Err(conversion(name, "duration")),
-        };
-        if duration > MAX_DURATION {
-            return Err(why("it is too long"));
-        }
-        Ok(Some(duration))
+        self.get(name).duration(name)
     }
 
-    fn get(&self, name: &str) -> &Scalar<'a> {
-        debug_assert!(self.names.contains(&name), "the route doesn't name {name}");
-        self.names
-            .iter()
-            .zip(&self.values)
+    fn get(&self, name: &str) -> &Scalar<'_> {
+        let mut values = self.names.iter().zip(&self.values);
+        values
             .find(|(known, _)| **known == name)
             .map_or(&Scalar::Absent, |(_, value)| value)
     }
-}
-
-fn conversion(name: &str, wanted: &str) -> ApiError {
-    ApiError::bad_request(format!(
-        "Field validation failed: error converting input for field {name:?}: expected type '{wanted}'"
-    ))
-    .in_own_words()
 }
 
 /// A form's or query's text; `None`: a percent sign without its digits, a semicolon (which some
@@ -402,7 +349,7 @@ impl<'de> Visitor<'de> for Seed<'_, '_, 'de> {
         while let Some(name) = map.next_key::<SecretText<'de>>()? {
             if &*name == BATCH && params.names.contains(&BATCH) {
                 batches += 1;
-                params.batch = map.next_value_seed(Batch {
+                params.batch = map.next_value_seed(Reader {
                     shape,
                     unknown: &mut params.unknown,
                     fault: &mut *fault,
@@ -514,7 +461,7 @@ impl<'de> Visitor<'de> for Exact<'_> {
 mod tests {
     use super::super::names::MAX_OTHERS;
     use super::*;
-    use crate::api::pipeline::route::is_called_form;
+    use crate::api::pipeline::route::{Kind, Member, is_called_form};
     use proptest::prelude::*;
 
     const NAMES: &[&str] = &[
@@ -527,7 +474,16 @@ mod tests {
     ];
     const SHAPE: Shape<'static> = Shape {
         names: NAMES,
-        item: &["plaintext", "key_version"],
+        item: &[
+            Member {
+                name: "plaintext",
+                kind: Kind::Text,
+            },
+            Member {
+                name: "key_version",
+                kind: Kind::Integer,
+            },
+        ],
         refused: &["padding_scheme"],
         strict: false,
         captured: &["name"],
@@ -571,7 +527,9 @@ mod tests {
             .unwrap()
             .batch
             .unwrap();
-        let item = batch.first().unwrap().plaintext.as_ref().unwrap();
+        let Scalar::Text(item) = batch.first().unwrap().member(0) else {
+            panic!("no text");
+        };
         assert_eq!(copied(item), wanted);
     }
 
@@ -780,9 +738,10 @@ mod tests {
     fn batches_are_strict() {
         let p = json(r#"{"batch_input": [{"plaintext": "YQ==", "reference": "r\n"}, {"key_version": 2, "x": [], "ciphertext": 7}], "plaintext": null, "key_version": 0}"#).unwrap();
         let batch = p.batch.as_ref().unwrap();
-        assert_eq!(batch[0].plaintext.as_deref(), Some("YQ=="));
-        assert_eq!(batch[0].reference.as_deref(), Some("r\n"));
-        assert_eq!(batch[1].key_version, Some(2));
+        let plaintext = batch[0].member(0).text("plaintext").unwrap();
+        assert_eq!(plaintext.as_deref(), Some("YQ=="));
+        assert_eq!(batch[0].reference(), "r\n");
+        assert_eq!(batch[1].member(1).int("key_version").unwrap(), Some(2));
         let mut p = p;
         assert_eq!(
             p.warnings(),

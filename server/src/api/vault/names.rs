@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 
 use serde::de;
 
+use crate::api::pipeline::route::Member;
+
 /// The most unknown names that are repeated to the client.
 const MAX_UNKNOWN_NAMED: usize = 8;
 /// The most names in one object that the route doesn't take.
@@ -17,7 +19,7 @@ pub(in crate::api) struct Shape<'p> {
     /// The parameters.
     pub(in crate::api) names: &'static [&'static str],
     /// Those of them that an item of a batch may hold.
-    pub(in crate::api) item: &'static [&'static str],
+    pub(in crate::api) item: &'static [Member],
     /// Parameters of Vault's, or of `OpenBao`'s, that would change what is done, and that this
     /// appliance doesn't have.
     pub(in crate::api) refused: &'static [&'static str],
@@ -26,6 +28,13 @@ pub(in crate::api) struct Shape<'p> {
     pub(in crate::api) strict: bool,
     /// The names that the path gave already.
     pub(in crate::api) captured: &'p [&'static str],
+}
+
+impl Shape<'_> {
+    /// Where in an item of a batch the parameter is, if one may hold it.
+    pub(super) fn in_item(&self, name: &str) -> Option<usize> {
+        self.item.iter().position(|member| member.name == name)
+    }
 }
 
 /// The names in one object that the route doesn't take, each once.

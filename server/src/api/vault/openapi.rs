@@ -265,7 +265,8 @@ fn body(request: &Request) -> Value {
 
 /// An item of a batch: what it says is what the request would say.
 fn batch_item(request: &Request) -> Value {
-    let taken = parameters(request).filter(|(name, _)| request.item.contains(name));
+    let taken = |name| request.item.iter().any(|member| member.name == name);
+    let taken = parameters(request).filter(|(name, _)| taken(*name));
     let mut properties: Map<String, Value> = taken
         .map(|(name, parameter)| {
             let schema = in_item((parameter.schema)());

@@ -9,8 +9,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::batch::items::MAX_BATCH;
-use super::body::Params;
 use super::error::ApiError;
+use super::value::{Field, Scalar};
+use crate::api::pipeline::route::Kind;
 
 /// What the document says of a parameter of this type.
 pub(super) trait Described {
@@ -21,10 +22,9 @@ pub(super) trait Described {
     fn schema() -> Value;
 }
 
-/// What a parameter may be; `None` where it was not given, or is null.
-pub(super) trait Field<'p>: Described + Sized {
-    /// Vault's conversion of that parameter to this type.
-    fn read(params: &'p Params<'_>, name: &str) -> Result<Self, ApiError>;
+/// What an item of a batch may hold: a parameter whose type is strict there.
+pub(super) trait InItem {
+    const KIND: Kind;
 }
 
 impl Described for Option<Cow<'_, str>> {
@@ -34,9 +34,13 @@ impl Described for Option<Cow<'_, str>> {
 }
 
 impl<'p> Field<'p> for Option<Cow<'p, str>> {
-    fn read(params: &'p Params<'_>, name: &str) -> Result<Self, ApiError> {
-        params.text(name)
+    fn read(value: &'p Scalar<'p>, name: &'static str) -> Result<Self, ApiError> {
+        value.text(name)
     }
+}
+
+impl InItem for Option<Cow<'_, str>> {
+    const KIND: Kind = Kind::Text;
 }
 
 /// A text without which nothing is done: the handler says what it must be.
@@ -51,8 +55,8 @@ impl Described for Needed<'_> {
 }
 
 impl<'p> Field<'p> for Needed<'p> {
-    fn read(params: &'p Params<'_>, name: &str) -> Result<Self, ApiError> {
-        params.text(name).map(Self)
+    fn read(value: &'p Scalar<'p>, name: &'static str) -> Result<Self, ApiError> {
+        value.text(name).map(Self)
     }
 }
 
@@ -75,8 +79,59 @@ impl Described for Base64<'_> {
 }
 
 impl<'p> Field<'p> for Base64<'p> {
-    fn read(params: &'p Params<'_>, name: &str) -> Result<Self, ApiError> {
-        params.text(name).map(Self)
+    fn read(value: &'p Scalar<'p>, name: &'static str) -> Result<Self, ApiError> {
+        value.text(name).map(Self)
+    }
+}
+
+impl InItem for Base64<'_> {
+    const KIND: Kind = Kind::Text;
+}
+
+impl Base64<'_> {
+    /// Whether it is there, and not empty.
+    pub(super) fn is_given(&self) -> bool {
+        self.as_deref().is_some_and(|text| !text.is_empty())
+    }
+}
+
+/// One of two texts, of which a request gives one or the other.
+pub(super) struct Either<'p> {
+    text: Option<Cow<'p, str>>,
+    given: Given,
+}
+
+impl Either<'_> {
+    /// Whether it is the one that was given: not null, nor empty, zero or false.
+    pub(super) fn is_set(&self) -> bool {
+        self.given.0
+    }
+}
+
+impl<'p> Deref for Either<'p> {
+    type Target = Option<Cow<'p, str>>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.text
+    }
+}
+
+impl Described for Either<'_> {
+    fn schema() -> Value {
+        Option::<Cow<'_, str>>::schema()
+    }
+}
+
+impl InItem for Either<'_> {
+    const KIND: Kind = Kind::Text;
+}
+
+impl<'p> Field<'p> for Either<'p> {
+    fn read(value: &'p Scalar<'p>, name: &'static str) -> Result<Self, ApiError> {
+        Ok(Self {
+            text: value.text(name)?,
+            given: Given::read(value, name)?,
+        })
     }
 }
 
@@ -92,9 +147,13 @@ impl Described for Given {
 }
 
 impl<'p> Field<'p> for Given {
-    fn read(params: &'p Params<'_>, name: &str) -> Result<Self, ApiError> {
-        Ok(Self(params.is_set(name)))
+    fn read(value: &'p Scalar<'p>, _: &'static str) -> Result<Self, ApiError> {
+        Ok(Self(value.is_set()))
     }
+}
+
+impl InItem for Given {
+    const KIND: Kind = Kind::Text;
 }
 
 impl Described for Option<i64> {
@@ -104,9 +163,13 @@ impl Described for Option<i64> {
 }
 
 impl<'p> Field<'p> for Option<i64> {
-    fn read(params: &'p Params<'_>, name: &str) -> Result<Self, ApiError> {
-        params.int(name)
+    fn read(value: &'p Scalar<'p>, name: &'static str) -> Result<Self, ApiError> {
+        value.int(name)
     }
+}
+
+impl InItem for Option<i64> {
+    const KIND: Kind = Kind::Integer;
 }
 
 impl Described for Option<bool> {
@@ -116,8 +179,8 @@ impl Described for Option<bool> {
 }
 
 impl<'p> Field<'p> for Option<bool> {
-    fn read(params: &'p Params<'_>, name: &str) -> Result<Self, ApiError> {
-        params.flag(name)
+    fn read(value: &'p Scalar<'p>, name: &'static str) -> Result<Self, ApiError> {
+        value.flag(name)
     }
 }
 
@@ -128,18 +191,8 @@ impl Described for Option<Duration> {
 }
 
 impl<'p> Field<'p> for Option<Duration> {
-    fn read(params: &'p Params<'_>, name: &str) -> Result<Self, ApiError> {
-        params.duration(name)
-    }
-}
-
-/// The items of a batch, which the parser reads by itself: `Params::batch`. What they take stands
-/// in the request's `item`.
-pub(super) struct Batch;
-
-impl Described for Batch {
-    fn schema() -> Value {
-        json!({ "type": ["array", "null"], "maxItems": MAX_BATCH })
+    fn read(value: &'p Scalar<'p>, name: &'static str) -> Result<Self, ApiError> {
+        value.duration(name)
     }
 }
 
@@ -167,18 +220,41 @@ pub(super) const fn bare(field: &'static str) -> &'static str {
     }
 }
 
+/// The items of a batch; what they hold stands in the request's `item`.
+pub(super) fn items() -> Value {
+    json!({ "type": ["array", "null"], "maxItems": MAX_BATCH })
+}
+
 /// A request's struct, `REQUEST` for its row, and `read`. Behind each field's type may stand the
 /// schema that says more than the type does. `besides` has what is taken and not read from here:
-/// the parser does, or nobody. `item` names the fields that each item of a batch may hold, `needs`
-/// those that it must. `refused` has Vault's and `OpenBao`'s that would change what is done;
-/// ignored, they would silently not do what was asked. `strict`: any other is refused too, since
-/// the answer has no room for a warning, or none of Vault's clients could send one.
+/// the parser does, or nobody. `item` is the struct of what the request asks for once, or with
+/// `batch_input` as many times as there are items; `needs` what must stand in each of those.
+/// `refused` has Vault's and `OpenBao`'s that would change what is done; ignored, they would
+/// silently not do what was asked. `strict`: any other is refused too, since the answer has no room
+/// for a warning, or none of Vault's clients could send one.
 macro_rules! request {
     (@schema $type:ty) => {
         <$type as $crate::api::vault::request::Described>::schema
     };
     (@schema $type:ty, $schema:expr) => {
         || $schema
+    };
+    (@parameter $type:ty, [$($about:literal),*] $(, $schema:expr)?) => {
+        $crate::api::pipeline::route::Parameter {
+            about: &[$($about),*],
+            schema: $crate::api::vault::request::request!(@schema $type $(, $schema)?),
+            needed: <$type as $crate::api::vault::request::Described>::NEEDED,
+        }
+    };
+    (@items $item:ident) => {
+        $crate::api::pipeline::route::Parameter {
+            about: &[],
+            schema: $crate::api::vault::request::items,
+            needed: false,
+        }
+    };
+    (@batch $item:ident) => {
+        $crate::api::vault::batch::items::BATCH
     };
     (
         $(#[$doc:meta])*
@@ -188,40 +264,67 @@ macro_rules! request {
         $(besides {
             $($(#[doc = $about2:literal])* $field2:ident: $type2:ty $(= $schema2:expr)?,)*
         })?
-        $(item [$($item:ident),*] $(needs [$($needed:ident),*])?)?
+        $(item $(#[$doc3:meta])* $item:ident<$q:lifetime> {
+            $($(#[doc = $about3:literal])* $vis3:vis $field3:ident: $type3:ty $(= $schema3:expr)?,)*
+        }
+        $(needs [$($needed:ident),*])?)?
         $(refused [$($refused:literal),*])?
         $(; $strict:ident)?
     ) => {
         $(#[$doc])*
         pub(in crate::api) struct $name $(<$p>)? {
+            $(
+                /// What is asked for once; of no use beside a batch.
+                pub(in crate::api) one: $item<$q>,
+            )?
             $($vis $field: $type,)*
         }
+
+        $(
+            $(#[$doc3])*
+            pub(in crate::api) struct $item<$q> {
+                $($vis3 $field3: $type3,)*
+            }
+
+            impl<$q> $crate::api::vault::value::Asked<$q> for $item<$q> {
+                fn read(
+                    values: &mut $crate::api::vault::value::Values<$q>,
+                ) -> Result<Self, $crate::api::vault::error::ApiError> {
+                    Ok(Self {
+                        $($field3: values.take(
+                            $crate::api::vault::request::bare(stringify!($field3)),
+                        )?,)*
+                    })
+                }
+            }
+        )?
 
         impl $(<$p>)? $name $(<$p>)? {
             /// What it may carry.
             pub(in crate::api) const REQUEST: &'static $crate::api::pipeline::route::Request =
                 &$crate::api::pipeline::route::Request {
                     names: &[
+                        $($($crate::api::vault::request::bare(stringify!($field3)),)*)?
                         $($crate::api::vault::request::bare(stringify!($field)),)*
                         $($($crate::api::vault::request::bare(stringify!($field2)),)*)?
+                        $($crate::api::vault::request::request!(@batch $item),)?
                     ],
                     parameters: &[
-                        $($crate::api::pipeline::route::Parameter {
-                            about: &[$($about),*],
-                            schema: $crate::api::vault::request::request!(
-                                @schema $type $(, $schema)?
-                            ),
-                            needed: <$type as $crate::api::vault::request::Described>::NEEDED,
-                        },)*
-                        $($($crate::api::pipeline::route::Parameter {
-                            about: &[$($about2),*],
-                            schema: $crate::api::vault::request::request!(
-                                @schema $type2 $(, $schema2)?
-                            ),
-                            needed: <$type2 as $crate::api::vault::request::Described>::NEEDED,
-                        },)*)?
+                        $($($crate::api::vault::request::request!(
+                            @parameter $type3, [$($about3),*] $(, $schema3)?
+                        ),)*)?
+                        $($crate::api::vault::request::request!(
+                            @parameter $type, [$($about),*] $(, $schema)?
+                        ),)*
+                        $($($crate::api::vault::request::request!(
+                            @parameter $type2, [$($about2),*] $(, $schema2)?
+                        ),)*)?
+                        $($crate::api::vault::request::request!(@items $item),)?
                     ],
-                    item: &[$($(stringify!($item)),*)?],
+                    item: &[$($($crate::api::pipeline::route::Member {
+                        name: stringify!($field3),
+                        kind: <$type3 as $crate::api::vault::request::InItem>::KIND,
+                    },)*)?],
                     needed_in_item: &[$($($(stringify!($needed)),*)?)?],
                     refused: &[$($($refused),*)?],
                     strict: false $(|| stringify!($strict).len() == "strict".len())?,
@@ -232,10 +335,13 @@ macro_rules! request {
             pub(in crate::api::vault) fn read(
                 params: &$($p)? $crate::api::vault::body::Params<'_>,
             ) -> Result<Self, $crate::api::vault::error::ApiError> {
-                let _ = params;
+                let mut values = params.values(Self::REQUEST.names);
+                let _ = &mut values;
                 Ok(Self {
-                    $($field: <$type as $crate::api::vault::request::Field>::read(
-                        params,
+                    $(one: <$item<$q> as $crate::api::vault::value::Asked<$q>>::read(
+                        &mut values,
+                    )?,)?
+                    $($field: values.take(
                         $crate::api::vault::request::bare(stringify!($field)),
                     )?,)*
                 })
@@ -255,4 +361,92 @@ request! {
     /// No parameters, and none that is ignored.
     NothingElse {}
     ; strict
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::batch::items::BATCH;
+    use super::super::body::Params;
+    use super::super::names::Shape;
+    use super::*;
+
+    request! {
+        /// For the tests.
+        Toy<'p> {
+            bits: Option<i64>,
+            derived: Option<bool>,
+        }
+        besides {
+            claims: Unread,
+        }
+        item
+        /// What the tests ask for.
+        ToTry<'p> {
+            input: Base64<'p>,
+            context: Given,
+            key_version: Option<i64>,
+            signature: Either<'p>,
+        }
+        needs [input]
+    }
+
+    fn read(body: &'static str) -> Params<'static> {
+        let shape = Shape {
+            names: Toy::REQUEST.names,
+            item: Toy::REQUEST.item,
+            refused: &[],
+            strict: false,
+            captured: &[],
+        };
+        Params::from_json(shape, body.as_bytes()).unwrap()
+    }
+
+    /// Each value in the field of its name, in whatever order they come.
+    fn check(one: &ToTry<'_>) {
+        assert_eq!(one.input.as_deref(), Some("aW5wdXQ="));
+        assert!(one.context.0);
+        assert_eq!(one.key_version, Some(7));
+        assert_eq!(one.signature.as_deref(), Some("c2lnbg=="));
+        assert!(one.signature.is_set());
+    }
+
+    #[test]
+    fn an_item_is_read_as_the_request_that_stands_alone() {
+        assert_eq!(
+            Toy::REQUEST.names,
+            [
+                "input",
+                "context",
+                "key_version",
+                "signature",
+                "bits",
+                "derived",
+                "claims",
+                BATCH
+            ]
+        );
+        let params = read(
+            r#"{"derived":true,"signature":"c2lnbg==","bits":"9","context":"Yw==","claims":{},"key_version":7,"input":"aW5wdXQ="}"#,
+        );
+        let alone = Toy::read(&params).unwrap();
+        check(&alone.one);
+        assert_eq!((alone.bits, alone.derived), (Some(9), Some(true)));
+        let params = read(
+            r#"{"batch_input":[{"signature":"c2lnbg==","key_version":7,"input":"aW5wdXQ=","context":"Yw=="},{"signature":"","context":"","input":null,"x":1},{}],"bits":9}"#,
+        );
+        assert_eq!(Toy::read(&params).unwrap().bits, Some(9));
+        let items = params.batch.unwrap();
+        let each = items.read::<ToTry<'_>>().unwrap();
+        check(&each[0]);
+        for one in &each[1..] {
+            assert!(one.input.is_none() && !one.input.is_given() && !one.context.0);
+            assert!(one.key_version.is_none() && !one.signature.is_set());
+        }
+        // Given, and empty: not the same as not given.
+        assert!(each[1].signature.is_some() && each[2].signature.is_none());
+        assert_eq!(each.len(), 3);
+        let none = read(r#"{"batch_input":[]}"#).batch.unwrap();
+        assert!(none.read::<ToTry<'_>>().is_err());
+    }
 }

@@ -1,11 +1,20 @@
-//! A parameter's value as it was sent. What may be a secret is in the body, which is wiped, or in a
-//! copy that is.
+//! A parameter's value as it was sent, and Vault's conversions of it. What may be a secret is in
+//! the body, which is wiped, or in a copy that is.
 
+use std::borrow::Cow;
 use std::fmt;
+use std::slice;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use zeroize::Zeroizing;
+
+use super::error::ApiError;
+use super::wire;
+
+/// Go's longest duration, which is what Vault counts in.
+const MAX_DURATION: Duration = Duration::from_nanos(i64::MAX as u64);
 
 /// A string that may be a secret: in the body, which is wiped, or a copy where that has escapes.
 /// `Debug` does not show it.
@@ -74,6 +83,106 @@ impl Scalar<'_> {
             _ => true,
         }
     }
+
+    /// A string; an integer or a bool is taken as its text. Null is none.
+    pub(super) fn text(&self, name: &str) -> Result<Option<Cow<'_, str>>, ApiError> {
+        Ok(Some(match self {
+            Self::Absent | Self::Null => return Ok(None),
+            Self::Text(text) => Cow::Borrowed(&**text),
+            Self::Int(n) => Cow::Owned(n.to_string()),
+            Self::Unsigned(n) => Cow::Owned(n.to_string()),
+            Self::Bool(b) => Cow::Borrowed(if *b { "1" } else { "0" }),
+            // The text of a float is not the one that was sent.
+            Self::Float | Self::List | Self::Object => {
+                return Err(conversion(name, "string"));
+            }
+        }))
+    }
+
+    /// An integer, or a string that holds one.
+    pub(super) fn int(&self, name: &str) -> Result<Option<i64>, ApiError> {
+        match self {
+            Self::Absent | Self::Null => Ok(None),
+            Self::Int(n) => Ok(Some(*n)),
+            Self::Text(text) => text.parse().map(Some).map_err(|_| conversion(name, "int")),
+            _ => Err(conversion(name, "int")),
+        }
+    }
+
+    /// A bool, or a string, 0 or 1 that stands for one.
+    pub(super) fn flag(&self, name: &str) -> Result<Option<bool>, ApiError> {
+        match self {
+            Self::Absent | Self::Null => Ok(None),
+            Self::Bool(b) => Ok(Some(*b)),
+            Self::Int(0) => Ok(Some(false)),
+            Self::Int(1) => Ok(Some(true)),
+            Self::Text(text) => match &**text {
+                "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(Some(true)),
+                "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(Some(false)),
+                _ => Err(conversion(name, "bool")),
+            },
+            _ => Err(conversion(name, "bool")),
+        }
+    }
+
+    /// A duration: seconds, or a text such as `30d`. At most what Go can hold, 292 years.
+    pub(super) fn duration(&self, name: &str) -> Result<Option<Duration>, ApiError> {
+        let why = |why: &str| {
+            ApiError::bad_request(format!(
+                "Field validation failed: error converting input for field {name:?}: {why}"
+            ))
+            .in_own_words()
+        };
+        let duration = match self {
+            Self::Absent | Self::Null => return Ok(None),
+            Self::Int(n) => match u64::try_from(*n) {
+                Ok(seconds) => Duration::from_secs(seconds),
+                Err(_) => return Err(why("cannot provide negative value")),
+            },
+            Self::Text(text) if text.trim().is_empty() => {
+                return Err(conversion(name, "duration"));
+            }
+            Self::Text(text) => wire::parse_duration(text).map_err(why)?,
+            _ => return Err(conversion(name, "duration")),
+        };
+        if duration > MAX_DURATION {
+            return Err(why("it is too long"));
+        }
+        Ok(Some(duration))
+    }
+}
+
+fn conversion(name: &str, wanted: &str) -> ApiError {
+    ApiError::bad_request(format!(
+        "Field validation failed: error converting input for field {name:?}: expected type '{wanted}'"
+    ))
+    .in_own_words()
+}
+
+/// What a parameter is read into.
+pub(super) trait Field<'p>: Sized {
+    /// Vault's conversion of the value to this type; the parameter's name is for the error.
+    fn read(value: &'p Scalar<'p>, name: &'static str) -> Result<Self, ApiError>;
+}
+
+/// Values in the order of the fields that they are read into.
+pub(in crate::api) struct Values<'p>(slice::Iter<'p, Scalar<'p>>);
+
+impl<'p> Values<'p> {
+    pub(super) fn new(values: &'p [Scalar<'p>]) -> Self {
+        Self(values.iter())
+    }
+
+    /// The next one.
+    pub(super) fn take<T: Field<'p>>(&mut self, name: &'static str) -> Result<T, ApiError> {
+        T::read(self.0.next().unwrap_or(&Scalar::Absent), name)
+    }
+}
+
+/// What a request asks for once, and with a batch as many times as there are items: one type for
+/// both. In an item types are strict, as in Vault; beside it they are converted.
+pub(in crate::api) trait Asked<'p>: Sized {
+    fn read(values: &mut Values<'p>) -> Result<Self, ApiError>;
 }
 
 impl<'de: 'a, 'a> Deserialize<'de> for SecretText<'a> {

@@ -2,62 +2,108 @@
 //! member's name.
 
 use std::fmt;
+use std::ops::Deref;
 
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
+use crate::api::pipeline::route::{Kind, Member};
+use crate::api::vault::error::ApiError;
 use crate::api::vault::names::{Others, Shape, Unknown, fail};
-use crate::api::vault::value::{Scalar, SecretText};
+use crate::api::vault::value::{Asked, Scalar, SecretText, Values};
 
 /// The most items of one batch: what a body of the default size can hold, and no more work than a
 /// token does in seconds.
 pub(in crate::api) const MAX_BATCH: usize = 16_384;
 /// The parameter whose value is a list of [`Item`]s.
 pub(in crate::api) const BATCH: &str = "batch_input";
+/// The most members that an item may have, besides its reference.
+pub(in crate::api) const MAX_MEMBERS: usize = 5;
+/// What the client calls an item, so that it knows it again.
+const REFERENCE: Member = Member {
+    name: "reference",
+    kind: Kind::Text,
+};
 
-/// What an item can hold, where its request takes it.
-pub(in crate::api) const ITEM_PARAMETERS: &[&str] = &[
-    "plaintext",
-    "ciphertext",
-    "input",
-    "hmac",
-    "signature",
-    "context",
-    "nonce",
-    "associated_data",
-    "key_version",
-];
+/// The items of one batch.
+pub(in crate::api) struct Items<'a>(Vec<Item<'a>>);
 
-/// One item of a batch. Types are strict in here, as in Vault.
+impl<'a> Items<'a> {
+    /// Each as its request has it; a batch without items is refused.
+    pub(in crate::api::vault) fn read<'p, T: Asked<'p>>(&'p self) -> Result<Vec<T>, ApiError> {
+        if self.is_empty() {
+            return Err(ApiError::bad_request("missing batch input to process"));
+        }
+        let read = |item: &'p Item<'a>| T::read(&mut Values::new(&item.values));
+        self.iter().map(read).collect()
+    }
+}
+
+impl<'a> Deref for Items<'a> {
+    type Target = [Item<'a>];
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+/// One item. Types are strict in here, as in Vault.
 #[derive(Default)]
-#[allow(clippy::struct_field_names)]
 pub(in crate::api) struct Item<'a> {
-    pub(in crate::api) plaintext: Option<SecretText<'a>>,
-    pub(in crate::api) ciphertext: Option<SecretText<'a>>,
-    pub(in crate::api) input: Option<SecretText<'a>>,
-    pub(in crate::api) hmac: Option<SecretText<'a>>,
-    pub(in crate::api) signature: Option<SecretText<'a>>,
-    pub(in crate::api) context: Option<SecretText<'a>>,
-    pub(in crate::api) nonce: Option<SecretText<'a>>,
-    pub(in crate::api) associated_data: Option<SecretText<'a>>,
-    pub(in crate::api) reference: Option<SecretText<'a>>,
-    pub(in crate::api) key_version: Option<i64>,
+    /// In the order of [`Shape::item`].
+    values: [Scalar<'a>; MAX_MEMBERS],
+    reference: Scalar<'a>,
+}
+
+impl<'a> Item<'a> {
+    /// What the client calls it; empty if it doesn't.
+    pub(in crate::api) fn reference(&self) -> &str {
+        match &self.reference {
+            Scalar::Text(text) => text,
+            _ => "",
+        }
+    }
+
+    #[cfg(any(fuzzing, test))]
+    pub(in crate::api::vault) fn member(&self, at: usize) -> &Scalar<'a> {
+        self.values.get(at).unwrap_or(&Scalar::Absent)
+    }
+
+    /// Where the value of that name belongs; `None`: an item doesn't hold it.
+    fn slot(&mut self, shape: Shape<'_>, name: &str) -> Option<(Member, &mut Scalar<'a>)> {
+        if name == REFERENCE.name {
+            return Some((REFERENCE, &mut self.reference));
+        }
+        let at = shape.in_item(name)?;
+        Some((*shape.item.get(at)?, self.values.get_mut(at)?))
+    }
+}
+
+/// `Err`: the type that is wanted, and the one that was found.
+fn check(kind: Kind, value: &Scalar<'_>) -> Result<(), (&'static str, &'static str)> {
+    match (kind, value) {
+        (_, Scalar::Null) | (Kind::Text, Scalar::Text(_)) | (Kind::Integer, Scalar::Int(_)) => {
+            Ok(())
+        }
+        (Kind::Text, other) => Err(("string", other.kind())),
+        (Kind::Integer, other) => Err(("int", other.kind())),
+    }
 }
 
 /// A list of items, or null; says which one is wrong.
-pub(in crate::api::vault) struct Batch<'p, 's> {
+pub(in crate::api::vault) struct Reader<'p, 's> {
     pub(in crate::api::vault) shape: Shape<'s>,
     pub(in crate::api::vault) unknown: &'p mut Unknown,
     pub(in crate::api::vault) fault: &'p mut Option<String>,
 }
 
-impl Batch<'_, '_> {
+impl Reader<'_, '_> {
     fn fail<E: de::Error>(&mut self, why: fmt::Arguments<'_>) -> E {
         fail(self.fault, format!("failed to parse batch input: {why}"))
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Batch<'_, '_> {
-    type Value = Option<Vec<Item<'de>>>;
+impl<'de> DeserializeSeed<'de> for Reader<'_, '_> {
+    type Value = Option<Items<'de>>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         deserializer.deserialize_any(self)
@@ -73,14 +119,14 @@ macro_rules! no_list {
     };
 }
 
-impl Batch<'_, '_> {
+impl Reader<'_, '_> {
     fn no_list<E: de::Error>(&mut self) -> E {
         self.fail(format_args!("source data must be an array"))
     }
 }
 
-impl<'de> Visitor<'de> for Batch<'_, '_> {
-    type Value = Option<Vec<Item<'de>>>;
+impl<'de> Visitor<'de> for Reader<'_, '_> {
+    type Value = Option<Items<'de>>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a list")
@@ -116,7 +162,7 @@ impl<'de> Visitor<'de> for Batch<'_, '_> {
                         self.fail(format_args!("at most {MAX_BATCH} items are taken at once"))
                     );
                 }
-                None => return Ok(Some(items)),
+                None => return Ok(Some(Items(items))),
             }
         }
     }
@@ -125,7 +171,7 @@ impl<'de> Visitor<'de> for Batch<'_, '_> {
 /// One item: an object. Serde would also take a list, as the fields in their order.
 struct One<'p, 'q, 's> {
     at: usize,
-    batch: &'p mut Batch<'q, 's>,
+    batch: &'p mut Reader<'q, 's>,
 }
 
 impl One<'_, '_, '_> {
@@ -173,12 +219,10 @@ impl<'de> Visitor<'de> for One<'_, '_, '_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let Self { at, batch } = self;
         let mut item = Item::default();
-        let (mut seen, mut others) = (GivenMembers::default(), Others::default());
+        let mut others = Others::default();
         while let Some(name) = map.next_key::<SecretText<'de>>()? {
             let shape = batch.shape;
-            let Some(name) =
-                known_in_item(&name).filter(|name| shape.item.contains(name) || *name == REFERENCE)
-            else {
+            let Some((member, slot)) = item.slot(shape, &name) else {
                 let same = |known: &&&str| **known == &*name;
                 if let Some(name) = shape.names.iter().find(same) {
                     return Err(batch.fail(format_args!(
@@ -196,71 +240,18 @@ impl<'de> Visitor<'de> for One<'_, '_, '_> {
                 map.next_value::<IgnoredAny>()?;
                 continue;
             };
-            if !seen.first(name) {
+            let Member { name, kind } = member;
+            if !matches!(slot, Scalar::Absent) {
                 return Err(batch.fail(format_args!("'[{at}].{name}' is given twice")));
             }
             let value: Scalar<'de> = map.next_value()?;
-            item.set(name, value).map_err(|(wanted, found)| {
+            check(kind, &value).map_err(|(wanted, found)| {
                 batch.fail(format_args!(
                     "'[{at}].{name}' expected type '{wanted}', got {found}"
                 ))
             })?;
+            *slot = value;
         }
         Ok(item)
-    }
-}
-
-/// What the client calls an item, so that it knows it again.
-const REFERENCE: &str = "reference";
-
-/// The name as it is known, if it is.
-fn known_in_item(name: &str) -> Option<&'static str> {
-    let mut names = ITEM_PARAMETERS.iter().chain([&REFERENCE]);
-    names.find(|known| **known == name).copied()
-}
-
-/// Which names an item has given.
-#[derive(Default)]
-struct GivenMembers(u16);
-
-impl GivenMembers {
-    /// False: it was given before.
-    fn first(&mut self, name: &str) -> bool {
-        let at = ITEM_PARAMETERS.iter().position(|known| *known == name);
-        let bit = 1 << at.unwrap_or(ITEM_PARAMETERS.len());
-        let first = self.0 & bit == 0;
-        self.0 |= bit;
-        first
-    }
-}
-
-impl<'a> Item<'a> {
-    /// `Err`: the type that is wanted, and the one that was found.
-    fn set(&mut self, name: &str, value: Scalar<'a>) -> Result<(), (&'static str, &'static str)> {
-        let slot = match name {
-            "plaintext" => &mut self.plaintext,
-            "ciphertext" => &mut self.ciphertext,
-            "input" => &mut self.input,
-            "hmac" => &mut self.hmac,
-            "signature" => &mut self.signature,
-            "context" => &mut self.context,
-            "nonce" => &mut self.nonce,
-            "associated_data" => &mut self.associated_data,
-            "key_version" => {
-                self.key_version = match value {
-                    Scalar::Null => None,
-                    Scalar::Int(n) => Some(n),
-                    other => return Err(("int", other.kind())),
-                };
-                return Ok(());
-            }
-            _ => &mut self.reference,
-        };
-        *slot = match value {
-            Scalar::Null => None,
-            Scalar::Text(text) => Some(text),
-            other => return Err(("string", other.kind())),
-        };
-        Ok(())
     }
 }

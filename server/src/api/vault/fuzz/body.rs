@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use super::super::batch::items::{BATCH, Item, MAX_BATCH};
 use super::super::body::{Params, is_form, says_nothing};
 use super::super::names::{MAX_OTHERS, Shape};
-use crate::api::pipeline::route::is_called_form;
+use crate::api::pipeline::route::{Kind, Member, is_called_form};
 
 const NAMES: &[&str] = &[
     "plaintext",
@@ -29,7 +29,20 @@ const CAPTURED: &[&str] = &["name"];
 const REFUSED: &[&str] = &["padding_scheme"];
 const SHAPE: Shape<'static> = Shape {
     names: NAMES,
-    item: &["plaintext", "context", "key_version"],
+    item: &[
+        Member {
+            name: "plaintext",
+            kind: Kind::Text,
+        },
+        Member {
+            name: "context",
+            kind: Kind::Text,
+        },
+        Member {
+            name: "key_version",
+            kind: Kind::Integer,
+        },
+    ],
     refused: REFUSED,
     strict: false,
     captured: CAPTURED,
@@ -240,7 +253,7 @@ fn same_values(mut params: Params<'_>, object: &Map<String, Value>) {
         (found, expected) => {
             unreachable!(
                 "a batch of {:?} for {expected:?}",
-                found.as_ref().map(Vec::len)
+                found.as_ref().map(|items| items.len())
             );
         }
     }
@@ -261,20 +274,20 @@ const IN_ITEM: &[&str] = &["plaintext", "context", "key_version", "reference"];
 
 fn same_item(item: &Item<'_>, value: &Value) {
     assert!(value.is_object(), "{value} was taken for an item");
-    for (name, found) in [
-        ("plaintext", &item.plaintext),
-        ("context", &item.context),
-        ("reference", &item.reference),
-    ] {
+    for (at, name) in ["plaintext", "context"].into_iter().enumerate() {
         let expected = value.get(name).filter(|value| !value.is_null());
+        let found = item.member(at).text(name).ok().flatten();
         assert_eq!(
             found.as_deref().map(Value::from).as_ref(),
             expected,
             "{name}"
         );
     }
+    let expected = value.get("reference").and_then(Value::as_str);
+    assert_eq!(item.reference(), expected.unwrap_or_default());
     let expected = value.get("key_version").filter(|value| !value.is_null());
-    assert_eq!(item.key_version.map(Value::from).as_ref(), expected);
+    let found = item.member(2).int("key_version").ok().flatten();
+    assert_eq!(found.map(Value::from).as_ref(), expected);
 }
 
 /// None of them panics, and those that agree on a type agree on the value.

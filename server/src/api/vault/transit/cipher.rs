@@ -6,29 +6,39 @@ use std::collections::BTreeMap;
 use strongroom_core::keyring::{Ciphertext, CreateOptions, DecryptItem, EncryptItem, KeyType};
 use strongroom_core::policy::Operation;
 
-use super::batch::{
-    ItemError, Sorted, batch_status, count, in_order, partial_failure, references, write_batch,
-};
-use super::data::{DataKeyMade, Decrypted, Encrypted, Outcome, object};
+use super::data::{DataKeyMade, Decrypted, Encrypted};
 use super::new_key::{ENCRYPTION_KEY_TYPE, key_type};
 use super::unsupported::Refused;
-use super::{decode_optional, only, wanted_version};
+use super::{decode_optional, wanted_version};
 use crate::api::pipeline::answer::Answer;
 use crate::api::pipeline::change;
-use crate::api::vault::batch::items::Item;
+use crate::api::vault::batch::items::Items;
+use crate::api::vault::batch::{
+    Batch, ItemError, Results, none_missing, only, partial_failure, same_contexts,
+};
 use crate::api::vault::body::Params;
 use crate::api::vault::call::Call;
 use crate::api::vault::envelope::{Envelope, room};
 use crate::api::vault::error::{ApiError, Doing};
-use crate::api::vault::request::{Base64, Batch, Given, one_of, request};
+use crate::api::vault::request::{Base64, Given, one_of, request};
 use crate::api::vault::routes::UPSERT;
-use crate::api::vault::value::SecretText;
 use crate::api::vault::wire::{self, WireError};
 use crate::api::vault::words;
 
 request! {
     /// `encrypt/:name`.
     Encrypt<'p> {
+        /// The only type that encrypts; another one is refused.
+        r#type: Option<Cow<'p, str>> = one_of(&[ENCRYPTION_KEY_TYPE, ""]),
+        /// Equal plaintexts give equal ciphertexts under one context; needs `derived`.
+        convergent_encryption: Option<bool>,
+        /// The HTTP status, 200 to 599 but 204, 205 and 304, of a batch in which some items failed;
+        /// 400 otherwise.
+        partial_failure_response_code: Option<i64>,
+    }
+    item
+    /// What is encrypted.
+    ToEncrypt<'p> {
         /// The plaintext, base64; may be empty, not missing.
         plaintext: Base64<'p>,
         /// For derived keys: what the key is derived from, base64.
@@ -39,24 +49,21 @@ request! {
         key_version: Option<i64>,
         /// Additional authenticated data, base64: needed again to decrypt.
         associated_data: Base64<'p>,
-        /// The only type that encrypts; another one is refused.
-        r#type: Option<Cow<'p, str>> = one_of(&[ENCRYPTION_KEY_TYPE, ""]),
-        /// Equal plaintexts give equal ciphertexts under one context; needs `derived`.
-        convergent_encryption: Option<bool>,
-        /// The HTTP status, 200 to 599 but 204, 205 and 304, of a batch in which some items failed;
-        /// 400 otherwise.
-        partial_failure_response_code: Option<i64>,
     }
-    besides {
-        batch_input: Batch,
-    }
-    item [plaintext, context, nonce, key_version, associated_data] needs [plaintext]
+    needs [plaintext]
     refused ["padding_scheme"]
 }
 
 request! {
     /// `decrypt/:name`.
     Decrypt<'p> {
+        /// The HTTP status, 200 to 599 but 204, 205 and 304, of a batch in which some items failed;
+        /// 400 otherwise.
+        partial_failure_response_code: Option<i64>,
+    }
+    item
+    /// What is decrypted.
+    ToDecrypt<'p> {
         /// `vault:v<version>:<base64>`, as encrypt gave it.
         ciphertext: Option<Cow<'p, str>>,
         /// For derived keys: what the key is derived from, base64.
@@ -65,20 +72,17 @@ request! {
         nonce: Given,
         /// Additional authenticated data, base64: needed again to decrypt.
         associated_data: Base64<'p>,
-        /// The HTTP status, 200 to 599 but 204, 205 and 304, of a batch in which some items failed;
-        /// 400 otherwise.
-        partial_failure_response_code: Option<i64>,
     }
-    besides {
-        batch_input: Batch,
-    }
-    item [ciphertext, context, nonce, associated_data] needs [ciphertext]
+    needs [ciphertext]
     refused ["padding_scheme"]
 }
 
 request! {
     /// `rewrap/:name`.
-    Rewrap<'p> {
+    Rewrap<'p> {}
+    item
+    /// What is decrypted and encrypted again, and with which version.
+    ToRewrap<'p> {
         /// `vault:v<version>:<base64>`, as encrypt gave it.
         ciphertext: Option<Cow<'p, str>>,
         /// For derived keys: what the key is derived from, base64.
@@ -90,10 +94,7 @@ request! {
         /// What the ciphertext is bound to, base64; the new one is bound to it too.
         associated_data: Base64<'p>,
     }
-    besides {
-        batch_input: Batch,
-    }
-    item [ciphertext, context, nonce, key_version, associated_data] needs [ciphertext]
+    needs [ciphertext]
     refused ["padding_scheme", "decrypt_padding_scheme", "encrypt_padding_scheme"]
 }
 
@@ -114,19 +115,49 @@ request! {
     refused ["padding_scheme"]
 }
 
-impl Encrypt<'_> {
-    /// What a request without a batch asks for.
-    fn item(&self) -> Result<EncryptItem, ApiError> {
-        encrypt_item(
-            self.plaintext.as_deref(),
-            self.context.as_deref(),
-            self.associated_data.as_deref(),
-            self.nonce.0,
-            self.key_version.unwrap_or(0),
+impl ToEncrypt<'_> {
+    fn item(&self) -> Result<EncryptItem, ItemError> {
+        let plaintext = self.plaintext.as_deref();
+        let plaintext = plaintext.ok_or("missing plaintext to encrypt")?;
+        Refused::Nonce.when(self.nonce.0)?;
+        Ok(EncryptItem {
+            plaintext: wire::decode_base64(plaintext).map_err(|e| e.to_string())?,
+            associated_data: associated(&self.associated_data)?,
+            context: context(&self.context)?,
+            key_version: wanted_version(self.key_version)?,
+        })
+    }
+}
+
+impl ToDecrypt<'_> {
+    fn item(&self) -> Result<DecryptItem, ItemError> {
+        let Self {
+            ciphertext,
+            context,
+            nonce,
+            associated_data,
+        } = self;
+        decrypt_item(ciphertext.as_deref(), context, *nonce, associated_data)
+    }
+}
+
+impl ToRewrap<'_> {
+    fn item(&self) -> Result<DecryptItem, ItemError> {
+        decrypt_item(
+            self.ciphertext.as_deref(),
+            &self.context,
+            self.nonce,
+            &self.associated_data,
         )
-        .map_err(ApiError::of_item)
     }
 
+    /// The version that it is to be encrypted with.
+    fn target(&self) -> Result<Option<u32>, ItemError> {
+        wanted_version(self.key_version)
+    }
+}
+
+impl Encrypt<'_> {
     fn new_key(&self) -> Result<NewKey, ApiError> {
         let said = self.r#type.as_deref().filter(|said| !said.is_empty());
         Refused::TypeToEncrypt.when(key_type(said)? != KeyType::Aes256Gcm96)?;
@@ -150,16 +181,15 @@ pub(in crate::api) async fn encrypt(call: &mut Call<'_>) -> Result<Answer, ApiEr
     let (item, new_key) = one_to_encrypt(&call.params)?;
     prepare(call, &new_key, !item.context.is_empty()).await?;
     let results = call.app.keyring.encrypt(call.key()?, vec![item]).await;
-    let made = results
-        .map_err(|e| ApiError::from_keyring(e, Doing::Encrypt, call.name))
-        .and_then(|results| only(results, Doing::Encrypt, call.name))?;
+    let made = only(results, Doing::Encrypt, call.name)?;
     Ok(ciphertext_answer(call, &made))
 }
 
 /// Apart, so that the request is not carried through what waits.
 fn one_to_encrypt(params: &Params<'_>) -> Result<(EncryptItem, NewKey), ApiError> {
     let asked = Encrypt::read(params)?;
-    Ok((asked.item()?, asked.new_key()?))
+    let item = asked.one.item().map_err(ApiError::of_item)?;
+    Ok((item, asked.new_key()?))
 }
 
 /// `decrypt/:name`.
@@ -170,28 +200,17 @@ pub(in crate::api) async fn decrypt(call: &mut Call<'_>) -> Result<Answer, ApiEr
     let item = one_to_decrypt(&call.params)?;
     let version = item.ciphertext.version;
     let results = call.app.keyring.decrypt(call.key()?, vec![item]).await;
-    let plaintext = results
-        .map_err(|e| ApiError::from_keyring(e, Doing::Decrypt, call.name))
-        .and_then(|results| only(results, Doing::Decrypt, call.name))?;
+    let plaintext = only(results, Doing::Decrypt, call.name)?;
     let mut envelope = Envelope::open(call.id, room(plaintext.len()));
-    object(
-        &mut envelope,
-        &Decrypted {
-            plaintext: &plaintext,
-        },
-    );
+    envelope.object(&Decrypted {
+        plaintext: &plaintext,
+    });
     Ok(call.close(envelope, &[]).with_version(version))
 }
 
 fn one_to_decrypt(params: &Params<'_>) -> Result<DecryptItem, ApiError> {
     let asked = Decrypt::read(params)?;
-    decrypt_item(
-        asked.ciphertext.as_deref(),
-        asked.context.as_deref(),
-        asked.associated_data.as_deref(),
-        asked.nonce.0,
-    )
-    .map_err(ApiError::of_item)
+    asked.one.item().map_err(ApiError::of_item)
 }
 
 /// `rewrap/:name`. What was encrypted with associated data, or a context, is encrypted with them
@@ -206,24 +225,15 @@ pub(in crate::api) async fn rewrap(call: &mut Call<'_>) -> Result<Answer, ApiErr
         .keyring
         .rewrap(call.key()?, vec![item], target)
         .await;
-    let made = results
-        .map_err(|e| ApiError::from_keyring(e, Doing::Decrypt, call.name))
-        .and_then(|results| only(results, Doing::Decrypt, call.name))?;
+    let made = only(results, Doing::Decrypt, call.name)?;
     Ok(ciphertext_answer(call, &made))
 }
 
 /// And the version that it is to be encrypted with.
 fn one_to_rewrap(params: &Params<'_>) -> Result<(DecryptItem, Option<u32>), ApiError> {
-    let asked = Rewrap::read(params)?;
-    let item = decrypt_item(
-        asked.ciphertext.as_deref(),
-        asked.context.as_deref(),
-        asked.associated_data.as_deref(),
-        asked.nonce.0,
-    )
-    .map_err(ApiError::of_item)?;
-    let target = wanted_version(asked.key_version.unwrap_or(0)).map_err(ApiError::of_item)?;
-    Ok((item, target))
+    let asked = Rewrap::read(params)?.one;
+    let item = asked.item().map_err(ApiError::of_item)?;
+    Ok((item, asked.target().map_err(ApiError::of_item)?))
 }
 
 /// `datakey/plaintext/:name`.
@@ -265,109 +275,67 @@ fn key_to_make(params: &Params<'_>) -> Result<(u32, EncryptItem), ApiError> {
     let template = EncryptItem {
         context: decode_optional(asked.context.as_deref())
             .map_err(|_| ApiError::bad_request("failed to base64-decode context"))?,
-        associated_data: associated(asked.associated_data.as_deref()).map_err(ApiError::of_item)?,
-        key_version: wanted_version(asked.key_version.unwrap_or(0)).map_err(ApiError::of_item)?,
+        associated_data: associated(&asked.associated_data).map_err(ApiError::of_item)?,
+        key_version: wanted_version(asked.key_version).map_err(ApiError::of_item)?,
         ..EncryptItem::default()
     };
     Ok((bits, template))
 }
 
-async fn encrypt_batch(call: &mut Call<'_>, items: Vec<Item<'_>>) -> Result<Answer, ApiError> {
+async fn encrypt_batch(call: &mut Call<'_>, items: Items<'_>) -> Result<Answer, ApiError> {
     let asked = Encrypt::read(&call.params)?;
     let if_some = partial_failure(asked.partial_failure_response_code)?;
-    let contexts = check_batch(&items)?;
-    if let Some(at) = items.iter().position(|item| item.plaintext.is_none()) {
-        return Err(ApiError::bad_request(format!(
-            "failed to parse batch input: '[{at}].plaintext' missing plaintext to encrypt"
-        ))
-        .in_own_words());
-    }
-    let sorted = Sorted::sort(&items, |item| {
-        encrypt_item(
-            item.plaintext.as_deref(),
-            item.context.as_deref(),
-            item.associated_data.as_deref(),
-            has(item.nonce.as_ref()),
-            item.key_version.unwrap_or(0),
-        )
-    });
+    let each = items.read::<ToEncrypt<'_>>()?;
+    let contexts = same_contexts(each.iter().map(|one| one.context.is_given()))?;
+    let plaintexts = each.iter().map(|one| one.plaintext.is_some());
+    none_missing(plaintexts, "plaintext", "encrypt")?;
+    let (batch, good) = Batch::sort(&items, each.iter().map(ToEncrypt::item));
+    drop(each);
     let new_key = asked.new_key()?;
     prepare(call, &new_key, contexts).await?;
-    let results = call.app.keyring.encrypt(call.key()?, sorted.good).await;
-    let results = results.map_err(|e| ApiError::from_keyring(e, Doing::Encrypt, call.name))?;
-    let results = in_order(sorted.places, results, Doing::Encrypt, call.name)?;
-    let mut answer = ciphertexts_answer(call, &items, &results);
-    answer.status = batch_status(if_some, &results);
+    let results = call.app.keyring.encrypt(call.key()?, good).await;
+    let results = batch.results(results, Doing::Encrypt, call.name)?;
+    let mut answer = ciphertexts_answer(call, &results);
+    answer.status = results.status(if_some);
     Ok(answer)
 }
 
-async fn decrypt_batch(call: &mut Call<'_>, items: Vec<Item<'_>>) -> Result<Answer, ApiError> {
+async fn decrypt_batch(call: &mut Call<'_>, items: Items<'_>) -> Result<Answer, ApiError> {
     let asked = Decrypt::read(&call.params)?;
     let if_some = partial_failure(asked.partial_failure_response_code)?;
-    check_batch(&items)?;
-    if let Some(at) = items.iter().position(|item| item.ciphertext.is_none()) {
-        return Err(ApiError::bad_request(format!(
-            "failed to parse batch input: '[{at}].ciphertext' missing ciphertext to decrypt"
-        ))
-        .in_own_words());
-    }
-    let sorted = Sorted::sort(&items, |item| {
-        decrypt_item(
-            item.ciphertext.as_deref(),
-            item.context.as_deref(),
-            item.associated_data.as_deref(),
-            has(item.nonce.as_ref()),
-        )
-    });
-    let version = sorted
-        .good
-        .first()
-        .map_or(0, |item| item.ciphertext.version);
-    let results = call.app.keyring.decrypt(call.key()?, sorted.good).await;
-    let results = results.map_err(|e| ApiError::from_keyring(e, Doing::Decrypt, call.name))?;
-    let results = in_order(sorted.places, results, Doing::Decrypt, call.name)?;
-    let bytes: usize = results
-        .iter()
-        .map(|r| match r {
-            Ok(plaintext) => room(plaintext.len()),
-            Err(why) => 96 + why.len(),
-        })
-        .sum();
-    let mut envelope = Envelope::open(call.id, bytes + references(&items));
-    // Vault has an empty plaintext where an item failed.
-    write_batch(
-        &mut envelope,
-        &items,
-        &results,
-        |made| {
+    let each = items.read::<ToDecrypt<'_>>()?;
+    same_contexts(each.iter().map(|one| one.context.is_given()))?;
+    let ciphertexts = each.iter().map(|one| one.ciphertext.is_some());
+    none_missing(ciphertexts, "ciphertext", "decrypt")?;
+    let (batch, good) = Batch::sort(&items, each.iter().map(ToDecrypt::item));
+    drop(each);
+    let version = good.first().map_or(0, |item| item.ciphertext.version);
+    let results = call.app.keyring.decrypt(call.key()?, good).await;
+    let results = batch.results(results, Doing::Decrypt, call.name)?;
+    let mut answer = results.answer_by_hand(
+        call,
+        |plaintext| room(plaintext.len()),
+        |plaintext| {
+            // Vault has an empty plaintext where an item failed.
             Some(Decrypted {
-                plaintext: made.map_or(&[], |made| made.as_slice()),
+                plaintext: plaintext.map_or(&[], |plaintext| plaintext.as_slice()),
             })
         },
-        Outcome::write,
     );
-    let mut answer = call.close(envelope, &[]).with_version(version);
-    answer.status = batch_status(if_some, &results);
-    count(&mut answer, &results);
-    Ok(answer)
+    answer.status = results.status(if_some);
+    Ok(answer.with_version(version))
 }
 
-async fn rewrap_batch(call: &mut Call<'_>, items: Vec<Item<'_>>) -> Result<Answer, ApiError> {
+async fn rewrap_batch(call: &mut Call<'_>, items: Items<'_>) -> Result<Answer, ApiError> {
     Rewrap::read(&call.params)?;
-    check_batch(&items)?;
-    let mut sorted = Sorted::sort(&items, |item| {
-        let target = wanted_version(item.key_version.unwrap_or(0))?;
-        let item = decrypt_item(
-            item.ciphertext.as_deref(),
-            item.context.as_deref(),
-            item.associated_data.as_deref(),
-            has(item.nonce.as_ref()),
-        )?;
-        Ok((target, item))
-    });
+    let each = items.read::<ToRewrap<'_>>()?;
+    same_contexts(each.iter().map(|one| one.context.is_given()))?;
+    let items_and_targets = each.iter().map(|one| Ok((one.target()?, one.item()?)));
+    let (batch, good) = Batch::sort(&items, items_and_targets);
+    drop(each);
     // The keyring takes one target version per call; most batches have one.
     let mut groups: BTreeMap<Option<u32>, (Vec<usize>, Vec<DecryptItem>)> = BTreeMap::new();
-    for (at, (target, item)) in sorted.good.drain(..).enumerate() {
+    for (at, (target, item)) in good.into_iter().enumerate() {
         let (places, items) = groups.entry(target).or_default();
         places.push(at);
         items.push(item);
@@ -381,9 +349,9 @@ async fn rewrap_batch(call: &mut Call<'_>, items: Vec<Item<'_>>) -> Result<Answe
         let results = results.map_err(|e| ApiError::from_keyring(e, Doing::Decrypt, call.name))?;
         made.extend(places.into_iter().zip(results));
     }
-    let results = made.into_values().collect();
-    let results = in_order(sorted.places, results, Doing::Decrypt, call.name)?;
-    Ok(ciphertexts_answer(call, &items, &results))
+    let results = Ok(made.into_values().collect());
+    let results = batch.results(results, Doing::Decrypt, call.name)?;
+    Ok(ciphertexts_answer(call, &results))
 }
 
 /// Makes the key if it isn't there, where configuration and policy allow it. What is said of a key
@@ -430,38 +398,21 @@ async fn prepare(call: &Call<'_>, new_key: &NewKey, derived: bool) -> Result<(),
     .await
 }
 
-fn encrypt_item(
-    plaintext: Option<&str>,
-    context: Option<&str>,
-    associated_data: Option<&str>,
-    nonce: bool,
-    key_version: i64,
-) -> Result<EncryptItem, ItemError> {
-    let plaintext = plaintext.ok_or("missing plaintext to encrypt")?;
-    Refused::Nonce.when(nonce)?;
-    Ok(EncryptItem {
-        plaintext: wire::decode_base64(plaintext).map_err(|e| e.to_string())?,
-        associated_data: associated(associated_data)?,
-        context: decode_optional(context).map_err(|e| e.to_string())?,
-        key_version: wanted_version(key_version)?,
-    })
-}
-
 fn decrypt_item(
     ciphertext: Option<&str>,
-    context: Option<&str>,
-    associated_data: Option<&str>,
-    nonce: bool,
+    of: &Base64<'_>,
+    nonce: Given,
+    associated_data: &Base64<'_>,
 ) -> Result<DecryptItem, ItemError> {
     let ciphertext = match ciphertext {
         None | Some("") => return Err("missing ciphertext to decrypt".into()),
         Some(text) => text,
     };
-    Refused::Nonce.when(nonce)?;
+    Refused::Nonce.when(nonce.0)?;
     Ok(DecryptItem {
         ciphertext: wire::parse_ciphertext(ciphertext).map_err(ciphertext_error)?,
         associated_data: associated(associated_data)?,
-        context: decode_optional(context).map_err(|e| e.to_string())?,
+        context: context(of)?,
     })
 }
 
@@ -472,65 +423,27 @@ fn ciphertext_error(error: WireError) -> ItemError {
     }
 }
 
-fn associated(text: Option<&str>) -> Result<Vec<u8>, ItemError> {
-    decode_optional(text).map_err(|e| {
+fn context(text: &Base64<'_>) -> Result<Vec<u8>, ItemError> {
+    decode_optional(text.as_deref()).map_err(|e| e.to_string().into())
+}
+
+fn associated(text: &Base64<'_>) -> Result<Vec<u8>, ItemError> {
+    decode_optional(text.as_deref()).map_err(|e| {
         format!("unable to get associated_data/additional_data from factory[0]: {e}").into()
     })
 }
 
-fn has(text: Option<&SecretText<'_>>) -> bool {
-    text.is_some_and(|t| !t.is_empty())
-}
-
-/// Refuses a batch without items, and one in which only some items have a context. Answers whether
-/// they have.
-fn check_batch(items: &[Item<'_>]) -> Result<bool, ApiError> {
-    let Some(first) = items.first() else {
-        return Err(ApiError::bad_request("missing batch input to process"));
-    };
-    let contexts = has(first.context.as_ref());
-    if items
-        .iter()
-        .any(|item| has(item.context.as_ref()) != contexts)
-    {
-        return Err(ApiError::bad_request(
-            "context should be set either in all the request blocks or in none",
-        ));
-    }
-    Ok(contexts)
-}
-
 fn ciphertext_answer(call: &mut Call<'_>, made: &Ciphertext) -> Answer {
     let mut envelope = Envelope::open(call.id, room(made.bytes.len()));
-    object(&mut envelope, &Encrypted::new(made.version, &made.bytes));
+    envelope.object(&Encrypted::from(made));
     call.close(envelope, &[]).with_version(made.version)
 }
 
-fn ciphertexts_answer(
-    call: &mut Call<'_>,
-    items: &[Item<'_>],
-    results: &[Result<Ciphertext, ItemError>],
-) -> Answer {
-    let bytes: usize = results
-        .iter()
-        .map(|r| match r {
-            Ok(made) => room(made.bytes.len()),
-            Err(why) => 96 + why.len(),
-        })
-        .sum();
-    let mut envelope = Envelope::open(call.id, bytes + references(items));
-    write_batch(
-        &mut envelope,
-        items,
-        results,
-        |made| made.map(|made| Encrypted::new(made.version, &made.bytes)),
-        Outcome::write,
+fn ciphertexts_answer(call: &mut Call<'_>, results: &Results<'_, Ciphertext>) -> Answer {
+    let answer = results.answer_by_hand(
+        call,
+        |made| room(made.bytes.len()),
+        |made| made.map(Encrypted::from),
     );
-    let mut answer = call.close(envelope, &[]);
-    answer.key_version = results
-        .iter()
-        .find_map(|r| r.as_ref().ok())
-        .map_or(0, |made| made.version);
-    count(&mut answer, results);
-    answer
+    answer.with_version(results.version(|made| made.version))
 }

@@ -1,5 +1,4 @@
-//! What answers hold, and what each item of a batch came to. By serde; on the hot path by hand,
-//! member by member into the room that the answer has.
+//! What answers hold: by serde, and on the hot path by hand too.
 
 use std::fmt;
 
@@ -11,56 +10,8 @@ use strongroom_core::hex;
 use strongroom_core::keyring::Ciphertext;
 use zeroize::Zeroizing;
 
-use crate::api::vault::envelope::Envelope;
+use crate::api::vault::envelope::{Envelope, Members};
 use crate::api::vault::wire::{BASE64, PREFIX};
-
-/// Members without their braces, by hand, as serde writes them.
-pub(super) trait Members: Serialize {
-    fn write(&self, envelope: &mut Envelope);
-}
-
-/// `data` of a request without a batch.
-pub(super) fn object(envelope: &mut Envelope, data: &impl Members) {
-    envelope.raw("{");
-    data.write(envelope);
-    envelope.raw("}");
-}
-
-/// What an item of a batch came to.
-#[derive(Serialize)]
-pub(super) struct Outcome<'a, T> {
-    #[serde(flatten)]
-    pub(super) made: Option<T>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) error: Option<&'a str>,
-    pub(super) reference: &'a str,
-}
-
-impl<T: Serialize> Outcome<'_, T> {
-    /// By serde.
-    pub(super) fn serialize_into(&self, envelope: &mut Envelope) {
-        envelope.json(self);
-    }
-}
-
-impl<T: Members> Outcome<'_, T> {
-    /// By hand.
-    pub(super) fn write(&self, envelope: &mut Envelope) {
-        envelope.raw("{");
-        if let Some(made) = &self.made {
-            made.write(envelope);
-            envelope.raw(",");
-        }
-        if let Some(error) = self.error {
-            envelope.raw("\"error\":");
-            envelope.string(error);
-            envelope.raw(",");
-        }
-        envelope.raw("\"reference\":");
-        envelope.string(self.reference);
-        envelope.raw("}");
-    }
-}
 
 /// `vault:v<version>:<base64>`, or base64url.
 pub(super) struct Versioned<'a> {
@@ -214,6 +165,7 @@ pub(super) struct Valid {
 mod tests {
     use super::*;
     use crate::api::pipeline::answer::RequestId;
+    use crate::api::vault::batch::results::Outcome;
 
     /// Byte for byte.
     fn check<T: Members>(data: &T) {
@@ -224,7 +176,7 @@ mod tests {
             let body = envelope.close(&[], None::<&()>);
             String::from_utf8(body.slice(start..).to_vec()).unwrap()
         };
-        let by_hand = written(&|envelope| object(envelope, data));
+        let by_hand = written(&|envelope| envelope.object(data));
         assert_eq!(by_hand, written(&|envelope| envelope.json(data)));
     }
 

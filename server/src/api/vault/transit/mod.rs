@@ -1,7 +1,6 @@
 //! Vault's Transit: one file per family of endpoints.
 
 mod algorithm;
-mod batch;
 pub(in crate::api) mod cipher;
 mod data;
 pub(in crate::api) mod import;
@@ -14,27 +13,13 @@ pub(in crate::api) mod sign;
 pub(in crate::api) mod unsupported;
 pub(in crate::api) mod verify;
 
-use super::batch::items::Item;
-use super::error::{ApiError, Doing};
+use super::batch::ItemError;
+use super::error::ApiError;
 use super::{wire, words};
-use crate::api::pipeline::answer::Answer;
-use crate::api::vault::call::Call;
-use crate::api::vault::envelope::Envelope;
-use batch::{ItemError, count, references, write_batch};
-use data::{Outcome, Valid};
-use strongroom_core::keyring::KeyringError;
 
-/// The only result of a request without a batch.
-fn only<R>(results: Vec<Result<R, KeyringError>>, doing: Doing, name: &str) -> Result<R, ApiError> {
-    match results.into_iter().next() {
-        Some(result) => result.map_err(|error| ApiError::from_keyring(error, doing, name)),
-        None => Err(ApiError::unavailable("the keyring lost a result")),
-    }
-}
-
-/// A key version that a client may ask for: `None` for 0, the latest.
-fn wanted_version(version: i64) -> Result<Option<u32>, ItemError> {
-    match version {
+/// A key version that a client may ask for: `None` for 0 or nothing, the latest.
+fn wanted_version(version: Option<i64>) -> Result<Option<u32>, ItemError> {
+    match version.unwrap_or(0) {
         0 => Ok(None),
         v if v < 0 => Err("requested version for encryption is negative".into()),
         v => u32::try_from(v)
@@ -51,21 +36,6 @@ fn made_by(wanted: Option<i64>, negative: &'static str) -> Result<Option<u32>, A
         v if v < 0 => Err(ApiError::bad_request(negative)),
         v => Ok(Some(u32::try_from(v).unwrap_or(u32::MAX))),
     }
-}
-
-/// The answer of `verify` for a batch.
-fn valid_answer(
-    call: &mut Call<'_>,
-    items: &[Item<'_>],
-    results: &[Result<bool, ItemError>],
-    warnings: &[&str],
-) -> Answer {
-    let mut envelope = Envelope::open(call.id, results.len() * 160 + references(items));
-    let made = |valid: Option<&bool>| valid.map(|&valid| Valid { valid });
-    write_batch(&mut envelope, items, results, made, Outcome::serialize_into);
-    let mut answer = call.close(envelope, warnings);
-    count(&mut answer, results);
-    answer
 }
 
 /// Base64 of a parameter that may be missing.

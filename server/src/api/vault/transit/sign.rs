@@ -11,18 +11,17 @@ use strongroom_core::keyring::{
 use strongroom_hsm::SigningKind;
 
 use super::algorithm::{SIGNED_HASHES, hash};
-use super::batch::{ItemError, Sorted, count, in_order, references, refuse_empty, write_batch};
-use super::data::{Outcome, Signed, Valid, Versioned};
+use super::data::{Signed, Versioned};
+use super::made_by;
 use super::unsupported::Refused;
-use super::verify::Verify;
-use super::{made_by, only, valid_answer};
+use super::verify::{ToVerify, Verify, valid_answer};
 use crate::api::pipeline::answer::Answer;
-use crate::api::vault::batch::items::Item;
+use crate::api::vault::batch::{Done, ItemError, Work};
 use crate::api::vault::call::Call;
 use crate::api::vault::envelope::{Envelope, room};
 use crate::api::vault::error::{ApiError, Doing};
 use crate::api::vault::names::word;
-use crate::api::vault::request::{Base64, Batch, Described as _, Given, one_of, request};
+use crate::api::vault::request::{Base64, Described as _, Given, one_of, request};
 use crate::api::vault::wire::{self, WireError};
 use zeroize::Zeroizing;
 
@@ -32,8 +31,6 @@ const MAX_SIGNATURE_BASE64: usize = 512;
 request! {
     /// `sign/:name[/:hash]`.
     Sign<'p> {
-        /// What to sign, base64: the message, or its digest with `prehashed`.
-        input: Base64<'p>,
         /// Missing: sha2-256. The path wins. `none`: with `prehashed` and `pkcs1v15` only. Ed25519
         /// has its own.
         hash_algorithm: Option<Cow<'p, str>> = one_of(SIGNED_HASHES),
@@ -49,117 +46,92 @@ request! {
         salt_length: Option<Cow<'p, str>> = json!({ "type": ["string", "integer", "null"] }),
         /// 0 or missing: the version that signs now.
         key_version: Option<i64>,
+    }
+    item
+    /// What is signed.
+    ToSign<'p> {
+        /// What to sign, base64: the message, or its digest with `prehashed`.
+        input: Base64<'p>,
         /// Refused unless empty: what signs is no derived key.
         context: Given = Base64::schema(),
     }
-    besides {
-        batch_input: Batch,
+}
+
+impl ToSign<'_> {
+    fn item(&self) -> Result<Zeroizing<Vec<u8>>, ItemError> {
+        Refused::Context.when(self.context.0)?;
+        input(&self.input)
     }
-    item [input, context]
+}
+
+impl ToVerify<'_> {
+    fn signed(&self, jws: bool) -> Result<(Zeroizing<Vec<u8>>, MadeSignature), ItemError> {
+        Refused::Context.when(self.context.0)?;
+        let signature = self.signature.as_deref().unwrap_or_default();
+        Ok((input(&self.input)?, signature_of(signature, jws)?))
+    }
+
+    /// The same where there is no batch: of two mistakes, the one of the signature is told.
+    fn signed_alone(&self, jws: bool) -> Result<(Zeroizing<Vec<u8>>, MadeSignature), ItemError> {
+        let signature = self.signature.as_deref().unwrap_or_default();
+        let made = signature_of(signature, jws)?;
+        Ok((input(&self.input)?, made))
+    }
 }
 
 /// `sign/:name[/:hash]`.
 pub(in crate::api) async fn sign(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     let items = call.params.batch.take();
     let asked = Sign::read(&call.params)?;
-    let (options, replaced) = SignParameters::from(&asked).options(call.captures)?;
+    let context = asked.one.context;
+    let (options, replaced) = SignParameters::from(&asked).options(call.captures, context)?;
     let version = made_by(
         asked.key_version,
         "requested version for signing is negative",
     )?;
-    let keyring = &call.app.keyring;
-    let failed = |e| ApiError::from_keyring(e, Doing::Sign, call.name);
-    if let Some(items) = items {
-        refuse_empty(&items)?;
-        if replaced {
-            call.params.replaced_by_path("hash_algorithm");
-        }
-        let sorted = Sorted::sort(&items, item_input);
-        let results = keyring
-            .sign(call.key()?, version, &options, sorted.good)
-            .await;
-        let results = in_order(
-            sorted.places,
-            results.map_err(failed)?,
-            Doing::Sign,
-            call.name,
-        )?;
-        let mut envelope = Envelope::open(
-            call.id,
-            results.len() * room(MAX_SIGNATURE_BASE64) + references(&items),
-        );
-        let marshaling = options.marshaling;
-        write_batch(
-            &mut envelope,
-            &items,
-            &results,
-            |made| made.map(|made| signed(marshaling, made)),
-            Outcome::serialize_into,
-        );
-        let warnings = only_rsa(call, options);
-        let mut answer = call.close(envelope, warnings);
-        answer.key_version = results
-            .iter()
-            .find_map(|r| r.as_ref().ok())
-            .map_or(0, |made| made.version);
-        count(&mut answer, &results);
-        return Ok(answer);
-    }
-    let item = input(asked.input.as_deref()).map_err(ApiError::of_item)?;
+    let (work, inputs) = Work::of(items.as_ref(), || asked.one.item(), ToSign::item)?;
     if replaced {
         call.params.replaced_by_path("hash_algorithm");
     }
-    let results = keyring
-        .sign(call.key()?, version, &options, vec![item])
-        .await;
-    let made = only(results.map_err(failed)?, Doing::Sign, call.name)?;
-    let mut envelope = Envelope::open(call.id, room(MAX_SIGNATURE_BASE64));
-    envelope.json(&signed(options.marshaling, &made));
+    let keyring = &call.app.keyring;
+    let results = keyring.sign(call.key()?, version, &options, inputs).await;
+    let marshaling = options.marshaling;
     let warnings = only_rsa(call, options);
-    Ok(call.close(envelope, warnings).with_version(made.version))
+    match work.done(results, Doing::Sign, call.name)? {
+        Done::One(made) => {
+            let mut envelope = Envelope::open(call.id, room(MAX_SIGNATURE_BASE64));
+            envelope.json(&signed(marshaling, &made));
+            Ok(call.close(envelope, warnings).with_version(made.version))
+        }
+        Done::Many(results) => {
+            let signed = |made| signed(marshaling, made);
+            let answer = results.answer(call, room(MAX_SIGNATURE_BASE64), signed, warnings);
+            Ok(answer.with_version(results.version(|made| made.version)))
+        }
+    }
 }
 
 /// `verify/:name[/:hash]` with `signature`.
 pub(super) fn verify(call: &mut Call<'_>) -> Result<Answer, ApiError> {
     let items = call.params.batch.take();
     let asked = Verify::read(&call.params)?;
-    let (options, replaced) = SignParameters::from(&asked).options(call.captures)?;
+    let context = asked.one.context;
+    let (options, replaced) = SignParameters::from(&asked).options(call.captures, context)?;
     let jws = options.marshaling == Marshaling::Jws;
-    let keyring = &call.app.keyring;
-    let failed = |e| ApiError::from_keyring(e, Doing::VerifySignature, call.name);
-    if let Some(items) = items {
-        if replaced {
-            call.params.replaced_by_path("hash_algorithm");
-        }
-        let sorted = Sorted::sort(&items, |item: &Item<'_>| {
-            let signature = item.signature.as_deref().unwrap_or_default();
-            Ok::<_, ItemError>((item_input(item)?, signature_of(signature, jws)?))
-        });
-        let version = sorted.good.first().map_or(0, |(_, made)| made.version);
-        let results = keyring.verify_signatures(call.key()?, &options, &sorted.good);
-        let results = in_order(
-            sorted.places,
-            results.map_err(failed)?,
-            Doing::VerifySignature,
-            call.name,
-        )?;
-        let warnings = only_rsa(call, options);
-        return Ok(valid_answer(call, &items, &results, warnings).with_version(version));
-    }
-    let signature = asked.signature.as_deref().unwrap_or_default();
-    let made = signature_of(signature, jws).map_err(ApiError::of_item)?;
-    let version = made.version;
-    let given = input(asked.input.as_deref()).map_err(ApiError::of_item)?;
-    let item = (given, made);
+    let (work, inputs) = Work::of(
+        items.as_ref(),
+        || asked.one.signed_alone(jws),
+        |item: &ToVerify<'_>| item.signed(jws),
+    )?;
     if replaced {
         call.params.replaced_by_path("hash_algorithm");
     }
-    let results = keyring.verify_signatures(call.key()?, &options, &[item]);
-    let valid = only(results.map_err(failed)?, Doing::VerifySignature, call.name)?;
+    let version = inputs.first().map_or(0, |(_, made)| made.version);
+    let keyring = &call.app.keyring;
+    let results = keyring.verify_signatures(call.key()?, &options, &inputs);
+    let done = work.done(results, Doing::VerifySignature, call.name)?;
     let warnings = only_rsa(call, options);
-    Ok(call
-        .answer(&Valid { valid }, warnings)
-        .with_version(version))
+    Ok(valid_answer(call, &done, warnings).with_version(version))
 }
 
 /// `export/public-key/:name[/:version]`.
@@ -226,7 +198,6 @@ struct SignParameters<'p> {
     marshaling_algorithm: Option<&'p str>,
     prehashed: Option<bool>,
     salt_length: Option<&'p str>,
-    context: Given,
 }
 
 impl<'p> From<&'p Sign<'_>> for SignParameters<'p> {
@@ -238,7 +209,6 @@ impl<'p> From<&'p Sign<'_>> for SignParameters<'p> {
             marshaling_algorithm: asked.marshaling_algorithm.as_deref(),
             prehashed: asked.prehashed,
             salt_length: asked.salt_length.as_deref(),
-            context: asked.context,
         }
     }
 }
@@ -252,15 +222,18 @@ impl<'p> From<&'p Verify<'_>> for SignParameters<'p> {
             marshaling_algorithm: asked.marshaling_algorithm.as_deref(),
             prehashed: asked.prehashed,
             salt_length: asked.salt_length.as_deref(),
-            context: asked.context,
         }
     }
 }
 
 impl SignParameters<'_> {
     /// And whether the path counts, and not what the body says of the hash.
-    fn options(self, captures: [Option<&str>; 2]) -> Result<(SignOptions, bool), ApiError> {
-        Refused::Context.when(self.context.0)?;
+    fn options(
+        self,
+        captures: [Option<&str>; 2],
+        context: Given,
+    ) -> Result<(SignOptions, bool), ApiError> {
+        Refused::Context.when(context.0)?;
         let (hash, replaced) = hash(captures, self.hash_algorithm, self.algorithm)?;
         let salt = match self.salt_length.unwrap_or_default() {
             "" | "auto" => SaltLength::Auto,
@@ -324,15 +297,9 @@ fn only_rsa(call: &Call<'_>, options: SignOptions) -> &'static [&'static str] {
 
 /// A missing input is not an empty one: what was sent under another name would be signed or judged
 /// unseen.
-fn input(text: Option<&str>) -> Result<Zeroizing<Vec<u8>>, ItemError> {
-    wire::decode_base64(text.ok_or("missing input")?)
+fn input(text: &Base64<'_>) -> Result<Zeroizing<Vec<u8>>, ItemError> {
+    wire::decode_base64(text.as_deref().ok_or("missing input")?)
         .map_err(|e| format!("unable to decode input as base64: {e}").into())
-}
-
-fn item_input(item: &Item<'_>) -> Result<Zeroizing<Vec<u8>>, ItemError> {
-    let context = item.context.as_deref();
-    Refused::Context.when(context.is_some_and(|c| !c.is_empty()))?;
-    input(item.input.as_deref())
 }
 
 fn signature_of(text: &str, jws: bool) -> Result<MadeSignature, ItemError> {

@@ -1,8 +1,8 @@
 //! What Vault's Transit does and this appliance doesn't: each says so in Vault's words, where Vault
 //! has them. `request!` has the names that are refused wherever they stand.
 
-use super::batch::ItemError;
 use crate::api::pipeline::answer::Answer;
+use crate::api::vault::batch::ItemError;
 use crate::api::vault::call::Call;
 use crate::api::vault::error::ApiError;
 
