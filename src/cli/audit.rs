@@ -54,7 +54,7 @@ enum Action {
         /// Fail if the log ends before this value of `strongroom audit end`, or is another log
         #[arg(
             long,
-            value_name = "LOGID:LINE:SHA256:STATE",
+            value_name = "LOGID:LINE:SHA256:STATE[:BYTES]",
             conflicts_with = "config"
         )]
         end: Option<String>,

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Verifies an audit log: a second implementation, from docs/audit-format.md alone.
 
-    audit.py FILE... --public-key PEM [--complete] [--end LOGID:LINE:SHA256:PHASE] [--transcript FILE] [--each]
+    audit.py FILE... --public-key PEM [--complete] [--end LOGID:LINE:SHA256:PHASE[:BYTES]] [--transcript FILE] [--each]
 
 FILEs are one log, oldest first; with --each every one is a log of its own. TRANSCRIPT is that of the appliance's birth, which
 transcript.py verifies. Prints for each log a JSON object of what was found. Exit code 0 if every one verifies, else 1. Needs Python
@@ -61,7 +61,7 @@ class Log:
         self.lines = 0
         self.checkpoints = 0
         self.first_hash = None
-        self.end_seen = None
+        self.end_seen = self.end_bytes = None
         self.wanted = None
 
     def problem(self, place, what):
@@ -83,7 +83,7 @@ class Log:
         for number, (start, raw) in enumerate(lines, 1):
             if not any(begin <= start < end for begin, end in left_out):
                 self.lines += 1
-                self.line(f"{name}:{number}", raw)
+                self.line(f"{name}:{number}", raw, min(start + len(raw) + 1, len(content)))
 
     def left_out(self, name, content, lines):
         """The bytes that `recovered` lines account for."""
@@ -101,7 +101,7 @@ class Log:
                 self.problem(f"{name}:{number}", "it does not account for what stands before it")
         return ranges
 
-    def line(self, place, raw):
+    def line(self, place, raw, ends):
         line = read_line(raw)
         if line is None:
             self.problem(place, "not a line of an audit log")
@@ -126,7 +126,7 @@ class Log:
         self.expected = (min(seq + 1, 2**64 - 1), digest)
         self.last = seq
         if self.wanted and self.wanted[0] == seq:
-            self.end_seen = digest
+            self.end_seen, self.end_bytes = digest, ends
         self.recent[seq] = digest
         self.recent.move_to_end(seq)
         if len(self.recent) > WINDOW:
@@ -176,13 +176,15 @@ class Log:
         if anchor:
             self.anchored(*anchor)
 
-    def anchored(self, log_id, number, digest, phase):
+    def anchored(self, log_id, number, digest, phase, ends):
         if self.log_id is None or self.log_id != log_id:
             self.problem("the end", "of another log")
         elif self.end_seen is None and number >= self.first:
             self.problem("the end", "the line that the token knows is missing")
         elif self.end_seen not in (None, digest):
             self.problem("the end", "another line than the token knows")
+        elif self.end_seen and ends not in (None, self.end_bytes):
+            self.problem("the end", "lines before it were taken out, or put in")
         elif phase == "stopped" and self.last != number:
             self.problem("the end", "lines were added to a log that was stopped")
 
@@ -197,9 +199,9 @@ class Log:
 
 
 def the_anchor(text):
-    found = re.fullmatch(r"([0-9a-f]{32}):(0|[1-9][0-9]*):([0-9a-f]{64}):(open|stopped|rotating)", text, re.ASCII)
-    need(found and int(found[2]) < 2**64, "--end is not LOGID:LINE:SHA256:PHASE")
-    return bytes.fromhex(found[1]), int(found[2]), found[3], found[4]
+    found = re.fullmatch(r"([0-9a-f]{32}):(0|[1-9][0-9]*):([0-9a-f]{64}):(open|stopped|rotating)(?::(0|[1-9][0-9]*))?", text, re.ASCII)
+    need(found and int(found[2]) < 2**64 and int(found[5] or 0) < 2**64, "--end is not LOGID:LINE:SHA256:PHASE[:BYTES]")
+    return bytes.fromhex(found[1]), int(found[2]), found[3], found[4], found[5] and int(found[5])
 
 
 def main():

@@ -7,7 +7,9 @@ use crate::hex;
 
 /// The first bytes of the register.
 const MAGIC: [u8; 4] = *b"SRae";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// Without [`Anchor::bytes`].
+const OLD_VERSION: u8 = 1;
 /// So many intents without an outcome are named at most, and so many changes are open at once.
 /// Older versions had more open: the file tells the others.
 pub(super) const MAX_OPEN_INTENTS: usize = 256;
@@ -21,6 +23,9 @@ pub struct Anchor {
     pub(super) seq: u64,
     /// Its SHA-256.
     pub(super) hash: [u8; 32],
+    /// Where it ends in its file, so that nothing before it can be taken out; not known of a log
+    /// that an older version wrote last.
+    pub(super) bytes: Option<u64>,
     /// What was going on.
     pub(super) phase: Phase,
     /// Numbers of the intents whose outcome was not in the log yet, the lowest ones.
@@ -42,10 +47,14 @@ impl Anchor {
     /// The register's value.
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut value = MAGIC.to_vec();
-        value.extend_from_slice(&[VERSION, self.phase as u8]);
+        let version = self.bytes.map_or(OLD_VERSION, |_| VERSION);
+        value.extend_from_slice(&[version, self.phase as u8]);
         value.extend_from_slice(&self.log_id);
         value.extend_from_slice(&self.seq.to_be_bytes());
         value.extend_from_slice(&self.hash);
+        if let Some(bytes) = self.bytes {
+            value.extend_from_slice(&bytes.to_be_bytes());
+        }
         for seq in self.open.iter().take(MAX_OPEN_INTENTS) {
             value.extend_from_slice(&seq.to_be_bytes());
         }
@@ -59,16 +68,25 @@ impl Anchor {
         let (log_id, rest) = rest.split_first_chunk()?;
         let (seq, rest) = rest.split_first_chunk()?;
         let (hash, rest) = rest.split_first_chunk()?;
+        let (bytes, rest) = match version {
+            OLD_VERSION => (None, rest),
+            VERSION => {
+                let (bytes, rest) = rest.split_first_chunk()?;
+                (Some(u64::from_be_bytes(*bytes)), rest)
+            }
+            _ => return None,
+        };
         let (open, []) = rest.as_chunks() else {
             return None;
         };
-        if *magic != MAGIC || version != VERSION {
+        if *magic != MAGIC {
             return None;
         }
         Some(Self {
             log_id: *log_id,
             seq: u64::from_be_bytes(*seq),
             hash: *hash,
+            bytes,
             phase: match phase {
                 0 => Phase::Open,
                 1 => Phase::Stopped,
@@ -80,7 +98,7 @@ impl Anchor {
     }
 }
 
-/// As a person hands it on: log id, number, hash, and what was going on.
+/// As a person hands it on: log id, number, hash, what was going on, and where the line ends.
 impl fmt::Display for Anchor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let hex = hex::encode;
@@ -90,14 +108,18 @@ impl fmt::Display for Anchor {
             Phase::Rotating => "rotating",
         };
         let (log_id, hash) = (hex(&self.log_id), hex(&self.hash));
-        write!(f, "{log_id}:{}:{hash}:{phase}", self.seq)
+        write!(f, "{log_id}:{}:{hash}:{phase}", self.seq)?;
+        match self.bytes {
+            Some(bytes) => write!(f, ":{bytes}"),
+            None => Ok(()),
+        }
     }
 }
 
 /// Why a text is no [`Anchor`].
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "not the end of an audit log: LOGID:LINE:SHA256:open, :stopped or :rotating, as `strongroom audit end` prints it"
+    "not the end of an audit log: LOGID:LINE:SHA256:open, :stopped or :rotating, and :BYTES if they are known, as `strongroom audit end` prints it"
 )]
 pub struct NoAnchor;
 
@@ -118,6 +140,10 @@ impl FromStr for Anchor {
                 "rotating" => Phase::Rotating,
                 _ => return Err(NoAnchor),
             },
+            bytes: match parts.next() {
+                Some(bytes) => Some(bytes.parse().map_err(|_| NoAnchor)?),
+                None => None,
+            },
             open: Vec::new(),
         };
         parts.next().is_none().then_some(anchor).ok_or(NoAnchor)
@@ -134,11 +160,11 @@ mod tests {
     proptest! {
         #[test]
         fn an_anchor_survives_the_token_and_a_persons_hands(
-            log_id: [u8; 16], seq: u64, hash: [u8; 32], phase in 0_usize..3,
+            log_id: [u8; 16], seq: u64, hash: [u8; 32], phase in 0_usize..3, bytes: Option<u64>,
             open in prop::collection::vec(any::<u64>(), 0..9)
         ) {
             let phase = [Phase::Open, Phase::Stopped, Phase::Rotating][phase];
-            let anchor = Anchor { log_id, seq, hash, phase, open };
+            let anchor = Anchor { log_id, seq, hash, bytes, phase, open };
             prop_assert_eq!(Anchor::decode(&anchor.encode()).unwrap(), anchor.clone());
             let told: Anchor = anchor.to_string().parse().unwrap();
             prop_assert_eq!(told, Anchor { open: Vec::new(), ..anchor });

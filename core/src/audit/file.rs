@@ -44,6 +44,8 @@ pub(super) struct LogFile {
     file: Arc<File>,
     /// Bytes up to the end of the last whole line.
     length: u64,
+    /// Where the chain's last line ends.
+    line_end: u64,
     /// The last line when the file was looked at.
     seen: Option<Mark>,
     /// Number of the first line that was written to this file, as far as is known.
@@ -172,8 +174,11 @@ pub(super) enum Change {
         /// Bytes.
         bytes: u64,
     },
-    /// It is as long as what was written, and ends in something else.
-    Overwritten,
+    /// It is at least as long as what was written, and that is not in it any more.
+    Overwritten {
+        /// Bytes.
+        to: u64,
+    },
 }
 
 impl LogFile {
@@ -213,6 +218,7 @@ impl LogFile {
             path: path.to_owned(),
             file,
             length: 0,
+            line_end: 0,
             seen: None,
             first: 1,
             lost: 0,
@@ -236,6 +242,7 @@ impl LogFile {
         log.log_id = end.log_id;
         log.chain = end.chain;
         log.length = end.length;
+        log.line_end = end.length;
         log.first = end.chain.seq;
         log.unsigned = end.found.unsigned;
         Ok((log, LogEnd(Some(end))))
@@ -272,6 +279,7 @@ impl LogFile {
         };
         if end.unended {
             self.write_raw(b"\n")?;
+            self.line_end = self.length;
         }
         if let Some(torn) = end.torn {
             if torn.lacks_newline {
@@ -301,6 +309,12 @@ impl LogFile {
             self.say_changed(&format!(
                 "the program ended while the log was about to go on in this file: it goes on behind line {}, which the token knew; lines behind it that stand in the file before are not of the chain any more",
                 end.found.anchor
+            ))?;
+        }
+        if end.headless && !end.anew {
+            let first = self.last();
+            self.say_changed(&format!(
+                "the file does not begin with a header: lines before line {first} are in a copy, or lost"
             ))?;
         }
         for (intent, what) in &end.open {
@@ -363,6 +377,7 @@ impl LogFile {
             return Err(self.fail(error));
         }
         self.length += self.buffer.len() as u64;
+        self.line_end = self.length;
         self.unsigned += chain.seq - self.chain.seq;
         self.chain = chain;
         for late in self.late.drain(..) {
@@ -384,9 +399,7 @@ impl LogFile {
         if self.closed || !here.is_file() || here.len() <= self.length {
             return Ok(());
         }
-        let change = Change::Appended {
-            bytes: here.len() - self.length,
-        };
+        let change = self.grown(here.len());
         self.accounted = Some(change);
         self.go_on_after(change)
             .map_err(|error| Arc::new(io::Error::other(error.to_string())))
@@ -553,6 +566,7 @@ impl LogFile {
         self.file = Arc::new(file);
         self.seen = None;
         self.length = self.buffer.len() as u64;
+        self.line_end = self.length;
         self.first = self.chain.seq;
         self.chain = chain;
         self.unsigned += 1;
@@ -576,10 +590,10 @@ impl LogFile {
             return Some(Change::Truncated { from, to });
         }
         if to > from && self.failed.is_none() {
-            return Some(Change::Appended { bytes: to - from });
+            return Some(self.grown(to));
         }
         if self.failed.is_none() && !self.ends_as_written().unwrap_or(true) {
-            return Some(Change::Overwritten);
+            return Some(Change::Overwritten { to });
         }
         let there = fs::metadata(&self.path);
         there
@@ -589,7 +603,18 @@ impl LogFile {
             .then_some(Change::Moved)
     }
 
-    /// Whether the last line in the file is the chain's, and the one that was the last when this
+    /// What made the file longer than what was written.
+    fn grown(&mut self, to: u64) -> Change {
+        if self.ends_as_written().unwrap_or(true) {
+            Change::Appended {
+                bytes: to - self.length,
+            }
+        } else {
+            Change::Overwritten { to }
+        }
+    }
+
+    /// Whether the last line that was written is the chain's, and the one that was the last when this
     /// was asked before still stands there.
     fn ends_as_written(&mut self) -> io::Result<bool> {
         let end = Mark {
@@ -630,10 +655,12 @@ impl LogFile {
         let reason = match change {
             Change::Moved => return Ok(()),
             Change::Deleted => return self.begin_again(),
-            Change::Overwritten => {
+            Change::Overwritten { to } => {
                 self.lost = self.last();
+                self.length = to;
+                self.room = Room::new();
                 self.write_raw(b"\n")?;
-                self.resume_behind_loss("the file's end was written over")?
+                self.resume_behind_loss("the file was written over")?
             }
             Change::Truncated { from, to } => {
                 self.lost = self.last();
@@ -739,6 +766,11 @@ impl LogFile {
             log_id: self.log_id,
             seq: self.chain.seq - 1,
             hash: self.chain.prev,
+            bytes: self
+                .file
+                .metadata()
+                .is_ok_and(|file| file.is_file())
+                .then_some(self.line_end),
             phase,
             open: self.open.iter().copied().collect(),
         }

@@ -54,7 +54,8 @@ pub(super) struct End {
     pub(super) torn: Option<TornTail>,
     /// The last line lacks its newline.
     pub(super) unended: bool,
-    /// The file begins with another line than a header, as after a `copytruncate`, and has none.
+    /// The file begins with another line than a header, as after a `copytruncate`, and has none as
+    /// far as is known.
     pub(super) headless: bool,
     /// The file is to begin here: the program ended when the log was about to go on in it.
     pub(super) anew: bool,
@@ -186,11 +187,12 @@ pub(super) fn find(path: &Path, signer: &Signer, known: Known<'_>) -> Result<Opt
             walk.found.checkpoint = anchor.seq;
             let begun = header_seq.is_some_and(|seq| seq > anchor.seq);
             if begun {
-                check_rotated(anchor, &first)?;
+                check_rotated(anchor)?;
                 walk.open = anchor.open.iter().map(|seq| (*seq, None)).collect();
                 walk.from(&mut file, 0, None)?;
             } else {
                 let at = find_anchor(&mut file, length, anchor, &mut walk)?;
+                check_before(anchor, at)?;
                 walk.from(&mut file, at, Some(Chain::of(anchor)))?;
             }
             let behind = walk.chain.is_some_and(|chain| chain.seq > anchor.seq + 1);
@@ -209,7 +211,10 @@ pub(super) fn find(path: &Path, signer: &Signer, known: Known<'_>) -> Result<Opt
             walk.from(&mut file, at, None)?;
         }
     }
-    let headless = header.is_none() && !walk.header;
+    // Where the token knows how much stands before its line, there is a header in it, or what had
+    // become of it was said when it was noticed.
+    let vouched = matches!(known, Known::Anchor(anchor) if anchor.bytes.is_some());
+    let headless = header.is_none() && !walk.header && !vouched;
     walk.end(&mut file, length, headless).map(Some)
 }
 
@@ -259,17 +264,27 @@ fn check_header(header: &Line, signer: &Signer) -> Result<[u8; 16], Refusal> {
 }
 
 /// The file begins behind the line that the token knows: right so if the log was just going on in a
-/// new file.
-fn check_rotated(anchor: &Anchor, header: &[u8]) -> Result<(), Refusal> {
-    let next = Line::parse(header)
-        .is_some_and(|line| line.seq == anchor.seq + 1 && line.prev() == Some(anchor.hash));
-    if anchor.phase == Phase::Rotating || next {
+/// new file. Else anybody could have written its header, which needs no key.
+fn check_rotated(anchor: &Anchor) -> Result<(), Refusal> {
+    if anchor.phase == Phase::Rotating {
         return Ok(());
     }
     Err(Refusal::End(format!(
         "the file begins behind line {}, which the token knows: what stood before it is gone, or is in another file",
         anchor.seq
     )))
+}
+
+/// Nothing may be gone before the line that the token knows, nor have come between.
+fn check_before(anchor: &Anchor, at: u64) -> Result<(), Refusal> {
+    match anchor.bytes {
+        Some(bytes) if bytes != at => Err(Refusal::End(format!(
+            "line {} ends at byte {at} of the file, but the token knows that it ended at byte {bytes}: lines before it were {}",
+            anchor.seq,
+            if at < bytes { "taken out" } else { "put in" }
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Offset behind the line that the token knows. Intents before it that had no outcome are noted on

@@ -13,6 +13,7 @@ use p256::pkcs8::EncodePublicKey as _;
 use proptest::prelude::*;
 use tokio::sync::MutexGuard;
 
+use super::line::Chain;
 use super::queue::Outcome;
 use super::*;
 use crate::hex;
@@ -855,6 +856,76 @@ fn a_log_may_go_on_in_another_file_than_the_one_that_the_token_knows_of() {
     assert!(refused.to_string().contains("in another file"), "{refused}");
 }
 
+#[test]
+fn a_start_refuses_a_log_of_which_lines_before_the_end_are_gone() {
+    for phase in [Phase::Stopped, Phase::Open] {
+        let log = Log::filled();
+        let file = log.open();
+        let anchor = file.anchor(phase);
+        drop(file);
+        let whole = fs::read_to_string(log.path()).unwrap();
+        let lines: Vec<&str> = whole.split_inclusive('\n').collect();
+        let last = lines.len() - 1;
+        let forged = {
+            let mut bytes = Vec::new();
+            let next = Chain {
+                seq: anchor.seq + 1,
+                prev: anchor.hash,
+            };
+            let header = Content::header(&anchor.log_id, &log.signer().fingerprint);
+            next.link(&header, &mut bytes);
+            String::from_utf8(bytes).unwrap()
+        };
+        for (what, text) in [
+            ("the last line alone", lines[last].to_owned()),
+            ("behind something", format!("x\n{}", lines[last])),
+            ("header and last line", lines[0].to_owned() + lines[last]),
+            ("one line less", lines[0].to_owned() + &lines[2..].concat()),
+            ("one line more", lines[..2].concat() + &lines[1..].concat()),
+            ("a header that goes on from it", forged.clone()),
+        ] {
+            fs::write(log.path(), &text).unwrap();
+            let refused = log.open_as(Known::Anchor(&anchor)).err();
+            assert!(
+                matches!(refused, Some(AuditError::End { .. })),
+                "{what}: {refused:?}"
+            );
+            assert_eq!(fs::read_to_string(log.path()).unwrap(), text, "{what}");
+            let held = Held {
+                end: Some(anchor.clone()),
+                ..Held::default()
+            };
+            // Of a log that was not stopped a verification takes it for the one behind older files.
+            if phase == Phase::Stopped || text != forged {
+                let found = Audit::verify(&[&log.path()], &log.public_key(), &held).unwrap();
+                assert!(!found.problems.is_empty(), "{what}");
+            }
+        }
+        fs::write(log.path(), &whole).unwrap();
+        log.open_as(Known::Anchor(&anchor)).unwrap();
+    }
+}
+
+#[test]
+fn what_an_older_version_told_the_token_still_leads_to_a_log_and_a_missing_header_is_said() {
+    let log = Log::filled();
+    let file = log.open();
+    let old = Anchor {
+        bytes: None,
+        ..file.anchor(Phase::Stopped)
+    };
+    drop(file);
+    let whole = fs::read_to_string(log.path()).unwrap();
+    log.open_as(Known::Anchor(&old)).unwrap();
+    assert_eq!(fs::read_to_string(log.path()).unwrap(), whole);
+
+    let last = whole.split_inclusive('\n').next_back().unwrap();
+    fs::write(log.path(), last).unwrap();
+    log.open_as(Known::Anchor(&old)).unwrap();
+    let text = fs::read_to_string(log.path()).unwrap();
+    assert!(text.contains("does not begin with a header"), "{text}");
+}
+
 /// What a verification tells once a start has gone on with the log and signed it: no problem.
 fn verified_behind_a_start(log: &Log, file: &mut LogFile) -> Verification {
     file.append(&decision(&Entry {
@@ -943,7 +1014,7 @@ fn each_change_has_its_outcome_or_one_that_nobody_knows() {
     // Without that line the change has no outcome, and a start that does not say so is a problem.
     let start = "server:start";
     let problems = Log::problems_after(|lines| {
-        let mut chain = line::Chain::after(9, lines.last().unwrap().as_bytes());
+        let mut chain = Chain::after(9, lines.last().unwrap().as_bytes());
         let mut out = Vec::new();
         let mut add = |content: &Content| chain = chain.link(content, &mut out);
         let mut intent = Content::default();
@@ -1104,6 +1175,40 @@ fn what_was_appended_is_accounted_for_before_a_line_comes_behind_it() {
     assert_eq!(text.matches("server:audit-file").count(), 2);
 }
 
+#[test]
+fn a_log_that_was_replaced_by_something_longer_goes_on_behind_a_header() {
+    for (rewritten, looked) in [(false, false), (false, true), (true, false), (true, true)] {
+        let log = Log::filled();
+        let mut file = log.open();
+        let before = fs::read(log.path()).unwrap();
+        let mut other = vec![0; before.len() + 100];
+        if rewritten {
+            // As an editor that lengthens a name in it leaves it.
+            let text = String::from_utf8(before).unwrap();
+            other = text.replace("\"ok\"", "\"all right\"").into_bytes();
+        }
+        fs::write(log.path(), &other).unwrap();
+        let to = other.len() as u64;
+        let change = Change::Overwritten { to };
+        if looked {
+            assert_eq!(file.look(), Some(change));
+            file.go_on_after(change).unwrap();
+        }
+        file.append(&decision(&entry("behind it"))).unwrap();
+        assert_eq!(file.take_accounted(), (!looked).then_some(change));
+        assert_eq!(file.look(), None);
+
+        let text = fs::read(log.path()).unwrap();
+        let own = String::from_utf8(text[other.len()..].to_vec()).unwrap();
+        assert!(own.starts_with("\n{\"type\":\"header\""), "{own}");
+        assert!(own.contains("the file was written over"), "{own}");
+        assert!(own.contains("behind it"), "{own}");
+        let anchor = file.anchor(Phase::Open);
+        drop(file);
+        log.open_as(Known::Anchor(&anchor)).unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_change_is_on_the_disc_before_it_begins_and_its_outcome_is_kept() {
     let log = Log::new();
@@ -1252,7 +1357,7 @@ proptest! {
         let mut content = Content::default();
         content.decide(&Entry { reason: &text, ..entry(&text) });
         let mut out = Vec::new();
-        line::Chain::START.link(&content, &mut out);
+        Chain::START.link(&content, &mut out);
         prop_assert!(out.len() <= line::MAX_LINE_BYTES);
         prop_assert_eq!(out.pop(), Some(b'\n'));
         prop_assert!(out.iter().all(|byte| (b' '..=b'~').contains(byte)));

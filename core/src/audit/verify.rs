@@ -160,7 +160,7 @@ impl<'a> Check<'a> {
             if torn.peek().is_some_and(|region| region.0 <= raw.start) {
                 continue;
             }
-            self.line(&place, raw.bytes);
+            self.line(&place, raw.bytes, raw.end);
             if !raw.ended {
                 self.problem(
                     &place,
@@ -214,7 +214,7 @@ impl<'a> Check<'a> {
         Ok(regions)
     }
 
-    fn line(&mut self, place: &str, bytes: &[u8]) {
+    fn line(&mut self, place: &str, bytes: &[u8], ends: u64) {
         let hash: [u8; 32] = Sha256::digest(bytes).into();
         let Some(line) = Line::parse(bytes) else {
             self.problem(
@@ -266,6 +266,12 @@ impl<'a> Check<'a> {
             self.reached = true;
             if hash != end.hash {
                 self.problem(place, "it is not the line that the token knows");
+            }
+            if let Some(known) = end.bytes.filter(|known| *known != ends) {
+                self.problem(
+                    place,
+                    &format!("it ends at byte {ends} of the file, but the token knows that it ended at byte {known}: lines before it were taken out, or put in"),
+                );
             }
         }
         self.expected = Some((line.seq.saturating_add(1), hash));
