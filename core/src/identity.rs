@@ -27,6 +27,10 @@ const MAX_TRUST_DOMAIN: usize = 255;
 const MAX_DNS_NAME: usize = 253;
 const MAX_DNS_LABEL: usize = 63;
 
+/// What an identity looks like.
+const FORMS: &str =
+    "write spiffe://DOMAIN/PATH, dns:NAME, or spki:sha256: and 64 lower-case hex digits";
+
 /// A client's name: `spiffe://domain/path`, `dns:host.example`, or `spki:sha256:<64 hex digits>`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Identity(String);
@@ -78,10 +82,22 @@ pub enum IdentityError {
         problem: &'static str,
     },
     /// A text that has none of the three forms.
-    #[error(
-        "{0:?} is not an identity: write spiffe://DOMAIN/PATH, dns:NAME, or spki:sha256: and 64 lower-case hex digits"
-    )]
+    #[error("{0:?} is not an identity: {FORMS}")]
     Form(String),
+}
+
+impl IdentityError {
+    /// What is wrong, without the text that was found: for a text of a file, where it may be an API
+    /// token.
+    pub fn problem(&self) -> &str {
+        match self {
+            Self::Spiffe { problem, .. }
+            | Self::Uri { problem, .. }
+            | Self::Dns { problem, .. } => problem,
+            Self::Form(_) | Self::SeveralUris(_) => FORMS,
+            Self::Malformed(problem) => problem,
+        }
+    }
 }
 
 impl Identity {

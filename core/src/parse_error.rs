@@ -47,10 +47,16 @@ fn without_values(message: &str) -> String {
     message.trim_end().to_owned()
 }
 
-/// Whether a value, by its form, may be an API token or the content of a file that holds a key:
-/// then no message repeats it.
-pub fn may_be_secret(value: &str) -> bool {
-    value.starts_with(TOKEN_PREFIX) || value.contains("-----") || value.contains(char::is_control)
+/// Whether what stands where a path belongs may be what belongs into the file: a key, a token or a
+/// PIN. Then no message repeats it.
+pub fn may_be_content(path: &str) -> bool {
+    // Base64 has neither a dot nor, where a key begins, a slash.
+    let is_long_word = path.len() >= 40 && !path.starts_with('/') && !path.contains('.');
+    is_long_word
+        || path.bytes().all(|byte| byte.is_ascii_digit())
+        || path.contains(TOKEN_PREFIX)
+        || path.contains("-----")
+        || path.contains(char::is_control)
 }
 
 /// A PEM parser's error: its own words hold whole lines, in which a key may stand.

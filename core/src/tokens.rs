@@ -217,7 +217,7 @@ impl TryFrom<String> for TokenId {
 
     fn try_from(id: String) -> Result<Self, String> {
         let good = (1..=64).contains(&id.len())
-            && !id.starts_with(TOKEN_PREFIX)
+            && !id.contains(TOKEN_PREFIX)
             && id
                 .bytes()
                 .all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte));

@@ -67,27 +67,36 @@ pub(crate) fn read(source: &PinSource) -> Result<SecretPin, HsmError> {
 
 fn credential(name: &str) -> Result<PathBuf, HsmError> {
     if name.is_empty() || name.contains('/') || name == ".." {
-        return Err(HsmError::Config(format!(
-            "{name:?} is not the name of a systemd credential: it must be a plain file name"
-        )));
+        return Err(HsmError::Config(
+            "hsm.pin_credential is not the name of a systemd credential: it must be a plain file name"
+                .to_owned(),
+        ));
     }
     // Only the directory's name comes from the environment, never the PIN.
     std::env::var_os("CREDENTIALS_DIRECTORY")
         .map(|folder| PathBuf::from(folder).join(name))
         .ok_or_else(|| {
-            HsmError::Config(format!(
-                "the PIN is to come from the systemd credential {name:?}, but CREDENTIALS_DIRECTORY is not set: \
-                 start through systemd with LoadCredential={name}:…, or name a PIN file"
-            ))
+            HsmError::Config(
+                "the PIN is to come from the systemd credential that hsm.pin_credential names, but \
+                 CREDENTIALS_DIRECTORY is not set: start through systemd with LoadCredential=, or \
+                 name a PIN file"
+                    .to_owned(),
+            )
         })
 }
 
 fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, HsmError> {
     let unreadable = |error: std::io::Error| {
-        HsmError::Config(format!(
-            "the PIN file {} can't be read: {error}",
-            path.display()
-        ))
+        HsmError::Config(if error.kind() == std::io::ErrorKind::NotFound {
+            // Not its name: whoever has written the PIN itself in its place must not see it in a
+            // log.
+            format!(
+                "the PIN file is not there: no file in {} has the name that the configuration gives",
+                path.parent().unwrap_or(Path::new("/")).display()
+            )
+        } else {
+            format!("the PIN file {} can't be read: {error}", path.display())
+        })
     };
     // What is judged is what was opened, not what the name meant before. To open a pipe may never
     // end, and this is asked again at each reconnection.
@@ -155,6 +164,15 @@ mod tests {
         }
         let (_folder, path) = file(0o440, "1234\n\n");
         assert_eq!(read(&PinSource::File(path)).unwrap().expose(), b"1234\n");
+    }
+
+    #[test]
+    fn the_name_of_a_file_that_is_not_there_is_not_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("hunter2");
+        let error = read(&PinSource::File(path)).unwrap_err().to_string();
+        assert!(!error.contains("hunter2"), "{error}");
+        assert!(error.contains(folder.path().to_str().unwrap()), "{error}");
     }
 
     #[test]

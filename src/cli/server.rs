@@ -145,6 +145,11 @@ pub(super) struct CheckConfigArgs {
 pub(super) fn check_config(args: &CheckConfigArgs, format: Format) -> Result<(), Failure> {
     let config = args.config.load()?;
     let mut problems = contradictions(&config);
+    problems.extend(
+        harden::check(&config.hardening)
+            .err()
+            .map(|error| error.to_string()),
+    );
     problems.extend(config.check().err().into_iter().flat_map(|error| error.0));
     if !problems.is_empty() {
         return Err(ConfigError(problems).into());

@@ -1,6 +1,7 @@
 //! What a configuration names: whether it is there and can be used, asked without starting
 //! anything.
 
+use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
@@ -35,7 +36,7 @@ impl Config {
         problems.extend(readable("hsm.module", &self.hsm.module));
         // A systemd credential exists only inside the service.
         if let PinSource::File(path) = &self.hsm.pin {
-            problems.extend(readable("hsm.pin_file", path).or_else(|| secret(path)));
+            problems.extend(no_pin(path).or_else(|| secret(path)));
         }
         problems.extend(folder_of("store.path", &self.store));
         problems.extend(folder_of("audit.path", &self.audit.path));
@@ -53,6 +54,17 @@ fn readable(setting: &str, path: &Path) -> Option<String> {
         "{setting}: {} can't be read: {problem}",
         path.display()
     ))
+}
+
+/// Its name is said only if it is one: it may be the PIN itself.
+fn no_pin(path: &Path) -> Option<String> {
+    match files::open(path).err()?.kind() {
+        io::ErrorKind::NotFound => Some(format!(
+            "hsm.pin_file: no file in {} has the name that it gives: put the PIN into one, and write its path here",
+            atomic::folder(path).display()
+        )),
+        _ => readable("hsm.pin_file", path),
+    }
 }
 
 /// As the start asks it of a PIN: a group may read it, as systemd has its credentials in places.

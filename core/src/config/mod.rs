@@ -301,11 +301,11 @@ fn store(reader: &mut Reader) -> Option<PathBuf> {
     let path = section.path("path");
     // Tests have one in memory. Chosen here it would lose every key with the process, and the HSM
     // would refuse what comes after it.
-    let engine = section.string("engine").filter(|engine| engine != "sled");
-    if let Some(engine) = engine {
-        let found = reader::shown(&toml::Value::String(engine));
-        let problem = format!("expected \"sled\", which is the only one, found {found}");
-        section.problem("engine", &problem);
+    if section
+        .string("engine")
+        .is_some_and(|engine| engine != "sled")
+    {
+        section.problem("engine", "expected \"sled\", which is the only one");
     }
     reader.close(section);
     path
@@ -337,10 +337,11 @@ fn jwt(reader: &mut Reader, env: &dyn Fn(&str) -> Option<String>) -> JwtOptions 
     let mut keys: Vec<KeyName> = Vec::new();
     for name in section.strings("keys") {
         match KeyName::parse(&name).map(KeyName::to_owned) {
-            None => section.problem("keys", &format!("{name:?} is not a key name")),
-            Some(key) if keys.contains(&key) => {
-                section.problem("keys", &format!("{name:?} is there twice"));
-            }
+            None => section.problem(
+                "keys",
+                "a name in it is not a key's: those hold letters, digits, '_', '.' and '-', with neither '.' nor '-' at either end",
+            ),
+            Some(key) if keys.contains(&key) => section.problem("keys", "a name is there twice"),
             Some(key) => keys.push(key),
         }
     }
@@ -560,6 +561,22 @@ checkpoint_interval = 5
             ),
             ("pin_file = \"pin\"", "pin_credential = 87654321".to_owned()),
             ("pin_file = \"pin\"", "87654321".to_owned()),
+            // A key without its armour, a token behind something.
+            ("\"/keys/server.key\"", toml(&"MIGHAgEA".repeat(8))),
+            ("\"server.pem\"", toml(&"MIGHAgEA/".repeat(8))),
+            ("\"ca.pem\"", toml("Bearer srt.87654321")),
+            ("\"127.0.0.1:8200\"", toml("Bearer srt.87654321")),
+            ("[store]", "[store]\nengine = \"87654321\"".to_owned()),
+            ("[store]", "[store]\n\"srt.87654321\" = 1".to_owned()),
+            ("[store]", "[\"srt.87654321\"]\n[store]".to_owned()),
+            (
+                "[store]",
+                "[jwt]\nkeys = [\"a/87654321\"]\n[store]".to_owned(),
+            ),
+            (
+                "[store]",
+                "[jwt]\njwks_max_age = \"87654321x\"\n[store]".to_owned(),
+            ),
         ] {
             let text = GOOD.replacen(from, &to, 1);
             assert_ne!(text, GOOD, "{from}");

@@ -27,9 +27,6 @@ pub(super) struct Section {
     problems: Vec<String>,
 }
 
-/// Bytes of a text that a message repeats.
-const LONGEST_SHOWN: usize = 64;
-
 impl Reader {
     /// Fails only if the text is not TOML at all.
     pub(super) fn new(text: &str, file: &Path) -> Result<Self, String> {
@@ -70,21 +67,22 @@ impl Reader {
     pub(super) fn close(&mut self, section: Section) {
         self.problems.extend(section.problems);
         let name = section.name;
-        self.problems.extend(
-            section
-                .table
-                .keys()
-                .map(|key| format!("{name}.{key} is not a setting: see docs/configuration.md")),
-        );
+        self.problems.extend(section.table.keys().map(|key| {
+            format!(
+                "{name}.{} is not a setting: see docs/configuration.md",
+                named(key)
+            )
+        }));
     }
 
     /// Every problem, with the file's name before it.
     pub(super) fn finish(mut self) -> Result<(), Vec<String>> {
-        self.problems.extend(
-            self.table
-                .keys()
-                .map(|name| format!("[{name}] is not a section: see docs/configuration.md")),
-        );
+        self.problems.extend(self.table.keys().map(|name| {
+            format!(
+                "[{}] is not a section: see docs/configuration.md",
+                named(name)
+            )
+        }));
         if self.problems.is_empty() {
             return Ok(());
         }
@@ -125,7 +123,7 @@ impl Section {
             Some(other) => {
                 self.problem(
                     key,
-                    &format!("expected true or false, found {}", shown(&other)),
+                    &format!("expected true or false, found {}", kind(&other)),
                 );
                 default
             }
@@ -137,10 +135,7 @@ impl Section {
         let text = self.required(key, expected)?;
         let value = text.parse().ok();
         if value.is_none() {
-            self.problem(
-                key,
-                &format!("expected {expected}, found {}", shown(&Value::String(text))),
-            );
+            self.problem(key, &format!("expected {expected}, found another text"));
         }
         value
     }
@@ -220,7 +215,7 @@ impl Section {
             Some(duration) if duration >= least => duration,
             _ => {
                 let problem = format!(
-                    "{name} in the environment: expected seconds, or a duration like \"15m\", of at least {least:?}, found {text:?}"
+                    "{name} in the environment: expected seconds, or a duration like \"15m\", of at least {least:?}"
                 );
                 self.problem(key, &problem);
                 in_file
@@ -329,11 +324,10 @@ impl Section {
     /// A path as the file means it: a relative one stands beside the file. What is meant to be in
     /// that file is not taken for its path: it would stand in each message about it.
     pub(super) fn place(&mut self, key: &str, text: &str) -> Option<PathBuf> {
-        let is_pin = text.bytes().all(|byte| byte.is_ascii_digit());
-        if is_pin || parse_error::may_be_secret(text) {
+        if parse_error::may_be_content(text) {
             self.problem(
                 key,
-                "expected the path of a file, found what may be the content of one: put that into a file, and write its path here",
+                "expected the path of a file, found what may be the content of one: put that into a file, and write its path here, from / if it is long",
             );
             return None;
         }
@@ -349,14 +343,21 @@ impl Section {
     }
 }
 
-/// What is there, where that can be neither a key nor a PIN by what belongs there.
-pub(super) fn shown(value: &Value) -> String {
+/// What is there, where a number belongs: no text, since it may be a PIN or a token.
+fn shown(value: &Value) -> String {
     match value {
-        Value::String(text) if text.len() > LONGEST_SHOWN || parse_error::may_be_secret(text) => {
-            kind(value).to_owned()
-        }
-        Value::Array(_) | Value::Table(_) => kind(value).to_owned(),
-        value => value.to_string(),
+        Value::Integer(_) | Value::Float(_) | Value::Boolean(_) => value.to_string(),
+        other => kind(other).to_owned(),
+    }
+}
+
+/// A name that nobody knows, unless by its form it may be something else: a PIN, a token or a key.
+fn named(name: &str) -> &str {
+    let is_word = |byte: u8| byte.is_ascii_lowercase() || byte == b'_' || byte == b'-';
+    if name.len() <= 40 && name.bytes().all(is_word) {
+        name
+    } else {
+        "…"
     }
 }
 

@@ -32,7 +32,7 @@ enum Part {
 }
 
 impl Glob {
-    /// Reads a pattern, or says why it is none.
+    /// Reads a pattern, or says why it is none, without the pattern: it may be an API token.
     pub(super) fn new(pattern: &str) -> Result<Self, String> {
         if pattern.is_empty() {
             return Err(
@@ -44,7 +44,7 @@ impl Glob {
             .find(|character| "[]{}\\!^,".contains(*character) || !character.is_ascii_graphic())
         {
             return Err(format!(
-                "the pattern {pattern:?} has {other:?}: only *, ** and ? are wildcards, and identities and key names hold only visible ASCII"
+                "this pattern has {other:?}: only *, ** and ? are wildcards, and identities and key names hold only visible ASCII"
             ));
         }
         let mut parts = Vec::with_capacity(pattern.len());
@@ -54,7 +54,7 @@ impl Glob {
                 b'?' => Part::One,
                 b'*' if bytes.next_if_eq(&b'*').is_some() => {
                     if bytes.peek() == Some(&b'*') {
-                        return Err(format!("the pattern {pattern:?} has ***: write * or **"));
+                        return Err("this pattern has ***: write * or **".to_owned());
                     }
                     Part::StarStar
                 }

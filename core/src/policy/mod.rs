@@ -19,7 +19,7 @@ use serde::Deserialize;
 
 use self::glob::Glob;
 use crate::files;
-use crate::identity::Identity;
+use crate::identity::{Identity, IdentityError};
 use crate::parse_error;
 
 /// What a request asks to do; the names in the policy file are these in kebab case.
@@ -367,12 +367,14 @@ impl TryFrom<RawRule> for Rule {
             operations = Operations::all_that(|_| true);
         }
         if effect != Effect::Deny
-            && let Some(never) = raw.identities.iter().find(|one| one.stops_at_the_domain())
+            && raw
+                .identities
+                .iter()
+                .any(IdentityPattern::stops_at_the_domain)
         {
-            let pattern = &never.text;
-            return Err(format!(
-                "{pattern:?} is never met: a SPIFFE ID has a path; write {pattern}/**"
-            ));
+            return Err(
+                "an identity is never met: a SPIFFE ID has a path; write spiffe://DOMAIN/**".into(),
+            );
         }
         Ok(Self {
             identities: raw.identities,
@@ -434,7 +436,7 @@ impl TryFrom<String> for IdentityPattern {
     type Error = String;
 
     fn try_from(pattern: String) -> Result<Self, String> {
-        Self::new(&pattern).map_err(|problem| unless_secret(&pattern, problem))
+        Self::new(&pattern)
     }
 }
 
@@ -442,33 +444,21 @@ impl IdentityPattern {
     fn new(pattern: &str) -> Result<Self, String> {
         let narrow = Glob::new(pattern)?;
         if let Some(literal) = narrow.literal() {
-            let identity: Identity = literal
-                .parse()
-                .map_err(|error: crate::identity::IdentityError| error.to_string())?;
+            let identity: Identity = literal.parse().map_err(|error: IdentityError| {
+                format!("this is not an identity: {}", error.problem())
+            })?;
             if identity.as_str() != literal {
-                return Err(format!(
-                    "{literal:?} is never met: identities are in lower case, write {identity}"
-                ));
+                return Err("this pattern is never met: identities are in lower case".to_owned());
             }
         } else {
             can_be_met(pattern)
-                .map_err(|problem| format!("{pattern:?} is never met: {problem}"))?;
+                .map_err(|problem| format!("this pattern is never met: {problem}"))?;
         }
         Ok(Self {
             wide: narrow.widened(),
             narrow,
             text: pattern.to_owned(),
         })
-    }
-}
-
-/// What is wrong with a pattern is said with the pattern, unless that may be no pattern at all.
-fn unless_secret(pattern: &str, problem: String) -> String {
-    if parse_error::may_be_secret(pattern) {
-        "a pattern belongs there, and what stands there may be an API token or a key: take it out of the file, and replace it with one that was never written down"
-            .to_owned()
-    } else {
-        problem
     }
 }
 
@@ -531,7 +521,7 @@ impl TryFrom<String> for KeyGlob {
     type Error = String;
 
     fn try_from(pattern: String) -> Result<Self, String> {
-        Self::new(&pattern).map_err(|problem| unless_secret(&pattern, problem))
+        Self::new(&pattern)
     }
 }
 
@@ -544,9 +534,9 @@ impl KeyGlob {
             || end(pattern.bytes().next())
             || end(pattern.bytes().next_back())
         {
-            return Err(format!(
-                "{pattern:?} is never met: names of keys hold only letters, digits, '_', '.' and '-', with neither '.' nor '-' at either end"
-            ));
+            return Err(
+                "this pattern is never met: names of keys hold only letters, digits, '_', '.' and '-', with neither '.' nor '-' at either end".to_owned()
+            );
         }
         Ok(Self(glob))
     }
@@ -890,10 +880,19 @@ mod tests {
 
     #[test]
     fn a_token_in_the_file_is_never_told_of() {
-        let token = format!("srt.{}", "ab".repeat(21));
+        let token = format!("srt.{}", "aB".repeat(21));
         for rule in [
             format!("identities = ['{token}']"),
             format!("identities = ['{token}*']"),
+            format!("identities = [' {token}']"),
+            format!("identities = ['Bearer {token}']"),
+            format!("identities = ['dns:{token}']"),
+            format!("identities = ['spiffe://{token}/']"),
+            format!("identities = ['DNS:{token}*']"),
+            format!("identities = ['***{token}']"),
+            format!("keys = ['a/{token}']"),
+            format!("keys = ['Bearer {token}']"),
+            format!("keys = ['-{token}']"),
             format!("keys = ['{token}/']"),
             format!("operations = ['{token}']"),
             format!("{token} = 1"),

@@ -26,7 +26,7 @@ use strongroom_core::config::Hardening;
 #[derive(Debug, thiserror::Error)]
 pub enum HardenError {
     /// `hardening.hsm_syscalls` is wrong.
-    #[error("hardening.hsm_syscalls: {0}")]
+    #[error("hardening.hsm_syscalls: {0}: write names of system calls, as in syscalls(2)")]
     SystemCalls(String),
     /// The filters of system calls.
     #[error("the filter of system calls: {0}")]
@@ -86,6 +86,15 @@ impl Report {
 /// [`HardenError::User`].
 pub fn become_owner(options: &Hardening, store: &Path) -> Result<(), HardenError> {
     user::become_owner(options.user.as_deref(), store).map(drop)
+}
+
+/// What a start would refuse of these settings, without hardening anything.
+///
+/// # Errors
+/// [`HardenError::SystemCalls`], [`HardenError::Filters`], [`HardenError::User`].
+pub fn check(options: &Hardening) -> Result<(), HardenError> {
+    Filters::new(options)?;
+    options.user.as_deref().map_or(Ok(()), user::exists)
 }
 
 /// Hardens the process as a whole. It must have one thread: what is given up here is each thread's

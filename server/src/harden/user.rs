@@ -25,16 +25,10 @@ pub(super) fn become_owner(
     }
     let refused = |what: String| HardenError::User(what);
     let (uid, gid) = match user {
-        Some(wanted) => match User::from_name(wanted) {
-            Ok(Some(user)) => (user.uid, user.gid),
-            Ok(None) => {
-                return Err(refused(format!(
-                    "there is no user {wanted:?}: make it (`systemd-sysusers`), or remove the setting, to become the owner of {}",
-                    state.display()
-                )));
-            }
-            Err(error) => return Err(refused(format!("{wanted:?} can't be looked up: {error}"))),
-        },
+        Some(wanted) => {
+            let user = named(wanted)?;
+            (user.uid, user.gid)
+        }
         None => match owner::owner(state) {
             Ok(Some(owner)) => (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid)),
             Ok(None) => (Uid::from_raw(0), Gid::from_raw(0)),
@@ -60,6 +54,23 @@ pub(super) fn become_owner(
         .and_then(|()| setuid(uid))
         .map_err(|error| refused(format!("this process can't become {name}: {error}")))?;
     Ok(Ok(name))
+}
+
+/// Whether there is a user of that name.
+pub(super) fn exists(wanted: &str) -> Result<(), HardenError> {
+    named(wanted).map(drop)
+}
+
+fn named(wanted: &str) -> Result<User, HardenError> {
+    match User::from_name(wanted) {
+        Ok(Some(user)) => Ok(user),
+        Ok(None) => Err(HardenError::User(format!(
+            "there is no user {wanted:?}: make it (`systemd-sysusers`), or remove the setting, to become the owner of the store"
+        ))),
+        Err(error) => Err(HardenError::User(format!(
+            "{wanted:?} can't be looked up: {error}"
+        ))),
+    }
 }
 
 /// Every set of the calling thread; those it starts have none either.
