@@ -24,7 +24,7 @@ use support::{STRONGROOM, fault_module, skip};
 use tempfile::TempDir;
 
 /// Longer than an RSA-4096 key takes on a machine that does other things too.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// A running `strongroom dev`; killed when it is dropped, if it still runs.
 struct Dev {

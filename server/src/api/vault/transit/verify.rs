@@ -47,14 +47,13 @@ request! {
 
 /// `verify/:name[/:algorithm]`.
 pub(in crate::api) async fn verify(call: &mut Call<'_>) -> Result<Answer, ApiError> {
-    let signatures = match &call.params.batch {
-        Some(items) => all_signatures(&items.read::<ToVerify<'_>>()?)?,
-        None => {
-            let ToVerify {
-                hmac, signature, ..
-            } = Verify::read(&call.params)?.one;
-            signature.is_set() && !hmac.is_set()
-        }
+    let signatures = if let Some(items) = &call.params.batch {
+        all_signatures(&items.read::<ToVerify<'_>>()?)?
+    } else {
+        let ToVerify {
+            hmac, signature, ..
+        } = Verify::read(&call.params)?.one;
+        signature.is_set() && !hmac.is_set()
     };
     if signatures {
         sign::verify(call)
