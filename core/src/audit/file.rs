@@ -614,8 +614,8 @@ impl LogFile {
         }
     }
 
-    /// Whether the last line that was written is the chain's, and the one that was the last when this
-    /// was asked before still stands there.
+    /// Whether the last line that was written is the chain's, and the one that was the last when
+    /// this was asked before still stands there.
     fn ends_as_written(&mut self) -> io::Result<bool> {
         let end = Mark {
             offset: self.length,

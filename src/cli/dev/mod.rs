@@ -172,9 +172,8 @@ fn tell_service_manager(state: &[sd_notify::NotifyState<'_>]) {
 async fn wait_for_port(listen: SocketAddr) -> Result<(), Failure> {
     let deadline = Instant::now() + MAX_PORT_WAIT;
     loop {
-        let error = match TcpListener::bind(listen) {
-            Ok(_) => return Ok(()),
-            Err(error) => error,
+        let Err(error) = TcpListener::bind(listen) else {
+            return Ok(());
         };
         if error.kind() == ErrorKind::AddrInUse && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(50)).await;
