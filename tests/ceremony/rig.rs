@@ -222,11 +222,18 @@ impl Room {
             chown(&own, Some(user), Some(user)).unwrap();
         }
         fs::create_dir_all(self.appliance()).unwrap();
+        fs::copy(STRONGROOM, self.installed()).unwrap();
         fs::set_permissions(
             self.path().join("token/softhsm2.conf"),
             fs::Permissions::from_mode(0o644),
         )
         .unwrap();
+    }
+
+    /// The program where the service's user can start it: what was built may be below a directory
+    /// that only root enters.
+    fn installed(&self) -> PathBuf {
+        self.path().join("strongroom")
     }
 
     /// Where the token keeps its files.
@@ -333,7 +340,10 @@ impl Room {
     }
 
     pub fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(STRONGROOM);
+        let mut command = match self.service {
+            Some(_) => Command::new(self.installed()),
+            None => Command::new(STRONGROOM),
+        };
         command.args(words).stdin(Stdio::null());
         for (name, value) in &self.env {
             command.env(name, value);
