@@ -273,7 +273,7 @@ fn a_bad_configuration_is_refused() {
             pin: PinSource::File("/no/such/pin".into()),
             ..config(token)
         },
-        "/no/such/pin",
+        "no file in /no/such has the name",
     );
 
     let wrong = token.path().join("wrong-pin");
