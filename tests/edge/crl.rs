@@ -441,6 +441,46 @@ fn for_cas_that_clients_send_along_openssl_says_the_same() {
     );
 }
 
+/// What is in the bundle is trusted, and may be revoked all the same by the CA above it.
+#[test]
+fn for_cas_between_that_are_in_the_bundle_openssl_says_the_same() {
+    if !has_openssl("for_cas_between_that_are_in_the_bundle_openssl_says_the_same") {
+        return;
+    }
+    let root = Ca::new("root");
+    let (one, one_cert) = root.below("issuing", 20);
+    let (low, low_cert) = one.below("lower", 30);
+    let alone = one.client("alone", 7);
+    let sent = one.client_with("sent", 8, &[&one_cert], None);
+    let of_low = low.client("of-low", 7);
+    let of_low_sent = low.client_with("of-low-sent", 8, &[&low_cert, &one_cert], None);
+    for (what, by_root, by_one, upper, lower) in [
+        ("all", &[][..], &[][..], true, true),
+        ("another one", &[21], &[31], true, true),
+        ("the lower CA", &[], &[30], true, false),
+        ("the upper CA", &[20], &[], false, false),
+    ] {
+        let lists = [
+            List::new(&root, 2, (-30, 30), by_root),
+            List::new(&one, 9, (-30, 30), by_one),
+            List::new(&low, 1, (-30, 30), &[]),
+        ];
+        for bundle in [[&root, &one, &low], [&low, &one, &root]] {
+            agree(
+                what,
+                &bundle,
+                &lists,
+                &[
+                    (&alone, upper),
+                    (&sent, upper),
+                    (&of_low, lower),
+                    (&of_low_sent, lower),
+                ],
+            );
+        }
+    }
+}
+
 #[test]
 fn of_what_the_key_usage_of_a_ca_between_allows_openssl_says_the_same() {
     use KeyUsagePurpose::{CrlSign, DigitalSignature, KeyCertSign};

@@ -2,8 +2,9 @@
 //! of an anchor.
 
 use std::path::{Path, PathBuf};
-use std::slice;
+use std::{ptr, slice};
 
+use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::{CertificateDer, TrustAnchor};
 use sha2::{Digest, Sha256};
 use webpki::{anchor_from_trusted_cert, spki_for_anchor};
@@ -11,9 +12,11 @@ use x509_parser::extensions::{GeneralName, NameConstraints, ParsedExtension};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::TlsError;
+use super::crl::{Subject, is_signed_by, whole};
 use super::files::{Expiry, date, refuse};
 use super::name;
 use super::refusal::Refusal;
+use super::revocation::Issuer;
 use crate::identity::{Identity, Kind};
 use crate::policy::IdentityPattern;
 
@@ -22,6 +25,8 @@ use crate::policy::IdentityPattern;
 pub(super) struct Authorities {
     all: Vec<Authority>,
     anchors: Vec<TrustAnchor<'static>>,
+    /// For each, the places of those that issued its certificate; none of a root.
+    issuers: Vec<Vec<usize>>,
 }
 
 /// A certificate of a client CA.
@@ -29,8 +34,12 @@ pub(super) struct Authorities {
 pub(super) struct Authority {
     file: PathBuf,
     name: String,
+    der: CertificateDer<'static>,
+    serial: Vec<u8>,
     anchor: TrustAnchor<'static>,
     subject: Vec<u8>,
+    /// The one form of its issuer's name.
+    issuer: Vec<u8>,
     spki: Vec<u8>,
     key_id: Option<Vec<u8>>,
     fingerprint: [u8; 32],
@@ -55,9 +64,26 @@ pub(super) struct Kinds {
 }
 
 impl Authorities {
-    pub(super) fn new(all: Vec<Authority>) -> Self {
+    pub(super) fn new(all: Vec<Authority>, algorithms: &WebPkiSupportedAlgorithms) -> Self {
         let anchors = all.iter().map(|one| one.anchor.clone()).collect();
-        Self { all, anchors }
+        let issuers = all
+            .iter()
+            .map(|one| {
+                let issued = |other: &Authority| {
+                    other.spki != one.spki
+                        && other.subject == one.issuer
+                        && is_signed_by(&one.der, &other.spki, algorithms)
+                };
+                (0..all.len())
+                    .filter(|&at| all.get(at).is_some_and(issued))
+                    .collect()
+            })
+            .collect();
+        Self {
+            all,
+            anchors,
+            issuers,
+        }
     }
 
     pub(super) fn iter(&self) -> slice::Iter<'_, Authority> {
@@ -91,23 +117,20 @@ impl Authorities {
             .collect()
     }
 
-    /// The certificate of this anchor under which the path may end: a CA may be there twice, with
-    /// its old certificate and the renewed one.
-    pub(super) fn accept(
-        &self,
-        anchor: &TrustAnchor<'_>,
-        below: usize,
-        identity: &Identity,
-        now: i64,
-    ) -> Result<&Authority, Refusal> {
-        let mut refusal = Refusal::Path(webpki::Error::UnknownIssuer);
-        for authority in self.all.iter().filter(|one| one.anchor == *anchor) {
-            match authority.accept(below, identity, now) {
-                Ok(()) => return Ok(authority),
-                Err(problem) => refusal = problem,
-            }
-        }
-        Err(refusal)
+    /// The certificates of this anchor: a CA may be there twice, with its old certificate and the
+    /// renewed one.
+    pub(super) fn of(&self, anchor: &TrustAnchor<'_>) -> impl Iterator<Item = &Authority> {
+        self.all.iter().filter(move |one| one.anchor == *anchor)
+    }
+
+    /// The CAs of the bundle that issued this one's certificate.
+    pub(super) fn issuers_of(&self, authority: &Authority) -> impl Iterator<Item = &Authority> {
+        self.all
+            .iter()
+            .zip(&self.issuers)
+            .filter(|(one, _)| ptr::eq(*one, authority))
+            .flat_map(|(_, places)| places)
+            .filter_map(|&at| self.all.get(at))
     }
 
     /// Whether the configuration lets the CA of this name and key give the identity, also where the
@@ -179,6 +202,8 @@ impl Authority {
             ));
         }
         let kinds = Kinds::of(&parsed).map_err(problem)?;
+        let issuer = whole(parsed.issuer().as_raw())
+            .ok_or_else(|| problem("has an issuer's name that can't be read"))?;
         let anchor = anchor_from_trusted_cert(der)
             .map_err(|error| problem(&format!("is not usable: {error}")))?
             .to_owned();
@@ -186,6 +211,9 @@ impl Authority {
             file: file.to_owned(),
             spki: spki_for_anchor(&anchor).to_vec(),
             subject: name::canonical(&anchor.subject),
+            issuer: name::canonical(issuer),
+            serial: parsed.raw_serial().to_vec(),
+            der: der.clone().into_owned(),
             anchor,
             key_id: key_id(&parsed),
             fingerprint: Sha256::digest(der).into(),
@@ -234,7 +262,32 @@ impl Authority {
         now > self.not_after
     }
 
-    fn accept(&self, below: usize, identity: &Identity, now: i64) -> Result<(), Refusal> {
+    /// As what a CRL speaks of.
+    pub(super) fn as_subject(&self) -> Subject<'_> {
+        Subject {
+            der: &self.der,
+            serial: &self.serial,
+            is_ca: true,
+        }
+    }
+
+    /// As whoever signs CRLs.
+    pub(super) fn as_issuer(&self) -> Issuer<'_> {
+        Issuer {
+            name: &self.subject,
+            spki: &self.spki,
+            key_id: self.key_id.as_deref(),
+            may_sign: self.may_sign_crls,
+        }
+    }
+
+    /// Whether a path may end here by what the certificate and the configuration say.
+    pub(super) fn accept(
+        &self,
+        below: usize,
+        identity: &Identity,
+        now: i64,
+    ) -> Result<(), Refusal> {
         let refuse = |problem: String| {
             Err(Refusal::Authority {
                 name: self.name.clone(),

@@ -145,7 +145,7 @@ impl Crl {
         if let Some(key) = self.key.get() {
             return key == spki;
         }
-        let good = verifies(&self.der, spki, algorithms).unwrap_or(false);
+        let good = is_signed_by(&self.der, spki, algorithms);
         if good {
             // Somebody else was as fast, with the same answer: no two keys verify one signature.
             let _ = self.key.set(spki.to_vec());
@@ -453,7 +453,7 @@ pub(super) fn is_minimal(integer: &[u8]) -> bool {
 }
 
 /// The content of a SEQUENCE that is all there is.
-fn whole(der: &[u8]) -> Option<&[u8]> {
+pub(super) fn whole(der: &[u8]) -> Option<&[u8]> {
     let mut elements = Elements(der);
     let content = elements.take(Tag::Sequence)?;
     elements.0.is_empty().then_some(content)
@@ -479,10 +479,19 @@ impl<'a> Elements<'a> {
     }
 }
 
+/// Whether this key signed the certificate or CRL: both have the same form around what is signed.
+pub(super) fn is_signed_by(
+    der: &[u8],
+    spki: &[u8],
+    algorithms: &WebPkiSupportedAlgorithms,
+) -> bool {
+    verifies(der, spki, algorithms).unwrap_or(false)
+}
+
 /// `None`: not even the form is right.
 fn verifies(der: &[u8], spki: &[u8], algorithms: &WebPkiSupportedAlgorithms) -> Option<bool> {
-    let (_, list) = Sequence::from_der(der).ok()?;
-    let signed = list.content.as_ref();
+    let (_, outer) = Sequence::from_der(der).ok()?;
+    let signed = outer.content.as_ref();
     let (rest, _) = Any::from_der(signed).ok()?;
     let message = signed.get(..signed.len() - rest.len())?;
     let (rest, algorithm) = Any::from_der(rest).ok()?;

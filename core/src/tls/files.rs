@@ -86,6 +86,7 @@ pub(super) fn authorities(files: &[ClientCa]) -> Result<Authorities, TlsError> {
     }
     Ok(Authorities::new(
         all.into_iter().map(|(_, one)| one).collect(),
+        &super::provider().signature_verification_algorithms,
     ))
 }
 

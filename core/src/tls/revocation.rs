@@ -7,6 +7,7 @@
 
 use std::cmp::Reverse;
 use std::path::PathBuf;
+use std::ptr;
 
 use rustls::crypto::WebPkiSupportedAlgorithms;
 
@@ -77,7 +78,22 @@ impl Revocation {
             algorithms,
         };
         new.complete(authorities, now)?;
+        new.warn_of_revoked(authorities, now);
         Ok(new)
+    }
+
+    /// Its clients are refused: whoever has it in the bundle wants to know why.
+    fn warn_of_revoked(&self, authorities: &Authorities, now: i64) {
+        for authority in authorities.iter() {
+            if let Err(Refusal::Revoked { issuer, number }) =
+                self.check_authority(authority, authorities, now)
+            {
+                tracing::warn!(
+                    "the client CA {} is revoked, by number {number} of the CRLs of {issuer}: its clients are refused; remove it from tls.client_ca",
+                    authority.name()
+                );
+            }
+        }
     }
 
     /// Each CA of the bundle has its list.
@@ -176,6 +192,17 @@ impl Revocation {
         issuer: &Issuer<'_>,
         now: i64,
     ) -> Result<(), Refusal> {
+        // It may be the same CA, written in a way that was not seen to be the same.
+        let elsewhere = self
+            .lists
+            .iter()
+            .filter(|list| self.is_by_another_name(list, issuer));
+        if let Some(list) = elsewhere
+            .filter(|list| list.this_update <= now)
+            .find(|list| list.names(subject.serial))
+        {
+            return Err(revoked_by(list));
+        }
         let own: Vec<&Crl> = self
             .lists
             .iter()
@@ -203,10 +230,7 @@ impl Revocation {
                 continue;
             }
             if list.names(subject.serial) {
-                return Err(Refusal::Revoked {
-                    issuer: list.issuer_name.clone(),
-                    number: list.number.to_string(),
-                });
+                return Err(revoked_by(list));
             }
             if now < list.next_update {
                 answer = Ok(());
@@ -217,14 +241,61 @@ impl Revocation {
         answer
     }
 
-    fn is_of(&self, list: &Crl, issuer: &Issuer<'_>) -> bool {
-        if list.issuer != issuer.name {
-            return false;
+    /// Whether a CA of the bundle may be an anchor: where the CA that issued its certificate is in
+    /// the bundle too, that one's CRLs are asked about it, and so on up to a root. Of several that
+    /// issued it (a CA with a renewed certificate) one is enough.
+    pub(super) fn check_authority(
+        &self,
+        authority: &Authority,
+        authorities: &Authorities,
+        now: i64,
+    ) -> Result<(), Refusal> {
+        self.check_up(authority, authorities, now, &mut Vec::new())
+    }
+
+    /// `below`: those that were asked about on the way here. CAs may have signed each other.
+    fn check_up<'a>(
+        &self,
+        authority: &'a Authority,
+        authorities: &'a Authorities,
+        now: i64,
+        below: &mut Vec<&'a Authority>,
+    ) -> Result<(), Refusal> {
+        if below.iter().any(|one| ptr::eq(*one, authority)) {
+            return Ok(());
         }
-        // Only a hint, which saves a signature over a list that may be large.
-        let other_key = list.key().is_none()
-            && matches!((&list.key_id, issuer.key_id), (Some(named), Some(own)) if named != own);
-        !other_key && list.is_signed_by(issuer.spki, &self.algorithms)
+        below.push(authority);
+        let mut answer = Ok(());
+        for issuer in authorities.issuers_of(authority) {
+            let asked = self.check(&authority.as_subject(), &issuer.as_issuer(), now);
+            answer = match asked {
+                // It publishes nothing any more; what it published last still counts.
+                Err(Refusal::UnknownStatus | Refusal::ListEnded(_)) if issuer.has_ended(now) => {
+                    Ok(())
+                }
+                asked => asked,
+            }
+            .and_then(|()| self.check_up(issuer, authorities, now, below));
+            if answer.is_ok() {
+                break;
+            }
+        }
+        below.pop();
+        answer
+    }
+
+    fn is_of(&self, list: &Crl, issuer: &Issuer<'_>) -> bool {
+        list.issuer == issuer.name && list.is_signed_by(issuer.spki, &self.algorithms)
+    }
+
+    /// A list of the issuer's key under another name, which only a CA that clients send along can
+    /// have here: of the bundle's it is refused when it is loaded. Its key identifier saves a
+    /// signature over a list that may be large.
+    fn is_by_another_name(&self, list: &Crl, issuer: &Issuer<'_>) -> bool {
+        list.issuer != issuer.name
+            && list.key_id.is_some()
+            && list.key_id.as_deref() == issuer.key_id
+            && list.is_signed_by(issuer.spki, &self.algorithms)
     }
 }
 
@@ -382,6 +453,13 @@ fn same_series(one: &Crl, other: &Crl) -> bool {
             (Some(one), Some(other)) => one == other,
             _ => one.key_id.is_some() && one.key_id == other.key_id,
         }
+}
+
+fn revoked_by(list: &Crl) -> Refusal {
+    Refusal::Revoked {
+        issuer: list.issuer_name.clone(),
+        number: list.number.to_string(),
+    }
 }
 
 /// `newer` has the same number or a higher one.

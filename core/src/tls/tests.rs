@@ -80,6 +80,19 @@ impl Ca {
         }
     }
 
+    /// Another certificate of this CA's key, by another CA.
+    fn signed_by(&self, issuer: &Self, serial: u64) -> rcgen::Certificate {
+        let mut params = Self::params(&self.name());
+        params.serial_number = Some(SerialNumber::from(serial));
+        params.signed_by(self.issuer.key(), &issuer.issuer).unwrap()
+    }
+
+    fn name(&self) -> String {
+        let (_, parsed) = x509_parser::parse_x509_certificate(&self.der).unwrap();
+        let name = parsed.subject().iter_common_name().next().unwrap();
+        name.as_str().unwrap().to_owned()
+    }
+
     fn leaf(&self, serial: u64, change: impl FnOnce(&mut CertificateParams)) -> Leaf {
         let mut params = CertificateParams::default();
         params.serial_number = Some(SerialNumber::from(serial));
@@ -105,6 +118,17 @@ fn crl(
     revoked: &[u64],
     next_year: i32,
 ) -> String {
+    crl_of_key(issuer, KeyIdMethod::Sha256, number, revoked, next_year)
+}
+
+/// As `crl`, with another key identifier.
+fn crl_of_key(
+    issuer: &Issuer<'_, impl rcgen::SigningKey>,
+    key_identifier_method: KeyIdMethod,
+    number: u64,
+    revoked: &[u64],
+    next_year: i32,
+) -> String {
     CertificateRevocationListParams {
         this_update: date_time_ymd(2024, 1, 1),
         next_update: date_time_ymd(next_year, 1, 1),
@@ -119,7 +143,7 @@ fn crl(
                 invalidity_date: None,
             })
             .collect(),
-        key_identifier_method: KeyIdMethod::Sha256,
+        key_identifier_method,
     }
     .signed_by(issuer)
     .unwrap()
@@ -319,6 +343,128 @@ fn with_crls_every_issuer_of_the_chain_needs_one() {
 
     let error = house.load(&["issuing.pem"]).err().unwrap();
     assert!(error.problem.contains("CN=clients"), "{error}");
+}
+
+/// An anchor ends the path, but not the question: the root above it may have revoked it.
+#[test]
+fn a_ca_of_the_bundle_that_another_one_of_it_revoked_makes_no_clients() {
+    let house = TestPki::new();
+    let root = &house.ca;
+    let middle = Ca::new("middle");
+    let issuing = Ca::new("issuing");
+    let by_root = middle.signed_by(root, 21);
+    let by_middle = issuing.signed_by(&middle, 22);
+    let leaf = issuing.leaf(7, |_| ());
+    house.write("middle.pem", &middle.crl(&[], 2999));
+    house.write("issuing.pem", &issuing.crl(&[], 2999));
+    let lists = ["root.pem", "middle.pem", "issuing.pem"];
+    let bundle = [&root.pem, &by_root.pem(), &by_middle.pem()];
+    for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2]] {
+        let pems: Vec<&str> = order.iter().map(|&at| bundle[at].as_str()).collect();
+        house.write("ca.pem", &pems.concat());
+        for (revoked, good) in [(&[][..], true), (&[22], true), (&[21], false)] {
+            house.write("root.pem", &root.crl(revoked, 2999));
+            let tls = house.load(&lists).unwrap();
+            for more in [
+                &[][..],
+                &[by_middle.der().clone()],
+                &[by_middle.der().clone(), by_root.der().clone()],
+            ] {
+                let chain: Vec<_> = [&leaf.der].into_iter().chain(more).collect();
+                let answer = tls.still_valid(&peer(&chain));
+                assert_eq!(answer.is_ok(), good, "{order:?} {revoked:?} {answer:?}");
+                if let Err(error) = answer {
+                    assert!(error.contains("of CN=clients names it"), "{error}");
+                }
+            }
+        }
+    }
+    // The root says nothing of it any more.
+    house.write("root.pem", &root.crl(&[], 2025));
+    let tls = Tls::start(house.files(&lists)).unwrap();
+    let error = tls.still_valid(&peer(&[&leaf.der])).unwrap_err();
+    assert!(error.contains("ended on 2025-01-01"), "{error}");
+}
+
+/// RFC 5280, section 6: one path with nothing revoked on it is enough.
+#[test]
+fn a_ca_that_two_others_issued_makes_clients_until_both_revoked_it() {
+    let house = TestPki::new();
+    let (one, other) = (&house.ca, Ca::new("other root"));
+    let issuing = Ca::new("issuing");
+    let by_one = issuing.signed_by(one, 21);
+    let by_other = issuing.signed_by(&other, 22);
+    let leaf = issuing.leaf(7, |_| ());
+    let bundle = [&one.pem, &by_one.pem(), &other.pem, &by_other.pem()];
+    house.write("ca.pem", &bundle.map(String::as_str).concat());
+    house.write("issuing.pem", &issuing.crl(&[], 2999));
+    for (by_one, by_other, good) in [
+        (&[][..], &[][..], true),
+        (&[21], &[], true),
+        (&[], &[22], true),
+        (&[21], &[22], false),
+    ] {
+        house.write("one.pem", &one.crl(by_one, 2999));
+        house.write("other.pem", &other.crl(by_other, 2999));
+        let tls = house
+            .load(&["one.pem", "other.pem", "issuing.pem"])
+            .unwrap();
+        let answer = tls.still_valid(&peer(&[&leaf.der]));
+        assert_eq!(answer.is_ok(), good, "{by_one:?} {by_other:?} {answer:?}");
+    }
+}
+
+#[test]
+fn cas_that_issued_each_other_are_asked_once_each() {
+    let house = TestPki::new();
+    let (one, other) = (Ca::new("one"), Ca::new("other"));
+    let by_other = one.signed_by(&other, 21);
+    let by_one = other.signed_by(&one, 22);
+    house.write("ca.pem", &(by_one.pem() + &by_other.pem()));
+    let leaf = one.leaf(7, |_| ());
+    for (of_one, of_other, good) in [
+        (&[][..], &[][..], true),
+        (&[], &[21], false),
+        (&[22], &[], false),
+    ] {
+        house.write("one.pem", &one.crl(of_one, 2999));
+        house.write("other.pem", &other.crl(of_other, 2999));
+        let tls = house.load(&["one.pem", "other.pem"]).unwrap();
+        let answer = tls.still_valid(&peer(&[&leaf.der]));
+        assert_eq!(answer.is_ok(), good, "{of_one:?} {of_other:?} {answer:?}");
+    }
+}
+
+/// Its key is what a CRL belongs to, also where the name or the key identifier is another than in
+/// the certificate that the client sends along.
+#[test]
+fn a_newer_crl_of_a_ca_that_clients_send_along_counts_whichever_way_it_names_it() {
+    let house = TestPki::new();
+    let between = house.ca.intermediate("issuing");
+    let leaf = between.leaf(7, |_| ());
+    house.write("root.pem", &house.ca.crl(&[], 2999));
+    house.write("old.pem", &between.crl(&[], 2999));
+    let other_id = KeyIdMethod::PreSpecified(vec![1, 2, 3, 4]);
+    let renamed = between.renamed("Issuing CA");
+    for (what, new) in [
+        ("name", crl(&renamed, 2, &[7], 2999)),
+        (
+            "key identifier",
+            crl_of_key(&between.issuer, other_id, 2, &[7], 2999),
+        ),
+    ] {
+        house.write("new.pem", &new);
+        for lists in [
+            ["root.pem", "old.pem", "new.pem"],
+            ["new.pem", "old.pem", "root.pem"],
+        ] {
+            let tls = house.load(&lists).unwrap();
+            let error = tls
+                .still_valid(&peer(&[&leaf.der, &between.der]))
+                .unwrap_err();
+            assert!(error.contains("Revoked: number 2"), "{what}: {error}");
+        }
+    }
 }
 
 #[test]

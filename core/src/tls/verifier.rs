@@ -8,15 +8,15 @@ use std::cell::RefCell;
 
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, SignatureScheme};
 use sha2::{Digest, Sha256};
-use webpki::{Cert, EndEntityCert, KeyUsage, VerifiedPath, spki_for_anchor};
+use webpki::{Cert, EndEntityCert, KeyUsage, VerifiedPath};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::TlsError;
-use super::authority::{Authorities, Kinds, key_id};
+use super::authority::{Authorities, Authority, Kinds, key_id};
 use super::crl::Subject;
 use super::name;
 use super::refusal::Refusal;
@@ -122,9 +122,7 @@ impl Verifier {
             .iter()
             .filter(|ca| ca.subject() != ca.issuer())
             .count();
-        let authority = self
-            .authorities
-            .accept(path.anchor(), below, identity, now)?;
+        let authority = self.anchor(path.anchor(), below, identity, now)?;
         let cas = between
             .iter()
             .map(|ca| IntermediateCa::new(ca))
@@ -135,17 +133,10 @@ impl Verifier {
         }
         may_sign(path.end_entity())?;
         if let Some(revocation) = &self.revocation {
-            let anchor_spki = spki_for_anchor(path.anchor());
-            let anchor = Issuer {
-                name: authority.subject(),
-                spki: &anchor_spki,
-                key_id: authority.key_id(),
-                may_sign: authority.may_sign_crls(),
-            };
             let issuers: Vec<Issuer<'_>> = cas
                 .iter()
                 .map(IntermediateCa::issuer)
-                .chain([anchor])
+                .chain([authority.as_issuer()])
                 .collect();
             let end_entity: &Cert<'_> = path.end_entity();
             let ders: Vec<_> = [end_entity]
@@ -167,6 +158,29 @@ impl Verifier {
                 .first()
                 .map_or_else(|| authority.fingerprint(), |ca| ca.fingerprint),
         })
+    }
+
+    /// The certificate of the anchor under which the path may end.
+    fn anchor(
+        &self,
+        anchor: &TrustAnchor<'_>,
+        below: usize,
+        identity: &Identity,
+        now: i64,
+    ) -> Result<&Authority, Refusal> {
+        let mut refusal = Refusal::Path(webpki::Error::UnknownIssuer);
+        for authority in self.authorities.of(anchor) {
+            let judged = authority.accept(below, identity, now).and_then(|()| {
+                self.revocation.as_ref().map_or(Ok(()), |revocation| {
+                    revocation.check_authority(authority, &self.authorities, now)
+                })
+            });
+            match judged {
+                Ok(()) => return Ok(authority),
+                Err(problem) => refusal = problem,
+            }
+        }
+        Err(refusal)
     }
 }
 
