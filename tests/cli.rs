@@ -211,6 +211,25 @@ fn check_config_accepts_a_good_one_and_finds_a_broken_policy() {
     );
 }
 
+/// Whoever renews them all mends them all.
+#[test]
+fn check_config_names_each_bad_tls_file() {
+    let appliance = Appliance::builder().prepare();
+    let bad = ["server.pem", "server.key", "ca.pem", "crl.pem"];
+    for file in bad {
+        fs::write(appliance.path().join("pki").join(file), "nothing\n").unwrap();
+    }
+    let output = appliance.cli(["check-config"]);
+    assert_eq!(code(&output), 3);
+    for file in bad {
+        assert!(
+            stderr(&output).contains(&format!("pki/{file}: ")),
+            "{file}: {}",
+            stderr(&output)
+        );
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn check_asks_the_configured_address() {
     let appliance = Appliance::start().await;

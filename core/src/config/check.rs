@@ -21,11 +21,7 @@ impl Config {
     /// Every problem at once, each with its file.
     pub fn check(&self) -> Result<(), ConfigError> {
         let mut problems = Vec::new();
-        problems.extend(
-            Tls::load(self.tls.clone())
-                .err()
-                .map(|error| error.to_string()),
-        );
+        problems.extend(Tls::problems(&self.tls).iter().map(ToString::to_string));
         problems.extend(
             Policy::load(&self.policy)
                 .err()

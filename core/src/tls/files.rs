@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::slice;
 use std::time::SystemTime;
 
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
@@ -99,6 +100,27 @@ pub(super) fn crls(paths: &[PathBuf]) -> Result<Vec<Crl>, TlsError> {
         }
     }
     Ok(crls)
+}
+
+/// What is wrong with each of the files by itself.
+pub(super) fn problems(files: &super::TlsFiles) -> Vec<TlsError> {
+    let mut own: Vec<TlsError> = certificates(&files.certificate, &A_CHAIN)
+        .err()
+        .into_iter()
+        .chain(private_key(&files.private_key).err())
+        .collect();
+    if own.is_empty() {
+        own.extend(certified_key(&files.certificate, &files.private_key).err());
+    }
+    let cas = files
+        .client_cas
+        .iter()
+        .filter_map(|ca| authorities(slice::from_ref(ca)).err());
+    let lists = files
+        .crls
+        .iter()
+        .filter_map(|path| crls(slice::from_ref(path)).err());
+    own.into_iter().chain(cas).chain(lists).collect()
 }
 
 /// When a certificate or a CRL ends.

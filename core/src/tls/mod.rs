@@ -137,6 +137,16 @@ impl Tls {
         }
     }
 
+    /// What [`Tls::load`] refuses of each file, for whoever mends them all at once. What the files
+    /// say of each other is only looked at when each alone is good.
+    pub fn problems(files: &TlsFiles) -> Vec<TlsError> {
+        let alone = files::problems(files);
+        if !alone.is_empty() {
+            return alone;
+        }
+        Self::load(files.clone()).err().into_iter().collect()
+    }
+
     /// As [`Tls::load`], but what has ended is only logged, as for a server that runs when it ends:
     /// nobody is let in who should not be, and the successor is taken as soon as it is there. A
     /// server that was off meanwhile comes up for that.
