@@ -267,15 +267,9 @@ impl Revocation {
         below.push(authority);
         let mut answer = Ok(());
         for issuer in authorities.issuers_of(authority) {
-            let asked = self.check(&authority.as_subject(), &issuer.as_issuer(), now);
-            answer = match asked {
-                // It publishes nothing any more; what it published last still counts.
-                Err(Refusal::UnknownStatus | Refusal::ListEnded(_)) if issuer.has_ended(now) => {
-                    Ok(())
-                }
-                asked => asked,
-            }
-            .and_then(|()| self.check_up(issuer, authorities, now, below));
+            answer = self
+                .check(&authority.as_subject(), &issuer.as_issuer(), now)
+                .and_then(|()| self.check_up(issuer, authorities, now, below));
             if answer.is_ok() {
                 break;
             }
@@ -285,7 +279,13 @@ impl Revocation {
     }
 
     fn is_of(&self, list: &Crl, issuer: &Issuer<'_>) -> bool {
-        list.issuer == issuer.name && list.is_signed_by(issuer.spki, &self.algorithms)
+        if list.issuer != issuer.name {
+            return false;
+        }
+        // Only a hint, which saves a signature over a list that may be large.
+        let other_key = list.key().is_none()
+            && matches!((&list.key_id, issuer.key_id), (Some(named), Some(own)) if named != own);
+        !other_key && list.is_signed_by(issuer.spki, &self.algorithms)
     }
 
     /// A list of the issuer's key under another name, which only a CA that clients send along can
