@@ -424,8 +424,8 @@ fn cas_that_issued_each_other_are_asked_once_each() {
     }
 }
 
-/// Its key is what a CRL belongs to, also where the name is another than in the certificate that the
-/// client sends along.
+/// Its key is what a CRL belongs to, also where the name is another than in the certificate that
+/// the client sends along.
 #[test]
 fn a_newer_crl_of_a_ca_that_clients_send_along_counts_under_whichever_name() {
     let house = TestPki::new();
