@@ -3,13 +3,13 @@
 
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use strongroom_client::Client;
 
+use crate::disk::SmallFileSystem;
 use crate::process::{file_size_limit, verify_audit};
 use crate::support::{Appliance, Who, ask, encrypt, expect, skip};
 
@@ -444,48 +444,6 @@ async fn a_flood_of_denials_is_counted_in_the_chain() {
     );
 }
 
-/// A file system of a few megabytes in memory.
-struct SmallFileSystem(PathBuf);
-
-impl SmallFileSystem {
-    fn new(path: &Path, size: &str) -> Option<Self> {
-        fs::create_dir_all(path).unwrap();
-        let mounted = Command::new("mount")
-            .args([
-                "-t",
-                "tmpfs",
-                "-o",
-                &format!("size={size},mode=0700"),
-                "tmpfs",
-            ])
-            .arg(path)
-            .output()
-            .ok()?;
-        mounted.status.success().then(|| Self(path.to_owned()))
-    }
-
-    /// Takes all that is left.
-    fn fill(&self) {
-        let mut file = File::create(self.0.join("filler")).unwrap();
-        while file.write_all(&[0; 4096]).is_ok() {}
-        while file.write_all(&[0]).is_ok() {}
-    }
-
-    /// Whether somebody else gets a single block.
-    fn is_full(&self) -> bool {
-        let probe = self.0.join("probe");
-        let full = fs::write(&probe, [0; 4096]).is_err();
-        let _ = fs::remove_file(probe);
-        full
-    }
-}
-
-impl Drop for SmallFileSystem {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).output();
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_a_full_disc_there_is_room_for_others_and_for_what_was_begun() {
     let mut appliance = Appliance::builder()
@@ -540,7 +498,7 @@ async fn on_a_full_disc_there_is_room_for_others_and_for_what_was_begun() {
     assert_ne!(other.status, 503, "another client");
     assert!(disc.is_full());
 
-    fs::remove_file(folder.join("filler")).unwrap();
+    disc.empty();
     let deadline = Instant::now() + Duration::from_secs(10);
     while ask(&operator, "POST", "transit/keys/k/rotate", json!({}))
         .await

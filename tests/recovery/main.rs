@@ -7,6 +7,7 @@
 //!   written
 //! - `stop`: it is told to stop, or to read its files again, in the middle of something else
 //! - `store`: records that contradict each other
+//! - `disk`: one that can be full
 //! - `load`: clients that know what each answer must be;  `rig`: an appliance on the module that
 //!   fails on command
 
@@ -22,6 +23,7 @@
 mod support;
 
 mod audit;
+mod disk;
 mod load;
 mod process;
 mod rig;

@@ -5,16 +5,19 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::Output;
+use std::process::{Command, Output};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use strongroom_client::Answer;
 use strongroom_core::config::Config;
 use strongroom_core::store::{Change, RecordId, RecordKind, Store};
 use strongroom_hsm::Hsm;
 use zeroize::Zeroizing;
 
-use crate::support::{Appliance, Who, decrypt, encrypt, expect};
+use crate::disk::SmallFileSystem;
+use crate::support::{Appliance, Who, ask, decrypt, encrypt, expect, skip};
 
 /// The documented exit code of a store that can't be used.
 const STORE: i32 = 5;
@@ -144,10 +147,7 @@ async fn status_check_and_server_refuse_a_damaged_database_by_the_same_file() {
     fs::rename(&store, &kept).unwrap();
     let whole = || {
         let _ = fs::remove_dir_all(&store);
-        let copied = std::process::Command::new("cp")
-            .arg("-a")
-            .args([&kept, &store])
-            .status();
+        let copied = Command::new("cp").arg("-a").args([&kept, &store]).status();
         assert!(copied.unwrap().success());
     };
     for (number, (file, damage, says)) in DAMAGES.into_iter().enumerate() {
@@ -198,6 +198,79 @@ async fn a_disc_without_room_stops_the_start_and_changes_nothing() {
     appliance.launch().await;
     let client = appliance.client(Who::Operator);
     expect(&client, "GET", "transit/keys/a", Value::Null, 200).await;
+}
+
+fn text_of(answer: &Answer) -> String {
+    String::from_utf8_lossy(answer.bytes()).into_owned()
+}
+
+/// Nothing is begun that could not be ended, and nothing needs a restart.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_the_stores_disk_is_full_changes_wait_and_what_needs_none_goes_on() {
+    let mut appliance = Appliance::builder().prepare();
+    let folder = appliance.path().join("disk");
+    let Some(disk) = SmallFileSystem::new(&folder, "24m") else {
+        skip("a full disk of the store", "nothing can be mounted here");
+        return;
+    };
+    let copied = Command::new("cp")
+        .arg("-a")
+        .arg(appliance.store())
+        .arg(folder.join("store"))
+        .status();
+    assert!(copied.unwrap().success());
+    let config = fs::read_to_string(appliance.config()).unwrap();
+    fs::write(
+        appliance.config(),
+        config.replace("path = \"store\"", "path = \"disk/store\""),
+    )
+    .unwrap();
+    appliance.launch().await;
+    appliance.create_key("k", json!({})).await;
+    let client = appliance.client(Who::Operator);
+    let ciphertext = encrypt(&client, "k", b"x").await;
+    let rotate = || ask(&client, "POST", "transit/keys/k/rotate", json!({}));
+    let versions = || async {
+        let read = expect(&client, "GET", "transit/keys/k", Value::Null, 200).await;
+        read["data"]["latest_version"].as_u64().unwrap()
+    };
+    let is_full = || async {
+        let metrics = ask(&client, "GET", "sys/metrics", Value::Null).await;
+        let text = text_of(&metrics);
+        text.lines()
+            .any(|line| line == "strongroom_store_disk_full 1")
+    };
+    let mut made = 1;
+    for _ in 0..2 {
+        disk.fill();
+        // What was kept ready is used first.
+        let deadline = Instant::now() + Duration::from_mins(1);
+        while rotate().await.status == 200 {
+            made += 1;
+            assert!(Instant::now() < deadline, "the disk is never full");
+        }
+        for _ in 0..20 {
+            let answer = rotate().await;
+            let said = text_of(&answer);
+            assert_eq!(answer.status, 503, "{said}");
+            assert!(said.contains("the store's disk is full"), "{said}");
+        }
+        assert!(is_full().await);
+        assert_eq!(decrypt(&client, "k", &ciphertext).await, b"x");
+        assert_eq!(versions().await, made);
+
+        disk.empty();
+        assert_eq!(rotate().await.status, 200);
+        made += 1;
+        assert!(!is_full().await);
+        assert_eq!(versions().await, made);
+    }
+    appliance.kill();
+    appliance.launch().await;
+    let client = appliance.client(Who::Operator);
+    let read = expect(&client, "GET", "transit/keys/k", Value::Null, 200).await;
+    assert_eq!(read["data"]["latest_version"], made);
+    assert_eq!(decrypt(&client, "k", &ciphertext).await, b"x");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -30,6 +30,11 @@ pub(super) trait Engine: Send + Sync {
     /// Every key and value, in the order of the keys' bytes. Not while a write is under way.
     fn scan(&self) -> Result<Vec<Pair>, EngineError>;
 
+    /// Has the disk keep room for a write of so many bytes, so that it is not met by a full one in
+    /// its middle: else [`EngineError::Full`], and nothing was begun. Where the file system keeps
+    /// none, nothing is promised.
+    fn keep_room(&self, bytes: u64) -> Result<(), EngineError>;
+
     /// Applies all writes or none, whatever stops it, and returns when they are on the disk; of two
     /// of one key the later counts. Only if what is `only_if` is so, and nobody else writes between
     /// that look and the end: else [`EngineError::Conflict`], and nothing was written.
@@ -45,6 +50,9 @@ pub(super) enum EngineError {
     /// What was to be replaced is not what this process wrote or read last.
     #[error("another process wrote to it: stop that one, and start again")]
     Conflict,
+    /// There is no room on its disk.
+    #[error("the disk is full")]
+    Full,
     /// The operating system refused something.
     #[error("{0}")]
     Io(String),

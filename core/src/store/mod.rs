@@ -23,6 +23,7 @@ pub use export::Import;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -43,6 +44,9 @@ const MAX_SEALS: u64 = (1 << 28) - (1 << 20);
 /// The payload of a [`RecordKind::UseCounter`] whose count was lost when its store was accepted:
 /// more than any key may make.
 pub const COUNT_LOST: u64 = u64::MAX;
+/// More than a record takes on the disk besides its name and payload: its key, its envelope, and
+/// what the database writes with it.
+const RECORD_OVERHEAD_BYTES: usize = 512;
 /// A database call longer than this counts as hung.
 const ENGINE_DEADLINE: Duration = Duration::from_mins(1);
 /// Pauses between tries to write the token's epoch.
@@ -114,6 +118,8 @@ struct Inner {
     view: ArcSwap<View>,
     /// Held for the length of a commit.
     commits: Mutex<Committer>,
+    /// The last change was refused for want of room.
+    disk_full: AtomicBool,
 }
 
 struct View {
@@ -224,6 +230,11 @@ pub enum StoreError {
         "the store key has sealed 2^28 records on this token, its share of what is safe (2^32, NIST SP 800-38D): bring the keys to another token with the ceremonies `backup` and `restore`, or to a new appliance"
     )]
     SealsExhausted,
+    /// There is no room for a change; nothing was begun.
+    #[error(
+        "the store's disk is full: no change is begun until there is room again, and what needs none goes on; make room"
+    )]
+    DiskFull,
     /// The disk or the database failed.
     #[error("the store failed: {0}")]
     Io(String),
@@ -241,7 +252,10 @@ impl StoreError {
 
 impl From<EngineError> for StoreError {
     fn from(error: EngineError) -> Self {
-        Self::Io(error.to_string())
+        match error {
+            EngineError::Full => Self::DiskFull,
+            error => Self::Io(error.to_string()),
+        }
     }
 }
 
@@ -340,7 +354,7 @@ impl Store {
     /// record the later counts.
     ///
     /// # Errors
-    /// [`StoreError::EpochPending`]: the change is in force, but not acknowledged. After any other error it is not in force;
+    /// [`StoreError::DiskFull`]: nothing was begun. [`StoreError::EpochPending`]: the change is in force, but not acknowledged. After any other error it is not in force;
     /// if it was [`StoreError::Io`] the disk may hold it all the same (never half of it), and
     /// further commits are refused until the store is opened again.
     pub async fn commit(&self, changes: Vec<Change>) -> Result<u64, StoreError> {
@@ -348,6 +362,11 @@ impl Store {
         tokio::spawn(async move { inner.commit(changes).await })
             .await
             .map_err(|error| StoreError::Io(format!("a commit was cut off: {error}")))?
+    }
+
+    /// Whether the last change was refused since the disk was full.
+    pub fn disk_is_full(&self) -> bool {
+        self.inner.disk_full.load(Ordering::Relaxed)
     }
 
     /// Id, epoch, number of records.
@@ -394,6 +413,7 @@ impl Inner {
                 "an earlier write failed ({why}): no change is taken until the server is restarted"
             )));
         }
+        self.keep_room(&changes).await?;
         let before = self.view.load_full();
         self.check_alone(&mut committer, &before.anchor).await?;
         if committer.epoch_pending {
@@ -444,6 +464,26 @@ impl Inner {
             return Err(StoreError::EpochPending(error));
         }
         Ok(anchor.epoch)
+    }
+
+    /// A write that a full disk stops in its middle would leave what the disk holds unknown: it is
+    /// not begun.
+    async fn keep_room(&self, changes: &[Change]) -> Result<(), StoreError> {
+        let bytes = changes
+            .iter()
+            .map(|change| match change {
+                Change::Put(id, payload) => id.name.len() + payload.len() + RECORD_OVERHEAD_BYTES,
+                Change::Delete(id) => id.name.len() + RECORD_OVERHEAD_BYTES,
+            })
+            .sum::<usize>()
+            + RECORD_OVERHEAD_BYTES;
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        let kept = blocking(&self.engine, move |engine| engine.keep_room(bytes)).await;
+        let full = matches!(kept, Err(StoreError::DiskFull));
+        if self.disk_full.swap(full, Ordering::Relaxed) && !full {
+            tracing::info!("the store's disk has room again");
+        }
+        kept
     }
 
     /// Writes a batch whose last is the header.

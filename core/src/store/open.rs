@@ -4,6 +4,7 @@ use std::fs::{self, DirBuilder, File, Permissions};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use arc_swap::ArcSwap;
 use strongroom_hsm::{Hsm, HsmError};
@@ -415,6 +416,7 @@ impl Store {
                 hsm,
                 view: ArcSwap::from_pointee(View { anchor, digests }),
                 commits: Mutex::new(committer),
+                disk_full: AtomicBool::new(false),
             }),
         }
     }

@@ -308,7 +308,7 @@ fn failed(folder: &Path, error: EngineError) -> StoreError {
             file: folder.join(LOG),
             why: error.to_string(),
         },
-        EngineError::Busy | EngineError::Conflict => {
+        EngineError::Busy | EngineError::Conflict | EngineError::Full => {
             StoreError::Io(format!("{}: {error}", folder.display()))
         }
         EngineError::Io(why) if why.contains("Permission denied") => StoreError::Io(format!(

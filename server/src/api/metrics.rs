@@ -42,6 +42,7 @@ pub(super) struct Metrics {
     hsm_up: Gauge<i64, AtomicI64>,
     keys: Gauge<i64, AtomicI64>,
     store_epoch: Gauge<i64, AtomicI64>,
+    store_disk_full: Gauge<i64, AtomicI64>,
     master_generation: Gauge<i64, AtomicI64>,
     key_versions: Gauge<i64, AtomicI64>,
     key_versions_moved: Gauge<i64, AtomicI64>,
@@ -100,6 +101,7 @@ impl Metrics {
             hsm_up: Gauge::default(),
             keys: Gauge::default(),
             store_epoch: Gauge::default(),
+            store_disk_full: Gauge::default(),
             master_generation: Gauge::default(),
             key_versions: Gauge::default(),
             key_versions_moved: Gauge::default(),
@@ -163,6 +165,11 @@ impl Metrics {
             "store_epoch",
             "Commits to the store since its initial ceremony",
             metrics.store_epoch.clone(),
+        );
+        registry.register(
+            "store_disk_full",
+            "1: the last change was refused since the store's disk has no room",
+            metrics.store_disk_full.clone(),
         );
         registry.register(
             "master_generation",
@@ -299,6 +306,8 @@ impl Metrics {
         });
         self.store_epoch
             .set(i64::try_from(app.store.status().epoch).unwrap_or(i64::MAX));
+        self.store_disk_full
+            .set(i64::from(app.store.disk_is_full()));
         let standing = app.keyring.standing();
         self.key_versions.set(gauge(standing.versions));
         self.key_versions_moved.set(gauge(standing.moved));

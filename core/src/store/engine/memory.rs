@@ -29,6 +29,10 @@ impl Engine for Memory {
         Ok(self.all().clone().into_iter().collect())
     }
 
+    fn keep_room(&self, _bytes: u64) -> Result<(), EngineError> {
+        Ok(())
+    }
+
     fn write(&self, only_if: Option<&Expected>, writes: Vec<Write>) -> Result<(), EngineError> {
         let mut all = self.all();
         if let Some((key, value)) = only_if

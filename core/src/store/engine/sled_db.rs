@@ -16,11 +16,18 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, Once, PoisonError};
 
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
+
 use super::{Engine, EngineError, Expected, Pair, Write};
 use crate::{files, lock};
 
 /// Pages that sled keeps in memory, bytes: the store is read at start and then rarely.
 const CACHE_BYTES: u64 = 1 << 20;
+
+/// Kept ready beyond the log's end for each write, besides twice what is written: sled writes
+/// segments of half a megabyte, and begins new ones to make room in old ones.
+const RESERVE_BYTES: u64 = 4 << 20;
 
 /// What opening makes of a database that nobody made, and what a database is made of.
 pub(in crate::store) const LOG: &str = "db";
@@ -154,6 +161,32 @@ impl Engine for Sled {
             }
             Ok(all)
         })
+    }
+
+    /// Blocks of the log's file beyond its end. sled takes no change any more once a write has
+    /// failed.
+    fn keep_room(&self, bytes: u64) -> Result<(), EngineError> {
+        let path = file(&self.path);
+        let failed = |error: &std::io::Error| {
+            EngineError::Io(format!("{} can't be opened: {error}", path.display()))
+        };
+        let log = File::options()
+            .write(true)
+            .open(&path)
+            .map_err(|error| failed(&error))?;
+        let end = log.metadata().map_err(|error| failed(&error))?.len();
+        let wanted = bytes.saturating_mul(2).saturating_add(RESERVE_BYTES);
+        let (Ok(end), Ok(wanted)) = (i64::try_from(end), i64::try_from(wanted)) else {
+            return Err(EngineError::Full);
+        };
+        loop {
+            match fallocate(&log, FallocateFlags::FALLOC_FL_KEEP_SIZE, end, wanted) {
+                Err(Errno::EINTR) => {}
+                Err(Errno::ENOSPC | Errno::EDQUOT) => return Err(EngineError::Full),
+                // Another file system: it says when a write is made.
+                Ok(()) | Err(_) => return Ok(()),
+            }
+        }
     }
 
     fn write(&self, only_if: Option<&Expected>, writes: Vec<Write>) -> Result<(), EngineError> {

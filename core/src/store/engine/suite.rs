@@ -31,6 +31,7 @@ pub(super) fn run(fresh: &mut dyn FnMut() -> Kept) {
         of_writers_at_once_none_is_lost,
         of_writers_that_saw_the_same_one_wins,
         a_large_value_is_kept_whole,
+        room_that_is_kept_changes_nothing,
     ] {
         promise(&mut fresh());
     }
@@ -180,4 +181,17 @@ fn a_large_value_is_kept_whole(kept: &mut Kept) {
     let large: Vec<u8> = (0..1_u32 << 18).flat_map(u32::to_be_bytes).collect();
     kept.open().write(None, vec![put(b"a", &large)]).unwrap();
     assert_eq!(kept.open().get(b"a").unwrap(), Some(large));
+}
+
+fn room_that_is_kept_changes_nothing(kept: &mut Kept) {
+    let engine = kept.open();
+    engine.write(None, vec![put(b"a", b"1")]).unwrap();
+    engine.keep_room(1 << 20).unwrap();
+    engine.keep_room(1).unwrap();
+    engine.write(None, vec![put(b"b", b"2")]).unwrap();
+    drop(engine);
+    let engine = kept.open();
+    engine.keep_room(0).unwrap();
+    let all = engine.scan().unwrap();
+    assert_eq!(all, vec![pair(b"a", b"1"), pair(b"b", b"2")]);
 }

@@ -76,6 +76,10 @@ impl ApiError {
             KeyringError::Store(error) if error.is_applied() => {
                 Self::unavailable(error.to_string())
             }
+            KeyringError::Store(error @ StoreError::DiskFull) => {
+                seldom!(1, error, "{error}");
+                Self::unavailable(error.to_string())
+            }
             KeyringError::Store(error) if !matches!(error, StoreError::Hsm(_)) => {
                 seldom!(1, error, %error, "the store failed");
                 Self::unavailable("the key store failed: see the server's log")
