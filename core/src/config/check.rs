@@ -109,6 +109,8 @@ mod tests {
         let ConfigError(problems) = config.check().unwrap_err();
         let expected = [
             "server.pem",
+            "server.key",
+            "client-ca.pem",
             "policy.toml",
             "tokens.toml",
             "hsm.module",
