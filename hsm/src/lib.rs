@@ -60,6 +60,7 @@ pub struct Hsm {
     pool: Arc<Pool>,
     encryptions: Arc<Coalescer<GcmItem, Vec<u8>>>,
     decryptions: Arc<Coalescer<GcmItem, Zeroizing<Vec<u8>>>>,
+    macs: Arc<Coalescer<MacItem, Zeroizing<Vec<u8>>>>,
     signatures: Arc<Coalescer<SignItem, Vec<u8>>>,
     /// One writer at a time: two would take the same sequence number.
     register_writer: Arc<tokio::sync::Mutex<()>>,
@@ -79,6 +80,7 @@ impl Hsm {
             pool,
             encryptions: Arc::new(Coalescer::new(Conn::encrypt, sessions)),
             decryptions: Arc::new(Coalescer::new(Conn::decrypt, sessions)),
+            macs: Arc::new(Coalescer::new(Conn::hmac, sessions)),
             signatures: Arc::new(Coalescer::new(Conn::sign_items, sessions)),
             register_writer: Arc::default(),
             registers: Arc::default(),
@@ -163,7 +165,7 @@ impl Hsm {
 
     /// HMAC in the token with keys of usage [`KeyUsage::Mac`].
     pub async fn hmac(&self, items: Vec<MacItem>) -> Batch<Zeroizing<Vec<u8>>> {
-        self.pool.submit(move |conn| conn.hmac(&items)).await
+        self.macs.submit(&self.pool, items).await
     }
 
     /// `len` bytes of the token's generator.
@@ -326,8 +328,8 @@ impl Hsm {
         self.pool.forget(ids).await
     }
 
-    /// One small round trip through the queue and the token: for health checks and the watchdog.
+    /// One small round trip through the token, before all jobs that wait: for the watchdog.
     pub async fn probe(&self) -> Result<(), HsmError> {
-        self.pool.submit(|conn| conn.probe()).await
+        self.pool.probe().await
     }
 }

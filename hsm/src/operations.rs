@@ -20,6 +20,7 @@ use crate::error::HsmError;
 use crate::fault::{Fault, Reach};
 use crate::ffi::{TAG_LEN, writable};
 use crate::keys::Keys;
+use crate::pool::Turn;
 use crate::selftest::Abilities;
 use crate::session_key;
 use crate::types::{GcmItem, HashAlgorithm, KeyUsage, MacItem, MasterGeneration, WrappedKey};
@@ -93,8 +94,10 @@ impl Conn {
     pub(crate) fn encrypt(
         &mut self,
         items: &[GcmItem],
-    ) -> Result<Vec<std::result::Result<Vec<u8>, HsmError>>> {
-        self.each(items, |conn, item| {
+        results: &mut Vec<std::result::Result<Vec<u8>, HsmError>>,
+        turn: Turn,
+    ) -> Result<()> {
+        self.each(items, results, turn, |conn, item| {
             conn.with_kek(&item.key, KeyUsage::Aead, |conn, key| {
                 conn.gcm_encrypt(key, &item.iv, &item.aad, &item.data)
             })
@@ -104,8 +107,10 @@ impl Conn {
     pub(crate) fn decrypt(
         &mut self,
         items: &[GcmItem],
-    ) -> Result<Vec<std::result::Result<Zeroizing<Vec<u8>>, HsmError>>> {
-        self.each(items, |conn, item| {
+        results: &mut Vec<std::result::Result<Zeroizing<Vec<u8>>, HsmError>>,
+        turn: Turn,
+    ) -> Result<()> {
+        self.each(items, results, turn, |conn, item| {
             conn.with_kek(&item.key, KeyUsage::Aead, |conn, key| {
                 conn.gcm_decrypt(key, &item.iv, &item.aad, &item.data)
             })
@@ -115,8 +120,10 @@ impl Conn {
     pub(crate) fn hmac(
         &mut self,
         items: &[MacItem],
-    ) -> Result<Vec<std::result::Result<Zeroizing<Vec<u8>>, HsmError>>> {
-        self.each(items, |conn, item| {
+        results: &mut Vec<std::result::Result<Zeroizing<Vec<u8>>, HsmError>>,
+        turn: Turn,
+    ) -> Result<()> {
+        self.each(items, results, turn, |conn, item| {
             if !conn.abilities.profile.hmac.contains(&item.hash) {
                 return Err(HsmError::Unsupported(format!("HMAC with {:?}", item.hash)).into());
             }
@@ -199,15 +206,17 @@ impl Conn {
         Ok(())
     }
 
-    /// Runs a batch; a fault of one item stays with it, a fault of the session or device ends the
+    /// Runs a batch from the first item that has no result on, until the turn is over, but one item
+    /// at least. A fault of one item stays with it, a fault of the session or device ends the
     /// batch.
     fn each<I, T>(
         &mut self,
         items: &[I],
+        results: &mut Vec<std::result::Result<T, HsmError>>,
+        turn: Turn,
         mut operation: impl FnMut(&mut Self, &I) -> Result<T>,
-    ) -> Result<Vec<std::result::Result<T, HsmError>>> {
-        let mut results = Vec::with_capacity(items.len());
-        for item in items {
+    ) -> Result<()> {
+        for item in items.iter().skip(results.len()) {
             results.push(match operation(self, item) {
                 Ok(value) => Ok(value),
                 Err(fault) => {
@@ -218,8 +227,11 @@ impl Conn {
                     Err(fault.into_error())
                 }
             });
+            if turn.is_over() {
+                break;
+            }
         }
-        Ok(results)
+        Ok(())
     }
 
     /// Runs an operation with the unwrapped key; if the token has forgotten the object, unwraps it

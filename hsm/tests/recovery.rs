@@ -15,6 +15,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use common::child::{self, CHILD};
+use futures_util::FutureExt;
 use strongroom_hsm::ceremony::{self, ParticipantToken};
 use strongroom_hsm::{
     GcmItem, Hsm, HsmConfig, HsmError, HsmState, KeyUsage, MasterKind, OptionalKeys, PinSource,
@@ -150,6 +151,156 @@ fn a_hung_call_is_given_up_and_its_late_answer_dropped() {
             for _ in 0..20 {
                 assert_eq!(*rig.decrypt(&sealed).await.unwrap(), DATA);
             }
+        },
+    );
+}
+
+#[test]
+fn single_operations_and_probes_pass_batches_of_any_length() {
+    in_child(
+        "single_operations_and_probes_pass_batches_of_any_length",
+        async |rig| {
+            let sealed = rig.encrypt().await.unwrap();
+            // One session, and a client whose every batch takes it for seconds.
+            rig.control("slow C_EncryptInit 1");
+            let ended = Arc::new(AtomicUsize::new(0));
+            let batches: Vec<_> = (0..3)
+                .map(|_| {
+                    let (rig, ended) = (rig.clone(), Arc::clone(&ended));
+                    tokio::spawn(async move {
+                        let items = (0..4096).map(|_| rig.item(&DATA)).collect();
+                        let results = rig.hsm.encrypt(items).await.unwrap();
+                        ended.fetch_add(1, Ordering::Relaxed);
+                        results.len()
+                    })
+                })
+                .collect();
+            rig.until_logged("fault slow C_EncryptInit", 3).await;
+            for _ in 0..50 {
+                assert_eq!(*rig.decrypt(&sealed).await.unwrap(), DATA);
+                rig.hsm.probe().await.unwrap();
+            }
+            assert_eq!(
+                ended.load(Ordering::Relaxed),
+                0,
+                "a single operation waited for a whole batch"
+            );
+            assert_eq!(rig.hsm.state(), HsmState::Ready);
+            rig.control("");
+            for batch in batches {
+                assert_eq!(batch.await.unwrap(), 4096);
+            }
+        },
+    );
+}
+
+#[test]
+fn a_batch_that_nobody_waits_for_any_more_leaves_the_token() {
+    in_child(
+        "a_batch_that_nobody_waits_for_any_more_leaves_the_token",
+        async |rig| {
+            let sealed = rig.encrypt().await.unwrap();
+            rig.control("slow C_EncryptInit 1");
+            let batch = tokio::spawn({
+                let rig = rig.clone();
+                async move {
+                    let items = (0..100_000).map(|_| rig.item(&DATA)).collect();
+                    rig.hsm.encrypt(items).await
+                }
+            });
+            rig.until_logged("fault slow C_EncryptInit", 3).await;
+            batch.abort();
+            batch.await.unwrap_err();
+            // The turn that was begun ends; then no call of it comes any more.
+            for _ in 0..3 {
+                assert_eq!(*rig.decrypt(&sealed).await.unwrap(), DATA);
+            }
+            let before = rig.logged("fault slow C_EncryptInit");
+            for _ in 0..20 {
+                assert_eq!(*rig.decrypt(&sealed).await.unwrap(), DATA);
+            }
+            assert_eq!(rig.logged("fault slow C_EncryptInit"), before);
+        },
+    );
+}
+
+#[test]
+fn a_probe_is_answered_before_all_jobs_that_wait() {
+    in_child(
+        "a_probe_is_answered_before_all_jobs_that_wait",
+        async |rig| {
+            rig.control("slow C_GenerateRandom 20");
+            let answered = Arc::new(AtomicUsize::new(0));
+            let mut waiting = Vec::new();
+            for _ in 0..100 {
+                let mut one = Box::pin({
+                    let (rig, answered) = (rig.clone(), Arc::clone(&answered));
+                    async move {
+                        rig.hsm.random(1).await.unwrap();
+                        answered.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+                // In the queue from here on.
+                assert!((&mut one).now_or_never().is_none());
+                waiting.push(tokio::spawn(one));
+            }
+            rig.until_logged("fault slow C_GenerateRandom", 3).await;
+            rig.hsm.probe().await.unwrap();
+            let before = answered.load(Ordering::Relaxed);
+            assert!(before < 50, "the probe came after {before} of 100 jobs");
+            rig.control("");
+            for one in waiting {
+                one.await.unwrap();
+            }
+        },
+    );
+}
+
+#[test]
+fn a_batch_of_several_turns_keeps_its_order_and_each_items_error() {
+    in_child(
+        "a_batch_of_several_turns_keeps_its_order_and_each_items_error",
+        async |rig| {
+            let texts: Vec<_> = (0..300_u32).map(|n| n.to_string().into_bytes()).collect();
+            let items = texts.iter().map(|text| rig.item(text)).collect();
+            let sealed: Vec<_> = rig.hsm.encrypt(items).await.unwrap();
+            let items = |rig: &Rig| -> Vec<_> {
+                let altered = |(at, sealed): (usize, &Result<Vec<u8>, HsmError>)| {
+                    let mut sealed = sealed.clone().unwrap();
+                    sealed[0] ^= u8::from(at % 7 == 0);
+                    rig.item(&sealed)
+                };
+                sealed.iter().enumerate().map(altered).collect()
+            };
+            let begin = |rig: &Rig| {
+                let (hsm, items) = (rig.hsm.clone(), items(rig));
+                tokio::spawn(async move { hsm.decrypt(items).await })
+            };
+            rig.control("slow C_DecryptInit 2");
+            let batch = begin(&rig);
+            rig.until_logged("fault slow C_DecryptInit", 3).await;
+            // The session is lost in the middle: what was done stays, the rest is done by another.
+            rig.control("slow C_DecryptInit 2\nforget-sessions");
+            for (at, (opened, text)) in batch.await.unwrap().unwrap().iter().zip(&texts).enumerate()
+            {
+                match opened {
+                    Ok(opened) => assert_eq!(**opened, *text, "{at}"),
+                    Err(HsmError::Authentication) => assert_eq!(at % 7, 0),
+                    Err(error) => panic!("{at}: {error}"),
+                }
+                assert_eq!(opened.is_err(), at % 7 == 0, "{at}");
+            }
+            // The token is: one error for the whole batch.
+            let before = rig.logged("fault slow C_DecryptInit");
+            let batch = begin(&rig);
+            rig.until_logged("fault slow C_DecryptInit", before + 3)
+                .await;
+            rig.control("fail C_DecryptInit CKR_DEVICE_ERROR 1");
+            let error = batch.await.unwrap().unwrap_err();
+            assert!(matches!(error, HsmError::Unavailable(_)), "{error}");
+            rig.until(|state| *state == HsmState::Ready, 2).await;
+            let again = rig.hsm.decrypt(items(&rig)).await.unwrap();
+            assert_eq!(again.iter().filter(|one| one.is_err()).count(), 43);
         },
     );
 }
@@ -411,6 +562,15 @@ impl Rig {
             .lines()
             .filter(|line| line.contains(text))
             .count()
+    }
+
+    /// Waits for that many lines of the module's log with that text.
+    async fn until_logged(&self, text: &str, times: usize) {
+        let until = Instant::now() + Duration::from_secs(10);
+        while self.logged(text) < times {
+            assert!(Instant::now() < until, "{text:?} did not happen");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
     }
 
     async fn until(&self, wanted: impl Fn(&HsmState) -> bool, seconds: u64) {

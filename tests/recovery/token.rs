@@ -250,6 +250,70 @@ async fn a_device_error_or_two_is_recovered_from() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_clients_batches_keep_nobody_and_not_the_watchdog_from_the_token() {
+    const PATIENCE: Duration = Duration::from_mins(1);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let systemd = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    systemd.set_read_timeout(Some(PATIENCE)).unwrap();
+    let rig = Rig::start(
+        Appliance::builder()
+            .env("NOTIFY_SOCKET", &path)
+            .env("WATCHDOG_USEC", "1000000"),
+    )
+    .await;
+    rig.create_key("vault-seal", json!({})).await;
+    rig.create_key("app-one", json!({})).await;
+    let seal = rig.client(Who::Vault);
+    let ciphertext = encrypt(&seal, "vault-seal", b"an unseal key").await;
+
+    // Two batches of the most items, of a token that takes 1 ms for each.
+    rig.control("slow C_EncryptInit 1");
+    let attacks: Vec<_> = (0..2)
+        .map(|_| {
+            let client = rig.client(Who::App);
+            let items = vec![json!({ "plaintext": "" }); 16_384];
+            tokio::spawn(async move {
+                let body = json!({ "batch_input": items });
+                ask(&client, "POST", "transit/encrypt/app-one", body).await
+            })
+        })
+        .collect();
+    rig.wait_logged("fault slow C_EncryptInit", 1, PATIENCE)
+        .await;
+    // What systemd was told before is read off.
+    systemd.set_nonblocking(true).unwrap();
+    while systemd.recv(&mut [0; 512]).is_ok() {}
+    systemd.set_nonblocking(false).unwrap();
+
+    for _ in 0..20 {
+        let plaintext = decrypt(&seal, "vault-seal", &ciphertext).await;
+        assert_eq!(plaintext, b"an unseal key");
+        assert_eq!(rig.health().await.0, 200);
+    }
+    for _ in 0..3 {
+        let mut words = [0; 512];
+        let length = systemd.recv(&mut words).unwrap();
+        assert!(String::from_utf8_lossy(&words[..length]).contains("WATCHDOG=1"));
+    }
+    assert!(
+        attacks.iter().all(|attack| !attack.is_finished()),
+        "the others waited for a whole batch"
+    );
+
+    rig.control("");
+    for attack in attacks {
+        let answer = attack.await.unwrap();
+        assert_eq!(answer.status.as_u16(), 200);
+        let answer: serde_json::Value = answer.json().unwrap();
+        let results = answer["data"]["batch_results"].as_array().unwrap();
+        assert_eq!(results.len(), 16_384);
+        assert!(results.iter().all(|one| one["ciphertext"].is_string()));
+    }
+    assert!(!rig.log().contains("the watchdog is not fed"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_that_hangs_is_given_up_at_its_deadline_and_the_server_goes_on() {
     let rig = Rig::start(Appliance::builder().section("hsm", "call_deadline = \"1s\"")).await;
     rig.create_key("seal", json!({})).await;

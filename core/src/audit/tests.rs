@@ -1436,7 +1436,7 @@ async fn while_the_token_is_busy<T>(hsm: &Hsm, body: impl Future<Output = T>) ->
     let mut others = Vec::new();
     // Twice: the token's thread may take the slow one out of a queue that was full only with it.
     for _ in 0..2 {
-        let mut more: Vec<_> = (0..300).map(|_| Box::pin(hsm.probe())).collect();
+        let mut more: Vec<_> = (0..300).map(|_| Box::pin(hsm.random(1))).collect();
         for other in &mut more {
             let _ = other.as_mut().now_or_never();
         }
@@ -1446,7 +1446,7 @@ async fn while_the_token_is_busy<T>(hsm: &Hsm, body: impl Future<Output = T>) ->
     let answer = body.await;
     slow.await.unwrap();
     drop(others);
-    while hsm.probe().await.is_err() {
+    while hsm.random(1).await.is_err() {
         tokio::task::yield_now().await;
     }
     hsm.destroy_signing_keys(vec![id]).await.unwrap();

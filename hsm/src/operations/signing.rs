@@ -12,6 +12,7 @@ use super::{Conn, Result};
 use crate::error::HsmError;
 use crate::fault::{Fault, Reach};
 use crate::keys;
+use crate::pool::Turn;
 use crate::template::signing::{LABEL, spec};
 use crate::types::{Digest, SignItem, Signature, SigningKey, SigningKind};
 
@@ -59,8 +60,10 @@ impl Conn {
     pub(crate) fn sign_items(
         &mut self,
         items: &[SignItem],
-    ) -> Result<Vec<std::result::Result<Vec<u8>, HsmError>>> {
-        self.each(items, |conn, item| {
+        results: &mut Vec<std::result::Result<Vec<u8>, HsmError>>,
+        turn: Turn,
+    ) -> Result<()> {
+        self.each(items, results, turn, |conn, item| {
             let handle = conn.signing_key(&item.key)?;
             match conn.sign_one(handle, item) {
                 Err(fault) if fault.reach() == Reach::Object => {

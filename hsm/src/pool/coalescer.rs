@@ -1,13 +1,15 @@
-//! Small batches that come together go to the token as one job: under load, handing a job to
-//! another thread and back costs more than a short PKCS#11 call.
+//! Batches as jobs. Small ones that come together go to the token as one job: under load, handing a
+//! job to another thread and back costs more than a short PKCS#11 call.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
 use super::Pool;
-use super::job::{Answer, Job};
+use super::job::{Answer, Job, Progress};
+use super::queue::{Lane, Turn};
 use crate::Batch;
 use crate::error::HsmError;
 use crate::fault::{Fault, Reach};
@@ -18,7 +20,10 @@ const MAX_COALESCED_ITEMS: usize = 8;
 /// Callers in one job at most: those at its end wait for all before them.
 const MAX_CALLERS_PER_JOB: usize = 64;
 
-type Operation<I, T> = fn(&mut Conn, &[I]) -> Result<Vec<Result<T, HsmError>>, Fault>;
+/// Adds to the results, from the first item that has none on, until all are there or the turn is
+/// over.
+type Operation<I, T> =
+    fn(&mut Conn, &[I], &mut Vec<Result<T, HsmError>>, Turn) -> Result<(), Fault>;
 
 /// Where callers of one operation meet.
 pub(crate) struct Coalescer<I, T> {
@@ -47,13 +52,25 @@ impl<I: Send + 'static, T: Send + 'static> Coalescer<I, T> {
     /// As [`Pool::submit`]. With other callers about, those that are ready get their turn first.
     pub(crate) async fn submit(&self, pool: &Pool, items: Vec<I>) -> Batch<T> {
         let counted = Counted::new(&self.callers);
-        if items.len() > MAX_COALESCED_ITEMS || counted.alone() {
-            let operation = self.operation;
-            return pool.submit(move |conn| operation(conn, &items)).await;
-        }
         let (answer, receiver) = oneshot::channel();
-        self.waiting().push(Caller { items, answer });
-        tokio::task::yield_now().await;
+        let lane = if items.len() > MAX_COALESCED_ITEMS {
+            Lane::Batch
+        } else {
+            Lane::Single
+        };
+        let caller = Caller { items, answer };
+        if lane == Lane::Batch || counted.alone() {
+            pool.queue(self.job(lane, vec![caller]));
+        } else {
+            self.waiting().push(caller);
+            tokio::task::yield_now().await;
+            self.submit_those_who_wait(pool);
+        }
+        // No answer: the connection ended with the job still in its queue.
+        receiver.await.unwrap_or_else(|_| Err(Pool::lost()))
+    }
+
+    fn submit_those_who_wait(&self, pool: &Pool) {
         // Whoever comes first submits for all.
         let mut callers = std::mem::take(&mut *self.waiting());
         let share = callers
@@ -62,63 +79,71 @@ impl<I: Send + 'static, T: Send + 'static> Coalescer<I, T> {
             .clamp(1, MAX_CALLERS_PER_JOB);
         while !callers.is_empty() {
             let rest = callers.split_off(share.min(callers.len()));
-            pool.queue(self.job(std::mem::replace(&mut callers, rest)));
+            let together = std::mem::replace(&mut callers, rest);
+            pool.queue(self.job(Lane::Single, together));
         }
-        // No answer: the connection ended with the job still in its queue.
-        receiver.await.unwrap_or_else(|_| Err(Pool::lost()))
     }
 
-    fn job(&self, callers: Vec<Caller<I, T>>) -> Job {
+    fn job(&self, lane: Lane, callers: Vec<Caller<I, T>>) -> Job {
         let operation = self.operation;
-        let (batches, senders): (Vec<_>, Vec<_>) = callers
+        let (mut batches, senders): (VecDeque<_>, VecDeque<_>) = callers
             .into_iter()
             .map(|caller| (caller.items, caller.answer))
             .unzip();
         let all = Arc::new(All(Mutex::new(senders)));
         let answer: Arc<dyn Answer> = Arc::<All<T>>::clone(&all);
-        let run = move |conn: &mut Conn| {
-            let mut results = Vec::with_capacity(batches.len());
-            for items in &batches {
-                results.push(match operation(conn, items) {
-                    Ok(result) => Ok(result),
+        let mut results = Vec::new();
+        let run = move |conn: &mut Conn, turn: Turn| {
+            while let Some(items) = batches.front() {
+                results.reserve_exact(items.len() - results.len());
+                let batch = match operation(conn, items, &mut results, turn) {
+                    Ok(()) if results.len() < items.len() => return Ok(Progress::More),
+                    Ok(()) => Ok(std::mem::take(&mut results)),
                     Err(fault) => match conn.settle(fault) {
                         fault if fault.reach() == Reach::Item => Err(fault.into_error()),
                         fault => return Err(fault),
                     },
-                });
+                };
+                results.clear();
+                batches.pop_front();
+                all.send_next(batch);
             }
-            all.send(results);
-            Ok(())
+            Ok(Progress::Done)
         };
-        Job::of(answer, run)
+        Job::of(lane, answer, run)
     }
 
-    fn waiting(&self) -> std::sync::MutexGuard<'_, Vec<Caller<I, T>>> {
+    fn waiting(&self) -> MutexGuard<'_, Vec<Caller<I, T>>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Everyone who waits for a job; empty once they are answered.
-struct All<T>(Mutex<Vec<oneshot::Sender<Batch<T>>>>);
+/// Who of a job's callers still waits, in the order of their batches.
+struct All<T>(Mutex<VecDeque<oneshot::Sender<Batch<T>>>>);
 
 impl<T> All<T> {
-    fn send(&self, results: impl IntoIterator<Item = Batch<T>>) {
-        let senders = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
-        for (sender, result) in senders.into_iter().zip(results) {
+    /// Answers the next one, unless all were refused meanwhile.
+    fn send_next(&self, batch: Batch<T>) {
+        if let Some(sender) = self.senders().pop_front() {
             // The caller may have gone away meanwhile.
-            let _ = sender.send(result);
+            let _ = sender.send(batch);
         }
+    }
+
+    fn senders(&self) -> MutexGuard<'_, VecDeque<oneshot::Sender<Batch<T>>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl<T: Send> Answer for All<T> {
     fn refuse(&self, error: HsmError) {
-        self.send(std::iter::repeat_with(|| Err(error.clone())));
+        for sender in std::mem::take(&mut *self.senders()) {
+            let _ = sender.send(Err(error.clone()));
+        }
     }
 
     fn is_wanted(&self) -> bool {
-        let senders = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        senders.iter().any(|sender| !sender.is_closed())
+        self.senders().iter().any(|sender| !sender.is_closed())
     }
 }
 

@@ -4,18 +4,30 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::oneshot;
 
+use super::queue::{Lane, Turn};
 use crate::error::HsmError;
 use crate::fault::{Fault, Reach};
 use crate::operations::Conn;
 
-/// One unit of work for a worker thread. It may run twice: after a session was lost in the middle.
+/// One unit of work for worker threads, done in one turn or in several. A turn may run twice: after
+/// a session was lost in the middle.
 pub(crate) struct Job {
+    pub(super) lane: Lane,
     /// Where the answer goes; shared with the watchdog.
     pub(crate) answer: Arc<dyn Answer>,
     run: Run,
 }
 
-type Run = Box<dyn FnMut(&mut Conn) -> Result<(), Fault> + Send>;
+type Run = Box<dyn FnMut(&mut Conn, Turn) -> Result<Progress, Fault> + Send>;
+
+/// How far a job has come in its turn.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// It was answered.
+    Done,
+    /// It needs another turn.
+    More,
+}
 
 /// A caller who waits. Whoever answers first is heard: a result that comes after the watchdog's
 /// error is dropped.
@@ -29,14 +41,15 @@ pub(crate) trait Answer: Send + Sync {
 struct Pending<T>(Mutex<Option<oneshot::Sender<Result<T, HsmError>>>>);
 
 impl Job {
-    /// The job, and the caller's end of it.
-    pub(crate) fn new<T: Send + 'static>(
+    /// A job that is done in one turn, and the caller's end of it.
+    pub(super) fn new<T: Send + 'static>(
+        lane: Lane,
         mut operation: impl FnMut(&mut Conn) -> Result<T, Fault> + Send + 'static,
     ) -> (Self, oneshot::Receiver<Result<T, HsmError>>) {
         let (sender, receiver) = oneshot::channel();
         let pending = Arc::new(Pending(Mutex::new(Some(sender))));
         let answer: Arc<dyn Answer> = Arc::<Pending<T>>::clone(&pending);
-        let run = Box::new(move |conn: &mut Conn| {
+        let run = Box::new(move |conn: &mut Conn, _: Turn| {
             let result = match operation(conn) {
                 Ok(value) => Ok(value),
                 Err(fault) => match conn.settle(fault) {
@@ -45,26 +58,28 @@ impl Job {
                 },
             };
             pending.send(result);
-            Ok(())
+            Ok(Progress::Done)
         });
-        (Self { answer, run }, receiver)
+        (Self { lane, answer, run }, receiver)
     }
 
     /// A job that answers through `answer`, as `run` does when all went well.
     pub(super) fn of(
+        lane: Lane,
         answer: Arc<dyn Answer>,
-        run: impl FnMut(&mut Conn) -> Result<(), Fault> + Send + 'static,
+        run: impl FnMut(&mut Conn, Turn) -> Result<Progress, Fault> + Send + 'static,
     ) -> Self {
         Self {
+            lane,
             answer,
             run: Box::new(run),
         }
     }
 
-    /// Runs it and answers. A fault that reaches beyond the job is returned, and the caller still
-    /// waits.
-    pub(crate) fn run(&mut self, conn: &mut Conn) -> Result<(), Fault> {
-        (self.run)(conn)
+    /// Runs it for a turn, and answers when it is done. A fault that reaches beyond the job is
+    /// returned, and the caller still waits.
+    pub(crate) fn run(&mut self, conn: &mut Conn) -> Result<Progress, Fault> {
+        (self.run)(conn, Turn::begin())
     }
 }
 

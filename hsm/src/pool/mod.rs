@@ -2,10 +2,12 @@
 //! them and brings the token back.
 //!
 //! ```text
-//! caller ──try_send──▶ bounded queue ──▶ worker 1..N ──▶ PKCS#11
-//!    ▲                                        │ loss of the token
-//!    └───────────── oneshot answer ◀──────────┤
-//!                                        supervisor: closes the gate, reconnects, opens it
+//!                        ┌────── not done in its turn ─────┐
+//!                        ▼                                 │
+//! caller ──put──▶ bounded queue ──▶ worker 1..N ──▶ PKCS#11 ┘
+//!    ▲                                   │ loss of the token
+//!    └───────── oneshot answer ◀─────────┤
+//!                                   supervisor: closes the gate, reconnects, opens it
 //! ```
 //!
 //! Each connection has a queue and workers of its own. When the token is lost the queue is closed,
@@ -16,6 +18,7 @@
 mod coalescer;
 mod connect;
 mod job;
+mod queue;
 mod supervisor;
 mod worker;
 
@@ -24,7 +27,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam_channel::{Sender, TrySendError};
+use crossbeam_channel::Sender;
 use tokio::sync::oneshot;
 
 use crate::config::HsmConfig;
@@ -37,7 +40,10 @@ use crate::types::{HsmState, MasterGeneration, TokenIdentity};
 use crate::watched::Access;
 
 pub(crate) use coalescer::Coalescer;
-pub(crate) use job::Job;
+pub(crate) use queue::Turn;
+
+use job::Job;
+use queue::{Entrance, Lane};
 
 /// What a connection learned about the token, for callers.
 pub(crate) struct Facts {
@@ -105,7 +111,7 @@ struct Shared {
 
 /// Whether jobs are let in.
 enum JobQueue {
-    Open { queue: Sender<Job>, connection: u64 },
+    Open { entrance: Entrance, connection: u64 },
     Closed(HsmState),
 }
 
@@ -184,7 +190,20 @@ impl Pool {
         &self,
         operation: impl FnMut(&mut Conn) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, HsmError> {
-        let (job, answer) = Job::new(operation);
+        self.submit_to(Lane::Single, operation).await
+    }
+
+    /// One small round trip through the token, before whatever else waits.
+    pub(crate) async fn probe(&self) -> Result<(), HsmError> {
+        self.submit_to(Lane::Probe, |conn| conn.probe()).await
+    }
+
+    async fn submit_to<T: Send + 'static>(
+        &self,
+        lane: Lane,
+        operation: impl FnMut(&mut Conn) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, HsmError> {
+        let (job, answer) = Job::new(lane, operation);
         self.shared.admit(job)?;
         // No answer: the connection ended with the job still in its queue.
         answer.await.unwrap_or_else(|_| Err(Self::lost()))
@@ -249,10 +268,7 @@ impl Drop for Pool {
 impl Shared {
     fn admit(&self, job: Job) -> Result<(), HsmError> {
         match &*self.gate.read().unwrap_or_else(PoisonError::into_inner) {
-            JobQueue::Open { queue, .. } => queue.try_send(job).map_err(|error| match error {
-                TrySendError::Full(_) => HsmError::Busy(self.config.queue),
-                TrySendError::Disconnected(_) => Pool::lost(),
-            }),
+            JobQueue::Open { entrance, .. } => entrance.put(job),
             JobQueue::Closed(HsmState::Stopped { reason } | HsmState::Reconnecting { reason }) => {
                 Err(HsmError::Unavailable(reason.clone()))
             }

@@ -8,8 +8,9 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use cryptoki::slot::Slot;
 
 use super::connect::{Connected, connect};
+use super::queue::Queue;
 use super::worker::{Worker, WorkerSlot};
-use super::{Event, Facts, Job, JobQueue, ModuleCall, Pool, Shared};
+use super::{Event, Facts, JobQueue, ModuleCall, Pool, Shared};
 use crate::error::HsmError;
 use crate::fault::Fault;
 use crate::module::Module;
@@ -79,7 +80,7 @@ struct Supervisor {
     connection: u64,
     /// A view of the current connection's queue: for new workers, and to empty it when the
     /// connection is lost.
-    queue: Option<Receiver<Job>>,
+    queue: Option<Arc<Queue>>,
     worker_slots: Vec<Watched>,
     hung: Vec<Weak<Watch>>,
     attempt: Option<Watched>,
@@ -88,7 +89,7 @@ struct Supervisor {
     retry: Option<Retry>,
     /// The workers are waited for, so that the module can be started again: the queue that they
     /// are to empty.
-    restarting: Option<Receiver<Job>>,
+    restarting: Option<Arc<Queue>>,
     lost_at: Option<Instant>,
     logged: Option<Instant>,
 }
@@ -208,7 +209,7 @@ impl Supervisor {
         if let Some(queue) = self.restarting.take() {
             // With the last worker in a hung call, or out of its session, nobody is left to empty
             // it.
-            refuse_queued(&queue, &Pool::lost());
+            queue.refuse(&Pool::lost());
             self.begin_attempt(true);
         }
     }
@@ -317,11 +318,11 @@ impl Supervisor {
 
     /// Lets jobs in, for the workers of the next connection.
     fn open_queue(&mut self) {
-        let (sender, queue) = bounded(self.shared.config.queue);
+        let (entrance, queue) = Queue::new(self.shared.config.queue);
         self.connection += 1;
         self.queue = Some(queue);
         self.shared.set_gate(JobQueue::Open {
-            queue: sender,
+            entrance,
             connection: self.connection,
         });
     }
@@ -340,7 +341,7 @@ impl Supervisor {
             library: module.library(),
             slot,
             facts: Arc::clone(facts),
-            queue: queue.clone(),
+            queue: Arc::clone(queue),
             events: self.events.clone(),
             connection: self.connection,
             state: Arc::clone(&worker_slot),
@@ -470,7 +471,7 @@ impl Supervisor {
         self.shared.set_gate(JobQueue::Closed(state));
         let error = HsmError::Unavailable(reason.to_owned());
         for queue in [self.restarting.take(), self.queue.take()].iter().flatten() {
-            refuse_queued(queue, &error);
+            queue.refuse(&error);
         }
     }
 
@@ -531,12 +532,6 @@ fn attempt(
         module.release(false);
     }
     result
-}
-
-fn refuse_queued(queue: &Receiver<Job>, error: &HsmError) {
-    for job in queue.try_iter() {
-        job.answer.refuse(error.clone());
-    }
 }
 
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, HsmError> {

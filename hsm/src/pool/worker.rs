@@ -3,11 +3,12 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Sender;
 use cryptoki::slot::Slot;
 
 use super::connect::{look_again, open_another, unseen};
-use super::job::{Answer, Job};
+use super::job::{Answer, Job, Progress};
+use super::queue::Queue;
 use super::{Event, Facts, ModuleCall, Shared};
 use crate::error::HsmError;
 use crate::fault::{Fault, Reach};
@@ -88,7 +89,7 @@ pub(super) struct Worker {
     pub(super) library: Arc<Library>,
     pub(super) slot: Slot,
     pub(super) facts: Arc<Facts>,
-    pub(super) queue: Receiver<Job>,
+    pub(super) queue: Arc<Queue>,
     pub(super) events: Sender<Event>,
     pub(super) connection: u64,
     pub(super) state: Arc<WorkerSlot>,
@@ -127,7 +128,7 @@ impl Worker {
         }
         let mut forgotten = 0;
         let mut refreshes = self.shared.refreshes.load(Ordering::Acquire);
-        while let Ok(mut job) = self.queue.recv() {
+        while let Some(mut job) = self.queue.take() {
             if !job.answer.is_wanted() {
                 continue;
             }
@@ -149,18 +150,22 @@ impl Worker {
             refreshes = asked;
             if !self.state.end() {
                 // The caller has been told already, and another thread has taken over.
-                return matches!(outcome, Ok(())).then_some(conn);
+                return outcome.is_ok().then_some(conn);
             }
-            if let Err(fault) = outcome {
-                self.give_up(&job, fault);
-                return None;
+            match outcome {
+                Ok(Progress::Done) => {}
+                Ok(Progress::More) => self.queue.put_back(job),
+                Err(fault) => {
+                    self.give_up(&job, fault);
+                    return None;
+                }
             }
         }
         Some(conn)
     }
 
-    /// Runs a job; a session that was merely forgotten costs no failed job.
-    fn attempt(&self, conn: &mut Conn, job: &mut Job) -> Result<(), Fault> {
+    /// Runs a job's turn; a session that was merely forgotten costs no failed job.
+    fn attempt(&self, conn: &mut Conn, job: &mut Job) -> Result<Progress, Fault> {
         match job.run(conn) {
             Err(fault) if matches!(fault.reach(), Reach::Session | Reach::Object) => {
                 self.reopen(conn, &fault)?;
