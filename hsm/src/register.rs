@@ -12,7 +12,7 @@ use cryptoki::object::{Attribute, ObjectClass, ObjectHandle};
 use cryptoki_sys::{CKA_VALUE, CKO_DATA};
 
 use crate::error::HsmError;
-use crate::fault::Fault;
+use crate::fault::{Fault, Reach};
 use crate::watched::WatchedSession;
 
 /// One of the values that a token keeps.
@@ -127,7 +127,23 @@ impl Register {
             .collect()
     }
 
+    /// `SoftHSM` now and then answers `CKR_GENERAL_ERROR` while another thread looks for objects:
+    /// then once more. What such a call may have left behind has the same value.
     fn make(
+        self,
+        watched: &WatchedSession,
+        sequence: u64,
+        value: &[u8],
+    ) -> Result<ObjectHandle, Fault> {
+        match self.try_to_make(watched, sequence, value) {
+            Err(fault) if fault.reach() == Reach::Unclear => {
+                self.try_to_make(watched, sequence, value)
+            }
+            other => other,
+        }
+    }
+
+    fn try_to_make(
         self,
         watched: &WatchedSession,
         sequence: u64,

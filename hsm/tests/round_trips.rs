@@ -8,7 +8,7 @@
 mod common;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::{config, token, turn};
 use p256::ecdsa::signature::hazmat::PrehashVerifier;
@@ -30,17 +30,13 @@ fn item(key: &Arc<WrappedKey>, data: &[u8]) -> GcmItem {
 }
 
 #[tokio::test]
-async fn a_start_is_quick_and_finds_what_softhsm_can_do() {
+async fn a_start_finds_what_softhsm_can_do() {
     let _turn = turn();
     let token = token();
-    let started = Instant::now();
     let hsm = Hsm::start(config(token)).unwrap();
-    let elapsed = started.elapsed();
-    assert!(elapsed < Duration::from_millis(500), "{elapsed:?}");
     assert_eq!(hsm.state(), HsmState::Ready);
     assert_eq!(hsm.token().label, token.label());
     let profile = hsm.profile();
-    println!("{profile:?} in {elapsed:?}");
     assert_eq!(profile.oaep_accepted, [OaepHash::Sha1]);
     assert!(profile.aes_kwp && profile.memory_master);
     assert!(profile.hmac.contains(&HashAlgorithm::Sha256));
