@@ -20,6 +20,8 @@ pub struct HsmConfig {
     pub queue: usize,
     /// A PKCS#11 call longer than this counts as hung.
     pub call_deadline: Duration,
+    /// As `call_deadline`, where a key pair is made; if it is shorter than that, that counts.
+    pub key_generation_deadline: Duration,
     /// Unwrapped KEKs each session keeps; the least recently used goes first.
     pub session_keys: usize,
     /// What the plan decided in the keys' initial ceremony; each start demands exactly this of

@@ -198,7 +198,7 @@ impl Hsm {
         id: [u8; 16],
     ) -> Result<SigningKey, HsmError> {
         self.pool
-            .submit(move |conn| conn.generate_signing_key(kind, &id))
+            .generate(move |conn| conn.generate_signing_key(kind, &id))
             .await
     }
 
@@ -331,5 +331,11 @@ impl Hsm {
     /// One small round trip through the token, before all jobs that wait: for the watchdog.
     pub async fn probe(&self) -> Result<(), HsmError> {
         self.pool.probe().await
+    }
+
+    /// Whether a signing key is made now: a token that does one thing at a time answers nothing
+    /// until that is done, or its deadline over.
+    pub fn is_generating(&self) -> bool {
+        self.pool.is_generating()
     }
 }

@@ -72,6 +72,7 @@ impl Token {
             sessions: 1,
             queue: 16,
             call_deadline: Duration::from_secs(10),
+            key_generation_deadline: Duration::from_mins(5),
             session_keys: 16,
             shape,
         }

@@ -68,6 +68,7 @@ impl Birth {
             sessions: 1,
             queue: 16,
             call_deadline: Duration::from_secs(10),
+            key_generation_deadline: Duration::from_mins(5),
             session_keys: 16,
             shape: strongroom_hsm::KeyShape::Fixed,
         }
@@ -156,6 +157,7 @@ fn child_makes_keys() {
         sessions: 1,
         queue: 16,
         call_deadline: Duration::from_secs(10),
+        key_generation_deadline: Duration::from_mins(5),
         session_keys: 16,
         shape: strongroom_hsm::KeyShape::Fixed,
     };

@@ -19,9 +19,10 @@ use futures_util::FutureExt;
 use strongroom_hsm::ceremony::{self, ParticipantToken};
 use strongroom_hsm::{
     GcmItem, Hsm, HsmConfig, HsmError, HsmState, KeyUsage, MasterKind, OptionalKeys, PinSource,
-    SecretPin, SigningKind, WrappedKey,
+    SecretPin, SigningKey, SigningKind, WrappedKey,
 };
 use strongroom_softhsm::Throwaway;
+use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
 #[test]
@@ -306,6 +307,93 @@ fn a_batch_of_several_turns_keeps_its_order_and_each_items_error() {
 }
 
 #[test]
+fn while_a_key_pair_is_made_others_have_the_token() {
+    in_child(
+        "while_a_key_pair_is_made_others_have_the_token",
+        async |rig| {
+            let sealed = rig.encrypt().await.unwrap();
+            rig.control("hang C_GenerateKeyPair");
+            let pairs = [1, 2].map(|id| rig.make_pair(id));
+            rig.until_logged("fault hang C_GenerateKeyPair", 1).await;
+            // Three times as long as any other call may take.
+            let begun = Instant::now();
+            while begun.elapsed() < 3 * DEADLINE {
+                assert_eq!(*rig.decrypt(&sealed).await.unwrap(), DATA);
+                rig.hsm.probe().await.unwrap();
+            }
+            assert!(rig.hsm.is_generating());
+            // One at a time: each has a session and a thread of its own.
+            assert_eq!(rig.logged("fault hang C_GenerateKeyPair"), 1);
+            rig.control("");
+            for pair in pairs {
+                pair.await.unwrap().unwrap();
+            }
+            assert_eq!(*rig.decrypt(&sealed).await.unwrap(), DATA);
+            assert_eq!(rig.hsm.state(), HsmState::Ready);
+            // One that nobody waits for any more keeps no other from being made.
+            rig.control("hang C_GenerateKeyPair");
+            let unwanted = rig.make_pair(3);
+            rig.until_logged("fault hang C_GenerateKeyPair", 2).await;
+            let waiting = rig.make_pair(4);
+            tokio::task::yield_now().await;
+            unwanted.abort();
+            waiting.abort();
+            rig.control("");
+            rig.make_pair(5).await.unwrap().unwrap();
+        },
+    );
+}
+
+#[test]
+fn a_token_of_one_session_is_not_lost_while_a_key_pair_is_made() {
+    in_child(
+        "a_token_of_one_session_is_not_lost_while_a_key_pair_is_made",
+        async |rig| {
+            let sealed = rig.encrypt().await.unwrap();
+            rig.control("slow C_GenerateKeyPair 1500\nfail C_OpenSession CKR_SESSION_COUNT");
+            let pair = rig.make_pair(1);
+            rig.until_logged("fault slow C_GenerateKeyPair", 1).await;
+            // It waits three times as long as a call may take, and is answered.
+            assert_eq!(*rig.decrypt(&sealed).await.unwrap(), DATA);
+            pair.await.unwrap().unwrap();
+            assert_eq!(rig.hsm.state(), HsmState::Ready);
+            rig.control("");
+            rig.make_pair(2).await.unwrap().unwrap();
+            assert_eq!(*rig.decrypt(&sealed).await.unwrap(), DATA);
+        },
+    );
+}
+
+#[test]
+fn a_key_pair_that_is_never_made_is_given_up_at_its_deadline() {
+    in_child(
+        "a_key_pair_that_is_never_made_is_given_up_at_its_deadline",
+        async |mut rig| {
+            let config = HsmConfig {
+                key_generation_deadline: 2 * DEADLINE,
+                ..rig.config(1)
+            };
+            rig.hsm = Hsm::start(config).unwrap();
+            let sealed = rig.encrypt().await.unwrap();
+            rig.control("hang C_GenerateKeyPair");
+            let asked = Instant::now();
+            let error = rig.make_pair(1).await.unwrap().unwrap_err();
+            assert!(matches!(error, HsmError::Deadline(_)), "{error}");
+            let waited = asked.elapsed();
+            assert!(waited >= 2 * DEADLINE, "{waited:?}");
+            assert_eq!(rig.hsm.state(), HsmState::Ready);
+            assert_eq!(*rig.decrypt(&sealed).await.unwrap(), DATA);
+            // The next one is not behind it.
+            let next = rig.make_pair(3);
+            rig.until_logged("fault hang C_GenerateKeyPair", 2).await;
+            next.abort();
+            rig.control("");
+            rig.make_pair(2).await.unwrap().unwrap();
+        },
+    );
+}
+
+#[test]
 fn one_hung_thread_of_several_is_replaced() {
     in_child_with("one_hung_thread_of_several_is_replaced", 2, async |rig| {
         let sealed = rig.encrypt().await.unwrap();
@@ -355,29 +443,15 @@ fn a_module_in_which_a_call_hangs_is_not_started_anew_and_serves() {
         async |rig| {
             let sealed = rig.encrypt().await.unwrap();
             rig.control("hang C_GenerateKeyPair");
-            let hung = tokio::spawn({
-                let rig = rig.clone();
-                async move {
-                    let kind = SigningKind::EcdsaP256;
-                    rig.hsm.generate_signing_key(kind, [7; 16]).await
-                }
-            });
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            let behind = tokio::spawn({
-                let (rig, sealed) = (rig.clone(), sealed.clone());
-                async move { rig.decrypt(&sealed).await }
-            });
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            let hung = rig.make_pair(7);
+            rig.until_logged("fault hang C_GenerateKeyPair", 1).await;
+            let mut behind = Box::pin(rig.decrypt(&sealed));
+            assert!((&mut behind).now_or_never().is_none());
             let before = rig.logged("C_Finalize");
             rig.hsm.restart_module().await;
-            let asked = Instant::now();
             assert_eq!(*rig.decrypt(&sealed).await.unwrap(), DATA);
-            assert!(asked.elapsed() < 3 * DEADLINE, "{:?}", asked.elapsed());
             assert!(matches!(hung.await.unwrap(), Err(HsmError::Deadline(_))));
-            assert!(matches!(
-                behind.await.unwrap(),
-                Err(HsmError::Unavailable(_))
-            ));
+            assert!(matches!(behind.await, Err(HsmError::Unavailable(_))));
             assert_eq!(rig.logged("C_Finalize"), before);
             assert_eq!(rig.hsm.state(), HsmState::Ready);
             rig.control("");
@@ -542,6 +616,12 @@ impl Rig {
     async fn decrypt(&self, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, HsmError> {
         let mut plain = self.hsm.decrypt(vec![self.item(sealed)]).await?.remove(0)?;
         Ok(std::mem::take(&mut *plain).into())
+    }
+
+    fn make_pair(&self, id: u8) -> JoinHandle<Result<SigningKey, HsmError>> {
+        let hsm = self.hsm.clone();
+        let kind = SigningKind::EcdsaP256;
+        tokio::spawn(async move { hsm.generate_signing_key(kind, [id; 16]).await })
     }
 
     fn control(&self, commands: &str) {

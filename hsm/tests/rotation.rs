@@ -123,6 +123,7 @@ fn config(module: &std::path::Path, label: &str, pin_file: PathBuf) -> HsmConfig
         sessions: 2,
         queue: 16,
         call_deadline: Duration::from_secs(30),
+        key_generation_deadline: Duration::from_mins(5),
         session_keys: 16,
         shape: KeyShape::Fixed,
     }

@@ -47,6 +47,7 @@ fn config(token: &Throwaway) -> HsmConfig {
         sessions: 1,
         queue: 256,
         call_deadline: Duration::from_secs(30),
+        key_generation_deadline: Duration::from_mins(5),
         session_keys: 64,
         shape: KeyShape::Fixed,
     }

@@ -421,6 +421,7 @@ impl Ceremony<'_> {
             sessions: 1,
             queue: 64,
             call_deadline: Duration::from_mins(1),
+            key_generation_deadline: Duration::from_mins(5),
             session_keys: 4,
             shape: self.shape(),
         })

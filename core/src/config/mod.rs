@@ -265,6 +265,11 @@ fn hsm(reader: &mut Reader) -> Option<HsmConfig> {
         Duration::from_secs(10),
         Duration::from_millis(100),
     );
+    let key_generation_deadline = section.duration(
+        "key_generation_deadline",
+        Duration::from_mins(5),
+        Duration::from_millis(100),
+    );
     let session_keys = section.size("session_keys", 1024, 4..=1 << 20);
     let shape = match section.string("keys").as_deref() {
         None | Some("fixed") => KeyShape::Fixed,
@@ -284,6 +289,7 @@ fn hsm(reader: &mut Reader) -> Option<HsmConfig> {
         sessions,
         queue,
         call_deadline,
+        key_generation_deadline,
         session_keys,
         shape,
     })

@@ -68,6 +68,7 @@ async fn rotation_child() {
         sessions: 1,
         queue: 16,
         call_deadline: Duration::from_mins(2),
+        key_generation_deadline: Duration::from_mins(5),
         session_keys: 16,
         shape: strongroom_hsm::KeyShape::Fixed,
     };

@@ -25,6 +25,7 @@ fn config(token: &Throwaway) -> HsmConfig {
         sessions: 1,
         queue: 256,
         call_deadline: Duration::from_secs(30),
+        key_generation_deadline: Duration::from_mins(5),
         session_keys: 64,
         shape: strongroom_hsm::KeyShape::Fixed,
     }
@@ -739,6 +740,7 @@ async fn committer_child() {
         sessions: 1,
         queue: 16,
         call_deadline: Duration::from_secs(30),
+        key_generation_deadline: Duration::from_mins(5),
         session_keys: 4,
         shape: strongroom_hsm::KeyShape::Fixed,
     };

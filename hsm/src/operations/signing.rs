@@ -40,7 +40,14 @@ impl Conn {
         if !self.find_signing_key(id)?.is_empty() {
             return Err(HsmError::KeyExists(format!("signing key {}", hex(id))).into());
         }
-        let (public, private) = self.make_pair(kind, id)?;
+        let (public, private) = match self.make_pair(kind, id) {
+            // `SoftHSM` now and then answers so while another thread looks for objects.
+            Err(fault) if fault.reach() == Reach::Unclear => {
+                self.destroy_signing_keys(std::slice::from_ref(id))?;
+                self.make_pair(kind, id)
+            }
+            other => other,
+        }?;
         let result = self.describe(kind, id, public, private);
         // The public half is in the caller's record from here on.
         let gone = self.destroy_quietly(public);

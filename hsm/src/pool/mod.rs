@@ -119,6 +119,11 @@ enum JobQueue {
 enum Event {
     /// A worker lost the token.
     Lost { connection: u64, reason: String },
+    /// A worker makes a key pair: another is to have its place meanwhile.
+    Generating {
+        connection: u64,
+        worker: Arc<worker::WorkerSlot>,
+    },
     /// The PIN was refused or a key changed: never again.
     Fatal(HsmError),
     /// An attempt to connect ended.
@@ -196,6 +201,25 @@ impl Pool {
     /// One small round trip through the token, before whatever else waits.
     pub(crate) async fn probe(&self) -> Result<(), HsmError> {
         self.submit_to(Lane::Probe, |conn| conn.probe()).await
+    }
+
+    /// An operation that makes a key pair: in a call that may take until
+    /// [`HsmConfig::key_generation_deadline`], while others have the token.
+    pub(crate) async fn generate<T: Send + 'static>(
+        &self,
+        operation: impl FnMut(&mut Conn) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, HsmError> {
+        self.submit_to(Lane::Generation, operation).await
+    }
+
+    /// Whether a key pair is made now. A token that does one thing at a time answers nothing
+    /// meanwhile.
+    pub(crate) fn is_generating(&self) -> bool {
+        let gate = self.shared.gate.read();
+        match &*gate.unwrap_or_else(PoisonError::into_inner) {
+            JobQueue::Open { entrance, .. } => entrance.is_generating(),
+            JobQueue::Closed(_) => false,
+        }
     }
 
     async fn submit_to<T: Send + 'static>(

@@ -3,6 +3,8 @@
 //! A job has the token for one [`Turn`]; what is not done by then waits again, behind the others of
 //! its lane. Single operations and batches have a lane each, and workers take from them in turns:
 //! so nobody's batches, however many and long, are more than one turn ahead of a single operation.
+//! Key pairs are made one at a time, in one call that may take minutes: whoever makes one has
+//! another worker in its place meanwhile.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -35,6 +37,8 @@ impl Turn {
 pub(super) enum Lane {
     /// Before all others: the appliance asks whether the token still answers.
     Probe,
+    /// A key pair is made.
+    Generation,
     /// One operation, or a few.
     Single,
     /// Many items of one request.
@@ -51,6 +55,9 @@ pub(super) struct Queue {
 
 struct Waiting {
     probes: VecDeque<Job>,
+    generations: VecDeque<Job>,
+    /// Whether a worker makes a key pair now.
+    generating: bool,
     singles: VecDeque<Job>,
     batches: VecDeque<Job>,
     /// Of the two lanes the one that was served last.
@@ -77,6 +84,8 @@ impl Queue {
             places,
             waiting: Mutex::new(Waiting {
                 probes: VecDeque::new(),
+                generations: VecDeque::new(),
+                generating: false,
                 singles: VecDeque::new(),
                 batches: VecDeque::new(),
                 last: Lane::Batch,
@@ -87,14 +96,15 @@ impl Queue {
         (Entrance(Arc::clone(&queue)), queue)
     }
 
-    /// The next job, waited for; `None` when there is none and none will come.
+    /// The next job, waited for; `None` when there is none and none will come. One that makes a key
+    /// pair is followed by [`Queue::generated`].
     pub(super) fn take(&self) -> Option<Job> {
         let mut waiting = self.waiting();
         loop {
             if let Some(job) = waiting.next() {
                 return Some(job);
             }
-            if !matches!(waiting.until, Until::Closed) {
+            if !matches!(waiting.until, Until::Closed) && waiting.generations.is_empty() {
                 return None;
             }
             waiting = self
@@ -102,6 +112,12 @@ impl Queue {
                 .wait(waiting)
                 .unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    /// The key pair is made, or could not be: the next one may be.
+    pub(super) fn generated(&self) {
+        self.waiting().generating = false;
+        self.more.notify_all();
     }
 
     /// A job whose turn is over waits for its next one. It had a place, so it has one now.
@@ -122,7 +138,8 @@ impl Queue {
     pub(super) fn refuse(&self, error: &HsmError) {
         let mut waiting = self.waiting();
         waiting.until = Until::Refused(error.clone());
-        let jobs: Vec<_> = std::iter::from_fn(|| waiting.next()).collect();
+        let mut jobs = std::mem::take(&mut waiting.generations);
+        jobs.extend(std::iter::from_fn(|| waiting.next()));
         drop(waiting);
         self.more.notify_all();
         for job in jobs {
@@ -136,6 +153,10 @@ impl Queue {
 }
 
 impl Entrance {
+    pub(super) fn is_generating(&self) -> bool {
+        self.0.waiting().generating
+    }
+
     pub(super) fn put(&self, job: Job) -> Result<(), HsmError> {
         let queue = &self.0;
         let mut waiting = queue.waiting();
@@ -170,6 +191,7 @@ impl Waiting {
     fn lane(&mut self, lane: Lane) -> &mut VecDeque<Job> {
         match lane {
             Lane::Probe => &mut self.probes,
+            Lane::Generation => &mut self.generations,
             Lane::Single => &mut self.singles,
             Lane::Batch => &mut self.batches,
         }
@@ -179,9 +201,15 @@ impl Waiting {
         if let Some(job) = self.probes.pop_front() {
             return Some(job);
         }
+        if !self.generating
+            && let Some(job) = self.generations.pop_front()
+        {
+            self.generating = true;
+            return Some(job);
+        }
         let lanes = match self.last {
             Lane::Single => [Lane::Batch, Lane::Single],
-            Lane::Batch | Lane::Probe => [Lane::Single, Lane::Batch],
+            _ => [Lane::Single, Lane::Batch],
         };
         for lane in lanes {
             if let Some(job) = self.lane(lane).pop_front() {

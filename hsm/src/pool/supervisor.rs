@@ -9,7 +9,7 @@ use cryptoki::slot::Slot;
 
 use super::connect::{Connected, connect};
 use super::queue::Queue;
-use super::worker::{Worker, WorkerSlot};
+use super::worker::{Place, Worker, WorkerSlot};
 use super::{Event, Facts, JobQueue, ModuleCall, Pool, Shared};
 use crate::error::HsmError;
 use crate::fault::Fault;
@@ -22,6 +22,9 @@ use crate::watched::Watch;
 const MIN_RECONNECT_WAIT: Duration = Duration::from_millis(50);
 /// ... up to this, so that serving resumes within 2 s of the token's return.
 const MAX_RECONNECT_WAIT: Duration = Duration::from_millis(500);
+/// How long a key pair is made before another session is opened for the others: `SoftHSM`, which is
+/// quicker than that with most, may refuse what it makes while others look for objects.
+const GENERATION_ALONE: Duration = Duration::from_millis(100);
 /// Threads that may hang in the module before no more are risked.
 const MAX_HUNG_THREADS: usize = 8;
 /// A failed attempt is logged at most this often.
@@ -49,6 +52,8 @@ pub(super) fn start(shared: &Arc<Shared>) -> Result<Started, HsmError> {
         queue: None,
         worker_slots: Vec::new(),
         hung: Vec::new(),
+        generating: None,
+        generation_seen: None,
         attempt: None,
         attempts: 0,
         retry: Some(Retry::at_once()),
@@ -83,6 +88,10 @@ struct Supervisor {
     queue: Option<Arc<Queue>>,
     worker_slots: Vec<Watched>,
     hung: Vec<Weak<Watch>>,
+    /// Who makes a key pair, and when another takes its place.
+    generating: Option<(Instant, Weak<WorkerSlot>)>,
+    /// When a key pair was being made last.
+    generation_seen: Option<Instant>,
     attempt: Option<Watched>,
     attempts: u64,
     /// When to try to connect; none while connected or stopped.
@@ -136,6 +145,12 @@ impl Supervisor {
                         self.lost(&reason);
                     }
                 }
+                Ok(Event::Generating { connection, worker }) => {
+                    if connection == self.connection {
+                        let at = Instant::now() + GENERATION_ALONE;
+                        self.generating = Some((at, Arc::downgrade(&worker)));
+                    }
+                }
                 Ok(Event::Fatal(error)) => self.stop_for_good(&error),
                 Ok(Event::Attempt { number, result }) => {
                     // A late answer of an attempt that was given up is dropped, its session with
@@ -154,6 +169,7 @@ impl Supervisor {
             }
             self.watch_attempt();
             self.watch_workers();
+            self.replace_generating();
             self.go_on_restarting();
             self.try_again();
             if self.first.is_none() && self.facts.is_none() {
@@ -171,12 +187,12 @@ impl Supervisor {
         }
         let look = (self.shared.config.call_deadline / 4)
             .clamp(Duration::from_millis(2), Duration::from_secs(1));
-        match self.retry {
-            Some(retry) if self.attempt.is_none() => {
-                look.min(retry.at.saturating_duration_since(Instant::now()))
-            }
-            _ => look,
-        }
+        let retry = self.retry.filter(|_| self.attempt.is_none());
+        let retry = retry.map(|retry| retry.at);
+        let generating = self.generating.as_ref().map(|(at, _)| *at);
+        retry.into_iter().chain(generating).fold(look, |look, at| {
+            look.min(at.saturating_duration_since(Instant::now()))
+        })
     }
 
     fn try_again(&mut self) {
@@ -198,6 +214,7 @@ impl Supervisor {
         }
         tracing::info!("starting the PKCS#11 module again, to see what others made on the token");
         self.restarting = self.queue.take();
+        self.generating = None;
         self.open_queue();
     }
 
@@ -299,7 +316,7 @@ impl Supervisor {
         }
         let mut conn = Some(conn);
         for _ in 0..self.shared.config.sessions {
-            if let Err(error) = self.add_worker(conn.take()) {
+            if let Err(error) = self.add_worker(conn.take(), None) {
                 tracing::warn!(%error, "working with fewer HSM sessions");
                 break;
             }
@@ -327,7 +344,12 @@ impl Supervisor {
         });
     }
 
-    fn add_worker(&mut self, conn: Option<Conn>) -> Result<(), HsmError> {
+    /// `conn`: a session that is open already. `replaces`: who makes a key pair meanwhile.
+    fn add_worker(
+        &mut self,
+        conn: Option<Conn>,
+        replaces: Option<Arc<WorkerSlot>>,
+    ) -> Result<(), HsmError> {
         let (Some(module), Some(facts), Some(queue), Some(slot)) =
             (&self.module, &self.facts, &self.queue, self.slot)
         else {
@@ -345,6 +367,7 @@ impl Supervisor {
             events: self.events.clone(),
             connection: self.connection,
             state: Arc::clone(&worker_slot),
+            replaces,
             inside: ModuleCall::new(&self.shared),
         };
         spawn("hsm-worker", move || worker.run(conn))?;
@@ -362,7 +385,7 @@ impl Supervisor {
         let hangs = self
             .attempt
             .as_mut()
-            .is_some_and(|attempt| attempt.hangs(deadline));
+            .is_some_and(|attempt| attempt.hangs(deadline, None));
         if !hangs {
             return;
         }
@@ -380,20 +403,30 @@ impl Supervisor {
 
     /// Gives up workers that hang and puts others in their place.
     fn watch_workers(&mut self) {
-        let deadline = self.shared.config.call_deadline;
         // Nobody but this list holds the slot of a thread that has ended.
         self.worker_slots
             .retain(|watched| Arc::strong_count(&watched.worker_slot) > 1);
+        let (deadline, from) = self.patience_with_calls();
         let mut replace = Vec::new();
-        let hung = &mut self.hung;
+        let (hung, queue, current) = (&mut self.hung, &self.queue, self.connection);
         self.worker_slots.retain_mut(|watched| {
-            if !watched.hangs(deadline)
-                || !watched.worker_slot.abandon(HsmError::Deadline(deadline))
-            {
+            if !watched.hangs(deadline, from) {
                 return true;
             }
+            let generates = watched.worker_slot.is_generating();
+            let Some(place) = watched.worker_slot.abandon(HsmError::Deadline(deadline)) else {
+                return true;
+            };
             hung.push(Arc::downgrade(&watched.worker_slot.watch));
-            replace.push(watched.connection);
+            if place == Place::Kept {
+                replace.push(watched.connection);
+            }
+            if let Some(queue) = queue
+                && generates
+                && watched.connection == current
+            {
+                queue.generated();
+            }
             false
         });
         let lost = replace
@@ -414,9 +447,48 @@ impl Supervisor {
             return;
         }
         for _ in 0..lost {
-            if let Err(error) = self.add_worker(None) {
+            if let Err(error) = self.add_worker(None, None) {
                 tracing::warn!(%error, "working with fewer HSM sessions");
             }
+        }
+    }
+
+    /// How long a call may take, and from when on at the earliest that counts. A token that does
+    /// one thing at a time keeps all calls waiting while it makes a key pair.
+    fn patience_with_calls(&mut self) -> (Duration, Option<Instant>) {
+        let config = &self.shared.config;
+        let mut worker_slots = self.worker_slots.iter();
+        // All wait for the last call of a module that is to be started again.
+        if self.restarting.is_none()
+            && worker_slots.any(|watched| watched.worker_slot.is_generating())
+        {
+            self.generation_seen = Some(Instant::now());
+            (
+                config.key_generation_deadline.max(config.call_deadline),
+                None,
+            )
+        } else {
+            (config.call_deadline, self.generation_seen)
+        }
+    }
+
+    /// Puts a worker in the place of one that makes a key pair for long.
+    fn replace_generating(&mut self) {
+        if self
+            .generating
+            .as_ref()
+            .is_none_or(|(at, _)| Instant::now() < *at)
+        {
+            return;
+        }
+        let worker = self
+            .generating
+            .take()
+            .and_then(|(_, worker)| worker.upgrade());
+        if let Some(worker) = worker.filter(|worker| worker.is_generating())
+            && let Err(error) = self.add_worker(None, Some(worker))
+        {
+            tracing::warn!(%error, "a key pair is made, and others wait for it");
         }
     }
 
@@ -468,6 +540,7 @@ impl Supervisor {
     /// Lets no more jobs in and refuses those that wait. Workers end when they find their queue
     /// closed.
     fn close(&mut self, state: HsmState, reason: &str) {
+        self.generating = None;
         self.shared.set_gate(JobQueue::Closed(state));
         let error = HsmError::Unavailable(reason.to_owned());
         for queue in [self.restarting.take(), self.queue.take()].iter().flatten() {
@@ -495,13 +568,16 @@ impl Supervisor {
 }
 
 impl Watched {
-    fn hangs(&mut self, deadline: Duration) -> bool {
+    /// Whether its call has lasted that long, `from` a time on at the earliest.
+    fn hangs(&mut self, deadline: Duration, from: Option<Instant>) -> bool {
         match (self.worker_slot.busy(), self.seen) {
             (None, _) => {
                 self.seen = None;
                 false
             }
-            (Some(calls), Some((seen, since))) if calls == seen => since.elapsed() >= deadline,
+            (Some(calls), Some((seen, since))) if calls == seen => {
+                from.map_or(since, |from| from.max(since)).elapsed() >= deadline
+            }
             (Some(calls), _) => {
                 self.seen = Some((calls, Instant::now()));
                 false

@@ -1,14 +1,14 @@
 //! A thread with a session: takes jobs from its connection's queue until the queue is closed.
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crossbeam_channel::Sender;
 use cryptoki::slot::Slot;
 
 use super::connect::{look_again, open_another, unseen};
 use super::job::{Answer, Job, Progress};
-use super::queue::Queue;
+use super::queue::{Lane, Queue};
 use super::{Event, Facts, ModuleCall, Shared};
 use crate::error::HsmError;
 use crate::fault::{Fault, Reach};
@@ -33,6 +33,22 @@ enum Work {
     Opening,
     /// It works for this caller.
     Job(Arc<dyn Answer>),
+    /// It makes a key pair for this caller.
+    Generation {
+        answer: Arc<dyn Answer>,
+        /// Whether another worker has its place.
+        replaced: bool,
+    },
+}
+
+/// Whether a worker is one of those that take jobs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    Kept,
+    /// Another worker takes jobs in its place.
+    Replaced,
+    /// It was given up, its caller told, and another worker has its place.
+    GivenUp,
 }
 
 impl WorkerSlot {
@@ -54,32 +70,75 @@ impl WorkerSlot {
 
     /// The calls so far, if the thread is in the middle of something.
     pub(super) fn busy(&self) -> Option<u64> {
-        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = self.current();
         (!matches!(*current, Work::Idle)).then(|| self.watch.calls())
     }
 
-    /// Gives the thread up and tells its caller. `false` if it has just finished.
-    pub(super) fn abandon(&self, error: HsmError) -> bool {
+    /// Gives the thread up and tells its caller; says whether another has its place already.
+    /// `None` if it has just finished.
+    pub(super) fn abandon(&self, error: HsmError) -> Option<Place> {
         // The lock is the decision: either the worker has put its work down, or it finds itself
         // abandoned when it wants to.
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        match std::mem::take(&mut *current) {
-            Work::Idle => return false,
-            Work::Opening => {}
-            Work::Job(answer) => answer.refuse(error),
-        }
+        let mut current = self.current();
+        let place = match std::mem::take(&mut *current) {
+            Work::Idle => return None,
+            Work::Opening => Place::Kept,
+            Work::Job(answer) => {
+                answer.refuse(error);
+                Place::Kept
+            }
+            Work::Generation { answer, replaced } => {
+                answer.refuse(error);
+                if replaced {
+                    Place::Replaced
+                } else {
+                    Place::Kept
+                }
+            }
+        };
         self.watch.abandon();
-        true
+        Some(place)
     }
 
-    fn begin(&self, answer: Arc<dyn Answer>) {
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Work::Job(answer);
+    pub(super) fn is_generating(&self) -> bool {
+        matches!(*self.current(), Work::Generation { .. })
     }
 
-    /// `false` if the thread has been given up meanwhile.
-    fn end(&self) -> bool {
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Work::Idle;
-        !self.watch.is_abandoned()
+    /// Takes this one's place, unless its key pair is made by now.
+    fn replace(&self) -> bool {
+        match &mut *self.current() {
+            Work::Generation { replaced, .. } => {
+                *replaced = true;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn begin(&self, job: &Job) {
+        let answer = Arc::clone(&job.answer);
+        *self.current() = match job.lane {
+            Lane::Generation => Work::Generation {
+                answer,
+                replaced: false,
+            },
+            _ => Work::Job(answer),
+        };
+    }
+
+    fn end(&self) -> Place {
+        let work = std::mem::take(&mut *self.current());
+        if self.watch.is_abandoned() {
+            Place::GivenUp
+        } else if matches!(work, Work::Generation { replaced: true, .. }) {
+            Place::Replaced
+        } else {
+            Place::Kept
+        }
+    }
+
+    fn current(&self) -> MutexGuard<'_, Work> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -93,6 +152,8 @@ pub(super) struct Worker {
     pub(super) events: Sender<Event>,
     pub(super) connection: u64,
     pub(super) state: Arc<WorkerSlot>,
+    /// The worker that makes a key pair, if this one takes its place.
+    pub(super) replaces: Option<Arc<WorkerSlot>>,
     /// Counted before the thread starts, so that nobody thinks the module empty in between.
     pub(super) inside: ModuleCall,
 }
@@ -122,17 +183,30 @@ impl Worker {
 
     /// The session, if it is still good at the end.
     fn work(&mut self, mut conn: Conn) -> Option<Conn> {
-        if !self.state.end() {
+        if self.state.end() == Place::GivenUp {
             // It hung while opening and came back too late; another has its place.
+            return Some(conn);
+        }
+        if self.replaces.take().is_some_and(|other| !other.replace()) {
             return Some(conn);
         }
         let mut forgotten = 0;
         let mut refreshes = self.shared.refreshes.load(Ordering::Acquire);
         while let Some(mut job) = self.queue.take() {
+            let generates = job.lane == Lane::Generation;
             if !job.answer.is_wanted() {
+                if generates {
+                    self.queue.generated();
+                }
                 continue;
             }
-            self.state.begin(Arc::clone(&job.answer));
+            self.state.begin(&job);
+            if generates {
+                let _ = self.events.send(Event::Generating {
+                    connection: self.connection,
+                    worker: Arc::clone(&self.state),
+                });
+            }
             let (seen, ids) = self.shared.forgotten.since(forgotten);
             forgotten = seen;
             let asked = self.shared.refreshes.load(Ordering::Acquire);
@@ -148,9 +222,13 @@ impl Worker {
                 .or_else(|fault| self.reopen(&mut conn, &fault))
                 .and_then(|()| self.attempt(&mut conn, &mut job));
             refreshes = asked;
-            if !self.state.end() {
-                // The caller has been told already, and another thread has taken over.
+            let place = self.state.end();
+            if place == Place::GivenUp {
+                // The caller has been told already.
                 return outcome.is_ok().then_some(conn);
+            }
+            if generates {
+                self.queue.generated();
             }
             match outcome {
                 Ok(Progress::Done) => {}
@@ -159,6 +237,9 @@ impl Worker {
                     self.give_up(&job, fault);
                     return None;
                 }
+            }
+            if place == Place::Replaced {
+                break;
             }
         }
         Some(conn)
@@ -219,7 +300,7 @@ impl Worker {
             }
             fault if fault.reach() == Reach::Item => {
                 // Too many sessions for the token, say. The others work.
-                tracing::warn!(%fault, "one of the configured HSM sessions could not be opened; working with fewer");
+                tracing::warn!(%fault, "an HSM session could not be opened; working with fewer");
                 return;
             }
             fault => Event::Lost {

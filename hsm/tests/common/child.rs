@@ -30,6 +30,7 @@ pub(crate) fn config(folder: &Path, sessions: usize, call_deadline: Duration) ->
         sessions,
         queue: 256,
         call_deadline,
+        key_generation_deadline: Duration::from_mins(5),
         session_keys: 16,
         shape: strongroom_hsm::KeyShape::Fixed,
     }

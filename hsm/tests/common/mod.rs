@@ -45,6 +45,7 @@ pub(crate) fn config(token: &Throwaway) -> HsmConfig {
         sessions: 1,
         queue: 256,
         call_deadline: Duration::from_secs(10),
+        key_generation_deadline: Duration::from_mins(5),
         session_keys: 64,
         shape: strongroom_hsm::KeyShape::Fixed,
     }

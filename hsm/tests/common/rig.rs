@@ -102,6 +102,7 @@ pub(crate) fn provision_all() {
     let folder = PathBuf::from(std::env::var_os(CHILD).unwrap());
     let config = HsmConfig {
         call_deadline: Duration::from_mins(1),
+        key_generation_deadline: Duration::from_mins(5),
         ..child::config(&folder, 1, DEADLINE)
     };
     let made = Hsm::provision(&config, OptionalKeys::ALL, &mut |_| ()).unwrap();

@@ -142,12 +142,14 @@ async fn sample(app: Arc<App>) {
 ///
 /// A token that is gone, or that refused the PIN, is no reason to be killed: the pool reconnects by
 /// itself, and a restart would try a wrong PIN again. Only a pool that gives no answer at all, or a
-/// runtime that does not come round to asking, is.
+/// runtime that does not come round to asking, is. Nor is one that makes a key pair, which has a
+/// deadline of its own.
 async fn watchdog(app: Arc<App>, limit: Duration) {
     let mut ticks = every(limit / 2);
     loop {
         ticks.tick().await;
-        if timeout(limit / 2, app.hsm.probe()).await.is_ok() {
+        let answers = timeout(limit / 2, app.hsm.probe()).await.is_ok();
+        if answers || app.hsm.is_generating() {
             notify::watchdog();
         } else {
             tracing::error!("the token's queue gives no answer: the watchdog is not fed");
