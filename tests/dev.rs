@@ -34,9 +34,11 @@ struct Dev {
     _scratch: TempDir,
 }
 
-/// `strongroom dev` with nothing of the surroundings' settings.
+/// `strongroom dev` with nothing of the surroundings' settings, nor of what a run of the tests under
+/// `nohup` hands down.
 fn dev() -> Command {
-    let mut command = Command::new(STRONGROOM);
+    let mut command = Command::new("env");
+    command.args(["--default-signal=HUP", STRONGROOM]);
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         if text.starts_with("STRONGROOM_") || text.starts_with("VAULT_") || text == "NOTIFY_SOCKET"
