@@ -460,6 +460,28 @@ fn a_module_in_which_a_call_hangs_is_not_started_anew_and_serves() {
 }
 
 #[test]
+fn a_module_is_started_anew_or_not_whoever_waits_to_make_a_key_pair() {
+    in_child(
+        "a_module_is_started_anew_or_not_whoever_waits_to_make_a_key_pair",
+        async |rig| {
+            let sealed = rig.encrypt().await.unwrap();
+            rig.control("hang C_GenerateKeyPair");
+            let pairs = [1, 2, 3].map(|id| rig.make_pair(id));
+            rig.until_logged("fault hang C_GenerateKeyPair", 1).await;
+            // By the one in its place, who then waits until a key pair may be made.
+            assert_eq!(*rig.decrypt(&sealed).await.unwrap(), DATA);
+            rig.hsm.restart_module().await;
+            assert_eq!(*rig.decrypt(&sealed).await.unwrap(), DATA);
+            for pair in pairs {
+                pair.await.unwrap().unwrap_err();
+            }
+            rig.control("");
+            rig.make_pair(4).await.unwrap().unwrap();
+        },
+    );
+}
+
+#[test]
 fn a_wrong_pin_is_tried_once() {
     in_child("a_wrong_pin_is_tried_once", async |rig| {
         rig.encrypt().await.unwrap();

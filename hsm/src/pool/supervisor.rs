@@ -408,7 +408,8 @@ impl Supervisor {
             .retain(|watched| Arc::strong_count(&watched.worker_slot) > 1);
         let (deadline, from) = self.patience_with_calls();
         let mut replace = Vec::new();
-        let (hung, queue, current) = (&mut self.hung, &self.queue, self.connection);
+        let hung = &mut self.hung;
+        let (queue, restarting, current) = (&self.queue, &self.restarting, self.connection);
         self.worker_slots.retain_mut(|watched| {
             if !watched.hangs(deadline, from) {
                 return true;
@@ -421,9 +422,13 @@ impl Supervisor {
             if place == Place::Kept {
                 replace.push(watched.connection);
             }
-            if let Some(queue) = queue
+            let its_queue = if watched.connection == current {
+                queue
+            } else {
+                restarting
+            };
+            if let Some(queue) = its_queue
                 && generates
-                && watched.connection == current
             {
                 queue.generated();
             }
