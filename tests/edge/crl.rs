@@ -9,8 +9,8 @@ use std::process::Command;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CrlDistributionPoint,
-    CrlIssuingDistributionPoint, CrlScope, DnType, IsCa, Issuer, KeyIdMethod, KeyPair,
-    KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
+    CrlIssuingDistributionPoint, CrlScope, DnType, GeneralSubtree, IsCa, Issuer, KeyIdMethod,
+    KeyPair, KeyUsagePurpose, NameConstraints, RevokedCertParams, SanType, SerialNumber,
 };
 use strongroom_core::tls::{ClientCa, Peer, Tls, TlsFiles};
 use tempfile::TempDir;
@@ -104,7 +104,12 @@ fn params(name: &str, is_ca: bool) -> CertificateParams {
 
 impl Ca {
     fn new(name: &str) -> Self {
-        let (params, key) = (params(name, true), KeyPair::generate().unwrap());
+        Self::with(name, |_| ())
+    }
+
+    fn with(name: &str, limit: fn(&mut CertificateParams)) -> Self {
+        let (mut params, key) = (params(name, true), KeyPair::generate().unwrap());
+        limit(&mut params);
         Self {
             pem: params.self_signed(&key).unwrap().pem(),
             issuer: Issuer::new(params, key),
@@ -476,6 +481,59 @@ fn for_cas_between_that_are_in_the_bundle_openssl_says_the_same() {
                     (&of_low, lower),
                     (&of_low_sent, lower),
                 ],
+            );
+        }
+    }
+}
+
+/// It has limits of its own, and what ends the path is a CA below it.
+#[test]
+fn of_the_limits_of_a_ca_above_in_the_bundle_openssl_says_the_same() {
+    if !has_openssl("of_the_limits_of_a_ca_above_in_the_bundle_openssl_says_the_same") {
+        return;
+    }
+    type Limit = fn(&mut CertificateParams);
+    let limits: [(&'static str, Limit, [bool; 3]); 5] = [
+        ("none", |_| (), [true; 3]),
+        (
+            "no CA below",
+            |params| params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0)),
+            [false; 3],
+        ),
+        (
+            "one CA below",
+            |params| params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1)),
+            [true, true, false],
+        ),
+        (
+            "names",
+            |params| {
+                params.name_constraints = Some(NameConstraints {
+                    permitted_subtrees: vec![GeneralSubtree::DnsName("one.test".to_owned())],
+                    excluded_subtrees: Vec::new(),
+                });
+            },
+            [true, false, true],
+        ),
+        ("time", |params| params.not_after = days(-1), [false; 3]),
+    ];
+    for (what, limit, [one_good, other_good, lower_good]) in limits {
+        let root = Ca::with("root", limit);
+        let (issuing, _) = root.below("issuing", 20);
+        let (low, low_cert) = issuing.below("lower", 30);
+        let (one, other) = (issuing.client("one", 7), issuing.client("other", 8));
+        let lower = low.client_with("one", 9, &[&low_cert], None);
+        let lists = [
+            List::new(&root, 2, (-30, 30), &[]),
+            List::new(&issuing, 9, (-30, 30), &[]),
+            List::new(&low, 1, (-30, 30), &[]),
+        ];
+        for bundle in [[&root, &issuing], [&issuing, &root]] {
+            agree(
+                what,
+                &bundle,
+                &lists,
+                &[(&one, one_good), (&other, other_good), (&lower, lower_good)],
             );
         }
     }

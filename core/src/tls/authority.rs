@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::{ptr, slice};
 
 use rustls::crypto::WebPkiSupportedAlgorithms;
-use rustls::pki_types::{CertificateDer, TrustAnchor};
+use rustls::pki_types::{CertificateDer, Der, TrustAnchor};
 use sha2::{Digest, Sha256};
 use webpki::{anchor_from_trusted_cert, spki_for_anchor};
 use x509_parser::extensions::{GeneralName, NameConstraints, ParsedExtension};
@@ -70,9 +70,7 @@ impl Authorities {
             .iter()
             .map(|one| {
                 let issued = |other: &Authority| {
-                    other.spki != one.spki
-                        && other.subject == one.issuer
-                        && is_signed_by(&one.der, &other.spki, algorithms)
+                    one.names_as_issuer(other) && is_signed_by(&one.der, &other.spki, algorithms)
                 };
                 (0..all.len())
                     .filter(|&at| all.get(at).is_some_and(issued))
@@ -96,14 +94,11 @@ impl Authorities {
 
     /// When each ends; of one that was renewed under its name and key, the last.
     pub(super) fn ends(&self) -> Vec<Expiry> {
-        let same = |one: &Authority, other: &Authority| {
-            one.spki == other.spki && one.subject == other.subject
-        };
         let is_last = |one: &&Authority| {
             !self
                 .all
                 .iter()
-                .any(|other| same(one, other) && other.not_after > one.not_after)
+                .any(|other| one.is_same(other) && other.not_after > one.not_after)
         };
         self.all
             .iter()
@@ -155,6 +150,22 @@ impl Authorities {
                     one.subject() == subject
                 }
             })
+            .try_for_each(|one| one.may_give(identity))
+    }
+
+    /// As [`Authorities::bound`], of the CA that issued this one's certificate with a key that is
+    /// in no file.
+    pub(super) fn bound_by_name(
+        &self,
+        authority: &Authority,
+        identity: &Identity,
+    ) -> Result<(), Refusal> {
+        if self.issuers_of(authority).next().is_some() {
+            return Ok(());
+        }
+        self.all
+            .iter()
+            .filter(|one| authority.names_as_issuer(one))
             .try_for_each(|one| one.may_give(identity))
     }
 }
@@ -260,6 +271,26 @@ impl Authority {
 
     pub(super) fn has_ended(&self, now: i64) -> bool {
         now > self.not_after
+    }
+
+    /// One CA, which may have several certificates.
+    fn is_same(&self, other: &Self) -> bool {
+        self.spki == other.spki && self.subject == other.subject
+    }
+
+    /// Whether the other one has the name of the CA that issued this certificate. One may be issued
+    /// with the same key, under a new name.
+    fn names_as_issuer(&self, other: &Self) -> bool {
+        other.subject == self.issuer && !self.is_same(other)
+    }
+
+    /// RFC 5280, section 6.1.4 (l): it does not count for the length of a path.
+    pub(super) fn is_self_issued(&self) -> bool {
+        self.subject == self.issuer
+    }
+
+    pub(super) fn name_constraints(&self) -> Option<&Der<'static>> {
+        self.anchor.name_constraints.as_ref()
     }
 
     /// As what a CRL speaks of.

@@ -7,7 +7,6 @@
 
 use std::cmp::Reverse;
 use std::path::PathBuf;
-use std::ptr;
 
 use rustls::crypto::WebPkiSupportedAlgorithms;
 
@@ -85,11 +84,19 @@ impl Revocation {
     /// Its clients are refused: whoever has it in the bundle wants to know why.
     fn warn_of_revoked(&self, authorities: &Authorities, now: i64) {
         for authority in authorities.iter() {
-            if let Err(Refusal::Revoked { issuer, number }) =
-                self.check_authority(authority, authorities, now)
-            {
+            let asked = authorities
+                .issuers_of(authority)
+                .map(|issuer| self.check(&authority.as_subject(), &issuer.as_issuer(), now));
+            let revoked: Option<Vec<_>> = asked
+                .map(|answer| match answer {
+                    Err(Refusal::Revoked { issuer, number }) => Some((issuer, number)),
+                    _ => None,
+                })
+                .collect();
+            // Of several that issued it, one that has not revoked it is enough.
+            if let Some((issuer, number)) = revoked.and_then(|mut all| all.pop()) {
                 tracing::warn!(
-                    "the client CA {} is revoked, by number {number} of the CRLs of {issuer}: its clients are refused; remove it from tls.client_ca",
+                    "the client CA {} is revoked, by number {number} of the CRLs of {issuer}: its clients, and those of the CAs below it, are refused; remove it from tls.client_ca",
                     authority.name()
                 );
             }
@@ -238,43 +245,6 @@ impl Revocation {
                 answer = Err(Refusal::ListEnded(ended_text(list)));
             }
         }
-        answer
-    }
-
-    /// Whether a CA of the bundle may be an anchor: where the CA that issued its certificate is in
-    /// the bundle too, that one's CRLs are asked about it, and so on up to a root. Of several that
-    /// issued it (a CA with a renewed certificate) one is enough.
-    pub(super) fn check_authority(
-        &self,
-        authority: &Authority,
-        authorities: &Authorities,
-        now: i64,
-    ) -> Result<(), Refusal> {
-        self.check_up(authority, authorities, now, &mut Vec::new())
-    }
-
-    /// `below`: those that were asked about on the way here. CAs may have signed each other.
-    fn check_up<'a>(
-        &self,
-        authority: &'a Authority,
-        authorities: &'a Authorities,
-        now: i64,
-        below: &mut Vec<&'a Authority>,
-    ) -> Result<(), Refusal> {
-        if below.iter().any(|one| ptr::eq(*one, authority)) {
-            return Ok(());
-        }
-        below.push(authority);
-        let mut answer = Ok(());
-        for issuer in authorities.issuers_of(authority) {
-            answer = self
-                .check(&authority.as_subject(), &issuer.as_issuer(), now)
-                .and_then(|()| self.check_up(issuer, authorities, now, below));
-            if answer.is_ok() {
-                break;
-            }
-        }
-        below.pop();
         answer
     }
 

@@ -94,21 +94,29 @@ impl Ca {
     }
 
     fn leaf(&self, serial: u64, change: impl FnOnce(&mut CertificateParams)) -> Leaf {
-        let mut params = CertificateParams::default();
-        params.serial_number = Some(SerialNumber::from(serial));
-        params.subject_alt_names = vec![SanType::DnsName("localhost".try_into().unwrap())];
-        change(&mut params);
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        Leaf {
-            der: certificate.der().clone(),
-            pem: certificate.pem(),
-            key,
-        }
+        leaf_of(&self.issuer, serial, change)
     }
 
     fn crl(&self, revoked: &[u64], next_year: i32) -> String {
         crl(&self.issuer, 1, revoked, next_year)
+    }
+}
+
+fn leaf_of(
+    issuer: &Issuer<'_, impl rcgen::SigningKey>,
+    serial: u64,
+    change: impl FnOnce(&mut CertificateParams),
+) -> Leaf {
+    let mut params = CertificateParams::default();
+    params.serial_number = Some(SerialNumber::from(serial));
+    params.subject_alt_names = vec![SanType::DnsName("localhost".try_into().unwrap())];
+    change(&mut params);
+    let key = KeyPair::generate().unwrap();
+    let certificate = params.signed_by(&key, issuer).unwrap();
+    Leaf {
+        der: certificate.der().clone(),
+        pem: certificate.pem(),
+        key,
     }
 }
 
@@ -174,6 +182,19 @@ impl TestPki {
             client_cas: vec![ClientCa::for_anybody(self.path("ca.pem"))],
             crls: crls.iter().map(|name| self.path(name)).collect(),
         }
+    }
+
+    /// With a file of CAs that may only make SPIFFE IDs.
+    fn with_bound(&self, pem: &str) -> TlsFiles {
+        self.write("bound.pem", pem);
+        let mut files = self.files(&[]);
+        files.client_cas.push(ClientCa {
+            file: self.path("bound.pem"),
+            identities: vec![
+                IdentityPattern::try_from("spiffe://example.org/**".to_owned()).unwrap(),
+            ],
+        });
+        files
     }
 
     fn load(&self, crls: &[&str]) -> Result<Tls, TlsError> {
@@ -616,6 +637,10 @@ fn house_with(change: impl FnOnce(&mut CertificateParams)) -> TestPki {
     house.write("ca.pem", &house.ca.pem);
     house
 }
+
+type Change = fn(&mut CertificateParams);
+
+fn as_it_is(_: &mut CertificateParams) {}
 
 fn spiffe(params: &mut CertificateParams) {
     let id = "spiffe://example.org/a".try_into().unwrap();
@@ -1084,6 +1109,153 @@ fn a_bound_ca_stays_bound_with_a_new_key_under_its_old_name() {
         let other = namesake.leaf(9, change);
         tls.still_valid(&peer(&[&other.der, &namesake.der]))
             .unwrap();
+    }
+}
+
+/// A path ends at the CA of `ca.pem`, and who is bound is the one above it.
+#[test]
+fn a_ca_stays_within_the_bounds_of_the_one_above_it_in_another_file() {
+    let house = TestPki::new();
+    let (root, middle, issuing) = (Ca::new("root"), Ca::new("middle"), Ca::new("issuing"));
+    let by_root = middle.signed_by(&root, 21);
+    let by_middle = issuing.signed_by(&middle, 22);
+    house.write("ca.pem", &(by_middle.pem() + &by_root.pem()));
+    let tls = Tls::load(house.with_bound(&root.pem)).unwrap();
+    let chains: [&[&CertificateDer<'_>]; 4] = [
+        &[],
+        &[by_middle.der()],
+        &[by_middle.der(), by_root.der()],
+        &[by_middle.der(), by_root.der(), &root.der],
+    ];
+    for (change, allowed) in [(as_it_is as Change, false), (spiffe, true)] {
+        let leaf = issuing.leaf(7, change);
+        for chain in chains {
+            let chain: Vec<_> = [&leaf.der]
+                .into_iter()
+                .chain(chain.iter().copied())
+                .collect();
+            let answer = tls.still_valid(&peer(&chain));
+            assert_eq!(answer.is_ok(), allowed, "{answer:?}");
+            if let Err(error) = answer {
+                assert!(error.contains("CN=root may not name"), "{error}");
+            }
+        }
+        let client = house.client(Some((&leaf, &[])));
+        assert_eq!(handshake(&tls, &client).is_ok(), allowed);
+    }
+}
+
+/// Its certificate is of the bound CA's old key, which is in no file; or of a CA that has its key
+/// under another name.
+#[test]
+fn a_ca_stays_within_the_bounds_of_the_one_above_it_whichever_its_key_and_name() {
+    let house = TestPki::new();
+    let (old, new) = (Ca::new("root"), Ca::new("root"));
+    let of_old = old.intermediate("issuing");
+    let first = Ca::new("first");
+    let by_new = first.signed_by(&new, 21);
+    let mut renamed = Ca::params("second");
+    renamed.serial_number = Some(SerialNumber::from(22));
+    let renamed = renamed
+        .signed_by(first.issuer.key(), &first.issuer)
+        .unwrap();
+    let second = Issuer::new(Ca::params("second"), first.issuer.key());
+    for (what, bundle) in [
+        ("an old key", of_old.pem.clone()),
+        ("another name", renamed.pem() + &by_new.pem()),
+    ] {
+        house.write("ca.pem", &bundle);
+        let tls = Tls::load(house.with_bound(&new.pem)).unwrap();
+        for (change, allowed) in [(as_it_is as Change, false), (spiffe, true)] {
+            let leaf = of_old.leaf(7, change);
+            let renamed = leaf_of(&second, 8, change);
+            let leaf = if what == "an old key" { leaf } else { renamed };
+            let answer = tls.still_valid(&peer(&[&leaf.der]));
+            assert_eq!(answer.is_ok(), allowed, "{what}: {answer:?}");
+            if let Err(error) = answer {
+                assert!(error.contains("CN=root may not name"), "{what}: {error}");
+            }
+        }
+    }
+}
+
+/// RFC 5280, section 6: of two ways up, one that allows all of it is enough. What one allows and
+/// what the other allows don't add up.
+#[test]
+fn a_ca_that_two_others_issued_is_bound_where_the_free_one_revoked_it() {
+    let house = TestPki::new();
+    let (bound, free, issuing) = (Ca::new("bound"), Ca::new("free"), Ca::new("issuing"));
+    let by_bound = issuing.signed_by(&bound, 21);
+    let by_free = issuing.signed_by(&free, 22);
+    house.write("ca.pem", &(by_bound.pem() + &by_free.pem() + &free.pem));
+    house.write("bound.crl", &bound.crl(&[], 2999));
+    house.write("issuing.crl", &issuing.crl(&[], 2999));
+    let mut files = house.with_bound(&bound.pem);
+    let lists = ["bound.crl", "free.crl", "issuing.crl"];
+    files.crls = lists.iter().map(|name| house.path(name)).collect();
+    for (revoked, to_anybody) in [(&[][..], true), (&[22], false)] {
+        house.write("free.crl", &free.crl(revoked, 2999));
+        let tls = Tls::load(files.clone()).unwrap();
+        let answer = |change: Change| tls.still_valid(&peer(&[&issuing.leaf(7, change).der]));
+        assert_eq!(answer(as_it_is).is_ok(), to_anybody, "{revoked:?}");
+        answer(spiffe).unwrap();
+    }
+}
+
+#[test]
+fn the_limits_of_a_ca_above_an_anchor_hold() {
+    let other = |params: &mut CertificateParams| {
+        params.subject_alt_names = vec![SanType::DnsName("other".try_into().unwrap())];
+    };
+    type Case = (Change, [(Change, &'static str); 3], &'static str);
+    let cases: [Case; 4] = [
+        (
+            |params| params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0)),
+            [as_it_is as Change, spiffe, other].map(|leaf| (leaf, "allows 0 CAs below it")),
+            "and there are 2",
+        ),
+        (
+            |params| params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1)),
+            [as_it_is as Change, spiffe, other].map(|leaf| (leaf, "")),
+            "allows 1 CAs below it",
+        ),
+        (
+            |params| params.name_constraints = Some(permits("localhost")),
+            [
+                (as_it_is, ""),
+                (spiffe, "may not name"),
+                (other, "NameConstraint"),
+            ],
+            "",
+        ),
+        (
+            |params| params.not_after = date_time_ymd(2021, 1, 1),
+            [as_it_is as Change, spiffe, other].map(|leaf| (leaf, "expired on 2021-01-01")),
+            "expired on 2021-01-01",
+        ),
+    ];
+    for (limit, leaves, deeper) in cases {
+        let house = house_with(limit);
+        let issuing = house.ca.intermediate("issuing");
+        let below = issuing.intermediate("below");
+        let agrees = |answer: Result<(), String>, says: &str| match answer {
+            Ok(()) => assert_eq!(says, ""),
+            Err(error) => assert!(!says.is_empty() && error.contains(says), "{error}"),
+        };
+        for bundle in [
+            format!("{}{}", house.ca.pem, issuing.pem),
+            format!("{}{}", issuing.pem, house.ca.pem),
+        ] {
+            house.write("ca.pem", &bundle);
+            let tls = house.load(&[]).unwrap();
+            for (leaf, says) in leaves {
+                let leaf = issuing.leaf(7, leaf);
+                agrees(tls.still_valid(&peer(&[&leaf.der])), says);
+                agrees(tls.still_valid(&peer(&[&leaf.der, &issuing.der])), says);
+            }
+            let leaf = below.leaf(8, as_it_is);
+            agrees(tls.still_valid(&peer(&[&leaf.der, &below.der])), deeper);
+        }
     }
 }
 

@@ -1,10 +1,11 @@
 //! The check of a client's certificate: in the handshake, and again while its connection is open.
 //!
 //! webpki finds and checks the path. What it leaves out is asked of each path that it finds, so
-//! that another one may still be good: the anchor's own limits, who may name whom, and revocation
-//! by the issuer's key ([`super::revocation`]).
+//! that another one may still be good: the limits of the anchor and of the CAs above it, who may
+//! name whom, and revocation by the issuer's key ([`super::revocation`]).
 
 use std::cell::RefCell;
+use std::ptr;
 
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
@@ -82,7 +83,12 @@ impl Verifier {
         let judge = |path: &VerifiedPath<'_>| {
             // Nothing is said of what a certificate names before a CA has signed it.
             let judged = match &named {
-                Ok(identity) => self.judge(path, identity, now),
+                Ok(identity) => self.judge(&Question {
+                    path,
+                    identity,
+                    time,
+                    now,
+                }),
                 Err(error) => Err(Refusal::Identity(error.clone())),
             };
             let answer = match &judged {
@@ -111,18 +117,19 @@ impl Verifier {
     }
 
     /// What webpki does not ask of a path.
-    fn judge(
-        &self,
-        path: &VerifiedPath<'_>,
-        identity: &Identity,
-        now: i64,
-    ) -> Result<Verified, Refusal> {
+    fn judge(&self, question: &Question<'_>) -> Result<Verified, Refusal> {
+        let &Question {
+            path,
+            identity,
+            now,
+            ..
+        } = question;
         let between: Vec<&Cert<'_>> = path.intermediate_certificates().collect();
         let below = between
             .iter()
             .filter(|ca| ca.subject() != ca.issuer())
             .count();
-        let authority = self.anchor(path.anchor(), below, identity, now)?;
+        let authority = self.anchor(question, below)?;
         let cas = between
             .iter()
             .map(|ca| IntermediateCa::new(ca))
@@ -161,26 +168,107 @@ impl Verifier {
     }
 
     /// The certificate of the anchor under which the path may end.
-    fn anchor(
-        &self,
-        anchor: &TrustAnchor<'_>,
-        below: usize,
-        identity: &Identity,
-        now: i64,
-    ) -> Result<&Authority, Refusal> {
+    fn anchor(&self, question: &Question<'_>, below: usize) -> Result<&Authority, Refusal> {
         let mut refusal = Refusal::Path(webpki::Error::UnknownIssuer);
-        for authority in self.authorities.of(anchor) {
-            let judged = authority.accept(below, identity, now).and_then(|()| {
-                self.revocation.as_ref().map_or(Ok(()), |revocation| {
-                    revocation.check_authority(authority, &self.authorities, now)
-                })
-            });
-            match judged {
+        for authority in self.authorities.of(question.path.anchor()) {
+            match self.allowed_above(question, authority, below, &mut Vec::new()) {
                 Ok(()) => return Ok(authority),
                 Err(problem) => refusal = problem,
             }
         }
         Err(refusal)
+    }
+
+    /// Whether the path is within the limits of this CA and of those above it. It ends at the first
+    /// CA that is trusted, and whoever sends the certificates may choose which one that is; so
+    /// where the CA that issued its certificate is in the bundle too, that one is asked as well,
+    /// and so on up to a root. Of several that issued it (a CA with a renewed certificate), one
+    /// that allows the path is enough.
+    ///
+    /// `passed`: those on the way here. CAs may have issued each other.
+    fn allowed_above<'a>(
+        &'a self,
+        question: &Question<'_>,
+        authority: &'a Authority,
+        below: usize,
+        passed: &mut Vec<&'a Authority>,
+    ) -> Result<(), Refusal> {
+        if passed.iter().any(|one| ptr::eq(*one, authority)) {
+            return Ok(());
+        }
+        authority.accept(below, question.identity, question.now)?;
+        if !passed.is_empty() {
+            question.names_within(authority, &self.algorithms)?;
+        }
+        passed.push(authority);
+        let below = below + usize::from(!authority.is_self_issued());
+        let mut answer = self.authorities.bound_by_name(authority, question.identity);
+        for issuer in self.authorities.issuers_of(authority) {
+            answer = self
+                .not_revoked(authority, issuer, question.now)
+                .and_then(|()| self.allowed_above(question, issuer, below, passed));
+            if answer.is_ok() {
+                break;
+            }
+        }
+        passed.pop();
+        answer
+    }
+
+    fn not_revoked(
+        &self,
+        authority: &Authority,
+        issuer: &Authority,
+        now: i64,
+    ) -> Result<(), Refusal> {
+        self.revocation.as_ref().map_or(Ok(()), |revocation| {
+            revocation.check(&authority.as_subject(), &issuer.as_issuer(), now)
+        })
+    }
+}
+
+/// What is asked about a path.
+struct Question<'a> {
+    path: &'a VerifiedPath<'a>,
+    identity: &'a Identity,
+    time: UnixTime,
+    /// The same, seconds since 1970.
+    now: i64,
+}
+
+impl Question<'_> {
+    /// Whether all names of the path are within the name constraints of a CA above its anchor:
+    /// webpki knows those of an anchor only, so the anchor is given them.
+    fn names_within(
+        &self,
+        above: &Authority,
+        algorithms: &WebPkiSupportedAlgorithms,
+    ) -> Result<(), Refusal> {
+        let Some(constraints) = above.name_constraints() else {
+            return Ok(());
+        };
+        let constrained = TrustAnchor {
+            name_constraints: Some(constraints.clone()),
+            ..self.path.anchor().clone()
+        };
+        let between: Vec<_> = self
+            .path
+            .intermediate_certificates()
+            .map(|ca| ca.der())
+            .collect();
+        self.path
+            .end_entity()
+            .verify_for_usage(
+                algorithms.all,
+                &[constrained],
+                &between,
+                self.time,
+                KeyUsage::client_auth(),
+                None,
+                None,
+            )
+            .map(|_| ())
+            .map_err(Refusal::Path)
     }
 }
 
