@@ -4,10 +4,10 @@
 //! end entities, only CAs, or the certificates of a distribution point. Refused: everything that
 //! says less than it seems to (delta, indirect, of some reasons only), or says something unknown.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use rustls::crypto::WebPkiSupportedAlgorithms;
 use x509_parser::asn1_rs::{Any, BitString, Class, FromDer as _, Oid, Sequence, Tag};
@@ -27,6 +27,9 @@ const CERTIFICATE_ISSUER: Oid<'static> = oid!(2.5.29.29);
 
 /// RFC 5280, section 5.2.3: at most 20 octets.
 const MAX_NUMBER_BYTES: usize = 20;
+
+/// So many keys that don't verify a list are remembered with it. CAs of one name are few.
+const MAX_OTHER_KEYS: usize = 16;
 
 /// A list that was understood.
 pub(super) struct Crl {
@@ -49,6 +52,8 @@ pub(super) struct Crl {
     revoked: HashSet<Box<[u8]>>,
     /// The `SubjectPublicKeyInfo` of the key that verifies it, once one was found.
     key: OnceLock<Vec<u8>>,
+    /// Those that don't, the last ones that were tried.
+    other_keys: Mutex<VecDeque<Vec<u8>>>,
 }
 
 /// Compares as the number does.
@@ -137,18 +142,34 @@ impl Crl {
             der: der.to_vec(),
             revoked,
             key: OnceLock::new(),
+            other_keys: Mutex::default(),
         })
     }
 
-    /// Whether it is this key's own: found out once, as the signature is over the whole list.
+    /// Whether it is this key's own: found out once, as the signature is over the whole list, which
+    /// may be large, and a CA's key is asked about with each of its clients.
     pub(super) fn is_signed_by(&self, spki: &[u8], algorithms: &WebPkiSupportedAlgorithms) -> bool {
         if let Some(key) = self.key.get() {
             return key == spki;
+        }
+        let others = || {
+            self.other_keys
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+        };
+        if others().iter().any(|other| other == spki) {
+            return false;
         }
         let good = is_signed_by(&self.der, spki, algorithms);
         if good {
             // Somebody else was as fast, with the same answer: no two keys verify one signature.
             let _ = self.key.set(spki.to_vec());
+        } else {
+            let mut others = others();
+            others.push_back(spki.to_vec());
+            if others.len() > MAX_OTHER_KEYS {
+                others.pop_front();
+            }
         }
         good
     }
@@ -506,4 +527,46 @@ fn verifies(der: &[u8], spki: &[u8], algorithms: &WebPkiSupportedAlgorithms) -> 
                 .verify_signature(key.as_ref(), message, signature.as_ref())
                 .is_ok()
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use rcgen::{
+        CertificateParams, CertificateRevocationListParams, IsCa, Issuer, KeyIdMethod, KeyPair,
+        KeyUsagePurpose, PublicKeyData as _, SerialNumber, date_time_ymd,
+    };
+
+    use super::*;
+
+    #[test]
+    fn however_many_keys_are_tried_on_a_list_a_few_are_remembered_and_its_own_is_found() {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::CrlSign];
+        let own = KeyPair::generate().unwrap();
+        let der = CertificateRevocationListParams {
+            this_update: date_time_ymd(2024, 1, 1),
+            next_update: date_time_ymd(2999, 1, 1),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: Vec::new(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        }
+        .signed_by(&Issuer::new(params, &own))
+        .unwrap();
+        let list = Crl::read(Path::new("crl.pem"), der.der()).unwrap();
+        let algorithms = crate::tls::provider().signature_verification_algorithms;
+        for _ in 0..3 * MAX_OTHER_KEYS {
+            let other = KeyPair::generate().unwrap().subject_public_key_info();
+            for _ in 0..2 {
+                assert!(!list.is_signed_by(&other, &algorithms));
+            }
+            let remembered = list.other_keys.lock().unwrap();
+            assert_eq!(remembered.iter().filter(|one| **one == other).count(), 1);
+            assert!(remembered.len() <= MAX_OTHER_KEYS);
+        }
+        assert!(list.is_signed_by(&own.subject_public_key_info(), &algorithms));
+        assert_eq!(list.key(), Some(own.subject_public_key_info().as_slice()));
+    }
 }

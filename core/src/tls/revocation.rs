@@ -249,13 +249,8 @@ impl Revocation {
     }
 
     fn is_of(&self, list: &Crl, issuer: &Issuer<'_>) -> bool {
-        if list.issuer != issuer.name {
-            return false;
-        }
-        // Only a hint, which saves a signature over a list that may be large.
-        let other_key = list.key().is_none()
-            && matches!((&list.key_id, issuer.key_id), (Some(named), Some(own)) if named != own);
-        !other_key && list.is_signed_by(issuer.spki, &self.algorithms)
+        // Its key identifier is a hint only (RFC 5280, section 6.3.3 (g): who signed it counts).
+        list.issuer == issuer.name && list.is_signed_by(issuer.spki, &self.algorithms)
     }
 
     /// A list of the issuer's key under another name, which only a CA that clients send along can
@@ -414,14 +409,15 @@ fn claim(
     Ok(())
 }
 
-/// Whether two lists are of one key and speak of the same certificates. Of a CA that is not in the
-/// bundle the key is known only by what the list says.
+/// Whether two lists are of one key and speak of the same certificates. Of CAs that are not in the
+/// bundle the key is known only by what the lists say.
 fn same_series(one: &Crl, other: &Crl) -> bool {
     one.issuer == other.issuer
         && one.scope == other.scope
         && match (one.key(), other.key()) {
             (Some(one), Some(other)) => one == other,
-            _ => one.key_id.is_some() && one.key_id == other.key_id,
+            (None, None) => one.key_id.is_some() && one.key_id == other.key_id,
+            _ => false,
         }
 }
 

@@ -126,6 +126,17 @@ fn crl(
     revoked: &[u64],
     next_year: i32,
 ) -> String {
+    crl_of_key(issuer, KeyIdMethod::Sha256, number, revoked, next_year)
+}
+
+/// As `crl`, with another key identifier.
+fn crl_of_key(
+    issuer: &Issuer<'_, impl rcgen::SigningKey>,
+    key_identifier_method: KeyIdMethod,
+    number: u64,
+    revoked: &[u64],
+    next_year: i32,
+) -> String {
     CertificateRevocationListParams {
         this_update: date_time_ymd(2024, 1, 1),
         next_update: date_time_ymd(next_year, 1, 1),
@@ -140,7 +151,7 @@ fn crl(
                 invalidity_date: None,
             })
             .collect(),
-        key_identifier_method: KeyIdMethod::Sha256,
+        key_identifier_method,
     }
     .signed_by(issuer)
     .unwrap()
@@ -465,6 +476,63 @@ fn a_newer_crl_of_a_ca_that_clients_send_along_counts_under_whichever_name() {
             .still_valid(&peer(&[&leaf.der, &between.der]))
             .unwrap_err();
         assert!(error.contains("Revoked: number 2"), "{error}");
+    }
+}
+
+/// RFC 5280, section 6.3.3 (g). OpenSSL would pass over it, and let its client in.
+#[test]
+fn a_newer_crl_of_a_key_counts_whichever_key_identifier_it_names() {
+    let house = TestPki::new();
+    let between = house.ca.intermediate("issuing");
+    let other_id = || KeyIdMethod::PreSpecified(vec![1, 2, 3, 4]);
+    house.write("root.pem", &house.ca.crl(&[], 2999));
+    house.write("old.pem", &between.crl(&[], 2999));
+    let new = crl_of_key(&between.issuer, other_id(), 2, &[7], 2999);
+    house.write("new.pem", &new);
+    for bundle in [
+        house.ca.pem.clone(),
+        format!("{}{}", house.ca.pem, between.pem),
+    ] {
+        house.write("ca.pem", &bundle);
+        for lists in [
+            ["root.pem", "old.pem", "new.pem"],
+            ["new.pem", "old.pem", "root.pem"],
+        ] {
+            let tls = house.load(&lists).unwrap();
+            let answer = |serial| {
+                tls.still_valid(&peer(&[&between.leaf(serial, as_it_is).der, &between.der]))
+            };
+            let error = answer(7).unwrap_err();
+            assert!(error.contains("Revoked: number 2"), "{error}");
+            answer(8).unwrap();
+        }
+    }
+    // Alone.
+    let tls = house.load(&["root.pem", "new.pem"]).unwrap();
+    let leaf = between.leaf(8, as_it_is);
+    tls.still_valid(&peer(&[&leaf.der, &between.der])).unwrap();
+}
+
+#[test]
+fn two_keys_of_one_name_have_their_own_lists_whichever_identifier_they_share() {
+    let house = TestPki::new();
+    let other = house.ca.intermediate("clients");
+    let shared = || KeyIdMethod::PreSpecified(vec![1, 2, 3, 4]);
+    house.write(
+        "five.pem",
+        &crl_of_key(&house.ca.issuer, shared(), 5, &[], 2999),
+    );
+    house.write(
+        "four.pem",
+        &crl_of_key(&other.issuer, shared(), 4, &[7], 2999),
+    );
+    for lists in [["five.pem", "four.pem"], ["four.pem", "five.pem"]] {
+        let tls = house.load(&lists).unwrap();
+        let answer =
+            |serial| tls.still_valid(&peer(&[&other.leaf(serial, as_it_is).der, &other.der]));
+        answer(8).unwrap();
+        let error = answer(7).unwrap_err();
+        assert!(error.contains("Revoked: number 4"), "{error}");
     }
 }
 
