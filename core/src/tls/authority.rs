@@ -12,7 +12,7 @@ use x509_parser::extensions::{GeneralName, NameConstraints, ParsedExtension};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::TlsError;
-use super::crl::{Subject, is_signed_by, whole};
+use super::crl::{Subject, has_known_signature, is_signed_by, whole};
 use super::files::{Expiry, date, refuse};
 use super::name;
 use super::refusal::Refusal;
@@ -42,6 +42,8 @@ pub(super) struct Authority {
     issuer: Vec<u8>,
     spki: Vec<u8>,
     key_id: Option<Vec<u8>>,
+    /// Which of its issuer's keys it names.
+    issuer_key_id: Option<Vec<u8>>,
     fingerprint: [u8; 32],
     /// Seconds since 1970.
     not_before: i64,
@@ -82,6 +84,36 @@ impl Authorities {
             anchors,
             issuers,
         }
+    }
+
+    /// CAs of which can't be told whether another one of the bundle issued them. They would be
+    /// taken for those of nobody, and slip out of that one's limits and CRLs.
+    pub(super) fn unproven(&self, algorithms: &WebPkiSupportedAlgorithms) -> Vec<TlsError> {
+        let problem = |one: &Authority, other: &Authority| {
+            refuse(
+                &one.file,
+                format!(
+                    "the CA certificate {} names {} as its issuer, but that one's key does not verify its signature, or it is of a kind that is not supported: have it issued again, with SHA-256 or better, or take one of the two out of tls.client_ca",
+                    one.name, other.name
+                ),
+            )
+        };
+        self.all
+            .iter()
+            .filter(|one| self.issuers_of(one).next().is_none())
+            .filter_map(|one| {
+                let known = has_known_signature(&one.der, algorithms);
+                let other = self.all.iter().find(|other| {
+                    one.names_as_issuer(other)
+                        && match (&one.issuer_key_id, &other.key_id) {
+                            (Some(named), Some(own)) => named == own,
+                            // Or another one of that name.
+                            _ => !known,
+                        }
+                })?;
+                Some(problem(one, other))
+            })
+            .collect()
     }
 
     pub(super) fn iter(&self) -> slice::Iter<'_, Authority> {
@@ -227,6 +259,7 @@ impl Authority {
             der: der.clone().into_owned(),
             anchor,
             key_id: key_id(&parsed),
+            issuer_key_id: issuer_key_id(&parsed),
             fingerprint: Sha256::digest(der).into(),
             not_before: parsed.validity().not_before.timestamp(),
             not_after: parsed.validity().not_after.timestamp(),
@@ -411,6 +444,19 @@ pub(super) fn key_id(certificate: &X509Certificate<'_>) -> Option<Vec<u8>> {
         .iter()
         .find_map(|extension| match extension.parsed_extension() {
             ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
+            _ => None,
+        })
+}
+
+/// The identifier of the key that signed it.
+fn issuer_key_id(certificate: &X509Certificate<'_>) -> Option<Vec<u8>> {
+    certificate
+        .extensions()
+        .iter()
+        .find_map(|extension| match extension.parsed_extension() {
+            ParsedExtension::AuthorityKeyIdentifier(id) => {
+                id.key_identifier.as_ref().map(|id| id.0.to_vec())
+            }
             _ => None,
         })
 }

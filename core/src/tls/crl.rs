@@ -509,22 +509,51 @@ pub(super) fn is_signed_by(
     verifies(der, spki, algorithms).unwrap_or(false)
 }
 
+/// Whether signatures of the kind that the certificate has can be verified at all.
+pub(super) fn has_known_signature(der: &[u8], algorithms: &WebPkiSupportedAlgorithms) -> bool {
+    Signed::read(der).is_some_and(|signed| {
+        algorithms
+            .all
+            .iter()
+            .any(|one| one.signature_alg_id().as_ref() == signed.algorithm)
+    })
+}
+
+/// A certificate or a CRL.
+struct Signed<'a> {
+    message: &'a [u8],
+    /// The content of the AlgorithmIdentifier.
+    algorithm: &'a [u8],
+    signature: BitString<'a>,
+}
+
+impl<'a> Signed<'a> {
+    fn read(der: &'a [u8]) -> Option<Self> {
+        let (_, outer) = Any::from_der(der).ok()?;
+        let signed = (outer.tag() == Tag::Sequence).then_some(outer.data)?;
+        let (rest, _) = Any::from_der(signed).ok()?;
+        let message = signed.get(..signed.len() - rest.len())?;
+        let (rest, algorithm) = Any::from_der(rest).ok()?;
+        let (_, signature) = BitString::from_der(rest).ok()?;
+        Some(Self {
+            message,
+            algorithm: algorithm.data,
+            signature,
+        })
+    }
+}
+
 /// `None`: not even the form is right.
 fn verifies(der: &[u8], spki: &[u8], algorithms: &WebPkiSupportedAlgorithms) -> Option<bool> {
-    let (_, outer) = Sequence::from_der(der).ok()?;
-    let signed = outer.content.as_ref();
-    let (rest, _) = Any::from_der(signed).ok()?;
-    let message = signed.get(..signed.len() - rest.len())?;
-    let (rest, algorithm) = Any::from_der(rest).ok()?;
-    let (_, signature) = BitString::from_der(rest).ok()?;
+    let signed = Signed::read(der)?;
     let (_, key) = Sequence::from_der(spki).ok()?;
     let (rest, key_algorithm) = Any::from_der(key.content.as_ref()).ok()?;
     let (_, key) = BitString::from_der(rest).ok()?;
     Some(algorithms.all.iter().any(|one| {
-        one.signature_alg_id().as_ref() == algorithm.data
+        one.signature_alg_id().as_ref() == signed.algorithm
             && one.public_key_alg_id().as_ref() == key_algorithm.data
             && one
-                .verify_signature(key.as_ref(), message, signature.as_ref())
+                .verify_signature(key.as_ref(), signed.message, signed.signature.as_ref())
                 .is_ok()
     }))
 }

@@ -62,7 +62,16 @@ pub(super) fn end_of(path: &Path, key: &CertifiedKey) -> Result<Expiry, TlsError
 
 /// The CAs that client certificates are checked against.
 pub(super) fn authorities(files: &[ClientCa]) -> Result<Authorities, TlsError> {
+    let (authorities, problems) = authorities_and_problems(files)?;
+    problems.into_iter().next().map_or(Ok(authorities), Err)
+}
+
+/// With what can't be of them together.
+pub(super) fn authorities_and_problems(
+    files: &[ClientCa],
+) -> Result<(Authorities, Vec<TlsError>), TlsError> {
     let mut all: Vec<(&Path, Authority)> = Vec::new();
+    let mut problems = Vec::new();
     for ca in files {
         let before = all.len();
         for certificate in certificates(&ca.file, &A_CA)? {
@@ -73,7 +82,7 @@ pub(super) fn authorities(files: &[ClientCa]) -> Result<Authorities, TlsError> {
                 .take(before)
                 .find(|(_, one)| one.spki() == authority.spki());
             if let Some((other, _)) = elsewhere {
-                return Err(refuse(
+                problems.push(refuse(
                     &ca.file,
                     format!(
                         "the key of the CA {} is in {} too: in which of them is what it may name? Remove it from one",
@@ -85,10 +94,11 @@ pub(super) fn authorities(files: &[ClientCa]) -> Result<Authorities, TlsError> {
             all.push((&ca.file, authority));
         }
     }
-    Ok(Authorities::new(
-        all.into_iter().map(|(_, one)| one).collect(),
-        &super::provider().signature_verification_algorithms,
-    ))
+    let algorithms = super::provider().signature_verification_algorithms;
+    let all = all.into_iter().map(|(_, one)| one).collect();
+    let authorities = Authorities::new(all, &algorithms);
+    problems.extend(authorities.unproven(&algorithms));
+    Ok((authorities, problems))
 }
 
 /// Every CRL of these files.
@@ -115,7 +125,7 @@ pub(super) fn problems(files: &super::TlsFiles) -> Vec<TlsError> {
     let cas = files
         .client_cas
         .iter()
-        .filter_map(|ca| authorities(slice::from_ref(ca)).err());
+        .filter_map(|ca| authorities_and_problems(slice::from_ref(ca)).err());
     let lists = files
         .crls
         .iter()

@@ -1247,6 +1247,69 @@ fn a_ca_stays_within_the_bounds_of_the_one_above_it_whichever_its_key_and_name()
     }
 }
 
+/// What would be verified is not known, or is not so; it would slip out of the bounds of the one
+/// that it names.
+#[test]
+fn a_ca_that_can_not_be_held_to_be_anothers_of_the_bundle_is_refused() {
+    let house = TestPki::new();
+    let root = Ca::new("root");
+    let named = |signer: &Ca, says_which_key: bool| {
+        let mut params = Ca::params("issuing");
+        params.use_authority_key_identifier_extension = says_which_key;
+        signer.intermediate_of(params).der
+    };
+    // ecdsa-with-SHA256 to ecdsa-with-SHA224, which nobody verifies.
+    let of_another_kind = |der: CertificateDer<'_>| {
+        let sha256 = [0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2];
+        let mut der = der.to_vec();
+        for at in 0..der.len() - 8 {
+            if der[at..].starts_with(&sha256) {
+                der[at + 7] = 1;
+            }
+        }
+        CertificateDer::from(der)
+    };
+    let broken = |der: CertificateDer<'_>| {
+        let mut der = der.to_vec();
+        *der.last_mut().unwrap() ^= 1;
+        CertificateDer::from(der)
+    };
+    let namesake = Ca::new("root");
+    for (what, der, taken) in [
+        ("good", named(&root, true), true),
+        ("good without a key identifier", named(&root, false), true),
+        ("another kind", of_another_kind(named(&root, true)), false),
+        (
+            "another kind, without a key identifier",
+            of_another_kind(named(&root, false)),
+            false,
+        ),
+        ("broken", broken(named(&root, true)), false),
+        ("of a namesake", named(&namesake, true), true),
+        (
+            "of a namesake, of another kind",
+            of_another_kind(named(&namesake, true)),
+            true,
+        ),
+        ("of a namesake, not named", named(&namesake, false), true),
+    ] {
+        house.write("ca.pem", &pem_of(&der));
+        let answer = Tls::load(house.with_bound(&root.pem));
+        assert_eq!(answer.is_ok(), taken, "{what}");
+        if let Err(error) = answer {
+            assert_eq!(error.file, house.path("ca.pem"), "{what}");
+            assert!(
+                error
+                    .problem
+                    .contains("CN=issuing names CN=root as its issuer"),
+                "{what}: {error}"
+            );
+        }
+        // Alone it is trusted as it is.
+        house.load(&[]).unwrap();
+    }
+}
+
 /// RFC 5280, section 6: of two ways up, one that allows all of it is enough. What one allows and
 /// what the other allows don't add up.
 #[test]
