@@ -12,7 +12,7 @@ use x509_parser::extensions::{GeneralName, NameConstraints, ParsedExtension};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::TlsError;
-use super::crl::{Subject, has_known_signature, is_signed_by, whole};
+use super::crl::{Crl, Subject, has_known_signature, is_signed_by, whole};
 use super::files::{Expiry, date, refuse};
 use super::name;
 use super::refusal::Refusal;
@@ -333,6 +333,13 @@ impl Authority {
             serial: &self.serial,
             is_ca: true,
         }
+    }
+
+    /// Whether the list is, by name and key identifier, of the CA that issued it.
+    pub(super) fn is_below(&self, list: &Crl) -> bool {
+        self.issuer == list.issuer
+            && !self.is_self_issued()
+            && (self.issuer_key_id.is_none() || self.issuer_key_id == list.key_id)
     }
 
     /// As whoever signs CRLs.

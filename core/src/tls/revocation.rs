@@ -7,6 +7,7 @@
 
 use std::cmp::Reverse;
 use std::path::PathBuf;
+use std::ptr;
 
 use rustls::crypto::WebPkiSupportedAlgorithms;
 
@@ -128,14 +129,12 @@ impl Revocation {
         Ok(())
     }
 
-    /// The lists of every CA of the bundle have ended: the newest one of one of them.
+    /// No client can come in, since of every CA of the bundle, or of those above it, the lists have
+    /// ended: the newest one of one of them.
     pub(super) fn ended(&self, authorities: &Authorities, now: i64) -> Option<TlsError> {
         let mut ended: Option<&Crl> = None;
         for authority in authorities.iter().filter(|one| !one.has_ended(now)) {
-            if self.of(authority).any(|list| list.next_update > now) {
-                return None;
-            }
-            ended = self.of(authority).next().or(ended);
+            ended = Some(self.ended_above(authority, authorities, now, &mut Vec::new())?);
         }
         ended.map(|list| TlsError {
             file: list.file.clone(),
@@ -143,11 +142,37 @@ impl Revocation {
         })
     }
 
+    /// The list that has ended of the CA or of one above it, if there is one on each way up.
+    ///
+    /// `passed`: those on the way here. CAs may have issued each other.
+    fn ended_above<'a>(
+        &'a self,
+        authority: &'a Authority,
+        authorities: &'a Authorities,
+        now: i64,
+        passed: &mut Vec<&'a Authority>,
+    ) -> Option<&'a Crl> {
+        if passed.iter().any(|one| ptr::eq(*one, authority)) {
+            return None;
+        }
+        if self.of(authority).all(|list| list.next_update <= now) {
+            return self.of(authority).next();
+        }
+        passed.push(authority);
+        let mut ended = None;
+        for issuer in authorities.issuers_of(authority) {
+            ended = self.ended_above(issuer, authorities, now, passed);
+            if ended.is_none() {
+                break;
+            }
+        }
+        passed.pop();
+        ended
+    }
+
     /// The newest first.
     fn of<'a>(&'a self, authority: &'a Authority) -> impl Iterator<Item = &'a Crl> {
-        self.lists
-            .iter()
-            .filter(|list| list.key() == Some(authority.spki()))
+        self.lists.iter().filter(|list| list.is_of(authority))
     }
 
     /// What is older than what is in force is not taken for its successor. `now` is in seconds
@@ -293,6 +318,11 @@ pub(super) fn ends(lists: &[Crl], authorities: &Authorities) -> Vec<Expiry> {
 }
 
 impl Crl {
+    /// Of the CA's key, under the CA's name.
+    fn is_of(&self, authority: &Authority) -> bool {
+        self.key() == Some(authority.spki()) && self.issuer == authority.subject()
+    }
+
     /// Of one key and scope.
     fn follows(&self, old: &Self) -> Result<(), TlsError> {
         if self.number < old.number || self.this_update < old.this_update {
@@ -405,6 +435,12 @@ fn claim(
             "the CRL number {} of {} is signed by no key of that CA in tls.client_ca",
             list.number, list.issuer_name
         );
+    } else if let Some(below) = authorities.iter().find(|one| one.is_below(list)) {
+        tracing::warn!(
+            file = %list.file.display(),
+            "the CRL number {} of {} is asked about nobody: in tls.client_ca there is {}, which that CA issued, and a path ends there; add the CA itself to tls.client_ca for its CRL to count",
+            list.number, list.issuer_name, below.name()
+        );
     }
     Ok(())
 }
@@ -454,7 +490,7 @@ fn contradiction(newer: &Crl, older: &Crl) -> Result<(), TlsError> {
 
 fn ended_text(list: &Crl) -> String {
     format!(
-        "the CRL number {} of {} ended on {}: fetch its successor; until then the clients of that CA are refused",
+        "the CRL number {} of {} ended on {}: fetch its successor; until then the clients of that CA, and of those below it, are refused",
         list.number,
         list.issuer_name,
         date(list.next_update)

@@ -479,6 +479,95 @@ fn a_newer_crl_of_a_ca_that_clients_send_along_counts_under_whichever_name() {
     }
 }
 
+#[test]
+fn an_ended_crl_of_a_ca_above_is_said_before_everybody_below_is_refused() {
+    let house = TestPki::new();
+    let (root, issuing) = (&house.ca, house.ca.intermediate("issuing"));
+    let other = Ca::new("other");
+    house.write("ca.pem", &format!("{}{}", issuing.pem, root.pem));
+    house.write("issuing.pem", &issuing.crl(&[], 2999));
+    house.write("other.pem", &other.crl(&[], 2999));
+    house.write("root.pem", &root.crl(&[], 2025));
+    let error = house.load(&["root.pem", "issuing.pem"]).err().unwrap();
+    assert_eq!(error.file, house.path("root.pem"));
+    assert!(error.problem.contains("ended on 2025-01-01"), "{error}");
+    // As a reload has it.
+    house.write("root.pem", &root.crl(&[], 2999));
+    let tls = house.load(&["root.pem", "issuing.pem"]).unwrap();
+    house.write("root.pem", &root.crl(&[], 2025));
+    assert!(tls.read_again().is_err());
+    // Not everybody's way goes there.
+    house.write(
+        "ca.pem",
+        &format!("{}{}{}", issuing.pem, root.pem, other.pem),
+    );
+    house
+        .load(&["root.pem", "issuing.pem", "other.pem"])
+        .unwrap();
+    // Another CA has issued it too.
+    let by_other = issuing.signed_by(&other, 21);
+    house.write(
+        "ca.pem",
+        &(by_other.pem() + &issuing.pem + &root.pem + &other.pem),
+    );
+    house.write("other.pem", &other.crl(&[], 2025));
+    house
+        .load(&["root.pem", "issuing.pem", "other.pem"])
+        .err()
+        .unwrap();
+}
+
+#[test]
+fn a_ca_with_another_ones_key_needs_a_crl_under_its_own_name() {
+    let house = TestPki::new();
+    let renamed = Ca::params("renamed")
+        .signed_by(house.ca.issuer.key(), &house.ca.issuer)
+        .unwrap();
+    let renamed_issuer = Issuer::new(Ca::params("renamed"), house.ca.issuer.key());
+    house.write("ca.pem", &format!("{}{}", house.ca.pem, renamed.pem()));
+    house.write("old.pem", &house.ca.crl(&[], 2999));
+    let error = house.load(&["old.pem"]).err().unwrap();
+    assert!(error.problem.contains("CN=renamed"), "{error}");
+    house.write("new.pem", &crl(&renamed_issuer, 1, &[], 2999));
+    let tls = house.load(&["old.pem", "new.pem"]).unwrap();
+    let leaf = leaf_of(&renamed_issuer, 7, as_it_is);
+    tls.still_valid(&peer(&[&leaf.der])).unwrap();
+}
+
+#[test]
+fn a_crl_that_is_asked_about_nobody_is_said() {
+    let house = TestPki::new();
+    let mut params = Ca::params("issuing");
+    params.use_authority_key_identifier_extension = true;
+    let issuing = house.ca.intermediate_of(params);
+    let between = issuing.intermediate("below");
+    house.write("root.pem", &house.ca.crl(&[], 2999));
+    house.write("namesake.pem", &Ca::new("clients").crl(&[], 2999));
+    house.write("issuing.pem", &issuing.crl(&[], 2999));
+    house.write("below.pem", &between.crl(&[], 2999));
+    let both = format!("{}{}", house.ca.pem, issuing.pem);
+    for (bundle, lists, said) in [
+        (&issuing.pem, &["root.pem", "issuing.pem"][..], true),
+        (&issuing.pem, &["namesake.pem", "issuing.pem"], false),
+        // Of a CA that clients send along.
+        (&issuing.pem, &["below.pem", "issuing.pem"], false),
+        (&both, &["root.pem", "issuing.pem"], false),
+    ] {
+        house.write("ca.pem", bundle);
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(Mutex::new(log.reopen().unwrap()))
+            .finish();
+        tracing::subscriber::with_default(subscriber, || {
+            house.load(lists).unwrap();
+        });
+        let log = fs::read_to_string(log.path()).unwrap();
+        let says = "of CN=clients is asked about nobody: in tls.client_ca there is CN=issuing";
+        assert_eq!(log.contains(says), said, "{lists:?}: {log}");
+    }
+}
+
 /// RFC 5280, section 6.3.3 (g). OpenSSL would pass over it, and let its client in.
 #[test]
 fn a_newer_crl_of_a_key_counts_whichever_key_identifier_it_names() {
