@@ -16,6 +16,7 @@ use zeroize::{Zeroize, Zeroizing};
 use super::authority::{Authorities, Authority};
 use super::crl::Crl;
 use super::pem::{self, PemContents};
+use super::revocation;
 use super::{ClientCa, TlsError};
 use crate::files;
 use crate::parse_error;
@@ -133,6 +134,38 @@ pub(super) fn problems(files: &super::TlsFiles) -> Vec<TlsError> {
     own.into_iter().chain(cas).chain(lists).collect()
 }
 
+/// What is wrong with the files together, each of which is good alone.
+pub(super) fn problems_together(files: &super::TlsFiles) -> Result<Vec<TlsError>, TlsError> {
+    let (authorities, mut problems) = authorities_and_problems(&files.client_cas)?;
+    let mut lists = crls(&files.crls)?;
+    if !lists.is_empty() {
+        let algorithms = super::provider().signature_verification_algorithms;
+        problems.extend(revocation::problems(
+            &mut lists,
+            &authorities,
+            &algorithms,
+            now(),
+        ));
+    }
+    let key = certified_key(&files.certificate, &files.private_key)?;
+    problems.extend(ended_certificate(&end_of(&files.certificate, &key)?, now()));
+    Ok(problems)
+}
+
+/// The server's certificate has ended.
+pub(super) fn ended_certificate(end: &Expiry, now: i64) -> Option<TlsError> {
+    (now > end.end).then(|| {
+        refuse(
+            &end.file,
+            format!(
+                "the server certificate {} expired on {}: renew it",
+                end.name,
+                date(end.end)
+            ),
+        )
+    })
+}
+
 /// When a certificate or a CRL ends.
 #[derive(Clone, Debug)]
 pub struct Expiry {
@@ -164,7 +197,7 @@ pub fn expiries(files: &super::TlsFiles) -> Result<Vec<Expiry>, TlsError> {
     }
     let authorities = authorities(&files.client_cas)?;
     found.extend(authorities.ends());
-    found.extend(super::revocation::ends(&crls(&files.crls)?, &authorities));
+    found.extend(revocation::ends(&crls(&files.crls)?, &authorities));
     Ok(found)
 }
 

@@ -137,14 +137,21 @@ impl Tls {
         }
     }
 
-    /// What [`Tls::load`] refuses of each file, for whoever mends them all at once. What the files
-    /// say of each other is only looked at when each alone is good.
+    /// All that [`Tls::load`] refuses, for whoever mends it all at once. What the files say of each
+    /// other is only looked at when each alone is good.
     pub fn problems(files: &TlsFiles) -> Vec<TlsError> {
         let alone = files::problems(files);
         if !alone.is_empty() {
             return alone;
         }
-        Self::load(files.clone()).err().into_iter().collect()
+        let error = match Generation::read(files, 1) {
+            Ok(first) => return first.ended(files::now()).into_iter().flatten().collect(),
+            Err(error) => error,
+        };
+        match files::problems_together(files) {
+            Ok(problems) if !problems.is_empty() => problems,
+            _ => vec![error],
+        }
     }
 
     /// As [`Tls::load`], but what has ended is only logged, as for a server that runs when it ends:
@@ -278,15 +285,10 @@ impl Generation {
 
     /// What can't be used any more: the server's certificate, and the CRLs.
     fn ended(&self, now: i64) -> [Option<TlsError>; 2] {
-        let certificate = (now > self.end.end).then(|| TlsError {
-            file: self.end.file.clone(),
-            problem: format!(
-                "the server certificate {} expired on {}: renew it",
-                self.end.name,
-                files::date(self.end.end)
-            ),
-        });
-        [certificate, self.verifier.lists_ended(now)]
+        [
+            files::ended_certificate(&self.end, now),
+            self.verifier.lists_ended(now),
+        ]
     }
 
     /// Nothing that is in force is taken back, and nothing good replaced by what has ended.

@@ -45,21 +45,8 @@ impl Revocation {
         algorithms: WebPkiSupportedAlgorithms,
         now: i64,
     ) -> Result<Self, TlsError> {
-        for list in &lists {
-            claim(list, authorities, &algorithms)?;
-        }
-        // A stable order: what is said of two lists does not depend on the order of the files.
-        lists.sort_by(|one, other| {
-            Reverse(&one.number)
-                .cmp(&Reverse(&other.number))
-                .then_with(|| one.file.cmp(&other.file))
-        });
-        for (at, older) in lists.iter().enumerate() {
-            for newer in lists.iter().take(at) {
-                if same_series(newer, older) {
-                    contradiction(newer, older)?;
-                }
-            }
+        if let Some(problem) = problems(&mut lists, authorities, &algorithms, now).next() {
+            return Err(problem);
         }
         let mut kept: Vec<Crl> = Vec::new();
         for list in lists {
@@ -77,7 +64,7 @@ impl Revocation {
             lists: kept,
             algorithms,
         };
-        new.complete(authorities, now)?;
+        new.warn_of_ended(authorities, now);
         new.warn_of_revoked(authorities, now);
         Ok(new)
     }
@@ -104,29 +91,17 @@ impl Revocation {
         }
     }
 
-    /// Each CA of the bundle has its list.
-    fn complete(&self, authorities: &Authorities, now: i64) -> Result<(), TlsError> {
+    fn warn_of_ended(&self, authorities: &Authorities, now: i64) {
         for authority in authorities.iter().filter(|one| !one.has_ended(now)) {
-            let Some(newest) = self.of(authority).next() else {
-                return Err(TlsError {
-                    file: self
-                        .lists
-                        .first()
-                        .map_or_else(PathBuf::new, |list| list.file.clone()),
-                    problem: format!(
-                        "no CRL that is signed by the key of the client CA {} is configured, so all its clients would be refused: add it to tls.crls",
-                        authority.name()
-                    ),
-                });
-            };
-            if self.of(authority).all(|list| list.next_update <= now) {
+            if let Some(newest) = self.of(authority).next()
+                && self.of(authority).all(|list| list.next_update <= now)
+            {
                 tracing::warn!(
                     file = %newest.file.display(),
                     "{}", ended_text(newest)
                 );
             }
         }
-        Ok(())
     }
 
     /// No client can come in, since of every CA of the bundle, or of those above it, the lists have
@@ -366,6 +341,48 @@ impl Crl {
             ),
         }
     }
+}
+
+/// Finds each list's key, puts the lists in their order, and says what can't be of them together and
+/// with the CAs: the first that is found, and the others for whoever asks on.
+pub(super) fn problems<'a>(
+    lists: &'a mut [Crl],
+    authorities: &'a Authorities,
+    algorithms: &'a WebPkiSupportedAlgorithms,
+    now: i64,
+) -> impl Iterator<Item = TlsError> + 'a {
+    // A stable order: what is said of two lists does not depend on the order of the files.
+    lists.sort_by(|one, other| {
+        Reverse(&one.number)
+            .cmp(&Reverse(&other.number))
+            .then_with(|| one.file.cmp(&other.file))
+    });
+    let lists = &*lists;
+    let claims = lists
+        .iter()
+        .filter_map(|list| claim(list, authorities, algorithms).err());
+    let pairs = lists
+        .iter()
+        .enumerate()
+        .flat_map(|(at, older)| lists.iter().take(at).map(move |newer| (newer, older)));
+    // Asked when the claims are through, by which the lists know their keys.
+    let contradictions = pairs
+        .filter(|(newer, older)| same_series(newer, older))
+        .filter_map(|(newer, older)| contradiction(newer, older).err());
+    let missing = authorities
+        .iter()
+        .filter(move |one| !one.has_ended(now))
+        .filter(|one| !lists.iter().any(|list| list.is_of(one)))
+        .map(|one| TlsError {
+            file: lists
+                .first()
+                .map_or_else(PathBuf::new, |list| list.file.clone()),
+            problem: format!(
+                "no CRL that is signed by the key of the client CA {} is configured, so all its clients would be refused: add it to tls.crls",
+                one.name()
+            ),
+        });
+    claims.chain(contradictions).chain(missing)
 }
 
 /// Finds the CA of the bundle that signed it. A list of none of them may be of a CA that clients

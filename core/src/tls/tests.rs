@@ -676,6 +676,65 @@ fn what_has_ended_lets_the_server_start_and_takes_its_successor() {
 }
 
 #[test]
+fn all_that_the_files_say_against_each_other_is_named_at_once() {
+    let house = TestPki::new();
+    let (one, two, three) = (Ca::new("one"), Ca::new("two"), Ca::new("three"));
+    let old = house
+        .ca
+        .leaf(2, |params| params.not_after = date_time_ymd(2021, 2, 3));
+    house.write("server.pem", &old.pem);
+    house.write("server.key", &old.key.serialize_pem());
+    house.write(
+        "ca.pem",
+        &[&one.pem, &two.pem, &three.pem]
+            .map(String::as_str)
+            .concat(),
+    );
+    // The key of one is in both files, twice.
+    let again = Ca::params("one")
+        .self_signed(one.issuer.key())
+        .unwrap()
+        .pem();
+    let mut files = house.with_bound(&format!("{}{again}", one.pem));
+    house.write("one.pem", &one.crl(&[], 2999));
+    house.write("one-else.pem", &one.crl(&[7], 2999));
+    house.write("renamed.pem", &crl(&one.renamed("somebody"), 1, &[], 2999));
+    files.crls = ["one.pem", "one-else.pem", "renamed.pem"]
+        .map(|name| house.path(name))
+        .into();
+    let said: Vec<String> = Tls::problems(&files)
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    let expected = [
+        "bound.pem: the key of the CA CN=one is in",
+        "bound.pem: the key of the CA CN=one is in",
+        "renamed.pem: the CRL number 1 is signed by the key of the CA CN=one, but its issuer",
+        "one.pem: the CRLs of CN=one contradict each other",
+        "one-else.pem: no CRL that is signed by the key of the client CA CN=two",
+        "one-else.pem: no CRL that is signed by the key of the client CA CN=three",
+        "server.pem: the server certificate",
+    ];
+    assert_eq!(said.len(), expected.len(), "{said:#?}");
+    for (said, expected) in said.iter().zip(expected) {
+        assert!(said.contains(expected), "{said}: {expected}");
+    }
+
+    // What has ended is all there is.
+    house.write("ca.pem", &one.pem);
+    house.write("one.pem", &one.crl(&[], 2025));
+    files.client_cas.truncate(1);
+    files.crls.truncate(1);
+    let said: Vec<String> = Tls::problems(&files)
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(said.len(), 2, "{said:#?}");
+    assert!(said[0].contains("expired on 2021-02-03"), "{said:#?}");
+    assert!(said[1].contains("ended on 2025-01-01"), "{said:#?}");
+}
+
+#[test]
 fn broken_files_leave_the_old_ones_in_force() {
     let house = TestPki::new();
     let tls = house.load(&[]).unwrap();
