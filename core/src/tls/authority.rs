@@ -108,7 +108,7 @@ impl Authorities {
                         && match (&one.issuer_key_id, &other.key_id) {
                             (Some(named), Some(own)) => named == own,
                             // Or another one of that name.
-                            _ => !known,
+                            _ => !known && !one.is_self_issued(),
                         }
                 })?;
                 Some(problem(one, other))
@@ -186,13 +186,13 @@ impl Authorities {
     }
 
     /// As [`Authorities::bound`], of the CA that issued this one's certificate with a key that is
-    /// in no file.
+    /// in no file. A root's is its own.
     pub(super) fn bound_by_name(
         &self,
         authority: &Authority,
         identity: &Identity,
     ) -> Result<(), Refusal> {
-        if self.issuers_of(authority).next().is_some() {
+        if authority.is_self_issued() || self.issuers_of(authority).next().is_some() {
             return Ok(());
         }
         self.all

@@ -343,8 +343,8 @@ impl Crl {
     }
 }
 
-/// Finds each list's key, puts the lists in their order, and says what can't be of them together and
-/// with the CAs: the first that is found, and the others for whoever asks on.
+/// Finds each list's key, puts the lists in their order, and says what can't be of them together
+/// and with the CAs: the first that is found, and the others for whoever asks on.
 pub(super) fn problems<'a>(
     lists: &'a mut [Crl],
     authorities: &'a Authorities,

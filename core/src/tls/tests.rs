@@ -1406,17 +1406,6 @@ fn a_ca_that_can_not_be_held_to_be_anothers_of_the_bundle_is_refused() {
         params.use_authority_key_identifier_extension = says_which_key;
         signer.intermediate_of(params).der
     };
-    // ecdsa-with-SHA256 to ecdsa-with-SHA224, which nobody verifies.
-    let of_another_kind = |der: CertificateDer<'_>| {
-        let sha256 = [0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2];
-        let mut der = der.to_vec();
-        for at in 0..der.len() - 8 {
-            if der[at..].starts_with(&sha256) {
-                der[at + 7] = 1;
-            }
-        }
-        CertificateDer::from(der)
-    };
     let broken = |der: CertificateDer<'_>| {
         let mut der = der.to_vec();
         *der.last_mut().unwrap() ^= 1;
@@ -1426,17 +1415,17 @@ fn a_ca_that_can_not_be_held_to_be_anothers_of_the_bundle_is_refused() {
     for (what, der, taken) in [
         ("good", named(&root, true), true),
         ("good without a key identifier", named(&root, false), true),
-        ("another kind", of_another_kind(named(&root, true)), false),
+        ("another kind", of_another_kind(&named(&root, true)), false),
         (
             "another kind, without a key identifier",
-            of_another_kind(named(&root, false)),
+            of_another_kind(&named(&root, false)),
             false,
         ),
         ("broken", broken(named(&root, true)), false),
         ("of a namesake", named(&namesake, true), true),
         (
             "of a namesake, of another kind",
-            of_another_kind(named(&namesake, true)),
+            of_another_kind(&named(&namesake, true)),
             true,
         ),
         ("of a namesake, not named", named(&namesake, false), true),
@@ -1456,6 +1445,32 @@ fn a_ca_that_can_not_be_held_to_be_anothers_of_the_bundle_is_refused() {
         // Alone it is trusted as it is.
         house.load(&[]).unwrap();
     }
+}
+
+#[test]
+fn a_root_is_not_bound_by_another_one_of_its_name() {
+    let house = TestPki::new();
+    let (free, bound) = (Ca::new("root"), Ca::new("root"));
+    let old_kind = of_another_kind(&free.der);
+    for der in [&free.der, &old_kind] {
+        house.write("ca.pem", &pem_of(der));
+        let tls = Tls::load(house.with_bound(&bound.pem)).unwrap();
+        let answer = |ca: &Ca| tls.still_valid(&peer(&[&ca.leaf(7, as_it_is).der]));
+        answer(&free).unwrap();
+        answer(&bound).unwrap_err();
+    }
+}
+
+/// ecdsa-with-SHA256 to ecdsa-with-SHA224, which nobody verifies.
+fn of_another_kind(der: &CertificateDer<'_>) -> CertificateDer<'static> {
+    let sha256 = [0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2];
+    let mut der = der.to_vec();
+    for at in 0..der.len() - sha256.len() {
+        if der[at..].starts_with(&sha256) {
+            der[at + 7] = 1;
+        }
+    }
+    CertificateDer::from(der)
 }
 
 /// RFC 5280, section 6: of two ways up, one that allows all of it is enough. What one allows and
