@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use aws_lc_rs::signature::{RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey};
-use sha2::{Digest as _, Sha256};
+use sha2::{Digest as _, Sha256, Sha384, Sha512};
 use x509_parser::asn1_rs::{Any, FromDer as _};
 use x509_parser::prelude::X509Certificate;
 
@@ -40,20 +40,34 @@ fn judge(image: &KernelImage, allowed: &Signers, forbidden: &Signers) -> Result<
     if forbidden.hashes.contains(&hash) {
         return Err(Refused::Forbidden);
     }
-    let is_by = |signature: &&[u8], signers: &Signers| {
+    let is_by = |signature: &&[u8], signers: &[Vec<u8>]| {
         signers
-            .certificates
             .iter()
-            .any(|trusted| is_signed(signature, &hash, trusted).is_some())
+            .any(|signer| is_signed(signature, &hash, signer).is_some())
     };
     let signatures = image.signatures();
+    // One that is forbidden by its hash comes with the signature, or is one of those allowed: a
+    // certificate that is in neither takes part in nothing.
+    let mut forbidden_signers = forbidden.certificates.clone();
+    forbidden_signers.extend(
+        signatures
+            .iter()
+            .filter_map(|signature| embedded(signature))
+            .flatten()
+            .chain(allowed.certificates.iter().map(Vec::as_slice))
+            .filter(|certificate| forbidden.names(certificate))
+            .map(<[u8]>::to_vec),
+    );
     if signatures
         .iter()
-        .any(|signature| is_by(signature, forbidden))
+        .any(|signature| is_by(signature, &forbidden_signers))
     {
         return Err(Refused::Forbidden);
     }
-    if signatures.iter().any(|signature| is_by(signature, allowed)) {
+    if signatures
+        .iter()
+        .any(|signature| is_by(signature, &allowed.certificates))
+    {
         Ok(())
     } else {
         Err(Refused::NotSigned)
@@ -66,6 +80,10 @@ struct Signers {
     certificates: Vec<Vec<u8>>,
     /// SHA-256 of images.
     hashes: Vec<[u8; 32]>,
+    /// SHA-256, SHA-384 or SHA-512 of certificates, of what is signed of them. Each comes with the
+    /// time of its revocation, from which only a timestamp in the signature could exempt an image;
+    /// our images have none, so it is revoked for all of them.
+    certificate_hashes: Vec<Vec<u8>>,
 }
 
 impl Signers {
@@ -80,6 +98,7 @@ impl Signers {
     fn parse(mut lists: &[u8]) -> Self {
         const LIST_HEADER_BYTES: usize = 28;
         const OWNER_BYTES: usize = 16;
+        const TIME_BYTES: usize = 16;
         /// EFI_CERT_X509_GUID and EFI_CERT_SHA256_GUID.
         const EFI_CERT_X509_GUID: [u8; 16] = [
             0xa1, 0x59, 0xc0, 0xa5, 0xe4, 0x94, 0xa7, 0x4a, 0x87, 0xb5, 0xab, 0x15, 0x5c, 0x2b,
@@ -88,6 +107,31 @@ impl Signers {
         const EFI_CERT_SHA256_GUID: [u8; 16] = [
             0x26, 0x16, 0xc4, 0xc1, 0x4c, 0x50, 0x92, 0x40, 0xac, 0xa9, 0x41, 0xf9, 0x36, 0x93,
             0x43, 0x28,
+        ];
+        /// EFI_CERT_X509_SHA256_GUID, EFI_CERT_X509_SHA384_GUID and EFI_CERT_X509_SHA512_GUID,
+        /// with the hash's length.
+        const CERTIFICATE_HASHES: [([u8; 16], usize); 3] = [
+            (
+                [
+                    0x92, 0xa4, 0xd2, 0x3b, 0xc0, 0x96, 0x79, 0x40, 0xb4, 0x20, 0xfc, 0xf9, 0x8e,
+                    0xf1, 0x03, 0xed,
+                ],
+                32,
+            ),
+            (
+                [
+                    0x6e, 0x87, 0x76, 0x70, 0xc2, 0x80, 0xe6, 0x4e, 0xaa, 0xd2, 0x28, 0xb3, 0x49,
+                    0xa6, 0x86, 0x5b,
+                ],
+                48,
+            ),
+            (
+                [
+                    0x63, 0xbf, 0x6d, 0x44, 0x02, 0x25, 0xda, 0x4c, 0xbc, 0xfa, 0x24, 0x65, 0xd2,
+                    0xb0, 0xfe, 0x9d,
+                ],
+                64,
+            ),
         ];
         let mut signers = Self::default();
         while let Some(header) = lists.first_chunk::<LIST_HEADER_BYTES>() {
@@ -102,10 +146,18 @@ impl Signers {
             let (Some(entries), true) = (entries, size > OWNER_BYTES) else {
                 break;
             };
+            let hash_of_certificate = CERTIFICATE_HASHES
+                .iter()
+                .find(|(kind, _)| header.starts_with(kind))
+                .map(|&(_, length)| length);
             for entry in entries.chunks_exact(size) {
                 let data = &entry[OWNER_BYTES..];
                 if header.starts_with(&EFI_CERT_X509_GUID) {
                     signers.certificates.push(data.to_vec());
+                } else if let Some(length) = hash_of_certificate {
+                    if data.len() == length + TIME_BYTES {
+                        signers.certificate_hashes.push(data[..length].to_vec());
+                    }
                 } else if let (true, Ok(hash)) =
                     (header.starts_with(&EFI_CERT_SHA256_GUID), data.try_into())
                 {
@@ -116,15 +168,43 @@ impl Signers {
         }
         signers
     }
+
+    /// Whether the certificate is one of those that are named by their hash.
+    fn names(&self, certificate: &[u8]) -> bool {
+        let Ok((_, certificate)) = X509Certificate::from_der(certificate) else {
+            return false;
+        };
+        let signed = certificate.tbs_certificate.as_ref();
+        let is_it = |hash: &[u8]| self.certificate_hashes.iter().any(|one| one == hash);
+        is_it(&Sha256::digest(signed))
+            || is_it(&Sha384::digest(signed))
+            || is_it(&Sha512::digest(signed))
+    }
+}
+
+/// The elements of the SignedData in a PKCS#7 structure: version, digestAlgorithms, contentInfo,
+/// certificates, signerInfos (RFC 2315, 7 and 9).
+fn signed_data(signature: &[u8]) -> Option<Vec<Element<'_>>> {
+    children_of(&first(children_of(&first(signature)?)?.get(1)?.data)?)
+}
+
+fn certificates<'a>(signed_data: &[Element<'a>]) -> Option<Vec<Element<'a>>> {
+    let certificates = signed_data
+        .iter()
+        .find(|part| part.raw.first() == Some(&0xa0))?;
+    children(certificates.data)
+}
+
+/// The certificates that come with the signature.
+fn embedded(signature: &[u8]) -> Option<Vec<&[u8]>> {
+    let found = certificates(&signed_data(signature)?)?;
+    Some(found.into_iter().map(|one| one.raw).collect())
 }
 
 /// Whether this PKCS#7 structure signs the image's hash, by this certificate or by one that it
 /// issued.
 fn is_signed(signature: &[u8], hash: &[u8; 32], trusted: &[u8]) -> Option<()> {
-    // ContentInfo, SignedData: version, digestAlgorithms, contentInfo, certificates, signerInfos
-    // (RFC 2315, 7 and 9).
-    let info = first(signature)?;
-    let signed_data = children_of(&first(children_of(&info)?.get(1)?.data)?)?;
+    let signed_data = signed_data(signature)?;
     let content = children_of(signed_data.get(2)?)?;
     let content = first(content.get(1)?.data)?;
     // SpcIndirectDataContent: data, messageDigest (algorithm, digest).
@@ -132,9 +212,7 @@ fn is_signed(signature: &[u8], hash: &[u8; 32], trusted: &[u8]) -> Option<()> {
     if digest_info.get(1)?.data != hash {
         return None;
     }
-    let certificates = signed_data
-        .iter()
-        .find(|part| part.raw.first() == Some(&0xa0))?;
+    let certificates = certificates(&signed_data)?;
     let signers = signed_data.last()?;
     for signer in children(signers.data)? {
         // version, issuer and number, digestAlgorithm, [0] attributes, algorithm, signature
@@ -151,7 +229,7 @@ fn is_signed(signature: &[u8], hash: &[u8; 32], trusted: &[u8]) -> Option<()> {
         if verify(trusted, &signed, value.data).is_some() {
             return Some(());
         }
-        for certificate in children(certificates.data)? {
+        for certificate in &certificates {
             if issued(certificate.raw, trusted).is_some()
                 && verify(certificate.raw, &signed, value.data).is_some()
             {
@@ -235,7 +313,7 @@ mod tests {
         let certificates = certificates.iter().map(|it| it.to_vec()).collect();
         Signers {
             certificates,
-            hashes: Vec::new(),
+            ..Signers::default()
         }
     }
 
@@ -278,6 +356,34 @@ mod tests {
     }
 
     #[test]
+    fn an_image_whose_signer_is_forbidden_by_its_hash_is_refused() {
+        let signed_part = |der| {
+            let (_, certificate) = X509Certificate::from_der(der).unwrap();
+            certificate.tbs_certificate.as_ref().to_vec()
+        };
+        let image = KernelImage::new(SIGNED.to_vec());
+        for (allowed, named, expected) in [
+            (SIGNER, SIGNER, Err(Refused::Forbidden)),
+            (CA, SIGNER, Err(Refused::Forbidden)),
+            (CA, CA, Err(Refused::Forbidden)),
+            (CA, OTHER, Ok(())),
+        ] {
+            let named = signed_part(named);
+            for hash in [
+                Sha256::digest(&named).to_vec(),
+                Sha384::digest(&named).to_vec(),
+                Sha512::digest(&named).to_vec(),
+            ] {
+                let forbidden = Signers {
+                    certificate_hashes: vec![hash],
+                    ..Signers::default()
+                };
+                assert_eq!(judge(&image, &signers(&[allowed]), &forbidden), expected);
+            }
+        }
+    }
+
+    #[test]
     fn the_firmware_s_lists_are_read() {
         let list = |kind: &str, data: &[u8]| {
             let kind = base16ct::lower::decode_vec(kind).unwrap();
@@ -288,11 +394,18 @@ mod tests {
         let lists = [
             list("a159c0a5e494a74a87b5ab155c2bf072", SIGNER),
             list("2616c4c14c509240aca941f936934328", &[9; 32]),
+            list("92a4d23bc0967940b420fcf98ef103ed", &[1; 32 + 16]),
+            list("6e877670c280e64eaad228b349a6865b", &[2; 48 + 16]),
+            list("63bf6d440225da4cbcfa2465d2b0fe9d", &[3; 64 + 16]),
         ]
         .concat();
         let signers = Signers::parse(&lists);
         assert_eq!(signers.certificates, [SIGNER]);
         assert_eq!(signers.hashes, [[9; 32]]);
+        assert_eq!(
+            signers.certificate_hashes,
+            [vec![1; 32], vec![2; 48], vec![3; 64]]
+        );
         for length in 0..lists.len() {
             Signers::parse(&lists[..length]);
         }
