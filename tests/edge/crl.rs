@@ -489,10 +489,10 @@ fn for_cas_between_that_are_in_the_bundle_openssl_says_the_same() {
 /// It has limits of its own, and what ends the path is a CA below it.
 #[test]
 fn of_the_limits_of_a_ca_above_in_the_bundle_openssl_says_the_same() {
+    type Limit = fn(&mut CertificateParams);
     if !has_openssl("of_the_limits_of_a_ca_above_in_the_bundle_openssl_says_the_same") {
         return;
     }
-    type Limit = fn(&mut CertificateParams);
     let limits: [(&'static str, Limit, [bool; 3]); 5] = [
         ("none", |_| (), [true; 3]),
         (

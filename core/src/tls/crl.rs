@@ -522,7 +522,7 @@ pub(super) fn has_known_signature(der: &[u8], algorithms: &WebPkiSupportedAlgori
 /// A certificate or a CRL.
 struct Signed<'a> {
     message: &'a [u8],
-    /// The content of the AlgorithmIdentifier.
+    /// The content of the `AlgorithmIdentifier`.
     algorithm: &'a [u8],
     signature: BitString<'a>,
 }

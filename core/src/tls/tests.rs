@@ -1465,10 +1465,8 @@ fn a_root_is_not_bound_by_another_one_of_its_name() {
 fn of_another_kind(der: &CertificateDer<'_>) -> CertificateDer<'static> {
     let sha256 = [0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2];
     let mut der = der.to_vec();
-    for at in 0..der.len() - sha256.len() {
-        if der[at..].starts_with(&sha256) {
-            der[at + 7] = 1;
-        }
+    while let Some(at) = der.windows(8).position(|part| part == sha256) {
+        der[at + 7] = 1;
     }
     CertificateDer::from(der)
 }
@@ -1498,10 +1496,10 @@ fn a_ca_that_two_others_issued_is_bound_where_the_free_one_revoked_it() {
 
 #[test]
 fn the_limits_of_a_ca_above_an_anchor_hold() {
+    type Case = (Change, [(Change, &'static str); 3], &'static str);
     let other = |params: &mut CertificateParams| {
         params.subject_alt_names = vec![SanType::DnsName("other".try_into().unwrap())];
     };
-    type Case = (Change, [(Change, &'static str); 3], &'static str);
     let cases: [Case; 4] = [
         (
             |params| params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0)),

@@ -254,7 +254,7 @@ impl Question<'_> {
         let between: Vec<_> = self
             .path
             .intermediate_certificates()
-            .map(|ca| ca.der())
+            .map(Cert::der)
             .collect();
         self.path
             .end_entity()

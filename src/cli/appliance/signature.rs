@@ -108,8 +108,8 @@ impl Signers {
             0x26, 0x16, 0xc4, 0xc1, 0x4c, 0x50, 0x92, 0x40, 0xac, 0xa9, 0x41, 0xf9, 0x36, 0x93,
             0x43, 0x28,
         ];
-        /// EFI_CERT_X509_SHA256_GUID, EFI_CERT_X509_SHA384_GUID and EFI_CERT_X509_SHA512_GUID,
-        /// with the hash's length.
+        /// `EFI_CERT_X509_SHA256_GUID`, `EFI_CERT_X509_SHA384_GUID` and
+        /// `EFI_CERT_X509_SHA512_GUID`, with the hash's length.
         const CERTIFICATE_HASHES: [([u8; 16], usize); 3] = [
             (
                 [
@@ -182,8 +182,8 @@ impl Signers {
     }
 }
 
-/// The elements of the SignedData in a PKCS#7 structure: version, digestAlgorithms, contentInfo,
-/// certificates, signerInfos (RFC 2315, 7 and 9).
+/// The elements of the `SignedData` in a PKCS#7 structure: `version`, `digestAlgorithms`,
+/// `contentInfo`, `certificates`, `signerInfos` (RFC 2315, 7 and 9).
 fn signed_data(signature: &[u8]) -> Option<Vec<Element<'_>>> {
     children_of(&first(children_of(&first(signature)?)?.get(1)?.data)?)
 }
