@@ -2,6 +2,7 @@
 
 use cryptoki::slot::{Slot, TokenInfo};
 
+use crate::ceremony::SlotState;
 use crate::config::TokenSelector;
 use crate::error::HsmError;
 use crate::fault::Fault;
@@ -32,6 +33,14 @@ impl TokenSelector {
     /// [`HsmError::Config`], which does not repeat the URI: a PIN may stand in it.
     pub fn check(&self) -> Result<(), HsmError> {
         TokenFilter::new(self).map(drop)
+    }
+
+    /// Whether it names the token in that slot, alone or with others.
+    ///
+    /// # Errors
+    /// As [`TokenSelector::check`].
+    pub fn names(&self, slot: &SlotState) -> Result<bool, HsmError> {
+        Ok(TokenFilter::new(self)?.matches(&slot.token, slot.slot))
     }
 }
 

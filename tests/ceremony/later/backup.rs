@@ -1,5 +1,5 @@
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
@@ -63,7 +63,7 @@ fn restore<'a>(room: &'a Room, backup: &Later<'_>) -> Later<'a> {
     }
 }
 
-fn decrypts(room: &Room, sealed: &std::path::Path) {
+fn decrypts(room: &Room, sealed: &Path) {
     let serving = room.serve();
     let opened = serving.succeeds(&[
         "client",
@@ -507,6 +507,103 @@ fn a_plan_without_backup_stays_without() {
     assert!(stderr(&output).contains("the plan's `keys` is not that of the plan"));
 }
 
+/// The directory of a token of SoftHSM.
+fn folder_of(room: &Room, serial: &str) -> PathBuf {
+    let folders = fs::read_dir(room.path().join("token/tokens")).unwrap();
+    let mut folders = folders.map(|folder| folder.unwrap().path());
+    let is_its = |folder: &PathBuf| {
+        let object = fs::read(folder.join("token.object")).unwrap();
+        memchr::memmem::find(&object, serial.as_bytes()).is_some()
+    };
+    folders.find(is_its).unwrap()
+}
+
+/// A second token takes the first one's place, as docs/ceremony.md has it.
+fn take_over(room: &Room, first: &str, second: &str, sealed: &Path) {
+    let config = room.appliance().join("strongroom.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    let text = text
+        .replace(first, second)
+        .replace("keys = \"movable\"", "keys = \"moved\"");
+    fs::write(&config, text).unwrap();
+    let log = room.state().join("audit.log");
+    fs::rename(&log, room.state().join("audit.log.first")).unwrap();
+    // The store may be one commit ahead of the copy, as one that was cut off is: it must be
+    // accepted all the same.
+    let store = |words: &[&str]| {
+        let command = [&["store"], words, &["--config"]].concat();
+        room.command(&command).arg(&config).output().unwrap()
+    };
+    let unbound = store(&["status"]);
+    assert_eq!(unbound.status.code(), Some(5), "{}", stderr(&unbound));
+    let accepted = store(&["accept-rollback", "--yes"]);
+    assert!(accepted.status.success(), "{}", stderr(&accepted));
+    decrypts(room, sealed);
+}
+
+#[test]
+fn the_next_ceremony_is_with_the_token_that_the_appliance_works_with() {
+    let (room, sealed) = in_use();
+    let add = Later::new(&room, &["add-token"]);
+    add.run_to_the_end();
+    let serial = |outputs: &Value| outputs["token"]["serial"].as_str().unwrap().to_owned();
+    let (first, second) = (serial(&room.outputs("token")), serial(&add.outputs("copy")));
+    take_over(&room, &first, &second, &sealed);
+
+    // The first one is still plugged in, with the same keys and PINs.
+    let config = room.appliance().join("strongroom.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    let backup = Later {
+        after: add.dir.clone(),
+        ..Later::new(&room, &["backup"])
+    };
+    let refused = |later: &Later<'_>, serials: &[&str], what: &str| {
+        let output = later.run();
+        let errors = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{errors}");
+        for part in serials.iter().chain([&what]) {
+            assert!(errors.contains(part), "{part}: {errors}");
+        }
+        // It can still be begun, and so can another.
+        assert!(!later.transcript_path().exists());
+        assert!(!later.after.join("followed-by").exists());
+    };
+    let (both, away) = ([first.as_str(), &second], room.path().join("drawer"));
+    let home = folder_of(&room, &second);
+    fs::rename(&home, &away).unwrap();
+    refused(&backup, &both, "which is not there");
+    fs::rename(&away, &home).unwrap();
+    fs::remove_file(&config).unwrap();
+    refused(&backup, &both, "does not say which one");
+    let by_label = text.replace(
+        &format!("serial = \"{second}\""),
+        "label = \"vault-keys-1-2\"",
+    );
+    assert_ne!(by_label, text);
+    fs::write(&config, &by_label).unwrap();
+    backup.run_to_the_end();
+    backup.verify();
+    let opening = backup.outputs("opening");
+    assert_eq!(opening["token_serial"], *second);
+
+    // Somebody puts the configuration of before back: this is not the ceremonies' token any more.
+    fs::write(&config, text.replace(&second, &first)).unwrap();
+    let next = Later {
+        after: backup.dir.clone(),
+        dir: room.path().join("next"),
+        ..Later::new(&room, &["backup"])
+    };
+    refused(&next, &both, "at work in an earlier ceremony");
+    fs::write(&config, text.replace(&second, "0123456789abcdef")).unwrap();
+    refused(
+        &next,
+        &["0123456789abcdef", &second],
+        "that none of these transcripts names",
+    );
+    fs::write(&config, &text).unwrap();
+    next.run_to_the_end();
+}
+
 #[test]
 fn a_second_token_takes_over() {
     let (room, sealed) = in_use();
@@ -530,37 +627,9 @@ fn a_second_token_takes_over() {
     serving.succeeds(&["key", "create", "later"]);
     drop(serving);
 
-    // The first one dies. As docs/ceremony.md has it:
-    for folder in fs::read_dir(room.path().join("token/tokens")).unwrap() {
-        let folder = folder.unwrap().path();
-        let object = fs::read(folder.join("token.object")).unwrap();
-        if memchr::memmem::find(&object, first.as_bytes()).is_some() {
-            fs::remove_dir_all(folder).unwrap();
-        }
-    }
-    let config = room.appliance().join("strongroom.toml");
-    let text = fs::read_to_string(&config).unwrap();
-    let text = text
-        .replace(&first, &second)
-        .replace("keys = \"movable\"", "keys = \"moved\"");
-    fs::write(&config, text).unwrap();
-    let log = room.state().join("audit.log");
-    fs::rename(&log, room.state().join("audit.log.first")).unwrap();
-    // The store is one commit ahead of the copy, as one that was cut off is: it must be accepted
-    // all the same.
-    let unbound = room
-        .command(&["store", "status", "--config"])
-        .arg(&config)
-        .output()
-        .unwrap();
-    assert_eq!(unbound.status.code(), Some(5), "{}", stderr(&unbound));
-    let accepted = room
-        .command(&["store", "accept-rollback", "--yes", "--config"])
-        .arg(&config)
-        .output()
-        .unwrap();
-    assert!(accepted.status.success(), "{}", stderr(&accepted));
-    decrypts(&room, &sealed);
+    // The first one dies.
+    fs::remove_dir_all(folder_of(&room, &first)).unwrap();
+    take_over(&room, &first, &second, &sealed);
     let serving = room.serve();
     serving.succeeds(&["client", "seal", "later"]);
     drop(serving);

@@ -13,6 +13,7 @@
 //! step is another than elsewhere, and its facts in `verify/later.rs`.
 
 pub(super) mod add_token;
+mod at_work;
 pub(super) mod backup;
 pub(super) mod destroy;
 pub(super) mod opening;
@@ -213,27 +214,32 @@ fn open<'a>(options: &LaterOptions, ui: &'a mut dyn Ui) -> Result<Ceremony<'a>, 
     if backup.is_some() {
         configuration::check(&site, KeyShape::Moved)?;
     }
-    let journal = if transcript::path(&folder).exists() {
-        resume(&folder, kind, &plan, &before.custody)?
+    let (journal, custody) = if transcript::path(&folder).exists() {
+        let journal = resume(&folder, kind, &plan, &before.custody)?;
+        let begun: Option<LaterOpeningOutputs> = journal.recorded(Step::Opening)?;
+        let custody = match begun {
+            // Once a ceremony has begun with one token, it goes on with that one.
+            Some(opening) => at_work::held_with(&before.custody, &opening.token_serial)?,
+            None => at_work::at_work(&site, kind, &before.custody)?,
+        };
+        (journal, custody)
     } else {
+        let custody = at_work::at_work(&site, kind, &before.custody)?;
         follow(&after, &folder)?;
         copy(&before, &after, &folder)?;
         let binary = super::program_sha256()?;
-        Journal::create(
-            &folder,
-            &Opening {
-                mode,
-                kind,
-                previous_sha256: Some(&before.custody.sha256),
-                ceremony_id: CeremonyId::random()?,
-                plan: &plan,
-                signatures: &signatures,
-                version: env!("CARGO_PKG_VERSION"),
-                binary_sha256: &binary,
-            },
-        )?
+        let opening = Opening {
+            mode,
+            kind,
+            previous_sha256: Some(&before.custody.sha256),
+            ceremony_id: CeremonyId::random()?,
+            plan: &plan,
+            signatures: &signatures,
+            version: env!("CARGO_PKG_VERSION"),
+            binary_sha256: &binary,
+        };
+        (Journal::create(&folder, &opening)?, custody)
     };
-    let custody = at_work(&site, before.custody, &journal)?;
     Ok(Ceremony {
         kind,
         runtime: super::opening::runtime()?,
@@ -249,36 +255,6 @@ fn open<'a>(options: &LaterOptions, ui: &'a mut dyn Ui) -> Result<Ceremony<'a>, 
         pins: None,
         work: Work::of(&options.task, backup),
     })
-}
-
-/// As things stand with the token that is there: the first, or where that is missing, the one of
-/// its spares that is in its place.
-fn at_work(
-    site: &Site,
-    custody: CustodyState,
-    journal: &Journal,
-) -> Result<CustodyState, RunError> {
-    if custody.spares.is_empty() {
-        return Ok(custody);
-    }
-    // Once a ceremony has begun with one, it goes on with that one.
-    let begun: Option<LaterOpeningOutputs> = journal.recorded(Step::Opening)?;
-    let serials: Vec<String> = match begun {
-        Some(opening) => vec![opening.token_serial],
-        None => strongroom_hsm::ceremony::slots(&site.module)?
-            .into_iter()
-            .map(|slot| slot.token.serial)
-            .collect(),
-    };
-    if serials.contains(&custody.summary.token.serial) {
-        return Ok(custody);
-    }
-    let with = custody
-        .spares
-        .iter()
-        .find(|spare| serials.contains(&spare.token.serial))
-        .and_then(|spare| custody.with(spare));
-    Ok(with.unwrap_or(custody))
 }
 
 /// The plan in force, or the one that takes its place.
