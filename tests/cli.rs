@@ -14,7 +14,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -455,10 +455,97 @@ fn init_refuses_a_second_time() {
     let output = appliance.cli(["init"]);
     assert_eq!(code(&output), 4, "{}", stderr(&output));
     assert!(
-        stderr(&output).contains("strongroom store create"),
+        stderr(&output).contains("strongroom store import"),
         "{}",
         stderr(&output)
     );
+    says_nothing_of_new_ones(&output);
+}
+
+fn says_nothing_of_new_ones(output: &Output) {
+    for new in ["strongroom init", "store create", "make the"] {
+        assert!(!stderr(output).contains(new), "{new}: {}", stderr(output));
+    }
+}
+
+/// Who lost sight of an appliance's keys or store, and makes others, may lose it all.
+#[test]
+fn whoever_has_keys_or_a_store_is_told_to_look_for_the_rest_and_not_to_make_new_ones() {
+    let appliance = Appliance::builder().prepare();
+    let fails = |expected: i32, words: &[&str]| {
+        let output = appliance.cli(["serve"]);
+        assert_eq!(code(&output), expected, "{}", stderr(&output));
+        for word in words {
+            assert!(
+                stderr(&output).contains(word),
+                "{word}: {}",
+                stderr(&output)
+            );
+        }
+        output
+    };
+    let (store, away) = (appliance.store(), appliance.path().join("away"));
+    // The keys without the store.
+    fs::rename(&store, &away).unwrap();
+    let said = "no store at ";
+    says_nothing_of_new_ones(&fails(
+        5,
+        &[said, "belongs to the store", "at epoch 1", "mounted"],
+    ));
+    let output = appliance.cli(["store", "accept-rollback", "--yes"]);
+    assert_eq!(code(&output), 5);
+    assert!(stderr(&output).contains("belongs to the store"));
+    says_nothing_of_new_ones(&output);
+    fs::rename(&away, &store).unwrap();
+
+    // Keys that were made in another way than [hsm] says.
+    let text = fs::read_to_string(appliance.config()).unwrap();
+    let moved = text.replace("[hsm]\n", "[hsm]\nkeys = \"moved\"\n");
+    assert_ne!(moved, text);
+    fs::write(appliance.config(), moved).unwrap();
+    says_nothing_of_new_ones(&fails(9, &["CKA_", "`keys` there", "backup"]));
+    fs::write(appliance.config(), text).unwrap();
+
+    // A token that is not whole: the master key's public half is missing.
+    let tokens = appliance.path().join("tokens");
+    let kept = appliance.path().join("objects");
+    fs::create_dir(&kept).unwrap();
+    let objects = || {
+        let folders = fs::read_dir(&tokens).unwrap();
+        let folder = folders.map(|entry| entry.unwrap().path()).next().unwrap();
+        let files = fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().path());
+        let is_object = |path: &PathBuf| {
+            path.extension().is_some_and(|end| end == "object") && !path.ends_with("token.object")
+        };
+        files.filter(is_object).collect::<Vec<_>>()
+    };
+    let masters = |path: &&PathBuf| {
+        let object = fs::read(path).unwrap();
+        memchr::memmem::find(&object, b"strongroom-master").is_some()
+    };
+    let all = objects();
+    let master = all.iter().find(masters).unwrap();
+    fs::rename(master, kept.join("master")).unwrap();
+    says_nothing_of_new_ones(&fails(
+        9,
+        &[
+            "master key is not to be seen",
+            "it shows strongroom-master, ",
+            "strongroom-epoch",
+        ],
+    ));
+
+    // Another one, which is empty.
+    for object in objects() {
+        fs::rename(&object, kept.join(object.file_name().unwrap())).unwrap();
+    }
+    says_nothing_of_new_ones(&fails(9, &["it shows nothing of an appliance", "restore"]));
+
+    // Nothing of an appliance anywhere: only here may it be a new one.
+    fs::remove_dir_all(&store).unwrap();
+    fails(9, &["strongroom init", "If it has served before"]);
 }
 
 #[test]

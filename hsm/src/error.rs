@@ -35,12 +35,17 @@ pub enum HsmError {
         problem: String,
     },
     /// An object that the appliance needs is not to be seen on the token.
-    #[error("the {name} is not to be seen on the token (no such object is labelled {label:?})")]
+    #[error(
+        "the {name} is not to be seen on the token (no such object is labelled {label:?}; {})",
+        shows(there)
+    )]
     Missing {
         /// Of which object, e.g. "master key".
         name: String,
         /// Its `CKA_LABEL`.
         label: String,
+        /// Labels of an appliance's objects that are there.
+        there: Vec<String>,
     },
     /// A wrapped key belongs to another master key than the token's.
     #[error(
@@ -113,4 +118,12 @@ pub enum HsmError {
         /// `CKR_...`
         code: String,
     },
+}
+
+/// What a token has of an appliance, for whoever looks for the right one.
+fn shows(there: &[String]) -> String {
+    if there.is_empty() {
+        return "it shows nothing of an appliance".to_owned();
+    }
+    format!("it shows {}", there.join(", "))
 }

@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 use crate::config::KeyShape;
 use crate::error::HsmError;
 use crate::fault::Fault;
+use crate::register::Register;
 use crate::template::{AUDIT, F4, OPTIONAL, REQUIRED, ROTATED, Rule, STORE, Value, WRAPPING, When};
 use crate::types::MasterKind;
 use crate::watched::WatchedSession;
@@ -263,6 +264,7 @@ pub(crate) fn only(
         [] => Err(HsmError::Missing {
             name: name.to_owned(),
             label: label.to_owned(),
+            there: there(watched),
         }
         .into()),
         several => Err(policy(
@@ -275,6 +277,29 @@ pub(crate) fn only(
         )
         .into()),
     }
+}
+
+/// Labels of the appliance's objects that are on the token, to be told with what is not there. What
+/// can't be asked for is left out: the error is another one.
+pub(crate) fn there(watched: &WatchedSession) -> Vec<String> {
+    let first = REQUIRED.into_iter().chain(OPTIONAL).map(Numbered::from);
+    let later = generation::numbers(watched)
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|generation| *generation > 1)
+        .flat_map(|generation| ROTATED.map(|spec| Numbered { spec, generation }));
+    let keys = first
+        .chain(later)
+        .filter(|key| {
+            key.halves(watched)
+                .is_ok_and(|found| found != (false, false))
+        })
+        .map(|key| key.label());
+    let registers = Register::ALL
+        .into_iter()
+        .filter(|register| register.exists(watched).is_ok_and(|exists| exists))
+        .map(|register| register.label().to_owned());
+    keys.chain(registers).collect()
 }
 
 /// The halves of the appliance's keys that are not there; of an optional key only if the other half

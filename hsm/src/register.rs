@@ -13,6 +13,7 @@ use cryptoki_sys::{CKA_VALUE, CKO_DATA};
 
 use crate::error::HsmError;
 use crate::fault::{Fault, Reach};
+use crate::keys;
 use crate::watched::WatchedSession;
 
 /// One of the values that a token keeps.
@@ -61,7 +62,7 @@ impl Register {
 
     /// As [`Register::read`], of one that was made with the keys.
     pub(crate) fn must_read(self, watched: &WatchedSession) -> Result<Vec<u8>, Fault> {
-        Ok(self.read(watched)?.ok_or_else(|| self.missing())?)
+        Ok(self.read(watched)?.ok_or_else(|| self.missing(watched))?)
     }
 
     /// Makes the value the current one, and the object if there is none; durable when this returns,
@@ -75,7 +76,7 @@ impl Register {
     pub(crate) fn must_write(self, watched: &WatchedSession, value: &[u8]) -> Result<(), Fault> {
         let old = self.all(watched)?;
         if old.is_empty() {
-            return Err(self.missing().into());
+            return Err(self.missing(watched).into());
         }
         self.replace(watched, old, value)
     }
@@ -162,10 +163,11 @@ impl Register {
         ])?)
     }
 
-    fn missing(self) -> HsmError {
+    fn missing(self, watched: &WatchedSession) -> HsmError {
         HsmError::Missing {
             name: self.name().to_owned(),
             label: self.label().to_owned(),
+            there: keys::there(watched),
         }
     }
 
@@ -220,7 +222,7 @@ impl KnownRegisters {
     /// register.
     fn may_be_absent(&self, register: Register, watched: &WatchedSession) -> Result<(), Fault> {
         if self.lock().contains(&register) {
-            return Err(register.missing().into());
+            return Err(register.missing(watched).into());
         }
         Register::StoreEpoch.must_read(watched).map(drop)
     }

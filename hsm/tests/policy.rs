@@ -27,8 +27,9 @@ fn a_token_with_a_bad_key_does_not_start() {
     let _turn = turn();
     let token = Throwaway::in_process().unwrap();
     match Hsm::start(config(&token)).err() {
-        Some(HsmError::Missing { name, label }) => {
+        Some(HsmError::Missing { name, label, there }) => {
             assert_eq!((&*name, &*label), ("master key", "strongroom-master"));
+            assert!(there.is_empty(), "{there:?}");
         }
         other => panic!("{other:?}"),
     }

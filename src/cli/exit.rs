@@ -183,15 +183,20 @@ impl From<HsmError> for Failure {
         let failure = Self::caused(exit, &error);
         match error {
             HsmError::KeyExists(_) => failure.next(
-                "if these are this appliance's keys and only the store is missing, run `strongroom store create`; else name an empty token in [hsm]",
+                "if these are an appliance's keys and its store is missing, bring back a copy of that store; only if none was ever made for them, run `strongroom store create`. \
+                 For a new appliance name an empty token in [hsm]",
             ),
+            // Nothing but these keys opens the store and what was encrypted: whoever is told to
+            // make others may lose it all.
             HsmError::Missing { .. } => failure.next(
-                "if this token had the appliance's keys before, it is not whole, or another: look that its files or slot are the right ones, and restore it; \
-                 only for a new appliance, make the keys with `strongroom init`",
+                "if this appliance has served before, this token is not whole, or another one: look that [hsm] names the right one and that its files or slot are what they were; if it is \
+                 lost, a second token can take over, or a backup go to another one (`strongroom ceremony restore`; docs/ceremony.md)",
             ),
-            HsmError::KeyPolicy { .. } => {
-                failure.next("make the appliance's keys with `strongroom init`, on a token that holds no others")
-            }
+            HsmError::KeyPolicy { .. } => failure.next(
+                "look that [hsm] names the appliance's own token, and that `keys` there is as its keys were made: \"movable\" where the plan has backup = true, \"moved\" on a token \
+                 that they came to by a `restore` or `add-token`. If it is right and the key is not, take no other in its place: have a second token take over, or bring a backup to \
+                 another one (docs/ceremony.md)",
+            ),
             HsmError::Config(_) | HsmError::Unavailable(_) => failure
                 .next("check module, token and PIN file in the configuration's [hsm], and that the token is plugged in (`pkcs11-tool --list-slots`)"),
             _ => failure,

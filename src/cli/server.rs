@@ -10,7 +10,7 @@ use strongroom_core::audit::{Audit, Entry};
 use strongroom_core::config::{Config, ConfigError};
 use strongroom_core::hex;
 use strongroom_core::store::{Store, StoreError};
-use strongroom_hsm::{Hsm, OptionalKeys, TransferKey};
+use strongroom_hsm::{Hsm, HsmError, OptionalKeys, Register, TransferKey, ceremony};
 use strongroom_server::api::contradictions;
 use strongroom_server::harden;
 use strongroom_server::serve::{self, ServeError, ServeOptions};
@@ -106,7 +106,25 @@ pub(super) fn serve(args: &ServeArgs) -> Result<(), Failure> {
         addr_file: args.addr_file.clone(),
         stop_with_stdin: args.stop_with_stdin,
     };
-    Ok(serve::run(config, &options)?)
+    // Looked at while this thread may still look.
+    let empty = Some(config.store.clone()).filter(|path| !holds_something(path));
+    serve::run(config, &options).map_err(|error| not_started(error, empty.as_deref()))
+}
+
+/// What to do next. Only where neither disk nor token has anything of an appliance may it be a new
+/// one, and its keys be made.
+fn not_started(error: ServeError, empty_store: Option<&Path>) -> Failure {
+    let nothing =
+        matches!(&error, ServeError::Hsm(HsmError::Missing { there, .. }) if there.is_empty());
+    let failure = Failure::from(error);
+    let Some(store) = empty_store.filter(|_| nothing) else {
+        return failure;
+    };
+    failure.next(format!(
+        "{} is empty too. If this appliance is a new one, make its keys: with a key ceremony (docs/ceremony.md), or with `strongroom init`. If it has served before, both are missing: \
+         look that its disk is mounted and [hsm] names its token",
+        store.display()
+    ))
 }
 
 fn start_log(args: &ServeArgs) -> Result<(), Failure> {
@@ -191,7 +209,7 @@ pub(super) fn init(args: &InitArgs, format: Format) -> Result<(), Failure> {
         made.push(what.to_owned());
     });
     spinner.finish_and_clear();
-    let provisioned = provisioned?;
+    let provisioned = provisioned.map_err(|error| not_made(error, &config))?;
     if let TransferKey::Unsupported(reason) = &provisioned.transfer {
         made.retain(|what| what != "RSA-4096 transfer key");
         format.note(&format!(
@@ -217,6 +235,23 @@ pub(super) fn init(args: &InitArgs, format: Format) -> Result<(), Failure> {
             "epoch": status.epoch,
         }),
     )
+}
+
+/// Keys that have a store are an appliance, whatever became of that: its place is not for another.
+fn not_made(error: HsmError, config: &Config) -> Failure {
+    let exists = matches!(error, HsmError::KeyExists(_));
+    let failure = Failure::from(error);
+    let epoch = exists
+        .then(|| ceremony::read_register(&config.hsm, Register::StoreEpoch))
+        .and_then(|read| read.ok().flatten());
+    match epoch.as_deref().and_then(Store::id_in_epoch) {
+        None => failure,
+        Some(id) => failure.next(format!(
+            "these are the keys of an appliance, whose store is {}: bring back the newest copy of that one (a backup of its directory, or `strongroom store import`), then run \
+             `strongroom store accept-rollback`. For a new appliance name an empty token in [hsm]",
+            hex::encode(&id)
+        )),
+    }
 }
 
 /// Makes an empty store for the keys on the token; written into the audit log as `operation`.

@@ -35,7 +35,8 @@ enum Action {
     },
     /// Create an empty store for keys that are on the token already
     #[command(
-        after_help = "Example:\n  strongroom store create\n\n`strongroom init` makes keys and store in one go; this is for when only the store is missing."
+        after_help = "Example:\n  strongroom store create\n\n`strongroom init` makes keys and store in one go; this is for when that was cut off between the two. A store that is lost comes back from a copy (`strongroom store import`): \
+        an empty one would have no key of this appliance."
     )]
     Create {
         #[command(flatten)]

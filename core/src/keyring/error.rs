@@ -105,7 +105,7 @@ pub enum Refusal {
     MemoryInFips,
     /// `memory` residency on a token without a second master key.
     #[error(
-        "memory residency needs a second master key, which this token does not hold: make the token with `strongroom init --memory-master`, or use residency hsm"
+        "memory residency needs a second master key, which this token does not hold, and which is only made with all its other keys: use residency hsm"
     )]
     NoMemoryMaster,
     /// Between zero and an hour.

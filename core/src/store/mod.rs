@@ -164,9 +164,26 @@ pub struct StoreStatus {
 /// What can go wrong with the store, by what the operator can do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// There is no store at this path.
-    #[error("no store at {0}: make one with `strongroom init`")]
+    /// There is no store at this path, and the token knows of none.
+    #[error(
+        "no store at {0}, and the token knows of none: if these keys are of a new appliance, `strongroom store create` makes an empty one"
+    )]
     Missing(PathBuf),
+    /// There is no store at this path, though the token knows one.
+    #[error(
+        "no store at {}, but the token belongs to the store {store_id} at epoch {epoch}, and only that one has the keys of this appliance. Look that store.path is right and \
+         its disk mounted, or that this is the token of this appliance; if the store is lost, bring back its newest copy (a backup of the directory, or `strongroom store import`), \
+         then run `strongroom store accept-rollback`",
+        path.display()
+    )]
+    Lost {
+        /// Where it should be.
+        path: PathBuf,
+        /// In hexadecimal.
+        store_id: String,
+        /// What the token knows.
+        epoch: u64,
+    },
     /// There is one already.
     #[error("{0} already holds a store; nothing was changed")]
     Exists(PathBuf),
@@ -283,7 +300,8 @@ impl Store {
     /// records are verified, and the token follows.
     ///
     /// # Errors
-    /// [`StoreError::Missing`], [`StoreError::RolledBack`], [`StoreError::Tampered`],
+    /// [`StoreError::Missing`], [`StoreError::Lost`], [`StoreError::RolledBack`],
+    /// [`StoreError::Tampered`],
     /// [`StoreError::Io`], [`StoreError::Hsm`].
     pub async fn open(path: &Path, hsm: Hsm) -> Result<Self, StoreError> {
         open::open(path, hsm).await

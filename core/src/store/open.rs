@@ -61,8 +61,21 @@ pub(super) async fn begin(engine: Arc<dyn Engine>, hsm: Hsm) -> Result<Store, St
 
 pub(super) async fn open(path: &Path, hsm: Hsm) -> Result<Store, StoreError> {
     let token = read_token(&hsm).await?;
-    let (engine, found) = load(path, &hsm, Rule::Anchored(token)).await?;
+    let found = load(path, &hsm, Rule::Anchored(token)).await;
+    let (engine, found) = found.map_err(|error| missed(error, token))?;
     adopt(Arc::new(engine), hsm, token, found).await
+}
+
+/// Nobody is told to make another store in the place of one that the token knows.
+fn missed(error: StoreError, token: Option<Token>) -> StoreError {
+    match (error, token) {
+        (StoreError::Missing(path), Some(token)) => StoreError::Lost {
+            path,
+            store_id: hex(&token.anchor.store_id),
+            epoch: token.anchor.epoch,
+        },
+        (error, _) => error,
+    }
 }
 
 /// Uses a database whose content was found to be a store that the token knows.
@@ -85,7 +98,8 @@ pub(super) async fn adopt(
 
 pub(super) async fn accept_rollback(path: &Path, hsm: Hsm) -> Result<AcceptedRollback, StoreError> {
     let token = read_token(&hsm).await?;
-    let (engine, found) = load(path, &hsm, Rule::Authentic).await?;
+    let found = load(path, &hsm, Rule::Authentic).await;
+    let (engine, found) = found.map_err(|error| missed(error, token))?;
     let hsm_epoch = token.map_or(0, |token| token.anchor.epoch);
     let known = token.map_or(0, |token| token.anchor.seals);
     let mut seals = found.anchor.seals.max(known);

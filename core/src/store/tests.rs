@@ -87,6 +87,28 @@ fn key(name: &str, version: u32) -> Vec<u8> {
 }
 
 #[tokio::test]
+async fn a_store_that_the_token_knows_is_lost_and_not_to_be_made() {
+    let (hsm, _turn) = token().await;
+    let folder = folder();
+    let path = folder.path().join("store");
+    let none = Store::open(&path, hsm.clone()).await.err().unwrap();
+    assert!(none.to_string().contains("strongroom store create"));
+    let store = Store::create(&path, hsm.clone()).await.unwrap();
+    store.commit(vec![put("a", 1, b"one")]).await.unwrap();
+    let id = crate::hex::encode(&store.status().store_id);
+    drop(store);
+    std::fs::remove_dir_all(&path).unwrap();
+    let opened = Store::open(&path, hsm.clone()).await.err().unwrap();
+    let accepted = Store::accept_rollback(&path, hsm).await.err().unwrap();
+    for lost in [opened, accepted] {
+        let said = lost.to_string();
+        assert!(matches!(lost, StoreError::Lost { epoch: 2, .. }), "{said}");
+        assert!(said.contains(&id) && said.contains("at epoch 2"), "{said}");
+        assert!(!said.contains("create") && !said.contains("init"), "{said}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_committed_is_there_after_opening_again() {
     let (hsm, _turn) = token().await;
     let folder = folder();

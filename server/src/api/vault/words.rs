@@ -285,7 +285,7 @@ mod tests {
             ),
             (
                 Refusal::NoMemoryMaster,
-                "memory residency needs a second master key, which this token does not hold: make the token with `strongroom init --memory-master`, or use residency hsm",
+                "memory residency needs a second master key, which this token does not hold, and which is only made with all its other keys: use residency hsm",
             ),
             (
                 Refusal::PeriodTooShort,
