@@ -3,8 +3,10 @@
 use std::fs::{self, File};
 use std::path::Path;
 
+use sha2::{Digest as _, Sha256};
 use strongroom_core::config::Config;
 use strongroom_core::files::open_itself;
+use strongroom_core::hex;
 use strongroom_core::owner::acting;
 use strongroom_core::store::Store;
 use strongroom_core::tls::expiries;
@@ -150,8 +152,11 @@ pub(super) fn audit_log(config: &Config, key: Option<&Path>) -> Finding {
                 Ok(key) => key,
                 Err(failure) => return Finding::new(CHECK, Err(failure.message().to_owned())),
             };
-            match audit::token_end(config) {
-                Ok(end) => (key, end, String::new()),
+            match audit::token_key_and_end(config) {
+                Ok((tokens, _)) if tokens != key => {
+                    return Finding::new(CHECK, Err(another_tokens(file, &key, &tokens)));
+                }
+                Ok((_, end)) => (key, end, String::new()),
                 Err(failure) => {
                     let unheld = format!(
                         "; its end was not held against the token: {}",
@@ -172,6 +177,17 @@ pub(super) fn audit_log(config: &Config, key: Option<&Path>) -> Finding {
         Ok(found) => Err(found.problems.join("; ")),
     };
     Finding::new(CHECK, found)
+}
+
+/// A second token that has taken over signs with a key of its own.
+fn another_tokens(file: &Path, key: &[u8], tokens: &[u8]) -> String {
+    let file = file.display();
+    let [key, tokens] = [key, tokens].map(|key| hex::encode(&Sha256::digest(key)));
+    format!(
+        "{file} is the audit key of another token than the one that [hsm] names: its SHA-256 is {key}, that of the token's key {tokens}. If this token has taken over, compare that with \
+         the key strongroom-audit in step `copy` of the transcript of its ceremony `add-token`, keep the old file beside the old log, which verifies with it, and write the token's \
+         key in its place: `strongroom audit public-key > {file}`. If it has not, [hsm] names the wrong token"
+    )
 }
 
 fn is_missing(path: &Path) -> bool {

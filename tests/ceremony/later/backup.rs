@@ -605,6 +605,45 @@ fn the_next_ceremony_is_with_the_token_that_the_appliance_works_with() {
 }
 
 #[test]
+fn check_knows_the_audit_key_of_a_token_that_has_taken_over() {
+    let (room, sealed) = in_use();
+    let add = Later::new(&room, &["add-token"]);
+    add.run_to_the_end();
+    let serial = |outputs: &Value| outputs["token"]["serial"].as_str().unwrap().to_owned();
+    let (first, second) = (serial(&room.outputs("token")), serial(&add.outputs("copy")));
+    take_over(&room, &first, &second, &sealed);
+
+    // The key beside the configuration is the first one's, until somebody has compared the two.
+    let config = room.appliance().join("strongroom.toml");
+    let audit_log = || {
+        let output = room
+            .command(&["check", "--output", "json", "--config"])
+            .arg(&config)
+            .output()
+            .unwrap();
+        let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let mut findings = told["checks"].as_array().unwrap().iter();
+        let found = findings.find(|one| one["check"] == "audit log");
+        found.unwrap().clone()
+    };
+    let found = audit_log();
+    assert_eq!(found["state"], "failed", "{found}");
+    let told = add.outputs("copy")["keys"].clone();
+    let mut keys = told.as_array().unwrap().iter();
+    let own = keys.find(|key| key["label"] == "strongroom-audit");
+    for part in ["another token", own.unwrap()["sha256"].as_str().unwrap()] {
+        assert!(found["text"].as_str().unwrap().contains(part), "{found}");
+    }
+    let key = room
+        .command(&["audit", "public-key", "--config"])
+        .arg(&config)
+        .output();
+    fs::write(room.appliance().join("audit-key.pem"), key.unwrap().stdout).unwrap();
+    let found = audit_log();
+    assert_eq!(found["state"], "ok", "{found}");
+}
+
+#[test]
 fn a_second_token_takes_over() {
     let (room, sealed) = in_use();
     let add = Later::new(&room, &["add-token"]);
