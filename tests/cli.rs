@@ -211,6 +211,73 @@ fn check_config_accepts_a_good_one_and_finds_a_broken_policy() {
     );
 }
 
+/// What a start would refuse before it asks the HSM.
+#[test]
+fn check_config_refuses_what_a_start_would_refuse() {
+    let appliance = Appliance::builder().prepare();
+    let refused = |words: &[&str]| {
+        for command in ["check-config", "serve"] {
+            let output = appliance.cli([command]);
+            assert_ne!(code(&output), 0, "{command}");
+            for word in words {
+                let said = stderr(&output);
+                assert!(said.contains(word), "{command}: {word}: {said}");
+            }
+        }
+    };
+    let (pin, log) = (appliance.pin_file(), appliance.audit());
+    let good = fs::read(&pin).unwrap();
+    fs::write(&pin, "\n").unwrap();
+    refused(&["holds no PIN"]);
+    fs::write(&pin, good).unwrap();
+
+    let kept = appliance.path().join("kept");
+    fs::rename(&log, &kept).unwrap();
+    fs::create_dir(&log).unwrap();
+    let output = appliance.cli(["check-config"]);
+    assert_eq!(code(&output), 3);
+    assert!(
+        stderr(&output).contains("audit.path: "),
+        "{}",
+        stderr(&output)
+    );
+    fs::remove_dir(&log).unwrap();
+    fs::rename(&kept, &log).unwrap();
+
+    let open = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(appliance.store(), open).unwrap();
+    refused(&["may be used by others", "chmod 700"]);
+    let own = fs::Permissions::from_mode(0o700);
+    fs::set_permissions(appliance.store(), own).unwrap();
+
+    let text = fs::read_to_string(appliance.config()).unwrap();
+    let module = strongroom_softhsm::module_path().unwrap();
+    let wrong = text.replace(module.to_str().unwrap(), pin.to_str().unwrap());
+    assert_ne!(wrong, text);
+    fs::write(appliance.config(), wrong).unwrap();
+    let output = appliance.cli(["check-config"]);
+    assert_eq!(code(&output), 3);
+    assert!(
+        stderr(&output).contains("is no shared library"),
+        "{}",
+        stderr(&output)
+    );
+    fs::write(appliance.config(), text).unwrap();
+    assert!(ok(&appliance.cli(["check-config"])).contains("is valid"));
+
+    let output = appliance
+        .command(Path::new("prlimit"))
+        .args(["--nofile=300:300", STRONGROOM, "check-config"])
+        .output()
+        .unwrap();
+    assert_eq!(code(&output), 3);
+    assert!(
+        stderr(&output).contains("max_connections"),
+        "{}",
+        stderr(&output)
+    );
+}
+
 /// Whoever renews them all mends them all.
 #[test]
 fn check_config_names_each_bad_tls_file() {

@@ -55,6 +55,21 @@ impl PartialEq for SecretPin {
 
 impl Eq for SecretPin {}
 
+impl PinSource {
+    /// What a start would refuse of it, and what of that can be seen outside the service: of a
+    /// credential the name, of a file all.
+    ///
+    /// # Errors
+    /// [`HsmError::Config`].
+    pub fn check(&self) -> Result<(), HsmError> {
+        match self {
+            Self::File(path) => read_file(path).map(drop),
+            Self::Credential(name) => check_name(name),
+            Self::Given(_) => Ok(()),
+        }
+    }
+}
+
 /// The PIN, without the newline that an editor leaves at the end of a file.
 pub(crate) fn read(source: &PinSource) -> Result<SecretPin, HsmError> {
     let path = match source {
@@ -66,12 +81,7 @@ pub(crate) fn read(source: &PinSource) -> Result<SecretPin, HsmError> {
 }
 
 fn credential(name: &str) -> Result<PathBuf, HsmError> {
-    if name.is_empty() || name.contains('/') || name == ".." {
-        return Err(HsmError::Config(
-            "hsm.pin_credential is not the name of a systemd credential: it must be a plain file name"
-                .to_owned(),
-        ));
-    }
+    check_name(name)?;
     // Only the directory's name comes from the environment, never the PIN.
     std::env::var_os("CREDENTIALS_DIRECTORY")
         .map(|folder| PathBuf::from(folder).join(name))
@@ -83,6 +93,16 @@ fn credential(name: &str) -> Result<PathBuf, HsmError> {
                     .to_owned(),
             )
         })
+}
+
+fn check_name(name: &str) -> Result<(), HsmError> {
+    if name.is_empty() || name.contains('/') || name == ".." {
+        return Err(HsmError::Config(
+            "hsm.pin_credential is not the name of a systemd credential: it must be a plain file name"
+                .to_owned(),
+        ));
+    }
+    Ok(())
 }
 
 fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, HsmError> {
@@ -116,7 +136,7 @@ fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, HsmError> {
     // owner may write.
     if metadata.permissions().mode() & 0o027 != 0 {
         return Err(HsmError::Config(format!(
-            "the PIN file {0} is open to others (mode {1:04o}): run `chmod 0400 {0}`",
+            "the PIN file {0} is open to others (mode {1:04o}): run `chmod 0400 {0}`, and change the PIN if others may have read it",
             path.display(),
             metadata.permissions().mode() & 0o7777
         )));

@@ -11,7 +11,6 @@ use strongroom_core::config::{Config, ConfigError};
 use strongroom_core::hex;
 use strongroom_core::store::{Store, StoreError};
 use strongroom_hsm::{Hsm, HsmError, OptionalKeys, Register, TransferKey, ceremony};
-use strongroom_server::api::contradictions;
 use strongroom_server::harden;
 use strongroom_server::serve::{self, ServeError, ServeOptions};
 
@@ -162,12 +161,7 @@ pub(super) struct CheckConfigArgs {
 
 pub(super) fn check_config(args: &CheckConfigArgs, format: Format) -> Result<(), Failure> {
     let config = args.config.load()?;
-    let mut problems = contradictions(&config);
-    problems.extend(
-        harden::check(&config.hardening)
-            .err()
-            .map(|error| error.to_string()),
-    );
+    let mut problems = serve::problems(&config);
     problems.extend(config.check().err().into_iter().flat_map(|error| error.0));
     if !problems.is_empty() {
         return Err(ConfigError(problems).into());

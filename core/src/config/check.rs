@@ -1,21 +1,22 @@
 //! What a configuration names: whether it is there and can be used, asked without starting
 //! anything.
 
-use std::io;
-use std::os::unix::fs::PermissionsExt as _;
+use std::io::{self, Read as _};
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
-
-use strongroom_hsm::PinSource;
 
 use super::{Config, ConfigError};
 use crate::policy::Policy;
+use crate::store::Store;
 use crate::tls::Tls;
 use crate::tokens::Tokens;
 use crate::{atomic, files};
 
+const ELF_MAGIC: [u8; 4] = *b"\x7fELF";
+
 impl Config {
-    /// Reads every file that a start would read, but for the store, the token and the audit log
-    /// themselves.
+    /// Reads every file that a start would read, but for the token and what is in the store and the
+    /// audit log.
     ///
     /// # Errors
     /// Every problem at once, each with its file.
@@ -29,13 +30,16 @@ impl Config {
         );
         let tokens = self.tokens.as_deref().map(Tokens::load);
         problems.extend(tokens.and_then(Result::err).map(|error| error.to_string()));
-        problems.extend(readable("hsm.module", &self.hsm.module));
-        // A systemd credential exists only inside the service.
-        if let PinSource::File(path) = &self.hsm.pin {
-            problems.extend(no_pin(path).or_else(|| secret(path)));
-        }
-        problems.extend(folder_of("store.path", &self.store));
-        problems.extend(folder_of("audit.path", &self.audit.path));
+        problems.extend(no_library("hsm.module", &self.hsm.module));
+        problems.extend(self.hsm.pin.check().err().map(|error| error.to_string()));
+        let store = || {
+            Store::check_place(&self.store)
+                .err()
+                .map(|error| error.to_string())
+        };
+        problems.extend(folder_of("store.path", &self.store).or_else(store));
+        let log = || no_log("audit.path", &self.audit.path);
+        problems.extend(folder_of("audit.path", &self.audit.path).or_else(log));
         if problems.is_empty() {
             Ok(())
         } else {
@@ -44,33 +48,31 @@ impl Config {
     }
 }
 
-fn readable(setting: &str, path: &Path) -> Option<String> {
-    let problem = files::open(path).err()?;
-    Some(format!(
-        "{setting}: {} can't be read: {problem}",
-        path.display()
-    ))
-}
-
-/// Its name is said only if it is one: it may be the PIN itself.
-fn no_pin(path: &Path) -> Option<String> {
-    match files::open(path).err()?.kind() {
-        io::ErrorKind::NotFound => Some(format!(
-            "hsm.pin_file: no file in {} has the name that it gives: put the PIN into one, and write its path here",
-            atomic::folder(path).display()
+/// What the loader would not take is not loaded to find that out: its code would run as whoever
+/// asks.
+fn no_library(setting: &str, path: &Path) -> Option<String> {
+    let mut begin = [0; ELF_MAGIC.len()];
+    let read = files::open(path).and_then(|mut file| file.read_exact(&mut begin));
+    match read {
+        Ok(()) if begin == ELF_MAGIC => None,
+        Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => Some(format!(
+            "{setting}: {} can't be read: {error}",
+            path.display()
         )),
-        _ => readable("hsm.pin_file", path),
+        _ => Some(format!(
+            "{setting}: {} is no shared library: name the PKCS#11 module of the HSM's maker",
+            path.display()
+        )),
     }
 }
 
-/// As the start asks it of a PIN: a group may read it, as systemd has its credentials in places.
-fn secret(path: &Path) -> Option<String> {
-    let mode = path.metadata().ok()?.permissions().mode();
-    (mode & 0o027 != 0).then(|| {
+/// A pipe would be waited for; of devices those that take lines may be meant.
+fn no_log(setting: &str, path: &Path) -> Option<String> {
+    let kind = path.metadata().ok()?.file_type();
+    (!kind.is_file() && !kind.is_char_device()).then(|| {
         format!(
-            "hsm.pin_file: {} is open to others (mode {:04o}): run `chmod 0400` on it, and change the PIN if others may have read it",
-            path.display(),
-            mode & 0o7777
+            "{setting}: {} is not a regular file: move it away, or name another one",
+            path.display()
         )
     })
 }
@@ -91,6 +93,7 @@ fn folder_of(setting: &str, path: &Path) -> Option<String> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
 
@@ -114,7 +117,7 @@ mod tests {
             "policy.toml",
             "tokens.toml",
             "hsm.module",
-            "hsm.pin_file",
+            "the PIN file",
             "store.path",
             "audit.path",
         ];
@@ -132,12 +135,11 @@ mod tests {
             fs::create_dir(folder.path().join(made)).unwrap();
         }
         let write = |name: &str, text: &str| {
-            use std::os::unix::fs::PermissionsExt;
             fs::write(folder.path().join(name), text).unwrap();
             let mode = fs::Permissions::from_mode(0o600);
             fs::set_permissions(folder.path().join(name), mode).unwrap();
         };
-        write("module.so", "");
+        write("module.so", "\x7fELF, and more");
         write("pin", "1234");
         write("policy.toml", include_str!("../../../examples/policy.toml"));
         write("tokens.toml", include_str!("../../../examples/tokens.toml"));
@@ -145,9 +147,35 @@ mod tests {
         write("tls/server.key", &key.serialize_pem());
         write("tls/client-ca.pem", &certificate);
         config.check().unwrap();
+        let one = |expected: &str| {
+            let ConfigError(problems) = config.check().unwrap_err();
+            assert_eq!(problems.len(), 1, "{problems:#?}");
+            assert!(problems[0].contains(expected), "{problems:#?}");
+        };
         let pin = folder.path().join("pin");
         fs::set_permissions(&pin, fs::Permissions::from_mode(0o604)).unwrap();
-        let ConfigError(problems) = config.check().unwrap_err();
-        assert!(problems[0].contains("chmod 0400"), "{problems:?}");
+        one("chmod 0400");
+        write("pin", "\n");
+        one("holds no PIN");
+        write("pin", "1234");
+        for text in ["", "#!/bin/sh\n"] {
+            write("module.so", text);
+            one("is no shared library");
+        }
+        write("module.so", "\x7fELF, and more");
+        let log = folder.path().join("log/audit.log");
+        fs::create_dir(&log).unwrap();
+        one("audit.path: ");
+        fs::remove_dir(&log).unwrap();
+        write("log/audit.log", "");
+        let store = folder.path().join("lib/store");
+        write("lib/store", "");
+        one("is not a directory");
+        fs::remove_file(&store).unwrap();
+        fs::create_dir(&store).unwrap();
+        fs::set_permissions(&store, fs::Permissions::from_mode(0o755)).unwrap();
+        one("chmod 700");
+        fs::set_permissions(&store, fs::Permissions::from_mode(0o700)).unwrap();
+        config.check().unwrap();
     }
 }

@@ -307,6 +307,15 @@ impl Store {
         open::open(path, hsm).await
     }
 
+    /// What a start would refuse of a store's place before it asks the token; that there is no store
+    /// yet is no matter of this.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`], [`StoreError::Damaged`].
+    pub fn check_place(path: &Path) -> Result<(), StoreError> {
+        open::check_place(path)
+    }
+
     /// Which store a token's epoch object names; `None` if it is not one that this version wrote.
     pub fn id_in_epoch(value: &[u8]) -> Option<[u8; 16]> {
         record::Token::decode(value).map(|token| token.anchor.store_id)

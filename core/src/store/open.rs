@@ -483,6 +483,14 @@ pub(super) fn prepare_folder(path: &Path) -> Result<(), StoreError> {
     }
 }
 
+pub(super) fn check_place(path: &Path) -> Result<(), StoreError> {
+    match acting(path, || check_folder(path)) {
+        Ok(Err(StoreError::Missing(_))) => Ok(()),
+        Ok(checked) => checked,
+        Err(error) => Err(as_owner(path, &error)),
+    }
+}
+
 fn check_folder(path: &Path) -> Result<(), StoreError> {
     let metadata = match fs::metadata(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {

@@ -92,9 +92,9 @@ pub fn become_owner(options: &Hardening, store: &Path) -> Result<(), HardenError
 ///
 /// # Errors
 /// [`HardenError::SystemCalls`], [`HardenError::Filters`], [`HardenError::User`].
-pub fn check(options: &Hardening) -> Result<(), HardenError> {
+pub fn check(options: &Hardening, store: &Path) -> Result<(), HardenError> {
     Filters::new(options)?;
-    options.user.as_deref().map_or(Ok(()), user::exists)
+    user::check(options.user.as_deref(), store)
 }
 
 /// Hardens the process as a whole. It must have one thread: what is given up here is each thread's

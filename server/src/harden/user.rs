@@ -24,19 +24,7 @@ pub(super) fn become_owner(
         return Ok(Ok(name(geteuid())));
     }
     let refused = |what: String| HardenError::User(what);
-    let (uid, gid) = match user {
-        Some(wanted) => {
-            let user = named(wanted)?;
-            (user.uid, user.gid)
-        }
-        None => match owner::owner(state) {
-            Ok(Some(owner)) => (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid)),
-            Ok(None) => (Uid::from_raw(0), Gid::from_raw(0)),
-            Err(error) => {
-                return Err(refused(format!("it says nobody, and {error}")));
-            }
-        },
-    };
+    let (uid, gid) = of(user, state)?;
     owner::settle();
     if uid.is_root() {
         return Ok(Err(format!(
@@ -56,9 +44,25 @@ pub(super) fn become_owner(
     Ok(Ok(name))
 }
 
-/// Whether there is a user of that name.
-pub(super) fn exists(wanted: &str) -> Result<(), HardenError> {
-    named(wanted).map(drop)
+/// Whether there is somebody to become, for whoever runs this.
+pub(super) fn check(user: Option<&str>, state: &Path) -> Result<(), HardenError> {
+    if user.is_none() && !geteuid().is_root() {
+        return Ok(());
+    }
+    of(user, state).map(drop)
+}
+
+/// Whom root would become.
+fn of(user: Option<&str>, state: &Path) -> Result<(Uid, Gid), HardenError> {
+    if let Some(wanted) = user {
+        let user = named(wanted)?;
+        return Ok((user.uid, user.gid));
+    }
+    match owner::owner(state) {
+        Ok(Some(owner)) => Ok((Uid::from_raw(owner.uid), Gid::from_raw(owner.gid))),
+        Ok(None) => Ok((Uid::from_raw(0), Gid::from_raw(0))),
+        Err(error) => Err(HardenError::User(format!("it says nobody, and {error}"))),
+    }
 }
 
 fn named(wanted: &str) -> Result<User, HardenError> {

@@ -10,13 +10,20 @@ use super::ServeError;
 /// allowed for would keep the token from its objects.
 const RESERVED_DESCRIPTORS: u64 = 256;
 
+/// Whether [`provide`] could, by the limits of this process.
+pub(super) fn check(max_connections: usize) -> Result<(), ServeError> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(refused)?;
+    let (limit, needed) = (soft.max(hard), needed(max_connections));
+    if limit >= needed {
+        Ok(())
+    } else {
+        Err(too_many(max_connections, limit, needed))
+    }
+}
+
 /// Raises the soft limit as far as `max_connections` needs it, and no further: a PKCS#11 module may
 /// use `select(2)`, which knows 1,024 descriptors.
 pub(super) fn provide(max_connections: usize) -> Result<(), ServeError> {
-    let refused = |source: nix::Error| ServeError::System {
-        what: "the limit of open files (RLIMIT_NOFILE) can't be read",
-        source: source.into(),
-    };
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(refused)?;
     let needed = needed(max_connections);
     if soft >= needed {
@@ -27,6 +34,13 @@ pub(super) fn provide(max_connections: usize) -> Result<(), ServeError> {
         return Ok(());
     }
     Err(too_many(max_connections, soft.max(hard), needed))
+}
+
+fn refused(source: nix::Error) -> ServeError {
+    ServeError::System {
+        what: "the limit of open files (RLIMIT_NOFILE) can't be read",
+        source: source.into(),
+    }
 }
 
 fn too_many(max_connections: usize, limit: u64, needed: u64) -> ServeError {

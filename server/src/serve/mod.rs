@@ -185,6 +185,17 @@ pub fn run(config: Config, options: &ServeOptions) -> Result<(), ServeError> {
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
+/// What [`run`] would refuse before it asks the HSM, found without giving up or taking anything;
+/// the files that the configuration names are [`Config::check`]'s matter.
+pub fn problems(config: &Config) -> Vec<String> {
+    let mut problems = api::contradictions(config);
+    let limits = descriptors::check(config.max_connections);
+    problems.extend(limits.err().map(|error| error.to_string()));
+    let hardening = harden::check(&config.hardening, &config.store);
+    problems.extend(hardening.err().map(|error| error.to_string()));
+    problems
+}
+
 /// A thread that starts the HSM's when it is told to: those have other rights than the runtime's.
 fn hsm_thread(
     config: &Config,
