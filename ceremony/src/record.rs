@@ -7,6 +7,16 @@ use strongroom_core::json::nullable;
 use super::encoding::{base64, hex, sha256};
 use super::shares::Commitment;
 
+/// What a machine must compute rightly before it holds a ceremony: in `known_answers` of step
+/// `self-test`, each of them.
+pub(super) const KNOWN_ANSWERS: [&str; 5] = [
+    "SHA-256, FIPS 180-4 abc",
+    "HMAC-SHA-256, RFC 4231 case 2",
+    "AES-256-GCM, the GCM specification's case 16",
+    "ECDSA P-256 signing and verification, RFC 6979 A.2.5",
+    "ECDH P-256, RFC 5903 8.1",
+];
+
 /// The token: outputs of step `token` (as field `token`), of `evidence`, and in the summary.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenRecord {

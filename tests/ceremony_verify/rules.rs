@@ -86,6 +86,11 @@ fn set(forgery: &mut Forgery, step: Step, member: &str, value: impl Into<Value>)
     forgery.outputs(step)[member] = value.into();
 }
 
+fn known_answers(forgery: &mut Forgery) -> &mut Vec<Value> {
+    let known = &mut forgery.outputs(Step::SelfTest)["known_answers"];
+    known.as_array_mut().unwrap()
+}
+
 const BIRTH: &[Breach] = &[
     (1, "a key that the plan has not", |f| {
         let more = record("strongroom-memory-master", Some(&rsa("more")));
@@ -250,7 +255,16 @@ const BIRTH: &[Breach] = &[
         set(f, Step::SelfTest, "known_answers", "failed");
     }),
     (12, "a known answer of no name", |f| {
-        set(f, Step::SelfTest, "known_answers", json!(["SHA-256", ""]));
+        known_answers(f).push("".into());
+    }),
+    (12, "the first known answer left out", |f| {
+        known_answers(f).remove(0);
+    }),
+    (12, "the last known answer left out", |f| {
+        known_answers(f).pop();
+    }),
+    (12, "a known answer under another name", |f| {
+        known_answers(f)[2] = "AES-128-GCM, the GCM specification's case 16".into();
     }),
     (13, "a user PIN that is not set", |f| {
         f.outputs(Step::Token)["flags"]["user_pin_set"] = false.into();

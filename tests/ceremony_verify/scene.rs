@@ -226,7 +226,12 @@ impl Scene {
                 "present": present, "shares": self.shares, "token_serial": SERIALS[self.token],
                 "previous_kind": self.previous_kind, "binary_sha256": BINARY, "version": "0.2.0",
             }),
-            Step::SelfTest => json!({"known_answers": ["SHA-256"]}),
+            Step::SelfTest => json!({"known_answers": [
+                "SHA-256, FIPS 180-4 abc", "HMAC-SHA-256, RFC 4231 case 2",
+                "AES-256-GCM, the GCM specification's case 16",
+                "ECDSA P-256 signing and verification, RFC 6979 A.2.5",
+                "ECDH P-256, RFC 5903 8.1",
+            ]}),
             Step::Pins | Step::Transport => pins,
             Step::Token => json!({"token": token(self.token_after()), "slot": 7, "flags": flags}),
             Step::Keys => {

@@ -43,6 +43,14 @@ KINDS = {
     ],
     "destroy": ["opening", "inventory", "consent", "destroy", "closing"],
 }
+# What the machine must have computed rightly.
+KNOWN_ANSWERS = [
+    "SHA-256, FIPS 180-4 abc",
+    "HMAC-SHA-256, RFC 4231 case 2",
+    "AES-256-GCM, the GCM specification's case 16",
+    "ECDSA P-256 signing and verification, RFC 6979 A.2.5",
+    "ECDH P-256, RFC 5903 8.1",
+]
 # The kinds that are sealed before that step, not at the end.
 SEALED_BEFORE = {"destroy": "destroy"}
 # What the plan's [keys] must have for a kind.
@@ -406,7 +414,8 @@ class Transcript:
                 same(step, binary_sha256=self.binary, plan_sha256=self.plan_hash, present=everyone)
             elif step == "self-test":
                 known = outputs[step]["known_answers"]
-                need(isinstance(known, list) and known and all(isinstance(one, str) and one for one in known), "self-test: nothing was right")
+                need(isinstance(known, list) and all(isinstance(one, str) and one for one in known), "self-test: known_answers")
+                need(all(one in known for one in KNOWN_ANSWERS), "self-test: a known answer is left out")
             elif step in ("token", "second-token"):
                 same(step, flags={"initialized": True, "user_pin_set": True, "user_pin_locked": False, "so_pin_locked": False})
                 need(all(isinstance(flag, bool) for flag in outputs[step]["flags"].values()), f"{step}: flags")

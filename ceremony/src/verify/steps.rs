@@ -6,6 +6,7 @@ use strongroom_hsm::ceremony::expected::MASTER_LABEL;
 
 use super::super::encoding::{hex, sha256, unbase64, unhex};
 use super::super::plan::PinMethod;
+use super::super::record::KNOWN_ANSWERS;
 use super::super::{Kind, Mode, Plan, Step};
 use super::chain::{Chain, DoneStep};
 use super::evidence::is_p256;
@@ -108,11 +109,16 @@ fn step(chain: &Chain, kind: Kind, plan: &Plan, done: &DoneStep, check: &mut Che
                 check.is("present", everyone);
             }
         }
-        Step::SelfTest => check.holds("known_answers", "a list of what was right", |value| {
-            value
-                .as_array()
-                .is_some_and(|all| !all.is_empty() && all.iter().all(is_said))
-        }),
+        Step::SelfTest => check.holds(
+            "known_answers",
+            "every answer that must be known",
+            |value| {
+                value.as_array().is_some_and(|all| {
+                    all.iter().all(is_said)
+                        && KNOWN_ANSWERS.iter().all(|name| all.contains(&json!(name)))
+                })
+            },
+        ),
         Step::Token | Step::SecondToken => check.is(
             "flags",
             json!({
