@@ -30,7 +30,7 @@ pub(super) struct ImportArgs {
     /// File with the key, 32 raw bytes; - is standard input
     #[arg(long = "in", value_name = "FILE")]
     input: PathBuf,
-    /// Hash of RSA-OAEP: sha1 where the HSM supports no other (SoftHSM 2)
+    /// Hash of RSA-OAEP and its MGF1: sha1 where the HSM supports no other, as SoftHSM 2
     #[arg(long, default_value = "sha256")]
     oaep_hash: OaepHash,
     /// Allow `key rotate`, which creates later versions in the HSM

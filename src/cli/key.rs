@@ -95,7 +95,9 @@ enum Action {
     /// Import a key of 32 raw bytes, wrapped for the HSM before it leaves this process
     #[command(
         after_help = "Examples:\n  strongroom key import legacy --in legacy.key\n  \
-        openssl rand 32 | strongroom key import legacy --in - --allow-rotation"
+        openssl rand 32 | strongroom key import legacy --in - --allow-rotation\n  \
+        strongroom key import legacy --in legacy.key --oaep-hash sha1\n\n\
+        The last is for an HSM that unwraps by RSA-OAEP with SHA-1 alone, as SoftHSM 2."
     )]
     Import(import::ImportArgs),
     /// Rewrap the ciphertexts in a file with the latest key version
