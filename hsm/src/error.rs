@@ -102,6 +102,12 @@ pub enum HsmError {
         /// What the user PIN alone gives.
         reason: String,
     },
+    /// The token gives none of the keys with which it must be tried.
+    #[error(
+        "the token could not be tried: {0}, so what it does for whoever has such a key is not shown, and it is not used: let the user PIN make such \
+         keys, or, if nobody is to have them, take the mechanism off the token's list (its maker's tool or settings do either)"
+    )]
+    Untried(String),
     /// A known-answer test failed.
     #[error(
         "the power-on self-test of {0} failed: the token gives wrong answers and must not be used"

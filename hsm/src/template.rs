@@ -10,14 +10,14 @@ use base16ct::lower::encode_string as hex;
 use cryptoki_sys::{
     CK_ATTRIBUTE_TYPE, CK_KEY_TYPE, CK_MECHANISM_TYPE, CK_ULONG, CKA_ALLOWED_MECHANISMS,
     CKA_ALWAYS_SENSITIVE, CKA_CLASS, CKA_COPYABLE, CKA_DECRYPT, CKA_DERIVE, CKA_EC_PARAMS,
-    CKA_ENCRYPT, CKA_EXTRACTABLE, CKA_ID, CKA_KEY_TYPE, CKA_LABEL, CKA_LOCAL, CKA_MODIFIABLE,
-    CKA_MODULUS_BITS, CKA_NEVER_EXTRACTABLE, CKA_PRIVATE, CKA_PUBLIC_EXPONENT, CKA_SENSITIVE,
-    CKA_SIGN, CKA_SIGN_RECOVER, CKA_TOKEN, CKA_TRUSTED, CKA_UNWRAP, CKA_UNWRAP_TEMPLATE, CKA_VALUE,
-    CKA_VALUE_LEN, CKA_VERIFY, CKA_VERIFY_RECOVER, CKA_WRAP, CKA_WRAP_WITH_TRUSTED, CKK_AES,
-    CKK_EC, CKK_GENERIC_SECRET, CKK_RSA, CKM_AES_GCM, CKM_AES_KEY_GEN, CKM_EC_KEY_PAIR_GEN,
-    CKM_ECDSA, CKM_RSA_PKCS, CKM_RSA_PKCS_KEY_PAIR_GEN, CKM_RSA_PKCS_OAEP, CKM_SHA224_HMAC,
-    CKM_SHA256_HMAC, CKM_SHA384_HMAC, CKM_SHA512_HMAC, CKO_DATA, CKO_PRIVATE_KEY, CKO_PUBLIC_KEY,
-    CKO_SECRET_KEY,
+    CKA_EC_POINT, CKA_ENCRYPT, CKA_EXTRACTABLE, CKA_ID, CKA_KEY_TYPE, CKA_LABEL, CKA_LOCAL,
+    CKA_MODIFIABLE, CKA_MODULUS_BITS, CKA_NEVER_EXTRACTABLE, CKA_PRIVATE, CKA_PUBLIC_EXPONENT,
+    CKA_SENSITIVE, CKA_SIGN, CKA_SIGN_RECOVER, CKA_TOKEN, CKA_TRUSTED, CKA_UNWRAP,
+    CKA_UNWRAP_TEMPLATE, CKA_VALUE, CKA_VALUE_LEN, CKA_VERIFY, CKA_VERIFY_RECOVER, CKA_WRAP,
+    CKA_WRAP_WITH_TRUSTED, CKK_AES, CKK_EC, CKK_GENERIC_SECRET, CKK_RSA, CKM_AES_GCM,
+    CKM_AES_KEY_GEN, CKM_EC_KEY_PAIR_GEN, CKM_ECDSA, CKM_RSA_PKCS, CKM_RSA_PKCS_KEY_PAIR_GEN,
+    CKM_RSA_PKCS_OAEP, CKM_SHA224_HMAC, CKM_SHA256_HMAC, CKM_SHA384_HMAC, CKM_SHA512_HMAC,
+    CKO_DATA, CKO_PRIVATE_KEY, CKO_PUBLIC_KEY, CKO_SECRET_KEY,
 };
 
 use crate::config::KeyShape;
@@ -154,6 +154,11 @@ impl Rule {
     /// `CKA_KEY_TYPE`, a `CKK_…`.
     pub(crate) fn key_type(kind: CK_KEY_TYPE) -> Self {
         rule!(Always CKA_KEY_TYPE = Value::Ulong(kind))
+    }
+
+    /// `CKA_VALUE`.
+    pub(crate) fn value(bytes: &'static [u8]) -> Self {
+        rule!(Always CKA_VALUE = Value::Bytes(Cow::Borrowed(bytes)))
     }
 
     /// `CKA_MODULUS_BITS`.
@@ -569,47 +574,36 @@ pub(crate) const EPHEMERAL: &[Rule] = rules! {
     Always CKA_MODIFIABLE = NO;
 };
 
-/// What anybody with the user PIN may make for a trial: an AES key that wraps, unwraps and derives,
-/// and comes out itself.
-pub(crate) const OWN_AES: &[Rule] = rules! {
+/// What anybody with the user PIN may make for a trial, but for its type and its right: it has no
+/// other.
+pub(crate) const OWN: &[Rule] = rules! {
     Always CKA_CLASS = Value::Ulong(CKO_SECRET_KEY);
-    Always CKA_KEY_TYPE = Value::Ulong(CKK_AES);
     Always CKA_TOKEN = NO;
     Always CKA_PRIVATE = YES;
     Always CKA_SENSITIVE = YES;
-    Always CKA_EXTRACTABLE = YES;
-    Always CKA_WRAP = YES;
-    Always CKA_UNWRAP = YES;
-    Always CKA_DERIVE = YES;
+    Always CKA_EXTRACTABLE = NO;
     Always CKA_ENCRYPT = NO;
+    Always CKA_DECRYPT = NO;
+    Always CKA_SIGN = NO;
+    Always CKA_VERIFY = NO;
+    Always CKA_WRAP = NO;
+    Always CKA_UNWRAP = NO;
+    Always CKA_DERIVE = NO;
+};
+
+/// The same in few words, for a token that won't have all of them.
+pub(crate) const OWN_IN_SHORT: &[Rule] = rules! {
+    Always CKA_CLASS = Value::Ulong(CKO_SECRET_KEY);
+    Always CKA_TOKEN = NO;
     // With CKA_WRAP it would be the pair of rights that no key on the token may have.
     Always CKA_DECRYPT = NO;
 };
 
-/// The same, of which keys are derived that AES keys give none of.
-pub(crate) const OWN_SECRET: &[Rule] = rules! {
-    Always CKA_CLASS = Value::Ulong(CKO_SECRET_KEY);
-    Always CKA_KEY_TYPE = Value::Ulong(CKK_GENERIC_SECRET);
-    Always CKA_TOKEN = NO;
-    Always CKA_PRIVATE = YES;
-    Always CKA_DERIVE = YES;
-};
-
-/// What else anybody may make that wraps, but for its type: a secret key ...
-pub(crate) const OWN_OTHER: &[Rule] = rules! {
-    Always CKA_CLASS = Value::Ulong(CKO_SECRET_KEY);
-    Always CKA_TOKEN = NO;
-    Always CKA_PRIVATE = YES;
-    Always CKA_WRAP = YES;
-    Always CKA_DECRYPT = NO;
-};
-
-/// ... and the halves of a pair on P-256.
+/// The halves of a pair on P-256, but for the public one's right.
 pub(crate) const OWN_EC: &[Rule] = rules! {
     Always CKA_CLASS = Value::Ulong(CKO_PUBLIC_KEY);
     Always CKA_KEY_TYPE = Value::Ulong(CKK_EC);
     Always CKA_TOKEN = NO;
-    Always CKA_WRAP = YES;
     Always CKA_EC_PARAMS = Value::Bytes(Cow::Borrowed(P256_OID));
 };
 pub(crate) const OWN_EC_PRIVATE: &[Rule] = rules! {
@@ -619,6 +613,24 @@ pub(crate) const OWN_EC_PRIVATE: &[Rule] = rules! {
     Always CKA_PRIVATE = YES;
     Always CKA_DECRYPT = NO;
 };
+
+/// P-256's base point, for a public key that is imported.
+pub(crate) const EC_POINT: &Rule = &rule!(
+    Always CKA_EC_POINT = Value::Bytes(Cow::Borrowed(&[
+        0x04, 0x41, 0x04, 0x6b, 0x17, 0xd1, 0xf2, 0xe1, 0x2c, 0x42, 0x47, 0xf8, 0xbc, 0xe6, 0xe5,
+        0x63, 0xa4, 0x40, 0xf2, 0x77, 0x03, 0x7d, 0x81, 0x2d, 0xeb, 0x33, 0xa0, 0xf4, 0xa1, 0x39,
+        0x45, 0xd8, 0x98, 0xc2, 0x96, 0x4f, 0xe3, 0x42, 0xe2, 0xfe, 0x1a, 0x7f, 0x9b, 0x8e, 0xe7,
+        0xeb, 0x4a, 0x7c, 0x0f, 0x9e, 0x16, 0x2b, 0xce, 0x33, 0x57, 0x6b, 0x31, 0x5e, 0xce, 0xcb,
+        0xb6, 0x40, 0x68, 0x37, 0xbf, 0x51, 0xf5,
+    ]))
+);
+
+/// `CKA_WRAP` alone.
+pub(crate) const WRAPS: &Rule = &rule!(Always CKA_WRAP = YES);
+/// `CKA_UNWRAP` alone.
+pub(crate) const UNWRAPS: &Rule = &rule!(Always CKA_UNWRAP = YES);
+/// `CKA_VERIFY` alone.
+pub(crate) const VERIFIES: &Rule = &rule!(Always CKA_VERIFY = YES);
 
 /// What is not a key at all, and tells its value by nature.
 pub(crate) const AS_DATA: &[Rule] = rules! {
@@ -680,15 +692,26 @@ pub(crate) const ENCRYPTS: &Rule = &rule!(Always CKA_ENCRYPT = YES);
 /// `CKA_SIGN` alone, for one that is.
 pub(crate) const SIGNS: &Rule = &rule!(Always CKA_SIGN = YES);
 
+/// A whole key out of another.
+macro_rules! opened {
+    (sensitive: $sensitive:expr, extractable: $extractable:expr) => {
+        rules! {
+            Always CKA_CLASS = Value::Ulong(CKO_SECRET_KEY);
+            Always CKA_KEY_TYPE = Value::Ulong(CKK_GENERIC_SECRET);
+            Always CKA_TOKEN = NO;
+            Always CKA_SENSITIVE = $sensitive;
+            Always CKA_EXTRACTABLE = $extractable;
+            Always CKA_VALUE_LEN = Value::Ulong(32);
+        }
+    };
+}
+
 /// A key that is told and wrapped, out of one that is not.
-pub(crate) const OPEN: &[Rule] = rules! {
-    Always CKA_CLASS = Value::Ulong(CKO_SECRET_KEY);
-    Always CKA_KEY_TYPE = Value::Ulong(CKK_GENERIC_SECRET);
-    Always CKA_TOKEN = NO;
-    Always CKA_SENSITIVE = NO;
-    Always CKA_EXTRACTABLE = YES;
-    Always CKA_VALUE_LEN = Value::Ulong(32);
-};
+pub(crate) const OPEN: &[Rule] = opened!(sensitive: NO, extractable: YES);
+/// One that is told only, and one that is wrapped only: what a token may give that refuses both in
+/// one.
+pub(crate) const TOLD: &[Rule] = opened!(sensitive: NO, extractable: NO);
+pub(crate) const WRAPPED: &[Rule] = opened!(sensitive: YES, extractable: YES);
 
 /// What makes a key on the token worth more to a thief of the user PIN, each by itself.
 pub(crate) const LOOSER: &[Rule] = rules! {

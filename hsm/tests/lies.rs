@@ -643,6 +643,215 @@ fn no_key_is_put_behind_another() {
     });
 }
 
+/// Refuses each key that has what is asked, however it is made.
+fn no_key(asked: &str) -> String {
+    ["C_GenerateKey", "C_CreateObject"]
+        .map(|function| format!("where {asked} refuse {function}\n"))
+        .concat()
+}
+
+/// Refuses each key with two of the rights that a trial needs.
+fn one_right_a_key() -> String {
+    [
+        "CKA_WRAP=true CKA_UNWRAP=true",
+        "CKA_WRAP=true CKA_DERIVE=true",
+        "CKA_UNWRAP=true CKA_DERIVE=true",
+    ]
+    .map(no_key)
+    .concat()
+}
+
+#[test]
+fn a_token_that_gives_no_key_two_rights_is_tried_all_the_same() {
+    in_child(
+        "a_token_that_gives_no_key_two_rights_is_tried_all_the_same",
+        async |rig| {
+            let one = one_right_a_key();
+            drop(rig.start(&one).unwrap());
+            for (of, named) in [
+                ("kek", "unwrapped"),
+                ("moved", "transfer key"),
+                (STORE, name(STORE)),
+            ] {
+                rig.refused(
+                    &format!(
+                        "{one}{KEK}{MOVED}where key= of={of} mechanism=CKM_AES_CBC_PAD allow C_WrapKey"
+                    ),
+                    &[named, "wrapped"],
+                );
+            }
+            for function in ["C_UnwrapKey", "C_DeriveKey", "C_SetAttributeValue"] {
+                let only_own = format!("{one}where key= accept {function} CKA_TRUSTED");
+                assert!(rig.trial(&only_own).ends_with(function), "{function}");
+            }
+            // A key that is told and one that is wrapped, but none that is both.
+            let mechanism = "CKM_EXTRACT_KEY_FROM_KEY";
+            let both = "where CKA_SENSITIVE=false CKA_EXTRACTABLE=true refuse C_DeriveKey\n";
+            for open in [
+                "CKA_SENSITIVE=true CKA_EXTRACTABLE=true",
+                // Only a token that does not go by PKCS#11 tells it.
+                "CKA_SENSITIVE=false CKA_EXTRACTABLE=false",
+            ] {
+                rig.refused(
+                    &format!(
+                        "{both}where key={STORE} {open} make C_DeriveKey {mechanism}\n\
+                         where CKA_SENSITIVE=false claim C_DeriveKey CKA_VALUE 00112233"
+                    ),
+                    &[name(STORE), "CKA_DERIVE", mechanism],
+                );
+            }
+        },
+    );
+}
+
+#[test]
+fn a_key_for_a_trial_is_had_in_any_way_that_the_token_gives_it() {
+    in_child(
+        "a_key_for_a_trial_is_had_in_any_way_that_the_token_gives_it",
+        async |rig| {
+            let wrapped = |commands: &str, by: &str, mechanism: &str| {
+                rig.refused(
+                    &format!(
+                        "{commands}\n{KEK}where key={by} of=kek mechanism={mechanism} allow C_WrapKey"
+                    ),
+                    &["unwrapped", "wrapped out"],
+                );
+            };
+            // It generates none.
+            for (kind, function, mechanism) in [
+                (31, "C_GenerateKey", "CKM_AES_CBC_PAD"),
+                (21, "C_GenerateKey", "CKM_DES3_CBC"),
+                (3, "C_GenerateKeyPair", "CKM_ECDH_AES_KEY_WRAP"),
+            ] {
+                let refused = format!("where CKA_KEY_TYPE=:{kind} CKA_WRAP=true refuse {function}");
+                wrapped(&refused, "", mechanism);
+            }
+            // It takes few words only.
+            wrapped(
+                &no_key("CKA_WRAP=true with=CKA_VERIFY"),
+                "",
+                "CKM_AES_CBC_PAD",
+            );
+            // What it generates lacks the right.
+            let lacks = "where CKA_WRAP=true claim C_GenerateKey CKA_WRAP false\n\
+                         where CKA_WRAP=true claim C_CreateObject CKA_LABEL 69";
+            wrapped(lacks, "i", "CKM_AES_CBC_PAD");
+
+            let joined = |commands: &str, own: &str| {
+                rig.refused(
+                    &format!(
+                        "{commands}\n{KEK}where key={own} of=kek make C_DeriveKey CKM_CONCATENATE_BASE_AND_KEY"
+                    ),
+                    &["unwrapped", "CKM_CONCATENATE_BASE_AND_KEY"],
+                );
+            };
+            joined(
+                &format!(
+                    "where CKA_DERIVE=true refuse C_GenerateKey\n{}",
+                    no_key("CKA_DERIVE=true CKA_KEY_TYPE=:31")
+                ),
+                "",
+            );
+            joined(&no_key("CKA_DERIVE=true CKA_KEY_TYPE=:16"), "");
+
+            // One that does both, and one of a pair that is made.
+            let both = "where CKA_UNWRAP=true with=CKA_DECRYPT refuse C_CreateObject\n\
+                        where key= accept C_UnwrapKey CKA_TRUSTED";
+            assert!(rig.trial(both).ends_with("C_UnwrapKey"));
+            let pair = "where CKA_CLASS=:2 CKA_KEY_TYPE=:0 refuse C_CreateObject\n\
+                        where CKA_KEY_TYPE=:0 CKA_TOKEN=false without=CKA_TRUSTED claim C_GenerateKeyPair CKA_LABEL 70\n\
+                        where key=p accept C_SetAttributeValue CKA_TRUSTED";
+            assert!(rig.trial(pair).ends_with("C_SetAttributeValue"));
+        },
+    );
+}
+
+#[test]
+fn a_token_that_could_not_be_tried_is_not_used() {
+    in_child("a_token_that_could_not_be_tried_is_not_used", async |rig| {
+        let untried = |commands: &str, parts: &[&str]| match rig.start(commands).err() {
+            Some(error @ HsmError::Untried(_)) => {
+                let told = error.to_string();
+                for part in parts.iter().chain(&["could not be tried", "maker's tool"]) {
+                    assert!(told.contains(part), "{commands}: {part}: {told}");
+                }
+            }
+            other => panic!("{commands}: {other:?}"),
+        };
+        untried(
+            &no_key("CKA_KEY_TYPE=:31 CKA_WRAP=true"),
+            &["CKM_AES_KEY_WRAP wraps", "makes AES keys", "CKA_WRAP"],
+        );
+        untried(
+            &no_key("CKA_KEY_TYPE=:21 CKA_WRAP=true"),
+            &["CKM_DES3_CBC wraps", "makes triple DES keys", "CKA_WRAP"],
+        );
+        let ecdh = "where key=nobody mechanism=CKM_ECDH_AES_KEY_WRAP allow C_WrapKey";
+        untried(
+            &format!(
+                "{ecdh}\nwhere CKA_KEY_TYPE=:3 CKA_WRAP=true refuse C_GenerateKeyPair\n{}",
+                no_key("CKA_KEY_TYPE=:3 CKA_WRAP=true")
+            ),
+            &["CKM_ECDH_AES_KEY_WRAP wraps", "makes EC keys", "CKA_WRAP"],
+        );
+        let joins = "where key=nobody make C_DeriveKey CKM_CONCATENATE_BASE_AND_KEY";
+        untried(
+            &format!("{joins}\n{}", no_key("CKA_DERIVE=true")),
+            &["CKM_CONCATENATE_BASE_AND_KEY derives", "CKA_DERIVE"],
+        );
+        // What only the mark of trusted keys is tried with.
+        untried(
+            &no_key("CKA_KEY_TYPE=:31 CKA_DERIVE=true"),
+            &["CKM_AES_ECB_ENCRYPT_DATA derives", "CKA_DERIVE"],
+        );
+        untried(
+            &no_key("CKA_KEY_TYPE=:31 CKA_UNWRAP=true with=CKA_DECRYPT"),
+            &["CKM_AES_KEY_WRAP unwraps", "CKA_UNWRAP"],
+        );
+        untried(
+            "where CKA_CLASS=:2 CKA_KEY_TYPE=:0 refuse C_CreateObject\n\
+                 where CKA_KEY_TYPE=:0 CKA_TOKEN=false refuse C_GenerateKeyPair",
+            &["CKM_RSA_PKCS", "makes RSA keys", "CKA_WRAP"],
+        );
+        untried(
+            "where key= of= refuse C_WrapKey",
+            &["CKM_AES_KEY_WRAP wraps"],
+        );
+
+        // What nobody has, nobody uses: it makes no such keys at all.
+        for none in [
+            no_key("CKA_KEY_TYPE=:21"),
+            "where key=nobody mechanism=CKM_CHACHA20_POLY1305 allow C_WrapKey".to_owned(),
+            format!(
+                "{ecdh}\nwhere CKA_KEY_TYPE=:3 CKA_TOKEN=false refuse C_GenerateKeyPair\n{}",
+                no_key("CKA_KEY_TYPE=:3")
+            ),
+        ] {
+            let started = rig.start(&none);
+            assert!(started.is_ok(), "{none}: {:?}", started.err());
+        }
+    });
+}
+
+/// What the product needs of a token, and nothing that wraps by AES.
+const NEEDED: &str = "CKM_RSA_PKCS_KEY_PAIR_GEN,CKM_RSA_PKCS_OAEP,CKM_RSA_PKCS,CKM_AES_KEY_GEN,\
+                      CKM_AES_GCM,CKM_GENERIC_SECRET_KEY_GEN,CKM_SHA256_HMAC,\
+                      CKM_EC_KEY_PAIR_GEN,CKM_ECDSA";
+
+#[test]
+fn a_token_that_does_little_and_says_so_serves() {
+    in_child("a_token_that_does_little_and_says_so_serves", async |rig| {
+        let settings = std::env::var("SOFTHSM2_CONF").unwrap();
+        let text = std::fs::read_to_string(&settings).unwrap();
+        std::fs::write(&settings, format!("{text}slots.mechanisms = {NEEDED}\n")).unwrap();
+        drop(rig.start("").unwrap());
+        // It does not say that it wraps by AES, and gives no key that would.
+        let wrapless = no_key("CKA_WRAP=true");
+        let unwrapless = no_key("CKA_UNWRAP=true with=CKA_DECRYPT");
+        drop(rig.start(&format!("{wrapless}{unwrapless}")).unwrap());
+    });
+}
+
 /// What the transfer key's unwrap template says.
 const TRANSFER_FORCES: [&str; 14] = [
     "CKA_TOKEN",

@@ -177,6 +177,7 @@ impl From<HsmError> for Failure {
             | HsmError::KeyPolicy { .. }
             | HsmError::Missing { .. }
             | HsmError::Trial { .. }
+            | HsmError::Untried(_)
             | HsmError::SelfTest(_) => Exit::HsmRefused,
             _ => Exit::Hsm,
         };

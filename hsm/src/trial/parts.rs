@@ -25,7 +25,7 @@ use super::{Result, Trial, answer};
 use crate::fault::Verdict;
 use crate::ffi::{Derivation, Wrapping, writable};
 use crate::session_key;
-use crate::template::{ENCRYPTS, OPEN, PART, Rule, SIGNS};
+use crate::template::{ENCRYPTS, OPEN, PART, Rule, SIGNS, TOLD, WRAPPED};
 use crate::types::{HashAlgorithm, KeyUsage};
 
 /// A kind of key by its type and, if that does not say it, its length in bytes.
@@ -108,22 +108,25 @@ impl Kind {
 }
 
 /// What is asked for.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 enum Asked {
     /// A part of the key.
     Short(Kind),
     /// A key of which all but one byte are known.
     NearlyKnown(usize),
-    /// A whole key that is not sensitive.
-    Open,
+    /// A whole key that is told, or wrapped, or both.
+    Open(&'static [Rule]),
 }
+
+/// All in one first: a token may refuse that, and give each by itself.
+const OPENED: [Asked; 3] = [Asked::Open(OPEN), Asked::Open(TOLD), Asked::Open(WRAPPED)];
 
 impl Asked {
     fn template(self) -> Vec<Rule> {
         let kind = match self {
             Self::Short(kind) => kind,
             Self::NearlyKnown(length) => secret(length),
-            Self::Open => return OPEN.to_vec(),
+            Self::Open(template) => return template.to_vec(),
         };
         let mut template = kind.instead(PART);
         template.push(match kind.usage() {
@@ -165,7 +168,7 @@ pub(super) fn way(trial: &Trial<'_>, base: ObjectHandle) -> Result<Option<&'stat
         let kinds = SHORTER_KINDS
             .into_iter()
             .chain(own.filter(|own| !SHORTER_KINDS.contains(own)));
-        for asked in kinds.map(Asked::Short).chain(once(Asked::Open)) {
+        for asked in kinds.map(Asked::Short).chain(OPENED) {
             if derives(trial, mechanism, given, base, asked)? {
                 return Ok(Some(name));
             }
@@ -186,7 +189,7 @@ pub(super) fn way(trial: &Trial<'_>, base: ObjectHandle) -> Result<Option<&'stat
     }
     if trial.offers(CKM_CONCATENATE_DATA_AND_BASE) {
         let all_but_one = Derivation::Data(&data[1..]);
-        for asked in [Asked::NearlyKnown(session_key::KEY_BYTES), Asked::Open] {
+        for asked in once(Asked::NearlyKnown(session_key::KEY_BYTES)).chain(OPENED) {
             let mechanism = CKM_CONCATENATE_DATA_AND_BASE;
             if derives(trial, mechanism, all_but_one, base, asked)? {
                 return Ok(Some("CKM_CONCATENATE_DATA_AND_BASE"));
@@ -200,12 +203,16 @@ pub(super) fn way(trial: &Trial<'_>, base: ObjectHandle) -> Result<Option<&'stat
 /// alone needs `CKA_DERIVE`, and that is the other one (Kryoptic 1.5 does so).
 pub(super) fn joined(trial: &Trial<'_>, key: ObjectHandle) -> Result<Option<&'static str>> {
     let mechanism = CKM_CONCATENATE_BASE_AND_KEY;
-    let Some(own) = trial.own.secret.filter(|_| trial.offers(mechanism)) else {
+    if !trial.offers(mechanism) {
         return Ok(None);
-    };
-    for asked in [Asked::NearlyKnown(session_key::KEY_BYTES + 1), Asked::Open] {
-        if derives(trial, mechanism, Derivation::Key(key), own, asked)? {
-            return Ok(Some("CKM_CONCATENATE_BASE_AND_KEY"));
+    }
+    let name = "CKM_CONCATENATE_BASE_AND_KEY";
+    trial.own.derives_by(trial, &[(mechanism, name)])?;
+    for own in trial.own.bases() {
+        for asked in once(Asked::NearlyKnown(session_key::KEY_BYTES + 1)).chain(OPENED) {
+            if derives(trial, mechanism, Derivation::Key(key), own, asked)? {
+                return Ok(Some(name));
+            }
         }
     }
     Ok(None)
@@ -256,7 +263,7 @@ fn tells(trial: &Trial<'_>, part: ObjectHandle, asked: Asked) -> Result<bool> {
             !attribute(CKA_VALUE_LEN)?.is_some_and(|length| whole.admits(&length))
         }
         Asked::NearlyKnown(_) => true,
-        Asked::Open => false,
+        Asked::Open(_) => false,
     };
     Ok(guessed
         || attribute(CKA_VALUE)?.is_some_and(|value| !value.is_empty())

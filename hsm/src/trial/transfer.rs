@@ -136,9 +136,12 @@ pub(crate) fn check_as_user(
     let public = one(watched, CKO_PUBLIC_KEY, transfer)?;
     let private = one(watched, CKO_PRIVATE_KEY, transfer)?;
     Trial::with(watched, hash, places, |trial| {
-        match check(trial, public, private)? {
-            Some(reason) => Ok(Some(reason)),
-            None => Ok(trusted::way(trial, public)?.map(trusted::by)),
+        if let Some(reason) = check(trial, public, private)? {
+            return Ok(Some(reason));
+        }
+        match trusted::way(trial, public) {
+            Err(Fault::Own(untried @ HsmError::Untried(_))) => Ok(Some(untried.to_string())),
+            way => Ok(way?.map(trusted::by)),
         }
     })
 }

@@ -16,19 +16,23 @@ use cryptoki_sys::{
     CK_ATTRIBUTE_TYPE, CK_MECHANISM_TYPE, CK_ULONG, CKA_DERIVE, CKA_MODULUS, CKA_PUBLIC_EXPONENT,
     CKA_SENSITIVE, CKA_WRAP_WITH_TRUSTED, CKM_AES_ECB_ENCRYPT_DATA, CKM_AES_KEY_GEN,
     CKM_CONCATENATE_BASE_AND_DATA, CKM_CONCATENATE_BASE_AND_KEY, CKM_CONCATENATE_DATA_AND_BASE,
-    CKM_EC_KEY_PAIR_GEN, CKM_EXTRACT_KEY_FROM_KEY, CKM_RSA_PKCS_KEY_PAIR_GEN,
-    CKM_SHA1_KEY_DERIVATION, CKM_SHA256_KEY_DERIVATION, CKM_SHA384_KEY_DERIVATION,
-    CKM_SHA512_KEY_DERIVATION, CKM_XOR_BASE_AND_DATA,
+    CKM_EC_KEY_PAIR_GEN, CKM_EXTRACT_KEY_FROM_KEY, CKM_RSA_AES_KEY_WRAP, CKM_RSA_PKCS,
+    CKM_RSA_PKCS_KEY_PAIR_GEN, CKM_RSA_PKCS_OAEP, CKM_RSA_X_509, CKM_SHA1_KEY_DERIVATION,
+    CKM_SHA256_KEY_DERIVATION, CKM_SHA384_KEY_DERIVATION, CKM_SHA512_KEY_DERIVATION,
+    CKM_XOR_BASE_AND_DATA,
 };
 
+use super::own::{AES_DERIVATIONS, DERIVATIONS, Named, Twins, untried};
 use super::{Result, Trial};
 use crate::error::HsmError;
 use crate::fault::Fault;
 use crate::ffi::Derivation;
 use crate::session_key;
 use crate::template::{
-    CLAIMED_AES, CLAIMED_AES_IMPORT, CLAIMED_EC, CLAIMED_RSA, GUARDED, ON_TOKEN, Rule, TRUSTED_MARK,
+    CLAIMED_AES, CLAIMED_AES_IMPORT, CLAIMED_EC, CLAIMED_RSA, GUARDED, ON_TOKEN, Rule,
+    TRUSTED_MARK, WRAPS,
 };
+use crate::types::{KeyUsage, MasterKind};
 
 /// The PKCS#11 function by which such a key is to be had; `None`: by none of them. `public`: an RSA
 /// public key on the token.
@@ -133,18 +137,53 @@ impl Marks<'_> {
             }
         }
         // A public key of one's own is not the appliance's, on which nothing may be set at all.
-        let copy = raw.copy_object(session(), public, ON_TOKEN.iter().take(1));
-        let own = match self.trial.given(copy)? {
-            Some(copy) => Some(copy),
-            None => self.imported(public, false)?,
+        let Some(own) = self.own_public(public)? else {
+            return Ok(false);
         };
-        let Some(own) = own else { return Ok(false) };
         let result = self
             .trial
             .given(raw.set_attribute(session(), own, TRUSTED_MARK))
             .and_then(|set| Ok(set.is_some() && self.counts(own)?));
         self.trial.destroy(own)?;
         result
+    }
+
+    /// An RSA public key that wraps: a copy of that one, its numbers, or another. None if nobody has
+    /// one.
+    fn own_public(&self, public: ObjectHandle) -> Result<Option<ObjectHandle>> {
+        const MECHANISMS: [Named; 4] = [
+            (CKM_RSA_PKCS_OAEP, "CKM_RSA_PKCS_OAEP"),
+            (CKM_RSA_PKCS, "CKM_RSA_PKCS"),
+            (CKM_RSA_X_509, "CKM_RSA_X_509"),
+            (CKM_RSA_AES_KEY_WRAP, "CKM_RSA_AES_KEY_WRAP"),
+        ];
+        let (raw, session) = (self.trial.watched.raw(), self.trial.watched.session());
+        let copy = raw.copy_object(session, public, ON_TOKEN.iter().take(1));
+        if let Some(copy) = self.trial.given(copy)? {
+            return Ok(Some(copy));
+        }
+        if let Some(imported) = self.imported(public, false)? {
+            return Ok(Some(imported));
+        }
+        let bits = Rule::modulus_bits(self.trial.watched.shortest_rsa()?);
+        let unmarked = CLAIMED_RSA
+            .iter()
+            .filter(|rule| rule.attribute != TRUSTED_MARK.attribute);
+        let place = &ON_TOKEN[0];
+        let pair = raw.generate_key_pair(
+            self.trial.watched.session(),
+            CKM_RSA_PKCS_KEY_PAIR_GEN,
+            once(place).chain(once(&bits)).chain(unmarked),
+            once(place),
+        );
+        if let Some((public, private)) = self.trial.given(pair)? {
+            self.trial.destroy(private)?;
+            return Ok(Some(public));
+        }
+        match self.trial.says(MECHANISMS.into_iter(), WRAPS)? {
+            Some(mechanism) => Err(untried(mechanism, WRAPS, "RSA")),
+            None => Ok(None),
+        }
     }
 
     fn by_copying(&self, public: ObjectHandle) -> Result<bool> {
@@ -244,36 +283,49 @@ impl Marks<'_> {
 
     /// Of a key that one's own key has wrapped, so that its value may be known to anybody.
     fn by_unwrapping(&self) -> Result<bool> {
-        let Some(own) = self.trial.own.aes else {
+        let Some(twins) = Twins::make(self.trial)? else {
             return Ok(false);
         };
         let watched = self.trial.watched;
+        let counts =
+            session_key::generate(watched, KeyUsage::Aead, MasterKind::Hsm).and_then(|known| {
+                let counts = self.unwrapped(&twins, known);
+                self.trial.destroy(known)?;
+                counts
+            });
+        twins.destroy(self.trial)?;
+        counts
+    }
+
+    fn unwrapped(&self, twins: &Twins, known: ObjectHandle) -> Result<bool> {
+        let (raw, session) = (self.trial.watched.raw(), || self.trial.watched.session());
+        let mut tried = false;
         for wrapping in self.trial.own.aes_wraps.iter().copied() {
-            let wrapped = watched
-                .raw()
-                .wrap_key(watched.session(), wrapping, own, own);
+            let wrapped = raw.wrap_key(session(), wrapping, twins.wraps, known);
             let Some(wrapped) = self.trial.given(wrapped)? else {
                 continue;
             };
+            tried = true;
             for place in self.trial.places() {
-                let unwrapped = watched.raw().unwrap_key(
-                    watched.session(),
-                    wrapping,
-                    own,
-                    &wrapped,
-                    once(place).chain(CLAIMED_AES),
-                );
-                if self.marked(unwrapped)? {
+                let template = once(place).chain(CLAIMED_AES);
+                let key = raw.unwrap_key(session(), wrapping, twins.unwraps, &wrapped, template);
+                if self.marked(key)? {
                     return Ok(true);
                 }
             }
+        }
+        if !tried {
+            Twins::wrap_nothing(self.trial)?;
         }
         Ok(false)
     }
 
     fn by_deriving(&self) -> Result<bool> {
         let own = &self.trial.own;
-        for base in own.secret.into_iter().chain(own.aes) {
+        for mechanisms in [DERIVATIONS, AES_DERIVATIONS] {
+            own.derives_by(self.trial, mechanisms)?;
+        }
+        for base in own.bases() {
             if self.by_deriving_from(base)? {
                 return Ok(true);
             }

@@ -12,11 +12,12 @@ use cryptoki_sys::{
     CK_KEY_TYPE, CK_MECHANISM, CK_MECHANISM_INFO, CK_MECHANISM_TYPE, CK_OBJECT_HANDLE, CK_RV,
     CK_SESSION_HANDLE, CK_TOKEN_INFO, CK_ULONG, CK_UNAVAILABLE_INFORMATION, CKA_CLASS,
     CKA_EXTRACTABLE, CKA_KEY_TYPE, CKA_LABEL, CKA_TOKEN, CKA_TRUSTED, CKA_UNWRAP_TEMPLATE,
-    CKA_VALUE, CKA_VALUE_LEN, CKF_WRAP, CKK_AES, CKK_DES, CKK_DES2, CKK_DES3, CKK_GENERIC_SECRET,
-    CKM_AES_GCM, CKM_AES_KEY_GEN, CKM_AES_KEY_WRAP_KWP, CKM_AES_KEY_WRAP_PAD,
+    CKA_VALUE, CKA_VALUE_LEN, CKF_DERIVE, CKF_WRAP, CKK_AES, CKK_DES, CKK_DES2, CKK_DES3,
+    CKK_GENERIC_SECRET, CKM_AES_GCM, CKM_AES_KEY_GEN, CKM_AES_KEY_WRAP_KWP, CKM_AES_KEY_WRAP_PAD,
     CKM_CONCATENATE_BASE_AND_KEY, CKM_DES_KEY_GEN, CKM_DES2_KEY_GEN, CKM_DES3_KEY_GEN,
     CKM_GENERIC_SECRET_KEY_GEN, CKO_DATA, CKR_ATTRIBUTE_TYPE_INVALID, CKR_BUFFER_TOO_SMALL,
     CKR_FUNCTION_NOT_SUPPORTED, CKR_KEY_FUNCTION_NOT_PERMITTED, CKR_KEY_NOT_WRAPPABLE, CKR_OK,
+    CKR_TEMPLATE_INCONSISTENT,
 };
 
 use crate::control::{Control, Facts};
@@ -266,6 +267,9 @@ impl Changed<'_> {
         made: *mut CK_OBJECT_HANDLE,
         forward: impl Fn(*mut CK_ATTRIBUTE, CK_ULONG) -> CK_RV,
     ) -> CK_RV {
+        if self.control.refuses(self.function) {
+            return CKR_TEMPLATE_INCONSISTENT;
+        }
         // SAFETY: the caller of this function vouches for both.
         let asked = unsafe { attributes(self.template, self.count) };
         for attribute in asked {
@@ -641,7 +645,7 @@ pub(crate) unsafe fn mechanism_info(
         if value != CKR_OK {
             info.write(CK_MECHANISM_INFO::default());
         }
-        (*info).flags |= CKF_WRAP;
+        (*info).flags |= CKF_WRAP | CKF_DERIVE;
         if let Some(shortest) = control.shortest(mechanism) {
             (*info).ulMinKeySize = shortest;
         }
