@@ -762,6 +762,9 @@ fn a_key_for_a_trial_is_had_in_any_way_that_the_token_gives_it() {
                         where CKA_KEY_TYPE=:0 CKA_TOKEN=false without=CKA_TRUSTED claim C_GenerateKeyPair CKA_LABEL 70\n\
                         where key=p accept C_SetAttributeValue CKA_TRUSTED";
             assert!(rig.trial(pair).ends_with("C_SetAttributeValue"));
+            let copied = "where CKA_CLASS=:2 CKA_KEY_TYPE=:0 claim C_CreateObject CKA_LABEL 70\n\
+                          where key=p accept C_CopyObject CKA_TRUSTED";
+            assert!(rig.trial(copied).ends_with("C_CopyObject"));
         },
     );
 }
@@ -813,10 +816,16 @@ fn a_token_that_could_not_be_tried_is_not_used() {
                  where CKA_KEY_TYPE=:0 CKA_TOKEN=false refuse C_GenerateKeyPair",
             &["CKM_RSA_PKCS", "makes RSA keys", "CKA_WRAP"],
         );
-        untried(
-            "where key= of= refuse C_WrapKey",
-            &["CKM_AES_KEY_WRAP wraps"],
-        );
+        // Keys that wrap nothing at all; or only those that are to unwrap it again.
+        for own in ["", "i"] {
+            untried(
+                &format!(
+                    "where CKA_WRAP=true claim C_CreateObject CKA_LABEL 69\n\
+                     where key={own} of= refuse C_WrapKey"
+                ),
+                &["CKM_AES_KEY_WRAP wraps", "what may be wrapped"],
+            );
+        }
 
         // What nobody has, nobody uses: it makes no such keys at all.
         for none in [

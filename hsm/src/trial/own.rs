@@ -33,6 +33,7 @@ use crate::template::{
     DERIVES, EC_POINT, ENCRYPTS, OWN, OWN_EC, OWN_EC_PRIVATE, OWN_IN_SHORT, Rule, SIGNS, UNWRAPS,
     VERIFIES, WRAPS,
 };
+use crate::types::{KeyUsage, MasterKind};
 
 /// Session objects; each is none if nobody has such a key here.
 #[derive(Default)]
@@ -261,7 +262,7 @@ fn does(right: &Rule) -> &'static str {
 
 pub(super) fn untried(mechanism: &str, right: &Rule, keys: &str) -> Fault {
     HsmError::Untried(format!(
-        "it says that {mechanism} {}, and makes {keys} keys, but none with {}, by whatever function",
+        "it says that {mechanism} {}, and makes {keys} keys, but neither generates nor imports one with {}",
         does(right),
         right.name
     ))
@@ -314,6 +315,7 @@ impl Own {
             .map(|(_, wrapping)| wrapping)
             .chain(that_wrap(trial, &RARE_WAYS)?)
             .collect();
+        self.wraps_something(trial)?;
         for (ways, kind) in [(&DES3_WAYS[..], &DES3), (&CHACHA20_WAYS, &CHACHA20)] {
             let wrappings = that_wrap(trial, ways)?;
             if wrappings.is_empty() {
@@ -339,6 +341,26 @@ impl Own {
             self.aes_base = AES.with(trial, &[DERIVES])?;
         }
         Ok(())
+    }
+
+    /// That the AES key wraps what may be wrapped: that a key which wraps nothing wraps no KEK
+    /// either shows nothing.
+    fn wraps_something(&self, trial: &Trial<'_>) -> Result<()> {
+        let Some(own) = self.aes else { return Ok(()) };
+        let open = session_key::generate(trial.watched, KeyUsage::Aead, MasterKind::Hsm)?;
+        let mut ways = self.aes_wraps.iter();
+        let wraps = loop {
+            match ways.next().map(|way| trial.wraps(*way, own, open)) {
+                None => break Ok(false),
+                Some(Ok(false)) => {}
+                Some(result) => break result,
+            }
+        };
+        trial.destroy(open)?;
+        if wraps? {
+            return Ok(());
+        }
+        wrap_nothing(trial)
     }
 
     pub(crate) fn destroy(&self, trial: &Trial<'_>) -> Result<()> {
@@ -424,16 +446,16 @@ impl Twins {
         }
         Ok(())
     }
+}
 
-    /// Where they have wrapped nothing: that the token does not say that they would.
-    pub(crate) fn wrap_nothing(trial: &Trial<'_>) -> Result<()> {
-        match trial.says(aes_mechanisms(), WRAPS)? {
-            None => Ok(()),
-            Some(mechanism) => Err(HsmError::Untried(format!(
-                "it says that {mechanism} wraps, and wraps by none of its mechanisms a key that may be wrapped"
-            ))
-            .into()),
-        }
+/// Where a key that wraps has wrapped nothing: that the token does not say that it would.
+pub(crate) fn wrap_nothing(trial: &Trial<'_>) -> Result<()> {
+    match trial.says(aes_mechanisms(), WRAPS)? {
+        None => Ok(()),
+        Some(mechanism) => Err(HsmError::Untried(format!(
+            "it says that {mechanism} wraps, and gives AES keys with CKA_WRAP that wrap by no mechanism even what may be wrapped"
+        ))
+        .into()),
     }
 }
 

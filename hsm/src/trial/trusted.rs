@@ -22,7 +22,7 @@ use cryptoki_sys::{
     CKM_XOR_BASE_AND_DATA,
 };
 
-use super::own::{AES_DERIVATIONS, DERIVATIONS, Named, Twins, untried};
+use super::own::{AES_DERIVATIONS, DERIVATIONS, Named, Twins, untried, wrap_nothing};
 use super::{Result, Trial};
 use crate::error::HsmError;
 use crate::fault::Fault;
@@ -38,8 +38,18 @@ use crate::types::{KeyUsage, MasterKind};
 /// public key on the token.
 pub(crate) fn way(trial: &Trial<'_>, public: ObjectHandle) -> Result<Option<&'static str>> {
     let guarded = guarded(trial)?;
-    let marks = Marks { trial, guarded };
-    let way = marks.way(public);
+    let way = own_public(trial, public).and_then(|own_public| {
+        let marks = Marks {
+            trial,
+            guarded,
+            own_public,
+        };
+        let way = marks.way(public);
+        if let Some(own) = own_public {
+            trial.destroy(own)?;
+        }
+        way
+    });
     trial.destroy(guarded)?;
     way
 }
@@ -99,6 +109,66 @@ fn guarded(trial: &Trial<'_>) -> Result<ObjectHandle> {
     )?)
 }
 
+/// An RSA public key that wraps: a copy of that one, its numbers, or another. None if nobody has
+/// one.
+fn own_public(trial: &Trial<'_>, public: ObjectHandle) -> Result<Option<ObjectHandle>> {
+    const MECHANISMS: [Named; 4] = [
+        (CKM_RSA_PKCS_OAEP, "CKM_RSA_PKCS_OAEP"),
+        (CKM_RSA_PKCS, "CKM_RSA_PKCS"),
+        (CKM_RSA_X_509, "CKM_RSA_X_509"),
+        (CKM_RSA_AES_KEY_WRAP, "CKM_RSA_AES_KEY_WRAP"),
+    ];
+    let (raw, session) = (trial.watched.raw(), trial.watched.session());
+    let copy = raw.copy_object(session, public, ON_TOKEN.iter().take(1));
+    if let Some(copy) = trial.given(copy)? {
+        return Ok(Some(copy));
+    }
+    if let Some(imported) = imported(trial, public, false)? {
+        return Ok(Some(imported));
+    }
+    let bits = Rule::modulus_bits(trial.watched.shortest_rsa()?);
+    let unmarked = CLAIMED_RSA
+        .iter()
+        .filter(|rule| rule.attribute != TRUSTED_MARK.attribute);
+    let place = &ON_TOKEN[0];
+    let pair = raw.generate_key_pair(
+        trial.watched.session(),
+        CKM_RSA_PKCS_KEY_PAIR_GEN,
+        once(place).chain(once(&bits)).chain(unmarked),
+        once(place),
+    );
+    if let Some((public, private)) = trial.given(pair)? {
+        trial.destroy(private)?;
+        return Ok(Some(public));
+    }
+    match trial.says(MECHANISMS.into_iter(), WRAPS)? {
+        Some(mechanism) => Err(untried(mechanism, WRAPS, "RSA")),
+        None => Ok(None),
+    }
+}
+
+/// The numbers of a public key as a key of one's own.
+fn imported(trial: &Trial<'_>, public: ObjectHandle, marked: bool) -> Result<Option<ObjectHandle>> {
+    let watched = trial.watched;
+    let number = |name| watched.raw().attribute(watched.session(), public, name);
+    let (Some(modulus), Some(exponent)) = (number(CKA_MODULUS)?, number(CKA_PUBLIC_EXPONENT)?)
+    else {
+        return Ok(None);
+    };
+    let mut template = vec![
+        Attribute::Class(ObjectClass::PUBLIC_KEY),
+        Attribute::KeyType(KeyType::RSA),
+        Attribute::Token(false),
+        Attribute::Wrap(true),
+        Attribute::Modulus(modulus),
+        Attribute::PublicExponent(exponent),
+    ];
+    if marked {
+        template.push(Attribute::Trusted(true));
+    }
+    trial.given(watched.session().create_object(&template))
+}
+
 /// Whether a key that counts is to be had so.
 type Way<'a> = dyn Fn() -> Result<bool> + 'a;
 
@@ -106,6 +176,8 @@ struct Marks<'a> {
     trial: &'a Trial<'a>,
     /// A key that goes under trusted keys only.
     guarded: ObjectHandle,
+    /// A public key of one's own, unlike the appliance's, of which nothing may be set or copied.
+    own_public: Option<ObjectHandle>,
 }
 
 impl Marks<'_> {
@@ -129,65 +201,20 @@ impl Marks<'_> {
     }
 
     fn by_setting(&self, public: ObjectHandle) -> Result<bool> {
-        let (raw, session) = (self.trial.watched.raw(), || self.trial.watched.session());
-        for key in once(public).chain(self.trial.own.aes) {
-            let set = raw.set_attribute(session(), key, TRUSTED_MARK);
+        let watched = self.trial.watched;
+        for key in self.keys(public) {
+            let set = watched
+                .raw()
+                .set_attribute(watched.session(), key, TRUSTED_MARK);
             if self.trial.given(set)?.is_some() && self.counts(key)? {
                 return Ok(true);
             }
         }
-        // A public key of one's own is not the appliance's, on which nothing may be set at all.
-        let Some(own) = self.own_public(public)? else {
-            return Ok(false);
-        };
-        let result = self
-            .trial
-            .given(raw.set_attribute(session(), own, TRUSTED_MARK))
-            .and_then(|set| Ok(set.is_some() && self.counts(own)?));
-        self.trial.destroy(own)?;
-        result
-    }
-
-    /// An RSA public key that wraps: a copy of that one, its numbers, or another. None if nobody has
-    /// one.
-    fn own_public(&self, public: ObjectHandle) -> Result<Option<ObjectHandle>> {
-        const MECHANISMS: [Named; 4] = [
-            (CKM_RSA_PKCS_OAEP, "CKM_RSA_PKCS_OAEP"),
-            (CKM_RSA_PKCS, "CKM_RSA_PKCS"),
-            (CKM_RSA_X_509, "CKM_RSA_X_509"),
-            (CKM_RSA_AES_KEY_WRAP, "CKM_RSA_AES_KEY_WRAP"),
-        ];
-        let (raw, session) = (self.trial.watched.raw(), self.trial.watched.session());
-        let copy = raw.copy_object(session, public, ON_TOKEN.iter().take(1));
-        if let Some(copy) = self.trial.given(copy)? {
-            return Ok(Some(copy));
-        }
-        if let Some(imported) = self.imported(public, false)? {
-            return Ok(Some(imported));
-        }
-        let bits = Rule::modulus_bits(self.trial.watched.shortest_rsa()?);
-        let unmarked = CLAIMED_RSA
-            .iter()
-            .filter(|rule| rule.attribute != TRUSTED_MARK.attribute);
-        let place = &ON_TOKEN[0];
-        let pair = raw.generate_key_pair(
-            self.trial.watched.session(),
-            CKM_RSA_PKCS_KEY_PAIR_GEN,
-            once(place).chain(once(&bits)).chain(unmarked),
-            once(place),
-        );
-        if let Some((public, private)) = self.trial.given(pair)? {
-            self.trial.destroy(private)?;
-            return Ok(Some(public));
-        }
-        match self.trial.says(MECHANISMS.into_iter(), WRAPS)? {
-            Some(mechanism) => Err(untried(mechanism, WRAPS, "RSA")),
-            None => Ok(None),
-        }
+        Ok(false)
     }
 
     fn by_copying(&self, public: ObjectHandle) -> Result<bool> {
-        for key in once(public).chain(self.trial.own.aes) {
+        for key in self.keys(public) {
             for place in self.trial.places() {
                 let (raw, session) = (self.trial.watched.raw(), self.trial.watched.session());
                 let template = [place, TRUSTED_MARK].into_iter();
@@ -199,6 +226,13 @@ impl Marks<'_> {
         Ok(false)
     }
 
+    /// What there is that wraps.
+    fn keys(&self, public: ObjectHandle) -> impl Iterator<Item = ObjectHandle> {
+        once(public)
+            .chain(self.own_public)
+            .chain(self.trial.own.aes)
+    }
+
     fn by_importing(&self, public: ObjectHandle) -> Result<bool> {
         for place in self.trial.places() {
             let (raw, session) = (self.trial.watched.raw(), self.trial.watched.session());
@@ -207,7 +241,7 @@ impl Marks<'_> {
                 return Ok(true);
             }
         }
-        match self.imported(public, true)? {
+        match imported(self.trial, public, true)? {
             Some(imported) => {
                 let counts = self.counts(imported);
                 self.trial.destroy(imported)?;
@@ -215,28 +249,6 @@ impl Marks<'_> {
             }
             None => Ok(false),
         }
-    }
-
-    /// The numbers of a public key as a key of one's own.
-    fn imported(&self, public: ObjectHandle, marked: bool) -> Result<Option<ObjectHandle>> {
-        let watched = self.trial.watched;
-        let number = |name| watched.raw().attribute(watched.session(), public, name);
-        let (Some(modulus), Some(exponent)) = (number(CKA_MODULUS)?, number(CKA_PUBLIC_EXPONENT)?)
-        else {
-            return Ok(None);
-        };
-        let mut template = vec![
-            Attribute::Class(ObjectClass::PUBLIC_KEY),
-            Attribute::KeyType(KeyType::RSA),
-            Attribute::Token(false),
-            Attribute::Wrap(true),
-            Attribute::Modulus(modulus),
-            Attribute::PublicExponent(exponent),
-        ];
-        if marked {
-            template.push(Attribute::Trusted(true));
-        }
-        self.trial.given(watched.session().create_object(&template))
     }
 
     fn by_generating(&self) -> Result<bool> {
@@ -315,7 +327,7 @@ impl Marks<'_> {
             }
         }
         if !tried {
-            Twins::wrap_nothing(self.trial)?;
+            wrap_nothing(self.trial)?;
         }
         Ok(false)
     }
