@@ -47,6 +47,14 @@ pub enum HsmError {
         /// Labels of an appliance's objects that are there.
         there: Vec<String>,
     },
+    /// A value that the token keeps is not as it was left.
+    #[error("the {name} on the token {problem}")]
+    Register {
+        /// Which, e.g. "epoch object".
+        name: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// A wrapped key belongs to another master key than the token's.
     #[error(
         "the key is wrapped by the master key {wanted}, but the token holds {here}: use the token that the key was made with; if the store is a \

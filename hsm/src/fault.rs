@@ -58,7 +58,9 @@ impl Fault {
             Self::Own(HsmError::Pin(_)) => Reach::Pin,
             // They were there when the connection was made: the token is away, or another is in its
             // place.
-            Self::Own(HsmError::Unavailable(_) | HsmError::Missing { .. }) => Reach::Device,
+            Self::Own(
+                HsmError::Unavailable(_) | HsmError::Missing { .. } | HsmError::Register { .. },
+            ) => Reach::Device,
             Self::Own(_) => Reach::Item,
             Self::Token(code, function) => reach(*code, *function),
         }
@@ -66,12 +68,11 @@ impl Fault {
 
     /// The failure as callers see it.
     pub(crate) fn into_error(self) -> HsmError {
+        // The first connection fails as the error that it is.
+        if let Self::Own(error @ (HsmError::Missing { .. } | HsmError::Register { .. })) = self {
+            return error;
+        }
         match self.reach() {
-            // The first connection fails as the error that it is.
-            Reach::Device if matches!(self, Self::Own(HsmError::Missing { .. })) => match self {
-                Self::Own(error) => error,
-                token @ Self::Token(..) => HsmError::Unavailable(token.to_string()),
-            },
             Reach::Device | Reach::Session => HsmError::Unavailable(self.to_string()),
             Reach::Pin => match self {
                 Self::Own(error) => error,

@@ -64,7 +64,6 @@ pub struct Hsm {
     signatures: Arc<Coalescer<SignItem, Vec<u8>>>,
     /// One writer at a time: two would take the same sequence number.
     register_writer: Arc<tokio::sync::Mutex<()>>,
-    registers: Arc<register::KnownRegisters>,
 }
 
 /// One result per item of a batch, or one error for the batch as a whole.
@@ -83,7 +82,6 @@ impl Hsm {
             macs: Arc::new(Coalescer::new(Conn::hmac, sessions)),
             signatures: Arc::new(Coalescer::new(Conn::sign_items, sessions)),
             register_writer: Arc::default(),
-            registers: Arc::default(),
         })
     }
 
@@ -251,30 +249,29 @@ impl Hsm {
 
     /// The value of the epoch data object (empty right after provisioning).
     pub async fn read_epoch(&self) -> Result<Vec<u8>, HsmError> {
-        self.pool
-            .submit(|conn| Register::StoreEpoch.must_read(&conn.watched))
-            .await
+        // Never `None`: a token of an appliance has it, and one without it shows no register.
+        let value = self.read_register(Register::StoreEpoch).await?;
+        Ok(value.unwrap_or_default())
     }
 
     /// Replaces the value of the epoch data object; durable when this returns.
     pub async fn write_epoch(&self, value: Vec<u8>) -> Result<(), HsmError> {
-        self.write_alone(move |conn| Register::StoreEpoch.must_write(&conn.watched, &value))
-            .await
+        self.write_register(Register::StoreEpoch, value).await
     }
 
     /// A register's value; `None` if it was never written.
     pub async fn read_register(&self, register: Register) -> Result<Option<Vec<u8>>, HsmError> {
-        let seen = Arc::clone(&self.registers);
+        let known = self.pool.registers();
         self.pool
-            .submit(move |conn| seen.read(register, &conn.watched))
+            .submit(move |conn| known.read(register, &conn.watched))
             .await
     }
 
-    /// Replaces a register's value, and makes it where it is not there yet; durable when this
-    /// returns. For [`Register::StoreEpoch`] there is [`Hsm::write_epoch`].
+    /// Replaces a register's value, and makes it where it is not there yet, but for
+    /// [`Register::StoreEpoch`], which is made with the keys; durable when this returns.
     pub async fn write_register(&self, register: Register, value: Vec<u8>) -> Result<(), HsmError> {
-        let seen = Arc::clone(&self.registers);
-        self.write_alone(move |conn| seen.write(register, &conn.watched, &value))
+        let known = self.pool.registers();
+        self.write_alone(move |conn| known.write(register, &conn.watched, &value))
             .await
     }
 

@@ -5,8 +5,10 @@
 //! old one is destroyed. Each value begins with a sequence number, 8 bytes big-endian; of two
 //! objects, after a crash between the two steps, the higher number counts.
 
-use std::collections::BTreeSet;
-use std::sync::{Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 use cryptoki::object::{Attribute, ObjectClass, ObjectHandle};
 use cryptoki_sys::{CKA_VALUE, CKO_DATA};
@@ -15,6 +17,10 @@ use crate::error::HsmError;
 use crate::fault::{Fault, Reach};
 use crate::keys;
 use crate::watched::WatchedSession;
+
+/// How often a register is looked at before it counts as away, and the pause after each.
+const MAX_LOOKS: u32 = 10;
+const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// One of the values that a token keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,11 +59,7 @@ impl Register {
     /// The value with the highest sequence number, without that number; `None` if there is no
     /// object.
     pub(crate) fn read(self, watched: &WatchedSession) -> Result<Option<Vec<u8>>, Fault> {
-        let latest = self
-            .all(watched)?
-            .into_iter()
-            .max_by_key(|one| one.sequence);
-        Ok(latest.map(|one| one.value))
+        Ok(latest(self.all(watched)?).map(|one| one.value))
     }
 
     /// As [`Register::read`], of one that was made with the keys.
@@ -68,34 +70,25 @@ impl Register {
     /// Makes the value the current one, and the object if there is none; durable when this returns,
     /// as far as the token is.
     pub(crate) fn write(self, watched: &WatchedSession, value: &[u8]) -> Result<(), Fault> {
-        self.replace(watched, self.all(watched)?, value)
+        self.replace(watched, self.all(watched)?, value).map(drop)
     }
 
-    /// As [`Register::write`], of one that was made with the keys: a token that lost it has lost
-    /// what it said.
-    pub(crate) fn must_write(self, watched: &WatchedSession, value: &[u8]) -> Result<(), Fault> {
-        let old = self.all(watched)?;
-        if old.is_empty() {
-            return Err(self.missing(watched).into());
-        }
-        self.replace(watched, old, value)
-    }
-
+    /// The new object's sequence number.
     fn replace(
         self,
         watched: &WatchedSession,
         old: Vec<Stored>,
         value: &[u8],
-    ) -> Result<(), Fault> {
-        let last = old.iter().map(|one| one.sequence).max().unwrap_or_default();
-        let sequence = last
+    ) -> Result<u64, Fault> {
+        let sequence = last(&old)
+            .unwrap_or_default()
             .checked_add(1)
-            .ok_or_else(|| self.broken("CKA_VALUE", "has reached the last sequence number"))?;
+            .ok_or_else(|| self.not_as_it_was("has reached its last sequence number"))?;
         self.make(watched, sequence, value)?;
         for one in old {
             watched.session().destroy_object(one.handle)?;
         }
-        Ok(())
+        Ok(sequence)
     }
 
     /// The first, empty value.
@@ -118,7 +111,7 @@ impl Register {
                 let (sequence, value) = bytes
                     .as_deref()
                     .and_then(<[u8]>::split_first_chunk)
-                    .ok_or_else(|| self.broken("CKA_VALUE", "holds no sequence number"))?;
+                    .ok_or_else(|| self.not_as_it_was("is not whole: it has no value"))?;
                 Ok(Stored {
                     handle,
                     sequence: u64::from_be_bytes(*sequence),
@@ -171,67 +164,121 @@ impl Register {
         }
     }
 
-    fn broken(self, attribute: &str, problem: &str) -> HsmError {
-        HsmError::KeyPolicy {
-            key: self.name().to_owned(),
-            attribute: attribute.to_owned(),
+    fn not_as_it_was(self, problem: &str) -> HsmError {
+        HsmError::Register {
+            name: self.name().to_owned(),
             problem: problem.to_owned(),
         }
     }
 }
 
-/// The registers that were on the token. One that was there and is not to be seen is away, not
-/// gone: making it again would begin its sequence at 1, beside the true one.
+fn latest(stored: Vec<Stored>) -> Option<Stored> {
+    stored.into_iter().max_by_key(|one| one.sequence)
+}
+
+fn last(stored: &[Stored]) -> Option<u64> {
+    stored.iter().map(|one| one.sequence).max()
+}
+
+/// The registers that were on the token, each with the highest sequence number that was seen of it.
+/// One that was there and is not to be seen is away, not gone: making it again would begin its
+/// sequence at 1, beside the true one. And one with a lower number than before is an old copy.
 #[derive(Default)]
-pub(crate) struct KnownRegisters(Mutex<BTreeSet<Register>>);
+pub(crate) struct KnownRegisters(Mutex<BTreeMap<Register, u64>>);
 
 impl KnownRegisters {
     /// As [`Register::read`]; [`HsmError::Missing`] of one that was there, and of any on a token
-    /// that shows nothing.
+    /// that shows nothing, [`HsmError::Register`] of one that is not as it was.
     pub(crate) fn read(
         &self,
         register: Register,
         watched: &WatchedSession,
     ) -> Result<Option<Vec<u8>>, Fault> {
-        let value = register.read(watched)?;
-        if value.is_some() {
-            self.saw(register);
-        } else {
+        let found = self.look(register, watched)?;
+        if found.is_empty() {
             self.may_be_absent(register, watched)?;
         }
-        Ok(value)
+        Ok(latest(found).map(|one| one.value))
     }
 
-    /// As [`Register::write`], and never beside one that is not to be seen.
+    /// As [`Register::write`], and never beside one that is not to be seen or not as it was.
     pub(crate) fn write(
         &self,
         register: Register,
         watched: &WatchedSession,
         value: &[u8],
     ) -> Result<(), Fault> {
-        let old = register.all(watched)?;
+        let old = self.look(register, watched)?;
         if old.is_empty() {
             self.may_be_absent(register, watched)?;
         }
-        register.replace(watched, old, value)?;
-        self.saw(register);
+        let sequence = register.replace(watched, old, value)?;
+        self.saw(register, sequence);
         Ok(())
+    }
+
+    /// Whether a token that was connected to again is the one that was left: what it kept then it
+    /// keeps now. Of the first connection this learns what there is.
+    pub(crate) fn check(&self, watched: &WatchedSession) -> Result<(), Fault> {
+        for register in Register::ALL {
+            self.look(register, watched)?;
+        }
+        Ok(())
+    }
+
+    /// All that there is of a register; nothing is right only of one that was never there. It may
+    /// be just being written, and another session may have replaced it in the middle of a look.
+    fn look(&self, register: Register, watched: &WatchedSession) -> Result<Vec<Stored>, Fault> {
+        for _ in 1..MAX_LOOKS {
+            match self.look_once(register, watched) {
+                Err(Fault::Own(HsmError::Missing { .. } | HsmError::Register { .. })) => {
+                    thread::sleep(LOOK_INTERVAL);
+                }
+                seen => return seen,
+            }
+        }
+        self.look_once(register, watched)
+    }
+
+    fn look_once(
+        &self,
+        register: Register,
+        watched: &WatchedSession,
+    ) -> Result<Vec<Stored>, Fault> {
+        let found = register.all(watched)?;
+        let known = self.lock().get(&register).copied();
+        match (last(&found), known) {
+            (Some(last), Some(known)) if last < known => Err(register
+                .not_as_it_was(
+                    "is an older one than was there: put the newest state of the token back",
+                )
+                .into()),
+            (Some(last), _) => {
+                self.saw(register, last);
+                Ok(found)
+            }
+            (None, Some(_)) => Err(register.missing(watched).into()),
+            (None, None) => Ok(found),
+        }
     }
 
     /// The store's epoch is on each token of an appliance: one that does not show it shows no
     /// register.
     fn may_be_absent(&self, register: Register, watched: &WatchedSession) -> Result<(), Fault> {
-        if self.lock().contains(&register) {
-            return Err(register.missing(watched).into());
+        if register == Register::StoreEpoch || self.look(Register::StoreEpoch, watched)?.is_empty()
+        {
+            return Err(Register::StoreEpoch.missing(watched).into());
         }
-        Register::StoreEpoch.must_read(watched).map(drop)
+        Ok(())
     }
 
-    fn saw(&self, register: Register) {
-        self.lock().insert(register);
+    fn saw(&self, register: Register, sequence: u64) {
+        let mut known = self.lock();
+        let last = known.entry(register).or_default();
+        *last = sequence.max(*last);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeSet<Register>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Register, u64>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

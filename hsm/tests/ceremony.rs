@@ -584,7 +584,7 @@ fn keys_that_nothing_depends_on_are_discarded_whole() {
         session.create_object(&template).unwrap();
     });
     let refused = ceremony::discard_unused_keys(&birth.config());
-    assert!(matches!(&refused, Err(HsmError::KeyPolicy { key, .. }) if key == "epoch object"));
+    assert!(matches!(&refused, Err(HsmError::Register { name, .. }) if name == "epoch object"));
     assert_eq!(birth.count_objects(), 1);
 
     // What the token keeps in spite of all is named, and the rest goes.

@@ -176,6 +176,7 @@ impl From<HsmError> for Failure {
             HsmError::Pin(_)
             | HsmError::KeyPolicy { .. }
             | HsmError::Missing { .. }
+            | HsmError::Register { .. }
             | HsmError::Trial { .. }
             | HsmError::Untried(_)
             | HsmError::SelfTest(_) => Exit::HsmRefused,
@@ -197,6 +198,9 @@ impl From<HsmError> for Failure {
                 "look that [hsm] names the appliance's own token, and that `keys` there is as its keys were made: \"movable\" where the plan has backup = true, \"moved\" on a token \
                  that they came to by a `restore` or `add-token`. If it is right and the key is not, take no other in its place: have a second token take over, or bring a backup to \
                  another one (docs/ceremony.md)",
+            ),
+            HsmError::Register { .. } => failure.next(
+                "look that nothing else is writing to the token and try again; if it stays, the token is damaged or an old copy: restore it",
             ),
             HsmError::Config(_) | HsmError::Unavailable(_) => failure
                 .next("check module, token and PIN file in the configuration's [hsm], and that the token is plugged in (`pkcs11-tool --list-slots`)"),

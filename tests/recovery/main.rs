@@ -21,6 +21,8 @@
 
 #[path = "../support/mod.rs"]
 mod support;
+#[path = "../support/token_files.rs"]
+mod token_files;
 
 mod audit;
 mod disk;

@@ -120,6 +120,20 @@ impl Rig {
         }
     }
 
+    /// Waits until `sys/health` answers 503 with all of that in its reason.
+    pub async fn wait_reason(&self, parts: &[&str]) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let (status, body) = self.health().await;
+            let reason = body["reason"].as_str().unwrap_or_default();
+            if status == 503 && parts.iter().all(|part| reason.contains(part)) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{parts:?}: {status} {body}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Replaces the PIN file; the PIN that was in it.
     pub fn replace_pin(&self, pin: &str) -> String {
         let old = fs::read_to_string(self.pin_file()).unwrap();

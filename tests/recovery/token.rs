@@ -8,6 +8,7 @@ use strongroom_client::ClientOptions;
 use crate::load::{Load, What, decrypt_once, flaw_of_503};
 use crate::rig::Rig;
 use crate::support::{Appliance, Who, ask, decrypt, encrypt};
+use crate::token_files::{CKO_DATA, ObjectFile, copy, tokens_of};
 
 /// Within this it must serve again, by itself, once the token is back.
 const RECOVERY: Duration = Duration::from_secs(2);
@@ -122,12 +123,62 @@ async fn a_folder_of_tokens_that_is_moved_away_and_back_is_found_again() {
     assert_eq!(decrypt(&client, "seal", &ciphertext).await, b"before");
 }
 
-fn tokens_of(configuration: &std::path::Path) -> std::path::PathBuf {
-    let text = std::fs::read_to_string(configuration).unwrap();
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("directories.tokendir = "));
-    line.unwrap().into()
+/// What the token keeps of store and audit log is away, under load: nothing is changed meanwhile,
+/// and then changed again without a restart.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn registers_that_are_moved_away_and_back_are_found_again() {
+    let rig = Rig::start(Appliance::builder()).await;
+    rig.create_key("seal", json!({})).await;
+    let load = Load::start(&rig, "seal", 4).await;
+    let registers = ObjectFile::of_class(&tokens_of(&rig.softhsm_conf()), CKO_DATA);
+    assert!(!registers.is_empty());
+    for register in &registers {
+        register.move_away();
+    }
+    let client = rig.client(Who::Operator);
+    let refused = ask(&client, "POST", "transit/keys/other", json!({})).await;
+    assert_eq!(flaw_of_503(&refused), None);
+    rig.wait_reason(&["epoch object", "trying again"]).await;
+    for register in &registers {
+        register.move_back();
+    }
+    rig.wait_health(200, Duration::from_secs(10)).await;
+    rig.create_key("other", json!({})).await;
+    let report = load.finish().await;
+    report.assert_nothing_wrong();
+    assert!(report.count(&What::Right) > 0);
+}
+
+/// As when a token's files are restored under a running server.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_copy_of_the_token_is_refused_and_the_true_one_is_served_with_again() {
+    let rig = Rig::start(Appliance::builder()).await;
+    let tokens = tokens_of(&rig.softhsm_conf());
+    let older = tokens.with_extension("older");
+    copy(&tokens, &older);
+    rig.create_key("seal", json!({})).await;
+    let client = rig.client(Who::Operator);
+    let ciphertext = encrypt(&client, "seal", b"before").await;
+
+    let aside = tokens.with_extension("aside");
+    std::fs::rename(&tokens, &aside).unwrap();
+    std::fs::rename(&older, &tokens).unwrap();
+    let refused = ask(&client, "POST", "transit/keys/other", json!({})).await;
+    assert_eq!(flaw_of_503(&refused), None);
+    rig.wait_reason(&["older"]).await;
+    // It stays so, and nothing is written to the older copy.
+    let deadline = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < deadline {
+        let refused = ask(&client, "POST", "transit/keys/other", json!({})).await;
+        assert_eq!(flaw_of_503(&refused), None);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+
+    std::fs::rename(&tokens, &older).unwrap();
+    std::fs::rename(&aside, &tokens).unwrap();
+    rig.wait_health(200, Duration::from_secs(10)).await;
+    rig.create_key("other", json!({})).await;
+    assert_eq!(decrypt(&client, "seal", &ciphertext).await, b"before");
 }
 
 /// Connections of nobody in particular, up to the limit: the token must keep its files.

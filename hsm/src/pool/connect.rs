@@ -119,6 +119,7 @@ fn log_in_and_test(
 ) -> Result<(Keys, Arc<selftest::Abilities>), Fault> {
     shared.access.login(watched)?;
     let keys = check_keys(shared, watched, known.map(AsRef::as_ref))?;
+    shared.registers.check(watched)?;
     let abilities = if let Some(facts) = known {
         selftest::run_short(watched, &keys, &facts.abilities)?;
         Arc::clone(&facts.abilities)

@@ -34,6 +34,7 @@ use crate::config::HsmConfig;
 use crate::error::HsmError;
 use crate::fault::Fault;
 use crate::operations::Conn;
+use crate::register::KnownRegisters;
 use crate::selector::TokenFilter;
 use crate::selftest::Abilities;
 use crate::types::{HsmState, MasterGeneration, TokenIdentity};
@@ -101,6 +102,7 @@ struct Shared {
     config: HsmConfig,
     wanted: TokenFilter,
     access: Access,
+    registers: Arc<KnownRegisters>,
     gate: RwLock<JobQueue>,
     /// Threads that may be inside the module: workers, a connection attempt, hung ones.
     inside: AtomicUsize,
@@ -160,6 +162,7 @@ impl Pool {
             config,
             wanted,
             access,
+            registers: Arc::default(),
             gate,
             inside: AtomicUsize::new(0),
             forgotten: Forgotten::default(),
@@ -176,6 +179,10 @@ impl Pool {
 
     pub(crate) fn facts(&self) -> &Facts {
         &self.facts
+    }
+
+    pub(crate) fn registers(&self) -> Arc<KnownRegisters> {
+        Arc::clone(&self.shared.registers)
     }
 
     pub(crate) fn state(&self) -> HsmState {

@@ -294,6 +294,9 @@ impl Supervisor {
                     Fault::Own(error @ HsmError::Missing { .. }) => self.failed(&format!(
                         "{error}, which had it at the start: it is away, or not whole; trying again"
                     )),
+                    Fault::Own(error @ HsmError::Register { .. }) => {
+                        self.failed(&format!("{error}; trying again"));
+                    }
                     fault => self.failed(&fault.to_string()),
                 }
             }
