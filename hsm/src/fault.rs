@@ -66,6 +66,17 @@ impl Fault {
         }
     }
 
+    /// Whether it is what a look at the token's objects has found. That may be of the moment: one
+    /// that is just being written is not whole, or not there.
+    pub(crate) fn is_of_a_look(&self) -> bool {
+        matches!(
+            self,
+            Self::Own(
+                HsmError::KeyPolicy { .. } | HsmError::Missing { .. } | HsmError::Register { .. }
+            ) | Self::Token(_, Function::GetAttributeValue)
+        ) || self.reach() == Reach::Object
+    }
+
     /// The failure as callers see it.
     pub(crate) fn into_error(self) -> HsmError {
         // The first connection fails as the error that it is.

@@ -248,8 +248,8 @@ pub enum HsmState {
         /// Why, for the operator.
         reason: String,
     },
-    /// Stopped for good (wrong PIN, a key whose attributes changed): a restart by a person is
-    /// needed.
+    /// Stopped for good (wrong PIN, a key whose attributes changed and stayed so): a restart by a
+    /// person is needed.
     Stopped {
         /// Why, for the operator.
         reason: String,

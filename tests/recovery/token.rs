@@ -8,7 +8,7 @@ use strongroom_client::ClientOptions;
 use crate::load::{Load, What, decrypt_once, flaw_of_503};
 use crate::rig::Rig;
 use crate::support::{Appliance, Who, ask, decrypt, encrypt};
-use crate::token_files::{CKO_DATA, ObjectFile, copy, tokens_of};
+use crate::token_files::{CKA_EXTRACTABLE, CKO_DATA, CKO_SECRET_KEY, ObjectFile, copy, tokens_of};
 
 /// Within this it must serve again, by itself, once the token is back.
 const RECOVERY: Duration = Duration::from_secs(2);
@@ -179,6 +179,37 @@ async fn an_older_copy_of_the_token_is_refused_and_the_true_one_is_served_with_a
     rig.wait_health(200, Duration::from_secs(10)).await;
     rig.create_key("other", json!({})).await;
     assert_eq!(decrypt(&client, "seal", &ciphertext).await, b"before");
+}
+
+/// As another process is just writing it: cut between two attributes, and within one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_is_half_written_for_a_moment_is_served_with_again() {
+    let rig = Rig::start(Appliance::builder()).await;
+    rig.create_key("seal", json!({})).await;
+    let tokens = tokens_of(&rig.softhsm_conf());
+    let mut store_key = ObjectFile::of_class(&tokens, CKO_SECRET_KEY).pop().unwrap();
+    let load = Load::start(&rig, "seal", 4).await;
+    for (time, end) in [store_key.offset_of(CKA_EXTRACTABLE), store_key.len() / 2]
+        .into_iter()
+        .enumerate()
+    {
+        store_key.write_up_to(end);
+        rig.control("forget-sessions");
+        rig.wait_logged(
+            "forget-sessions sessions of",
+            time + 1,
+            Duration::from_secs(5),
+        )
+        .await;
+        rig.wait_reason(&["store key", "again"]).await;
+        store_key.write_whole();
+        rig.control("");
+        rig.wait_health(200, Duration::from_secs(10)).await;
+        rig.create_key(&format!("other-{time}"), json!({})).await;
+    }
+    let report = load.finish().await;
+    report.assert_nothing_wrong();
+    assert!(report.count(&What::Right) > 0);
 }
 
 /// Connections of nobody in particular, up to the limit: the token must keep its files.

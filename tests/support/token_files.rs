@@ -30,12 +30,19 @@ impl ObjectFile {
     pub fn of_class(tokens: &Path, class: u64) -> Vec<Self> {
         let tokens = fs::read_dir(tokens).unwrap();
         tokens
-            .flat_map(|token| fs::read_dir(token.unwrap().path()).unwrap())
+            .flat_map(|token| Self::of_token(&token.unwrap().path()))
+            .filter(|object| object.class() == class)
+            .collect()
+    }
+
+    /// All of a token.
+    pub fn of_token(token: &Path) -> Vec<Self> {
+        let files = fs::read_dir(token).unwrap();
+        files
             .map(|file| file.unwrap().path())
             .filter(|path| path.extension().is_some_and(|name| name == "object"))
             .filter(|path| path.file_stem().is_some_and(|name| name != "token"))
             .map(Self::read)
-            .filter(|object| object.class() == class)
             .collect()
     }
 
@@ -114,6 +121,20 @@ pub fn tokens_of(configuration: &Path) -> PathBuf {
         .lines()
         .find_map(|line| line.strip_prefix("directories.tokendir = "));
     line.unwrap().into()
+}
+
+/// The folder of the token with that label.
+pub fn token_with(tokens: &Path, label: &str) -> PathBuf {
+    let mut tokens = fs::read_dir(tokens)
+        .unwrap()
+        .map(|token| token.unwrap().path());
+    let holds = |token: &PathBuf| {
+        let about = fs::read(token.join("token.object")).unwrap_or_default();
+        about
+            .windows(label.len())
+            .any(|part| part == label.as_bytes())
+    };
+    tokens.find(holds).unwrap()
 }
 
 /// A folder of tokens as it is now.

@@ -11,6 +11,7 @@ use crate::fault::Fault;
 use crate::keys::Keys;
 use crate::module::{Library, Module};
 use crate::operations::Conn;
+use crate::selector::Found;
 use crate::selftest;
 use crate::trial;
 use crate::watched::{Watch, WatchedSession};
@@ -18,6 +19,10 @@ use crate::watched::{Watch, WatchedSession};
 /// How often a session looks for what another has found, and the pause after each.
 const MAX_LOOKS: u32 = 10;
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
+
+/// How often a start looks at what is on the token, and the pause after each look.
+const FIRST_LOOKS: u32 = 6;
+const FIRST_LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A connection that works.
 pub(super) struct Connected {
@@ -27,6 +32,13 @@ pub(super) struct Connected {
     pub(super) facts: Arc<Facts>,
 }
 
+/// A token that was found, and what is on it.
+struct Reached {
+    watched: WatchedSession,
+    keys: Keys,
+    found: Found,
+}
+
 /// `known`: what the first connection found, for every later one.
 pub(super) fn connect(
     shared: &Shared,
@@ -34,25 +46,16 @@ pub(super) fn connect(
     known: Option<&Arc<Facts>>,
     watch: &Arc<Watch>,
 ) -> Result<Connected, Fault> {
-    let library = module.library();
-    let mut wanted = shared.wanted.clone();
-    if let Some(facts) = known {
-        wanted = wanted.and_serial(&facts.token.serial);
-    }
-    watch.tick();
-    let found = wanted.find(&library.raw)?;
-    if found.info.user_pin_locked() {
-        return Err(HsmError::Pin("CKF_USER_PIN_LOCKED".to_owned()).into());
-    }
-    if found.info.user_pin_final_try() {
-        tracing::warn!(
-            "the token says that one PIN attempt is left: somebody has tried a wrong PIN"
-        );
-    }
-    let watched = WatchedSession::open(library, found.slot, Arc::clone(watch))?;
-    let result = log_in_and_test(shared, &watched, known);
-    let (keys, abilities) = match result {
-        Ok(done) => done,
+    let Reached {
+        watched,
+        keys,
+        found,
+    } = match known {
+        Some(facts) => reach(shared, module.library(), Some(facts), watch)?,
+        None => reach_first(shared, &module, watch)?,
+    };
+    let abilities = match test(shared, &watched, &keys, known) {
+        Ok(abilities) => abilities,
         Err(fault) => {
             watched.close();
             return Err(fault);
@@ -84,6 +87,68 @@ pub(super) fn connect(
     })
 }
 
+/// Finds the token, logs in, and looks at what is on it.
+fn reach(
+    shared: &Shared,
+    library: Arc<Library>,
+    known: Option<&Facts>,
+    watch: &Arc<Watch>,
+) -> Result<Reached, Fault> {
+    let mut wanted = shared.wanted.clone();
+    if let Some(facts) = known {
+        wanted = wanted.and_serial(&facts.token.serial);
+    }
+    watch.tick();
+    let found = wanted.find(&library.raw)?;
+    if found.info.user_pin_locked() {
+        return Err(HsmError::Pin("CKF_USER_PIN_LOCKED".to_owned()).into());
+    }
+    if found.info.user_pin_final_try() {
+        tracing::warn!(
+            "the token says that one PIN attempt is left: somebody has tried a wrong PIN"
+        );
+    }
+    let watched = WatchedSession::open(library, found.slot, Arc::clone(watch))?;
+    match look(shared, &watched, known) {
+        Ok(keys) => Ok(Reached {
+            watched,
+            keys,
+            found,
+        }),
+        Err(fault) => {
+            watched.close();
+            Err(fault)
+        }
+    }
+}
+
+/// As [`reach`], at a start: an object that another process is just writing is not whole for a
+/// moment, and `SoftHSM` never looks again at one that it has seen so, unless it is started again.
+fn reach_first(shared: &Shared, module: &Module, watch: &Arc<Watch>) -> Result<Reached, Fault> {
+    for _ in 1..FIRST_LOOKS {
+        match reach(shared, module.library(), None, watch) {
+            Err(fault) if fault.is_of_a_look() => {
+                tracing::info!(%fault, "looking at the token again");
+                std::thread::sleep(FIRST_LOOK_INTERVAL);
+                watch.tick();
+                module.restart()?;
+            }
+            reached => return reached,
+        }
+    }
+    reach(shared, module.library(), None, watch)
+}
+
+fn look(shared: &Shared, watched: &WatchedSession, known: Option<&Facts>) -> Result<Keys, Fault> {
+    shared.access.login(watched)?;
+    let keys = Keys::check(watched, shared.config.shape)?;
+    if let Some(facts) = known {
+        facts.learn(keys.generations.describe())?;
+    }
+    shared.registers.check(watched)?;
+    Ok(keys)
+}
+
 /// One more session beside those that are connected.
 pub(super) fn open_another(
     shared: &Shared,
@@ -112,41 +177,25 @@ pub(super) fn open_another(
     }
 }
 
-fn log_in_and_test(
+fn test(
     shared: &Shared,
     watched: &WatchedSession,
+    keys: &Keys,
     known: Option<&Arc<Facts>>,
-) -> Result<(Keys, Arc<selftest::Abilities>), Fault> {
-    shared.access.login(watched)?;
-    let keys = check_keys(shared, watched, known.map(AsRef::as_ref))?;
-    shared.registers.check(watched)?;
-    let abilities = if let Some(facts) = known {
-        selftest::run_short(watched, &keys, &facts.abilities)?;
-        Arc::clone(&facts.abilities)
-    } else {
-        let abilities = selftest::run(watched, &keys, &watched.mechanisms()?)?;
-        trial::at_start(
-            watched,
-            &keys,
-            shared.config.shape,
-            abilities.profile.oaep,
-            trial::Places::Session,
-        )?;
-        Arc::new(abilities)
-    };
-    Ok((keys, abilities))
-}
-
-fn check_keys(
-    shared: &Shared,
-    watched: &WatchedSession,
-    known: Option<&Facts>,
-) -> Result<Keys, Fault> {
-    let keys = Keys::check(watched, shared.config.shape)?;
+) -> Result<Arc<selftest::Abilities>, Fault> {
     if let Some(facts) = known {
-        facts.learn(keys.generations.describe())?;
+        selftest::run_short(watched, keys, &facts.abilities)?;
+        return Ok(Arc::clone(&facts.abilities));
     }
-    Ok(keys)
+    let abilities = selftest::run(watched, keys, &watched.mechanisms()?)?;
+    trial::at_start(
+        watched,
+        keys,
+        shared.config.shape,
+        abilities.profile.oaep,
+        trial::Places::Session,
+    )?;
+    Ok(Arc::new(abilities))
 }
 
 /// As the sessions that are open already know them.

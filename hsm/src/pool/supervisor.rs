@@ -25,6 +25,8 @@ const MAX_RECONNECT_WAIT: Duration = Duration::from_millis(500);
 /// How long a key pair is made before another session is opened for the others: `SoftHSM`, which is
 /// quicker than that with most, may refuse what it makes while others look for objects.
 const GENERATION_ALONE: Duration = Duration::from_millis(100);
+/// A key that every look for so long has found not to be acceptable is not.
+const MAX_DOUBT: Duration = Duration::from_secs(10);
 /// Threads that may hang in the module before no more are risked.
 const MAX_HUNG_THREADS: usize = 8;
 /// A failed attempt is logged at most this often.
@@ -59,6 +61,7 @@ pub(super) fn start(shared: &Arc<Shared>) -> Result<Started, HsmError> {
         retry: Some(Retry::at_once()),
         restarting: None,
         lost_at: None,
+        doubted: None,
         logged: None,
     };
     let thread = spawn("hsm-supervisor", move || supervisor.run(&incoming))?;
@@ -100,6 +103,8 @@ struct Supervisor {
     /// are to empty.
     restarting: Option<Arc<Queue>>,
     lost_at: Option<Instant>,
+    /// Since when each look has found a key that is not acceptable.
+    doubted: Option<Instant>,
     logged: Option<Instant>,
 }
 
@@ -286,11 +291,9 @@ impl Supervisor {
                 }
                 match fault {
                     Fault::Own(
-                        error @ (HsmError::Pin(_)
-                        | HsmError::KeyPolicy { .. }
-                        | HsmError::Trial { .. }
-                        | HsmError::SelfTest(_)),
+                        error @ (HsmError::Pin(_) | HsmError::Trial { .. } | HsmError::SelfTest(_)),
                     ) => self.stop_for_good(&error),
+                    Fault::Own(error @ HsmError::KeyPolicy { .. }) => self.doubt(&error),
                     Fault::Own(error @ HsmError::Missing { .. }) => self.failed(&format!(
                         "{error}, which had it at the start: it is away, or not whole; trying again"
                     )),
@@ -311,6 +314,7 @@ impl Supervisor {
             facts,
         } = connected;
         self.retry = None;
+        self.doubted = None;
         self.module = Some(module);
         self.slot = Some(slot);
         self.facts = Some(Arc::clone(&facts));
@@ -516,6 +520,7 @@ impl Supervisor {
     fn failed(&mut self, reason: &str) {
         let previous = self.retry.unwrap_or_else(Retry::at_once);
         self.retry = Some(previous.after_a_failure());
+        self.doubted = None;
         self.lost_at.get_or_insert_with(Instant::now);
         // There is a queue if the module was being started again.
         self.close(
@@ -530,6 +535,19 @@ impl Supervisor {
         {
             self.logged = Some(Instant::now());
             tracing::warn!(reason, "the HSM is still away");
+        }
+    }
+
+    /// One look at a key is no verdict: another process may be just writing it.
+    fn doubt(&mut self, error: &HsmError) {
+        let since = self.doubted.unwrap_or_else(Instant::now);
+        if since.elapsed() < MAX_DOUBT {
+            self.failed(&format!(
+                "{error}; it may be just being written, and is looked at again"
+            ));
+            self.doubted = Some(since);
+        } else {
+            self.stop_for_good(error);
         }
     }
 

@@ -277,11 +277,9 @@ impl Worker {
         let reason = fault.to_string();
         let event = match fault {
             Fault::Own(
-                error @ (HsmError::Pin(_)
-                | HsmError::KeyPolicy { .. }
-                | HsmError::Trial { .. }
-                | HsmError::SelfTest(_)),
+                error @ (HsmError::Pin(_) | HsmError::Trial { .. } | HsmError::SelfTest(_)),
             ) => Event::Fatal(error),
+            // Also a key that is not acceptable: the next connection looks at it again.
             _ => Event::Lost {
                 connection: self.connection,
                 reason: reason.clone(),
@@ -295,9 +293,12 @@ impl Worker {
 
     fn could_not_open(&self, fault: Fault) {
         let event = match fault {
-            Fault::Own(error @ (HsmError::Pin(_) | HsmError::KeyPolicy { .. })) => {
-                Event::Fatal(error)
-            }
+            Fault::Own(error @ HsmError::Pin(_)) => Event::Fatal(error),
+            // Looked at again by the next connection.
+            Fault::Own(error @ HsmError::KeyPolicy { .. }) => Event::Lost {
+                connection: self.connection,
+                reason: error.to_string(),
+            },
             fault if fault.reach() == Reach::Item => {
                 // Too many sessions for the token, say. The others work.
                 tracing::warn!(%fault, "an HSM session could not be opened; working with fewer");
