@@ -167,10 +167,12 @@ impl Conn {
         self.gcm_decrypt(self.keys.store, iv, aad, data)
     }
 
-    /// Looks for the keys again: a ceremony may have made others.
-    pub(crate) fn refresh_keys(&mut self) -> Result<Vec<MasterGeneration>> {
-        self.keys = Keys::check(&self.watched, self.shape)?;
-        Ok(self.generations())
+    /// What a look at the keys finds: a ceremony may have made others. This session works with
+    /// those that it has until it is told to [follow](Conn::follow).
+    pub(crate) fn look_at_keys(&self) -> Result<Vec<MasterGeneration>> {
+        Ok(Keys::check(&self.watched, self.shape)?
+            .generations
+            .describe())
     }
 
     /// Looks for the keys again, and has new KEKs wrapped by the generation that is in force in

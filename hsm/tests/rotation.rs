@@ -7,6 +7,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
+#[path = "../../tests/support/token_files.rs"]
+mod token_files;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -22,11 +24,12 @@ use cryptoki::object::{Attribute, KeyType, ObjectClass};
 use cryptoki::session::{Session, UserType};
 use strongroom_hsm::ceremony::{self, KeySet, TokenCondition};
 use strongroom_hsm::{
-    GcmItem, HashAlgorithm, Hsm, HsmConfig, HsmError, KeyShape, KeyUsage, MacItem,
+    GcmItem, HashAlgorithm, Hsm, HsmConfig, HsmError, HsmState, KeyShape, KeyUsage, MacItem,
     MasterGeneration, MasterKind, OptionalKeys, PinSource, Provisioned, SecretPin, TokenSelector,
     TransferKey, WrappedKey,
 };
 use tempfile::TempDir;
+use token_files::{ObjectFile, token_with, tokens_of};
 use zeroize::Zeroizing;
 
 /// A token with both PINs known.
@@ -485,6 +488,45 @@ async fn what_the_module_has_missed_it_shows_when_started_anew_and_no_request_is
         caller.await.unwrap();
     }
     old.moved(&hsm).await.check(&hsm).await;
+}
+
+/// New KEKs would be wrapped by a master key that is about to be destroyed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_look_that_misses_the_master_key_in_force_puts_no_older_one_in_force() {
+    let _turn = turn();
+    let rig = Rig::new();
+    rig.provision();
+    let configuration = std::env::var_os(strongroom_softhsm::CONF_VARIABLE).unwrap();
+    let token = token_with(&tokens_of(configuration.as_ref()), &rig.label);
+    let before = ObjectFile::of_token(&token);
+    rig.elsewhere("make");
+    rig.elsewhere("trust");
+    let mut made = ObjectFile::of_token(&token);
+    made.retain(|object| !before.iter().any(|other| other.path() == object.path()));
+    let hsm = rig.start();
+    let in_force = || {
+        let known = hsm.generations().into_iter().find(|one| one.in_force);
+        known.unwrap().number
+    };
+    assert_eq!(in_force(), 2);
+
+    made.iter().for_each(ObjectFile::move_away);
+    hsm.restart_module().await;
+    let until = Instant::now() + Duration::from_secs(30);
+    while !matches!(hsm.state(), HsmState::Reconnecting { reason } if reason.contains("generation 2"))
+    {
+        assert!(Instant::now() < until, "{:?}", hsm.state());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    made.iter().for_each(ObjectFile::move_back);
+    while hsm.state() != HsmState::Ready {
+        assert!(Instant::now() < until, "{:?}", hsm.state());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(in_force(), 2);
+    let key = hsm.generate_key(KeyUsage::Aead, MasterKind::Hsm).await;
+    let newest = hsm.generations().pop().unwrap();
+    assert_eq!(key.unwrap().master_fingerprint, newest.master[..16]);
 }
 
 #[test]

@@ -257,6 +257,37 @@ impl Generations {
     }
 }
 
+/// What is not to be seen if the master key in force in `known` is not in `found`, nor a newer one
+/// in its place: a look that sees half of a rotation, after which new KEKs would be wrapped by a
+/// master key that is about to be destroyed.
+pub(crate) fn no_more_in_force(
+    found: &[MasterGeneration],
+    known: &[MasterGeneration],
+) -> Option<HsmError> {
+    let number =
+        |all: &[MasterGeneration]| all.iter().find(|one| one.in_force).map(|one| one.number);
+    let before = number(known)?;
+    if as_known(found, known).is_some() || number(found) > Some(before) {
+        return None;
+    }
+    let key = Numbered {
+        spec: &MASTER,
+        generation: before,
+    };
+    Some(HsmError::Missing {
+        name: format!("{}, in force", key.name()),
+        label: key.label(),
+        there: found
+            .iter()
+            .map(|one| {
+                let generation = one.number;
+                let spec = &MASTER;
+                Numbered { spec, generation }.label()
+            })
+            .collect(),
+    })
+}
+
 impl Generation {
     /// `strict`: it is in force, so no half of an optional key may be missing.
     fn load(
@@ -508,6 +539,11 @@ mod tests {
         let mut other = next.clone();
         other[1].transfer = Some([9; 32]);
         assert_eq!(as_known(&other, &next), None);
+
+        let missing = |found: &[_], known: &[_]| no_more_in_force(found, known).is_some();
+        assert!(missing(&old, &next) && missing(&old[..1], &next) && missing(&[], &old));
+        assert!(!missing(&old, &old) && !missing(&next, &old) && !missing(&next[1..], &old));
+        assert!(!missing(&next, &next) && !missing(&next[1..], &next));
     }
 
     #[test]

@@ -33,6 +33,7 @@ use tokio::sync::oneshot;
 use crate::config::HsmConfig;
 use crate::error::HsmError;
 use crate::fault::Fault;
+use crate::keys::generation;
 use crate::operations::Conn;
 use crate::register::KnownRegisters;
 use crate::selector::TokenFilter;
@@ -65,6 +66,9 @@ impl Facts {
     /// Takes what a session has found.
     fn learn(&self, found: Vec<MasterGeneration>) -> Result<(), HsmError> {
         self.recognize(&found)?;
+        if let Some(missing) = generation::no_more_in_force(&found, &self.generations()) {
+            return Err(missing);
+        }
         *self
             .generations
             .lock()
@@ -126,7 +130,7 @@ enum Event {
         connection: u64,
         worker: Arc<worker::WorkerSlot>,
     },
-    /// The PIN was refused or a key changed: never again.
+    /// The PIN was refused, or the token gives what it must refuse: never again.
     Fatal(HsmError),
     /// An attempt to connect ended.
     Attempt {
@@ -260,11 +264,11 @@ impl Pool {
         self.submit(|conn| conn.probe()).await
     }
 
-    /// Every worker looks for the keys again: one at once, each other before its next job. Keys
+    /// Every worker looks for the keys again, one at once, and before its next job takes them. Keys
     /// that are not acceptable are the caller's error, and the workers go on with those they
     /// have.
     pub(crate) async fn refresh_keys(&self) -> Result<Vec<MasterGeneration>, HsmError> {
-        let found = self.submit(Conn::refresh_keys).await?;
+        let found = self.submit(|conn| conn.look_at_keys()).await?;
         self.facts.learn(found.clone())?;
         self.shared.refreshes.fetch_add(1, Ordering::AcqRel);
         Ok(found)
