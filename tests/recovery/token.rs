@@ -2,13 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use strongroom_client::ClientOptions;
 
 use crate::load::{Load, What, decrypt_once, flaw_of_503};
 use crate::rig::Rig;
-use crate::support::{Appliance, Who, ask, decrypt, encrypt};
-use crate::token_files::{CKA_EXTRACTABLE, CKO_DATA, CKO_SECRET_KEY, ObjectFile, copy, tokens_of};
+use crate::support::{Appliance, Who, ask, decrypt, encrypt, expect};
+use crate::token_files::{
+    CKA_EXTRACTABLE, CKO_DATA, CKO_PRIVATE_KEY, CKO_SECRET_KEY, ObjectFile, copy, tokens_of,
+};
 
 /// Within this it must serve again, by itself, once the token is back.
 const RECOVERY: Duration = Duration::from_secs(2);
@@ -212,6 +214,33 @@ async fn a_key_that_is_half_written_for_a_moment_is_served_with_again() {
     assert!(report.count(&What::Right) > 0);
 }
 
+/// What another version signs before verifiers know it, they refuse.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signing_key_that_is_not_seen_for_a_look_goes_on_signing_after_a_rotation() {
+    let rig = Rig::start(Appliance::builder().section("jwt", "keys = [\"users\"]\n")).await;
+    let tokens = tokens_of(&rig.softhsm_conf());
+    let before = ObjectFile::of_class(&tokens, CKO_PRIVATE_KEY);
+    rig.create_key("users", json!({ "type": "ecdsa-p256" }))
+        .await;
+    let mut made = ObjectFile::of_class(&tokens, CKO_PRIVATE_KEY);
+    made.retain(|object| !before.iter().any(|other| other.path() == object.path()));
+    let [made] = made.as_slice() else {
+        panic!("{} private keys were made", made.len());
+    };
+    let client = rig.client(Who::Operator);
+    let input = json!({ "input": "c2lnbg==" });
+    made.move_away();
+    let missed = ask(&client, "POST", "transit/sign/users", input.clone()).await;
+    assert!(!missed.status.is_success());
+    made.move_back();
+
+    expect(&client, "POST", "transit/keys/users/rotate", json!({}), 200).await;
+    let key = expect(&client, "GET", "transit/keys/users", Value::Null, 200).await;
+    assert_eq!(key["data"]["latest_version"], 2, "{key}");
+    assert_eq!(key["data"]["signing_version"], 1, "{key}");
+    expect(&client, "POST", "transit/sign/users", input, 200).await;
+}
+
 /// Connections of nobody in particular, up to the limit: the token must keep its files.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_without_a_certificate_do_not_take_the_tokens_files_away() {
@@ -387,7 +416,7 @@ async fn one_clients_batches_keep_nobody_and_not_the_watchdog_from_the_token() {
     for attack in attacks {
         let answer = attack.await.unwrap();
         assert_eq!(answer.status.as_u16(), 200);
-        let answer: serde_json::Value = answer.json().unwrap();
+        let answer: Value = answer.json().unwrap();
         let results = answer["data"]["batch_results"].as_array().unwrap();
         assert_eq!(results.len(), 16_384);
         assert!(results.iter().all(|one| one["ciphertext"].is_string()));

@@ -139,11 +139,17 @@ impl Inner {
         Ok(number)
     }
 
-    /// Whether the token lacks the private key of the version that signs.
+    /// Whether the token lacks the private key of the version that signs. One look that does not
+    /// see it is no verdict: verifiers are refused what another version signs before they know it.
     async fn cannot_sign(&self, key: &SignatureKey) -> Result<bool, KeyringError> {
-        let on_token = self.hsm.signing_keys().await?;
-        let signs = key.versions.get(&key.settings.signing_version);
-        Ok(signs.is_none_or(|version| !on_token.contains(&version.key.id)))
+        let Some(signs) = key.versions.get(&key.settings.signing_version) else {
+            return Ok(true);
+        };
+        if self.hsm.signing_keys().await?.contains(&signs.key.id) {
+            return Ok(false);
+        }
+        self.hsm.restart_module().await;
+        Ok(!self.hsm.signing_keys().await?.contains(&signs.key.id))
     }
 
     async fn generate_signing(
