@@ -34,8 +34,8 @@ struct Dev {
     _scratch: TempDir,
 }
 
-/// `strongroom dev` with nothing of the surroundings' settings, nor of what a run of the tests hands
-/// down below `nohup`.
+/// `strongroom dev` with nothing of the surroundings' settings, nor of what a run of the tests
+/// hands down below `nohup`.
 fn dev() -> Command {
     let mut command = Command::new("env");
     command.args(["--default-signal=HUP", STRONGROOM]);

@@ -352,6 +352,8 @@ async fn callers_that_come_together_each_get_their_own_answer() {
     for sessions in [1, 3] {
         let hsm = Hsm::start(HsmConfig {
             sessions,
+            // A place for each, should they not come together.
+            queue: 300,
             ..config(token())
         })
         .unwrap();
