@@ -19,7 +19,7 @@ use strongroom_hsm::Hsm;
 use strongroom_hsm::bench::RawDecryption;
 use zeroize::Zeroizing;
 
-use super::support::{Appliance, Who, base64, expect};
+use super::support::{Appliance, Who, base64, cpu_of, expect};
 use super::{PLAINTEXT, body_of, tls};
 
 /// How long a rate without the network is measured.
@@ -222,19 +222,6 @@ impl Drop for Site {
     fn drop(&mut self) {
         self.stop_hellos();
     }
-}
-
-/// User and system time of a process (proc(5): fields 14 and 15 of its `stat`, in ticks of 10 ms).
-fn cpu_of(pid: u32) -> Duration {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let after_name = stat.rsplit(')').next().unwrap();
-    let ticks: u64 = after_name
-        .split_whitespace()
-        .skip(11)
-        .take(2)
-        .map(|field| field.parse::<u64>().unwrap())
-        .sum();
-    Duration::from_millis(ticks * 10)
 }
 
 /// The child `raw`: prints `C_Decrypt`s per second.

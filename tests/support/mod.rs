@@ -431,6 +431,19 @@ impl Appliance {
     }
 }
 
+/// User and system time of a process (proc(5): fields 14 and 15 of its `stat`, in ticks of 10 ms).
+pub fn cpu_of(pid: u32) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let after_name = stat.rsplit(')').next().unwrap();
+    let ticks: u64 = after_name
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .map(|field| field.parse::<u64>().unwrap())
+        .sum();
+    Duration::from_millis(ticks * 10)
+}
+
 impl Drop for Appliance {
     fn drop(&mut self) {
         if let Some(mut child) = self.child.take() {
