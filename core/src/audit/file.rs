@@ -659,39 +659,52 @@ impl LogFile {
                 self.lost = self.last();
                 self.length = to;
                 self.room = Room::new();
+                // Nothing of it is accounted for: a verification is to show it.
                 self.write_raw(b"\n")?;
                 self.resume_behind_loss("the file was written over")?
             }
             Change::Truncated { from, to } => {
                 self.lost = self.last();
-                self.length = to;
                 self.room = Room::new();
-                if to > 0 {
-                    // It may end in the middle of a line.
-                    self.write_raw(b"\n")?;
-                }
+                self.account_for_tail(to)?;
                 self.resume_behind_loss(&format!("the file was cut from {from} to {to} bytes"))?
             }
             Change::Appended { bytes } => {
-                let read = |source| AuditError::Read {
-                    path: self.path.clone(),
-                    source,
-                };
-                // Not by its path, which may lead elsewhere by now, or be closed to us. Where this
-                // leaves the file's position is all the same to what is appended.
-                let to = self.length + bytes;
-                let (sha256, lacks_newline) =
-                    resume::torn_sha256(&*self.file, self.length, to).map_err(read)?;
-                self.length = to;
-                if lacks_newline {
-                    self.write_raw(b"\n")?;
-                }
-                let torn = bytes + u64::from(lacks_newline);
-                self.append(&Content::recovered(torn, &sha256))?;
+                self.account_for(self.length, self.length + bytes)?;
                 format!("{bytes} bytes that are not of this log were written to the file")
             }
         };
         self.say_changed(&reason)
+    }
+
+    /// Of a file that ends there now: if that is in the middle of a line, the piece of it is left
+    /// out.
+    fn account_for_tail(&mut self, to: u64) -> Result<(), AuditError> {
+        let from = to.saturating_sub(MAX_LINE_BYTES as u64);
+        let mut end = vec![0; usize::try_from(to - from).unwrap_or_default()];
+        self.file
+            .read_exact_at(&mut end, from)
+            .map_err(|source| self.read_error(source))?;
+        let piece = memchr::memrchr(b'\n', &end).map_or(0, |newline| newline as u64 + 1);
+        if from + piece == to {
+            self.length = to;
+            return Ok(());
+        }
+        self.account_for(from + piece, to)
+    }
+
+    /// Leaves out what stands between, at the file's end.
+    fn account_for(&mut self, from: u64, to: u64) -> Result<(), AuditError> {
+        // Not by its path, which may lead elsewhere by now, or be closed to us. Where this leaves
+        // the file's position is all the same to what is appended.
+        let (sha256, lacks_newline) =
+            resume::torn_sha256(&*self.file, from, to).map_err(|source| self.read_error(source))?;
+        self.length = to;
+        if lacks_newline {
+            self.write_raw(b"\n")?;
+        }
+        let torn = to - from + u64::from(lacks_newline);
+        self.append(&Content::recovered(torn, &sha256))
     }
 
     /// Writes a header, since lines before it may be gone. Answers the reason for the line that
@@ -820,6 +833,13 @@ impl LogFile {
         self.room = Room::new();
         self.room.refill(&self.file, self.length);
         self.grade();
+    }
+
+    fn read_error(&self, source: io::Error) -> AuditError {
+        AuditError::Read {
+            path: self.path.clone(),
+            source,
+        }
     }
 
     fn write_error(&self, source: impl Into<Arc<io::Error>>) -> AuditError {
